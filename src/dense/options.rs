@@ -1,0 +1,50 @@
+//! The choices a request has over the dense features: plain data, no tensors.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What the last attention of the visual tower does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attention {
+    /// CLIP without the change: query, key and value attention kept, spatial tokens read out. The
+    /// papers' baseline.
+    Clip,
+    /// MaskCLIP as its reference implementation computes it: every position keeps its own value;
+    /// on a ViT the last block's residual and MLP stay.
+    #[default]
+    Maskclip,
+    /// What later papers call MaskCLIP: the last block's projected value alone. ViT only.
+    MaskclipNoResidual,
+}
+
+/// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys
+/// are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum KeySmoothing {
+    /// No smoothing.
+    #[default]
+    None,
+    /// The paper's formula, `pred_i = sum_j cos(k_i, k_j) pred_j`.
+    Formula,
+    /// The reference implementation's variant: keys normalised over positions per channel, and only
+    /// positions whose best probability is below `threshold` replaced.
+    Reference {
+        /// Best probability from which a position is left alone, 0 to 1.
+        threshold: f32,
+    },
+}
+
+/// Everything a request may choose about scores on the grid.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DenseOptions {
+    /// The last attention.
+    pub attention: Attention,
+    /// Factor on cosines before the softmax; CLIP's learned scale is 100.
+    pub temperature: f32,
+    /// Prompt denoising (MaskCLIP, section 3.3): a class whose best probability anywhere in the
+    /// image is below this is dropped. `None` keeps all.
+    pub prompt_denoising: Option<f32>,
+    /// Key smoothing, after prompt denoising.
+    pub key_smoothing: KeySmoothing,
+}

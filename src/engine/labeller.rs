@@ -1,0 +1,95 @@
+//! What the engine asks of a model: three methods over plain data.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::dense::{Attention, DenseOptions};
+use crate::image::{NormalisedImage, Normalisation};
+use crate::label_map::ScoreGrid;
+use crate::vocabulary::{Classifier, TemplateSet};
+
+/// A model that scores images against text. Lives on one worker thread and never leaves it.
+pub trait Labeller {
+    /// What the model is and can do; the same for as long as it lives.
+    fn info(&self) -> &ModelInfo;
+
+    /// Unit text embeddings, one of [`ModelInfo::embedding_dimension`] floats per text: each template
+    /// filled with the text, embedded, scaled to unit length, averaged, scaled again.
+    ///
+    /// # Errors
+    /// When the model fails; the worker answers the jobs it holds and goes on.
+    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<Vec<f32>>, LabellerError>;
+
+    /// Scores of one image on the model's grid.
+    ///
+    /// # Errors
+    /// When the model fails; the worker answers the jobs it holds and goes on.
+    fn score(
+        &mut self,
+        image: &NormalisedImage,
+        classifier: &Classifier,
+        options: &DenseOptions,
+    ) -> Result<DenseScores, LabellerError>;
+}
+
+/// The answer to [`Labeller::score`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenseScores {
+    /// Scores per query and grid cell, denoised and smoothed as asked.
+    pub grid: ScoreGrid,
+    /// Best raw cosine anywhere on the grid, per query, -1 to 1.
+    pub similarity: Vec<f32>,
+    /// Softmax over the queries of temperature times cosine with CLIP's pooled image feature.
+    pub image_probability: Vec<f32>,
+}
+
+/// Why a model could not answer. Not the request's fault: those are refused before the model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabellerError {
+    /// libtorch refused an operation.
+    #[error("the model failed: {0}")]
+    Model(String),
+}
+
+/// A loaded model as plain data: what requests are checked against and `/v1/models` shows.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// The name requests use.
+    pub name: String,
+    /// For people: "ViT-B/16", "ModifiedResNet (1, 1, 1, 1) width 24".
+    pub architecture: String,
+    /// SHA-256 of the weights file, lower-case hexadecimal.
+    pub weights_sha256: String,
+    /// Element type the model computes in.
+    pub precision: Precision,
+    /// "cpu" or "cuda:0".
+    pub device: String,
+    /// Length of text and image embeddings.
+    pub embedding_dimension: usize,
+    /// Sides of the input are whole multiples of this many pixels (patch size, or a ResNet's stride).
+    pub patch_pixels: u32,
+    /// Short side of the input when a request names none, in pixels.
+    pub short_side: u32,
+    /// Pixel normalisation.
+    pub normalisation: Normalisation,
+    /// The attention names this model can compute.
+    pub attentions: Vec<Attention>,
+    /// Words of the training captions, lower case, when the model's card lists them: other words
+    /// earn a warning.
+    pub training_words: Option<HashSet<String>>,
+}
+
+/// Element type of a model's arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit.
+    Float32,
+    /// 16-bit with float32's range.
+    Bfloat16,
+    /// IEEE 16-bit; CUDA only.
+    Float16,
+}

@@ -1,0 +1,179 @@
+//! A request and its result as plain data.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::dense::DenseOptions;
+use crate::image::DecodeError;
+use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
+use crate::vocabulary::{Class, TemplateSet, VocabularyError};
+
+/// One image to be labelled. Everything has been given a value: defaults are the caller's.
+#[derive(Debug, Clone)]
+pub struct SegmentRequest {
+    /// The encoded image (JPEG, PNG, ...), not yet looked at.
+    pub image: Bytes,
+    /// What to look for.
+    pub vocabulary: VocabularyChoice,
+    /// What counts as none of the classes.
+    pub background: Background,
+    /// The prompts texts are put into.
+    pub templates: TemplateSet,
+    /// The last attention, temperature, denoising, smoothing.
+    pub dense: DenseOptions,
+    /// Short side of the model's input in pixels; `None` for the model's own.
+    pub short_side: Option<u32>,
+    /// How the label map is written.
+    pub output: OutputOptions,
+    /// When the answer stops being of use.
+    pub deadline: Instant,
+}
+
+/// Classes given with the request, or a vocabulary defined before.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VocabularyChoice {
+    /// Classes in the order of their ids.
+    Inline(Vec<Class>),
+    /// The name of a defined vocabulary.
+    Named(String),
+}
+
+/// Pixels that belong to none of the classes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Background {
+    /// Names that compete with the classes and win for the background; empty for none.
+    pub names: Vec<String>,
+    /// A pixel whose best class probability is below this is background, 0 to 1; 0 for none.
+    pub threshold: f32,
+}
+
+/// How the result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputOptions {
+    /// Form of the label map.
+    pub label_map: LabelMapFormat,
+    /// Whether a confidence map (8-bit grey PNG) comes along.
+    pub confidence_map: bool,
+}
+
+/// A labelled image.
+#[derive(Debug, Clone)]
+pub struct Segmentation {
+    /// Name of the model that answered.
+    pub model: String,
+    /// Width of the image in pixels, after orientation.
+    pub width: u32,
+    /// Height of the image in pixels, after orientation.
+    pub height: u32,
+    /// Identifier of the class list with its templates and background: equal lists, equal id.
+    pub vocabulary_id: String,
+    /// Texts of the class list, all embedded by now.
+    pub vocabulary_texts: usize,
+    /// One entry per class, in request order.
+    pub classes: Vec<ClassResult>,
+    /// The label map.
+    pub label_map: EncodedLabelMap,
+    /// Probability of each pixel's own label times 255 as an 8-bit grey PNG, when asked for.
+    pub confidence_map: Option<Vec<u8>>,
+    /// What the caller should know.
+    pub warnings: Vec<Warning>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// What the result says of one class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassResult {
+    /// The name, as given.
+    pub name: String,
+    /// What the label map says.
+    pub statistics: ClassStatistics,
+    /// Best raw cosine anywhere on the grid, -1 to 1.
+    pub similarity: f32,
+    /// CLIP's own image-level probability, relative to the class list, 0 to 1.
+    pub image_probability: f32,
+}
+
+/// Advice that comes with a result: a stable code and words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// One of the codes below; never changes its meaning.
+    pub code: WarningCode,
+    /// What it means for this request.
+    pub message: String,
+}
+
+/// Kinds of [`Warning`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WarningCode {
+    /// One class and no background: every pixel gets it with probability 1.
+    SingleClass,
+    /// A class or a synonym stands in the list twice.
+    DuplicateClass,
+    /// A class has words the model's training captions never had.
+    UnknownWord,
+    /// A text was longer than the model reads and was cut.
+    TextTruncated,
+    /// Prompt denoising dropped every class, so it was not applied.
+    DenoisingDroppedAll,
+}
+
+/// Seconds per stage, named as the metrics name them.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, utoipa::ToSchema)]
+pub struct Timings {
+    /// Waiting for a worker.
+    pub queue_seconds: f64,
+    /// Bytes to pixels.
+    pub decode_seconds: f64,
+    /// Resize and normalisation.
+    pub preprocess_seconds: f64,
+    /// Text embeddings that were not held yet.
+    pub text_seconds: f64,
+    /// The visual tower and the scores.
+    pub model_seconds: f64,
+    /// Scores to labels at image size.
+    pub label_map_seconds: f64,
+    /// Writing the label map and the confidence map.
+    pub encode_seconds: f64,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentError {
+    /// The image was refused.
+    #[error(transparent)]
+    Image(#[from] DecodeError),
+    /// The vocabulary was refused or is not there.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
+    /// The model at hand cannot do what was asked; the text says what it can.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A value is outside its limits; the text names both.
+    #[error("{0}")]
+    Invalid(String),
+    /// The queue is full.
+    #[error("{waiting} requests are waiting, as many as engine.queue_capacity allows")]
+    Overloaded {
+        /// Requests in the engine, the limit.
+        waiting: usize,
+    },
+    /// The deadline passed first. Text embeddings go on being computed and are kept.
+    #[error("the deadline passed after {seconds} s in stage {stage}")]
+    DeadlineExceeded {
+        /// Seconds since the request was admitted.
+        seconds: f64,
+        /// The stage it waited for.
+        stage: &'static str,
+    },
+    /// No worker is ready, or the server is going down.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// Our fault; the log has the detail.
+    #[error("internal error: {0}")]
+    Internal(String),
+}

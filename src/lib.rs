@@ -1,0 +1,27 @@
+//! Open-vocabulary dense labelling: an image and a list of class names in, a label map with
+//! per-class confidence out, from CLIP weights alone (MaskCLIP: Zhou, Loy, Dai, "Extract Free
+//! Dense Labels from CLIP", ECCV 2022).
+//!
+//! A request flows one way, and so do the imports:
+//!
+//! ```text
+//! cli ─> api ─> engine ─┬─> vocabulary ─> (prompts, text-embedding store)
+//!                       ├─> image       bytes to normalised pixels
+//!                       ├─> dense ──────> clip      tensors live here and in the engine's worker
+//!                       └─> label_map   scores to labels at image size, encoders
+//! ```
+//!
+//! `clip` is CLIP as published and knows nothing of MaskCLIP; `dense` knows nothing of HTTP; `api`
+//! knows nothing of libtorch. Layers hand each other plain data: tensor types appear only in
+//! [`clip`], [`dense`] and the engine's worker, which clippy's `disallowed-types` enforces.
+
+pub mod api;
+pub mod cli;
+pub mod clip;
+pub mod config;
+pub mod dense;
+pub mod engine;
+pub mod image;
+pub mod label_map;
+pub mod telemetry;
+pub mod vocabulary;
