@@ -2,3 +2,9 @@
 //!
 //! Owns the exact computation of OpenAI's and open_clip's models, all sizes read off tensor shapes.
 //! Knows nothing of MaskCLIP.
+
+#![allow(clippy::disallowed_types)] // Tensors live here.
+
+pub mod checkpoint;
+
+pub use checkpoint::{CheckpointError, Weights};
