@@ -3,6 +3,14 @@
 //! Owns the exact computation of OpenAI's and open_clip's models, all sizes read off tensor shapes.
 //! Knows nothing of MaskCLIP.
 
-mod tokenizer;
+#![allow(clippy::disallowed_types)] // Tensors live here.
 
+pub mod checkpoint;
+mod text;
+mod tokenizer;
+mod transformer;
+
+pub use checkpoint::{CheckpointError, Weights};
+pub use text::TextTower;
 pub use tokenizer::{END_OF_TEXT, START_OF_TEXT, Tokenizer, Tokens, VOCABULARY_SIZE};
+pub use transformer::Activation;
