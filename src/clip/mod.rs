@@ -6,5 +6,16 @@
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
 pub mod checkpoint;
+mod positions;
+mod resnet;
+mod transformer;
+mod visual;
+mod vit;
 
-pub use checkpoint::{CheckpointError, Weights};
+pub use checkpoint::{CheckpointError, ModelConfig, Weights};
+pub use resnet::ModifiedResNet;
+pub use transformer::Activation;
+pub use visual::VisualTower;
+pub use vit::VisionTransformer;
+
+pub(crate) use transformer::Mask;
