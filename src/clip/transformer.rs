@@ -3,7 +3,6 @@
 //! Owns one block's computation and its weights, named after the checkpoint's keys. Leaves to the
 //! towers what goes in and comes out; its parts are open to the crate, so that MaskCLIP can take
 //! the last block apart.
-#![allow(clippy::disallowed_types)]
 
 use tch::Tensor;
 
@@ -123,21 +122,49 @@ impl Attention {
         [0, 1, 2].map(|part| fused.narrow(-1, part * width, width))
     }
 
+    /// Queries alone, for when fewer tokens ask than are looked at; same shape as `x`.
+    pub(crate) fn query(&self, x: &Tensor) -> Tensor {
+        let width = self.out_proj.weight.size()[0];
+        x.linear(
+            &self.in_proj.weight.narrow(0, 0, width),
+            Some(&self.in_proj.bias.narrow(0, 0, width)),
+        )
+    }
+
+    /// Keys and values alone, each the shape of `x`.
+    pub(crate) fn key_value(&self, x: &Tensor) -> [Tensor; 2] {
+        let width = self.out_proj.weight.size()[0];
+        let fused = x.linear(
+            &self.in_proj.weight.narrow(0, width, 2 * width),
+            Some(&self.in_proj.bias.narrow(0, width, 2 * width)),
+        ); // [batch, tokens, width] -> [batch, tokens, 2 width]
+        [0, 1].map(|part| fused.narrow(-1, part * width, width))
+    }
+
+    /// Values mixed by the likeness of queries and keys, then projected: `[batch, queries, width]`.
+    pub(crate) fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor, mask: Mask) -> Tensor {
+        self.out_proj
+            .forward(&multi_head_attention(query, key, value, self.heads, mask))
+    }
+
     /// `[batch, tokens, width]` to the same shape.
     pub(crate) fn forward(&self, x: &Tensor, mask: Mask) -> Tensor {
-        let (batch, tokens, width) = x.size3().expect("a tower hands on [batch, tokens, width]");
-        let [query, key, value] = self.query_key_value(x).map(|part| {
-            // [batch, tokens, width] -> [batch, heads, tokens, head_width]
-            part.reshape([batch, tokens, self.heads, width / self.heads])
-                .transpose(1, 2)
-        });
-        let causal = mask == Mask::Causal;
-        let mixed =
-            Tensor::scaled_dot_product_attention::<&Tensor>(&query, &key, &value, None, 0.0, causal, None, false);
-        // [batch, heads, tokens, head_width] -> [batch, tokens, width]
-        self.out_proj
-            .forward(&mixed.transpose(1, 2).reshape([batch, tokens, width]))
+        let [query, key, value] = self.query_key_value(x);
+        self.attend(&query, &key, &value, mask)
     }
+}
+
+/// Scaled dot-product attention over `heads` slices of the last dimension: queries
+/// `[batch, queries, width]`, keys and values `[batch, tokens, width]`, result like the queries.
+pub(crate) fn multi_head_attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: i64, mask: Mask) -> Tensor {
+    let [query, key, value] = [query, key, value].map(|part| {
+        // [batch, tokens, width] -> [batch, heads, tokens, head_width]
+        part.unflatten(-1, [heads, -1]).transpose(1, 2)
+    });
+    let causal = mask == Mask::Causal;
+    let mixed = Tensor::scaled_dot_product_attention::<&Tensor>(&query, &key, &value, None, 0.0, causal, None, false);
+    // [batch, heads, queries, head_width] -> [batch, queries, width]
+    mixed.transpose(1, 2).flatten(2, 3)
 }
 
 /// Two layers with an activation between them.
@@ -205,7 +232,13 @@ impl ResidualAttentionBlock {
 
     /// `[batch, tokens, width]` to the same shape.
     pub(crate) fn forward(&self, x: &Tensor, mask: Mask) -> Tensor {
-        let x = x + self.attn.forward(&self.ln_1.forward(x), mask);
+        self.complete(x, &self.attn.forward(&self.ln_1.forward(x), mask))
+    }
+
+    /// What the block does after its attention: both residual connections and the MLP, on `x` as it
+    /// came in and what the attention made of it, `[batch, tokens, width]` each.
+    pub(crate) fn complete(&self, x: &Tensor, attended: &Tensor) -> Tensor {
+        let x = x + attended;
         &x + self.mlp.forward(&self.ln_2.forward(&x))
     }
 }

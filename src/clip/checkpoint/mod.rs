@@ -4,7 +4,10 @@
 //! with names of its own translates them in its own module, so that the towers know one vocabulary. Which form a file
 //! has is told by its content, never by its name. Leaves to the towers what the tensors mean.
 
+mod config;
 mod open_clip;
+
+pub use config::ModelConfig;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -35,7 +38,10 @@ impl Weights {
     /// # Errors
     /// When the file cannot be read, has none of the supported forms, or is damaged.
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
-        let cannot_read = |source| CheckpointError::Unreadable { path: path.to_owned(), source };
+        let cannot_read = |source| CheckpointError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
         let file = File::open(path).map_err(cannot_read)?;
         // SAFETY: the mapping is read-only, private to this function and gone when it returns. As with any mapping,
         // somebody who shortens the file in these moments ends the process; the tensors are copies and stay valid.
@@ -55,12 +61,25 @@ impl Weights {
             FileForm::Pickle => return Err(CheckpointError::UnsupportedForm("a Python pickle")),
             FileForm::Unknown => return Err(CheckpointError::UnsupportedForm("of no known form")),
         };
-        Ok(Self { tensors, device, kind, sha256: sha256_hexadecimal(bytes) })
+        Ok(Self {
+            tensors,
+            device,
+            kind,
+            sha256: sha256_hexadecimal(bytes),
+        })
     }
 
     /// The shape of a tensor that has not been taken yet; `None` when there is none of that name.
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
         self.tensors.get(name).map(Tensor::size)
+    }
+
+    /// One dimension's length of a tensor that has not been taken yet, to read a model's sizes from. 1 when there is no such
+    /// tensor or dimension: taking it then reports what is wrong.
+    pub fn size(&self, name: &str, dimension: usize) -> i64 {
+        self.shape(name)
+            .and_then(|shape| shape.get(dimension).copied())
+            .unwrap_or(1)
     }
 
     /// Hands out a tensor, which must have exactly this shape, in the kind and on the device of these weights.
@@ -78,7 +97,10 @@ impl Weights {
     /// As [`Weights::take`].
     pub fn take_as(&mut self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, CheckpointError> {
         let Some(tensor) = self.tensors.remove(name) else {
-            return Err(CheckpointError::MissingTensor { name: name.to_owned(), expected: shape.to_vec() });
+            return Err(CheckpointError::MissingTensor {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+            });
         };
         if tensor.size() != shape {
             return Err(CheckpointError::WrongShape {
@@ -150,6 +172,33 @@ pub enum CheckpointError {
         /// The shape it has.
         found: Vec<i64>,
     },
+    /// The width cannot be divided into heads.
+    #[error("a width of {width} cannot be divided into heads of {head_width}")]
+    UnevenHeads {
+        /// Channels of the attention.
+        width: i64,
+        /// Channels of one head.
+        head_width: i64,
+    },
+    /// The configuration beside the weights cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Configuration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The activation is nowhere to be read.
+    #[error(
+        "whether {} uses QuickGELU or the exact GELU cannot be read off the weights: put open_clip's configuration beside \
+         it, as {} or open_clip_config.json",
+        weights.display(),
+        weights.with_extension("json").display()
+    )]
+    UnknownActivation {
+        /// The weights file.
+        weights: PathBuf,
+    },
     /// Tensors that no part of the model uses.
     #[error("the checkpoint is of another architecture: nothing uses its {} tensors {}", names.len(), first_few(names))]
     LeftOver {
@@ -160,7 +209,12 @@ pub enum CheckpointError {
 
 fn first_few(names: &[String]) -> String {
     const SHOWN: usize = 5;
-    let mut text = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let mut text = names
+        .iter()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
     if names.len() > SHOWN {
         text.push_str(", ...");
     }
@@ -191,10 +245,12 @@ impl FileForm {
 }
 
 fn sha256_hexadecimal(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+            text
+        })
 }
 
 #[cfg(test)]
@@ -206,11 +262,17 @@ mod tests {
 
     /// A file with `a` = [[1, 2, 3], [4, 5, 6]] and a batch normalisation's counter.
     fn small_file() -> Vec<u8> {
-        let values: Vec<u8> = [1f32, 2., 3., 4., 5., 6.].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let values: Vec<u8> = [1f32, 2., 3., 4., 5., 6.]
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         let count = 7i64.to_le_bytes();
         let tensors = [
             ("a", TensorView::new(Dtype::F32, vec![2, 3], &values).unwrap()),
-            ("bn1.num_batches_tracked", TensorView::new(Dtype::I64, vec![], &count).unwrap()),
+            (
+                "bn1.num_batches_tracked",
+                TensorView::new(Dtype::I64, vec![], &count).unwrap(),
+            ),
         ];
         serialize(tensors, None).unwrap()
     }
@@ -225,7 +287,10 @@ mod tests {
         assert_eq!(weights.shape("a"), Some(vec![2, 3]));
         let a = weights.take("a", &[2, 3]).unwrap();
         assert_eq!(a.kind(), Kind::BFloat16);
-        assert_eq!(Vec::<f32>::try_from(a.to_kind(Kind::Float).view(-1)).unwrap(), [1., 2., 3., 4., 5., 6.]);
+        assert_eq!(
+            Vec::<f32>::try_from(a.to_kind(Kind::Float).view(-1)).unwrap(),
+            [1., 2., 3., 4., 5., 6.]
+        );
         assert_eq!(weights.shape("a"), None);
         weights.finish().unwrap();
     }
@@ -233,24 +298,37 @@ mod tests {
     #[test]
     fn a_missing_tensor_is_named() {
         let error = small_weights(Kind::Float).take("visual.proj", &[4, 2]).unwrap_err();
-        assert_eq!(error.to_string(), "the checkpoint has no tensor visual.proj (expected [4, 2])");
+        assert_eq!(
+            error.to_string(),
+            "the checkpoint has no tensor visual.proj (expected [4, 2])"
+        );
     }
 
     #[test]
     fn a_wrong_shape_is_named_with_both_shapes() {
         let error = small_weights(Kind::Float).take("a", &[3, 2]).unwrap_err();
-        assert_eq!(error.to_string(), "the checkpoint's tensor a is [2, 3], expected [3, 2]");
+        assert_eq!(
+            error.to_string(),
+            "the checkpoint's tensor a is [2, 3], expected [3, 2]"
+        );
     }
 
     #[test]
     fn tensors_left_over_are_named() {
         let error = small_weights(Kind::Float).finish().unwrap_err();
-        assert_eq!(error.to_string(), "the checkpoint is of another architecture: nothing uses its 1 tensors a");
+        assert_eq!(
+            error.to_string(),
+            "the checkpoint is of another architecture: nothing uses its 1 tensors a"
+        );
     }
 
     #[test]
     fn other_forms_are_told_by_their_content() {
-        let refused = |bytes: &[u8]| Weights::from_bytes(bytes, Device::Cpu, Kind::Float).unwrap_err().to_string();
+        let refused = |bytes: &[u8]| {
+            Weights::from_bytes(bytes, Device::Cpu, Kind::Float)
+                .unwrap_err()
+                .to_string()
+        };
         assert!(refused(b"PK\x03\x04rest").contains("is a PyTorch archive;"));
         assert!(refused(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j").contains("is a Python pickle;"));
         assert!(refused(b"").contains("is of no known form;"));
@@ -279,7 +357,10 @@ mod tests {
         assert_eq!(weights.take("a", &[2, 3]).unwrap().double_value(&[1, 2]), 6.);
 
         let missing = Weights::load(&path, Device::Cpu, Kind::Float).unwrap_err().to_string();
-        assert!(missing.contains("no-extension-needed cannot be read: No such file"), "{missing}");
+        assert!(
+            missing.contains("no-extension-needed cannot be read: No such file"),
+            "{missing}"
+        );
     }
 
     #[test]

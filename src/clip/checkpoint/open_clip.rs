@@ -17,7 +17,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, Tensor>, CheckpointEr
     let mut tensors = HashMap::with_capacity(file.len());
     for (name, view) in file.iter().filter(|(name, _)| !name.ends_with(TRAINING_COUNTER)) {
         let Some(kind) = kind_of(view.dtype()) else {
-            return Err(CheckpointError::Damaged(format!("{name} holds {:?}, which no CLIP does", view.dtype())));
+            return Err(CheckpointError::Damaged(format!(
+                "{name} holds {:?}, which no CLIP does",
+                view.dtype()
+            )));
         };
         let shape: Vec<i64> = view
             .shape()
