@@ -11,22 +11,25 @@ mod request;
 mod segment;
 mod slots;
 mod text;
+mod vocabulary;
 mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use crate::config::{EngineConfig, LimitsConfig, VocabularyConfig};
+use crate::config::{Config, EngineConfig, LimitsConfig, VocabularyConfig};
 use crate::telemetry::Metrics;
-use crate::vocabulary::EmbeddingStore;
+use crate::vocabulary::{EmbeddingStore, RecentLists, Registry};
 
-pub use labeller::{DenseScores, Labeller, LabellerError, ModelInfo, Precision};
+pub use labeller::{Labeller, LabellerError, ModelInfo, Precision};
 pub use request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, VocabularyChoice,
     Warning, WarningCode,
 };
+pub use vocabulary::Defined;
 pub use worker::LabellerFactory;
 
 use queue::JobQueue;
@@ -42,6 +45,12 @@ pub struct EngineSettings {
     pub limits: LimitsConfig,
     /// Sizes of the store and of the list of recent class lists.
     pub vocabulary: VocabularyConfig,
+}
+
+impl From<&Config> for EngineSettings {
+    fn from(config: &Config) -> Self {
+        Self { engine: config.engine.clone(), limits: config.limits.clone(), vocabulary: config.vocabulary.clone() }
+    }
 }
 
 /// Whether requests are taken.
@@ -66,7 +75,8 @@ pub struct Engine {
     workers: watch::Receiver<WorkersState>,
     draining: AtomicBool,
     embeddings: Arc<EmbeddingStore>,
-    vocabularies: Registry,
+    registry: Registry,
+    recent: RecentLists,
 }
 
 impl Engine {
@@ -80,6 +90,8 @@ impl Engine {
         Arc::new(Self {
             slots: Slots::new(settings.engine.queue_capacity, metrics.requests_in_flight.clone()),
             embeddings: EmbeddingStore::new(settings.vocabulary.cache_bytes),
+            registry: Registry::new(settings.limits.max_vocabularies, SystemTime::now()),
+            recent: RecentLists::new(settings.vocabulary.recent_lists),
             settings,
             metrics,
             queue,

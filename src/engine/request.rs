@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::dense::DenseOptions;
-use crate::image::DecodeError;
+use crate::image::{DecodeError, InputTooLarge};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::telemetry::Stage;
-use crate::vocabulary::{Class, TemplateSet, VocabularyError};
+use crate::vocabulary::{Class, ClassListAdvice, TemplateSet, VocabularyError};
 
 /// One image to be labelled. Everything has been given a value: defaults are the caller's.
 #[derive(Debug, Clone)]
@@ -43,8 +43,9 @@ pub enum VocabularyChoice {
 /// Pixels that belong to none of the classes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Background {
-    /// Names that compete with the classes and win for the background; empty for none.
-    pub names: Vec<String>,
+    /// Names that compete with the classes and win for the background; empty for none, `None` for
+    /// those of the vocabulary's definition.
+    pub names: Option<Vec<String>>,
     /// A pixel whose best class probability is below this is background, 0 to 1; 0 for none.
     pub threshold: f32,
 }
@@ -105,6 +106,17 @@ pub struct Warning {
     pub message: String,
 }
 
+impl From<ClassListAdvice> for Warning {
+    fn from(advice: ClassListAdvice) -> Self {
+        let code = match &advice {
+            ClassListAdvice::SingleClass { .. } => WarningCode::SingleClass,
+            ClassListAdvice::Duplicate { .. } => WarningCode::DuplicateClass,
+            ClassListAdvice::UnknownWords { .. } => WarningCode::UnknownWord,
+        };
+        Self { code, message: advice.to_string() }
+    }
+}
+
 /// Kinds of [`Warning`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -149,12 +161,12 @@ pub enum SegmentError {
     /// The vocabulary was refused or is not there.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
+    /// The model's input would be too large.
+    #[error(transparent)]
+    InputTooLarge(#[from] InputTooLarge),
     /// The model at hand cannot do what was asked; the text says what it can.
     #[error("{0}")]
     Unsupported(String),
-    /// A value is outside its limits; the text names both.
-    #[error("{0}")]
-    Invalid(String),
     /// The queue is full.
     #[error("the engine holds {capacity} requests already, as many as engine.queue_capacity allows")]
     Overloaded {

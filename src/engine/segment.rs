@@ -16,7 +16,7 @@ use crate::dense::DenseScores;
 use crate::image::{self, NormalisedImage, RgbImage};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, QueryOwner};
 use crate::telemetry::Stage;
-use crate::vocabulary::{ClassList, Classifier};
+use crate::vocabulary::{self, ClassList, Classifier};
 
 impl Engine {
     /// Labels one image.
@@ -153,7 +153,8 @@ impl Run<'_> {
     async fn preprocess(&mut self, pixels: RgbImage, short_side: Option<u32>) -> Result<NormalisedImage, SegmentError> {
         let short_side = short_side.unwrap_or(self.model.short_side);
         let (width, height) = image::working_size(
-            pixels.dimensions(),
+            pixels.width(),
+            pixels.height(),
             short_side,
             self.model.patch_pixels,
             self.engine.settings.limits.max_input_pixels,
@@ -240,7 +241,8 @@ impl Run<'_> {
     }
 
     fn warnings(&self, list: &ClassList, denoising_dropped_all: bool) -> Vec<Warning> {
-        let mut warnings = list.warnings(self.model.training_words.as_ref());
+        let mut warnings: Vec<Warning> =
+            vocabulary::advice(list, self.model.training_words.as_ref()).into_iter().map(Warning::from).collect();
         if denoising_dropped_all {
             warnings.push(Warning {
                 code: WarningCode::DenoisingDroppedAll,

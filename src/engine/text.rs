@@ -1,37 +1,71 @@
-//! Text embeddings through the worker queue.
+//! Text embeddings: what is not held is computed on a worker.
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::queue::JobQueue;
+use super::request::SegmentError;
 use super::slots::Slot;
 use super::worker::{EmbedJob, Job};
-use crate::vocabulary::{EmbeddingError, TemplateSet, TextEmbedder};
+use super::{Engine, ModelInfo};
+use crate::vocabulary::{ClassList, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder};
 
-/// Embeds chunks of texts on a worker. Holds its request's slot for as long as the store works with
-/// it, so that texts that outlive their request still count against `engine.queue_capacity`.
-pub struct QueueEmbedder {
-    /// The workers' queue.
-    pub queue: Arc<JobQueue<Job>>,
-    /// The slot of the request that asked first.
-    pub slot: Arc<Slot>,
+impl Engine {
+    /// The embeddings of a class list's texts, in the order of [`ClassList::texts`].
+    pub(super) async fn embed(
+        &self,
+        list: &ClassList,
+        templates: TemplateSet,
+        model: &ModelInfo,
+        slot: &Arc<Slot>,
+    ) -> Result<Vec<Arc<[f32]>>, EmbeddingError> {
+        let embedder = QueueEmbedder { queue: Arc::clone(&self.queue), slot: Arc::clone(slot) };
+        self.embeddings.resolve(&embedding_space(model, templates), &list.texts(), Arc::new(embedder)).await
+    }
+
+    /// How many of a class list's texts are held for the loaded model, and how many there are.
+    pub fn embedded(&self, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
+        let texts = list.texts();
+        let held = self.model().map_or(0, |model| self.embeddings.embedded(&embedding_space(&model, templates), &texts));
+        (held, texts.len())
+    }
+}
+
+fn embedding_space(model: &ModelInfo, templates: TemplateSet) -> EmbeddingSpace {
+    EmbeddingSpace { weights_sha256: model.weights_sha256.as_str().into(), templates }
+}
+
+/// Embeds texts on a worker. Holds its request's slot for as long as the store works with it, so
+/// that texts that outlive their request still count against `engine.queue_capacity`.
+struct QueueEmbedder {
+    queue: Arc<JobQueue<Job>>,
+    slot: Arc<Slot>,
 }
 
 impl TextEmbedder for QueueEmbedder {
-    fn embed(&self, texts: Vec<String>, templates: TemplateSet) -> BoxFuture<'static, Result<Vec<Vec<f32>>, EmbeddingError>> {
+    fn embed(&self, texts: Vec<String>, templates: TemplateSet) -> EmbeddingFuture {
         let (reply, answer) = oneshot::channel();
         let job = Job::Embed(EmbedJob { texts, templates, reply, slot: Arc::clone(&self.slot) });
-        let pushed = self.queue.push(job).is_ok();
+        let pushed = self.queue.push(job);
         Box::pin(async move {
-            if !pushed {
-                return Err(EmbeddingError::new("the server is going down"));
+            if pushed.is_err() {
+                return Err(EmbeddingError::Unavailable("the server is going down"));
             }
             match answer.await {
-                Ok(embeddings) => embeddings.map_err(|error| EmbeddingError::new(error.to_string())),
-                Err(_) => Err(EmbeddingError::new("the worker stopped while it embedded texts")),
+                Ok(embeddings) => embeddings.map_err(|error| EmbeddingError::Failed(error.to_string())),
+                // The worker panicked, and its channels with it.
+                Err(_) => Err(EmbeddingError::Interrupted),
             }
         })
+    }
+}
+
+impl From<EmbeddingError> for SegmentError {
+    fn from(error: EmbeddingError) -> Self {
+        match error {
+            EmbeddingError::Unavailable(reason) => Self::Unavailable(reason),
+            EmbeddingError::Failed(_) | EmbeddingError::Interrupted => Self::Internal(error.to_string()),
+        }
     }
 }
