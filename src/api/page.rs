@@ -3,7 +3,7 @@
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use rust_embed::{EmbeddedFile, RustEmbed};
+use rust_embed::RustEmbed;
 
 use super::etag;
 use super::problem::{ApiError, NoProblems};
@@ -40,11 +40,12 @@ pub(super) async fn get_asset(Path(path): Path<String>, uri: Uri, headers: Heade
 /// time, so that a new version of the server is seen at once.
 fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let file = Web::get(file).ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
-    let etag = entity_tag(&file);
+    let digest = file.metadata.sha256_hash();
+    let etag = format!("\"{}\"", digest[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     let cache = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, "no-cache".to_owned())];
     if etag::matches(headers, header::IF_NONE_MATCH, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
     }
-    let content_type = content_type(&file);
+    let content_type = file.metadata.mimetype().to_owned();
     Ok((cache, [(header::CONTENT_TYPE, content_type)], file.data).into_response())
 }

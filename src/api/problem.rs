@@ -435,7 +435,7 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
             "retry-after",
             utoipa::openapi::header::HeaderBuilder::new()
                 .description(Some("Seconds to wait before the request is sent again."))
-                .schema(u64::schema())
+                .schema(Some(u64::schema()))
                 .build(),
         );
     }

@@ -14,8 +14,10 @@ use axum::response::{IntoResponse, Response};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
-pub use body::{BackgroundBody, BackgroundDetail, ClassBody, KeySmoothingBody, OutputBody, SegmentBody};
-pub use reply::SegmentReply;
+pub use body::{
+    BackgroundBody, BackgroundDetail, KeySmoothingBody, KeySmoothingDetail, KeySmoothingMethod, OutputBody, SegmentBody,
+};
+pub use reply::{ClassReply, Confidence, LabelMapReply, SegmentReply, VocabularyState, WarningReply};
 
 use super::problem::{self, ApiError, ProblemType};
 use super::{AppState, accept, run_blocking};
@@ -81,7 +83,9 @@ pub(super) async fn segment(State(state): State<AppState>, request: Request) -> 
     let model = state.engine.model();
     let request = body.into_request(image, &state.config, model.as_deref(), Instant::now())?;
     let segmentation = state.engine.segment(request).await?;
-    if let (PNG, EncodedLabelMap::Png(png)) = (media_type, segmentation.label_map) {
+    if media_type == PNG
+        && let EncodedLabelMap::Png(png) = segmentation.label_map
+    {
         return Ok(png_response(png, &segmentation.warnings));
     }
     // Serialising a raw label map takes long enough to hold up other requests.

@@ -54,7 +54,7 @@ pub struct VocabularyState {
 pub struct ClassReply {
     /// Position in the request, from 0; the pixel value in the label map.
     #[schema(example = 0)]
-    pub id: usize,
+    pub id: u16,
     /// The name, as given.
     #[schema(example = "tiger")]
     pub name: String,
@@ -144,7 +144,7 @@ impl TryFrom<Segmentation> for SegmentReply {
     /// [`ApiError::Internal`] when the model gave a number that is not finite: JSON has none.
     fn try_from(segmentation: Segmentation) -> Result<Self, ApiError> {
         let image_pixels = u64::from(segmentation.width) * u64::from(segmentation.height);
-        let classes = segmentation.classes.into_iter().enumerate();
+        let classes = (0..).zip(segmentation.classes);
         Ok(Self {
             model: segmentation.model,
             width: segmentation.width,
@@ -163,7 +163,7 @@ impl TryFrom<Segmentation> for SegmentReply {
     }
 }
 
-fn class_reply(id: usize, class: ClassResult, image_pixels: u64) -> Result<ClassReply, ApiError> {
+fn class_reply(id: u16, class: ClassResult, image_pixels: u64) -> Result<ClassReply, ApiError> {
     let ClassResult { name, statistics, similarity, image_probability } = class;
     let finite = |value: f32, what: &str| {
         if value.is_finite() { Ok(value) } else { Err(ApiError::Internal(format!("{what} of class {name:?} is {value}"))) }
