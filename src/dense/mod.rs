@@ -3,7 +3,60 @@
 //!
 //! Owns what happens between the visual tower's last stage and the score grid. Builds on [`clip`](crate::clip),
 //! knows nothing of images, vocabularies' names or HTTP.
+//!
+//! The papers: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022 ("MaskCLIP" below); where its text and its
+//! reference implementation differ, the choice has a name of its own in [`DenseOptions`].
 
+#![allow(clippy::disallowed_types)] // Tensors live here.
+
+mod denoising;
+mod features;
 mod options;
+mod scores;
+mod smoothing;
 
+pub use features::{DenseFeatures, attentions};
 pub use options::{Attention, DenseOptions, KeySmoothing};
+pub use scores::DenseScores;
+
+use tch::Tensor;
+
+use crate::clip::VisualTower;
+use crate::label_map::QueryOwner;
+
+/// Scores one image against text embeddings: [`DenseFeatures::extract`], then [`DenseFeatures::score`].
+///
+/// `image` is `[3, height, width]`, normalised, in the tower's kind and on its device, its sides whole multiples of
+/// [`VisualTower::patch_pixels`]; `text` is `[queries, embedding]`, each row of unit length, with one owner per query.
+///
+/// # Errors
+/// When the tower cannot compute the attention asked for.
+///
+/// # Panics
+/// When a shape is none of the above, or libtorch fails.
+pub fn score(
+    tower: &VisualTower,
+    image: &Tensor,
+    text: &Tensor,
+    owners: &[QueryOwner],
+    options: &DenseOptions,
+) -> Result<DenseScores, DenseError> {
+    let features = DenseFeatures::extract(tower, image, options.attention, options.key_smoothing)?;
+    Ok(features.score(text, owners, options))
+}
+
+/// Why dense features cannot be computed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DenseError {
+    /// The attention acts on what this kind of tower does not have.
+    #[error("{architecture} cannot compute the attention {asked:?}; it can {possible:?}")]
+    UnsupportedAttention {
+        /// What was asked for.
+        asked: Attention,
+        /// The tower.
+        architecture: String,
+        /// What it can compute.
+        possible: &'static [Attention],
+    },
+}

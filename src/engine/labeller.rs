@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub use crate::dense::DenseScores;
 use crate::dense::{Attention, DenseOptions};
-use crate::image::{NormalisedImage, Normalisation};
-use crate::label_map::ScoreGrid;
+use crate::image::{Normalisation, NormalisedImage};
 use crate::vocabulary::{Classifier, TemplateSet};
 
 /// A model that scores images against text. Lives on one worker thread and never leaves it.
@@ -32,17 +32,6 @@ pub trait Labeller {
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError>;
-}
-
-/// The answer to [`Labeller::score`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct DenseScores {
-    /// Scores per query and grid cell, denoised and smoothed as asked.
-    pub grid: ScoreGrid,
-    /// Best raw cosine anywhere on the grid, per query, -1 to 1.
-    pub similarity: Vec<f32>,
-    /// Softmax over the queries of temperature times cosine with CLIP's pooled image feature.
-    pub image_probability: Vec<f32>,
 }
 
 /// Why a model could not answer. Not the request's fault: those are refused before the model.
@@ -92,4 +81,15 @@ pub enum Precision {
     Bfloat16,
     /// IEEE 16-bit; CUDA only.
     Float16,
+}
+
+impl Precision {
+    /// The name in configuration, replies and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
 }

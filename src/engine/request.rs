@@ -1,12 +1,13 @@
 //! A request and its result as plain data.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::dense::DenseOptions;
 use crate::image::DecodeError;
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
+use crate::telemetry::Stage;
 use crate::vocabulary::{Class, TemplateSet, VocabularyError};
 
 /// One image to be labelled. Everything has been given a value: defaults are the caller's.
@@ -115,8 +116,6 @@ pub enum WarningCode {
     DuplicateClass,
     /// A class has words the model's training captions never had.
     UnknownWord,
-    /// A text was longer than the model reads and was cut.
-    TextTruncated,
     /// Prompt denoising dropped every class, so it was not applied.
     DenoisingDroppedAll,
 }
@@ -157,15 +156,15 @@ pub enum SegmentError {
     #[error("{0}")]
     Invalid(String),
     /// The queue is full.
-    #[error("{waiting} requests are waiting, as many as engine.queue_capacity allows")]
+    #[error("the engine holds {capacity} requests already, as many as engine.queue_capacity allows")]
     Overloaded {
-        /// Requests in the engine, the limit.
-        waiting: usize,
+        /// Requests the engine can hold.
+        capacity: usize,
     },
     /// The deadline passed first. Text embeddings go on being computed and are kept.
     #[error("the deadline passed after {seconds} s in stage {stage}")]
     DeadlineExceeded {
-        /// Seconds since the request was admitted.
+        /// Seconds since the request was taken.
         seconds: f64,
         /// The stage it waited for.
         stage: &'static str,
@@ -176,4 +175,20 @@ pub enum SegmentError {
     /// Our fault; the log has the detail.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl Timings {
+    /// Notes the time one stage took.
+    pub(super) fn set(&mut self, stage: Stage, elapsed: Duration) {
+        let seconds = match stage {
+            Stage::Decode => &mut self.decode_seconds,
+            Stage::Preprocess => &mut self.preprocess_seconds,
+            Stage::Text => &mut self.text_seconds,
+            Stage::Queue => &mut self.queue_seconds,
+            Stage::Model => &mut self.model_seconds,
+            Stage::LabelMap => &mut self.label_map_seconds,
+            Stage::Encode => &mut self.encode_seconds,
+        };
+        *seconds = elapsed.as_secs_f64();
+    }
 }

@@ -3,7 +3,12 @@
 //! Owns everything between an upload and the `[3, height, width]` floats CLIP reads. Knows nothing
 //! of tensors or models beyond the three numbers in [`Normalisation`].
 
+mod decode;
+mod resize;
+
 pub use ::image::RgbImage;
+pub use decode::decode;
+pub use resize::{InputTooLarge, preprocess, working_size};
 
 /// CLIP's per-channel normalisation of pixels in 0 to 1: `(value - mean) / std`, RGB order.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,0 +1,287 @@
+//! CLIP's ModifiedResNet (Radford et al. 2021, section 2.4): three stem convolutions, bottlenecks whose stride is an
+//! average pool, and an attention pool at the end.
+//!
+//! Owns the tower as published. Its last map and the attention pool's parts are open to the crate, so that `dense` can put
+//! another ending to them; this module knows of none but its own.
+
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint::{CheckpointError, Weights};
+use super::positions::PositionalEmbedding;
+use super::transformer::{Linear, Mask, multi_head_attention};
+
+/// Pixels of the image per cell of the last map: the stem's two halvings and one in each of layers 2 to 4.
+const STRIDE_PIXELS: i64 = 32;
+
+/// Output channels of a bottleneck per inner channel.
+const EXPANSION: i64 = 4;
+
+/// Added to the variance in every batch normalisation.
+const BATCH_NORM_EPSILON: f64 = 1e-5;
+
+/// The visual tower of CLIP's RN models. Fields are named after the checkpoint's keys; each convolution holds the batch
+/// normalisation that follows it.
+#[derive(Debug)]
+pub struct ModifiedResNet {
+    conv1: Convolution,
+    conv2: Convolution,
+    conv3: Convolution,
+    /// `layer1` to `layer4`.
+    layers: [Vec<Bottleneck>; 4],
+    pub(crate) attnpool: AttentionPool,
+}
+
+impl ModifiedResNet {
+    /// Takes the tower's tensors, `visual.…`; every size but the heads' is read off them.
+    ///
+    /// # Errors
+    /// When a tensor is missing or does not fit the others.
+    pub fn load(weights: &mut Weights, head_width: i64) -> Result<Self, CheckpointError> {
+        let width = weights.size("visual.conv3.weight", 0);
+        let half = width / 2;
+        let conv1 = Convolution::load(weights, "visual.conv1", "visual.bn1", [half, 3, 3, 3])?;
+        let conv2 = Convolution::load(weights, "visual.conv2", "visual.bn2", [half, half, 3, 3])?;
+        let conv3 = Convolution::load(weights, "visual.conv3", "visual.bn3", [width, half, 3, 3])?;
+        let mut channels = width;
+        let mut layer = |index: i64, stride: i64| {
+            let name = format!("visual.layer{index}");
+            let inner = width << (index - 1);
+            let blocks = count_blocks(weights, &name);
+            (0..blocks.max(1)) // At least one, so that a checkpoint without any is told which tensor is missing.
+                .map(|block| {
+                    let stride = if block == 0 { stride } else { 1 };
+                    let bottleneck = Bottleneck::load(weights, &format!("{name}.{block}"), channels, inner, stride);
+                    channels = inner * EXPANSION;
+                    bottleneck
+                })
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let layers = [layer(1, 1)?, layer(2, 2)?, layer(3, 2)?, layer(4, 2)?];
+        let attnpool = AttentionPool::load(weights, "visual.attnpool", channels, head_width)?;
+        Ok(Self {
+            conv1,
+            conv2,
+            conv3,
+            layers,
+            attnpool,
+        })
+    }
+
+    /// CLIP's image feature, `[batch, 3, height, width]` to `[batch, embedding]`, not of unit length. Sides are whole
+    /// multiples of 32.
+    pub fn encode_image(&self, image: &Tensor) -> Tensor {
+        self.attnpool.pool(&self.last_map(image))
+    }
+
+    /// The last stage's map: `[batch, 3, height, width]` to `[batch, channels, height / 32, width / 32]`.
+    pub(crate) fn last_map(&self, image: &Tensor) -> Tensor {
+        let x = self.conv1.forward(image, 2).relu();
+        let x = self.conv2.forward(&x, 1).relu();
+        let x = self.conv3.forward(&x, 1).relu();
+        let stem = average_pool(&x, 2);
+        self.layers.iter().flatten().fold(stem, |x, block| block.forward(&x))
+    }
+
+    /// Pixels of the image per cell of the last map.
+    pub fn patch_pixels(&self) -> i64 {
+        STRIDE_PIXELS
+    }
+
+    /// Side in pixels of the square images the model was trained on.
+    pub fn training_pixels(&self) -> i64 {
+        self.attnpool.positional_embedding.side() * STRIDE_PIXELS
+    }
+
+    /// Length of the image feature.
+    pub fn embedding_dimension(&self) -> i64 {
+        self.attnpool.c_proj.weight.size()[0]
+    }
+
+    /// Element type it computes in.
+    pub(crate) fn kind(&self) -> Kind {
+        self.attnpool.c_proj.weight.kind()
+    }
+
+    /// Device its weights are on.
+    pub(crate) fn device(&self) -> Device {
+        self.attnpool.c_proj.weight.device()
+    }
+
+    /// "RN50" for the published sizes, else the sizes themselves.
+    pub fn architecture(&self) -> String {
+        let blocks = self.layers.each_ref().map(Vec::len);
+        let width = self.conv3.weight.size()[0];
+        match (blocks, width) {
+            ([3, 4, 6, 3], 64) => "RN50".to_owned(),
+            ([3, 4, 23, 3], 64) => "RN101".to_owned(),
+            ([4, 6, 10, 6], 80) => "RN50x4".to_owned(),
+            ([6, 8, 18, 8], 96) => "RN50x16".to_owned(),
+            ([3, 15, 36, 10], 128) => "RN50x64".to_owned(),
+            ([a, b, c, d], width) => format!("ModifiedResNet ({a}, {b}, {c}, {d}) width {width}"),
+        }
+    }
+}
+
+fn count_blocks(weights: &Weights, layer: &str) -> usize {
+    (0..)
+        .take_while(|block: &usize| weights.shape(&format!("{layer}.{block}.conv1.weight")).is_some())
+        .count()
+}
+
+/// The pool CLIP ends its ResNets with: the map's mean asks, the mean and every position answer.
+#[derive(Debug)]
+pub(crate) struct AttentionPool {
+    positional_embedding: PositionalEmbedding,
+    q_proj: Linear,
+    pub(crate) k_proj: Linear,
+    pub(crate) v_proj: Linear,
+    /// `[embedding, channels]`
+    pub(crate) c_proj: Linear,
+    heads: i64,
+}
+
+impl AttentionPool {
+    fn load(weights: &mut Weights, name: &str, channels: i64, head_width: i64) -> Result<Self, CheckpointError> {
+        if channels % head_width != 0 {
+            return Err(CheckpointError::UnevenHeads {
+                width: channels,
+                head_width,
+            });
+        }
+        let embedding = weights.size(&format!("{name}.c_proj.weight"), 0);
+        Ok(Self {
+            positional_embedding: PositionalEmbedding::load(
+                weights,
+                &format!("{name}.positional_embedding"),
+                channels,
+            )?,
+            q_proj: Linear::load(weights, &format!("{name}.q_proj"), channels, channels)?,
+            k_proj: Linear::load(weights, &format!("{name}.k_proj"), channels, channels)?,
+            v_proj: Linear::load(weights, &format!("{name}.v_proj"), channels, channels)?,
+            c_proj: Linear::load(weights, &format!("{name}.c_proj"), embedding, channels)?,
+            heads: channels / head_width,
+        })
+    }
+
+    /// `[batch, channels, height, width]` to `[batch, embedding]`.
+    pub(crate) fn pool(&self, map: &Tensor) -> Tensor {
+        let tokens = self.tokens(map);
+        self.attend(&tokens.narrow(1, 0, 1), &tokens).squeeze_dim(1) // [batch, 1, embedding] -> [batch, embedding]
+    }
+
+    /// The mean and every position, positions added: `[batch, channels, height, width]` to `[batch, 1 + cells, channels]`.
+    pub(crate) fn tokens(&self, map: &Tensor) -> Tensor {
+        let (_, _, height, width) = map.size4().expect("a map is [batch, channels, height, width]");
+        let cells = map.flatten(2, 3).transpose(1, 2); // [batch, channels, height, width] -> [batch, cells, channels]
+        let mean = cells.mean_dim(1, true, None);
+        Tensor::cat(&[mean, cells], 1) + self.positional_embedding.at(height, width)
+    }
+
+    /// What `asking` tokens read from `tokens`: `[batch, n, channels]` to `[batch, n, embedding]`.
+    pub(crate) fn attend(&self, asking: &Tensor, tokens: &Tensor) -> Tensor {
+        let [query, key, value] = [
+            self.q_proj.forward(asking),
+            self.k_proj.forward(tokens),
+            self.v_proj.forward(tokens),
+        ];
+        self.c_proj
+            .forward(&multi_head_attention(&query, &key, &value, self.heads, Mask::None))
+    }
+}
+
+/// 1x1, 3x3, 1x1 with a shortcut; the stride is an average pool after the 3x3 and in the shortcut.
+#[derive(Debug)]
+struct Bottleneck {
+    conv1: Convolution,
+    conv2: Convolution,
+    conv3: Convolution,
+    /// The shortcut's own convolution, where the shape changes.
+    downsample: Option<Convolution>,
+    stride: i64,
+}
+
+impl Bottleneck {
+    fn load(
+        weights: &mut Weights,
+        name: &str,
+        channels: i64,
+        inner: i64,
+        stride: i64,
+    ) -> Result<Self, CheckpointError> {
+        let outer = inner * EXPANSION;
+        let mut convolution = |convolution: &str, normalisation: &str, shape| {
+            Convolution::load(
+                weights,
+                &format!("{name}.{convolution}"),
+                &format!("{name}.{normalisation}"),
+                shape,
+            )
+        };
+        Ok(Self {
+            conv1: convolution("conv1", "bn1", [inner, channels, 1, 1])?,
+            conv2: convolution("conv2", "bn2", [inner, inner, 3, 3])?,
+            conv3: convolution("conv3", "bn3", [outer, inner, 1, 1])?,
+            downsample: (stride > 1 || channels != outer)
+                .then(|| convolution("downsample.0", "downsample.1", [outer, channels, 1, 1]))
+                .transpose()?,
+            stride,
+        })
+    }
+
+    /// `[batch, channels, height, width]` to `[batch, 4 inner, height / stride, width / stride]`.
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let y = self.conv1.forward(x, 1).relu();
+        let y = self.conv2.forward(&y, 1).relu();
+        let y = self.conv3.forward(&average_pool(&y, self.stride), 1);
+        match &self.downsample {
+            Some(downsample) => (y + downsample.forward(&average_pool(x, self.stride), 1)).relu(),
+            None => (y + x).relu(),
+        }
+    }
+}
+
+/// A convolution without bias and the batch normalisation after it, folded into one.
+#[derive(Debug)]
+struct Convolution {
+    /// `[outputs, inputs, kernel, kernel]`
+    weight: Tensor,
+    /// `[outputs]`
+    bias: Tensor,
+}
+
+impl Convolution {
+    /// Takes `{convolution}.weight` of that shape and the four vectors of `{normalisation}`. With running mean m and
+    /// variance v, `g (W x - m) / sqrt(v + eps) + b` is a convolution by `W g / sqrt(v + eps)` with a bias.
+    fn load(
+        weights: &mut Weights,
+        convolution: &str,
+        normalisation: &str,
+        shape: [i64; 4],
+    ) -> Result<Self, CheckpointError> {
+        let kind = weights.kind();
+        let weight = weights.take_as(&format!("{convolution}.weight"), &shape, Kind::Float)?;
+        let mut vector = |name: &str| weights.take_as(&format!("{normalisation}.{name}"), &shape[..1], Kind::Float);
+        let (scale, shift) = (vector("weight")?, vector("bias")?);
+        let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
+        let factor = scale / (variance + BATCH_NORM_EPSILON).sqrt();
+        Ok(Self {
+            weight: (weight * factor.view([-1, 1, 1, 1])).to_kind(kind), // [outputs] -> [outputs, 1, 1, 1]
+            bias: (shift - mean * factor).to_kind(kind),
+        })
+    }
+
+    /// The size is kept at stride 1 and halved at stride 2.
+    fn forward(&self, x: &Tensor, stride: i64) -> Tensor {
+        let padding = self.weight.size()[2] / 2;
+        x.conv2d(&self.weight, Some(&self.bias), stride, padding, 1, 1)
+    }
+}
+
+/// Means of `size` x `size` cells without overlap.
+fn average_pool(x: &Tensor, size: i64) -> Tensor {
+    if size == 1 {
+        x.shallow_clone()
+    } else {
+        x.avg_pool2d([size, size], [size, size], 0, false, true, None)
+    }
+}

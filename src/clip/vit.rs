@@ -1,0 +1,147 @@
+//! CLIP's VisionTransformer (Radford et al. 2021, section 2.4): patches to tokens to one image feature.
+//!
+//! Owns the tower as published. Its stages are open to the crate one by one, so that `dense` can put another ending to
+//! them; this module knows of none but its own.
+
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint::{CheckpointError, Weights};
+use super::positions::PositionalEmbedding;
+use super::transformer::{Activation, LayerNorm, Mask, ResidualAttentionBlock};
+
+/// The visual tower of CLIP's ViT models. Fields are named after the checkpoint's keys.
+#[derive(Debug)]
+pub struct VisionTransformer {
+    /// `[width, 3, patch, patch]`, applied without overlap and without bias.
+    conv1: Tensor,
+    /// `[width]`, the token that comes first.
+    class_embedding: Tensor,
+    positional_embedding: PositionalEmbedding,
+    ln_pre: LayerNorm,
+    /// In the order they run; never empty.
+    resblocks: Vec<ResidualAttentionBlock>,
+    ln_post: LayerNorm,
+    /// `[width, embedding]`, without bias.
+    proj: Tensor,
+}
+
+impl VisionTransformer {
+    /// Takes the tower's tensors, `visual.…`; every size but the heads' is read off them.
+    ///
+    /// # Errors
+    /// When a tensor is missing or does not fit the others.
+    pub fn load(weights: &mut Weights, activation: Activation, head_width: i64) -> Result<Self, CheckpointError> {
+        let width = weights.size("visual.conv1.weight", 0);
+        let patch = weights.size("visual.conv1.weight", 2);
+        let embedding = weights.size("visual.proj", 1);
+        let layers = (0..)
+            .take_while(|layer| weights.shape(&format!("{}.ln_1.weight", block_name(*layer))).is_some())
+            .count();
+        let conv1 = weights.take("visual.conv1.weight", &[width, 3, patch, patch])?;
+        if width % head_width != 0 {
+            return Err(CheckpointError::UnevenHeads { width, head_width });
+        }
+        let heads = width / head_width;
+        Ok(Self {
+            conv1,
+            class_embedding: weights.take("visual.class_embedding", &[width])?,
+            positional_embedding: PositionalEmbedding::load(weights, "visual.positional_embedding", width)?,
+            ln_pre: LayerNorm::load(weights, "visual.ln_pre", width)?,
+            // At least one, so that a checkpoint without any is told which tensor is missing.
+            resblocks: (0..layers.max(1))
+                .map(|layer| ResidualAttentionBlock::load(weights, &block_name(layer), width, heads, activation))
+                .collect::<Result<_, _>>()?,
+            ln_post: LayerNorm::load(weights, "visual.ln_post", width)?,
+            proj: weights.take("visual.proj", &[width, embedding])?,
+        })
+    }
+
+    /// CLIP's image feature, `[batch, 3, height, width]` to `[batch, embedding]`, not of unit length. Sides are whole
+    /// multiples of the patch.
+    pub fn encode_image(&self, image: &Tensor) -> Tensor {
+        let tokens = self.before_last_block(image);
+        let tokens = self.last_block().forward(&tokens, Mask::None);
+        self.project(&tokens.select(1, 0)) // [batch, tokens, width] -> [batch, width] -> [batch, embedding]
+    }
+
+    /// What the last block reads: `[batch, 3, height, width]` to `[batch, 1 + cells, width]`, the class token first,
+    /// then the grid's rows.
+    pub(crate) fn before_last_block(&self, image: &Tensor) -> Tensor {
+        let (_last, others) = self
+            .resblocks
+            .split_last()
+            .expect("a tower is loaded with at least one block");
+        others
+            .iter()
+            .fold(self.embed(image), |tokens, block| block.forward(&tokens, Mask::None))
+    }
+
+    /// The block that runs last.
+    pub(crate) fn last_block(&self) -> &ResidualAttentionBlock {
+        self.resblocks
+            .last()
+            .expect("a tower is loaded with at least one block")
+    }
+
+    /// Tokens into the space shared with texts: `[..., width]` to `[..., embedding]`.
+    pub(crate) fn project(&self, tokens: &Tensor) -> Tensor {
+        self.ln_post.forward(tokens).matmul(&self.proj)
+    }
+
+    /// Patches with the class token before them and positions added: `[batch, 3, height, width]` to
+    /// `[batch, 1 + cells, width]`.
+    fn embed(&self, image: &Tensor) -> Tensor {
+        let patch = self.patch_pixels();
+        let patches = image.conv2d::<&Tensor>(&self.conv1, None, patch, 0, 1, 1);
+        let (batch, width, rows, columns) = patches.size4().expect("a convolution of a batch keeps four dimensions");
+        let patches = patches.flatten(2, 3).transpose(1, 2); // [batch, width, rows, columns] -> [batch, cells, width]
+        let class = self.class_embedding.expand([batch, 1, width], false);
+        let tokens = Tensor::cat(&[class, patches], 1) + self.positional_embedding.at(rows, columns);
+        self.ln_pre.forward(&tokens)
+    }
+
+    /// Side of a patch in pixels.
+    pub fn patch_pixels(&self) -> i64 {
+        self.conv1.size()[2]
+    }
+
+    /// Side in pixels of the square images the model was trained on.
+    pub fn training_pixels(&self) -> i64 {
+        self.positional_embedding.side() * self.patch_pixels()
+    }
+
+    /// Length of the image feature.
+    pub fn embedding_dimension(&self) -> i64 {
+        self.proj.size()[1]
+    }
+
+    /// Element type it computes in.
+    pub(crate) fn kind(&self) -> Kind {
+        self.proj.kind()
+    }
+
+    /// Device its weights are on.
+    pub(crate) fn device(&self) -> Device {
+        self.proj.device()
+    }
+
+    /// "ViT-B/16" for the published sizes, else the sizes themselves.
+    pub fn architecture(&self) -> String {
+        let patch = self.patch_pixels();
+        let (layers, width) = (self.resblocks.len(), self.proj.size()[0]);
+        let letter = match (layers, width) {
+            (12, 384) => "S",
+            (12, 768) => "B",
+            (24, 1024) => "L",
+            (32, 1280) => "H",
+            (40, 1408) => "g",
+            (48, 1664) => "bigG",
+            _ => return format!("ViT ({layers} layers of width {width}, patch {patch})"),
+        };
+        format!("ViT-{letter}/{patch}")
+    }
+}
+
+fn block_name(layer: usize) -> String {
+    format!("visual.transformer.resblocks.{layer}")
+}

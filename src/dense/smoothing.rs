@@ -1,0 +1,82 @@
+//! Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys are alike.
+//!
+//! The paper's weights are N x N for N cells. They are a product of keys with keys, so the product with the probabilities is
+//! taken first: N x d x C operations, and N x N never exists. Results are sums of weighted probabilities: not normalised,
+//! and negative where unlike positions prevail.
+
+use tch::Tensor;
+
+use super::features::unit_rows;
+
+/// The paper's formula, `pred_i = sum_j cos(k_i, k_j) pred_j`: probabilities `[queries, cells]` and keys
+/// `[cells, channels]` to `[queries, cells]`.
+pub(super) fn by_formula(probabilities: &Tensor, keys: &Tensor) -> Tensor {
+    spread(probabilities, &unit_rows(keys))
+}
+
+/// The reference implementation's variant: each channel of the keys has unit length over the *positions*, and only positions
+/// whose best probability is below `threshold` are replaced. Shapes as in [`by_formula`].
+pub(super) fn by_reference(probabilities: &Tensor, keys: &Tensor, threshold: f32) -> Tensor {
+    let keys = unit_rows(&keys.transpose(0, 1)).transpose(0, 1);
+    let is_unsure = probabilities.amax([0], true).lt(f64::from(threshold)); // [queries, cells] -> [1, cells]
+    spread(probabilities, &keys).where_self(&is_unsure, probabilities)
+}
+
+/// `P K K^T` from the right to the left: `[queries, cells]` and `[cells, channels]` to `[queries, cells]`.
+fn spread(probabilities: &Tensor, keys: &Tensor) -> Tensor {
+    let per_channel = probabilities.matmul(keys); // [queries, cells] x [cells, channels] -> [queries, channels]
+    per_channel.matmul(&keys.transpose(0, 1)) // [queries, channels] x [channels, cells] -> [queries, cells]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::scores::floats;
+
+    fn assert_close(found: &Tensor, expected: &[f32]) {
+        let found = floats(found);
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+        }
+    }
+
+    /// Two queries, three cells; the first two cells' keys are parallel, the third's is perpendicular to both.
+    fn example() -> (Tensor, Tensor) {
+        let probabilities = Tensor::from_slice2(&[[0.9f32, 0.6, 0.2], [0.1, 0.4, 0.8]]);
+        let keys = Tensor::from_slice2(&[[3f32, 4.], [0.6, 0.8], [-8., 6.]]);
+        (probabilities, keys)
+    }
+
+    #[test]
+    fn parallel_keys_share_and_perpendicular_ones_do_not() {
+        let (probabilities, keys) = example();
+        assert_close(&by_formula(&probabilities, &keys), &[1.5, 1.5, 0.2, 0.5, 0.5, 0.8]);
+    }
+
+    #[test]
+    fn opposite_keys_subtract() {
+        let probabilities = Tensor::from_slice2(&[[0.9f32, 0.6], [0.1, 0.4]]);
+        let keys = Tensor::from_slice2(&[[1f32, 0.], [-2., 0.]]);
+        assert_close(&by_formula(&probabilities, &keys), &[0.3, -0.3, -0.3, 0.3]);
+    }
+
+    #[test]
+    fn a_key_of_zeros_gives_zeros_and_not_nan() {
+        let probabilities = Tensor::from_slice2(&[[0.9f32, 0.6], [0.1, 0.4]]);
+        let keys = Tensor::from_slice2(&[[0f32, 0.], [1., 0.]]);
+        assert_close(&by_formula(&probabilities, &keys), &[0.0, 0.6, 0.0, 0.4]);
+    }
+
+    #[test]
+    fn the_reference_normalises_over_positions_and_leaves_sure_positions_alone() {
+        // Channels (3, 4) and (0, 2): over positions of unit length they are (0.6, 0.8) and (0, 1), so K K^T is
+        // [[0.36, 0.48], [0.48, 1.64]].
+        let probabilities = Tensor::from_slice2(&[[0.9f32, 0.6], [0.1, 0.4]]);
+        let keys = Tensor::from_slice2(&[[3f32, 0.], [4., 2.]]);
+        let everywhere = by_reference(&probabilities, &keys, 1.0);
+        assert_close(&everywhere, &[0.612, 1.416, 0.228, 0.704]);
+        let unsure_alone = by_reference(&probabilities, &keys, 0.7);
+        assert_close(&unsure_alone, &[0.9, 1.416, 0.1, 0.704]);
+    }
+}
