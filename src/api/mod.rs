@@ -51,7 +51,8 @@ pub struct AppState {
 
 /// Everything that is served.
 pub fn router(state: AppState) -> Router {
-    let (documented, _) = documented().split_for_parts();
+    let (documented, openapi) = documented().split_for_parts();
+    declare_metrics(&openapi, &state.metrics);
     documented
         .route("/docs/", get(docs::get_docs_page))
         .route("/docs/{*file}", get(docs::get_docs_file))
@@ -89,6 +90,19 @@ fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(docs::get_openapi))
         .routes(routes!(docs::get_docs))
         .routes(routes!(page::get_page))
+}
+
+/// Makes a counter for every documented status of every route exist from the start.
+fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &Metrics) {
+    for (route, item) in &openapi.paths.paths {
+        let operations = [("GET", &item.get), ("PUT", &item.put), ("POST", &item.post), ("DELETE", &item.delete)];
+        for (method, operation) in operations {
+            for status in operation.iter().flat_map(|operation| operation.responses.responses.keys()) {
+                let status = status.parse().expect("the routes document numbers, no ranges");
+                metrics.declare_http(route, method, status);
+            }
+        }
+    }
 }
 
 /// What the document says before it comes to routes.

@@ -14,7 +14,7 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use crate::engine::SegmentError;
 use crate::image::DecodeError;
-use crate::vocabulary::VocabularyError;
+use crate::vocabulary::{ClassListError, VocabularyError};
 
 /// The media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -38,6 +38,8 @@ pub enum ProblemType {
     NotAcceptable,
     /// A shipped vocabulary was to be changed.
     VocabularyReadOnly,
+    /// There is no room for another vocabulary.
+    TooManyVocabularies,
     /// `If-Match` or `If-None-Match` does not hold.
     PreconditionFailed,
     /// The body has too many bytes.
@@ -66,13 +68,14 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
         Self::VocabularyReadOnly,
+        Self::TooManyVocabularies,
         Self::PreconditionFailed,
         Self::RequestTooLarge,
         Self::ImageTooLarge,
@@ -94,7 +97,7 @@ impl ProblemType {
             Self::RouteNotFound | Self::VocabularyNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
-            Self::VocabularyReadOnly => StatusCode::CONFLICT,
+            Self::VocabularyReadOnly | Self::TooManyVocabularies => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::RequestTooLarge | Self::ImageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -117,6 +120,7 @@ impl ProblemType {
             Self::MethodNotAllowed => "/problems/method-not-allowed",
             Self::NotAcceptable => "/problems/not-acceptable",
             Self::VocabularyReadOnly => "/problems/vocabulary-read-only",
+            Self::TooManyVocabularies => "/problems/too-many-vocabularies",
             Self::PreconditionFailed => "/problems/precondition-failed",
             Self::RequestTooLarge => "/problems/request-too-large",
             Self::ImageTooLarge => "/problems/image-too-large",
@@ -141,6 +145,7 @@ impl ProblemType {
             Self::MethodNotAllowed => "The route does not answer this method",
             Self::NotAcceptable => "No acceptable form of the answer",
             Self::VocabularyReadOnly => "The vocabulary is read-only",
+            Self::TooManyVocabularies => "There are too many vocabularies",
             Self::PreconditionFailed => "The precondition does not hold",
             Self::RequestTooLarge => "The request is too large",
             Self::ImageTooLarge => "The image has too many pixels",
@@ -164,19 +169,44 @@ impl ProblemType {
             Self::VocabularyNotFound => "No vocabulary has this name. Define it, then repeat the request.",
             Self::MethodNotAllowed => "The `Allow` header lists the methods that are answered.",
             Self::NotAcceptable => "`Accept` excludes every form this route can answer in; `detail` lists them.",
-            Self::VocabularyReadOnly => "Vocabularies shipped with the server cannot be changed; choose another name.",
-            Self::PreconditionFailed => "The vocabulary has changed since it was read (`If-Match`), or exists already (`If-None-Match: *`). Read it again, then decide.",
+            Self::VocabularyReadOnly => {
+                "Vocabularies shipped with the server cannot be changed; choose another name."
+            }
+            Self::TooManyVocabularies => {
+                "As many vocabularies are defined as `limits.max_vocabularies` allows; drop one first."
+            }
+            Self::PreconditionFailed => {
+                "The vocabulary has changed since it was read (`If-Match`), or exists already \
+                 (`If-None-Match: *`). Read it again, then decide."
+            }
             Self::RequestTooLarge => "The body has more bytes than `limits.max_request_bytes`.",
-            Self::ImageTooLarge => "The image's header promises more pixels than `limits.max_image_pixels`. Scale it down.",
-            Self::UnsupportedMediaType => "The body's `Content-Type` is none that this route reads; `detail` lists those.",
-            Self::InvalidRequest => "Well-formed, but a field is missing, unknown or out of its range; `path` names it, `limit` the setting it exceeds.",
+            Self::ImageTooLarge => {
+                "The image's header promises more pixels than `limits.max_image_pixels`. Scale it down."
+            }
+            Self::UnsupportedMediaType => {
+                "The body's `Content-Type` is none that this route reads; `detail` lists those."
+            }
+            Self::InvalidRequest => {
+                "Well-formed, but a field is missing, unknown or out of its range; `path` names it, `limit` the \
+                 setting it exceeds."
+            }
             Self::UndecodableImage => "The image is of an unknown format, cut short or damaged.",
-            Self::UnknownModel => "`model` names one that is not loaded; `GET /v1/models` lists those that are. Not a 404: the route is there, the request is not valid on this server.",
-            Self::UnsupportedByModel => "The loaded model's architecture does not have what was asked for, such as an attention of vision transformers; `detail` names what it has.",
-            Self::Overloaded => "As many requests are in the server as `engine.queue_capacity` allows. Wait for `Retry-After` seconds.",
+            Self::UnknownModel => {
+                "`model` names one that is not loaded; `GET /v1/models` lists those that are. Not a 404: the route is \
+                 there, the request is not valid on this server."
+            }
+            Self::UnsupportedByModel => {
+                "The loaded model's architecture does not have what was asked for, such as an attention of vision \
+                 transformers; `detail` names what it has."
+            }
+            Self::Overloaded => {
+                "As many requests are in the server as `engine.queue_capacity` allows. Wait for `Retry-After` seconds."
+            }
             Self::Internal => "A defect of the server. The log has the detail, under the id in `instance`.",
             Self::Unavailable => "The model is still being loaded, or the server is going down. Try again, or elsewhere.",
-            Self::DeadlineExceeded => "No result within `deadline_seconds`. Texts go on being embedded and are kept, so a repeat is faster.",
+            Self::DeadlineExceeded => {
+                "No result within `deadline_seconds`. Texts go on being embedded and are kept, so a repeat is faster."
+            }
         }
     }
 
@@ -338,7 +368,8 @@ impl ApiError {
                 VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
                 VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
                 VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
-                VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
+                VocabularyError::TooMany { .. } => ProblemType::TooManyVocabularies,
+                VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
             },
             Self::Segment(SegmentError::Image(error)) => match error {
                 DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
@@ -361,9 +392,10 @@ impl ApiError {
             Self::Segment(SegmentError::Image(DecodeError::TooManyPixels { limit, .. })) => {
                 Some(Limit::whole("limits.max_image_pixels", *limit))
             }
-            Self::Segment(SegmentError::Overloaded { waiting }) => {
-                Some(Limit::whole("engine.queue_capacity", *waiting as u64))
+            Self::Segment(SegmentError::Overloaded { capacity }) => {
+                Some(Limit::whole("engine.queue_capacity", *capacity as u64))
             }
+            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => vocabulary_limit(error),
             _ => None,
         }
     }
@@ -380,11 +412,27 @@ impl ApiError {
             path: match self {
                 Self::Invalid { path, .. } => path.clone(),
                 Self::UnknownModel { .. } => Some("model".to_owned()),
+                Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
                 _ => None,
             },
             limit: self.limit(),
         }
     }
+}
+
+/// The setting that a class list or the number of vocabularies exceeded.
+fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
+    let (name, limit) = match error {
+        VocabularyError::TooMany { limit } => ("limits.max_vocabularies", limit),
+        VocabularyError::Invalid(ClassListError::TooManyClasses { limit, .. }) => ("limits.max_classes", limit),
+        VocabularyError::Invalid(ClassListError::TooManySynonyms { limit, .. }) => ("limits.max_synonyms", limit),
+        VocabularyError::Invalid(ClassListError::TooManyBackgroundNames { limit, .. }) => {
+            ("limits.max_background_names", limit)
+        }
+        VocabularyError::Invalid(ClassListError::NameTooLong { limit, .. }) => ("limits.max_name_characters", limit),
+        _ => return None,
+    };
+    Some(Limit::whole(name, *limit as u64))
 }
 
 impl IntoResponse for ApiError {
