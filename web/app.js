@@ -238,7 +238,7 @@ function showSource() {
 async function loadVocabularies() {
   const list = await getJson("/v1/vocabularies?kind=named");
   if (!list) return;
-  const options = list.vocabularies.map(({ name, total }) => new Option(`${name} (${total} texts)`, name));
+  const options = list.vocabularies.map(({ name }) => new Option(name));
   element("vocabulary").replaceChildren(...options);
 }
 
