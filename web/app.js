@@ -5,6 +5,9 @@
 
 import { ResultView } from "/assets/result.js";
 
+/** Between two looks at whether the server has loaded its model. */
+const MODEL_RETRY_MILLISECONDS = 2000;
+
 const element = (id) => document.getElementById(id);
 const view = new ResultView();
 
@@ -16,6 +19,8 @@ let classes = [];
 let classesOfExample = null;
 /** The controller of the request under way, or null. */
 let running = null;
+/** What the server reads of a request; unknown until it says. */
+let maxRequestBytes = Infinity;
 
 // --- image ---
 
@@ -233,17 +238,24 @@ function showSource() {
 async function loadVocabularies() {
   const list = await getJson("/v1/vocabularies?kind=named");
   if (!list) return;
-  const options = list.vocabularies.map(({ name, total }) => new Option(`${name} (${total} texts)`, name));
+  const options = list.vocabularies.map(({ name }) => new Option(name));
   element("vocabulary").replaceChildren(...options);
 }
 
+/** Shows the loaded model and offers what it can do; asks again while the server is still loading it. */
 async function loadModels() {
   const list = await getJson("/v1/models");
-  if (!list) return;
+  if (!list || list.models.length === 0) {
+    element("model").textContent = "no model is ready yet";
+    setTimeout(loadModels, MODEL_RETRY_MILLISECONDS);
+    return;
+  }
+  maxRequestBytes = list.limits.max_request_bytes;
+  element("short-side").max = list.limits.max_short_side;
   const [model] = list.models;
   element("model").textContent = [model.name, model.architecture, model.precision, model.device].join(" · ");
   for (const note of document.querySelectorAll(".demo-note")) note.hidden = model.name !== "demo";
-  for (const name of model.attention) element("attention").add(new Option(name));
+  for (const name of model.attentions) element("attention").add(new Option(name));
 }
 
 /** A JSON document of the server, or null if it has none to give now: the page works without. */
@@ -270,11 +282,17 @@ function requestBody() {
   return body;
 }
 
-/** Says what is missing before a request makes sense; true if nothing is. */
-function isComplete() {
+/** Says why a request makes no sense yet; true if it does. */
+function canSend() {
   if (!image) {
     element("file").focus();
     showProblem("There is no image yet", "Choose, drop or paste one, or take an example.");
+    return false;
+  }
+  if (image.blob.size > maxRequestBytes) {
+    // Said here, since a server may hang up on a body that is too long before its answer can be read.
+    const [has, limit] = [image.blob.size, maxRequestBytes].map((bytes) => `${(bytes / 1e6).toFixed(1)} MB`);
+    showProblem("The image is too large for this server", `It has ${has}; limits.max_request_bytes is ${limit}.`);
     return false;
   }
   if (!usesNamedVocabulary() && classes.length === 0) {
@@ -289,7 +307,7 @@ function isComplete() {
 async function run() {
   takePendingClass();
   hideProblem();
-  if (!isComplete()) return;
+  if (!canSend()) return;
   running?.abort();
   const controller = new AbortController();
   running = controller;
