@@ -74,7 +74,6 @@ fn compare_features(
 fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: Attention, comparison: &mut Comparison) {
     let image = arrays.get(&format!("{size}.image"));
     let text = arrays.get("text");
-    #[expect(clippy::cast_possible_truncation, reason = "stored in 32 bits")]
     let temperature = arrays.get("temperature").double_value(&[]) as f32;
     let prefix = format!("{size}.{}", name_of(attention));
     for (array, prompt_denoising, key_smoothing) in SCORES {
@@ -147,7 +146,7 @@ fn a_resnet_refuses_the_attention_that_needs_a_residual() {
 fn heads_that_do_not_divide_the_width_are_refused() {
     let mut weights = open("vit_gelu");
     let config = ModelConfig {
-        head_width: 64,
+        visual_head_width: 64,
         ..config("vit_gelu")
     };
     let error = VisualTower::load(&mut weights, &config).expect_err("96 channels are not heads of 64");
