@@ -21,9 +21,9 @@ impl VisualTower {
     /// When a tensor is missing or does not fit the others.
     pub fn load(weights: &mut Weights, config: &ModelConfig) -> Result<Self, CheckpointError> {
         if weights.shape("visual.layer1.0.conv1.weight").is_some() {
-            ModifiedResNet::load(weights, config.head_width).map(Self::ModifiedResNet)
+            ModifiedResNet::load(weights, config.visual_head_width).map(Self::ModifiedResNet)
         } else {
-            VisionTransformer::load(weights, config.activation, config.head_width).map(Self::VisionTransformer)
+            VisionTransformer::load(weights, config.activation, config.visual_head_width).map(Self::VisionTransformer)
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use super::CheckpointError;
 use crate::clip::Activation;
 
 /// Channels per head in every model of CLIP's and most of open_clip's.
-const HEAD_WIDTH: i64 = 64;
+const HEAD_WIDTH: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
 /// What a model needs to be told beside its tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,7 +19,9 @@ pub struct ModelConfig {
     /// The non-linearity of the MLPs.
     pub activation: Activation,
     /// Channels per attention head of the visual tower.
-    pub head_width: i64,
+    pub visual_head_width: i64,
+    /// Channels per attention head of the text tower.
+    pub text_head_width: i64,
     /// Mean per channel that pixels in 0 to 1 are normalised with, RGB, where the file says it.
     pub mean: Option<[f32; 3]>,
     /// Standard deviation per channel that pixels are normalised with, RGB, where the file says it.
@@ -71,7 +74,8 @@ impl ModelConfig {
             } else {
                 Activation::Gelu
             },
-            head_width: model.vision_cfg.head_width,
+            visual_head_width: model.vision_cfg.head_width.get().into(),
+            text_head_width: model.text_cfg.head_width()?,
             mean: preprocess.mean,
             std: preprocess.std,
         })
@@ -101,8 +105,7 @@ struct Model {
     #[serde(default)]
     quick_gelu: bool,
     vision_cfg: Vision,
-    #[serde(rename = "text_cfg")]
-    _text_cfg: Text,
+    text_cfg: Text,
     #[serde(rename = "embed_dim")]
     _embed_dim: i64,
 }
@@ -111,7 +114,7 @@ struct Model {
 #[serde(deny_unknown_fields)]
 struct Vision {
     #[serde(default = "usual_head_width")]
-    head_width: i64,
+    head_width: NonZeroU32,
     #[serde(rename = "image_size")]
     _image_size: i64,
     /// A number for a ViT, four for a ResNet.
@@ -132,15 +135,26 @@ struct Text {
     _context_length: i64,
     #[serde(rename = "vocab_size")]
     _vocab_size: i64,
-    #[serde(rename = "width")]
-    _width: i64,
-    #[serde(rename = "heads")]
-    _heads: i64,
+    width: NonZeroU32,
+    heads: NonZeroU32,
     #[serde(rename = "layers")]
     _layers: i64,
 }
 
-fn usual_head_width() -> i64 {
+impl Text {
+    fn head_width(&self) -> Result<i64, serde_json::Error> {
+        let (width, heads) = (self.width.get(), self.heads.get());
+        if width % heads == 0 {
+            Ok((width / heads).into())
+        } else {
+            Err(serde::de::Error::custom(format!(
+                "text_cfg.width {width} cannot be divided into {heads} heads"
+            )))
+        }
+    }
+}
+
+fn usual_head_width() -> NonZeroU32 {
     HEAD_WIDTH
 }
 
@@ -168,7 +182,8 @@ mod tests {
     fn a_configuration_of_the_package_is_read() {
         let expected = ModelConfig {
             activation: Activation::QuickGelu,
-            head_width: 64,
+            visual_head_width: 64,
+            text_head_width: 64,
             mean: None,
             std: None,
         };
@@ -179,7 +194,8 @@ mod tests {
     fn a_configuration_of_a_hub_is_read_and_the_exact_gelu_is_the_default() {
         let expected = ModelConfig {
             activation: Activation::Gelu,
-            head_width: 80,
+            visual_head_width: 80,
+            text_head_width: 64,
             mean: Some([0.5, 0.25, 0.125]),
             std: Some([0.25, 0.5, 1.0]),
         };
@@ -191,6 +207,13 @@ mod tests {
         let other_pool = VIT_B_16_QUICKGELU.replace("\"patch_size\"", "\"pool_type\": \"avg\", \"patch_size\"");
         let error = ModelConfig::parse(&other_pool).unwrap_err().to_string();
         assert!(error.contains("unknown field `pool_type`"), "{error}");
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_the_width_are_refused() {
+        let error = ModelConfig::parse(&VIT_B_16_QUICKGELU.replace("\"heads\": 8", "\"heads\": 7")).unwrap_err();
+        assert_eq!(error.to_string(), "text_cfg.width 512 cannot be divided into 7 heads");
+        ModelConfig::parse(&VIT_B_16_QUICKGELU.replace("\"heads\": 8", "\"heads\": 0")).unwrap_err();
     }
 
     #[test]

@@ -1,0 +1,271 @@
+//! The visual towers and the dense scores against open_clip and an independent Python computation: see
+//! tools/golden/visual.py, which wrote the arrays.
+
+#![allow(clippy::disallowed_types)] // Golden arrays are compared as the layers below the engine make them: tensors.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use maskclip::clip::{CheckpointError, ModelConfig, VisualTower, Weights};
+use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
+use maskclip::label_map::{QueryOwner, ScoreKind};
+use tch::{Device, Kind, Tensor};
+
+/// Largest absolute difference allowed, in 32 bits.
+const TOLERANCE: f64 = 1e-4;
+
+const MODELS: [&str; 3] = ["vit_quick_gelu", "vit_gelu", "resnet"];
+
+const OWNERS: [QueryOwner; 7] = [
+    QueryOwner::Class(0),
+    QueryOwner::Class(0),
+    QueryOwner::Class(1),
+    QueryOwner::Class(2),
+    QueryOwner::Class(3),
+    QueryOwner::Class(4),
+    QueryOwner::Background,
+];
+
+const REFERENCE: KeySmoothing = KeySmoothing::Reference { threshold: 0.7 };
+
+/// Arrays of scores, with the prompt denoising and key smoothing that give them.
+const SCORES: [(&str, Option<f32>, KeySmoothing); 6] = [
+    ("logits", None, KeySmoothing::None),
+    ("denoised", Some(0.5), KeySmoothing::None),
+    ("formula", None, KeySmoothing::Formula),
+    ("reference", None, REFERENCE),
+    ("denoised_formula", Some(0.5), KeySmoothing::Formula),
+    ("denoised_reference", Some(0.5), REFERENCE),
+];
+
+#[test]
+fn every_array_is_the_python_references() {
+    let mut comparison = Comparison::default();
+    for model in MODELS {
+        let tower = load(model);
+        let arrays = Arrays::read(model);
+        for size in arrays.sizes() {
+            let image = arrays.get(&format!("{size}.image"));
+            let feature = tower.encode_image(&image.unsqueeze(0)).squeeze_dim(0);
+            comparison.add(&arrays, &format!("{size}.image_feature"), &feature);
+            for &attention in dense::attentions(&tower) {
+                compare_features(&tower, &arrays, size, attention, &mut comparison);
+                compare_scores(&tower, &arrays, size, attention, &mut comparison);
+            }
+        }
+    }
+    comparison.conclude();
+}
+
+fn compare_features(
+    tower: &VisualTower,
+    arrays: &Arrays,
+    size: &str,
+    attention: Attention,
+    comparison: &mut Comparison,
+) {
+    let image = arrays.get(&format!("{size}.image"));
+    let features =
+        DenseFeatures::extract(tower, image, attention, KeySmoothing::None).expect("the tower lists this attention");
+    comparison.add(arrays, &format!("{size}.image_feature"), &features.pooled);
+    comparison.add(arrays, &format!("{size}.{}.cells", name_of(attention)), &features.cells);
+}
+
+fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: Attention, comparison: &mut Comparison) {
+    let image = arrays.get(&format!("{size}.image"));
+    let text = arrays.get("text");
+    let temperature = arrays.get("temperature").double_value(&[]) as f32;
+    let prefix = format!("{size}.{}", name_of(attention));
+    for (array, prompt_denoising, key_smoothing) in SCORES {
+        let options = DenseOptions {
+            attention,
+            temperature,
+            prompt_denoising,
+            key_smoothing,
+        };
+        let scores = dense::score(tower, image, text, &OWNERS, &options).expect("the tower lists this attention");
+
+        let grid = &scores.grid;
+        assert_eq!(
+            format!("{}x{}", grid.height, grid.width),
+            cells_of(size, tower.patch_pixels())
+        );
+        // [queries, height, width] -> [queries, cells]
+        let values = Tensor::from_slice(&grid.values).view([text.size()[0], -1]);
+        let array = format!("{prefix}.{array}");
+        if key_smoothing == KeySmoothing::None {
+            assert_eq!(grid.kind, ScoreKind::Logits);
+            comparison.add(arrays, &array, &values);
+        } else {
+            assert_eq!(grid.kind, ScoreKind::Weights);
+            comparison.add_sums(arrays, &array, &values);
+        }
+        comparison.add(
+            arrays,
+            &format!("{prefix}.similarity"),
+            &Tensor::from_slice(&scores.similarity),
+        );
+        let image_probability = Tensor::from_slice(&scores.image_probability);
+        comparison.add(arrays, &format!("{size}.image_probability"), &image_probability);
+    }
+}
+
+#[test]
+fn sizes_are_read_off_the_shapes() {
+    let described = MODELS.map(|model| {
+        let tower = load(model);
+        (
+            tower.architecture(),
+            tower.patch_pixels(),
+            tower.training_pixels(),
+            tower.embedding_dimension(),
+        )
+    });
+    assert_eq!(
+        described,
+        [
+            ("ViT (3 layers of width 128, patch 16)".to_owned(), 16, 64, 48),
+            ("ViT (2 layers of width 96, patch 16)".to_owned(), 16, 64, 32),
+            ("ModifiedResNet (1, 2, 1, 1) width 16".to_owned(), 32, 96, 48),
+        ]
+    );
+}
+
+#[test]
+fn a_resnet_refuses_the_attention_that_needs_a_residual() {
+    let tower = load("resnet");
+    let image = Tensor::zeros([3, 96, 96], (Kind::Float, Device::Cpu));
+    let refused = DenseFeatures::extract(&tower, &image, Attention::MaskclipNoResidual, KeySmoothing::None);
+    assert_eq!(
+        refused.expect_err("a ResNet has no residual to leave out").to_string(),
+        "ModifiedResNet (1, 2, 1, 1) width 16 cannot compute the attention MaskclipNoResidual; it can [Clip, Maskclip]"
+    );
+}
+
+#[test]
+fn heads_that_do_not_divide_the_width_are_refused() {
+    let mut weights = open("vit_gelu");
+    let config = ModelConfig {
+        visual_head_width: 64,
+        ..config("vit_gelu")
+    };
+    let error = VisualTower::load(&mut weights, &config).expect_err("96 channels are not heads of 64");
+    assert!(
+        matches!(
+            error,
+            CheckpointError::UnevenHeads {
+                width: 96,
+                head_width: 64
+            }
+        ),
+        "{error}"
+    );
+}
+
+fn golden(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
+}
+
+fn open(model: &str) -> Weights {
+    let path = golden(&format!("visual_{model}.safetensors"));
+    Weights::load(&path, Device::Cpu, Kind::Float).expect("the golden weights are committed")
+}
+
+fn config(model: &str) -> ModelConfig {
+    ModelConfig::beside(&golden(&format!("visual_{model}.safetensors"))).expect("the configuration is committed beside")
+}
+
+/// The tower, which has to use every tensor of its file.
+fn load(model: &str) -> VisualTower {
+    let mut weights = open(model);
+    let tower = VisualTower::load(&mut weights, &config(model)).expect("the golden weights are a whole tower");
+    weights.finish().expect("the tower uses every tensor");
+    tower
+}
+
+/// "96x128" in pixels to "6x8" in cells.
+fn cells_of(size: &str, patch: i64) -> String {
+    let sides: Vec<i64> = size
+        .split('x')
+        .map(|side| side.parse().expect("a size is two numbers"))
+        .collect();
+    format!("{}x{}", sides[0] / patch, sides[1] / patch)
+}
+
+/// The name of an attention in requests and in the arrays.
+fn name_of(attention: Attention) -> String {
+    let name = serde_json::to_value(attention).expect("an attention is a string");
+    name.as_str().expect("an attention is a string").to_owned()
+}
+
+struct Arrays {
+    model: &'static str,
+    by_name: HashMap<String, Tensor>,
+}
+
+impl Arrays {
+    fn read(model: &'static str) -> Self {
+        let path = golden(&format!("visual_{model}_arrays.safetensors"));
+        let arrays = Tensor::read_safetensors(path).expect("the golden arrays are committed");
+        Self {
+            model,
+            by_name: arrays.into_iter().collect(),
+        }
+    }
+
+    fn get(&self, name: &str) -> &Tensor {
+        let found = self.by_name.get(name);
+        found.unwrap_or_else(|| panic!("the arrays of {} have no {name}", self.model))
+    }
+
+    /// The image sizes, "height x width" in pixels.
+    fn sizes(&self) -> Vec<&str> {
+        let mut sizes: Vec<&str> = self
+            .by_name
+            .keys()
+            .filter_map(|name| name.strip_suffix(".image"))
+            .collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes.len(), 4, "the training grid, another square one, wide, tall");
+        sizes
+    }
+}
+
+/// Differences array by array, so that a failure shows all of them.
+#[derive(Default)]
+struct Comparison {
+    differences: Vec<(String, f64)>,
+}
+
+impl Comparison {
+    fn add(&mut self, arrays: &Arrays, name: &str, found: &Tensor) {
+        self.add_in_units(arrays, name, found, &Tensor::from(1f32));
+    }
+
+    /// For sums over all cells, which pass 100 where other arrays stay near 1: beyond 1 the difference is relative.
+    fn add_sums(&mut self, arrays: &Arrays, name: &str, found: &Tensor) {
+        self.add_in_units(arrays, name, found, &arrays.get(name).abs().clamp_min(1.0));
+    }
+
+    fn add_in_units(&mut self, arrays: &Arrays, name: &str, found: &Tensor, unit: &Tensor) {
+        let expected = arrays.get(name);
+        assert_eq!(found.size(), expected.size(), "{} {name}", arrays.model);
+        let difference = ((found - expected) / unit).abs().max().double_value(&[]);
+        self.differences.push((format!("{} {name}", arrays.model), difference));
+    }
+
+    fn conclude(mut self) {
+        self.differences.sort_by(|left, right| right.1.total_cmp(&left.1));
+        println!("{} comparisons, the largest differences:", self.differences.len());
+        for (name, difference) in self.differences.iter().take(10) {
+            println!("{difference:9.2e}  {name}");
+        }
+        let is_close = |difference: f64| difference <= TOLERANCE; // Not so for a NaN.
+        let beyond: Vec<_> = self
+            .differences
+            .iter()
+            .filter(|(_, difference)| !is_close(*difference))
+            .collect();
+        assert!(beyond.is_empty(), "beyond {TOLERANCE:e}: {beyond:#?}");
+    }
+}
