@@ -186,7 +186,7 @@ def text_golden(quick_gelu: bool) -> tuple[dict[str, torch.Tensor], dict[str, st
         if not name.startswith("visual.") and name not in ("logit_scale", "attn_mask", "token_embedding.weight")
     }
     tensors |= {
-        "token_embedding.rows": rows
+        "token_embedding.rows": rows,
         "token_embedding.values": model.token_embedding.weight.detach()[rows].contiguous(),
         "golden.features": features,
         "golden.ensembles": ensembles.contiguous(),
