@@ -4,6 +4,7 @@
 //! of tensors or models beyond the three numbers in [`Normalisation`].
 
 mod decode;
+mod embedded;
 mod resize;
 
 pub use ::image::RgbImage;
