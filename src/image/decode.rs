@@ -278,7 +278,10 @@ mod tests {
         let file = golden("orientation-1.jpg");
         let image = decode(&file[..file.len() - 10], LIMIT).expect("most of it is there");
         assert_eq!(image.dimensions(), (32, 16));
-        assert!(image.get_pixel(8, 4).0[0].abs_diff(200) <= 3, "the first quarter came whole");
+        assert!(
+            image.get_pixel(8, 4).0[0].abs_diff(200) <= 3,
+            "the first quarter came whole"
+        );
     }
 
     #[test]
