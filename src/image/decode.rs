@@ -11,18 +11,19 @@ use ::image::{
 };
 
 use super::DecodeError;
+use super::embedded::largest_embedded_frame;
 
 /// The formats that are read, as error messages name them.
 const SUPPORTED: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF";
 
-/// What a decoder may allocate beside the decoded pixels, for its tables and metadata.
-const OVERHEAD_BYTES: u64 = 16 << 20;
+/// What a decoder may allocate beside the decoded pixels: tables, metadata, rows.
+const OVERHEAD_BYTES: u64 = 64 << 20;
 
 /// Decodes an image to upright 8-bit RGB.
 ///
 /// The format is told by the content: JPEG, PNG, WebP, GIF, BMP or TIFF; of an animation the first
-/// frame, of a TIFF the first page. Width times height is read from the header and compared with
-/// `max_image_pixels` before pixels are allocated. Then:
+/// frame, of a TIFF the first page. Width times height is read from the header (and from those of streams
+/// inside a WebP or TIFF) and compared with `max_image_pixels` before pixels are allocated. Then:
 ///
 /// - the EXIF (or TIFF) orientation is applied, so width and height are those a viewer shows;
 /// - grey and palette images become RGB, 16-bit samples are rounded to 8 bits, CMYK and YCCK JPEGs
@@ -49,30 +50,39 @@ pub fn decode(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeErr
 /// [`decode`], where a defect of a decoder may surface as a panic.
 fn decode_trusting(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeError> {
     let format = sniff(bytes)?;
-    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format)
-        .into_decoder()
-        .map_err(undecodable)?;
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels > max_image_pixels {
-        return Err(DecodeError::TooManyPixels {
-            width,
-            height,
-            limit: max_image_pixels,
-        });
-    }
-    if pixels == 0 {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(allocating_at_most(OVERHEAD_BYTES));
+    let mut decoder = reader.into_decoder().map_err(undecodable)?;
+
+    let size @ (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
         return Err(DecodeError::Undecodable(format!("it has {width} x {height} pixels")));
     }
+    for (width, height) in [size].into_iter().chain(largest_embedded_frame(format, bytes)) {
+        if u64::from(width) * u64::from(height) > max_image_pixels {
+            return Err(DecodeError::TooManyPixels {
+                width,
+                height,
+                limit: max_image_pixels,
+            });
+        }
+    }
 
-    let mut limits = Limits::no_limits();
     // Decoders that convert (CMYK, planes, a GIF's canvas) hold a second and a third copy.
-    limits.max_alloc = Some(decoder.total_bytes().saturating_mul(3).saturating_add(OVERHEAD_BYTES));
-    decoder.set_limits(limits).map_err(undecodable)?;
+    let copies = decoder.total_bytes().saturating_mul(3);
+    decoder
+        .set_limits(allocating_at_most(copies.saturating_add(OVERHEAD_BYTES)))
+        .map_err(undecodable)?;
     let orientation = decoder.orientation().map_err(undecodable)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
     image.apply_orientation(orientation);
     Ok(flatten(image))
+}
+
+fn allocating_at_most(bytes: u64) -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(bytes);
+    limits
 }
 
 /// The format by the first bytes, if it is one this server reads.
@@ -182,20 +192,37 @@ mod tests {
 
     #[test]
     fn pixels_are_counted_from_the_header_alone() {
-        // A PNG header that promises 100,000 x 100,000 pixels, with nothing behind it.
+        // A PNG whose header promises 100,000 x 100,000 pixels.
         let mut file = golden("rgb.png");
-        let ihdr = 8..33;
         file[16..20].copy_from_slice(&100_000_u32.to_be_bytes());
         file[20..24].copy_from_slice(&100_000_u32.to_be_bytes());
         let checksum = png_checksum(&file[12..29]);
         file[29..33].copy_from_slice(&checksum.to_be_bytes());
-        file.truncate(ihdr.end);
-        file.extend_from_slice(&golden("rgb.png")[33..]);
         let error = decode(&file, 33_000_000).expect_err("too many pixels");
         assert_eq!(
             error.to_string(),
             "the image has 100000 x 100000 pixels, more than limits.max_image_pixels = 33000000"
         );
+    }
+
+    #[test]
+    fn a_large_frame_behind_a_small_canvas_is_counted_too() {
+        // Canvas 32 x 16 as VP8X has it (sides less one), over a VP8 frame that says 16383 x 16383.
+        let simple = golden("lossy.webp");
+        assert_eq!(&simple[12..16], b"VP8 ");
+        let mut frame = simple[12..].to_vec();
+        frame[14..18].copy_from_slice(&[0xff, 0x3f, 0xff, 0x3f]);
+        let canvas = [b"WEBPVP8X\x0a\0\0\0\0\0\0\0".as_slice(), &[31, 0, 0, 15, 0, 0]].concat();
+        let length = (canvas.len() + frame.len()) as u32;
+        let file = [b"RIFF".as_slice(), &length.to_le_bytes(), &canvas, &frame].concat();
+        assert!(matches!(
+            decode(&file, LIMIT),
+            Err(DecodeError::TooManyPixels {
+                width: 16_383,
+                height: 16_383,
+                limit: LIMIT
+            })
+        ));
     }
 
     /// CRC-32 as PNG defines it.
@@ -244,6 +271,17 @@ mod tests {
             decode(&file[..file.len() / 2], LIMIT),
             Err(DecodeError::Undecodable(_))
         ));
+    }
+
+    #[test]
+    fn a_jpeg_that_ends_early_shows_what_there_is() {
+        let file = golden("orientation-1.jpg");
+        let image = decode(&file[..file.len() - 10], LIMIT).expect("most of it is there");
+        assert_eq!(image.dimensions(), (32, 16));
+        assert!(
+            image.get_pixel(8, 4).0[0].abs_diff(200) <= 3,
+            "the first quarter came whole"
+        );
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct LabelMapOptions {
     /// Number of classes; ids run from 0 to one less.
     pub classes: usize,
     /// The label of background pixels: [`UNLABELLED`], or the id of the class that was named
-    /// "background".
+    /// "background", as whose queries the background's then count.
     pub background_label: u16,
     /// A pixel whose best class probability is below this becomes background; 0 keeps all.
     pub background_threshold: f32,

@@ -257,7 +257,7 @@ fn equals_pytorch() {
         let grid = grid(ScoreKind::Logits, owners.len(), height, width, golden.scores);
         let map = label_map(&grid, &owners, &options(golden.image[1], golden.image[0], classes));
         let confidence = map.confidence.expect("asked for");
-        for pixel in 0..map.labels.len() {
+        for (pixel, &confidence) in confidence.iter().enumerate() {
             let label = usize::from(map.labels[pixel]).min(classes);
             let (owner, margin) = (usize::from(golden.owner[pixel]), golden.margin[pixel]);
             assert!(
@@ -265,7 +265,7 @@ fn equals_pytorch() {
                 "{}, pixel {pixel}: {label}, not {owner}",
                 golden.name
             );
-            let difference = f32::from(confidence[pixel]) - 255.0 * golden.probability[pixel];
+            let difference = f32::from(confidence) - 255.0 * golden.probability[pixel];
             assert!(
                 difference.abs() < 0.51,
                 "{}, pixel {pixel}: confidence {difference}",
