@@ -37,8 +37,15 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 7] =
-        [Self::Decode, Self::Preprocess, Self::Text, Self::Queue, Self::Model, Self::LabelMap, Self::Encode];
+    pub const ALL: [Self; 7] = [
+        Self::Decode,
+        Self::Preprocess,
+        Self::Text,
+        Self::Queue,
+        Self::Model,
+        Self::LabelMap,
+        Self::Encode,
+    ];
 
     /// The name in metrics, and with `_seconds` behind it in a reply's timings.
     pub const fn name(self) -> &'static str {
@@ -77,7 +84,9 @@ pub struct Metrics {
 }
 
 /// Upper bounds in seconds, from a cached PNG to a cold vocabulary.
-const SECONDS_BUCKETS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+const SECONDS_BUCKETS: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+];
 
 impl Metrics {
     /// A registry of its own with every metric in it.
@@ -90,8 +99,11 @@ impl Metrics {
             )
             .expect("the metric's definition is constant"),
             http_request_seconds: HistogramVec::new(
-                HistogramOpts::new("maskclip_http_request_seconds", "Seconds from a request's head to its reply's head.")
-                    .buckets(SECONDS_BUCKETS.to_vec()),
+                HistogramOpts::new(
+                    "maskclip_http_request_seconds",
+                    "Seconds from a request's head to its reply's head.",
+                )
+                .buckets(SECONDS_BUCKETS.to_vec()),
                 &["route"],
             )
             .expect("the metric's definition is constant"),
@@ -107,10 +119,19 @@ impl Metrics {
             )
             .expect("the metric's definition is constant"),
             queue_depth: gauge("maskclip_queue_depth", "Jobs waiting for a worker."),
-            requests_in_flight: gauge("maskclip_requests_in_flight", "Requests the engine holds, waiting or running."),
+            requests_in_flight: gauge(
+                "maskclip_requests_in_flight",
+                "Requests the engine holds, waiting or running.",
+            ),
             workers_live: gauge("maskclip_workers_live", "Worker threads with a warm model."),
-            vocabulary_hits: counter("maskclip_vocabulary_hits_total", "Text embeddings served from the store."),
-            vocabulary_misses: counter("maskclip_vocabulary_misses_total", "Text embeddings that had to be computed."),
+            vocabulary_hits: counter(
+                "maskclip_vocabulary_hits_total",
+                "Text embeddings served from the store.",
+            ),
+            vocabulary_misses: counter(
+                "maskclip_vocabulary_misses_total",
+                "Text embeddings that had to be computed.",
+            ),
             vocabulary_bytes: gauge("maskclip_vocabulary_bytes", "Bytes of text embeddings held."),
             registry,
         };
@@ -137,26 +158,36 @@ impl Metrics {
             Box::new(build_info),
         ];
         for collector in collectors {
-            metrics.registry.register(collector).expect("every metric has a name of its own");
+            metrics
+                .registry
+                .register(collector)
+                .expect("every metric has a name of its own");
         }
         metrics
     }
 
     /// Makes the label set of a route's status exist at 0.
     pub fn declare_http(&self, route: &str, method: &str, status: u16) {
-        self.http_requests.with_label_values(&[route, method, &status.to_string()]);
+        self.http_requests
+            .with_label_values(&[route, method, &status.to_string()]);
         self.http_request_seconds.with_label_values(&[route]);
     }
 
     /// Counts an answered request.
     pub fn http_request(&self, route: &str, method: &str, status: u16, elapsed: Duration) {
-        self.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
-        self.http_request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+        self.http_requests
+            .with_label_values(&[route, method, &status.to_string()])
+            .inc();
+        self.http_request_seconds
+            .with_label_values(&[route])
+            .observe(elapsed.as_secs_f64());
     }
 
     /// Records the seconds one request spent in one stage.
     pub fn stage(&self, stage: Stage, elapsed: Duration) {
-        self.stage_seconds.with_label_values(&[stage.name()]).observe(elapsed.as_secs_f64());
+        self.stage_seconds
+            .with_label_values(&[stage.name()])
+            .observe(elapsed.as_secs_f64());
     }
 
     /// Says which model is loaded.
@@ -176,7 +207,9 @@ impl Metrics {
     /// All metrics in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("writing to memory does not fail");
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing to memory does not fail");
         String::from_utf8(text).expect("the text format is UTF-8")
     }
 }
@@ -218,9 +251,16 @@ mod tests {
     fn label_sets_exist_from_the_start() {
         let text = Metrics::new().render();
         for stage in Stage::ALL {
-            assert!(text.contains(&format!("maskclip_stage_seconds_count{{stage=\"{}\"}} 0", stage.name())), "{text}");
+            assert!(
+                text.contains(&format!("maskclip_stage_seconds_count{{stage=\"{}\"}} 0", stage.name())),
+                "{text}"
+            );
         }
-        for name in ["maskclip_queue_depth 0", "maskclip_vocabulary_misses_total 0", "maskclip_workers_live 0"] {
+        for name in [
+            "maskclip_queue_depth 0",
+            "maskclip_vocabulary_misses_total 0",
+            "maskclip_workers_live 0",
+        ] {
             assert!(text.contains(name), "{name} is missing from\n{text}");
         }
     }

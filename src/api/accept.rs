@@ -25,7 +25,9 @@ pub(super) fn negotiate(headers: &HeaderMap, offered: &[&'static str]) -> Result
     match best {
         _ if accepts_anything => Ok(offered[0]),
         Some((candidate, _)) => Ok(candidate),
-        None => Err(ApiError::NotAcceptable { offered: offered.join(", ") }),
+        None => Err(ApiError::NotAcceptable {
+            offered: offered.join(", "),
+        }),
     }
 }
 
@@ -49,7 +51,11 @@ impl MediaRange {
             .map_or(Ok(1.0), str::parse::<f32>)
             .ok()
             .filter(|quality| (0.0..=1.0).contains(quality))?;
-        Some(Self { kind: kind.to_ascii_lowercase(), subtype: subtype.to_ascii_lowercase(), quality })
+        Some(Self {
+            kind: kind.to_ascii_lowercase(),
+            subtype: subtype.to_ascii_lowercase(),
+            quality,
+        })
     }
 
     /// How closely the range describes the media type: 0 for `*/*`, 1 for `image/*`, 2 for
@@ -69,7 +75,11 @@ impl MediaRange {
 fn quality(ranges: &[MediaRange], media_type: &str) -> f32 {
     ranges
         .iter()
-        .filter_map(|range| range.specificity(media_type).map(|specificity| (specificity, range.quality)))
+        .filter_map(|range| {
+            range
+                .specificity(media_type)
+                .map(|specificity| (specificity, range.quality))
+        })
         .max_by_key(|&(specificity, _)| specificity)
         .map_or(0.0, |(_, quality)| quality)
 }
@@ -102,7 +112,10 @@ mod tests {
         assert_eq!(chosen("IMAGE/PNG;q=0.5, application/json;q=0.4"), Some(PNG));
         assert_eq!(chosen("image/png, application/json"), Some(JSON));
         // What Chromium sends for a page.
-        assert_eq!(chosen("text/html,application/xhtml+xml,image/avif,image/webp,*/*;q=0.8"), Some(JSON));
+        assert_eq!(
+            chosen("text/html,application/xhtml+xml,image/avif,image/webp,*/*;q=0.8"),
+            Some(JSON)
+        );
     }
 
     #[test]
@@ -114,7 +127,14 @@ mod tests {
 
     #[test]
     fn what_is_excluded_unknown_or_unreadable_is_not_acceptable() {
-        for value in ["text/html", "application/json;q=0", "json", "", "application/json;q=nan", "image/png;q=2"] {
+        for value in [
+            "text/html",
+            "application/json;q=0",
+            "json",
+            "",
+            "application/json;q=nan",
+            "image/png;q=2",
+        ] {
             assert_eq!(chosen(value), None, "Accept: {value}");
         }
     }

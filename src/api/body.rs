@@ -30,10 +30,12 @@ pub(super) fn unsupported_media_type(found: Option<String>, supported: &'static 
 /// 413 above `limits.max_request_bytes`, 400 when the client broke off.
 pub(super) async fn read_bytes(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
     let limit = state.config.limits.max_request_bytes;
-    Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::RequestTooLarge { limit },
-        _ => ApiError::Malformed(format!("the body broke off: {}", rejection.body_text())),
-    })
+    Bytes::from_request(request, state)
+        .await
+        .map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::RequestTooLarge { limit },
+            _ => ApiError::Malformed(format!("the body broke off: {}", rejection.body_text())),
+        })
 }
 
 /// A JSON body.
@@ -60,7 +62,11 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
         let inner = error.into_inner();
         if inner.is_data() {
             let path = (path != ".").then_some(path);
-            ApiError::Invalid { path, detail: inner.to_string(), limit: None }
+            ApiError::Invalid {
+                path,
+                detail: inner.to_string(),
+                limit: None,
+            }
         } else {
             not_json(&inner)
         }
@@ -82,6 +88,10 @@ impl From<PathRejection> for ApiError {
 
 impl From<QueryRejection> for ApiError {
     fn from(rejection: QueryRejection) -> Self {
-        Self::Invalid { path: None, detail: rejection.body_text(), limit: None }
+        Self::Invalid {
+            path: None,
+            detail: rejection.body_text(),
+            limit: None,
+        }
     }
 }

@@ -9,8 +9,14 @@ pub(super) fn matches(headers: &HeaderMap, header: HeaderName, etag: &str) -> bo
 
 /// The entity tags in a header, quotes included. Tags of this server hold no commas.
 pub(super) fn tags(headers: &HeaderMap, header: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(header).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|tag| !tag.is_empty())
+    let values = headers
+        .get_all(header)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|tag| !tag.is_empty())
 }
 
 #[cfg(test)]

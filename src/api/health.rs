@@ -48,7 +48,9 @@ pub(super) async fn get_readiness(State(state): State<AppState>) -> Result<Json<
     match state.engine.readiness() {
         Readiness::Ready => Ok(Json(Health { status: "ready" })),
         Readiness::Starting => Err(ApiError::Unavailable("the model is being loaded")),
-        Readiness::Recovering => Err(ApiError::Unavailable("the model's worker failed and is being restarted")),
+        Readiness::Recovering => Err(ApiError::Unavailable(
+            "the model's worker failed and is being restarted",
+        )),
         Readiness::Draining => Err(ApiError::Unavailable("the server is going down")),
     }
 }

@@ -34,15 +34,23 @@ pub(super) async fn observe(
 
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        write_problem(&mut response, Problem { instance: Some(id.clone()), ..problem });
+        write_problem(
+            &mut response,
+            Problem {
+                instance: Some(id.clone()),
+                ..problem
+            },
+        );
     }
     let value = HeaderValue::from_str(&id).expect("request ids are printable ASCII");
     response.headers_mut().insert(X_REQUEST_ID, value);
 
     let status = response.status().as_u16();
-    let seconds = started.elapsed().as_secs_f64();
-    state.metrics.http_request(&route, method_label(&method), status, seconds);
-    tracing::info!(parent: &span, status, seconds, "answered");
+    let elapsed = started.elapsed();
+    state
+        .metrics
+        .http_request(&route, method_label(&method), status, elapsed);
+    tracing::info!(parent: &span, status, seconds = elapsed.as_secs_f64(), "answered");
     response
 }
 
@@ -52,7 +60,10 @@ fn request_id(headers: &HeaderMap) -> String {
         .get(X_REQUEST_ID)
         .and_then(|value| value.to_str().ok())
         .filter(|id| (1..=MAX_REQUEST_ID_CHARACTERS).contains(&id.len()))
-        .filter(|id| id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)))
+        .filter(|id| {
+            id.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        })
         .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
 }
 

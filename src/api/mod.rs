@@ -14,6 +14,7 @@ mod models;
 mod page;
 pub mod problem;
 pub mod segment;
+mod serve;
 pub mod vocabularies;
 mod wire;
 
@@ -36,6 +37,7 @@ use crate::telemetry::Metrics;
 use problem::{ApiError, Problem, ProblemType};
 
 pub use models::{Limits, Model, ModelList};
+pub use serve::serve;
 pub use wire::{ClassBody, ClassDetail};
 
 /// What every handler may use.
@@ -95,9 +97,17 @@ fn documented() -> OpenApiRouter<AppState> {
 /// Makes a counter for every documented status of every route exist from the start.
 fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &Metrics) {
     for (route, item) in &openapi.paths.paths {
-        let operations = [("GET", &item.get), ("PUT", &item.put), ("POST", &item.post), ("DELETE", &item.delete)];
+        let operations = [
+            ("GET", &item.get),
+            ("PUT", &item.put),
+            ("POST", &item.post),
+            ("DELETE", &item.delete),
+        ];
         for (method, operation) in operations {
-            for status in operation.iter().flat_map(|operation| operation.responses.responses.keys()) {
+            for status in operation
+                .iter()
+                .flat_map(|operation| operation.responses.responses.keys())
+            {
                 let status = status.parse().expect("the routes document numbers, no ranges");
                 metrics.declare_http(route, method, status);
             }

@@ -115,6 +115,14 @@ impl From<&LimitsConfig> for Limits {
     responses((status = 200, description = "The loaded models.", body = ModelList), NoProblems),
 )]
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
-    let models = state.engine.model().iter().map(|info| Model::from(info.as_ref())).collect();
-    Json(ModelList { models, limits: Limits::from(&state.config.limits) })
+    let models = state
+        .engine
+        .model()
+        .iter()
+        .map(|info| Model::from(info.as_ref()))
+        .collect();
+    Json(ModelList {
+        models,
+        limits: Limits::from(&state.config.limits),
+    })
 }

@@ -41,8 +41,17 @@ pub(super) async fn get_asset(Path(path): Path<String>, uri: Uri, headers: Heade
 fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let file = Web::get(file).ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
     let digest = file.metadata.sha256_hash();
-    let etag = format!("\"{}\"", digest[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    let cache = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, "no-cache".to_owned())];
+    let etag = format!(
+        "\"{}\"",
+        digest[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    );
+    let cache = [
+        (header::ETAG, etag.clone()),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+    ];
     if etag::matches(headers, header::IF_NONE_MATCH, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
     }

@@ -169,9 +169,7 @@ impl ProblemType {
             Self::VocabularyNotFound => "No vocabulary has this name. Define it, then repeat the request.",
             Self::MethodNotAllowed => "The `Allow` header lists the methods that are answered.",
             Self::NotAcceptable => "`Accept` excludes every form this route can answer in; `detail` lists them.",
-            Self::VocabularyReadOnly => {
-                "Vocabularies shipped with the server cannot be changed; choose another name."
-            }
+            Self::VocabularyReadOnly => "Vocabularies shipped with the server cannot be changed; choose another name.",
             Self::TooManyVocabularies => {
                 "As many vocabularies are defined as `limits.max_vocabularies` allows; drop one first."
             }
@@ -203,7 +201,9 @@ impl ProblemType {
                 "As many requests are in the server as `engine.queue_capacity` allows. Wait for `Retry-After` seconds."
             }
             Self::Internal => "A defect of the server. The log has the detail, under the id in `instance`.",
-            Self::Unavailable => "The model is still being loaded, or the server is going down. Try again, or elsewhere.",
+            Self::Unavailable => {
+                "The model is still being loaded, or the server is going down. Try again, or elsewhere."
+            }
             Self::DeadlineExceeded => {
                 "No result within `deadline_seconds`. Texts go on being embedded and are kept, so a repeat is faster."
             }
@@ -212,7 +212,14 @@ impl ProblemType {
 
     /// A table of all kinds in Markdown, for the OpenAPI document.
     pub(super) fn table() -> String {
-        let rows = Self::ALL.map(|kind| format!("| {} | `{}` | {} |\n", kind.status().as_str(), kind.uri(), kind.meaning()));
+        let rows = Self::ALL.map(|kind| {
+            format!(
+                "| {} | `{}` | {} |\n",
+                kind.status().as_str(),
+                kind.uri(),
+                kind.meaning()
+            )
+        });
         format!("| status | `type` | meaning |\n|---|---|---|\n{}", rows.concat())
     }
 }
@@ -227,7 +234,9 @@ impl PartialSchema for ProblemType {
     fn schema() -> RefOr<utoipa::openapi::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
-            .description(Some("A URI reference that stands for the kind of problem; it never changes its meaning."))
+            .description(Some(
+                "A URI reference that stands for the kind of problem; it never changes its meaning.",
+            ))
             .enum_values(Some(Self::ALL.map(Self::uri)))
             .into()
     }
@@ -274,12 +283,18 @@ pub struct Limit {
 impl Limit {
     /// A limit in whole units.
     pub fn whole(name: &'static str, value: u64) -> Self {
-        Self { name, value: value.into() }
+        Self {
+            name,
+            value: value.into(),
+        }
     }
 
     /// A limit in fractions of a unit; settings are validated to be finite.
     pub fn fractional(name: &'static str, value: f64) -> Self {
-        Self { name, value: serde_json::Number::from_f64(value).expect("settings are validated to be finite") }
+        Self {
+            name,
+            value: serde_json::Number::from_f64(value).expect("settings are validated to be finite"),
+        }
     }
 }
 
@@ -350,7 +365,11 @@ pub enum ApiError {
 impl ApiError {
     /// A field that is missing, unknown or out of its range.
     pub fn invalid(path: &str, detail: impl Into<String>) -> Self {
-        Self::Invalid { path: Some(path.to_owned()), detail: detail.into(), limit: None }
+        Self::Invalid {
+            path: Some(path.to_owned()),
+            detail: detail.into(),
+            limit: None,
+        }
     }
 
     /// The kind of problem this is: the one mapping from errors to statuses.
@@ -376,7 +395,7 @@ impl ApiError {
                 DecodeError::UnknownFormat { .. } | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
             },
             Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
-            Self::Segment(SegmentError::Invalid(_)) => ProblemType::InvalidRequest,
+            Self::Segment(SegmentError::InputTooLarge(_)) => ProblemType::InvalidRequest,
             Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
             Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
             Self::Unavailable(_) | Self::Segment(SegmentError::Unavailable(_)) => ProblemType::Unavailable,
@@ -391,6 +410,9 @@ impl ApiError {
             Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
             Self::Segment(SegmentError::Image(DecodeError::TooManyPixels { limit, .. })) => {
                 Some(Limit::whole("limits.max_image_pixels", *limit))
+            }
+            Self::Segment(SegmentError::InputTooLarge(error)) => {
+                Some(Limit::whole("limits.max_input_pixels", error.limit))
             }
             Self::Segment(SegmentError::Overloaded { capacity }) => {
                 Some(Limit::whole("engine.queue_capacity", *capacity as u64))
@@ -443,7 +465,9 @@ impl IntoResponse for ApiError {
         }
         let mut response = problem.kind.status().into_response();
         if matches!(problem.kind, ProblemType::Overloaded | ProblemType::DeadlineExceeded) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response.extensions_mut().insert(problem);
         response
@@ -456,7 +480,10 @@ pub(super) fn responses(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa:
     for &kind in kinds.iter().chain(&[ProblemType::Internal]) {
         by_status.entry(kind.status()).or_default().push(kind);
     }
-    by_status.into_iter().map(|(status, kinds)| (status.as_str().to_owned(), response(&kinds).into())).collect()
+    by_status
+        .into_iter()
+        .map(|(status, kinds)| (status.as_str().to_owned(), response(&kinds).into()))
+        .collect()
 }
 
 /// A route that fails only by our fault.
@@ -470,15 +497,23 @@ impl IntoResponses for NoProblems {
 
 /// One status with the kinds of problems it stands for.
 fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
-    let meanings: Vec<_> = kinds.iter().map(|kind| format!("`{}`: {}", kind.uri(), kind.meaning())).collect();
+    let meanings: Vec<_> = kinds
+        .iter()
+        .map(|kind| format!("`{}`: {}", kind.uri(), kind.meaning()))
+        .collect();
     let mut content = ContentBuilder::new().schema(Some(RefOr::Ref(utoipa::openapi::Ref::from_schema_name("Problem"))));
     for kind in kinds {
         let name = kind.uri().trim_start_matches("/problems/");
         let value = serde_json::json!({"type": kind.uri(), "title": kind.title(), "status": kind.status().as_u16()});
         content = content.examples_from_iter([(name, ExampleBuilder::new().value(Some(value)).build())]);
     }
-    let mut response = ResponseBuilder::new().description(meanings.join("\n\n")).content(PROBLEM_JSON, content.build());
-    if kinds.iter().any(|kind| matches!(kind, ProblemType::Overloaded | ProblemType::DeadlineExceeded)) {
+    let mut response = ResponseBuilder::new()
+        .description(meanings.join("\n\n"))
+        .content(PROBLEM_JSON, content.build());
+    if kinds
+        .iter()
+        .any(|kind| matches!(kind, ProblemType::Overloaded | ProblemType::DeadlineExceeded))
+    {
         response = response.header(
             "retry-after",
             utoipa::openapi::header::HeaderBuilder::new()

@@ -148,7 +148,10 @@ pub(super) async fn list_vocabularies(
     let vocabularies = match kind {
         VocabularyKind::Named => {
             let named = state.engine.vocabularies().list();
-            named.iter().map(|vocabulary| summarise_named(&state, vocabulary)).collect()
+            named
+                .iter()
+                .map(|vocabulary| summarise_named(&state, vocabulary))
+                .collect()
         }
         VocabularyKind::Recent => {
             let recent = state.engine.recent_lists().list();
@@ -198,7 +201,9 @@ pub(super) async fn put_vocabulary(
     let classes = classes.into_iter().map(Into::into).collect();
     let list = ClassList::new(classes, background, &state.config.limits).map_err(VocabularyError::from)?;
     let templates = state.config.defaults.templates;
-    let (vocabulary, stored) = state.engine.define_vocabulary(&name, list, &precondition(&headers), templates)?;
+    let (vocabulary, stored) = state
+        .engine
+        .define_vocabulary(&name, list, &precondition(&headers), templates)?;
     let reply = describe(&state, &vocabulary);
     let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
     let status = match stored {
@@ -231,7 +236,10 @@ pub(super) async fn get_vocabulary(
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
     let vocabulary = state.engine.vocabularies().get(&name)?;
-    let headers = [(header::ETAG, vocabulary.entity_tag.as_str()), (header::CACHE_CONTROL, "no-store")];
+    let headers = [
+        (header::ETAG, vocabulary.entity_tag.as_str()),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
     Ok((headers, Json(describe(&state, &vocabulary))).into_response())
 }
 
@@ -314,7 +322,11 @@ fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySummary 
 }
 
 fn first_names(list: &ClassList) -> Vec<String> {
-    list.classes().iter().take(SUMMARY_NAMES).map(|class| class.name.clone()).collect()
+    list.classes()
+        .iter()
+        .take(SUMMARY_NAMES)
+        .map(|class| class.name.clone())
+        .collect()
 }
 
 /// Seconds since a moment; 0 when the clock has been set back behind it.
@@ -324,10 +336,18 @@ fn seconds_since(moment: SystemTime) -> f64 {
 
 /// The embeddings of the loaded model, if there is one.
 fn embeddings(state: &AppState, list: &ClassList, templates: TemplateSet) -> Vec<EmbeddingState> {
-    let Some(model) = state.engine.model() else { return Vec::new() };
+    let Some(model) = state.engine.model() else {
+        return Vec::new();
+    };
     let (embedded, total) = state.engine.embedded(&model, list, templates);
     let bytes = embedded * model.embedding_dimension * size_of::<f32>();
-    vec![EmbeddingState { model: model.name.clone(), templates, embedded, total, bytes }]
+    vec![EmbeddingState {
+        model: model.name.clone(),
+        templates,
+        embedded,
+        total,
+        bytes,
+    }]
 }
 
 /// The problems of `GET /v1/vocabularies`.

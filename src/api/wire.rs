@@ -35,7 +35,10 @@ pub struct ClassDetail {
 impl From<ClassBody> for Class {
     fn from(body: ClassBody) -> Self {
         match body {
-            ClassBody::Name(name) => Self { name, synonyms: Vec::new() },
+            ClassBody::Name(name) => Self {
+                name,
+                synonyms: Vec::new(),
+            },
             ClassBody::Detail(ClassDetail { name, synonyms }) => Self { name, synonyms },
         }
     }
@@ -46,7 +49,10 @@ impl From<Class> for ClassBody {
         if class.synonyms.is_empty() {
             Self::Name(class.name)
         } else {
-            Self::Detail(ClassDetail { name: class.name, synonyms: class.synonyms })
+            Self::Detail(ClassDetail {
+                name: class.name,
+                synonyms: class.synonyms,
+            })
         }
     }
 }

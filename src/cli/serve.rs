@@ -39,11 +39,16 @@ impl ServeArguments {
     /// The flags that were given, nested like the configuration file.
     fn settings(&self) -> Dict {
         let section = |entries: &[(&str, Option<String>)]| -> Value {
-            let given = entries.iter().filter_map(|(key, value)| Some(((*key).to_owned(), Value::from(value.clone()?))));
+            let given = entries
+                .iter()
+                .filter_map(|(key, value)| Some(((*key).to_owned(), Value::from(value.clone()?))));
             Value::from(given.collect::<Dict>())
         };
         Dict::from([
-            ("server".to_owned(), section(&[("listen", self.listen.map(|address| address.to_string()))])),
+            (
+                "server".to_owned(),
+                section(&[("listen", self.listen.map(|address| address.to_string()))]),
+            ),
             (
                 "model".to_owned(),
                 section(&[
@@ -62,7 +67,10 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     telemetry::start_logs(&config.telemetry)?;
     // Found before anything listens: a model that is not there, a device that is not there.
     let model = ClipModel::find(&config.model)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(Arc::new(config), model))
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(Arc::new(config), model))
 }
 
 async fn serve(config: Arc<Config>, model: ClipModel) -> Result<(), Box<dyn std::error::Error>> {
@@ -73,8 +81,16 @@ async fn serve(config: Arc<Config>, model: ClipModel) -> Result<(), Box<dyn std:
     println!("listening on http://{address}");
 
     let metrics = Arc::new(Metrics::new());
-    let engine = Engine::start(EngineSettings::from(&*config), model.into_factory(), Arc::clone(&metrics));
-    let router = api::router(AppState { engine: Arc::clone(&engine), config: Arc::clone(&config), metrics });
+    let engine = Engine::start(
+        EngineSettings::from(&*config),
+        model.into_factory(),
+        Arc::clone(&metrics),
+    );
+    let router = api::router(AppState {
+        engine: Arc::clone(&engine),
+        config: Arc::clone(&config),
+        metrics,
+    });
     let drain = std::time::Duration::from_secs_f64(config.server.drain_seconds);
 
     let loaded = async {
@@ -97,8 +113,8 @@ async fn serve(config: Arc<Config>, model: ClipModel) -> Result<(), Box<dyn std:
 /// A request that works as pasted in a checkout, answered by the embedded model.
 fn example(address: &SocketAddr) -> String {
     format!(
-        "curl -s http://{address}/v1/segment -F image=@examples/garden.png \\\n    \
-         -F 'request={{\"classes\": [\"tiger\", \"lemon\"], \"background\": true, \"output\": {{\"label_map\": \"none\"}}}}'"
+        "curl -s http://{address}/v1/segment -F image=@examples/picnic.png \\\n    \
+         -F 'request={{\"classes\": [\"tiger\", \"lemon\", \"penguin\"], \"background\": [\"green background\"], \"output\": {{\"label_map\": \"none\"}}}}'"
     )
 }
 

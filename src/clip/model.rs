@@ -24,13 +24,18 @@ impl Clip {
     /// When a tensor is missing, does not fit the others, or is left over.
     pub fn load(mut weights: Weights, config: &ModelConfig) -> Result<Self, CheckpointError> {
         let visual = VisualTower::load(&mut weights, config)?;
-        let text = TextTower::load(&mut weights, config.activation, config.head_width)?;
+        let text = TextTower::load(&mut weights, config.activation, config.text_head_width)?;
         // The scale CLIP was trained to multiply cosines with. Requests choose theirs: `temperature`.
-        weights.take("logit_scale", &[])?;
+        drop(weights.take("logit_scale", &[])?);
         let weights_sha256 = weights.sha256().to_owned();
         weights.finish()?;
         let tokenizer = Tokenizer::new(text.context_length());
-        Ok(Self { visual, text, tokenizer, weights_sha256 })
+        Ok(Self {
+            visual,
+            text,
+            tokenizer,
+            weights_sha256,
+        })
     }
 
     /// Device and element type of images given to the visual tower.

@@ -55,12 +55,16 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: Dict) -> Result<Self, ConfigError> {
         let mut layers = Figment::from(Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML)?);
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                path: path.to_owned(),
+                source,
+            })?;
             layers = layers.merge(Yaml::parse(path.display().to_string(), &text)?);
         }
         // Names without a section are not settings of the server (the build uses some).
-        let environment = Env::prefixed(ENVIRONMENT_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
+        let environment = Env::prefixed(ENVIRONMENT_PREFIX)
+            .filter(|name| name.as_str().contains("__"))
+            .split("__");
         Self::from_layers(layers.merge(environment).merge(Serialized::defaults(flags)))
     }
 
@@ -68,8 +72,9 @@ impl Config {
     /// loopback address.
     pub fn for_testing() -> Self {
         let defaults = Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML);
-        let mut config =
-            defaults.and_then(|yaml| Self::from_layers(Figment::from(yaml))).expect("the defaults are tested to be valid");
+        let mut config = defaults
+            .and_then(|yaml| Self::from_layers(Figment::from(yaml)))
+            .expect("the defaults are tested to be valid");
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config
     }
@@ -90,9 +95,14 @@ struct Yaml {
 impl Yaml {
     fn parse(origin: String, text: &str) -> Result<Self, ConfigError> {
         // An empty file, or one with comments alone, changes nothing.
-        let values: Option<Dict> = serde_saphyr::from_str(text)
-            .map_err(|error| ConfigError::Syntax { origin: origin.clone(), reason: error.to_string() })?;
-        Ok(Self { origin, values: values.unwrap_or_default() })
+        let values: Option<Dict> = serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
+            origin: origin.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            origin,
+            values: values.unwrap_or_default(),
+        })
     }
 }
 
@@ -147,26 +157,48 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_its_path_and_its_file() {
-        let error = load_text("limits:\n  max_clases: 3\n").expect_err("unknown").to_string();
+        let error = load_text("limits:\n  max_clases: 3\n")
+            .expect_err("unknown")
+            .to_string();
         assert!(error.contains("max_clases") && error.contains("limits"), "{error}");
     }
 
     #[test]
     fn a_value_of_another_type_is_refused_with_its_path() {
-        let error = load_text("engine:\n  workers: many\n").expect_err("not a number").to_string();
+        let error = load_text("engine:\n  workers: many\n")
+            .expect_err("not a number")
+            .to_string();
         assert!(error.contains("engine.workers"), "{error}");
     }
 
     #[test]
     fn a_value_outside_its_range_is_refused_with_its_path() {
         for (text, expected) in [
-            ("limits:\n  max_classes: 0\n", "limits.max_classes must be 1 to 65535, is 0"),
+            (
+                "limits:\n  max_classes: 0\n",
+                "limits.max_classes must be 1 to 65535, is 0",
+            ),
             ("engine:\n  workers: 0\n", "engine.workers must be at least 1, is 0"),
-            ("engine:\n  queue_capacity: 0\n", "engine.queue_capacity must be at least 1, is 0"),
-            ("engine:\n  default_deadline_seconds: 900\n", "engine.default_deadline_seconds must be above 0 and at most engine.max_deadline_seconds = 300, is 900"),
-            ("defaults:\n  temperature: -1\n", "defaults.temperature must be above 0 and at most 1000, is -1"),
-            ("defaults:\n  prompt_denoising: 2\n", "defaults.prompt_denoising must be 0 to 1, is 2"),
-            ("server:\n  drain_seconds: -3\n", "server.drain_seconds must be 0 to 86400, is -3"),
+            (
+                "engine:\n  queue_capacity: 0\n",
+                "engine.queue_capacity must be at least 1, is 0",
+            ),
+            (
+                "engine:\n  default_deadline_seconds: 900\n",
+                "engine.default_deadline_seconds must be above 0 and at most engine.max_deadline_seconds = 300, is 900",
+            ),
+            (
+                "defaults:\n  temperature: -1\n",
+                "defaults.temperature must be above 0 and at most 1000, is -1",
+            ),
+            (
+                "defaults:\n  prompt_denoising: 2\n",
+                "defaults.prompt_denoising must be 0 to 1, is 2",
+            ),
+            (
+                "server:\n  drain_seconds: -3\n",
+                "server.drain_seconds must be 0 to 86400, is -3",
+            ),
         ] {
             assert_eq!(load_text(text).expect_err("out of range").to_string(), expected);
         }
@@ -174,8 +206,15 @@ mod tests {
 
     #[test]
     fn a_device_or_precision_that_does_not_exist_is_refused() {
-        for text in ["model:\n  device: gpu\n", "model:\n  device: cuda:x\n", "model:\n  precision: int8\n"] {
-            assert!(load_text(text).expect_err("unknown").to_string().contains("model."), "{text}");
+        for text in [
+            "model:\n  device: gpu\n",
+            "model:\n  device: cuda:x\n",
+            "model:\n  precision: int8\n",
+        ] {
+            assert!(
+                load_text(text).expect_err("unknown").to_string().contains("model."),
+                "{text}"
+            );
         }
     }
 }

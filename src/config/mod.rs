@@ -243,27 +243,49 @@ pub enum LogFormat {
     Json,
 }
 
-
 impl Config {
     /// Checks what types alone cannot: ranges, and settings that depend on each other.
     ///
     /// # Errors
     /// On the first value outside its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let Self { server, limits, model: _, engine, vocabulary, defaults, telemetry: _ } = self;
+        let Self {
+            server,
+            limits,
+            model: _,
+            engine,
+            vocabulary,
+            defaults,
+            telemetry: _,
+        } = self;
         let at_least_one = |key, value: u64| in_range(key, value >= 1, value, "at least 1");
         let longest = engine.max_deadline_seconds;
 
-        in_range("server.drain_seconds", (0.0..=86400.0).contains(&server.drain_seconds), server.drain_seconds, "0 to 86400")?;
+        in_range(
+            "server.drain_seconds",
+            (0.0..=86400.0).contains(&server.drain_seconds),
+            server.drain_seconds,
+            "0 to 86400",
+        )?;
         at_least_one("limits.max_request_bytes", limits.max_request_bytes as u64)?;
         at_least_one("limits.max_image_pixels", limits.max_image_pixels)?;
-        in_range("limits.max_classes", (1..=65535).contains(&limits.max_classes), limits.max_classes, "1 to 65535")?;
+        in_range(
+            "limits.max_classes",
+            (1..=65535).contains(&limits.max_classes),
+            limits.max_classes,
+            "1 to 65535",
+        )?;
         at_least_one("limits.max_name_characters", limits.max_name_characters as u64)?;
         at_least_one("limits.max_short_side", limits.max_short_side.into())?;
         at_least_one("limits.max_input_pixels", limits.max_input_pixels)?;
         at_least_one("engine.queue_capacity", engine.queue_capacity as u64)?;
         at_least_one("engine.workers", engine.workers as u64)?;
-        in_range("engine.max_deadline_seconds", longest > 0.0 && longest <= 86400.0, longest, "above 0 and at most 86400")?;
+        in_range(
+            "engine.max_deadline_seconds",
+            longest > 0.0 && longest <= 86400.0,
+            longest,
+            "above 0 and at most 86400",
+        )?;
         in_range(
             "engine.default_deadline_seconds",
             engine.default_deadline_seconds > 0.0 && engine.default_deadline_seconds <= longest,
@@ -275,7 +297,10 @@ impl Config {
             "vocabulary.background",
             vocabulary.background.len() <= limits.max_background_names,
             format!("{} names", vocabulary.background.len()),
-            &format!("at most limits.max_background_names = {} names", limits.max_background_names),
+            &format!(
+                "at most limits.max_background_names = {} names",
+                limits.max_background_names
+            ),
         )?;
         in_range(
             "defaults.temperature",
@@ -302,5 +327,8 @@ fn in_range(key: &'static str, holds: bool, value: impl fmt::Display, range: &st
     if holds {
         return Ok(());
     }
-    Err(ConfigError::Value { key, requirement: format!("must be {range}, is {value}") })
+    Err(ConfigError::Value {
+        key,
+        requirement: format!("must be {range}, is {value}"),
+    })
 }

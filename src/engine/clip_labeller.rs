@@ -95,9 +95,10 @@ impl ClipModel {
                 crate::clip::ModelConfig::parse(model.config)
                     .map_err(|error| LabellerError::Model(format!("{}: {error}", self.source)))?,
             ),
-            Source::File(path) => {
-                (Weights::load(path, self.device, kind), crate::clip::ModelConfig::beside(path).map_err(failed)?)
-            }
+            Source::File(path) => (
+                Weights::load(path, self.device, kind),
+                crate::clip::ModelConfig::beside(path).map_err(failed)?,
+            ),
         };
         let clip = Clip::load(weights.map_err(failed)?, &config).map_err(failed)?;
         let info = ModelInfo {
@@ -135,14 +136,22 @@ impl Source {
             return Ok(Self::Embedded(zoo::DEMO));
         }
         let path = Path::new(name);
-        if path.is_file() { Ok(Self::File(path.to_owned())) } else { Err(ModelError::NotFound(name.to_owned())) }
+        if path.is_file() {
+            Ok(Self::File(path.to_owned()))
+        } else {
+            Err(ModelError::NotFound(name.to_owned()))
+        }
     }
 
     /// The name requests use: a file's is its name without the ending.
     fn model_name(&self) -> String {
         match self {
             Self::Embedded(model) => model.name.to_owned(),
-            Self::File(path) => path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Self::File(path) => path
+                .file_stem()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy()
+                .into_owned(),
         }
     }
 }
@@ -161,7 +170,10 @@ fn find_device(choice: DeviceChoice, cuda_devices: usize) -> Result<Device, Mode
         DeviceChoice::Auto if cuda_devices > 0 => Ok(Device::Cuda(0)),
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda(index) if index < cuda_devices => Ok(Device::Cuda(index)),
-        DeviceChoice::Cuda(index) => Err(ModelError::NoCuda { index, count: cuda_devices }),
+        DeviceChoice::Cuda(index) => Err(ModelError::NoCuda {
+            index,
+            count: cuda_devices,
+        }),
     }
 }
 
@@ -194,11 +206,15 @@ impl Labeller for ClipLabeller {
     }
 
     fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<Vec<f32>>, LabellerError> {
-        let prompts: Vec<_> =
-            texts.iter().flat_map(|text| templates.prompts(text)).map(|prompt| self.clip.tokenizer.encode(&prompt)).collect();
+        let prompts: Vec<_> = texts
+            .iter()
+            .flat_map(|text| templates.prompts(text))
+            .map(|prompt| self.clip.tokenizer.encode(&prompt))
+            .collect();
         // [texts, embedding]
         let embeddings = self.clip.text.encode_ensembles(&prompts, templates.templates().len());
-        Vec::<Vec<f32>>::try_from(embeddings.to_device(Device::Cpu)).map_err(|error| LabellerError::Model(error.to_string()))
+        Vec::<Vec<f32>>::try_from(embeddings.to_device(Device::Cpu))
+            .map_err(|error| LabellerError::Model(error.to_string()))
     }
 
     fn score(
@@ -210,7 +226,8 @@ impl Labeller for ClipLabeller {
         let (device, kind) = self.clip.input();
         // [3, height, width] and [queries, embedding]
         let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
-        let text = Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
+        let text =
+            Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
         dense::score(
             &self.clip.visual,
             &pixels.to_device(device).to_kind(kind),
@@ -242,15 +259,27 @@ mod tests {
     #[test]
     fn a_cuda_device_that_is_not_there_is_refused_with_what_is() {
         let error = find_device(DeviceChoice::Cuda(2), 2).unwrap_err().to_string();
-        assert!(error.contains("cuda:2") && error.contains("sees 2 CUDA devices"), "{error}");
+        assert!(
+            error.contains("cuda:2") && error.contains("sees 2 CUDA devices"),
+            "{error}"
+        );
     }
 
     #[test]
     fn float16_is_for_cuda() {
         let float16 = PrecisionChoice::Fixed(Precision::Float16);
-        assert!(matches!(find_precision(float16, Device::Cpu), Err(ModelError::Float16OnCpu)));
+        assert!(matches!(
+            find_precision(float16, Device::Cpu),
+            Err(ModelError::Float16OnCpu)
+        ));
         assert_eq!(find_precision(float16, Device::Cuda(0)).unwrap(), Precision::Float16);
-        assert_eq!(find_precision(PrecisionChoice::Auto, Device::Cuda(0)).unwrap(), Precision::Float16);
-        assert_eq!(find_precision(PrecisionChoice::Auto, Device::Cpu).unwrap(), Precision::Float32);
+        assert_eq!(
+            find_precision(PrecisionChoice::Auto, Device::Cuda(0)).unwrap(),
+            Precision::Float16
+        );
+        assert_eq!(
+            find_precision(PrecisionChoice::Auto, Device::Cpu).unwrap(),
+            Precision::Float32
+        );
     }
 }

@@ -29,7 +29,6 @@ pub use request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, VocabularyChoice,
     Warning, WarningCode,
 };
-pub use vocabulary::Defined;
 pub use worker::LabellerFactory;
 
 use queue::JobQueue;
@@ -49,7 +48,11 @@ pub struct EngineSettings {
 
 impl From<&Config> for EngineSettings {
     fn from(config: &Config) -> Self {
-        Self { engine: config.engine.clone(), limits: config.limits.clone(), vocabulary: config.vocabulary.clone() }
+        Self {
+            engine: config.engine.clone(),
+            limits: config.limits.clone(),
+            vocabulary: config.vocabulary.clone(),
+        }
     }
 }
 
@@ -84,8 +87,12 @@ impl Engine {
     pub fn start(settings: EngineSettings, factory: LabellerFactory, metrics: Arc<Metrics>) -> Arc<Self> {
         let queue = Arc::new(JobQueue::new(metrics.queue_depth.clone()));
         let (state, workers) = watch::channel(WorkersState::Loading);
-        let context =
-            Arc::new(WorkerContext { queue: Arc::clone(&queue), factory, state, metrics: Arc::clone(&metrics) });
+        let context = Arc::new(WorkerContext {
+            queue: Arc::clone(&queue),
+            factory,
+            state,
+            metrics: Arc::clone(&metrics),
+        });
         worker::spawn(&context, settings.engine.workers);
         Arc::new(Self {
             slots: Slots::new(settings.engine.queue_capacity, metrics.requests_in_flight.clone()),

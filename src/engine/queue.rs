@@ -27,7 +27,14 @@ struct State<T> {
 impl<T> JobQueue<T> {
     /// An empty, open queue that keeps `depth` at its length.
     pub fn new(depth: IntGauge) -> Self {
-        Self { state: Mutex::new(State { jobs: VecDeque::new(), closed: false }), changed: Condvar::new(), depth }
+        Self {
+            state: Mutex::new(State {
+                jobs: VecDeque::new(),
+                closed: false,
+            }),
+            changed: Condvar::new(),
+            depth,
+        }
     }
 
     /// Adds a job at the end; gives it back when the queue is closed.
@@ -54,7 +61,10 @@ impl<T> JobQueue<T> {
             if state.closed {
                 return None;
             }
-            state = self.changed.wait(state).expect("no consumer panics while it holds the lock");
+            state = self
+                .changed
+                .wait(state)
+                .expect("no consumer panics while it holds the lock");
         }
     }
 

@@ -113,7 +113,10 @@ impl From<ClassListAdvice> for Warning {
             ClassListAdvice::Duplicate { .. } => WarningCode::DuplicateClass,
             ClassListAdvice::UnknownWords { .. } => WarningCode::UnknownWord,
         };
-        Self { code, message: advice.to_string() }
+        Self {
+            code,
+            message: advice.to_string(),
+        }
     }
 }
 
@@ -130,6 +133,18 @@ pub enum WarningCode {
     UnknownWord,
     /// Prompt denoising dropped every class, so it was not applied.
     DenoisingDroppedAll,
+}
+
+impl WarningCode {
+    /// The code as it stands in replies.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SingleClass => "single-class",
+            Self::DuplicateClass => "duplicate-class",
+            Self::UnknownWord => "unknown-word",
+            Self::DenoisingDroppedAll => "denoising-dropped-all",
+        }
+    }
 }
 
 /// Seconds per stage, named as the metrics name them.

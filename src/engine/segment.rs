@@ -32,7 +32,13 @@ impl Engine {
         let progress = Progress::default();
         let deadline = request.deadline;
         let start = Instant::now();
-        let run = Run { engine: self, model, slot, progress: &progress, timings: Timings::default() };
+        let run = Run {
+            engine: self,
+            model,
+            slot,
+            progress: &progress,
+            timings: Timings::default(),
+        };
         match tokio::time::timeout_at(deadline.into(), run.to_end(request)).await {
             Ok(result) => result,
             Err(_) => Err(SegmentError::DeadlineExceeded {
@@ -47,17 +53,17 @@ impl Engine {
         match (self.readiness(), self.model()) {
             (Readiness::Ready, Some(model)) => Ok(model),
             (Readiness::Draining, _) => Err(SegmentError::Unavailable("the server is going down")),
-            (Readiness::Recovering, _) => {
-                Err(SegmentError::Unavailable("the model is being loaded anew after a failure"))
-            }
-            (Readiness::Starting | Readiness::Ready, _) => {
-                Err(SegmentError::Unavailable("the model is being loaded"))
-            }
+            (Readiness::Recovering, _) => Err(SegmentError::Unavailable(
+                "the model is being loaded anew after a failure",
+            )),
+            (Readiness::Starting | Readiness::Ready, _) => Err(SegmentError::Unavailable("the model is being loaded")),
         }
     }
 
     pub(super) fn take_slot(&self) -> Result<Arc<Slot>, SegmentError> {
-        self.slots.take().ok_or(SegmentError::Overloaded { capacity: self.slots.capacity() })
+        self.slots.take().ok_or(SegmentError::Overloaded {
+            capacity: self.slots.capacity(),
+        })
     }
 }
 
@@ -91,13 +97,20 @@ impl Run<'_> {
 
         let bytes = request.image.clone();
         let max_pixels = self.engine.settings.limits.max_image_pixels;
-        let pixels = self.blocking(Stage::Decode, move || image::decode(&bytes, max_pixels)).await??;
+        let pixels = self
+            .blocking(Stage::Decode, move || image::decode(&bytes, max_pixels))
+            .await??;
         let (width, height) = pixels.dimensions();
         let input = self.preprocess(pixels, request.short_side).await?;
         let classifier = self.embed(&list, &request).await?;
         let scores = self.score(input, &classifier, &request).await?;
 
-        let DenseScores { grid, similarity, image_probability, denoising_dropped_all } = scores;
+        let DenseScores {
+            grid,
+            similarity,
+            image_probability,
+            denoising_dropped_all,
+        } = scores;
         let options = LabelMapOptions {
             width,
             height,
@@ -107,13 +120,19 @@ impl Run<'_> {
             confidence_map: request.output.confidence_map,
         };
         let owners = classifier.owners.clone();
-        let map = self.blocking(Stage::LabelMap, move || label_map::label_map(&grid, &owners, &options)).await?;
+        let map = self
+            .blocking(Stage::LabelMap, move || label_map::label_map(&grid, &owners, &options))
+            .await?;
         let statistics = map.classes.clone();
         let (label_map, confidence_map) = self.encode(map, request.output).await?;
 
         let similarity = best_per_class(&similarity, &classifier.owners, list.classes().len());
         let image_probability = best_per_class(&image_probability, &classifier.owners, list.classes().len());
-        let classes = list.classes().iter().zip(statistics).zip(similarity.into_iter().zip(image_probability));
+        let classes = list
+            .classes()
+            .iter()
+            .zip(statistics)
+            .zip(similarity.into_iter().zip(image_probability));
         Ok(Segmentation {
             model: self.model.name.clone(),
             width,
@@ -141,7 +160,11 @@ impl Run<'_> {
         if possible.contains(&request.dense.attention) {
             return Ok(());
         }
-        let possible = possible.iter().map(|attention| attention.name()).collect::<Vec<_>>().join(", ");
+        let possible = possible
+            .iter()
+            .map(|attention| attention.name())
+            .collect::<Vec<_>>()
+            .join(", ");
         Err(SegmentError::Unsupported(format!(
             "the model {} ({}) cannot compute the attention {}; it can: {possible}",
             self.model.name,
@@ -160,13 +183,19 @@ impl Run<'_> {
             self.engine.settings.limits.max_input_pixels,
         )?;
         let normalisation = self.model.normalisation;
-        self.blocking(Stage::Preprocess, move || image::preprocess(&pixels, width, height, &normalisation)).await
+        self.blocking(Stage::Preprocess, move || {
+            image::preprocess(&pixels, width, height, &normalisation)
+        })
+        .await
     }
 
     async fn embed(&mut self, list: &ClassList, request: &SegmentRequest) -> Result<Arc<Classifier>, SegmentError> {
         self.progress.enter(Stage::Text);
         let start = Instant::now();
-        let embeddings = self.engine.embed(list, request.templates, &self.model, &self.slot).await?;
+        let embeddings = self
+            .engine
+            .embed(list, request.templates, &self.model, &self.slot)
+            .await?;
         let classifier = Arc::new(list.classifier(&embeddings));
         self.record(Stage::Text, start.elapsed());
         Ok(classifier)
@@ -189,7 +218,7 @@ impl Run<'_> {
             queued: Instant::now(),
             started,
             reply,
-            slot: Arc::clone(&self.slot),
+            _slot: Arc::clone(&self.slot),
         };
         if self.engine.queue.push(Job::Score(job)).is_err() {
             return Err(SegmentError::Unavailable("the server is going down"));
@@ -199,7 +228,10 @@ impl Run<'_> {
         self.record(Stage::Queue, waited);
         self.progress.enter(Stage::Model);
         let start = Instant::now();
-        let scores = answer.await.map_err(stopped)?.map_err(|error| SegmentError::Internal(error.to_string()))?;
+        let scores = answer
+            .await
+            .map_err(stopped)?
+            .map_err(|error| SegmentError::Internal(error.to_string()))?;
         self.record(Stage::Model, start.elapsed());
         Ok(scores)
     }
@@ -210,7 +242,10 @@ impl Run<'_> {
         output: OutputOptions,
     ) -> Result<(EncodedLabelMap, Option<Vec<u8>>), SegmentError> {
         self.blocking(Stage::Encode, move || {
-            (label_map::encode(&map, output.label_map), label_map::encode_confidence(&map))
+            (
+                label_map::encode(&map, output.label_map),
+                label_map::encode_confidence(&map),
+            )
         })
         .await
     }
@@ -230,7 +265,9 @@ impl Run<'_> {
             drop(slot);
             result
         });
-        let result = done.await.map_err(|error| SegmentError::Internal(format!("stage {}: {error}", stage.name())))?;
+        let result = done
+            .await
+            .map_err(|error| SegmentError::Internal(format!("stage {}: {error}", stage.name())))?;
         self.record(stage, start.elapsed());
         Ok(result)
     }
@@ -241,8 +278,10 @@ impl Run<'_> {
     }
 
     fn warnings(&self, list: &ClassList, denoising_dropped_all: bool) -> Vec<Warning> {
-        let mut warnings: Vec<Warning> =
-            vocabulary::advice(list, self.model.training_words.as_ref()).into_iter().map(Warning::from).collect();
+        let mut warnings: Vec<Warning> = vocabulary::advice(list, self.model.training_words.as_ref())
+            .into_iter()
+            .map(Warning::from)
+            .collect();
         if denoising_dropped_all {
             warnings.push(Warning {
                 code: WarningCode::DenoisingDroppedAll,
@@ -271,7 +310,12 @@ mod tests {
 
     #[test]
     fn a_class_counts_with_its_best_query_and_background_with_none() {
-        let owners = [QueryOwner::Class(1), QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
+        let owners = [
+            QueryOwner::Class(1),
+            QueryOwner::Class(0),
+            QueryOwner::Class(1),
+            QueryOwner::Background,
+        ];
         assert_eq!(best_per_class(&[0.1, 0.2, 0.3, 0.9], &owners, 2), [0.2, 0.3]);
     }
 }

@@ -24,14 +24,21 @@ pub struct Slot {
 impl Slots {
     /// `capacity` free slots; `in_flight` shows how many are taken.
     pub fn new(capacity: usize, in_flight: IntGauge) -> Self {
-        Self { free: Arc::new(Semaphore::new(capacity)), capacity, in_flight }
+        Self {
+            free: Arc::new(Semaphore::new(capacity)),
+            capacity,
+            in_flight,
+        }
     }
 
     /// Takes a slot if one is free. Never waits.
     pub fn take(&self) -> Option<Arc<Slot>> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
         self.in_flight.inc();
-        Some(Arc::new(Slot { _permit: permit, in_flight: self.in_flight.clone() }))
+        Some(Arc::new(Slot {
+            _permit: permit,
+            in_flight: self.in_flight.clone(),
+        }))
     }
 
     /// How many there are, taken or not.

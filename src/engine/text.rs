@@ -20,20 +20,30 @@ impl Engine {
         model: &ModelInfo,
         slot: &Arc<Slot>,
     ) -> Result<Vec<Arc<[f32]>>, EmbeddingError> {
-        let embedder = QueueEmbedder { queue: Arc::clone(&self.queue), slot: Arc::clone(slot) };
-        self.embeddings.resolve(&embedding_space(model, templates), &list.texts(), Arc::new(embedder)).await
+        let embedder = QueueEmbedder {
+            queue: Arc::clone(&self.queue),
+            slot: Arc::clone(slot),
+        };
+        self.embeddings
+            .resolve(&embedding_space(model, templates), &list.texts(), Arc::new(embedder))
+            .await
     }
 
-    /// How many of a class list's texts are held for the loaded model, and how many there are.
-    pub fn embedded(&self, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
+    /// How many of a class list's texts are held for a model, and how many there are.
+    pub fn embedded(&self, model: &ModelInfo, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
         let texts = list.texts();
-        let held = self.model().map_or(0, |model| self.embeddings.embedded(&embedding_space(&model, templates), &texts));
-        (held, texts.len())
+        (
+            self.embeddings.embedded(&embedding_space(model, templates), &texts),
+            texts.len(),
+        )
     }
 }
 
 fn embedding_space(model: &ModelInfo, templates: TemplateSet) -> EmbeddingSpace {
-    EmbeddingSpace { weights_sha256: model.weights_sha256.as_str().into(), templates }
+    EmbeddingSpace {
+        weights_sha256: model.weights_sha256.as_str().into(),
+        templates,
+    }
 }
 
 /// Embeds texts on a worker. Holds its request's slot for as long as the store works with it, so
@@ -44,9 +54,14 @@ struct QueueEmbedder {
 }
 
 impl TextEmbedder for QueueEmbedder {
-    fn embed(&self, texts: Vec<String>, templates: TemplateSet) -> EmbeddingFuture {
+    fn embed(&self, texts: Vec<String>, templates: TemplateSet) -> EmbeddingFuture<'_> {
         let (reply, answer) = oneshot::channel();
-        let job = Job::Embed(EmbedJob { texts, templates, reply, slot: Arc::clone(&self.slot) });
+        let job = Job::Embed(EmbedJob {
+            texts,
+            templates,
+            reply,
+            _slot: Arc::clone(&self.slot),
+        });
         let pushed = self.queue.push(job);
         Box::pin(async move {
             if pushed.is_err() {

@@ -6,17 +6,8 @@ use std::time::SystemTime;
 use super::Engine;
 use super::request::{SegmentError, SegmentRequest, VocabularyChoice};
 use crate::vocabulary::{
-    Class, ClassList, NamedVocabulary, Precondition, RecentList, Registry, Stored, TemplateSet, VocabularyError,
+    ClassList, NamedVocabulary, Precondition, RecentLists, Registry, Stored, TemplateSet, VocabularyError,
 };
-
-/// What [`Engine::define_vocabulary`] did.
-#[derive(Debug, Clone)]
-pub struct Defined {
-    /// The vocabulary as it is now.
-    pub vocabulary: Arc<NamedVocabulary>,
-    /// Whether the name was new.
-    pub stored: Stored,
-}
 
 impl Engine {
     /// The named vocabularies.
@@ -24,9 +15,9 @@ impl Engine {
         &self.registry
     }
 
-    /// The class lists that requests brought along lately, the most recent first.
-    pub fn recent_class_lists(&self) -> Vec<RecentList> {
-        self.recent.list()
+    /// The class lists that requests brought along lately.
+    pub fn recent_lists(&self) -> &RecentLists {
+        &self.recent
     }
 
     /// Defines a vocabulary, or defines it anew, and starts to embed its texts with `templates` if
@@ -35,16 +26,14 @@ impl Engine {
     /// Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// When the classes, the name or the precondition are refused.
+    /// When the name or the precondition is refused.
     pub fn define_vocabulary(
         self: &Arc<Self>,
         name: &str,
-        classes: Vec<Class>,
-        background: Vec<String>,
-        templates: TemplateSet,
+        list: ClassList,
         precondition: &Precondition,
-    ) -> Result<Defined, VocabularyError> {
-        let list = ClassList::new(classes, background, &self.settings.limits)?;
+        templates: TemplateSet,
+    ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
         let (vocabulary, stored) = self.registry.put(name, list, precondition, SystemTime::now())?;
         if let (Ok(model), Ok(slot)) = (self.ready_model(), self.take_slot()) {
             let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
@@ -54,14 +43,16 @@ impl Engine {
                 }
             });
         }
-        Ok(Defined { vocabulary, stored })
+        Ok((vocabulary, stored))
     }
 
     /// What a request looks for. Inline lists are remembered among the recent ones.
     pub(super) fn class_list(&self, request: &SegmentRequest) -> Result<Arc<ClassList>, SegmentError> {
         let limits = &self.settings.limits;
         let checked = |classes, background| {
-            ClassList::new(classes, background, limits).map(Arc::new).map_err(VocabularyError::from)
+            ClassList::new(classes, background, limits)
+                .map(Arc::new)
+                .map_err(VocabularyError::from)
         };
         let background = request.background.names.clone();
         match &request.vocabulary {

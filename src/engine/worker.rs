@@ -49,7 +49,7 @@ pub struct ScoreJob {
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<DenseScores, LabellerError>>,
     /// Held until the job is done.
-    pub slot: Arc<Slot>,
+    pub _slot: Arc<Slot>,
 }
 
 /// Texts to be embedded.
@@ -61,7 +61,7 @@ pub struct EmbedJob {
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<Vec<Vec<f32>>, LabellerError>>,
     /// Held until the job is done.
-    pub slot: Arc<Slot>,
+    pub _slot: Arc<Slot>,
 }
 
 /// What is known of the workers as a whole.
@@ -153,7 +153,9 @@ fn answer(labeller: &mut dyn Labeller, job: Job) {
         Job::Score(job) if !job.reply.is_closed() => {
             // Here and below: a receiver that has gone meanwhile does not want the answer.
             let _ = job.started.send(job.queued.elapsed());
-            let _ = job.reply.send(labeller.score(&job.image, &job.classifier, &job.options));
+            let _ = job
+                .reply
+                .send(labeller.score(&job.image, &job.classifier, &job.options));
         }
         Job::Embed(job) if !job.reply.is_closed() => {
             let _ = job.reply.send(labeller.embed_texts(&job.texts, job.templates));
@@ -166,20 +168,32 @@ fn answer(labeller: &mut dyn Labeller, job: Job) {
 fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, LabellerError> {
     let start = Instant::now();
     let mut labeller = factory()?;
-    let embedding = labeller.embed_texts(&["warm-up".to_owned()], TemplateSet::Simple)?.remove(0);
+    let embedding = labeller
+        .embed_texts(&["warm-up".to_owned()], TemplateSet::Simple)?
+        .remove(0);
     let info = labeller.info().clone();
     let side = info.short_side as usize;
-    let image =
-        NormalisedImage { height: side, width: side, values: vec![0.0; 3 * side * side] };
+    let image = NormalisedImage {
+        height: side,
+        width: side,
+        values: vec![0.0; 3 * side * side],
+    };
     let classifier = Classifier {
         queries: 1,
         dimension: embedding.len(),
         embeddings: embedding,
         owners: vec![QueryOwner::Class(0)],
     };
-    let attention = *info.attentions.first().expect("a model computes at least one attention");
-    let options =
-        DenseOptions { attention, temperature: 100.0, prompt_denoising: None, key_smoothing: KeySmoothing::None };
+    let attention = *info
+        .attentions
+        .first()
+        .expect("a model computes at least one attention");
+    let options = DenseOptions {
+        attention,
+        temperature: 100.0,
+        prompt_denoising: None,
+        key_smoothing: KeySmoothing::None,
+    };
     labeller.score(&image, &classifier, &options)?;
     tracing::info!(
         model = info.name,
@@ -198,12 +212,14 @@ impl WorkerContext {
         self.metrics.model_loaded(model);
         self.state.send_modify(|state| {
             *state = match state {
-                WorkersState::Loaded { model, live } => {
-                    WorkersState::Loaded { model: Arc::clone(model), live: *live + 1 }
-                }
-                WorkersState::Loading | WorkersState::Failed(_) => {
-                    WorkersState::Loaded { model: Arc::new(model.clone()), live: 1 }
-                }
+                WorkersState::Loaded { model, live } => WorkersState::Loaded {
+                    model: Arc::clone(model),
+                    live: *live + 1,
+                },
+                WorkersState::Loading | WorkersState::Failed(_) => WorkersState::Loaded {
+                    model: Arc::new(model.clone()),
+                    live: 1,
+                },
             };
         });
     }

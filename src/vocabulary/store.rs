@@ -17,10 +17,6 @@ use super::TemplateSet;
 /// Texts handed to the embedder at once: few, so that images get their turn between the chunks of a long vocabulary.
 const CHUNK_TEXTS: usize = 16;
 
-/// Once this many texts wait to be embedded, lists with unseen texts are refused. Requests that gave up leave their
-/// texts waiting, so the limit on requests does not bound them.
-const MAX_PENDING_TEXTS: usize = 4096;
-
 /// What a text embedding belongs to beside its text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EmbeddingSpace {
@@ -43,14 +39,6 @@ pub trait TextEmbedder: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddingError {
-    /// Too many texts wait already; those that wait will be held later.
-    #[error("{pending} texts wait to be embedded, {limit} are the most")]
-    Overloaded {
-        /// Texts that wait.
-        pending: usize,
-        /// The limit.
-        limit: usize,
-    },
     /// There is no worker to compute them.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -128,7 +116,7 @@ impl EmbeddingStore {
     /// Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// When a computation that one of the texts needs fails, or there are too many waiting. What had been computed by
+    /// When a computation that one of the texts needs fails. What had been computed by
     /// then is held, nothing else is left behind.
     pub async fn resolve(
         self: &Arc<Self>,
@@ -136,7 +124,7 @@ impl EmbeddingStore {
         texts: &[String],
         embedder: Arc<dyn TextEmbedder>,
     ) -> Result<Vec<Arc<[f32]>>, EmbeddingError> {
-        let (found, claims) = self.find(space, texts)?;
+        let (found, claims) = self.find(space, texts);
         if !claims.is_empty() {
             tokio::spawn(compute(claims, space.templates, embedder));
         }
@@ -174,13 +162,8 @@ impl EmbeddingStore {
     }
 
     /// Finds every text and claims those that nobody computes yet.
-    fn find(
-        self: &Arc<Self>,
-        space: &EmbeddingSpace,
-        texts: &[String],
-    ) -> Result<(Vec<Found>, Vec<Claim>), EmbeddingError> {
+    fn find(self: &Arc<Self>, space: &EmbeddingSpace, texts: &[String]) -> (Vec<Found>, Vec<Claim>) {
         let mut state = self.state();
-        let waiting = state.pending.len();
         let mut found = Vec::with_capacity(texts.len());
         let mut claims = Vec::new();
         for text in texts {
@@ -189,11 +172,6 @@ impl EmbeddingStore {
                 found.push(Found::Held(embedding.clone()));
             } else if let Some(receiver) = state.pending.get(&key) {
                 found.push(Found::Pending(receiver.clone()));
-            } else if waiting >= MAX_PENDING_TEXTS {
-                return Err(EmbeddingError::Overloaded {
-                    pending: waiting,
-                    limit: MAX_PENDING_TEXTS,
-                });
             } else {
                 let (sender, receiver) = watch::channel(None);
                 state.pending.insert(key.clone(), receiver.clone());
@@ -209,7 +187,7 @@ impl EmbeddingStore {
         let hits = found.iter().filter(|text| matches!(text, Found::Held(_))).count() as u64;
         self.hits.fetch_add(hits, Ordering::Relaxed);
         self.misses.fetch_add(found.len() as u64 - hits, Ordering::Relaxed);
-        Ok((found, claims))
+        (found, claims)
     }
 
     fn hold(&self, key: Key, embedding: Arc<[f32]>) {

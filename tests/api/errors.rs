@@ -25,13 +25,15 @@ async fn broken_json_is_400() {
 #[tokio::test]
 async fn broken_base64_is_400() {
     let app = App::start().await;
-    app.segment(&json!({"image": "a!", "classes": ["red"]})).await.assert_problem(&json!({
-        "type": "/problems/malformed",
-        "title": "The request is malformed",
-        "status": 400,
-        "detail": "image is not base64: Invalid symbol 33, offset 1.",
-        "instance": REQUEST_ID,
-    }));
+    app.segment(&json!({"image": "a!", "classes": ["red"]}))
+        .await
+        .assert_problem(&json!({
+            "type": "/problems/malformed",
+            "title": "The request is malformed",
+            "status": 400,
+            "detail": "image is not base64: Invalid symbol 33, offset 1.",
+            "instance": REQUEST_ID,
+        }));
 }
 
 #[tokio::test]
@@ -49,7 +51,12 @@ async fn a_path_that_is_not_utf_8_is_400() {
 #[tokio::test]
 async fn a_path_without_a_route_is_404() {
     let app = App::start().await;
-    for path in ["/v2/segment", "/docs/none.js", "/assets/none.js", "/assets/../Cargo.toml"] {
+    for path in [
+        "/v2/segment",
+        "/docs/none.js",
+        "/assets/none.js",
+        "/assets/../Cargo.toml",
+    ] {
         app.get(path).await.assert_problem(&json!({
             "type": "/problems/route-not-found",
             "title": "Nothing is served here",
@@ -71,7 +78,9 @@ async fn an_unknown_vocabulary_is_404_by_its_address_and_in_a_request() {
         "instance": REQUEST_ID,
     });
     app.get("/v1/vocabularies/fruit").await.assert_problem(&expected);
-    app.segment(&with_image(json!({"vocabulary": "fruit"}))).await.assert_problem(&expected);
+    app.segment(&with_image(json!({"vocabulary": "fruit"})))
+        .await
+        .assert_problem(&expected);
 }
 
 #[tokio::test]
@@ -86,8 +95,13 @@ async fn a_method_that_is_not_answered_is_405_and_the_others_are_listed() {
         "instance": REQUEST_ID,
     }));
     assert_eq!(reply.header("allow"), "POST");
-    let reply = app.send(request(Method::POST, "/v1/models").body(Body::empty()).unwrap()).await;
-    assert_eq!((reply.status, reply.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET,HEAD"));
+    let reply = app
+        .send(request(Method::POST, "/v1/models").body(Body::empty()).unwrap())
+        .await;
+    assert_eq!(
+        (reply.status, reply.header("allow")),
+        (StatusCode::METHOD_NOT_ALLOWED, "GET,HEAD")
+    );
 }
 
 #[tokio::test]
@@ -115,7 +129,9 @@ async fn a_body_with_too_many_bytes_is_413_in_both_encodings() {
         "instance": REQUEST_ID,
         "limit": {"name": "limits.max_request_bytes", "value": 300},
     });
-    app.segment(&json!({"image": "a".repeat(300)})).await.assert_problem(&expected);
+    app.segment(&json!({"image": "a".repeat(300)}))
+        .await
+        .assert_problem(&expected);
     let form = multipart(&[("image", &[0; 300]), ("request", b"{}")]);
     app.send(segment_multipart(form)).await.assert_problem(&expected);
 }
@@ -123,14 +139,16 @@ async fn a_body_with_too_many_bytes_is_413_in_both_encodings() {
 #[tokio::test]
 async fn an_image_with_too_many_pixels_is_413() {
     let app = App::start_with(|config| config.limits.max_image_pixels = 127).await;
-    app.segment(&with_image(json!({"classes": ["red"]}))).await.assert_problem(&json!({
-        "type": "/problems/image-too-large",
-        "title": "The image has too many pixels",
-        "status": 413,
-        "detail": "the image has 16 x 8 pixels, more than limits.max_image_pixels = 127",
-        "instance": REQUEST_ID,
-        "limit": {"name": "limits.max_image_pixels", "value": 127},
-    }));
+    app.segment(&with_image(json!({"classes": ["red"]})))
+        .await
+        .assert_problem(&json!({
+            "type": "/problems/image-too-large",
+            "title": "The image has too many pixels",
+            "status": 413,
+            "detail": "the image has 16 x 8 pixels, more than limits.max_image_pixels = 127",
+            "instance": REQUEST_ID,
+            "limit": {"name": "limits.max_image_pixels", "value": 127},
+        }));
 }
 
 #[tokio::test]
@@ -144,7 +162,9 @@ async fn a_media_type_that_is_not_read_is_415() {
         "detail": "this route reads application/json or multipart/form-data, but the Content-Type is \"text/plain\"",
         "instance": REQUEST_ID,
     }));
-    let none = request(Method::PUT, "/v1/vocabularies/fruit").body(Body::from("{}")).unwrap();
+    let none = request(Method::PUT, "/v1/vocabularies/fruit")
+        .body(Body::from("{}"))
+        .unwrap();
     app.send(none).await.assert_problem(&json!({
         "type": "/problems/unsupported-media-type",
         "title": "The media type is not read here",
@@ -160,7 +180,10 @@ async fn an_unknown_field_is_422_with_its_path() {
     let body = with_image(json!({"classes": ["red", {"name": "blue", "synonym": ["azure"]}]}));
     let reply = app.segment(&body).await;
     let detail = reply.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.starts_with("unknown field `synonym`, expected `name` or `synonyms`"), "{detail}");
+    assert!(
+        detail.starts_with("unknown field `synonym`, expected `name` or `synonyms`"),
+        "{detail}"
+    );
     reply.assert_problem(&json!({
         "type": "/problems/invalid-request",
         "title": "The request is invalid",
@@ -174,13 +197,15 @@ async fn an_unknown_field_is_422_with_its_path() {
 #[tokio::test]
 async fn an_undecodable_image_is_422() {
     let app = App::start().await;
-    app.segment(&json!({"image": "aGVsbG8=", "classes": ["red"]})).await.assert_problem(&json!({
-        "type": "/problems/undecodable-image",
-        "title": "The image cannot be decoded",
-        "status": 422,
-        "detail": "the image is none of the formats this server reads: JPEG, PNG, WebP, GIF, BMP, TIFF",
-        "instance": REQUEST_ID,
-    }));
+    app.segment(&json!({"image": "aGVsbG8=", "classes": ["red"]}))
+        .await
+        .assert_problem(&json!({
+            "type": "/problems/undecodable-image",
+            "title": "The image cannot be decoded",
+            "status": 422,
+            "detail": "the image is none of the formats this server reads: JPEG, PNG, WebP, GIF, BMP, TIFF",
+            "instance": REQUEST_ID,
+        }));
     let mut cut_short = png(16, 8, |_| [255, 0, 0]);
     cut_short.truncate(40);
     let form = multipart(&[("image", &cut_short), ("request", br#"{"classes": ["red"]}"#)]);
@@ -191,14 +216,16 @@ async fn an_undecodable_image_is_422() {
 #[tokio::test]
 async fn a_model_that_is_not_loaded_is_422() {
     let app = App::start().await;
-    app.segment(&with_image(json!({"classes": ["red"], "model": "ViT-L/14"}))).await.assert_problem(&json!({
-        "type": "/problems/unknown-model",
-        "title": "The model is not loaded",
-        "status": 422,
-        "detail": "the model \"ViT-L/14\" is not loaded; \"colours\" is",
-        "instance": REQUEST_ID,
-        "path": "model",
-    }));
+    app.segment(&with_image(json!({"classes": ["red"], "model": "ViT-L/14"})))
+        .await
+        .assert_problem(&json!({
+            "type": "/problems/unknown-model",
+            "title": "The model is not loaded",
+            "status": 422,
+            "detail": "the model \"ViT-L/14\" is not loaded; \"colours\" is",
+            "instance": REQUEST_ID,
+            "path": "model",
+        }));
 }
 
 #[tokio::test]
@@ -253,7 +280,9 @@ async fn a_failing_model_is_500_without_detail_and_the_next_request_is_answered(
 async fn a_number_that_json_does_not_have_is_500() {
     let app = App::start().await;
     app.control.on_score(Action::NotANumber);
-    app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.assert_problem(&internal_error());
+    app.segment(&with_image(json!({"classes": ["red", "blue"]})))
+        .await
+        .assert_problem(&internal_error());
 }
 
 #[tokio::test]
@@ -265,8 +294,12 @@ async fn a_panicking_model_is_500_and_the_server_is_not_ready_until_it_is_loaded
     app.segment(&body).await.assert_problem(&internal_error());
     app.until(Readiness::Recovering).await;
 
-    app.get("/health/ready").await.assert_problem(&unavailable("the model's worker failed and is being restarted"));
-    app.segment(&body).await.assert_problem(&unavailable("the model is being loaded anew after a failure"));
+    app.get("/health/ready")
+        .await
+        .assert_problem(&unavailable("the model's worker failed and is being restarted"));
+    app.segment(&body)
+        .await
+        .assert_problem(&unavailable("the model is being loaded anew after a failure"));
 
     drop(reload);
     app.until(Readiness::Ready).await;
@@ -279,8 +312,12 @@ async fn before_the_model_is_loaded_requests_are_503() {
     let load = control.hold_load();
     let app = App::launch(control, |_| ());
     let body = with_image(json!({"classes": ["red"]}));
-    app.get("/health/ready").await.assert_problem(&unavailable("the model is being loaded"));
-    app.segment(&body).await.assert_problem(&unavailable("the model is being loaded"));
+    app.get("/health/ready")
+        .await
+        .assert_problem(&unavailable("the model is being loaded"));
+    app.segment(&body)
+        .await
+        .assert_problem(&unavailable("the model is being loaded"));
     drop(load);
     app.engine.ready().await.unwrap();
     app.segment(&body).await.ok();
@@ -298,8 +335,12 @@ async fn while_the_server_goes_down_new_requests_are_503_and_those_under_way_are
     app.control.entered().await;
 
     app.engine.drain();
-    app.get("/health/ready").await.assert_problem(&unavailable("the server is going down"));
-    app.segment(&body).await.assert_problem(&unavailable("the server is going down"));
+    app.get("/health/ready")
+        .await
+        .assert_problem(&unavailable("the server is going down"));
+    app.segment(&body)
+        .await
+        .assert_problem(&unavailable("the server is going down"));
 
     drop(hold);
     first.await.unwrap().ok();
@@ -313,7 +354,10 @@ async fn a_deadline_that_passes_in_the_model_is_504() {
     let reply = app.segment(&body).await;
     drop(hold);
     let detail = reply.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.starts_with("the deadline passed after 0.") && detail.ends_with("s in stage model"), "{detail}");
+    assert!(
+        detail.starts_with("the deadline passed after 0.") && detail.ends_with("s in stage model"),
+        "{detail}"
+    );
     reply.assert_problem(&json!({
         "type": "/problems/deadline-exceeded",
         "title": "The deadline passed",

@@ -81,13 +81,18 @@ impl Control {
         let control = self.clone();
         Arc::new(move || {
             control.perform(&control.0.load)?;
-            Ok(Box::new(ColourLabeller { info: info(), control: control.clone() }))
+            Ok(Box::new(ColourLabeller {
+                info: info(),
+                control: control.clone(),
+            }))
         })
     }
 
     /// Carries out the next action; says whether the answer is to be spoilt.
     fn perform(&self, actions: &Mutex<VecDeque<Action>>) -> Result<bool, LabellerError> {
-        let Some(action) = actions.lock().unwrap().pop_front() else { return Ok(false) };
+        let Some(action) = actions.lock().unwrap().pop_front() else {
+            return Ok(false);
+        };
         self.0.entered.0.add_permits(1);
         match action {
             Action::WaitFor(release) => {
@@ -150,20 +155,38 @@ impl Labeller for ColourLabeller {
         let spoilt = self.control.perform(&self.control.0.score)?;
         let side = PATCH_PIXELS as usize;
         let (height, width) = (image.height / side, image.width / side);
-        let cells: Vec<[f32; 4]> =
-            (0..height * width).map(|cell| feature(image, cell / width * side, cell % width * side)).collect();
+        let cells: Vec<[f32; 4]> = (0..height * width)
+            .map(|cell| feature(image, cell / width * side, cell % width * side))
+            .collect();
         let queries: Vec<&[f32]> = classifier.embeddings.chunks(classifier.dimension).collect();
-        let cosines: Vec<f32> =
-            queries.iter().flat_map(|query| cells.iter().map(|cell| dot(query, cell))).collect();
-        let best = |query: usize| cosines[query * cells.len()..][..cells.len()].iter().copied().fold(-1.0, f32::max);
+        let cosines: Vec<f32> = queries
+            .iter()
+            .flat_map(|query| cells.iter().map(|cell| dot(query, cell)))
+            .collect();
+        let best = |query: usize| {
+            cosines[query * cells.len()..][..cells.len()]
+                .iter()
+                .copied()
+                .fold(-1.0, f32::max)
+        };
         let mut similarity: Vec<f32> = (0..queries.len()).map(best).collect();
         let image_probability = vec![1.0 / queries.len() as f32; queries.len()];
         if spoilt {
             similarity[0] = f32::NAN;
         }
         let values = cosines.iter().map(|cosine| options.temperature * cosine).collect();
-        let grid = ScoreGrid { kind: ScoreKind::Logits, queries: queries.len(), height, width, values };
-        Ok(DenseScores { grid, similarity, image_probability })
+        let grid = ScoreGrid {
+            kind: ScoreKind::Logits,
+            queries: queries.len(),
+            height,
+            width,
+            values,
+        };
+        Ok(DenseScores {
+            grid,
+            similarity,
+            image_probability,
+        })
     }
 }
 

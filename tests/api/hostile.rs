@@ -25,7 +25,10 @@ async fn parts_that_are_missing_unknown_or_twice_are_422_by_name() {
         (vec![image, fields, image], "image"),
         (vec![image, fields, fields], "request"),
         (vec![image, fields, ("mask", b"")], "mask"),
-        (vec![image, ("request", br#"{"image": "aGk=", "classes": ["red"]}"#)], "image"),
+        (
+            vec![image, ("request", br#"{"image": "aGk=", "classes": ["red"]}"#)],
+            "image",
+        ),
         (vec![image, ("request", br#"{"classes": [{}]}"#)], "classes[0]"),
     ] {
         assert_eq!(answer(&app, multipart(&parts)).await, (422, json!(path)));
@@ -47,12 +50,22 @@ async fn broken_multipart_is_400() {
         ("empty", Vec::new()),
         ("no boundary", b"image=1".to_vec()),
         ("cut short", whole[..whole.len() - BOUNDARY.len() - 8].to_vec()),
-        ("headers without end", format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"image\"").into_bytes()),
-        ("a header that is none", format!("--{BOUNDARY}\r\n\0\x01: \x02\r\n\r\nx\r\n--{BOUNDARY}--\r\n").into_bytes()),
+        (
+            "headers without end",
+            format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"image\"").into_bytes(),
+        ),
+        (
+            "a header that is none",
+            format!("--{BOUNDARY}\r\n\0\x01: \x02\r\n\r\nx\r\n--{BOUNDARY}--\r\n").into_bytes(),
+        ),
     ];
     for (what, body) in broken {
         let reply = app.send(segment_multipart(body)).await;
-        assert_eq!((reply.status.as_u16(), &reply.json()["type"]), (400, &json!("/problems/malformed")), "{what}");
+        assert_eq!(
+            (reply.status.as_u16(), &reply.json()["type"]),
+            (400, &json!("/problems/malformed")),
+            "{what}"
+        );
     }
 }
 
@@ -85,8 +98,14 @@ async fn json_nested_deeper_than_any_request_is_400() {
 #[tokio::test]
 async fn a_body_that_breaks_off_is_400() {
     let app = App::start().await;
-    for content_type in ["application/json".to_owned(), format!("multipart/form-data; boundary={BOUNDARY}")] {
-        let pieces = [Ok("{\"image\": "), Err(std::io::Error::other("the connection was reset"))];
+    for content_type in [
+        "application/json".to_owned(),
+        format!("multipart/form-data; boundary={BOUNDARY}"),
+    ] {
+        let pieces = [
+            Ok("{\"image\": "),
+            Err(std::io::Error::other("the connection was reset")),
+        ];
         let body = Body::from_stream(futures_util::stream::iter(pieces));
         let post = request(Method::POST, "/v1/segment").header(header::CONTENT_TYPE, &content_type);
         let reply = app.send(post.body(body).unwrap()).await;

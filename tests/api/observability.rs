@@ -10,7 +10,10 @@ use crate::support::{App, request, with_image};
 async fn a_callers_request_id_comes_back() {
     let app = App::start().await;
     let get = request(Method::GET, "/health/live").header("x-request-id", "job-17");
-    assert_eq!(app.send(get.body(Body::empty()).unwrap()).await.header("x-request-id"), "job-17");
+    assert_eq!(
+        app.send(get.body(Body::empty()).unwrap()).await.header("x-request-id"),
+        "job-17"
+    );
 }
 
 #[tokio::test]
@@ -31,9 +34,17 @@ async fn requests_are_counted_by_route_method_and_status() {
     app.get("/v1/vocabularies/fruit").await;
     app.get("/v1/vocabularies/trees").await;
     app.get("/anything").await;
-    app.send(request(Method::from_bytes(b"MAKEUP").unwrap(), "/metrics").body(Body::empty()).unwrap()).await;
+    app.send(
+        request(Method::from_bytes(b"MAKEUP").unwrap(), "/metrics")
+            .body(Body::empty())
+            .unwrap(),
+    )
+    .await;
     let metrics = app.get("/metrics").await;
-    assert_eq!(metrics.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(
+        metrics.header("content-type"),
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
     for (labels, count) in [
         (r#"method="POST",route="/v1/segment",status="200""#, 1),

@@ -37,10 +37,20 @@ async fn every_documented_operation_is_served() {
     for (path, operations) in DOCUMENT["paths"].as_object().unwrap() {
         for method in operations.as_object().unwrap().keys() {
             let method: Method = method.to_uppercase().parse().unwrap();
-            let reply = app.send(request(method.clone(), &path.replace("{name}", "none")).body(Body::empty()).unwrap()).await;
+            let reply = app
+                .send(
+                    request(method.clone(), &path.replace("{name}", "none"))
+                        .body(Body::empty())
+                        .unwrap(),
+                )
+                .await;
             assert_ne!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
             if reply.status == StatusCode::NOT_FOUND {
-                assert_eq!(reply.json()["type"], "/problems/vocabulary-not-found", "{method} {path}");
+                assert_eq!(
+                    reply.json()["type"],
+                    "/problems/vocabulary-not-found",
+                    "{method} {path}"
+                );
             }
         }
     }
@@ -49,7 +59,9 @@ async fn every_documented_operation_is_served() {
 #[test]
 fn every_kind_of_problem_is_documented_with_its_status() {
     let description = DOCUMENT["info"]["description"].as_str().unwrap();
-    let kinds = DOCUMENT["components"]["schemas"]["ProblemType"]["enum"].as_array().unwrap();
+    let kinds = DOCUMENT["components"]["schemas"]["ProblemType"]["enum"]
+        .as_array()
+        .unwrap();
     assert_eq!(kinds.len(), 19);
     for kind in kinds {
         assert!(description.contains(&format!("`{}`", kind.as_str().unwrap())), "{kind}");
@@ -73,12 +85,20 @@ async fn the_documentation_page_loads_nothing_from_elsewhere() {
     let html = String::from_utf8(page.body.to_vec()).unwrap();
     assert_eq!(page.header("content-type"), "text/html");
     for attribute in ["src=\"", "href=\""] {
-        for address in html.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        for address in html
+            .split(attribute)
+            .skip(1)
+            .map(|rest| rest.split('"').next().unwrap())
+        {
             assert!(!address.contains("//"), "{address}");
             let path = format!("/docs/{}", address.trim_start_matches("./"));
             assert_eq!(app.get(&path).await.status, StatusCode::OK, "{path}");
         }
     }
     let initializer = app.get("/docs/swagger-initializer.js").await;
-    assert!(String::from_utf8(initializer.body.to_vec()).unwrap().contains("/openapi.yaml"));
+    assert!(
+        String::from_utf8(initializer.body.to_vec())
+            .unwrap()
+            .contains("/openapi.yaml")
+    );
 }

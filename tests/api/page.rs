@@ -9,7 +9,10 @@ use crate::support::{App, request};
 async fn the_page_and_everything_it_refers_to_is_served() {
     let app = App::start().await;
     let page = app.get("/").await;
-    assert_eq!((page.status, page.header("content-type")), (StatusCode::OK, "text/html"));
+    assert_eq!(
+        (page.status, page.header("content-type")),
+        (StatusCode::OK, "text/html")
+    );
     let html = String::from_utf8(page.body.to_vec()).unwrap();
     let mut assets = 0;
     for path in html.split('"').filter(|text| text.starts_with("/assets/")) {
@@ -17,7 +20,10 @@ async fn the_page_and_everything_it_refers_to_is_served() {
         assets += 1;
     }
     assert!(assets > 0, "the page has a style sheet and a script");
-    assert_eq!(app.get("/assets/app.js").await.header("content-type"), "text/javascript");
+    assert_eq!(
+        app.get("/assets/app.js").await.header("content-type"),
+        "text/javascript"
+    );
     assert_eq!(app.get("/assets/style.css").await.header("content-type"), "text/css");
 }
 

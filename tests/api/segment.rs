@@ -12,7 +12,10 @@ use crate::support::{App, Reply, multipart, red_and_blue, segment_json, segment_
 #[tokio::test]
 async fn the_whole_reply() {
     let app = App::start().await;
-    let mut reply = app.segment(&with_image(json!({"classes": ["red", "green", "blue"]}))).await.ok();
+    let mut reply = app
+        .segment(&with_image(json!({"classes": ["red", "green", "blue"]})))
+        .await
+        .ok();
     let timings = reply["timings"].take();
     let id = reply["vocabulary"]["id"].take();
     let data = reply["label_map"]["data"].take();
@@ -51,7 +54,10 @@ async fn the_whole_reply() {
     let stages = ["queue", "decode", "preprocess", "text", "model", "label_map", "encode"];
     assert_eq!(timings.as_object().unwrap().len(), stages.len());
     for stage in stages {
-        assert!(timings[format!("{stage}_seconds")].as_f64().unwrap() >= 0.0, "{stage} in {timings}");
+        assert!(
+            timings[format!("{stage}_seconds")].as_f64().unwrap() >= 0.0,
+            "{stage} in {timings}"
+        );
     }
 }
 
@@ -60,10 +66,21 @@ async fn json_with_a_data_uri_and_multipart_say_the_same() {
     let app = App::start().await;
     let image = red_and_blue();
     let uri = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&image));
-    let from_json = app.segment(&json!({"image": uri, "classes": ["red", "blue"]})).await.ok();
+    let from_json = app
+        .segment(&json!({"image": uri, "classes": ["red", "blue"]}))
+        .await
+        .ok();
     let form = multipart(&[("request", br#"{"classes": ["red", "blue"]}"#), ("image", &image)]);
     let from_form = app.send(segment_multipart(form)).await.ok();
-    for field in ["model", "width", "height", "vocabulary", "classes", "label_map", "warnings"] {
+    for field in [
+        "model",
+        "width",
+        "height",
+        "vocabulary",
+        "classes",
+        "label_map",
+        "warnings",
+    ] {
         assert_eq!(from_json[field], from_form[field], "{field}");
     }
 }
@@ -72,7 +89,10 @@ async fn json_with_a_data_uri_and_multipart_say_the_same() {
 async fn accept_image_png_gets_the_label_map_itself() {
     let app = App::start().await;
     let reply = post_for_png(&app, json!({"classes": ["red", "blue"]})).await;
-    assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, "image/png"));
+    assert_eq!(
+        (reply.status, reply.header("content-type")),
+        (StatusCode::OK, "image/png")
+    );
     assert_eq!(pixels(&reply.body), half_and_half(0, 1));
     assert!(!reply.headers.contains_key("maskclip-warnings"));
 }
@@ -123,7 +143,9 @@ async fn the_confidence_map_comes_when_asked_for() {
     let app = App::start().await;
     let body = with_image(json!({"classes": ["red", "blue"], "output": {"confidence_map": true}}));
     let reply = app.segment(&body).await.ok();
-    let png = BASE64_STANDARD.decode(reply["confidence_map"].as_str().unwrap()).unwrap();
+    let png = BASE64_STANDARD
+        .decode(reply["confidence_map"]["data"].as_str().unwrap())
+        .unwrap();
     assert_eq!(pixels(&png), vec![255; 16 * 8]);
 }
 
@@ -160,7 +182,10 @@ async fn an_unlikely_pixel_is_background_below_the_threshold() {
         json!({"classes": ["red", "blue"], "temperature": 0.001, "background": background})
     };
     assert_eq!(pixels(&post_for_png(&app, likely(0.4)).await.body), half_and_half(0, 1));
-    assert_eq!(pixels(&post_for_png(&app, likely(0.6)).await.body), half_and_half(255, 255));
+    assert_eq!(
+        pixels(&post_for_png(&app, likely(0.6)).await.body),
+        half_and_half(255, 255)
+    );
 }
 
 #[tokio::test]
@@ -181,7 +206,9 @@ async fn every_option_is_taken() {
         json!({"deadline_seconds": 300}),
     ] {
         let mut body = with_image(json!({"classes": ["red", {"name": "blue", "synonyms": ["azure"]}]}));
-        body.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        body.as_object_mut()
+            .unwrap()
+            .extend(options.as_object().unwrap().clone());
         let reply = app.segment(&body).await;
         assert_eq!(reply.status, StatusCode::OK, "{options}: {:?}", reply.body);
     }
@@ -194,9 +221,24 @@ async fn a_value_out_of_its_range_is_422_with_path_and_limit() {
     let deadline = json!({"name": "engine.max_deadline_seconds", "value": 300.0});
     let none = Value::Null;
     for (fields, path, detail, limit) in [
-        (json!({"temperature": 0}), "temperature", "temperature must be above 0 and at most 1000, not 0", &none),
-        (json!({"temperature": 1e39}), "temperature", "temperature must be above 0 and at most 1000, not inf", &none),
-        (json!({"prompt_denoising": 1.5}), "prompt_denoising", "prompt_denoising must be 0 to 1, not 1.5", &none),
+        (
+            json!({"temperature": 0}),
+            "temperature",
+            "temperature must be above 0 and at most 1000, not 0",
+            &none,
+        ),
+        (
+            json!({"temperature": 1e39}),
+            "temperature",
+            "temperature must be above 0 and at most 1000, not inf",
+            &none,
+        ),
+        (
+            json!({"prompt_denoising": 1.5}),
+            "prompt_denoising",
+            "prompt_denoising must be 0 to 1, not 1.5",
+            &none,
+        ),
         (
             json!({"key_smoothing": {"method": "reference", "threshold": -1}}),
             "key_smoothing.threshold",
@@ -241,7 +283,9 @@ async fn a_value_out_of_its_range_is_422_with_path_and_limit() {
         ),
     ] {
         let mut body = with_image(json!({"classes": ["red"]}));
-        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
         let problem = app.segment(&body).await.json();
         assert_eq!(problem["type"], "/problems/invalid-request", "{fields}");
         assert_eq!(problem["path"], path, "{fields}");
@@ -278,12 +322,18 @@ async fn what_has_the_wrong_shape_is_422_with_its_path() {
 async fn one_of_classes_and_vocabulary_is_required_and_an_image() {
     let app = App::start().await;
     let problem = app.segment(&with_image(json!({}))).await.json();
-    assert_eq!((&problem["status"], &problem["detail"]), (&json!(422), &json!("one of classes and vocabulary is required")));
+    assert_eq!(
+        (&problem["status"], &problem["detail"]),
+        (&json!(422), &json!("one of classes and vocabulary is required"))
+    );
     let both = with_image(json!({"classes": ["red"], "vocabulary": "fruit"}));
     let problem = app.segment(&both).await.json();
     assert_eq!(
         (&problem["status"], &problem["detail"]),
-        (&json!(422), &json!("classes and vocabulary exclude each other; give one of them"))
+        (
+            &json!(422),
+            &json!("classes and vocabulary exclude each other; give one of them")
+        )
     );
     let problem = app.segment(&json!({"classes": ["red"]})).await.json();
     assert_eq!((&problem["status"], &problem["path"]), (&json!(422), &json!("image")));
@@ -301,9 +351,15 @@ async fn limits_on_classes_are_422_and_named() {
     .await;
     for (fields, limit) in [
         (json!({"classes": ["a", "b", "c"]}), "limits.max_classes"),
-        (json!({"classes": [{"name": "a", "synonyms": ["b", "c"]}]}), "limits.max_synonyms"),
+        (
+            json!({"classes": [{"name": "a", "synonyms": ["b", "c"]}]}),
+            "limits.max_synonyms",
+        ),
         (json!({"classes": ["grüner"]}), "limits.max_name_characters"),
-        (json!({"classes": ["a"], "background": ["b", "c"]}), "limits.max_background_names"),
+        (
+            json!({"classes": ["a"], "background": ["b", "c"]}),
+            "limits.max_background_names",
+        ),
         (json!({"classes": ["a"], "short_side": 16}), "limits.max_input_pixels"),
     ] {
         let problem = app.segment(&with_image(fields.clone())).await.json();
@@ -318,7 +374,10 @@ async fn advice_comes_as_warnings() {
     let codes = async |classes: Value| {
         let reply = app.segment(&with_image(json!({"classes": classes}))).await.ok();
         let warnings = reply["warnings"].as_array().unwrap().clone();
-        warnings.iter().map(|warning| warning["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        warnings
+            .iter()
+            .map(|warning| warning["code"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(codes(json!(["red", "blue"])).await, Vec::<String>::new());
     assert_eq!(codes(json!(["red"])).await, ["single-class"]);
@@ -328,7 +387,9 @@ async fn advice_comes_as_warnings() {
 
 async fn post_for_png(app: &App, fields: Value) -> Reply {
     let mut request = segment_json(&with_image(fields));
-    request.headers_mut().insert(header::ACCEPT, "image/png".parse().unwrap());
+    request
+        .headers_mut()
+        .insert(header::ACCEPT, "image/png".parse().unwrap());
     app.send(request).await
 }
 
@@ -337,7 +398,10 @@ fn pixels(png: &[u8]) -> Vec<u8> {
     let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
     let mut values = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut values).unwrap();
-    assert_eq!((info.bit_depth, info.line_size), (png::BitDepth::Eight, info.width as usize));
+    assert_eq!(
+        (info.bit_depth, info.line_size),
+        (png::BitDepth::Eight, info.width as usize)
+    );
     values.truncate(info.buffer_size());
     values
 }

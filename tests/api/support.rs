@@ -56,8 +56,16 @@ impl App {
             vocabulary: config.vocabulary.clone(),
         };
         let engine = Engine::start(settings, control.factory(), Arc::clone(&metrics));
-        let state = AppState { engine: Arc::clone(&engine), config: Arc::new(config), metrics };
-        Self { router: router(state), engine, control }
+        let state = AppState {
+            engine: Arc::clone(&engine),
+            config: Arc::new(config),
+            metrics,
+        };
+        Self {
+            router: router(state),
+            engine,
+            control,
+        }
     }
 
     /// Waits until the engine is in the state, which it is on its way to.
@@ -67,19 +75,35 @@ impl App {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), reached).await.expect("the engine gets there");
+        tokio::time::timeout(Duration::from_secs(30), reached)
+            .await
+            .expect("the engine gets there");
     }
 
     /// Sends a request and checks what is true of every answer: it carries the request's id, the
     /// document knows its status, and an error is a problem.
     pub async fn send(&self, request: impl Into<Request<Body>>) -> Reply {
         let mut request = request.into();
-        request.headers_mut().entry("x-request-id").or_insert(REQUEST_ID.parse().unwrap());
+        request
+            .headers_mut()
+            .entry("x-request-id")
+            .or_insert(REQUEST_ID.parse().unwrap());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let response = self.router.clone().oneshot(request).await.expect("the router never fails");
+        let response = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router never fails");
         let (parts, body) = response.into_parts();
-        let body = to_bytes(body, usize::MAX).await.expect("bodies of these tests are complete");
-        let reply = Reply { status: parts.status, headers: parts.headers, body };
+        let body = to_bytes(body, usize::MAX)
+            .await
+            .expect("bodies of these tests are complete");
+        let reply = Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        };
         assert!(reply.headers.contains_key("x-request-id"));
         assert_documented(&method, &path, reply.status);
         reply
@@ -110,7 +134,10 @@ pub fn segment_json(body: &Value) -> Request<Body> {
 /// `POST /v1/segment` with a multipart body as it is on the wire.
 pub fn segment_multipart(body: impl Into<Body>) -> Request<Body> {
     request(Method::POST, "/v1/segment")
-        .header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={BOUNDARY}"))
+        .header(
+            header::CONTENT_TYPE,
+            format!("multipart/form-data; boundary={BOUNDARY}"),
+        )
         .body(body.into())
         .unwrap()
 }
@@ -130,7 +157,9 @@ pub fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
 /// `{"image": red_and_blue(), ...fields}`.
 pub fn with_image(fields: Value) -> Value {
     let mut body = json!({"image": BASE64_STANDARD.encode(red_and_blue())});
-    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    body.as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
     body
 }
 
@@ -143,7 +172,9 @@ pub fn red_and_blue() -> Vec<u8> {
 pub fn png(width: u32, height: u32, colour: impl Fn(u32) -> [u8; 3]) -> Vec<u8> {
     let pixels = image::RgbImage::from_fn(width, height, |x, _| image::Rgb(colour(x)));
     let mut bytes = Vec::new();
-    pixels.write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+    pixels
+        .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png)
+        .unwrap();
     bytes
 }
 
@@ -164,7 +195,11 @@ impl Reply {
     /// A header's text.
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("{name} is missing")).to_str().unwrap()
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is missing"))
+            .to_str()
+            .unwrap()
     }
 
     /// The JSON of an answer with status 200.
@@ -191,10 +226,17 @@ pub static DOCUMENT: LazyLock<Value> =
 /// Fails when the document describes the operation, but not with this status.
 #[track_caller]
 fn assert_documented(method: &Method, path: &str, status: StatusCode) {
-    let template = if path.starts_with("/v1/vocabularies/") { "/v1/vocabularies/{name}" } else { path };
+    let template = if path.starts_with("/v1/vocabularies/") {
+        "/v1/vocabularies/{name}"
+    } else {
+        path
+    };
     let operation = &DOCUMENT["paths"][template][method.as_str().to_lowercase()];
     if operation.is_object() {
         let documented = &operation["responses"][status.as_str()];
-        assert!(documented.is_object(), "openapi.yaml does not say that {method} {template} answers {status}");
+        assert!(
+            documented.is_object(),
+            "openapi.yaml does not say that {method} {template} answers {status}"
+        );
     }
 }

@@ -11,7 +11,13 @@ async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
     let app = App::start().await;
     let hold = app.control.hold_embed();
     let classes = json!(["red", {"name": "blue", "synonyms": ["azure"]}]);
-    let created = put(&app, "paint", &json!({"classes": classes, "background": ["green"]}), &[]).await;
+    let created = put(
+        &app,
+        "paint",
+        &json!({"classes": classes, "background": ["green"]}),
+        &[],
+    )
+    .await;
     assert_eq!(created.status, StatusCode::ACCEPTED);
     let mut reply = created.json();
     assert!(reply["age_seconds"].take().as_f64().unwrap() >= 0.0);
@@ -37,12 +43,24 @@ async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
     let seen = app.get("/v1/vocabularies/paint").await;
     assert_eq!(seen.header("etag"), created.header("etag"));
     let seen = seen.ok();
-    assert_eq!((&seen["hits"], &seen["embeddings"][0]["embedded"]), (&json!(1), &json!(4)));
+    assert_eq!(
+        (&seen["hits"], &seen["embeddings"][0]["embedded"]),
+        (&json!(1), &json!(4))
+    );
     assert_eq!(seen["embeddings"][0]["bytes"], 4 * 4 * 4);
 
     // The same definition again: all texts are there.
-    let same = put(&app, "paint", &json!({"classes": classes, "background": ["green"]}), &[]).await;
-    assert_eq!((same.status, same.header("etag")), (StatusCode::OK, created.header("etag")));
+    let same = put(
+        &app,
+        "paint",
+        &json!({"classes": classes, "background": ["green"]}),
+        &[],
+    )
+    .await;
+    assert_eq!(
+        (same.status, same.header("etag")),
+        (StatusCode::OK, created.header("etag"))
+    );
     let other_name = put(&app, "copy", &json!({"classes": classes}), &[]).await;
     assert_eq!(other_name.status, StatusCode::CREATED);
 
@@ -80,10 +98,15 @@ async fn if_match_changes_only_what_was_seen() {
         ),
         "instance": REQUEST_ID,
     });
-    put(&app, "paint", &json!({"classes": ["green"]}), &seen).await.assert_problem(&expected);
+    put(&app, "paint", &json!({"classes": ["green"]}), &seen)
+        .await
+        .assert_problem(&expected);
     delete(&app, "paint", &seen).await.assert_problem(&expected);
     let any = [(header::IF_MATCH, "*")];
-    assert_eq!(put(&app, "other", &json!({"classes": ["red"]}), &any).await.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(
+        put(&app, "other", &json!({"classes": ["red"]}), &any).await.status,
+        StatusCode::PRECONDITION_FAILED
+    );
     assert_eq!(delete(&app, "paint", &any).await.status, StatusCode::NO_CONTENT);
 }
 
@@ -104,7 +127,9 @@ async fn a_shipped_vocabulary_can_be_used_but_not_changed() {
         "detail": format!("the vocabulary {name:?} is shipped with the server and read-only"),
         "instance": REQUEST_ID,
     });
-    put(&app, name, &json!({"classes": ["red"]}), &[]).await.assert_problem(&expected);
+    put(&app, name, &json!({"classes": ["red"]}), &[])
+        .await
+        .assert_problem(&expected);
     delete(&app, name, &[]).await.assert_problem(&expected);
 }
 
@@ -112,11 +137,19 @@ async fn a_shipped_vocabulary_can_be_used_but_not_changed() {
 async fn recent_class_lists_are_listed_latest_first() {
     let app = App::start().await;
     let first = app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
-    app.segment(&with_image(json!({"classes": ["green"], "templates": "simple"}))).await.ok();
+    app.segment(&with_image(json!({"classes": ["green"], "templates": "simple"})))
+        .await
+        .ok();
     app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
     let list = app.get("/v1/vocabularies?kind=recent").await.ok();
     let recent = list["vocabularies"].as_array().unwrap();
-    assert_eq!(recent.iter().map(|entry| entry["hits"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(
+        recent
+            .iter()
+            .map(|entry| entry["hits"].as_u64().unwrap())
+            .collect::<Vec<_>>(),
+        [2, 1]
+    );
     assert_eq!(recent[0]["id"], first["vocabulary"]["id"]);
     assert_eq!(recent[0]["first_names"], json!(["red", "blue"]));
     assert_eq!(recent[0]["class_count"], 2);
@@ -155,8 +188,13 @@ async fn names_lists_and_their_number_have_limits() {
         "instance": REQUEST_ID,
         "limit": {"name": "limits.max_classes", "value": 2},
     }));
-    let unknown = put(&app, "paint", &json!({"classes": [], "templates": "simple"}), &[]).await.json();
-    assert_eq!((&unknown["status"], &unknown["path"]), (&json!(422), &json!("templates")));
+    let unknown = put(&app, "paint", &json!({"classes": [], "templates": "simple"}), &[])
+        .await
+        .json();
+    assert_eq!(
+        (&unknown["status"], &unknown["path"]),
+        (&json!(422), &json!("templates"))
+    );
     assert!(put(&app, "paint", &classes, &[]).await.status.is_success());
     put(&app, "more", &classes, &[]).await.assert_problem(&json!({
         "type": "/problems/too-many-vocabularies",
@@ -188,5 +226,14 @@ async fn delete(app: &App, name: &str, headers: &[(header::HeaderName, &str)]) -
 fn names(classes: &Value) -> Vec<&str> {
     let name = |class: &'_ Value| class.as_str().is_some();
     let classes = classes.as_array().unwrap();
-    classes.iter().map(|class| if name(class) { class.as_str().unwrap() } else { class["name"].as_str().unwrap() }).collect()
+    classes
+        .iter()
+        .map(|class| {
+            if name(class) {
+                class.as_str().unwrap()
+            } else {
+                class["name"].as_str().unwrap()
+            }
+        })
+        .collect()
 }

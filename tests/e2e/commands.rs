@@ -15,12 +15,21 @@ fn cuda_where_there_is_none_stops_the_start() {
         return;
     }
     let message = refusal(&["serve", "--listen", "127.0.0.1:0", "--device", "cuda:0"]);
-    assert!(message.contains("cuda:0") && message.contains("--device cpu"), "{message}");
+    assert!(
+        message.contains("cuda:0") && message.contains("--device cpu"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_checkpoint_that_is_not_there_stops_the_start() {
-    let message = refusal(&["serve", "--listen", "127.0.0.1:0", "--model", "/nowhere/ViT-B-16.safetensors"]);
+    let message = refusal(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--model",
+        "/nowhere/ViT-B-16.safetensors",
+    ]);
     assert!(message.contains("/nowhere/ViT-B-16.safetensors"), "{message}");
 }
 
@@ -46,5 +55,8 @@ fn an_address_in_use_stops_the_start() {
 fn the_version_names_the_build() {
     let output = run(&["--version"]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.starts_with(concat!("maskclip ", env!("CARGO_PKG_VERSION"), " (commit ")), "{text}");
+    assert!(
+        text.starts_with(concat!("maskclip ", env!("CARGO_PKG_VERSION"), " (commit ")),
+        "{text}"
+    );
 }

@@ -28,16 +28,31 @@ impl Server {
         let mut stdout = BufReader::new(process.stdout.take().expect("standard output is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("standard output can be read");
-        let address = line.trim().strip_prefix("listening on ").expect("the first line says where").to_owned();
-        let server = Self { process, stdout, address };
+        let address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .expect("the first line says where")
+            .to_owned();
+        let server = Self {
+            process,
+            stdout,
+            address,
+        };
         server.wait_until_ready();
         server
     }
 
     fn wait_until_ready(&self) {
         let start = Instant::now();
-        while agent().get(self.url("/health/ready")).call().is_ok_and(|reply| reply.status() != 200) {
-            assert!(start.elapsed() < START_LIMIT, "the server is not ready after {START_LIMIT:?}");
+        while agent()
+            .get(self.url("/health/ready"))
+            .call()
+            .is_ok_and(|reply| reply.status() != 200)
+        {
+            assert!(
+                start.elapsed() < START_LIMIT,
+                "the server is not ready after {START_LIMIT:?}"
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -52,7 +67,10 @@ impl Server {
         let mut text = String::new();
         while !text.trim_end().ends_with('\'') {
             let mut line = String::new();
-            assert!(self.stdout.read_line(&mut line).expect("standard output can be read") > 0, "no example in {text:?}");
+            assert!(
+                self.stdout.read_line(&mut line).expect("standard output can be read") > 0,
+                "no example in {text:?}"
+            );
             text.push_str(&line);
         }
         text.trim_start_matches("try it:").trim().to_owned()
@@ -60,7 +78,9 @@ impl Server {
 
     /// Sends a signal by name, as `kill` does.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.process.id().to_string()])
+            .status();
         assert!(sent.expect("kill runs").success());
     }
 

@@ -206,16 +206,24 @@ impl SegmentBody {
         if let (Some(asked), Some(model)) = (&self.model, model)
             && *asked != model.name
         {
-            return Err(ApiError::UnknownModel { asked: asked.clone(), loaded: model.name.clone() });
+            return Err(ApiError::UnknownModel {
+                asked: asked.clone(),
+                loaded: model.name.clone(),
+            });
         }
         let defaults = &config.defaults;
-        let denoising = probability("prompt_denoising", self.prompt_denoising.unwrap_or(defaults.prompt_denoising))?;
+        let denoising = probability(
+            "prompt_denoising",
+            self.prompt_denoising.unwrap_or(defaults.prompt_denoising),
+        )?;
         let short_side = short_side(self.short_side, &config.limits)?.unwrap_or(defaults.short_side);
         let dense = DenseOptions {
             attention: self.attention.unwrap_or(defaults.attention),
             temperature: temperature(self.temperature.unwrap_or(defaults.temperature))?,
             prompt_denoising: (denoising > 0.0).then_some(denoising),
-            key_smoothing: self.key_smoothing.map_or(Ok(KeySmoothing::None), KeySmoothing::try_from)?,
+            key_smoothing: self
+                .key_smoothing
+                .map_or(Ok(KeySmoothing::None), KeySmoothing::try_from)?,
         };
         let deadline = match self.deadline_seconds {
             None => config.engine.default_deadline_seconds,
@@ -228,14 +236,21 @@ impl SegmentBody {
             templates: self.templates.unwrap_or(defaults.templates),
             dense,
             short_side: (short_side > 0).then_some(short_side),
-            output: OutputOptions { label_map: self.output.label_map, confidence_map: self.output.confidence_map },
+            output: OutputOptions {
+                label_map: self.output.label_map,
+                confidence_map: self.output.confidence_map,
+            },
             deadline: now + Duration::from_secs_f64(deadline),
         })
     }
 }
 
 fn vocabulary(classes: Option<Vec<ClassBody>>, name: Option<String>) -> Result<VocabularyChoice, ApiError> {
-    let invalid = |detail: &str| ApiError::Invalid { path: None, detail: detail.to_owned(), limit: None };
+    let invalid = |detail: &str| ApiError::Invalid {
+        path: None,
+        detail: detail.to_owned(),
+        limit: None,
+    };
     match (classes, name) {
         (Some(classes), None) => Ok(VocabularyChoice::Inline(classes.into_iter().map(Into::into).collect())),
         (None, Some(name)) => Ok(VocabularyChoice::Named(name)),
@@ -247,11 +262,12 @@ fn vocabulary(classes: Option<Vec<ClassBody>>, name: Option<String>) -> Result<V
 fn background(body: Option<BackgroundBody>, config: &Config) -> Result<Background, ApiError> {
     let shipped = || config.vocabulary.background.clone();
     let (names, threshold) = match body {
-        None | Some(BackgroundBody::Switch(false)) => (Vec::new(), 0.0),
-        Some(BackgroundBody::Switch(true)) => (shipped(), 0.0),
-        Some(BackgroundBody::Names(names)) => (names, 0.0),
+        None => (None, 0.0),
+        Some(BackgroundBody::Switch(false)) => (Some(Vec::new()), 0.0),
+        Some(BackgroundBody::Switch(true)) => (Some(shipped()), 0.0),
+        Some(BackgroundBody::Names(names)) => (Some(names), 0.0),
         Some(BackgroundBody::Detail(detail)) => (
-            detail.names.unwrap_or_else(shipped),
+            Some(detail.names.unwrap_or_else(shipped)),
             probability("background.threshold", detail.threshold)?,
         ),
     };
@@ -273,9 +289,10 @@ impl TryFrom<KeySmoothingBody> for KeySmoothing {
                 let threshold = probability("key_smoothing.threshold", threshold.unwrap_or(1.0))?;
                 Ok(Self::Reference { threshold })
             }
-            (KeySmoothingMethod::None | KeySmoothingMethod::Formula, Some(_)) => {
-                Err(ApiError::invalid("key_smoothing.threshold", "only the method reference has a threshold"))
-            }
+            (KeySmoothingMethod::None | KeySmoothingMethod::Formula, Some(_)) => Err(ApiError::invalid(
+                "key_smoothing.threshold",
+                "only the method reference has a threshold",
+            )),
         }
     }
 }
@@ -318,7 +335,9 @@ fn deadline_seconds(value: f64, max: f64) -> Result<f64, ApiError> {
     }
     Err(ApiError::Invalid {
         path: Some("deadline_seconds".to_owned()),
-        detail: format!("deadline_seconds must be above 0 and at most engine.max_deadline_seconds = {max}, not {value}"),
+        detail: format!(
+            "deadline_seconds must be above 0 and at most engine.max_deadline_seconds = {max}, not {value}"
+        ),
         limit: (value > max).then(|| Limit::fractional("engine.max_deadline_seconds", max)),
     })
 }

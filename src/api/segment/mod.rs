@@ -17,7 +17,9 @@ use utoipa::{IntoResponses, ToSchema};
 pub use body::{
     BackgroundBody, BackgroundDetail, KeySmoothingBody, KeySmoothingDetail, KeySmoothingMethod, OutputBody, SegmentBody,
 };
-pub use reply::{ClassReply, Confidence, LabelMapReply, SegmentReply, VocabularyState, WarningReply};
+pub use reply::{
+    ClassReply, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,
+};
 
 use super::problem::{self, ApiError, ProblemType};
 use super::{AppState, accept, run_blocking};
@@ -95,10 +97,16 @@ pub(super) async fn segment(State(state): State<AppState>, request: Request) -> 
 /// The output that `Accept: image/png` leaves: a PNG and nothing beside it.
 fn require_png(output: &OutputBody) -> Result<(), ApiError> {
     if output.label_map != LabelMapFormat::Png {
-        return Err(ApiError::invalid("output.label_map", "Accept: image/png is answered with a label map of form png"));
+        return Err(ApiError::invalid(
+            "output.label_map",
+            "Accept: image/png is answered with a label map of form png",
+        ));
     }
     if output.confidence_map {
-        return Err(ApiError::invalid("output.confidence_map", "Accept: image/png leaves no place for a confidence map"));
+        return Err(ApiError::invalid(
+            "output.confidence_map",
+            "Accept: image/png leaves no place for a confidence map",
+        ));
     }
     Ok(())
 }
@@ -106,7 +114,7 @@ fn require_png(output: &OutputBody) -> Result<(), ApiError> {
 /// The label map as a file.
 fn png_response(png: Vec<u8>, warnings: &[Warning]) -> Response {
     let mut response = ([(header::CONTENT_TYPE, PNG)], png).into_response();
-    let codes: Vec<_> = warnings.iter().map(|warning| reply::warning_code(warning.code)).collect();
+    let codes: Vec<_> = warnings.iter().map(|warning| warning.code.name()).collect();
     if !codes.is_empty() {
         let value = HeaderValue::from_str(&codes.join(", ")).expect("codes are kebab-case ASCII");
         response.headers_mut().insert(MASKCLIP_WARNINGS, value);

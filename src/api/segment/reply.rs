@@ -27,9 +27,9 @@ pub struct SegmentReply {
     pub classes: Vec<ClassReply>,
     /// The label map.
     pub label_map: LabelMapReply,
-    /// Probability of each pixel's own label times 255, an 8-bit grey PNG as base64; only when asked for.
+    /// Probability of each pixel's own label times 255; only when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub confidence_map: Option<String>,
+    pub confidence_map: Option<ConfidenceMapReply>,
     /// What the caller should know about this result.
     pub warnings: Vec<WarningReply>,
     /// Where the time went.
@@ -111,6 +111,14 @@ pub enum LabelMapReply {
     None,
 }
 
+/// The confidence map, in the same form as the label map.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "format", content = "data", rename_all = "kebab-case")]
+pub enum ConfidenceMapReply {
+    /// An 8-bit grey PNG file as base64.
+    Png(String),
+}
+
 /// Advice that comes with a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WarningReply {
@@ -154,9 +162,13 @@ impl TryFrom<Segmentation> for SegmentReply {
                 embedded: segmentation.vocabulary_texts,
                 total: segmentation.vocabulary_texts,
             },
-            classes: classes.map(|(id, class)| class_reply(id, class, image_pixels)).collect::<Result<_, _>>()?,
+            classes: classes
+                .map(|(id, class)| class_reply(id, class, image_pixels))
+                .collect::<Result<_, _>>()?,
             label_map: segmentation.label_map.into(),
-            confidence_map: segmentation.confidence_map.map(|png| BASE64_STANDARD.encode(png)),
+            confidence_map: segmentation
+                .confidence_map
+                .map(|png| ConfidenceMapReply::Png(BASE64_STANDARD.encode(png))),
             warnings: segmentation.warnings.into_iter().map(Into::into).collect(),
             timings: segmentation.timings,
         })
@@ -164,9 +176,18 @@ impl TryFrom<Segmentation> for SegmentReply {
 }
 
 fn class_reply(id: u16, class: ClassResult, image_pixels: u64) -> Result<ClassReply, ApiError> {
-    let ClassResult { name, statistics, similarity, image_probability } = class;
+    let ClassResult {
+        name,
+        statistics,
+        similarity,
+        image_probability,
+    } = class;
     let finite = |value: f32, what: &str| {
-        if value.is_finite() { Ok(value) } else { Err(ApiError::Internal(format!("{what} of class {name:?} is {value}"))) }
+        if value.is_finite() {
+            Ok(value)
+        } else {
+            Err(ApiError::Internal(format!("{what} of class {name:?} is {value}")))
+        }
     };
     let [red, green, blue] = palette_color(id);
     Ok(ClassReply {
@@ -176,8 +197,14 @@ fn class_reply(id: u16, class: ClassResult, image_pixels: u64) -> Result<ClassRe
         fraction: statistics.pixels as f64 / image_pixels as f64,
         bbox: statistics.bounding_box,
         confidence: Confidence {
-            mean: statistics.mean_confidence.map(|value| finite(value, "mean confidence")).transpose()?,
-            max: statistics.max_confidence.map(|value| finite(value, "max confidence")).transpose()?,
+            mean: statistics
+                .mean_confidence
+                .map(|value| finite(value, "mean confidence"))
+                .transpose()?,
+            max: statistics
+                .max_confidence
+                .map(|value| finite(value, "max confidence"))
+                .transpose()?,
         },
         presence: finite(statistics.presence, "presence")?,
         similarity: finite(similarity, "similarity")?,

@@ -38,7 +38,10 @@ pub(super) async fn read(request: Request, state: &AppState) -> Result<(Bytes, S
 
 fn from_json(bytes: &[u8]) -> Result<(Bytes, SegmentBody), ApiError> {
     let mut body: SegmentBody = parse_json(bytes)?;
-    let image = body.image.take().ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
+    let image = body
+        .image
+        .take()
+        .ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
     Ok((decode_base64(&image)?, body))
 }
 
@@ -51,7 +54,9 @@ fn decode_base64(text: &str) -> Result<Bytes, ApiError> {
             .and_then(|(kind, payload)| kind.ends_with(";base64").then_some(payload))
             .ok_or_else(|| ApiError::Malformed("image is a data URI without \";base64,\"".to_owned()))?,
     };
-    let bytes = BASE64.decode(payload).map_err(|error| ApiError::Malformed(format!("image is not base64: {error}")))?;
+    let bytes = BASE64
+        .decode(payload)
+        .map_err(|error| ApiError::Malformed(format!("image is not base64: {error}")))?;
     Ok(bytes.into())
 }
 
@@ -64,7 +69,12 @@ async fn from_multipart(request: Request, state: &AppState) -> Result<(Bytes, Se
         let slot = match name.as_str() {
             "image" => &mut image,
             "request" => &mut body,
-            _ => return Err(ApiError::invalid(&name, format!("unknown part {name:?}, expected image and request"))),
+            _ => {
+                return Err(ApiError::invalid(
+                    &name,
+                    format!("unknown part {name:?}, expected image and request"),
+                ));
+            }
         };
         if slot.is_some() {
             return Err(ApiError::invalid(&name, format!("the part {name} comes twice")));
@@ -75,7 +85,10 @@ async fn from_multipart(request: Request, state: &AppState) -> Result<(Bytes, Se
     let body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
     let body: SegmentBody = run_blocking(move || parse_json(&body)).await?;
     if body.image.is_some() {
-        return Err(ApiError::invalid("image", "the image comes as the part image, not inside the part request"));
+        return Err(ApiError::invalid(
+            "image",
+            "the image comes as the part image, not inside the part request",
+        ));
     }
     Ok((image, body))
 }

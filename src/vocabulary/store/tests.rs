@@ -277,27 +277,3 @@ async fn a_list_larger_than_the_store_is_answered_all_the_same() {
     );
     assert_eq!((store.statistics().texts, store.statistics().bytes), (0, 0));
 }
-
-#[tokio::test]
-async fn unseen_texts_are_refused_while_too_many_wait() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[]));
-    let many: Vec<String> = (0..MAX_PENDING_TEXTS).map(|number| format!("text {number}")).collect();
-    let abandoned = {
-        let (store, embedder, many) = (store.clone(), embedder.clone(), many.clone());
-        tokio::spawn(async move { store.resolve(&space("w"), &many, embedder).await })
-    };
-    embedder.called(1).await;
-    abandoned.abort();
-    let refused = EmbeddingError::Overloaded {
-        pending: MAX_PENDING_TEXTS,
-        limit: MAX_PENDING_TEXTS,
-    };
-    assert_eq!(resolve(&store, &embedder, &["unseen"]).await, Err(refused));
-    // What waits already may be waited for.
-    let request = {
-        let (store, embedder) = (store.clone(), embedder.clone());
-        tokio::spawn(async move { resolve(&store, &embedder, &["text 0"]).await })
-    };
-    embedder.permits.add_permits(MAX_PENDING_TEXTS);
-    assert_eq!(request.await.unwrap().unwrap(), [116.]);
-}
