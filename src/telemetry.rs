@@ -4,8 +4,12 @@
 //! see a label string. All label sets exist from the start, so that a rate over them is never
 //! undefined.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -15,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, TelemetryConfig};
 use crate::engine::ModelInfo;
+use crate::vocabulary::EmbeddingStore;
 
 /// The parts of a request's time, in the order they happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +80,6 @@ pub struct Metrics {
     pub requests_in_flight: IntGauge,
     /// Worker threads with a warm model.
     pub workers_live: IntGauge,
-    /// Text embeddings served from the store.
-    pub vocabulary_hits: IntCounter,
-    /// Text embeddings that had to be computed.
-    pub vocabulary_misses: IntCounter,
-    /// Bytes of text embeddings held.
-    pub vocabulary_bytes: IntGauge,
 }
 
 /// Upper bounds in seconds, from a cached PNG to a cold vocabulary.
@@ -124,15 +123,6 @@ impl Metrics {
                 "Requests the engine holds, waiting or running.",
             ),
             workers_live: gauge("maskclip_workers_live", "Worker threads with a warm model."),
-            vocabulary_hits: counter(
-                "maskclip_vocabulary_hits_total",
-                "Text embeddings served from the store.",
-            ),
-            vocabulary_misses: counter(
-                "maskclip_vocabulary_misses_total",
-                "Text embeddings that had to be computed.",
-            ),
-            vocabulary_bytes: gauge("maskclip_vocabulary_bytes", "Bytes of text embeddings held."),
             registry,
         };
         let build_info = IntGaugeVec::new(
@@ -144,7 +134,7 @@ impl Metrics {
         for stage in Stage::ALL {
             metrics.stage_seconds.with_label_values(&[stage.name()]);
         }
-        let collectors: [Box<dyn prometheus::core::Collector>; 11] = [
+        let collectors: [Box<dyn Collector>; 8] = [
             Box::new(metrics.http_requests.clone()),
             Box::new(metrics.http_request_seconds.clone()),
             Box::new(metrics.stage_seconds.clone()),
@@ -152,9 +142,6 @@ impl Metrics {
             Box::new(metrics.queue_depth.clone()),
             Box::new(metrics.requests_in_flight.clone()),
             Box::new(metrics.workers_live.clone()),
-            Box::new(metrics.vocabulary_hits.clone()),
-            Box::new(metrics.vocabulary_misses.clone()),
-            Box::new(metrics.vocabulary_bytes.clone()),
             Box::new(build_info),
         ];
         for collector in collectors {
@@ -164,6 +151,13 @@ impl Metrics {
                 .expect("every metric has a name of its own");
         }
         metrics
+    }
+
+    /// Shows what a text-embedding store does and holds. Once per registry.
+    pub fn watch_store(&self, store: Arc<EmbeddingStore>) {
+        self.registry
+            .register(Box::new(StoreCollector::new(store)))
+            .expect("one store is watched");
     }
 
     /// Makes the label set of a route's status exist at 0.
@@ -224,8 +218,56 @@ fn gauge(name: &str, help: &str) -> IntGauge {
     IntGauge::new(name, help).expect("the metric's definition is constant")
 }
 
-fn counter(name: &str, help: &str) -> IntCounter {
-    IntCounter::new(name, help).expect("the metric's definition is constant")
+/// Reads a store's own counts whenever metrics are gathered, so that they are kept in one place.
+struct StoreCollector {
+    store: Arc<EmbeddingStore>,
+    hits: Desc,
+    misses: Desc,
+    bytes: Desc,
+}
+
+impl StoreCollector {
+    fn new(store: Arc<EmbeddingStore>) -> Self {
+        let describe = |name: &str, help: &str| {
+            Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new())
+                .expect("the metric's definition is constant")
+        };
+        Self {
+            store,
+            hits: describe(
+                "maskclip_vocabulary_hits_total",
+                "Text embeddings served from the store.",
+            ),
+            misses: describe(
+                "maskclip_vocabulary_misses_total",
+                "Text embeddings that had to be computed.",
+            ),
+            bytes: describe("maskclip_vocabulary_bytes", "Bytes of text embeddings held."),
+        }
+    }
+}
+
+impl Collector for StoreCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.hits, &self.misses, &self.bytes]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let statistics = self.store.statistics();
+        let counter = |description: &Desc, value: u64| {
+            let counter = IntCounter::new(&description.fq_name, &description.help).expect("described before");
+            counter.inc_by(value);
+            counter.collect()
+        };
+        let bytes = gauge(&self.bytes.fq_name, &self.bytes.help);
+        bytes.set(i64::try_from(statistics.bytes).unwrap_or(i64::MAX));
+        [
+            counter(&self.hits, statistics.hits),
+            counter(&self.misses, statistics.misses),
+            bytes.collect(),
+        ]
+        .concat()
+    }
 }
 
 /// Starts writing logs to standard error. Called once, by the binary.
@@ -249,7 +291,9 @@ mod tests {
 
     #[test]
     fn label_sets_exist_from_the_start() {
-        let text = Metrics::new().render();
+        let metrics = Metrics::new();
+        metrics.watch_store(EmbeddingStore::new(0));
+        let text = metrics.render();
         for stage in Stage::ALL {
             assert!(
                 text.contains(&format!("maskclip_stage_seconds_count{{stage=\"{}\"}} 0", stage.name())),

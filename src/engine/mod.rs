@@ -94,9 +94,11 @@ impl Engine {
             metrics: Arc::clone(&metrics),
         });
         worker::spawn(&context, settings.engine.workers);
+        let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes);
+        metrics.watch_store(Arc::clone(&embeddings));
         Arc::new(Self {
             slots: Slots::new(settings.engine.queue_capacity, metrics.requests_in_flight.clone()),
-            embeddings: EmbeddingStore::new(settings.vocabulary.cache_bytes),
+            embeddings,
             registry: Registry::new(settings.limits.max_vocabularies, SystemTime::now()),
             recent: RecentLists::new(settings.vocabulary.recent_lists),
             settings,

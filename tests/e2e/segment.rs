@@ -1,1 +1,119 @@
+//! The main job on real input: the embedded model on a scene it has not seen.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use crate::server::{Server, agent};
+
+/// What `examples/picnic.png` shows: names with the centres of the drawings in pixels.
+const PICNIC: [(&str, usize, usize); 6] = [
+    ("tiger", 110, 120),
+    ("lemon", 268, 92),
+    ("hamburger", 420, 110),
+    ("penguin", 405, 276),
+    ("strawberry", 250, 236),
+    ("sunflower", 100, 290),
+];
+
+/// The label that stands for no class in maps of up to 255 classes.
+const UNLABELLED: u64 = 255;
+
+fn picnic() -> Vec<u8> {
+    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/picnic.png")).unwrap()
+}
+
+fn segment(server: &Server, request: &Value) -> Value {
+    let mut reply = agent().post(server.url("/v1/segment")).send_json(request).unwrap();
+    let body: Value = reply.body_mut().read_json().unwrap();
+    assert_eq!(reply.status(), 200, "{body}");
+    body
+}
+
+#[test]
+fn the_classes_are_where_their_drawings_are() {
+    let server = Server::start(&[]);
+    let names: Vec<&str> = PICNIC.iter().map(|(name, ..)| *name).collect();
+    let reply = segment(
+        &server,
+        &json!({
+            "image": BASE64_STANDARD.encode(picnic()),
+            "classes": names,
+            "background": ["green background"],
+            "output": {"label_map": "raw"},
+        }),
+    );
+    assert_eq!((&reply["width"], &reply["height"]), (&json!(512), &json!(384)));
+    let map = reply["label_map"]["data"].as_array().unwrap();
+    let label = |x: usize, y: usize| map[y][x].as_u64().unwrap();
+    for (id, (name, x, y)) in PICNIC.iter().enumerate() {
+        assert_eq!(label(*x, *y), id as u64, "the middle of the {name}");
+    }
+    for (x, y) in [(5, 5), (506, 5), (5, 378), (506, 378)] {
+        assert_eq!(label(x, y), UNLABELLED, "the corner at {x}, {y}");
+    }
+    let pixels: u64 = reply["classes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|class| class["pixels"].as_u64().unwrap())
+        .sum();
+    let labelled = map
+        .iter()
+        .flat_map(|row| row.as_array().unwrap())
+        .filter(|id| **id != json!(UNLABELLED))
+        .count();
+    assert_eq!(pixels, labelled as u64, "statistics agree with the map");
+}
+
+#[test]
+fn the_printed_example_works_as_pasted() {
+    let mut server = Server::start(&[]);
+    let example = server.printed_example();
+    let output = std::process::Command::new("sh")
+        .args(["-c", &example])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let reply: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {example} printed {output:?}"));
+    assert_eq!(reply["model"], "demo", "{reply}");
+    assert!(reply["classes"][0]["pixels"].as_u64().unwrap() > 0, "{reply}");
+}
+
+#[test]
+fn a_class_list_seen_before_is_not_embedded_again() {
+    let server = Server::start(&[]);
+    let request = json!({
+        "image": BASE64_STANDARD.encode(picnic()),
+        "classes": ["tiger", "lemon"],
+        "output": {"label_map": "none"},
+    });
+    let texts = |name: &str| {
+        let metrics = agent()
+            .get(server.url("/metrics"))
+            .call()
+            .unwrap()
+            .body_mut()
+            .read_to_string()
+            .unwrap();
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    segment(&server, &request);
+    assert_eq!(
+        (
+            texts("maskclip_vocabulary_misses_total"),
+            texts("maskclip_vocabulary_hits_total")
+        ),
+        (2, 0)
+    );
+    segment(&server, &request);
+    assert_eq!(
+        (
+            texts("maskclip_vocabulary_misses_total"),
+            texts("maskclip_vocabulary_hits_total")
+        ),
+        (2, 2)
+    );
+}
