@@ -25,3 +25,21 @@ pub mod image;
 pub mod label_map;
 pub mod telemetry;
 pub mod vocabulary;
+
+/// This build's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit this build was made from; "unknown" outside a checkout.
+pub const COMMIT: &str = env!("MASKCLIP_BUILD_COMMIT");
+
+/// What `maskclip --version` prints behind the name.
+pub const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("MASKCLIP_BUILD_COMMIT"),
+    ", ",
+    env!("MASKCLIP_BUILD_TARGET"),
+    ", ",
+    env!("MASKCLIP_BUILD_RUSTC"),
+    ")"
+);

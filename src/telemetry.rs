@@ -1,1 +1,277 @@
-//! placeholder
+//! Logs and metrics: the tracing subscriber and the Prometheus registry.
+//!
+//! Owns every metric's name, labels and help text; others call the methods of [`Metrics`] and never
+//! see a label string. All label sets exist from the start, so that a rate over them is never
+//! undefined.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogFormat, TelemetryConfig};
+use crate::engine::ModelInfo;
+
+/// The parts of a request's time, in the order they happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Bytes to pixels.
+    Decode,
+    /// Resize and normalisation.
+    Preprocess,
+    /// Text embeddings that were not held yet.
+    Text,
+    /// Waiting for a worker.
+    Queue,
+    /// The visual tower and the scores.
+    Model,
+    /// Scores to labels at image size.
+    LabelMap,
+    /// Writing the label map and the confidence map.
+    Encode,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 7] = [
+        Self::Decode,
+        Self::Preprocess,
+        Self::Text,
+        Self::Queue,
+        Self::Model,
+        Self::LabelMap,
+        Self::Encode,
+    ];
+
+    /// The name in metrics, and with `_seconds` behind it in a reply's timings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Preprocess => "preprocess",
+            Self::Text => "text",
+            Self::Queue => "queue",
+            Self::Model => "model",
+            Self::LabelMap => "label_map",
+            Self::Encode => "encode",
+        }
+    }
+}
+
+/// The server's metrics. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    http_requests: IntCounterVec,
+    http_request_seconds: HistogramVec,
+    stage_seconds: HistogramVec,
+    model_info: IntGaugeVec,
+    /// Jobs waiting for a worker.
+    pub queue_depth: IntGauge,
+    /// Requests the engine holds, waiting or running.
+    pub requests_in_flight: IntGauge,
+    /// Worker threads with a warm model.
+    pub workers_live: IntGauge,
+    /// Text embeddings served from the store.
+    pub vocabulary_hits: IntCounter,
+    /// Text embeddings that had to be computed.
+    pub vocabulary_misses: IntCounter,
+    /// Bytes of text embeddings held.
+    pub vocabulary_bytes: IntGauge,
+}
+
+/// Upper bounds in seconds, from a cached PNG to a cold vocabulary.
+const SECONDS_BUCKETS: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+];
+
+impl Metrics {
+    /// A registry of its own with every metric in it.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let metrics = Self {
+            http_requests: IntCounterVec::new(
+                Opts::new("maskclip_http_requests_total", "HTTP requests answered."),
+                &["route", "method", "status"],
+            )
+            .expect("the metric's definition is constant"),
+            http_request_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "maskclip_http_request_seconds",
+                    "Seconds from a request's head to its reply's head.",
+                )
+                .buckets(SECONDS_BUCKETS.to_vec()),
+                &["route"],
+            )
+            .expect("the metric's definition is constant"),
+            stage_seconds: HistogramVec::new(
+                HistogramOpts::new("maskclip_stage_seconds", "Seconds per stage of a segmentation request.")
+                    .buckets(SECONDS_BUCKETS.to_vec()),
+                &["stage"],
+            )
+            .expect("the metric's definition is constant"),
+            model_info: IntGaugeVec::new(
+                Opts::new("maskclip_model_info", "1 for the loaded model."),
+                &["model", "architecture", "weights_sha256", "precision", "device"],
+            )
+            .expect("the metric's definition is constant"),
+            queue_depth: gauge("maskclip_queue_depth", "Jobs waiting for a worker."),
+            requests_in_flight: gauge(
+                "maskclip_requests_in_flight",
+                "Requests the engine holds, waiting or running.",
+            ),
+            workers_live: gauge("maskclip_workers_live", "Worker threads with a warm model."),
+            vocabulary_hits: counter(
+                "maskclip_vocabulary_hits_total",
+                "Text embeddings served from the store.",
+            ),
+            vocabulary_misses: counter(
+                "maskclip_vocabulary_misses_total",
+                "Text embeddings that had to be computed.",
+            ),
+            vocabulary_bytes: gauge("maskclip_vocabulary_bytes", "Bytes of text embeddings held."),
+            registry,
+        };
+        let build_info = IntGaugeVec::new(
+            Opts::new("maskclip_build_info", "1 for the running build."),
+            &["version", "commit"],
+        )
+        .expect("the metric's definition is constant");
+        build_info.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
+        for stage in Stage::ALL {
+            metrics.stage_seconds.with_label_values(&[stage.name()]);
+        }
+        let collectors: [Box<dyn prometheus::core::Collector>; 11] = [
+            Box::new(metrics.http_requests.clone()),
+            Box::new(metrics.http_request_seconds.clone()),
+            Box::new(metrics.stage_seconds.clone()),
+            Box::new(metrics.model_info.clone()),
+            Box::new(metrics.queue_depth.clone()),
+            Box::new(metrics.requests_in_flight.clone()),
+            Box::new(metrics.workers_live.clone()),
+            Box::new(metrics.vocabulary_hits.clone()),
+            Box::new(metrics.vocabulary_misses.clone()),
+            Box::new(metrics.vocabulary_bytes.clone()),
+            Box::new(build_info),
+        ];
+        for collector in collectors {
+            metrics
+                .registry
+                .register(collector)
+                .expect("every metric has a name of its own");
+        }
+        metrics
+    }
+
+    /// Makes the label set of a route's status exist at 0.
+    pub fn declare_http(&self, route: &str, method: &str, status: u16) {
+        self.http_requests
+            .with_label_values(&[route, method, &status.to_string()]);
+        self.http_request_seconds.with_label_values(&[route]);
+    }
+
+    /// Counts an answered request.
+    pub fn http_request(&self, route: &str, method: &str, status: u16, elapsed: Duration) {
+        self.http_requests
+            .with_label_values(&[route, method, &status.to_string()])
+            .inc();
+        self.http_request_seconds
+            .with_label_values(&[route])
+            .observe(elapsed.as_secs_f64());
+    }
+
+    /// Records the seconds one request spent in one stage.
+    pub fn stage(&self, stage: Stage, elapsed: Duration) {
+        self.stage_seconds
+            .with_label_values(&[stage.name()])
+            .observe(elapsed.as_secs_f64());
+    }
+
+    /// Says which model is loaded.
+    pub fn model_loaded(&self, model: &ModelInfo) {
+        self.model_info.reset();
+        self.model_info
+            .with_label_values(&[
+                model.name.as_str(),
+                &model.architecture,
+                &model.weights_sha256,
+                model.precision.name(),
+                &model.device,
+            ])
+            .set(1);
+    }
+
+    /// All metrics in Prometheus' text format 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing to memory does not fail");
+        String::from_utf8(text).expect("the text format is UTF-8")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect("the metric's definition is constant")
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    IntCounter::new(name, help).expect("the metric's definition is constant")
+}
+
+/// Starts writing logs to standard error. Called once, by the binary.
+///
+/// # Errors
+/// When `log_filter` is not a tracing filter.
+pub fn start_logs(config: &TelemetryConfig) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = EnvFilter::builder().parse(&config.log_filter)?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => registry.with(layer).init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_sets_exist_from_the_start() {
+        let text = Metrics::new().render();
+        for stage in Stage::ALL {
+            assert!(
+                text.contains(&format!("maskclip_stage_seconds_count{{stage=\"{}\"}} 0", stage.name())),
+                "{text}"
+            );
+        }
+        for name in [
+            "maskclip_queue_depth 0",
+            "maskclip_vocabulary_misses_total 0",
+            "maskclip_workers_live 0",
+        ] {
+            assert!(text.contains(name), "{name} is missing from\n{text}");
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_by_route_method_and_status() {
+        let metrics = Metrics::new();
+        metrics.declare_http("/v1/segment", "POST", 429);
+        metrics.http_request("/v1/segment", "POST", 200, Duration::from_millis(3));
+        let text = metrics.render();
+        assert!(text.contains(r#"maskclip_http_requests_total{method="POST",route="/v1/segment",status="200"} 1"#));
+        assert!(text.contains(r#"maskclip_http_requests_total{method="POST",route="/v1/segment",status="429"} 0"#));
+    }
+}

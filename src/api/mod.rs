@@ -1,1 +1,146 @@
-//! placeholder
+//! HTTP: the router, one file per resource, the wire types and the one shape of errors.
+//!
+//! Owns everything a client sees of HTTP. Builds on [`engine`](crate::engine) through plain data and knows
+//! nothing of models. Router and OpenAPI document come from the same annotations: see [`openapi_yaml`].
+
+mod accept;
+mod body;
+mod docs;
+mod etag;
+mod health;
+mod metrics;
+mod middleware;
+mod models;
+mod page;
+pub mod problem;
+pub mod segment;
+mod serve;
+pub mod vocabularies;
+mod wire;
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::telemetry::Metrics;
+use problem::{ApiError, Problem, ProblemType};
+
+pub use models::{Limits, Model, ModelList};
+pub use serve::serve;
+pub use wire::{ClassBody, ClassDetail};
+
+/// What every handler may use.
+#[derive(Clone)]
+pub struct AppState {
+    /// Labels images and holds the vocabularies.
+    pub engine: Arc<Engine>,
+    /// Limits and defaults.
+    pub config: Arc<Config>,
+    /// Counts requests.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Everything that is served.
+pub fn router(state: AppState) -> Router {
+    let (documented, openapi) = documented().split_for_parts();
+    declare_metrics(&openapi, &state.metrics);
+    documented
+        .route("/docs/", get(docs::get_docs_page))
+        .route("/docs/{*file}", get(docs::get_docs_file))
+        .route("/assets/{*path}", get(page::get_asset))
+        .fallback(async |uri: Uri| ApiError::RouteNotFound(uri.path().to_owned()))
+        .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed(method))
+        .layer(DefaultBodyLimit::max(state.config.limits.max_request_bytes))
+        .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(from_fn_with_state(state.clone(), middleware::observe))
+        .with_state(state)
+}
+
+/// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
+pub fn openapi_yaml() -> String {
+    let mut openapi = documented().into_openapi();
+    let problems = format!("\n# Errors\n\n{ERRORS}\n\n{}", ProblemType::table());
+    openapi.info.description.get_or_insert_default().push_str(&problems);
+    openapi.to_yaml().expect("the document is plain data")
+}
+
+/// The routes that the document describes.
+fn documented() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(segment::segment))
+        .routes(routes!(vocabularies::list_vocabularies))
+        .routes(routes!(
+            vocabularies::put_vocabulary,
+            vocabularies::get_vocabulary,
+            vocabularies::delete_vocabulary
+        ))
+        .routes(routes!(models::list_models))
+        .routes(routes!(health::get_liveness))
+        .routes(routes!(health::get_readiness))
+        .routes(routes!(metrics::get_metrics))
+        .routes(routes!(docs::get_openapi))
+        .routes(routes!(docs::get_docs))
+        .routes(routes!(page::get_page))
+}
+
+/// Makes a counter for every documented status of every route exist from the start.
+fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &Metrics) {
+    for (route, item) in &openapi.paths.paths {
+        let operations = [
+            ("GET", &item.get),
+            ("PUT", &item.put),
+            ("POST", &item.post),
+            ("DELETE", &item.delete),
+        ];
+        for (method, operation) in operations {
+            for status in operation
+                .iter()
+                .flat_map(|operation| operation.responses.responses.keys())
+            {
+                let status = status.parse().expect("the routes document numbers, no ranges");
+                metrics.declare_http(route, method, status);
+            }
+        }
+    }
+}
+
+/// What the document says before it comes to routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "MaskCLIP server", description = include_str!("openapi.md"), license(name = "Apache-2.0", identifier = "Apache-2.0")),
+    components(schemas(Problem)),
+    tags(
+        (name = "segmentation", description = "An image and a list of classes in, a label map and confidences out."),
+        (name = "vocabularies", description = "Class lists with a name, embedded before they are needed."),
+        (name = "models", description = "What is loaded and what it can do."),
+        (name = "operations", description = "For orchestrators and monitoring."),
+        (name = "documentation", description = "For people."),
+    ),
+)]
+struct Document;
+
+/// How errors look, for the document.
+const ERRORS: &str = "Every answer with a status of 400 or more is an RFC 9457 problem, `application/problem+json`. \
+    Its `type` is stable: switch on it, not on the words of `detail`. Any route can be answered with 405 (a method it \
+    does not know) and any unknown path with 404; a 500 says nothing but its `instance`, the request's id, under which \
+    the log has the detail. Every limit is named as the configuration names it.";
+
+/// Runs work that takes milliseconds or more on a thread where it holds up no other request.
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Such tasks are never cancelled, so this is a panic: let the router's outermost layer answer it.
+        Err(error) => resume_unwind(error.into_panic()),
+    }
+}

@@ -6,14 +6,21 @@
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
 pub mod checkpoint;
+mod model;
 mod positions;
 mod resnet;
+mod text;
+mod tokenizer;
 mod transformer;
 mod visual;
 mod vit;
+pub mod zoo;
 
 pub use checkpoint::{CheckpointError, ModelConfig, Weights};
+pub use model::Clip;
 pub use resnet::ModifiedResNet;
+pub use text::TextTower;
+pub use tokenizer::{END_OF_TEXT, START_OF_TEXT, Tokenizer, Tokens, VOCABULARY_SIZE};
 pub use transformer::Activation;
 pub use visual::VisualTower;
 pub use vit::VisionTransformer;

@@ -3,11 +3,18 @@
 //!
 //! Nobody else reads the environment. `config/default.yaml` explains each key.
 
+mod load;
+
+pub use load::ConfigError;
+
+use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::dense::Attention;
+use crate::engine::Precision;
 use crate::vocabulary::TemplateSet;
 
 /// All settings.
@@ -70,12 +77,108 @@ pub struct LimitsConfig {
 pub struct ModelConfig {
     /// `demo` for the embedded model, or the path of a checkpoint.
     pub name: String,
-    /// Where it runs: `auto`, `cpu` or `cuda:N`.
-    pub device: String,
-    /// Element type: `auto`, `float32`, `bfloat16` or `float16`.
-    pub precision: String,
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Element type of its arithmetic.
+    pub precision: PrecisionChoice,
     /// libtorch's threads per worker; 0 takes the cgroup's quota.
     pub threads: usize,
+}
+
+/// `auto`, `cpu` or `cuda:N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// CUDA device 0 where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by its index; the start fails where there is none.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("{text:?} is not a device: auto, cpu or cuda:N")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(index) => write!(formatter, "cuda:{index}"),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(device: DeviceChoice) -> Self {
+        device.to_string()
+    }
+}
+
+/// `auto`, `float32`, `bfloat16` or `float16`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PrecisionChoice {
+    /// What suits the device: float32 on a CPU, float16 on CUDA.
+    #[default]
+    Auto,
+    /// This one.
+    Fixed(Precision),
+}
+
+impl FromStr for PrecisionChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        [Precision::Float32, Precision::Bfloat16, Precision::Float16]
+            .into_iter()
+            .find(|precision| precision.name() == text)
+            .map(Self::Fixed)
+            .ok_or_else(|| format!("{text:?} is not a precision: auto, float32, bfloat16 or float16"))
+    }
+}
+
+impl TryFrom<String> for PrecisionChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PrecisionChoice> for String {
+    fn from(choice: PrecisionChoice) -> Self {
+        match choice {
+            PrecisionChoice::Auto => "auto".to_owned(),
+            PrecisionChoice::Fixed(precision) => precision.name().to_owned(),
+        }
+    }
 }
 
 /// Queue, workers, deadlines.
@@ -140,3 +243,92 @@ pub enum LogFormat {
     Json,
 }
 
+impl Config {
+    /// Checks what types alone cannot: ranges, and settings that depend on each other.
+    ///
+    /// # Errors
+    /// On the first value outside its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self {
+            server,
+            limits,
+            model: _,
+            engine,
+            vocabulary,
+            defaults,
+            telemetry: _,
+        } = self;
+        let at_least_one = |key, value: u64| in_range(key, value >= 1, value, "at least 1");
+        let longest = engine.max_deadline_seconds;
+
+        in_range(
+            "server.drain_seconds",
+            (0.0..=86400.0).contains(&server.drain_seconds),
+            server.drain_seconds,
+            "0 to 86400",
+        )?;
+        at_least_one("limits.max_request_bytes", limits.max_request_bytes as u64)?;
+        at_least_one("limits.max_image_pixels", limits.max_image_pixels)?;
+        in_range(
+            "limits.max_classes",
+            (1..=65535).contains(&limits.max_classes),
+            limits.max_classes,
+            "1 to 65535",
+        )?;
+        at_least_one("limits.max_name_characters", limits.max_name_characters as u64)?;
+        at_least_one("limits.max_short_side", limits.max_short_side.into())?;
+        at_least_one("limits.max_input_pixels", limits.max_input_pixels)?;
+        at_least_one("engine.queue_capacity", engine.queue_capacity as u64)?;
+        at_least_one("engine.workers", engine.workers as u64)?;
+        in_range(
+            "engine.max_deadline_seconds",
+            longest > 0.0 && longest <= 86400.0,
+            longest,
+            "above 0 and at most 86400",
+        )?;
+        in_range(
+            "engine.default_deadline_seconds",
+            engine.default_deadline_seconds > 0.0 && engine.default_deadline_seconds <= longest,
+            engine.default_deadline_seconds,
+            &format!("above 0 and at most engine.max_deadline_seconds = {longest}"),
+        )?;
+        at_least_one("vocabulary.cache_bytes", vocabulary.cache_bytes)?;
+        in_range(
+            "vocabulary.background",
+            vocabulary.background.len() <= limits.max_background_names,
+            format!("{} names", vocabulary.background.len()),
+            &format!(
+                "at most limits.max_background_names = {} names",
+                limits.max_background_names
+            ),
+        )?;
+        in_range(
+            "defaults.temperature",
+            defaults.temperature > 0.0 && defaults.temperature <= 1000.0,
+            defaults.temperature,
+            "above 0 and at most 1000",
+        )?;
+        in_range(
+            "defaults.prompt_denoising",
+            (0.0..=1.0).contains(&defaults.prompt_denoising),
+            defaults.prompt_denoising,
+            "0 to 1",
+        )?;
+        in_range(
+            "defaults.short_side",
+            defaults.short_side <= limits.max_short_side,
+            defaults.short_side,
+            &format!("at most limits.max_short_side = {}", limits.max_short_side),
+        )
+    }
+}
+
+fn in_range(key: &'static str, holds: bool, value: impl fmt::Display, range: &str) -> Result<(), ConfigError> {
+    if holds {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        key,
+        requirement: format!("must be {range}, is {value}"),
+    })
+}

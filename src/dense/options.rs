@@ -18,6 +18,17 @@ pub enum Attention {
     MaskclipNoResidual,
 }
 
+impl Attention {
+    /// The name in requests, settings and replies.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Clip => "clip",
+            Self::Maskclip => "maskclip",
+            Self::MaskclipNoResidual => "maskclip-no-residual",
+        }
+    }
+}
+
 /// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys
 /// are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

@@ -82,3 +82,14 @@ pub enum Precision {
     /// IEEE 16-bit; CUDA only.
     Float16,
 }
+
+impl Precision {
+    /// The name in configuration, replies and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+}

@@ -1,13 +1,14 @@
 //! A request and its result as plain data.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::dense::DenseOptions;
-use crate::image::DecodeError;
+use crate::image::{DecodeError, InputTooLarge};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
-use crate::vocabulary::{Class, TemplateSet, VocabularyError};
+use crate::telemetry::Stage;
+use crate::vocabulary::{Class, ClassListAdvice, TemplateSet, VocabularyError};
 
 /// One image to be labelled. Everything has been given a value: defaults are the caller's.
 #[derive(Debug, Clone)]
@@ -42,8 +43,9 @@ pub enum VocabularyChoice {
 /// Pixels that belong to none of the classes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Background {
-    /// Names that compete with the classes and win for the background; empty for none.
-    pub names: Vec<String>,
+    /// Names that compete with the classes and win for the background; empty for none, `None` for
+    /// those of the vocabulary's definition.
+    pub names: Option<Vec<String>>,
     /// A pixel whose best class probability is below this is background, 0 to 1; 0 for none.
     pub threshold: f32,
 }
@@ -104,6 +106,20 @@ pub struct Warning {
     pub message: String,
 }
 
+impl From<ClassListAdvice> for Warning {
+    fn from(advice: ClassListAdvice) -> Self {
+        let code = match &advice {
+            ClassListAdvice::SingleClass { .. } => WarningCode::SingleClass,
+            ClassListAdvice::Duplicate { .. } => WarningCode::DuplicateClass,
+            ClassListAdvice::UnknownWords { .. } => WarningCode::UnknownWord,
+        };
+        Self {
+            code,
+            message: advice.to_string(),
+        }
+    }
+}
+
 /// Kinds of [`Warning`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -115,10 +131,20 @@ pub enum WarningCode {
     DuplicateClass,
     /// A class has words the model's training captions never had.
     UnknownWord,
-    /// A text was longer than the model reads and was cut.
-    TextTruncated,
     /// Prompt denoising dropped every class, so it was not applied.
     DenoisingDroppedAll,
+}
+
+impl WarningCode {
+    /// The code as it stands in replies.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SingleClass => "single-class",
+            Self::DuplicateClass => "duplicate-class",
+            Self::UnknownWord => "unknown-word",
+            Self::DenoisingDroppedAll => "denoising-dropped-all",
+        }
+    }
 }
 
 /// Seconds per stage, named as the metrics name them.
@@ -150,22 +176,22 @@ pub enum SegmentError {
     /// The vocabulary was refused or is not there.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
+    /// The model's input would be too large.
+    #[error(transparent)]
+    InputTooLarge(#[from] InputTooLarge),
     /// The model at hand cannot do what was asked; the text says what it can.
     #[error("{0}")]
     Unsupported(String),
-    /// A value is outside its limits; the text names both.
-    #[error("{0}")]
-    Invalid(String),
     /// The queue is full.
-    #[error("{waiting} requests are waiting, as many as engine.queue_capacity allows")]
+    #[error("the engine holds {capacity} requests already, as many as engine.queue_capacity allows")]
     Overloaded {
-        /// Requests in the engine, the limit.
-        waiting: usize,
+        /// Requests the engine can hold.
+        capacity: usize,
     },
     /// The deadline passed first. Text embeddings go on being computed and are kept.
     #[error("the deadline passed after {seconds} s in stage {stage}")]
     DeadlineExceeded {
-        /// Seconds since the request was admitted.
+        /// Seconds since the request was taken.
         seconds: f64,
         /// The stage it waited for.
         stage: &'static str,
@@ -176,4 +202,20 @@ pub enum SegmentError {
     /// Our fault; the log has the detail.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl Timings {
+    /// Notes the time one stage took.
+    pub(super) fn set(&mut self, stage: Stage, elapsed: Duration) {
+        let seconds = match stage {
+            Stage::Decode => &mut self.decode_seconds,
+            Stage::Preprocess => &mut self.preprocess_seconds,
+            Stage::Text => &mut self.text_seconds,
+            Stage::Queue => &mut self.queue_seconds,
+            Stage::Model => &mut self.model_seconds,
+            Stage::LabelMap => &mut self.label_map_seconds,
+            Stage::Encode => &mut self.encode_seconds,
+        };
+        *seconds = elapsed.as_secs_f64();
+    }
 }

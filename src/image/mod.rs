@@ -3,7 +3,13 @@
 //! Owns everything between an upload and the `[3, height, width]` floats CLIP reads. Knows nothing
 //! of tensors or models beyond the three numbers in [`Normalisation`].
 
+mod decode;
+mod embedded;
+mod resize;
+
 pub use ::image::RgbImage;
+pub use decode::decode;
+pub use resize::{InputTooLarge, preprocess, working_size};
 
 /// CLIP's per-channel normalisation of pixels in 0 to 1: `(value - mean) / std`, RGB order.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,6 +22,7 @@ pub struct Normalisation {
 
 impl Normalisation {
     /// The constants every OpenAI and open_clip model of the zoo was trained with.
+    #[allow(clippy::excessive_precision)] // Digit for digit as published.
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_54, 0.261_302_58, 0.275_777_11],

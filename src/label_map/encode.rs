@@ -1,8 +1,14 @@
-//! Label maps as bytes and as plain data for JSON.
+//! Label maps as bytes and as plain data for JSON: which forms there are, and their pixel values.
 
-use super::LabelMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use super::LabelMap;
+use super::coco_rle::{CocoMask, coco_masks};
+use super::png::{grey_png, label_png};
+
+/// The unlabelled value of maps with up to 255 classes.
+pub(super) const UNLABELLED_8_BIT: u8 = u8::MAX;
 
 /// The forms a label map can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -32,18 +38,139 @@ pub enum EncodedLabelMap {
     None,
 }
 
-/// A mask in COCO's compressed run-length encoding: column-major runs, zeros first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct CocoMask {
-    /// Class id.
-    pub class_id: u16,
-    /// `[height, width]` in pixels, COCO's order.
-    pub size: [u32; 2],
-    /// The runs as COCO's printable string.
-    pub counts: String,
+/// Writes a label map.
+pub fn encode(map: &LabelMap, format: LabelMapFormat) -> EncodedLabelMap {
+    match format {
+        LabelMapFormat::Png => EncodedLabelMap::Png(label_png(map)),
+        LabelMapFormat::CocoRle => EncodedLabelMap::CocoRle(coco_masks(map)),
+        LabelMapFormat::Raw => EncodedLabelMap::Raw(raw_rows(map)),
+        LabelMapFormat::None => EncodedLabelMap::None,
+    }
 }
 
-/// Writes a label map.
-pub fn encode(_map: &LabelMap, _format: LabelMapFormat) -> EncodedLabelMap {
-    unimplemented!()
+/// The confidence map as an 8-bit grey PNG, if the label map has one.
+pub fn encode_confidence(map: &LabelMap) -> Option<Vec<u8>> {
+    map.confidence
+        .as_deref()
+        .map(|confidence| grey_png(map.width, map.height, confidence))
+}
+
+/// Whether ids of this many classes, and the unlabelled value, are written in 8 bits.
+pub(super) fn is_8_bit(classes: usize) -> bool {
+    classes <= usize::from(UNLABELLED_8_BIT)
+}
+
+/// A label of a map with up to 255 classes in 8 bits: ids end at 254, and unlabelled, 65535, ends in the byte 255.
+pub(super) fn label_8_bit(label: u16) -> u8 {
+    label.to_le_bytes()[0]
+}
+
+fn raw_rows(map: &LabelMap) -> Vec<Vec<u16>> {
+    let rows = map.labels.chunks_exact(map.width as usize);
+    if is_8_bit(map.classes.len()) {
+        rows.map(|row| row.iter().map(|&label| u16::from(label_8_bit(label))).collect())
+            .collect()
+    } else {
+        rows.map(<[u16]>::to_vec).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::png::{BitDepth, ColorType, Decoder};
+
+    use super::super::{ClassStatistics, UNLABELLED, palette_color};
+    use super::*;
+
+    fn map(classes: usize, width: u32, labels: &[u16]) -> LabelMap {
+        let absent = ClassStatistics {
+            pixels: 0,
+            bounding_box: None,
+            mean_confidence: None,
+            max_confidence: None,
+            presence: 0.0,
+        };
+        LabelMap {
+            width,
+            height: labels.len() as u32 / width,
+            labels: labels.to_vec(),
+            confidence: Some(labels.iter().map(|&label| (label % 251) as u8).collect()),
+            classes: vec![absent; classes],
+        }
+    }
+
+    /// Color type, bit depth, palette and samples of a PNG, as they stand in the file.
+    fn read_png(file: &[u8]) -> (ColorType, BitDepth, Option<Vec<u8>>, Vec<u8>) {
+        let mut reader = Decoder::new(std::io::Cursor::new(file)).read_info().expect("a PNG");
+        let mut samples = vec![0; reader.output_buffer_size().expect("a small image")];
+        reader.next_frame(&mut samples).expect("pixels");
+        let info = reader.info();
+        (
+            info.color_type,
+            info.bit_depth,
+            info.palette.as_ref().map(|palette| palette.to_vec()),
+            samples,
+        )
+    }
+
+    fn png_of(map: &LabelMap) -> (ColorType, BitDepth, Option<Vec<u8>>, Vec<u8>) {
+        match encode(map, LabelMapFormat::Png) {
+            EncodedLabelMap::Png(file) => read_png(&file),
+            other => panic!("asked for a PNG, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn up_to_255_classes_are_an_indexed_png_with_the_whole_palette() {
+        let (color_type, depth, palette, samples) = png_of(&map(255, 3, &[0, 1, 254, UNLABELLED, 7, 7]));
+        assert_eq!((color_type, depth), (ColorType::Indexed, BitDepth::Eight));
+        assert_eq!(samples, [0, 1, 254, 255, 7, 7]);
+        let palette = palette.expect("indexed PNGs have one");
+        assert_eq!(palette.len(), 3 * 256);
+        assert_eq!(palette[..6], [128, 0, 0, 0, 128, 0]);
+        assert_eq!(
+            palette[3 * 254..],
+            [palette_color(254), palette_color(UNLABELLED)].concat()
+        );
+    }
+
+    #[test]
+    fn more_classes_are_16_bit_grey() {
+        let (color_type, depth, palette, samples) = png_of(&map(256, 2, &[0, 255, 258, UNLABELLED]));
+        assert_eq!(
+            (color_type, depth, palette),
+            (ColorType::Grayscale, BitDepth::Sixteen, None)
+        );
+        assert_eq!(samples, [0, 0, 0, 255, 1, 2, 255, 255]);
+    }
+
+    #[test]
+    fn raw_rows_have_the_unlabelled_value_of_their_width() {
+        let labels = [0, 1, UNLABELLED, 2];
+        assert_eq!(
+            encode(&map(3, 2, &labels), LabelMapFormat::Raw),
+            EncodedLabelMap::Raw(vec![vec![0, 1], vec![255, 2]])
+        );
+        assert_eq!(
+            encode(&map(256, 2, &labels), LabelMapFormat::Raw),
+            EncodedLabelMap::Raw(vec![vec![0, 1], vec![65_535, 2]])
+        );
+    }
+
+    #[test]
+    fn no_map_is_no_map() {
+        assert_eq!(encode(&map(3, 1, &[0]), LabelMapFormat::None), EncodedLabelMap::None);
+    }
+
+    #[test]
+    fn confidence_is_an_8_bit_grey_png_when_there_is_one() {
+        let mut map = map(9, 2, &[1, 2, 3, 4]);
+        let file = encode_confidence(&map).expect("the map has confidence");
+        assert_eq!(
+            read_png(&file),
+            (ColorType::Grayscale, BitDepth::Eight, None, vec![1, 2, 3, 4])
+        );
+        map.confidence = None;
+        assert_eq!(encode_confidence(&map), None);
+    }
 }

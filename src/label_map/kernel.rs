@@ -1,8 +1,320 @@
 //! The one pass over the image: interpolation, softmax, argmax and statistics, row by row.
+//!
+//! Scores at image size never exist as a whole: 171 classes at 2048 x 1536 would be 2.1 GB. Each
+//! image row takes its two grid rows, blends them into one of `[queries, grid_width]`, and then a
+//! tile of [`TILE_PIXELS`] pixels at a time goes through interpolation, probabilities and argmax
+//! with the queries outermost, so that every inner loop runs along contiguous pixels.
 
-use super::{LabelMap, LabelMapOptions, QueryOwner, ScoreGrid};
+use rayon::prelude::*;
+
+use super::interpolation::{Tap, taps};
+use super::statistics::Statistics;
+use super::{LabelMap, LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, UNLABELLED};
+
+/// Rows that one task takes at a time.
+const BAND_ROWS: usize = 8;
+
+/// Pixels whose scores are held at a time: `[queries, TILE_PIXELS]` floats fit a core's cache for
+/// some hundred queries.
+const TILE_PIXELS: usize = 128;
 
 /// Labels every pixel of the image.
-pub fn label_map(_scores: &ScoreGrid, _owners: &[QueryOwner], _options: &LabelMapOptions) -> LabelMap {
-    unimplemented!()
+///
+/// Scores are interpolated bilinearly (corners not aligned) to the image's size as PyTorch's
+/// `F.interpolate` does it, and become probabilities per pixel as [`ScoreKind`] says. The
+/// probability of an owner is the largest of its queries'; the pixel takes the owner of the largest,
+/// the lowest class id among equals, a class before the background. When
+/// [`LabelMapOptions::background_label`] is a class id, background queries count as that class's.
+///
+/// A pixel without evidence, where all weights are 0 or below or the scores are not finite, is
+/// background with probability 0.
+///
+/// Runs on the threads of the rayon pool it is called in. The result, to the last bit, does not
+/// depend on how many there are.
+///
+/// # Panics
+///
+/// When the arguments contradict each other, which is the caller's bug: no classes or no queries, an
+/// owner or a background label that is no class, values that are not `[queries, height, width]`, a
+/// side of length 0.
+pub fn label_map(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) -> LabelMap {
+    check(scores, owners, options);
+    let width = options.width as usize;
+    let height = options.height as usize;
+    let plan = Plan::new(scores, owners, options);
+
+    let mut labels = vec![UNLABELLED; width * height];
+    let mut confidence = vec![0; width * height];
+    let statistics = labels
+        .par_chunks_mut(width * BAND_ROWS)
+        .zip(confidence.par_chunks_mut(width * BAND_ROWS))
+        .enumerate()
+        .fold(
+            || Worker::new(&plan),
+            |mut worker, (band, (labels, confidence))| {
+                let rows = labels.chunks_exact_mut(width).zip(confidence.chunks_exact_mut(width));
+                for (row, (labels, confidence)) in rows.enumerate() {
+                    worker.label_row(band * BAND_ROWS + row, labels, confidence);
+                }
+                worker
+            },
+        )
+        .map(|worker| worker.statistics)
+        .reduce(|| Statistics::new(options.classes), Statistics::merge);
+
+    LabelMap {
+        width: options.width,
+        height: options.height,
+        labels,
+        confidence: options.confidence_map.then_some(confidence),
+        classes: statistics.finish(),
+    }
 }
+
+/// Stops at arguments that contradict each other.
+fn check(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) {
+    let class_exists = |id: u16| usize::from(id) < options.classes;
+    assert!(
+        (1..=usize::from(UNLABELLED)).contains(&options.classes),
+        "1 to 65535 classes, got {}",
+        options.classes
+    );
+    assert!(
+        scores.queries > 0 && scores.height > 0 && scores.width > 0,
+        "the score grid is empty"
+    );
+    assert_eq!(
+        scores.values.len(),
+        scores.queries * scores.height * scores.width,
+        "values are not the grid's"
+    );
+    assert_eq!(owners.len(), scores.queries, "every query has one owner");
+    assert!(options.width > 0 && options.height > 0, "the image is empty");
+    assert!(
+        owners.iter().all(|owner| matches!(owner, QueryOwner::Background)
+            || matches!(owner, QueryOwner::Class(id) if class_exists(*id))),
+        "an owner is none of the classes"
+    );
+    assert!(
+        options.background_label == UNLABELLED || class_exists(options.background_label),
+        "the background label is none of the classes"
+    );
+}
+
+/// What all rows share.
+struct Plan<'a> {
+    scores: &'a ScoreGrid,
+    options: &'a LabelMapOptions,
+    /// Queries by owner, lowest class first, the background last: the first maximum wins ties.
+    queries: Vec<Query>,
+    /// The owner of background pixels: a class id, or one past the last class.
+    background: usize,
+    /// Grid rows of every image row.
+    rows: Vec<Tap>,
+    /// Grid columns of every image column.
+    columns: Vec<Tap>,
+}
+
+/// A query and whose it is.
+#[derive(Clone, Copy)]
+struct Query {
+    /// Index into the score grid.
+    index: usize,
+    /// Class id, or one past the last class for the background.
+    owner: usize,
+}
+
+impl<'a> Plan<'a> {
+    fn new(scores: &'a ScoreGrid, owners: &[QueryOwner], options: &'a LabelMapOptions) -> Self {
+        let background = match options.background_label {
+            UNLABELLED => options.classes,
+            class => usize::from(class),
+        };
+        let mut queries: Vec<Query> = owners
+            .iter()
+            .enumerate()
+            .map(|(index, owner)| Query {
+                index,
+                owner: match owner {
+                    QueryOwner::Class(id) => usize::from(*id),
+                    QueryOwner::Background => background,
+                },
+            })
+            .collect();
+        queries.sort_by_key(|query| query.owner);
+        Self {
+            scores,
+            options,
+            queries,
+            background,
+            rows: taps(scores.height, options.height as usize),
+            columns: taps(scores.width, options.width as usize),
+        }
+    }
+
+    /// The pixel value of an owner.
+    fn label(&self, owner: usize) -> u16 {
+        if owner == self.options.classes {
+            UNLABELLED
+        } else {
+            owner as u16
+        }
+    }
+}
+
+/// One thread's buffers and what it has counted so far.
+struct Worker<'a> {
+    plan: &'a Plan<'a>,
+    /// `[queries, grid_width]`, the grid at the height of the current image row, queries in the plan's order.
+    grid_row: Vec<f32>,
+    /// `[queries, TILE_PIXELS]`, scores and then unnormalised probabilities.
+    tile: Vec<f32>,
+    statistics: Statistics,
+}
+
+/// What a tile's pixels have come to.
+struct Winners {
+    owner: [usize; TILE_PIXELS],
+    probability: [f32; TILE_PIXELS],
+    background_probability: [f32; TILE_PIXELS],
+}
+
+impl<'a> Worker<'a> {
+    fn new(plan: &'a Plan<'a>) -> Self {
+        Self {
+            plan,
+            grid_row: vec![0.0; plan.queries.len() * plan.scores.width],
+            tile: vec![0.0; plan.queries.len() * TILE_PIXELS],
+            statistics: Statistics::new(plan.options.classes),
+        }
+    }
+
+    /// Labels row `y` of the image.
+    fn label_row(&mut self, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
+        self.blend_grid_rows(self.plan.rows[y]);
+        let tiles = labels.chunks_mut(TILE_PIXELS).zip(confidence.chunks_mut(TILE_PIXELS));
+        for (tile, (labels, confidence)) in tiles.enumerate() {
+            let x = tile * TILE_PIXELS;
+            let columns = &self.plan.columns[x..x + labels.len()];
+            let sums = match self.plan.scores.kind {
+                ScoreKind::Logits => self.exponentials(columns),
+                ScoreKind::Weights => self.clamped_weights(columns),
+            };
+            let winners = self.winners(&sums, columns.len());
+            self.write(&winners, x, y, labels, confidence);
+        }
+    }
+
+    /// Fills `grid_row` with the blend of two rows of the grid.
+    fn blend_grid_rows(&mut self, tap: Tap) {
+        let grid = self.plan.scores;
+        for (query, blended) in self.plan.queries.iter().zip(self.grid_row.chunks_exact_mut(grid.width)) {
+            let row = |y: usize| &grid.values[(query.index * grid.height + y) * grid.width..][..grid.width];
+            for ((value, &first), &second) in blended.iter_mut().zip(row(tap.first)).zip(row(tap.second)) {
+                *value = tap.blend(first, second);
+            }
+        }
+    }
+
+    /// Fills the tile with `exp(score - largest score of the pixel)`; returns the sums over queries.
+    fn exponentials(&mut self, columns: &[Tap]) -> [f32; TILE_PIXELS] {
+        let mut largest = [f32::NEG_INFINITY; TILE_PIXELS];
+        self.interpolate(
+            columns,
+            |largest, score| {
+                *largest = largest.max(score);
+                score
+            },
+            &mut largest,
+        );
+        let mut sums = [0.0; TILE_PIXELS];
+        for row in self.tile.chunks_exact_mut(TILE_PIXELS) {
+            for ((value, largest), sum) in row[..columns.len()].iter_mut().zip(&largest).zip(&mut sums) {
+                *value = (*value - largest).exp();
+                *sum += *value;
+            }
+        }
+        sums
+    }
+
+    /// Fills the tile with weights, negative ones as 0; returns the sums over queries.
+    fn clamped_weights(&mut self, columns: &[Tap]) -> [f32; TILE_PIXELS] {
+        let mut sums = [0.0; TILE_PIXELS];
+        self.interpolate(
+            columns,
+            |sum, weight| {
+                let weight = weight.max(0.0);
+                *sum += weight;
+                weight
+            },
+            &mut sums,
+        );
+        sums
+    }
+
+    /// Fills the tile with `store(accumulator of the pixel, interpolated score)`.
+    fn interpolate(
+        &mut self,
+        columns: &[Tap],
+        store: impl Fn(&mut f32, f32) -> f32,
+        accumulators: &mut [f32; TILE_PIXELS],
+    ) {
+        let grid_rows = self.grid_row.chunks_exact(self.plan.scores.width);
+        for (grid_row, row) in grid_rows.zip(self.tile.chunks_exact_mut(TILE_PIXELS)) {
+            for ((value, tap), accumulator) in row.iter_mut().zip(columns).zip(accumulators.iter_mut()) {
+                *value = store(accumulator, tap.blend(grid_row[tap.first], grid_row[tap.second]));
+            }
+        }
+    }
+
+    /// Divides the tile by the sums and finds each pixel's owner; notes every class's presence.
+    fn winners(&mut self, sums: &[f32; TILE_PIXELS], pixels: usize) -> Winners {
+        let background = self.plan.background;
+        let mut winners = Winners {
+            owner: [background; TILE_PIXELS],
+            probability: [0.0; TILE_PIXELS],
+            background_probability: [0.0; TILE_PIXELS],
+        };
+        for (query, row) in self.plan.queries.iter().zip(self.tile.chunks_exact(TILE_PIXELS)) {
+            let mut presence = 0_f32;
+            for (pixel, (value, sum)) in row.iter().zip(sums).take(pixels).enumerate() {
+                // 0 / 0 is not a number: it exceeds nothing, so the pixel stays background.
+                let probability = value / sum;
+                presence = presence.max(probability);
+                let wins = probability > winners.probability[pixel];
+                winners.owner[pixel] = if wins { query.owner } else { winners.owner[pixel] };
+                winners.probability[pixel] = if wins { probability } else { winners.probability[pixel] };
+            }
+            self.statistics.note_presence(query.owner, presence);
+            if query.owner == background {
+                for (most, (value, sum)) in winners
+                    .background_probability
+                    .iter_mut()
+                    .zip(row.iter().zip(sums))
+                    .take(pixels)
+                {
+                    *most = most.max(value / sum);
+                }
+            }
+        }
+        winners
+    }
+
+    /// Applies the threshold, writes labels and confidence, counts.
+    fn write(&mut self, winners: &Winners, x: usize, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
+        for (pixel, (label, confidence)) in labels.iter_mut().zip(confidence).enumerate() {
+            let (owner, probability) = if winners.probability[pixel] < self.plan.options.background_threshold {
+                (self.plan.background, winners.background_probability[pixel])
+            } else {
+                (winners.owner[pixel], winners.probability[pixel])
+            };
+            *label = self.plan.label(owner);
+            *confidence = (probability * 255.0).round() as u8;
+            self.statistics
+                .note_pixel(owner, (x + pixel) as u32, y as u32, probability);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,18 @@
 //! Owns the meaning of a label map (pixel values, the unlabelled value, what confidence is) and its
 //! encoders. Knows nothing of tensors, HTTP or where the scores come from.
 
+mod coco_rle;
 mod encode;
+mod interpolation;
 mod kernel;
+mod palette;
+mod png;
+mod statistics;
 
-pub use encode::{CocoMask, EncodedLabelMap, LabelMapFormat, encode};
+pub use coco_rle::CocoMask;
+pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence};
 pub use kernel::label_map;
+pub use palette::palette_color;
 
 /// The label of a pixel that belongs to no class. Written as 255 in 8-bit maps and 65535 in
 /// 16-bit ones.
@@ -57,7 +64,7 @@ pub struct LabelMapOptions {
     /// Number of classes; ids run from 0 to one less.
     pub classes: usize,
     /// The label of background pixels: [`UNLABELLED`], or the id of the class that was named
-    /// "background".
+    /// "background", as whose queries the background's then count.
     pub background_label: u16,
     /// A pixel whose best class probability is below this becomes background; 0 keeps all.
     pub background_threshold: f32,

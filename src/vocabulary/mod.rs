@@ -3,9 +3,22 @@
 //! Owns what a class list is, how it becomes prompts, which embeddings are held and how they become
 //! a classifier. Knows nothing of tensors or HTTP.
 
+mod advice;
+mod classes;
+mod prompts;
+mod recent;
+mod registry;
+mod shipped;
+mod store;
+
+pub use advice::{ClassListAdvice, advice};
+pub use classes::{ClassList, ClassListError};
+pub use prompts::TemplateSet;
+pub use recent::{RecentList, RecentLists};
+pub use registry::{EntityTags, NamedVocabulary, Precondition, Registry, Stored};
+pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingSpace, EmbeddingStore, StoreStatistics, TextEmbedder};
+
 use crate::label_map::QueryOwner;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// One class of a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -16,19 +29,11 @@ pub struct Class {
     pub synonyms: Vec<String>,
 }
 
-/// Which prompt templates a text is put into before it is embedded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum TemplateSet {
-    /// CLIP's 80 ImageNet templates and 5 "... in the scene", as in MaskCLIP and ViLD.
-    #[default]
-    #[serde(rename = "maskclip-85")]
-    Maskclip85,
-    /// CLIP's 80 ImageNet templates.
-    #[serde(rename = "imagenet-80")]
-    Imagenet80,
-    /// "a photo of a {}." alone.
-    Simple,
+impl Class {
+    /// The name and the synonyms, in this order.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.synonyms).map(String::as_str)
+    }
 }
 
 /// Unit text embeddings, ready to be compared with image features.
@@ -60,15 +65,31 @@ pub enum VocabularyError {
         /// The name asked for.
         name: String,
     },
-    /// The caller's If-Match is not the vocabulary's entity tag.
-    #[error("the vocabulary {name:?} has changed: its entity tag is {current:?}")]
+    /// The caller's precondition does not hold for the vocabulary's entity tag.
+    #[error("the vocabulary {name:?} is not in the state that was asked for: {}", state(current.as_deref()))]
     Changed {
         /// The name asked for.
         name: String,
-        /// The entity tag it has now; `None` when it does not exist.
+        /// The entity tag it has now, with its quotes; `None` when it does not exist.
         current: Option<String>,
     },
-    /// A list is empty or too long, or a name empty, too long or not printable; the text names the limit.
-    #[error("{0}")]
-    Invalid(String),
+    /// A vocabulary cannot have this name.
+    #[error("{name:?} is no name for a vocabulary: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first")]
+    InvalidName {
+        /// The name asked for.
+        name: String,
+    },
+    /// There is no room for another one.
+    #[error("there are {limit} vocabularies, as many as limits.max_vocabularies allows")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The classes or the background were refused.
+    #[error(transparent)]
+    Invalid(#[from] ClassListError),
+}
+
+fn state(entity_tag: Option<&str>) -> String {
+    entity_tag.map_or("it does not exist".to_owned(), |tag| format!("its entity tag is {tag}"))
 }

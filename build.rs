@@ -1,0 +1,96 @@
+//! Makes the linked programs find libtorch, and records what `maskclip --version` and the build-info metric say.
+//!
+//! torch-sys names the libraries for the linker, but flags of a dependency do not reach the programs of this package:
+//! the run path has to come from here. Where libtorch itself comes from is `tools/libtorch`'s business.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    link_libtorch();
+    record_build();
+}
+
+fn link_libtorch() {
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
+    println!("cargo::rerun-if-env-changed=LIBTORCH_LIB");
+    // LIBTORCH_LIB is torch-sys's variable for libraries that stand apart from the headers.
+    let Some(root) = env::var_os("LIBTORCH_LIB").or_else(|| env::var_os("LIBTORCH")) else {
+        fail(
+            "LIBTORCH is not set, so there is no libtorch to link. Use `make build` (or any other make target), which \
+             provides it, or call cargo after: eval \"$(make env)\"",
+        );
+    };
+    let libraries = PathBuf::from(root).join("lib");
+    if !libraries.join("libtorch_cpu.so").exists() {
+        fail(&format!(
+            "LIBTORCH is set, but {} holds no libtorch_cpu.so",
+            libraries.display()
+        ));
+    }
+
+    // Beside the program first, so that an unpacked release uses the libraries it came with; then where it was built.
+    // RPATH rather than RUNPATH: it also serves the libraries that libtorch itself opens.
+    println!("cargo::rustc-link-arg=-Wl,--disable-new-dtags");
+    println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", libraries.display());
+
+    // Nothing here calls into the CUDA libraries by name: without this the linker drops them as unneeded, and libtorch
+    // then finds no CUDA device.
+    if libraries.join("libtorch_cuda.so").exists() {
+        println!("cargo::rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
+    }
+}
+
+/// cargo hands these names to the program's environment too, under `cargo run` and `cargo test`. Settings there are
+/// called `MASKCLIP_<SECTION>__<KEY>`, so they do not collide.
+fn record_build() {
+    let commit = commit();
+    let target = env::var("TARGET").expect("cargo sets TARGET");
+    let rustc = env::var("RUSTC").expect("cargo sets RUSTC");
+    let rustc = output(Command::new(rustc).arg("--version"));
+    println!(
+        "cargo::rustc-env=MASKCLIP_BUILD_COMMIT={}",
+        commit.as_deref().unwrap_or("unknown")
+    );
+    println!("cargo::rustc-env=MASKCLIP_BUILD_TARGET={target}");
+    println!(
+        "cargo::rustc-env=MASKCLIP_BUILD_RUSTC={}",
+        rustc.as_deref().unwrap_or("unknown")
+    );
+}
+
+/// The commit this is built from, for release builds: in the others each commit would compile the package anew.
+fn commit() -> Option<String> {
+    // Container builds have no repository and name the commit instead.
+    println!("cargo::rerun-if-env-changed=MASKCLIP_BUILD_COMMIT");
+    if let Some(named) = env::var("MASKCLIP_BUILD_COMMIT").ok().filter(|name| !name.is_empty()) {
+        return Some(named);
+    }
+    if env::var("PROFILE").as_deref() != Ok("release") {
+        return None;
+    }
+    // A new commit moves the log of HEAD; a repository without logs, and no repository, give nothing to watch.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
+        println!("cargo::rerun-if-changed={log}");
+    }
+    git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+/// What git prints, if this folder is the top of a repository (and not, say, unpacked inside somebody else's).
+fn git(arguments: &[&str]) -> Option<String> {
+    fs::metadata(".git").ok()?;
+    output(Command::new("git").args(arguments))
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+}
+
+fn fail(message: &str) -> ! {
+    println!("cargo::error={message}");
+    std::process::exit(1);
+}

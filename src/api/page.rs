@@ -1,0 +1,60 @@
+//! `GET /`: the page, and the files it loads from `/assets/`, compiled in from `web/`.
+
+use axum::extract::Path;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use rust_embed::RustEmbed;
+
+use super::etag;
+use super::problem::{ApiError, NoProblems};
+
+/// The files of `web/`.
+#[derive(RustEmbed)]
+#[folder = "web/"]
+struct Web;
+
+/// The page
+///
+/// Pick an image, type classes, look at the label map. It uses nothing but this API.
+#[utoipa::path(
+    get,
+    path = "/",
+    operation_id = "get_page",
+    tag = "documentation",
+    responses(
+        (status = 200, description = "The page.", body = String, content_type = "text/html"),
+        (status = 304, description = "`If-None-Match` holds the page's entity tag."),
+        NoProblems,
+    ),
+)]
+pub(super) async fn get_page(headers: HeaderMap) -> Result<Response, ApiError> {
+    serve("index.html", "/", &headers)
+}
+
+/// What the page loads.
+pub(super) async fn get_asset(Path(path): Path<String>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+    serve(&path, uri.path(), &headers)
+}
+
+/// The file with its entity tag, or 304 for a client that holds it. Browsers keep files but ask each
+/// time, so that a new version of the server is seen at once.
+fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+    let file = Web::get(file).ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
+    let digest = file.metadata.sha256_hash();
+    let etag = format!(
+        "\"{}\"",
+        digest[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    );
+    let cache = [
+        (header::ETAG, etag.clone()),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+    ];
+    if etag::matches(headers, header::IF_NONE_MATCH, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
+    }
+    let content_type = file.metadata.mimetype().to_owned();
+    Ok((cache, [(header::CONTENT_TYPE, content_type)], file.data).into_response())
+}

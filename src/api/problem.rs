@@ -1,0 +1,526 @@
+//! The one shape of every error: RFC 9457 problem details.
+//!
+//! Owns [`ApiError`], the one place where errors of the other layers become a [`ProblemType`] and so
+//! an HTTP status. The body is written by [`middleware`](super::middleware), which knows the
+//! request's id; until then the problem rides in the response's extensions.
+
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Serialize, Serializer};
+use utoipa::openapi::{ContentBuilder, RefOr, ResponseBuilder, example::ExampleBuilder};
+use utoipa::{IntoResponses, PartialSchema, ToSchema};
+
+use crate::engine::SegmentError;
+use crate::image::DecodeError;
+use crate::vocabulary::{ClassListError, VocabularyError};
+
+/// The media type of every error.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Seconds that `Retry-After` suggests: a queue of this server drains in about that time, and texts
+/// go on being embedded after a deadline, so a repeat finds them done.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// Kinds of problems. A kind never changes its meaning; clients may switch on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProblemType {
+    /// The bytes are not what they claim to be.
+    Malformed,
+    /// No route has the path.
+    RouteNotFound,
+    /// No vocabulary has the name.
+    VocabularyNotFound,
+    /// The route does not answer the method.
+    MethodNotAllowed,
+    /// No form of the answer suits `Accept`.
+    NotAcceptable,
+    /// A shipped vocabulary was to be changed.
+    VocabularyReadOnly,
+    /// There is no room for another vocabulary.
+    TooManyVocabularies,
+    /// `If-Match` or `If-None-Match` does not hold.
+    PreconditionFailed,
+    /// The body has too many bytes.
+    RequestTooLarge,
+    /// The image has too many pixels.
+    ImageTooLarge,
+    /// The body is of a media type that is not read.
+    UnsupportedMediaType,
+    /// A field is missing, unknown or out of its range.
+    InvalidRequest,
+    /// The image cannot be decoded.
+    UndecodableImage,
+    /// The request names a model that is not loaded.
+    UnknownModel,
+    /// The loaded model cannot do what was asked.
+    UnsupportedByModel,
+    /// The queue is full.
+    Overloaded,
+    /// Our fault.
+    Internal,
+    /// No worker is ready, or the server is going down.
+    Unavailable,
+    /// The request's deadline passed.
+    DeadlineExceeded,
+}
+
+impl ProblemType {
+    /// Every kind, in the order of their statuses.
+    pub const ALL: [Self; 19] = [
+        Self::Malformed,
+        Self::RouteNotFound,
+        Self::VocabularyNotFound,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::VocabularyReadOnly,
+        Self::TooManyVocabularies,
+        Self::PreconditionFailed,
+        Self::RequestTooLarge,
+        Self::ImageTooLarge,
+        Self::UnsupportedMediaType,
+        Self::InvalidRequest,
+        Self::UndecodableImage,
+        Self::UnknownModel,
+        Self::UnsupportedByModel,
+        Self::Overloaded,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DeadlineExceeded,
+    ];
+
+    /// The status such a problem is answered with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::RouteNotFound | Self::VocabularyNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::VocabularyReadOnly | Self::TooManyVocabularies => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::RequestTooLarge | Self::ImageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::InvalidRequest | Self::UndecodableImage | Self::UnknownModel | Self::UnsupportedByModel => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The `type` member: a URI reference that stands for the kind.
+    pub fn uri(self) -> &'static str {
+        match self {
+            Self::Malformed => "/problems/malformed",
+            Self::RouteNotFound => "/problems/route-not-found",
+            Self::VocabularyNotFound => "/problems/vocabulary-not-found",
+            Self::MethodNotAllowed => "/problems/method-not-allowed",
+            Self::NotAcceptable => "/problems/not-acceptable",
+            Self::VocabularyReadOnly => "/problems/vocabulary-read-only",
+            Self::TooManyVocabularies => "/problems/too-many-vocabularies",
+            Self::PreconditionFailed => "/problems/precondition-failed",
+            Self::RequestTooLarge => "/problems/request-too-large",
+            Self::ImageTooLarge => "/problems/image-too-large",
+            Self::UnsupportedMediaType => "/problems/unsupported-media-type",
+            Self::InvalidRequest => "/problems/invalid-request",
+            Self::UndecodableImage => "/problems/undecodable-image",
+            Self::UnknownModel => "/problems/unknown-model",
+            Self::UnsupportedByModel => "/problems/unsupported-by-model",
+            Self::Overloaded => "/problems/overloaded",
+            Self::Internal => "/problems/internal",
+            Self::Unavailable => "/problems/unavailable",
+            Self::DeadlineExceeded => "/problems/deadline-exceeded",
+        }
+    }
+
+    /// The `title` member: the same words each time.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Malformed => "The request is malformed",
+            Self::RouteNotFound => "Nothing is served here",
+            Self::VocabularyNotFound => "No such vocabulary",
+            Self::MethodNotAllowed => "The route does not answer this method",
+            Self::NotAcceptable => "No acceptable form of the answer",
+            Self::VocabularyReadOnly => "The vocabulary is read-only",
+            Self::TooManyVocabularies => "There are too many vocabularies",
+            Self::PreconditionFailed => "The precondition does not hold",
+            Self::RequestTooLarge => "The request is too large",
+            Self::ImageTooLarge => "The image has too many pixels",
+            Self::UnsupportedMediaType => "The media type is not read here",
+            Self::InvalidRequest => "The request is invalid",
+            Self::UndecodableImage => "The image cannot be decoded",
+            Self::UnknownModel => "The model is not loaded",
+            Self::UnsupportedByModel => "The model cannot do this",
+            Self::Overloaded => "The server is overloaded",
+            Self::Internal => "Internal error",
+            Self::Unavailable => "The server is not ready",
+            Self::DeadlineExceeded => "The deadline passed",
+        }
+    }
+
+    /// What it means and what a caller can do, for the OpenAPI document.
+    fn meaning(self) -> &'static str {
+        match self {
+            Self::Malformed => "Broken JSON, multipart, base64 or percent-encoding. Repeating it is of no use.",
+            Self::RouteNotFound => "No route has this path.",
+            Self::VocabularyNotFound => "No vocabulary has this name. Define it, then repeat the request.",
+            Self::MethodNotAllowed => "The `Allow` header lists the methods that are answered.",
+            Self::NotAcceptable => "`Accept` excludes every form this route can answer in; `detail` lists them.",
+            Self::VocabularyReadOnly => "Vocabularies shipped with the server cannot be changed; choose another name.",
+            Self::TooManyVocabularies => {
+                "As many vocabularies are defined as `limits.max_vocabularies` allows; drop one first."
+            }
+            Self::PreconditionFailed => {
+                "The vocabulary has changed since it was read (`If-Match`), or exists already \
+                 (`If-None-Match: *`). Read it again, then decide."
+            }
+            Self::RequestTooLarge => "The body has more bytes than `limits.max_request_bytes`.",
+            Self::ImageTooLarge => {
+                "The image's header promises more pixels than `limits.max_image_pixels`. Scale it down."
+            }
+            Self::UnsupportedMediaType => {
+                "The body's `Content-Type` is none that this route reads; `detail` lists those."
+            }
+            Self::InvalidRequest => {
+                "Well-formed, but a field is missing, unknown or out of its range; `path` names it, `limit` the \
+                 setting it exceeds."
+            }
+            Self::UndecodableImage => "The image is of an unknown format, cut short or damaged.",
+            Self::UnknownModel => {
+                "`model` names one that is not loaded; `GET /v1/models` lists those that are. Not a 404: the route is \
+                 there, the request is not valid on this server."
+            }
+            Self::UnsupportedByModel => {
+                "The loaded model's architecture does not have what was asked for, such as an attention of vision \
+                 transformers; `detail` names what it has."
+            }
+            Self::Overloaded => {
+                "As many requests are in the server as `engine.queue_capacity` allows. Wait for `Retry-After` seconds."
+            }
+            Self::Internal => "A defect of the server. The log has the detail, under the id in `instance`.",
+            Self::Unavailable => {
+                "The model is still being loaded, or the server is going down. Try again, or elsewhere."
+            }
+            Self::DeadlineExceeded => {
+                "No result within `deadline_seconds`. Texts go on being embedded and are kept, so a repeat is faster."
+            }
+        }
+    }
+
+    /// A table of all kinds in Markdown, for the OpenAPI document.
+    pub(super) fn table() -> String {
+        let rows = Self::ALL.map(|kind| {
+            format!(
+                "| {} | `{}` | {} |\n",
+                kind.status().as_str(),
+                kind.uri(),
+                kind.meaning()
+            )
+        });
+        format!("| status | `type` | meaning |\n|---|---|---|\n{}", rows.concat())
+    }
+}
+
+impl Serialize for ProblemType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.uri())
+    }
+}
+
+impl PartialSchema for ProblemType {
+    fn schema() -> RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .description(Some(
+                "A URI reference that stands for the kind of problem; it never changes its meaning.",
+            ))
+            .enum_values(Some(Self::ALL.map(Self::uri)))
+            .into()
+    }
+}
+
+impl ToSchema for ProblemType {}
+
+/// A problem (RFC 9457), the body of every answer with a status of 400 or more.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Problem {
+    /// The kind of problem.
+    #[serde(rename = "type")]
+    pub kind: ProblemType,
+    /// The kind in words, the same each time.
+    pub title: &'static str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// What is wrong with this request, for people. An internal error has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The request's id, as in the `x-request-id` header and the server's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The field at fault, as in `classes[1].name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The setting that was exceeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+}
+
+/// A setting of the server that a request exceeded.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Limit {
+    /// The setting's name in the configuration.
+    #[schema(example = "limits.max_image_pixels")]
+    pub name: &'static str,
+    /// Its value.
+    #[schema(value_type = f64, example = 50_000_000)]
+    pub value: serde_json::Number,
+}
+
+impl Limit {
+    /// A limit in whole units.
+    pub fn whole(name: &'static str, value: u64) -> Self {
+        Self {
+            name,
+            value: value.into(),
+        }
+    }
+
+    /// A limit in fractions of a unit; settings are validated to be finite.
+    pub fn fractional(name: &'static str, value: f64) -> Self {
+        Self {
+            name,
+            value: serde_json::Number::from_f64(value).expect("settings are validated to be finite"),
+        }
+    }
+}
+
+/// Why a request was not answered as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The bytes are not what they claim to be.
+    #[error("{0}")]
+    Malformed(String),
+    /// No route has the path.
+    #[error("nothing is served at {0}; GET /docs lists the routes")]
+    RouteNotFound(String),
+    /// The route does not answer the method.
+    #[error("{0} is not answered here; the Allow header lists the methods that are")]
+    MethodNotAllowed(Method),
+    /// No form of the answer suits `Accept`.
+    #[error("the Accept header excludes all that this route can answer with: {offered}")]
+    NotAcceptable {
+        /// Media types, for people.
+        offered: String,
+    },
+    /// The body has too many bytes.
+    #[error("the body has more than limits.max_request_bytes = {limit} bytes")]
+    RequestTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The body is of a media type that is not read.
+    #[error("this route reads {supported}, but the Content-Type is {found}")]
+    UnsupportedMediaType {
+        /// What the request says, for people.
+        found: String,
+        /// Media types, for people.
+        supported: &'static str,
+    },
+    /// A field is missing, unknown or out of its range.
+    #[error("{detail}")]
+    Invalid {
+        /// The field, as in `classes[1].name`; `None` for the request as a whole.
+        path: Option<String>,
+        /// What is wrong with it.
+        detail: String,
+        /// The setting that was exceeded.
+        limit: Option<Limit>,
+    },
+    /// The request names a model that is not loaded.
+    #[error("the model {asked:?} is not loaded; {loaded:?} is")]
+    UnknownModel {
+        /// The name in the request.
+        asked: String,
+        /// The name of the loaded one.
+        loaded: String,
+    },
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The vocabularies refused.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
+    /// No worker is ready, or the server is going down.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// Our fault; the text is for the log alone.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// A field that is missing, unknown or out of its range.
+    pub fn invalid(path: &str, detail: impl Into<String>) -> Self {
+        Self::Invalid {
+            path: Some(path.to_owned()),
+            detail: detail.into(),
+            limit: None,
+        }
+    }
+
+    /// The kind of problem this is: the one mapping from errors to statuses.
+    pub fn kind(&self) -> ProblemType {
+        match self {
+            Self::Malformed(_) => ProblemType::Malformed,
+            Self::RouteNotFound(_) => ProblemType::RouteNotFound,
+            Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
+            Self::NotAcceptable { .. } => ProblemType::NotAcceptable,
+            Self::RequestTooLarge { .. } => ProblemType::RequestTooLarge,
+            Self::UnsupportedMediaType { .. } => ProblemType::UnsupportedMediaType,
+            Self::Invalid { .. } => ProblemType::InvalidRequest,
+            Self::UnknownModel { .. } => ProblemType::UnknownModel,
+            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => match error {
+                VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
+                VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
+                VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
+                VocabularyError::TooMany { .. } => ProblemType::TooManyVocabularies,
+                VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
+            },
+            Self::Segment(SegmentError::Image(error)) => match error {
+                DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
+                DecodeError::UnknownFormat { .. } | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
+            },
+            Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
+            Self::Segment(SegmentError::InputTooLarge(_)) => ProblemType::InvalidRequest,
+            Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
+            Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
+            Self::Unavailable(_) | Self::Segment(SegmentError::Unavailable(_)) => ProblemType::Unavailable,
+            Self::Internal(_) | Self::Segment(SegmentError::Internal(_)) => ProblemType::Internal,
+        }
+    }
+
+    /// The setting that was exceeded.
+    fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::Invalid { limit, .. } => limit.clone(),
+            Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
+            Self::Segment(SegmentError::Image(DecodeError::TooManyPixels { limit, .. })) => {
+                Some(Limit::whole("limits.max_image_pixels", *limit))
+            }
+            Self::Segment(SegmentError::InputTooLarge(error)) => {
+                Some(Limit::whole("limits.max_input_pixels", error.limit))
+            }
+            Self::Segment(SegmentError::Overloaded { capacity }) => {
+                Some(Limit::whole("engine.queue_capacity", *capacity as u64))
+            }
+            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => vocabulary_limit(error),
+            _ => None,
+        }
+    }
+
+    /// What the caller is told; the request's id is still missing.
+    fn problem(&self) -> Problem {
+        let kind = self.kind();
+        Problem {
+            kind,
+            title: kind.title(),
+            status: kind.status().as_u16(),
+            detail: (kind != ProblemType::Internal).then(|| self.to_string()),
+            instance: None,
+            path: match self {
+                Self::Invalid { path, .. } => path.clone(),
+                Self::UnknownModel { .. } => Some("model".to_owned()),
+                Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
+                _ => None,
+            },
+            limit: self.limit(),
+        }
+    }
+}
+
+/// The setting that a class list or the number of vocabularies exceeded.
+fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
+    let (name, limit) = match error {
+        VocabularyError::TooMany { limit } => ("limits.max_vocabularies", limit),
+        VocabularyError::Invalid(ClassListError::TooManyClasses { limit, .. }) => ("limits.max_classes", limit),
+        VocabularyError::Invalid(ClassListError::TooManySynonyms { limit, .. }) => ("limits.max_synonyms", limit),
+        VocabularyError::Invalid(ClassListError::TooManyBackgroundNames { limit, .. }) => {
+            ("limits.max_background_names", limit)
+        }
+        VocabularyError::Invalid(ClassListError::NameTooLong { limit, .. }) => ("limits.max_name_characters", limit),
+        _ => return None,
+    };
+    Some(Limit::whole(name, *limit as u64))
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = self.problem();
+        if problem.kind == ProblemType::Internal {
+            tracing::error!(error = %self, "internal error");
+        }
+        let mut response = problem.kind.status().into_response();
+        if matches!(problem.kind, ProblemType::Overloaded | ProblemType::DeadlineExceeded) {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        response.extensions_mut().insert(problem);
+        response
+    }
+}
+
+/// The problems a route can answer with, one response per status, for `IntoResponses`.
+pub(super) fn responses(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+    let mut by_status = BTreeMap::<StatusCode, Vec<ProblemType>>::new();
+    for &kind in kinds.iter().chain(&[ProblemType::Internal]) {
+        by_status.entry(kind.status()).or_default().push(kind);
+    }
+    by_status
+        .into_iter()
+        .map(|(status, kinds)| (status.as_str().to_owned(), response(&kinds).into()))
+        .collect()
+}
+
+/// A route that fails only by our fault.
+pub(super) struct NoProblems;
+
+impl IntoResponses for NoProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        responses(&[])
+    }
+}
+
+/// One status with the kinds of problems it stands for.
+fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
+    let meanings: Vec<_> = kinds
+        .iter()
+        .map(|kind| format!("`{}`: {}", kind.uri(), kind.meaning()))
+        .collect();
+    let mut content = ContentBuilder::new().schema(Some(RefOr::Ref(utoipa::openapi::Ref::from_schema_name("Problem"))));
+    for kind in kinds {
+        let name = kind.uri().trim_start_matches("/problems/");
+        let value = serde_json::json!({"type": kind.uri(), "title": kind.title(), "status": kind.status().as_u16()});
+        content = content.examples_from_iter([(name, ExampleBuilder::new().value(Some(value)).build())]);
+    }
+    let mut response = ResponseBuilder::new()
+        .description(meanings.join("\n\n"))
+        .content(PROBLEM_JSON, content.build());
+    if kinds
+        .iter()
+        .any(|kind| matches!(kind, ProblemType::Overloaded | ProblemType::DeadlineExceeded))
+    {
+        response = response.header(
+            "retry-after",
+            utoipa::openapi::header::HeaderBuilder::new()
+                .description(Some("Seconds to wait before the request is sent again."))
+                .schema(Some(u64::schema()))
+                .build(),
+        );
+    }
+    response.build()
+}

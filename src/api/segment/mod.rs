@@ -1,0 +1,146 @@
+//! `POST /v1/segment`: an image and a list of classes in, a label map and statistics out.
+
+mod body;
+mod reply;
+mod upload;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
+
+pub use body::{
+    BackgroundBody, BackgroundDetail, KeySmoothingBody, KeySmoothingDetail, KeySmoothingMethod, OutputBody, SegmentBody,
+};
+pub use reply::{
+    ClassReply, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,
+};
+
+use super::problem::{self, ApiError, ProblemType};
+use super::{AppState, accept, run_blocking};
+use crate::engine::Warning;
+use crate::label_map::{EncodedLabelMap, LabelMapFormat};
+
+/// Codes of the warnings, separated by commas, when the answer is the PNG itself.
+const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
+
+const JSON: &str = "application/json";
+const PNG: &str = "image/png";
+
+/// The parts of a multipart request.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the multipart form in the OpenAPI document")]
+pub struct SegmentForm {
+    /// The encoded image: JPEG, PNG, WebP, GIF, BMP or TIFF.
+    #[schema(value_type = String, format = Binary)]
+    image: Vec<u8>,
+    /// Everything else, as JSON without `image`.
+    request: SegmentBody,
+}
+
+/// Label an image
+///
+/// Says for every pixel which of the classes it shows, and for every class where it is and how sure
+/// the model is. Send the image inside JSON (base64 or a data URI) or as a multipart form; the latter is
+/// a third smaller.
+///
+/// With `Accept: image/png` the answer is the label map itself, an indexed PNG whose pixel values are the
+/// classes' positions in the request (16-bit grey above 255 classes). Statistics do not travel
+/// with it; the codes of warnings do, in the header `maskclip-warnings`.
+#[utoipa::path(
+    post,
+    path = "/v1/segment",
+    operation_id = "segment",
+    tag = "segmentation",
+    request_body(
+        description = "The image, and either `classes` or the name of a `vocabulary`; all else is optional.",
+        content(
+            (SegmentBody = "application/json", example = json!({
+                "image": "data:image/jpeg;base64,/9j/4AAQSkZJRg...",
+                "classes": ["tiger", {"name": "person", "synonyms": ["man", "woman"]}],
+                "background": true,
+            })),
+            (SegmentForm = "multipart/form-data"),
+        ),
+    ),
+    responses(
+        (status = 200, description = "The labelled image.",
+            content((SegmentReply = "application/json"), (Vec<u8> = "image/png")),
+            headers(("maskclip-warnings" = String,
+                description = "Codes of the warnings separated by commas; only with `image/png`, only when there are any."))),
+        SegmentProblems,
+    ),
+)]
+pub(super) async fn segment(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let media_type = accept::negotiate(request.headers(), &[JSON, PNG])?;
+    let (image, body) = upload::read(request, &state).await?;
+    if media_type == PNG {
+        require_png(&body.output)?;
+    }
+    let model = state.engine.model();
+    let request = body.into_request(image, &state.config, model.as_deref(), Instant::now())?;
+    let segmentation = state.engine.segment(request).await?;
+    if media_type == PNG
+        && let EncodedLabelMap::Png(png) = segmentation.label_map
+    {
+        return Ok(png_response(png, &segmentation.warnings));
+    }
+    // Serialising a raw label map takes long enough to hold up other requests.
+    run_blocking(move || Ok(Json(SegmentReply::try_from(segmentation)?).into_response())).await
+}
+
+/// The output that `Accept: image/png` leaves: a PNG and nothing beside it.
+fn require_png(output: &OutputBody) -> Result<(), ApiError> {
+    if output.label_map != LabelMapFormat::Png {
+        return Err(ApiError::invalid(
+            "output.label_map",
+            "Accept: image/png is answered with a label map of form png",
+        ));
+    }
+    if output.confidence_map {
+        return Err(ApiError::invalid(
+            "output.confidence_map",
+            "Accept: image/png leaves no place for a confidence map",
+        ));
+    }
+    Ok(())
+}
+
+/// The label map as a file.
+fn png_response(png: Vec<u8>, warnings: &[Warning]) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, PNG)], png).into_response();
+    let codes: Vec<_> = warnings.iter().map(|warning| warning.code.name()).collect();
+    if !codes.is_empty() {
+        let value = HeaderValue::from_str(&codes.join(", ")).expect("codes are kebab-case ASCII");
+        response.headers_mut().insert(MASKCLIP_WARNINGS, value);
+    }
+    response
+}
+
+/// The problems of `POST /v1/segment`.
+struct SegmentProblems;
+
+impl IntoResponses for SegmentProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::responses(&[
+            ProblemType::Malformed,
+            ProblemType::VocabularyNotFound,
+            ProblemType::NotAcceptable,
+            ProblemType::RequestTooLarge,
+            ProblemType::ImageTooLarge,
+            ProblemType::UnsupportedMediaType,
+            ProblemType::InvalidRequest,
+            ProblemType::UndecodableImage,
+            ProblemType::UnknownModel,
+            ProblemType::UnsupportedByModel,
+            ProblemType::Overloaded,
+            ProblemType::Unavailable,
+            ProblemType::DeadlineExceeded,
+        ])
+    }
+}

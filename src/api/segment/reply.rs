@@ -1,0 +1,214 @@
+//! The answer to a request to segment as clients read it.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::problem::ApiError;
+use crate::engine::{ClassResult, Segmentation, Timings, Warning, WarningCode};
+use crate::label_map::{CocoMask, EncodedLabelMap, palette_color};
+
+/// A labelled image.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct SegmentReply {
+    /// The model that answered.
+    #[schema(example = "demo")]
+    pub model: String,
+    /// Width of the image in pixels, after orientation.
+    #[schema(example = 640)]
+    pub width: u32,
+    /// Height of the image in pixels, after orientation.
+    #[schema(example = 480)]
+    pub height: u32,
+    /// The class list that was used.
+    pub vocabulary: VocabularyState,
+    /// One entry per class in request order, absent ones included.
+    pub classes: Vec<ClassReply>,
+    /// The label map.
+    pub label_map: LabelMapReply,
+    /// Probability of each pixel's own label times 255; only when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence_map: Option<ConfidenceMapReply>,
+    /// What the caller should know about this result.
+    pub warnings: Vec<WarningReply>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// A class list and how much of it is embedded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct VocabularyState {
+    /// Equal for equal lists with equal templates and background.
+    pub id: String,
+    /// Texts whose embeddings are held: all of them by now.
+    #[schema(example = 2)]
+    pub embedded: usize,
+    /// Texts of the list.
+    #[schema(example = 2)]
+    pub total: usize,
+}
+
+/// What the result says of one class.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ClassReply {
+    /// Position in the request, from 0; the pixel value in the label map.
+    #[schema(example = 0)]
+    pub id: u16,
+    /// The name, as given.
+    #[schema(example = "tiger")]
+    pub name: String,
+    /// Its color in the PNG's palette, `#rrggbb`; the same for every request.
+    #[schema(example = "#e6194b")]
+    pub color: String,
+    /// Pixels that carry the class.
+    #[schema(example = 51200)]
+    pub pixels: u64,
+    /// Those pixels as a fraction of the image, 0 to 1.
+    #[schema(minimum = 0, maximum = 1, example = 0.167)]
+    pub fraction: f64,
+    /// `[x, y, width, height]` in pixels of the smallest box around them, null when there are none.
+    #[schema(example = json!([12, 40, 300, 220]))]
+    pub bbox: Option<[u32; 4]>,
+    /// Probability of the class over its own pixels.
+    pub confidence: Confidence,
+    /// The largest probability of the class anywhere in the image, whether or not it won there. Low
+    /// for a class that is absent.
+    #[schema(minimum = 0, maximum = 1, example = 0.99)]
+    pub presence: f32,
+    /// The best raw cosine between the class's text and any position of the image, -1 to 1. Unlike the
+    /// probabilities it does not depend on the other classes.
+    #[schema(minimum = -1, maximum = 1, example = 0.31)]
+    pub similarity: f32,
+    /// CLIP's own image-level answer: the probability of the class from the pooled image feature.
+    #[schema(minimum = 0, maximum = 1, example = 0.72)]
+    pub image_probability: f32,
+}
+
+/// Softmax probability of a class over the pixels that carry it: relative to the class list, not
+/// calibrated. Null when no pixel does.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Confidence {
+    /// Mean over the class's own pixels.
+    #[schema(minimum = 0, maximum = 1, example = 0.81)]
+    pub mean: Option<f32>,
+    /// Largest over the class's own pixels.
+    #[schema(minimum = 0, maximum = 1, example = 0.97)]
+    pub max: Option<f32>,
+}
+
+/// The label map in the form that was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "format", content = "data", rename_all = "kebab-case")]
+pub enum LabelMapReply {
+    /// A PNG file as base64: indexed with a stable palette, or 16-bit grey above 255 classes.
+    Png(String),
+    /// COCO run-length encoding, one mask per class that has pixels.
+    CocoRle(Vec<CocoMask>),
+    /// Rows of class ids, 255 (65535 above 255 classes) for unlabelled.
+    Raw(Vec<Vec<u16>>),
+    /// Not asked for.
+    None,
+}
+
+/// The confidence map, in the same form as the label map.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "format", content = "data", rename_all = "kebab-case")]
+pub enum ConfidenceMapReply {
+    /// An 8-bit grey PNG file as base64.
+    Png(String),
+}
+
+/// Advice that comes with a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct WarningReply {
+    /// A stable code.
+    pub code: WarningCode,
+    /// What it means for this request.
+    pub message: String,
+}
+
+impl From<Warning> for WarningReply {
+    fn from(Warning { code, message }: Warning) -> Self {
+        Self { code, message }
+    }
+}
+
+impl From<EncodedLabelMap> for LabelMapReply {
+    fn from(map: EncodedLabelMap) -> Self {
+        match map {
+            EncodedLabelMap::Png(bytes) => Self::Png(BASE64_STANDARD.encode(bytes)),
+            EncodedLabelMap::CocoRle(masks) => Self::CocoRle(masks),
+            EncodedLabelMap::Raw(rows) => Self::Raw(rows),
+            EncodedLabelMap::None => Self::None,
+        }
+    }
+}
+
+impl TryFrom<Segmentation> for SegmentReply {
+    type Error = ApiError;
+
+    /// # Errors
+    /// [`ApiError::Internal`] when the model gave a number that is not finite: JSON has none.
+    fn try_from(segmentation: Segmentation) -> Result<Self, ApiError> {
+        let image_pixels = u64::from(segmentation.width) * u64::from(segmentation.height);
+        let classes = (0..).zip(segmentation.classes);
+        Ok(Self {
+            model: segmentation.model,
+            width: segmentation.width,
+            height: segmentation.height,
+            vocabulary: VocabularyState {
+                id: segmentation.vocabulary_id,
+                embedded: segmentation.vocabulary_texts,
+                total: segmentation.vocabulary_texts,
+            },
+            classes: classes
+                .map(|(id, class)| class_reply(id, class, image_pixels))
+                .collect::<Result<_, _>>()?,
+            label_map: segmentation.label_map.into(),
+            confidence_map: segmentation
+                .confidence_map
+                .map(|png| ConfidenceMapReply::Png(BASE64_STANDARD.encode(png))),
+            warnings: segmentation.warnings.into_iter().map(Into::into).collect(),
+            timings: segmentation.timings,
+        })
+    }
+}
+
+fn class_reply(id: u16, class: ClassResult, image_pixels: u64) -> Result<ClassReply, ApiError> {
+    let ClassResult {
+        name,
+        statistics,
+        similarity,
+        image_probability,
+    } = class;
+    let finite = |value: f32, what: &str| {
+        if value.is_finite() {
+            Ok(value)
+        } else {
+            Err(ApiError::Internal(format!("{what} of class {name:?} is {value}")))
+        }
+    };
+    let [red, green, blue] = palette_color(id);
+    Ok(ClassReply {
+        id,
+        color: format!("#{red:02x}{green:02x}{blue:02x}"),
+        pixels: statistics.pixels,
+        fraction: statistics.pixels as f64 / image_pixels as f64,
+        bbox: statistics.bounding_box,
+        confidence: Confidence {
+            mean: statistics
+                .mean_confidence
+                .map(|value| finite(value, "mean confidence"))
+                .transpose()?,
+            max: statistics
+                .max_confidence
+                .map(|value| finite(value, "max confidence"))
+                .transpose()?,
+        },
+        presence: finite(statistics.presence, "presence")?,
+        similarity: finite(similarity, "similarity")?,
+        image_probability: finite(image_probability, "image probability")?,
+        name,
+    })
+}

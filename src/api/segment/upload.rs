@@ -1,0 +1,132 @@
+//! The two encodings of a request to segment: JSON with the image inside, or multipart.
+
+use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
+use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+
+use super::SegmentBody;
+use crate::api::AppState;
+use crate::api::body::{media_type, parse_json, read_bytes, unsupported_media_type};
+use crate::api::problem::ApiError;
+use crate::api::run_blocking;
+
+/// What the route reads, for errors.
+const SUPPORTED: &str = "application/json or multipart/form-data";
+
+/// Base64 with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The image's bytes, not yet looked at, and everything else.
+pub(super) async fn read(request: Request, state: &AppState) -> Result<(Bytes, SegmentBody), ApiError> {
+    let found = media_type(request.headers());
+    match found.as_deref() {
+        Some("application/json") => {
+            let bytes = read_bytes(request, state).await?;
+            run_blocking(move || from_json(&bytes)).await
+        }
+        Some("multipart/form-data") => from_multipart(request, state).await,
+        _ => Err(unsupported_media_type(found, SUPPORTED)),
+    }
+}
+
+fn from_json(bytes: &[u8]) -> Result<(Bytes, SegmentBody), ApiError> {
+    let mut body: SegmentBody = parse_json(bytes)?;
+    let image = body
+        .image
+        .take()
+        .ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
+    Ok((decode_base64(&image)?, body))
+}
+
+/// The bytes of base64 or of a data URI (RFC 2397) that is base64.
+fn decode_base64(text: &str) -> Result<Bytes, ApiError> {
+    let payload = match text.strip_prefix("data:") {
+        None => text,
+        Some(uri) => uri
+            .split_once(',')
+            .and_then(|(kind, payload)| kind.ends_with(";base64").then_some(payload))
+            .ok_or_else(|| ApiError::Malformed("image is a data URI without \";base64,\"".to_owned()))?,
+    };
+    let bytes = BASE64
+        .decode(payload)
+        .map_err(|error| ApiError::Malformed(format!("image is not base64: {error}")))?;
+    Ok(bytes.into())
+}
+
+async fn from_multipart(request: Request, state: &AppState) -> Result<(Bytes, SegmentBody), ApiError> {
+    let limit = state.config.limits.max_request_bytes;
+    let mut parts = Multipart::from_request(request, state).await?;
+    let (mut image, mut body) = (None, None);
+    while let Some(part) = parts.next_field().await.map_err(|error| broken(&error, limit))? {
+        let name = part.name().unwrap_or_default().to_owned();
+        let slot = match name.as_str() {
+            "image" => &mut image,
+            "request" => &mut body,
+            _ => {
+                return Err(ApiError::invalid(
+                    &name,
+                    format!("unknown part {name:?}, expected image and request"),
+                ));
+            }
+        };
+        if slot.is_some() {
+            return Err(ApiError::invalid(&name, format!("the part {name} comes twice")));
+        }
+        *slot = Some(part_bytes(part, limit).await?);
+    }
+    let image = image.ok_or_else(|| ApiError::invalid("image", "the part image is missing"))?;
+    let body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
+    let body: SegmentBody = run_blocking(move || parse_json(&body)).await?;
+    if body.image.is_some() {
+        return Err(ApiError::invalid(
+            "image",
+            "the image comes as the part image, not inside the part request",
+        ));
+    }
+    Ok((image, body))
+}
+
+async fn part_bytes(part: Field<'_>, limit: usize) -> Result<Bytes, ApiError> {
+    part.bytes().await.map_err(|error| broken(&error, limit))
+}
+
+/// A multipart body that is too long or no multipart body.
+fn broken(error: &MultipartError, limit: usize) -> ApiError {
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::RequestTooLarge { limit },
+        _ => ApiError::Malformed(format!("the multipart body is malformed: {}", error.body_text())),
+    }
+}
+
+impl From<MultipartRejection> for ApiError {
+    fn from(rejection: MultipartRejection) -> Self {
+        Self::Malformed(format!("the multipart body is malformed: {}", rejection.body_text()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_with_and_without_padding_and_as_a_data_uri() {
+        for text in ["aGk=", "aGk", "data:image/png;base64,aGk=", "data:;base64,aGk"] {
+            assert_eq!(decode_base64(text).unwrap(), "hi", "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_base64_is_malformed() {
+        for text in ["a!", "aGk=\n", "data:image/png,hi", "data:image/png;base64", "_-8="] {
+            assert!(matches!(decode_base64(text), Err(ApiError::Malformed(_))), "{text}");
+        }
+    }
+}

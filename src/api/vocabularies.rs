@@ -1,0 +1,400 @@
+//! `/v1/vocabularies`: class lists with a name, and those that requests brought along lately.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoParams, IntoResponses, ToSchema};
+
+use super::problem::{self, ApiError, ProblemType};
+use super::wire::ClassBody;
+use super::{AppState, body, etag};
+use crate::vocabulary::{
+    ClassList, EntityTags, NamedVocabulary, Precondition, RecentList, Stored, TemplateSet, VocabularyError,
+};
+
+/// Names that a summary shows.
+const SUMMARY_NAMES: usize = 10;
+
+/// What a vocabulary is defined with. Unknown fields are refused.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VocabularyBody {
+    /// The classes, in the order of their ids. At most `limits.max_classes`.
+    #[schema(example = json!(["apple", {"name": "pear", "synonyms": ["williams pear"]}]))]
+    pub classes: Vec<ClassBody>,
+    /// Names that compete with the classes for what is none of them, in requests that do not say
+    /// `background` themselves. At most `limits.max_background_names`.
+    #[serde(default)]
+    #[schema(example = json!(["table", "wall"]))]
+    pub background: Vec<String>,
+}
+
+/// A vocabulary.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Vocabulary {
+    /// The name that requests use.
+    #[schema(example = "fruit")]
+    pub name: String,
+    /// Whether it came with the server and is read-only.
+    pub shipped: bool,
+    /// The classes, in the order of their ids.
+    pub classes: Vec<ClassBody>,
+    /// Names that compete with the classes for what is none of them.
+    pub background: Vec<String>,
+    /// Requests that used this definition.
+    pub hits: u64,
+    /// Seconds since it was defined; for a shipped one, since the server started.
+    pub age_seconds: f64,
+    /// How much of it is embedded, per model.
+    pub embeddings: Vec<EmbeddingState>,
+}
+
+/// How much of a class list is embedded for one model.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct EmbeddingState {
+    /// The model.
+    #[schema(example = "demo")]
+    pub model: String,
+    /// The prompt templates.
+    pub templates: TemplateSet,
+    /// Texts whose embeddings are held.
+    #[schema(example = 2)]
+    pub embedded: usize,
+    /// Texts of the list.
+    #[schema(example = 3)]
+    pub total: usize,
+    /// Bytes of the embeddings that are held.
+    #[schema(example = 4096)]
+    pub bytes: usize,
+}
+
+/// Vocabularies of one kind.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct VocabularyList {
+    /// Named ones by name, shipped ones first; recent ones by the time they were last used, latest first.
+    pub vocabularies: Vec<VocabularySummary>,
+}
+
+/// What is known of one vocabulary or recent class list.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct VocabularySummary {
+    /// The name of a named vocabulary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "fruit")]
+    pub name: Option<String>,
+    /// The identifier of a recent class list, as in the reply to the request that brought it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Whether it came with the server and is read-only.
+    pub shipped: bool,
+    /// How many classes it has.
+    #[schema(example = 2)]
+    pub class_count: usize,
+    /// The names of the first ten classes.
+    #[schema(example = json!(["apple", "pear"]))]
+    pub first_names: Vec<String>,
+    /// Requests that used it.
+    pub hits: u64,
+    /// Seconds since it was defined or first seen.
+    pub age_seconds: f64,
+    /// How much of it is embedded, per model.
+    pub embeddings: Vec<EmbeddingState>,
+}
+
+/// Which vocabularies are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Named vocabularies, or class lists that requests brought along lately (at most
+    /// `vocabulary.recent_lists`).
+    #[serde(default)]
+    #[param(inline)]
+    kind: VocabularyKind,
+}
+
+/// Kinds of class lists.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum VocabularyKind {
+    #[default]
+    Named,
+    Recent,
+}
+
+/// List vocabularies
+///
+/// What is defined, or what was asked for lately, with hits, age and how much is embedded.
+#[utoipa::path(
+    get,
+    path = "/v1/vocabularies",
+    operation_id = "list_vocabularies",
+    tag = "vocabularies",
+    params(ListQuery),
+    responses((status = 200, description = "The vocabularies.", body = VocabularyList), ListProblems),
+)]
+pub(super) async fn list_vocabularies(
+    State(state): State<AppState>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<VocabularyList>, ApiError> {
+    let Query(ListQuery { kind }) = query?;
+    let vocabularies = match kind {
+        VocabularyKind::Named => {
+            let named = state.engine.vocabularies().list();
+            named
+                .iter()
+                .map(|vocabulary| summarise_named(&state, vocabulary))
+                .collect()
+        }
+        VocabularyKind::Recent => {
+            let recent = state.engine.recent_lists().list();
+            recent.iter().map(|recent| summarise_recent(&state, recent)).collect()
+        }
+    };
+    Ok(Json(VocabularyList { vocabularies }))
+}
+
+/// Define a vocabulary
+///
+/// Requests can then name it instead of sending its classes. Its texts are embedded in the background for the
+/// loaded model and the template set `defaults.templates`: the answer is 202 with the progress so far when that has
+/// work to do. A vocabulary can be used at once; a request that needs texts still missing waits for them.
+///
+/// Definitions are held in memory, at most `limits.max_vocabularies` of them. A name has 1 to 64 characters of `a-z`,
+/// `0-9`, `.`, `_` and `-`, the first a letter or digit.
+#[utoipa::path(
+    put,
+    path = "/v1/vocabularies/{name}",
+    operation_id = "put_vocabulary",
+    tag = "vocabularies",
+    params(
+        ("name" = String, Path, description = "The vocabulary's name.", example = "fruit"),
+        ("If-Match" = Option<String>, Header, description = "Replace this definition only; `*` for any that exists."),
+        ("If-None-Match" = Option<String>, Header, description = "`*` to create it only when the name is free."),
+    ),
+    request_body(content = VocabularyBody),
+    responses(
+        (status = 200, description = "Defined anew, all texts embedded.", body = Vocabulary,
+            headers(("etag" = String, description = "The definition's entity tag."))),
+        (status = 201, description = "Created, all texts embedded.", body = Vocabulary,
+            headers(("etag" = String, description = "The definition's entity tag."))),
+        (status = 202, description = "Defined; `embeddings` says how many texts are embedded so far.", body = Vocabulary,
+            headers(("etag" = String, description = "The definition's entity tag."))),
+        PutProblems,
+    ),
+)]
+pub(super) async fn put_vocabulary(
+    State(state): State<AppState>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let Path(name) = name?;
+    let VocabularyBody { classes, background } = body::read_json(request, &state).await?;
+    let classes = classes.into_iter().map(Into::into).collect();
+    let list = ClassList::new(classes, background, &state.config.limits).map_err(VocabularyError::from)?;
+    let templates = state.config.defaults.templates;
+    let (vocabulary, stored) = state
+        .engine
+        .define_vocabulary(&name, list, &precondition(&headers), templates)?;
+    let reply = describe(&state, &vocabulary);
+    let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
+    let status = match stored {
+        _ if !is_embedded || reply.embeddings.is_empty() => StatusCode::ACCEPTED,
+        Stored::Created => StatusCode::CREATED,
+        Stored::Replaced => StatusCode::OK,
+    };
+    Ok((status, [(header::ETAG, vocabulary.entity_tag.clone())], Json(reply)).into_response())
+}
+
+/// Look at a vocabulary
+///
+/// Its classes, how often it was used, and how far the embedding of its texts has come. The entity tag is the
+/// definition's; counts and progress do not change it, so a condition on it is not looked at here.
+#[utoipa::path(
+    get,
+    path = "/v1/vocabularies/{name}",
+    operation_id = "get_vocabulary",
+    tag = "vocabularies",
+    params(("name" = String, Path, description = "The vocabulary's name.", example = "fruit")),
+    responses(
+        (status = 200, description = "The vocabulary.", body = Vocabulary,
+            headers(("etag" = String, description = "The definition's entity tag."))),
+        GetProblems,
+    ),
+)]
+pub(super) async fn get_vocabulary(
+    State(state): State<AppState>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(name) = name?;
+    let vocabulary = state.engine.vocabularies().get(&name)?;
+    let headers = [
+        (header::ETAG, vocabulary.entity_tag.as_str()),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, Json(describe(&state, &vocabulary))).into_response())
+}
+
+/// Drop a vocabulary
+///
+/// Requests that use it already are answered. Its texts' embeddings stay until others need the room.
+#[utoipa::path(
+    delete,
+    path = "/v1/vocabularies/{name}",
+    operation_id = "delete_vocabulary",
+    tag = "vocabularies",
+    params(
+        ("name" = String, Path, description = "The vocabulary's name.", example = "fruit"),
+        ("If-Match" = Option<String>, Header, description = "Drop this definition only."),
+    ),
+    responses((status = 204, description = "Dropped."), DeleteProblems),
+)]
+pub(super) async fn delete_vocabulary(
+    State(state): State<AppState>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<StatusCode, ApiError> {
+    let Path(name) = name?;
+    state.engine.vocabularies().delete(&name, &precondition(&headers))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The request's condition on the present definition; of two, `If-Match` counts, which RFC 9110 has
+/// looked at first.
+fn precondition(headers: &HeaderMap) -> Precondition {
+    let tags = |name| match etag::tags(headers, name).map(str::to_owned).collect::<Vec<_>>() {
+        tags if tags.iter().any(|tag| tag == "*") => EntityTags::Any,
+        tags => EntityTags::List(tags),
+    };
+    if headers.contains_key(header::IF_MATCH) {
+        Precondition::IfMatch(tags(header::IF_MATCH))
+    } else if headers.contains_key(header::IF_NONE_MATCH) {
+        Precondition::IfNoneMatch(tags(header::IF_NONE_MATCH))
+    } else {
+        Precondition::None
+    }
+}
+
+fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
+    Vocabulary {
+        name: vocabulary.name.clone(),
+        shipped: vocabulary.shipped,
+        classes: vocabulary.list.classes().iter().cloned().map(Into::into).collect(),
+        background: vocabulary.list.background().to_vec(),
+        hits: vocabulary.hits(),
+        age_seconds: seconds_since(vocabulary.defined_at),
+        embeddings: embeddings(state, &vocabulary.list, state.config.defaults.templates),
+    }
+}
+
+fn summarise_named(state: &AppState, vocabulary: &NamedVocabulary) -> VocabularySummary {
+    VocabularySummary {
+        name: Some(vocabulary.name.clone()),
+        id: None,
+        shipped: vocabulary.shipped,
+        class_count: vocabulary.list.classes().len(),
+        first_names: first_names(&vocabulary.list),
+        hits: vocabulary.hits(),
+        age_seconds: seconds_since(vocabulary.defined_at),
+        embeddings: embeddings(state, &vocabulary.list, state.config.defaults.templates),
+    }
+}
+
+fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySummary {
+    VocabularySummary {
+        name: None,
+        id: Some(recent.id.clone()),
+        shipped: false,
+        class_count: recent.list.classes().len(),
+        first_names: first_names(&recent.list),
+        hits: recent.hits,
+        age_seconds: seconds_since(recent.first_seen),
+        embeddings: embeddings(state, &recent.list, recent.templates),
+    }
+}
+
+fn first_names(list: &ClassList) -> Vec<String> {
+    list.classes()
+        .iter()
+        .take(SUMMARY_NAMES)
+        .map(|class| class.name.clone())
+        .collect()
+}
+
+/// Seconds since a moment; 0 when the clock has been set back behind it.
+fn seconds_since(moment: SystemTime) -> f64 {
+    moment.elapsed().map_or(0.0, |age| age.as_secs_f64())
+}
+
+/// The embeddings of the loaded model, if there is one.
+fn embeddings(state: &AppState, list: &ClassList, templates: TemplateSet) -> Vec<EmbeddingState> {
+    let Some(model) = state.engine.model() else {
+        return Vec::new();
+    };
+    let (embedded, total) = state.engine.embedded(&model, list, templates);
+    let bytes = embedded * model.embedding_dimension * size_of::<f32>();
+    vec![EmbeddingState {
+        model: model.name.clone(),
+        templates,
+        embedded,
+        total,
+        bytes,
+    }]
+}
+
+/// The problems of `GET /v1/vocabularies`.
+struct ListProblems;
+
+impl IntoResponses for ListProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::responses(&[ProblemType::InvalidRequest])
+    }
+}
+
+/// The problems of `PUT /v1/vocabularies/{name}`.
+struct PutProblems;
+
+impl IntoResponses for PutProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::responses(&[
+            ProblemType::Malformed,
+            ProblemType::VocabularyReadOnly,
+            ProblemType::TooManyVocabularies,
+            ProblemType::PreconditionFailed,
+            ProblemType::RequestTooLarge,
+            ProblemType::UnsupportedMediaType,
+            ProblemType::InvalidRequest,
+        ])
+    }
+}
+
+/// The problems of `GET /v1/vocabularies/{name}`.
+struct GetProblems;
+
+impl IntoResponses for GetProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::responses(&[ProblemType::Malformed, ProblemType::VocabularyNotFound])
+    }
+}
+
+/// The problems of `DELETE /v1/vocabularies/{name}`.
+struct DeleteProblems;
+
+impl IntoResponses for DeleteProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::responses(&[
+            ProblemType::Malformed,
+            ProblemType::VocabularyNotFound,
+            ProblemType::VocabularyReadOnly,
+            ProblemType::PreconditionFailed,
+        ])
+    }
+}

@@ -1,0 +1,142 @@
+//! `maskclip serve`: settings, model, engine, socket, and the end of them all on a signal.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use figment::value::{Dict, Value};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::{self, AppState};
+use crate::config::Config;
+use crate::engine::clip_labeller::ClipModel;
+use crate::engine::{Engine, EngineSettings};
+use crate::telemetry::{self, Metrics};
+
+/// Arguments of `maskclip serve`. Each flag overrides the setting it names.
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// A YAML file over the compiled-in defaults (config/default.yaml explains every key).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port (server.listen); port 0 picks a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// The model (model.name): "demo", or the path of a checkpoint.
+    #[arg(long, value_name = "NAME|PATH")]
+    model: Option<String>,
+    /// Where it runs (model.device): auto, cpu or cuda:N.
+    #[arg(long)]
+    device: Option<String>,
+    /// Element type (model.precision): auto, float32, bfloat16 or float16.
+    #[arg(long)]
+    precision: Option<String>,
+}
+
+impl ServeArguments {
+    /// The flags that were given, nested like the configuration file.
+    fn settings(&self) -> Dict {
+        let section = |entries: &[(&str, Option<String>)]| -> Value {
+            let given = entries
+                .iter()
+                .filter_map(|(key, value)| Some(((*key).to_owned(), Value::from(value.clone()?))));
+            Value::from(given.collect::<Dict>())
+        };
+        Dict::from([
+            (
+                "server".to_owned(),
+                section(&[("listen", self.listen.map(|address| address.to_string()))]),
+            ),
+            (
+                "model".to_owned(),
+                section(&[
+                    ("name", self.model.clone()),
+                    ("device", self.device.clone()),
+                    ("precision", self.precision.clone()),
+                ]),
+            ),
+        ])
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::load(arguments.config.as_deref(), arguments.settings())?;
+    telemetry::start_logs(&config.telemetry)?;
+    // Found before anything listens: a model that is not there, a device that is not there.
+    let model = ClipModel::find(&config.model)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(Arc::new(config), model))
+}
+
+async fn serve(config: Arc<Config>, model: ClipModel) -> Result<(), Box<dyn std::error::Error>> {
+    let listener = TcpListener::bind(config.server.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
+    let address = reachable(listener.local_addr()?);
+    println!("listening on http://{address}");
+
+    let metrics = Arc::new(Metrics::new());
+    let engine = Engine::start(
+        EngineSettings::from(&*config),
+        model.into_factory(),
+        Arc::clone(&metrics),
+    );
+    let router = api::router(AppState {
+        engine: Arc::clone(&engine),
+        config: Arc::clone(&config),
+        metrics,
+    });
+    let drain = std::time::Duration::from_secs_f64(config.server.drain_seconds);
+
+    let loaded = async {
+        match engine.ready().await {
+            Ok(model) => {
+                if model.name == "demo" {
+                    println!("try it:\n  {}", example(&address));
+                }
+                std::future::pending().await
+            }
+            Err(error) => error,
+        }
+    };
+    tokio::select! {
+        error = loaded => Err(error.to_string().into()),
+        served = api::serve(listener, router, Arc::clone(&engine), shutdown_signal()?, drain) => Ok(served?),
+    }
+}
+
+/// A request that works as pasted in a checkout, answered by the embedded model.
+fn example(address: &SocketAddr) -> String {
+    format!(
+        "curl -s http://{address}/v1/segment -F image=@examples/picnic.png \\\n    \
+         -F 'request={{\"classes\": [\"tiger\", \"lemon\", \"penguin\"], \"background\": [\"green background\"], \"output\": {{\"label_map\": \"none\"}}}}'"
+    )
+}
+
+/// The address a client on this machine can use: "every interface" is not one.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    address
+}
+
+/// Resolves on the first SIGTERM or SIGINT.
+fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

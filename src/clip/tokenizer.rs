@@ -1,0 +1,212 @@
+//! CLIP's tokenizer: text to token ids, as OpenAI's and open_clip's Python do it.
+//!
+//! Owns the cleaning of text, its split into words and OpenAI's vocabulary file; the byte-pair
+//! merges are the `tokenizers` crate's. One step of the Python is left out: ftfy's repairs of
+//! mis-decoded text, typographic quotes, ligatures and full-width letters. Its normalisation to
+//! Unicode's composed form (NFC) is kept.
+
+use std::io::{BufRead, BufReader};
+
+use flate2::read::GzDecoder;
+use regex::Regex;
+use tokenizers::Model;
+use tokenizers::models::bpe::{BPE, Vocab};
+use unicode_normalization::UnicodeNormalization;
+
+/// Size of the vocabulary: the rows of a text tower's token embedding.
+pub const VOCABULARY_SIZE: i64 = 49_408;
+
+/// The token every text starts with.
+pub const START_OF_TEXT: i64 = 49_406;
+
+/// The token every text ends with; the text's feature is read at its first position.
+pub const END_OF_TEXT: i64 = 49_407;
+
+/// OpenAI's vocabulary: a header line, then one merge a line, most frequent first.
+static MERGES: &[u8] = include_bytes!("bpe_simple_vocab_16e6.txt.gz");
+
+/// Merges CLIP was trained with, out of the file's 262,144: what the single bytes, the single bytes
+/// that end a word and the two special tokens leave of the vocabulary.
+const MERGE_COUNT: usize = VOCABULARY_SIZE as usize - 2 * 256 - 2;
+
+/// Ends the last token of a word.
+const END_OF_WORD: &str = "</w>";
+
+/// What is one word to the merges: the special tokens, English contractions, a run of letters, one
+/// digit, a run of anything else but spaces.
+const WORDS: &str = r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+
+/// A text's tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids from [`START_OF_TEXT`] to [`END_OF_TEXT`], at most the context length of them.
+    pub ids: Vec<i64>,
+    /// Whether the text was longer and lost its end.
+    pub truncated: bool,
+}
+
+/// Text to token ids. Building one takes tens of milliseconds: build it once.
+#[derive(Debug)]
+pub struct Tokenizer {
+    merges: BPE,
+    words: Regex,
+    /// The printable character that stands for each byte in the vocabulary.
+    byte_symbols: [char; 256],
+    context_length: usize,
+}
+
+impl Tokenizer {
+    /// A tokenizer for text towers that read `context_length` tokens: 77 for every published CLIP.
+    pub fn new(context_length: usize) -> Self {
+        let alphabet = alphabet();
+        let mut byte_symbols = ['\0'; 256];
+        for &(byte, symbol) in &alphabet {
+            byte_symbols[usize::from(byte)] = symbol;
+        }
+        Self {
+            merges: load_merges(&alphabet),
+            words: Regex::new(WORDS).expect("WORDS is a valid pattern"),
+            byte_symbols,
+            context_length,
+        }
+    }
+
+    /// The tokens of one text. Longer ones than the context length are cut and end all the same.
+    pub fn encode(&self, text: &str) -> Tokens {
+        let text = clean(text);
+        let words = self
+            .words
+            .find_iter(&text)
+            .flat_map(|word| self.encode_word(word.as_str()));
+        let mut ids: Vec<i64> = std::iter::once(START_OF_TEXT)
+            .chain(words)
+            .chain([END_OF_TEXT])
+            .collect();
+        let truncated = ids.len() > self.context_length;
+        if truncated {
+            ids.truncate(self.context_length);
+            if let Some(last) = ids.last_mut() {
+                *last = END_OF_TEXT;
+            }
+        }
+        Tokens { ids, truncated }
+    }
+
+    fn encode_word(&self, word: &str) -> Vec<i64> {
+        match word {
+            "<start_of_text>" => vec![START_OF_TEXT],
+            "<end_of_text>" => vec![END_OF_TEXT],
+            _ => {
+                let symbols: String = word.bytes().map(|byte| self.byte_symbols[usize::from(byte)]).collect();
+                let tokens = self.merges.tokenize(&symbols).expect("the vocabulary holds every byte");
+                tokens.iter().map(|token| i64::from(token.id)).collect()
+            }
+        }
+    }
+}
+
+/// Text as the merges expect it: entities resolved (twice, for text that was escaped twice), runs
+/// of white space one space, lower case.
+fn clean(text: &str) -> String {
+    let text: String = text.nfc().collect();
+    let text = htmlize::unescape(htmlize::unescape(text));
+    // Python counts the four separators of ASCII as white space, Unicode's property does not.
+    let spaced = text.split(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
+    spaced
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .to_lowercase()
+}
+
+/// Every byte with the printable character that stands for it, in the vocabulary's order: first the
+/// bytes that Latin-1 prints, as themselves, then the others, as the characters from U+0100.
+fn alphabet() -> Vec<(u8, char)> {
+    let prints = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let printable = (0..=255).filter(prints).map(|byte| (byte, char::from(byte)));
+    let others = (0..=255).filter(|byte| !prints(byte)).zip('\u{100}'..);
+    printable.chain(others).collect()
+}
+
+/// OpenAI's vocabulary and merges. The id of a token is its place: the bytes, the bytes that end a
+/// word, what each merge makes.
+fn load_merges(alphabet: &[(u8, char)]) -> BPE {
+    let merges: Vec<(String, String)> = BufReader::new(GzDecoder::new(MERGES))
+        .lines()
+        .skip(1)
+        .take(MERGE_COUNT)
+        .map(|line| {
+            let line = line.expect("the compiled-in vocabulary is intact");
+            let (first, second) = line.split_once(' ').expect("a merge has two parts");
+            (first.to_owned(), second.to_owned())
+        })
+        .collect();
+    let bytes = alphabet.iter().map(|(_, symbol)| symbol.to_string());
+    let last_bytes = alphabet.iter().map(|(_, symbol)| format!("{symbol}{END_OF_WORD}"));
+    let merged = merges.iter().map(|(first, second)| format!("{first}{second}"));
+    let vocabulary: Vocab = bytes.chain(last_bytes).chain(merged).zip(0..).collect();
+    BPE::builder()
+        .vocab_and_merges(vocabulary, merges)
+        .end_of_word_suffix(END_OF_WORD.to_owned())
+        .build()
+        .expect("every part of a merge stands in the vocabulary")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encode(text: &str) -> Vec<i64> {
+        Tokenizer::new(77).encode(text).ids
+    }
+
+    #[test]
+    fn a_text_stands_between_the_special_tokens() {
+        // The example of OpenAI's own notebook.
+        assert_eq!(encode("hello world!"), [49_406, 3_306, 1_002, 256, 49_407]);
+    }
+
+    #[test]
+    fn text_without_words_has_the_special_tokens_alone() {
+        assert_eq!(encode(""), [START_OF_TEXT, END_OF_TEXT]);
+        assert_eq!(encode(" \t\n\u{a0}\u{1f} "), [START_OF_TEXT, END_OF_TEXT]);
+    }
+
+    #[test]
+    fn case_and_spacing_do_not_matter() {
+        assert_eq!(encode("  A  photo\tof a CAT."), encode("a photo of a cat."));
+    }
+
+    #[test]
+    fn entities_are_resolved_twice() {
+        assert_eq!(encode("rock &amp;amp; roll"), encode("rock & roll"));
+    }
+
+    #[test]
+    fn composed_and_decomposed_accents_are_one() {
+        assert_eq!(encode("cafe\u{301}"), encode("caf\u{e9}"));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_the_context_length_and_still_ends() {
+        let tokenizer = Tokenizer::new(5);
+        let fits = tokenizer.encode("one two three");
+        assert_eq!((fits.ids.len(), fits.truncated), (5, false));
+        let cut = tokenizer.encode("one two three four");
+        assert_eq!(
+            cut,
+            Tokens {
+                ids: fits.ids,
+                truncated: true
+            }
+        );
+    }
+
+    #[test]
+    fn special_tokens_written_out_are_special() {
+        assert_eq!(
+            encode("<start_of_text>a<end_of_text>"),
+            [49_406, 49_406, 320, 49_407, 49_407]
+        );
+    }
+}

@@ -1,0 +1,220 @@
+//! Layers of settings into one [`Config`]: defaults, file, environment, flags.
+
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Env, Serialized};
+use figment::value::{Dict, Map};
+use figment::{Figment, Metadata, Profile, Provider};
+
+use super::Config;
+
+const DEFAULT_YAML: &str = include_str!("../../config/default.yaml");
+
+/// Prefix of settings in the environment; two underscores stand between section and key.
+const ENVIRONMENT_PREFIX: &str = "MASKCLIP_";
+
+/// Why the settings were refused. The text names the key's path and where it came from.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not YAML.
+    #[error("{origin} is not valid YAML: {reason}")]
+    Syntax {
+        /// Which text.
+        origin: String,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A key is unknown, or its value has another type.
+    #[error("{0}")]
+    Key(Box<figment::Error>),
+    /// A value is outside its range.
+    #[error("{key} {requirement}")]
+    Value {
+        /// The key's path.
+        key: &'static str,
+        /// What it must be, and what it is.
+        requirement: String,
+    },
+}
+
+impl Config {
+    /// The compiled-in defaults, then `file`, then the environment, then `flags` (nested like the
+    /// file, nothing where no flag was given).
+    ///
+    /// # Errors
+    /// When a layer cannot be read, has an unknown key, or a value is outside its range.
+    pub fn load(file: Option<&Path>, flags: Dict) -> Result<Self, ConfigError> {
+        let mut layers = Figment::from(Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML)?);
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                path: path.to_owned(),
+                source,
+            })?;
+            layers = layers.merge(Yaml::parse(path.display().to_string(), &text)?);
+        }
+        // Names without a section are not settings of the server (the build uses some).
+        let environment = Env::prefixed(ENVIRONMENT_PREFIX)
+            .filter(|name| name.as_str().contains("__"))
+            .split("__");
+        Self::from_layers(layers.merge(environment).merge(Serialized::defaults(flags)))
+    }
+
+    /// The compiled-in defaults alone, as tests want them: a port of the system's choice on the
+    /// loopback address.
+    pub fn for_testing() -> Self {
+        let defaults = Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML);
+        let mut config = defaults
+            .and_then(|yaml| Self::from_layers(Figment::from(yaml)))
+            .expect("the defaults are tested to be valid");
+        config.server.listen = ([127, 0, 0, 1], 0).into();
+        config
+    }
+
+    fn from_layers(layers: Figment) -> Result<Self, ConfigError> {
+        let config: Self = layers.extract().map_err(|error| ConfigError::Key(Box::new(error)))?;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// A YAML text as a layer that names its origin in errors.
+struct Yaml {
+    origin: String,
+    values: Dict,
+}
+
+impl Yaml {
+    fn parse(origin: String, text: &str) -> Result<Self, ConfigError> {
+        // An empty file, or one with comments alone, changes nothing.
+        let values: Option<Dict> = serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
+            origin: origin.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            origin,
+            values: values.unwrap_or_default(),
+        })
+    }
+}
+
+impl Provider for Yaml {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Profile::Default.collect(self.values.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use figment::util::nest;
+
+    use super::*;
+    use crate::config::DeviceChoice;
+
+    fn load_text(text: &str) -> Result<Config, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(text.as_bytes()).expect("writable");
+        Config::load(Some(file.path()), Dict::new())
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_serve_the_embedded_model() {
+        let config = Config::load(None, Dict::new()).expect("valid");
+        assert_eq!(config.model.name, "demo");
+        assert_eq!(config.server.listen.port(), 8080);
+        assert_eq!(config.vocabulary.background.len(), 26);
+    }
+
+    #[test]
+    fn a_file_overrides_defaults_and_flags_override_the_file() {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        write!(file, "model:\n  name: /weights.safetensors\n  device: cpu\n").expect("writable");
+        let flags = nest("model.name", "demo".into()).into_dict().expect("a dictionary");
+        let config = Config::load(Some(file.path()), flags).expect("valid");
+        assert_eq!(config.model.name, "demo");
+        assert_eq!(config.model.device, DeviceChoice::Cpu);
+    }
+
+    #[test]
+    fn an_empty_file_changes_nothing() {
+        let config = load_text("# nothing yet\n").expect("valid");
+        assert_eq!(config, Config::load(None, Dict::new()).expect("valid"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_path_and_its_file() {
+        let error = load_text("limits:\n  max_clases: 3\n")
+            .expect_err("unknown")
+            .to_string();
+        assert!(error.contains("max_clases") && error.contains("limits"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_refused_with_its_path() {
+        let error = load_text("engine:\n  workers: many\n")
+            .expect_err("not a number")
+            .to_string();
+        assert!(error.contains("engine.workers"), "{error}");
+    }
+
+    #[test]
+    fn a_value_outside_its_range_is_refused_with_its_path() {
+        for (text, expected) in [
+            (
+                "limits:\n  max_classes: 0\n",
+                "limits.max_classes must be 1 to 65535, is 0",
+            ),
+            ("engine:\n  workers: 0\n", "engine.workers must be at least 1, is 0"),
+            (
+                "engine:\n  queue_capacity: 0\n",
+                "engine.queue_capacity must be at least 1, is 0",
+            ),
+            (
+                "engine:\n  default_deadline_seconds: 900\n",
+                "engine.default_deadline_seconds must be above 0 and at most engine.max_deadline_seconds = 300, is 900",
+            ),
+            (
+                "defaults:\n  temperature: -1\n",
+                "defaults.temperature must be above 0 and at most 1000, is -1",
+            ),
+            (
+                "defaults:\n  prompt_denoising: 2\n",
+                "defaults.prompt_denoising must be 0 to 1, is 2",
+            ),
+            (
+                "server:\n  drain_seconds: -3\n",
+                "server.drain_seconds must be 0 to 86400, is -3",
+            ),
+        ] {
+            assert_eq!(load_text(text).expect_err("out of range").to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_device_or_precision_that_does_not_exist_is_refused() {
+        for text in [
+            "model:\n  device: gpu\n",
+            "model:\n  device: cuda:x\n",
+            "model:\n  precision: int8\n",
+        ] {
+            assert!(
+                load_text(text).expect_err("unknown").to_string().contains("model."),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The [`Labeller`] that CLIP is: towers on one device, dense scores on request.
+//!
+//! Owns finding a model by its name or path, choosing device and precision, and the step from plain
+//! data to tensors. It is the only place of the engine that knows libtorch.
+#![allow(clippy::disallowed_types)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Cuda, Device, Kind, Tensor};
+
+use super::labeller::{Labeller, LabellerError, ModelInfo, Precision};
+use super::worker::LabellerFactory;
+use crate::clip::zoo::{self, EmbeddedModel};
+use crate::clip::{CheckpointError, Clip, Weights};
+use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
+use crate::dense::{self, DenseOptions, DenseScores};
+use crate::image::{Normalisation, NormalisedImage};
+use crate::vocabulary::{Classifier, TemplateSet};
+
+/// Short side of the input in pixels for models that come without a recommendation.
+const SHORT_SIDE: u32 = 448;
+
+/// A model that has been found, to be loaded by each worker.
+#[derive(Debug, Clone)]
+pub struct ClipModel {
+    source: Source,
+    device: Device,
+    precision: Precision,
+    /// libtorch's threads.
+    threads: usize,
+}
+
+/// Where a model's weights are.
+#[derive(Debug, Clone)]
+enum Source {
+    Embedded(EmbeddedModel),
+    File(PathBuf),
+}
+
+/// Why a model cannot be used as the settings ask.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// Neither a known name nor a file.
+    #[error("model.name is {0:?}: neither a file nor a model known by name (those are: {known})", known = zoo::DEMO.name)]
+    NotFound(String),
+    /// A CUDA device was asked for that is not there.
+    #[error(
+        "model.device is cuda:{index}, but libtorch sees {count} CUDA devices here: use --device cpu, or a build with \
+         LIBTORCH_FLAVOUR=cuda on a machine with a GPU"
+    )]
+    NoCuda {
+        /// The device's index.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The precision does not exist on the device.
+    #[error("model.precision is float16, which is for CUDA: on a CPU use float32 or bfloat16")]
+    Float16OnCpu,
+}
+
+impl ClipModel {
+    /// Finds the model, the device and the precision that the settings ask for, without loading anything.
+    ///
+    /// # Errors
+    /// When the model or the device is not there, or the device cannot compute in the precision.
+    pub fn find(config: &ModelConfig) -> Result<Self, ModelError> {
+        let device = find_device(config.device, usize::try_from(Cuda::device_count()).unwrap_or(0))?;
+        Ok(Self {
+            source: Source::find(&config.name)?,
+            device,
+            precision: find_precision(config.precision, device)?,
+            threads: match config.threads {
+                // Knows of the cgroup's quota.
+                0 => std::thread::available_parallelism().map_or(1, usize::from),
+                threads => threads,
+            },
+        })
+    }
+
+    /// Loads the model anew on every call.
+    pub fn into_factory(self) -> LabellerFactory {
+        Arc::new(move || Ok(Box::new(self.load()?)))
+    }
+
+    fn load(&self) -> Result<ClipLabeller, LabellerError> {
+        tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
+        let kind = kind_of(self.precision);
+        let failed = |error: CheckpointError| LabellerError::Model(format!("{}: {error}", self.source));
+        let (weights, config) = match &self.source {
+            Source::Embedded(model) => (
+                Weights::from_bytes(model.weights, self.device, kind),
+                crate::clip::ModelConfig::parse(model.config)
+                    .map_err(|error| LabellerError::Model(format!("{}: {error}", self.source)))?,
+            ),
+            Source::File(path) => (
+                Weights::load(path, self.device, kind),
+                crate::clip::ModelConfig::beside(path).map_err(failed)?,
+            ),
+        };
+        let clip = Clip::load(weights.map_err(failed)?, &config).map_err(failed)?;
+        let info = ModelInfo {
+            name: self.source.model_name(),
+            architecture: clip.visual.architecture(),
+            weights_sha256: clip.weights_sha256.clone(),
+            precision: self.precision,
+            device: match self.device {
+                Device::Cuda(index) => format!("cuda:{index}"),
+                _ => "cpu".to_owned(),
+            },
+            embedding_dimension: clip.text.embedding_dimension(),
+            patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide"),
+            short_side: match &self.source {
+                Source::Embedded(model) => model.short_side,
+                Source::File(_) => SHORT_SIDE,
+            },
+            normalisation: Normalisation {
+                mean: config.mean.unwrap_or(Normalisation::CLIP.mean),
+                std: config.std.unwrap_or(Normalisation::CLIP.std),
+            },
+            attentions: dense::attentions(&clip.visual).to_vec(),
+            training_words: match &self.source {
+                Source::Embedded(model) => Some(model.training_words.lines().map(str::to_owned).collect()),
+                Source::File(_) => None,
+            },
+        };
+        Ok(ClipLabeller { clip, info })
+    }
+}
+
+impl Source {
+    fn find(name: &str) -> Result<Self, ModelError> {
+        if name == zoo::DEMO.name {
+            return Ok(Self::Embedded(zoo::DEMO));
+        }
+        let path = Path::new(name);
+        if path.is_file() {
+            Ok(Self::File(path.to_owned()))
+        } else {
+            Err(ModelError::NotFound(name.to_owned()))
+        }
+    }
+
+    /// The name requests use: a file's is its name without the ending.
+    fn model_name(&self) -> String {
+        match self {
+            Self::Embedded(model) => model.name.to_owned(),
+            Self::File(path) => path
+                .file_stem()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy()
+                .into_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedded(model) => write!(formatter, "the embedded model {:?}", model.name),
+            Self::File(path) => write!(formatter, "{}", path.display()),
+        }
+    }
+}
+
+fn find_device(choice: DeviceChoice, cuda_devices: usize) -> Result<Device, ModelError> {
+    match choice {
+        DeviceChoice::Auto if cuda_devices > 0 => Ok(Device::Cuda(0)),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(index) if index < cuda_devices => Ok(Device::Cuda(index)),
+        DeviceChoice::Cuda(index) => Err(ModelError::NoCuda {
+            index,
+            count: cuda_devices,
+        }),
+    }
+}
+
+fn find_precision(choice: PrecisionChoice, device: Device) -> Result<Precision, ModelError> {
+    match (choice, device) {
+        (PrecisionChoice::Auto, Device::Cuda(_)) => Ok(Precision::Float16),
+        (PrecisionChoice::Auto, _) => Ok(Precision::Float32),
+        (PrecisionChoice::Fixed(Precision::Float16), Device::Cpu) => Err(ModelError::Float16OnCpu),
+        (PrecisionChoice::Fixed(precision), _) => Ok(precision),
+    }
+}
+
+fn kind_of(precision: Precision) -> Kind {
+    match precision {
+        Precision::Float32 => Kind::Float,
+        Precision::Bfloat16 => Kind::BFloat16,
+        Precision::Float16 => Kind::Half,
+    }
+}
+
+/// CLIP on a worker thread.
+struct ClipLabeller {
+    clip: Clip,
+    info: ModelInfo,
+}
+
+impl Labeller for ClipLabeller {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<Vec<f32>>, LabellerError> {
+        let prompts: Vec<_> = texts
+            .iter()
+            .flat_map(|text| templates.prompts(text))
+            .map(|prompt| self.clip.tokenizer.encode(&prompt))
+            .collect();
+        // [texts, embedding]
+        let embeddings = self.clip.text.encode_ensembles(&prompts, templates.templates().len());
+        Vec::<Vec<f32>>::try_from(embeddings.to_device(Device::Cpu))
+            .map_err(|error| LabellerError::Model(error.to_string()))
+    }
+
+    fn score(
+        &mut self,
+        image: &NormalisedImage,
+        classifier: &Classifier,
+        options: &DenseOptions,
+    ) -> Result<DenseScores, LabellerError> {
+        let (device, kind) = self.clip.input();
+        // [3, height, width] and [queries, embedding]
+        let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+        let text =
+            Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
+        dense::score(
+            &self.clip.visual,
+            &pixels.to_device(device).to_kind(kind),
+            &text.to_device(device),
+            &classifier.owners,
+            options,
+        )
+        .map_err(|error| LabellerError::Model(error.to_string()))
+    }
+}
+
+fn size(length: usize) -> i64 {
+    i64::try_from(length).expect("a length in memory fits 63 bits")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_takes_cuda_where_there_is_one() {
+        assert_eq!(find_device(DeviceChoice::Auto, 0).unwrap(), Device::Cpu);
+        assert_eq!(find_device(DeviceChoice::Auto, 2).unwrap(), Device::Cuda(0));
+        assert_eq!(find_device(DeviceChoice::Cpu, 2).unwrap(), Device::Cpu);
+        assert_eq!(find_device(DeviceChoice::Cuda(1), 2).unwrap(), Device::Cuda(1));
+    }
+
+    #[test]
+    fn a_cuda_device_that_is_not_there_is_refused_with_what_is() {
+        let error = find_device(DeviceChoice::Cuda(2), 2).unwrap_err().to_string();
+        assert!(
+            error.contains("cuda:2") && error.contains("sees 2 CUDA devices"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn float16_is_for_cuda() {
+        let float16 = PrecisionChoice::Fixed(Precision::Float16);
+        assert!(matches!(
+            find_precision(float16, Device::Cpu),
+            Err(ModelError::Float16OnCpu)
+        ));
+        assert_eq!(find_precision(float16, Device::Cuda(0)).unwrap(), Precision::Float16);
+        assert_eq!(
+            find_precision(PrecisionChoice::Auto, Device::Cuda(0)).unwrap(),
+            Precision::Float16
+        );
+        assert_eq!(
+            find_precision(PrecisionChoice::Auto, Device::Cpu).unwrap(),
+            Precision::Float32
+        );
+    }
+}

@@ -1,0 +1,121 @@
+//! The queue between requests and the worker threads.
+//!
+//! First in, first out. It has no capacity of its own: whoever pushes holds one of the engine's
+//! slots, and the engine has `engine.queue_capacity` of them.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use prometheus::IntGauge;
+
+/// A closable queue with blocking consumers.
+#[derive(Debug)]
+pub struct JobQueue<T> {
+    state: Mutex<State<T>>,
+    /// Wakes consumers when a job arrives or the queue closes.
+    changed: Condvar,
+    /// Shows the number of waiting jobs.
+    depth: IntGauge,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    jobs: VecDeque<T>,
+    closed: bool,
+}
+
+impl<T> JobQueue<T> {
+    /// An empty, open queue that keeps `depth` at its length.
+    pub fn new(depth: IntGauge) -> Self {
+        Self {
+            state: Mutex::new(State {
+                jobs: VecDeque::new(),
+                closed: false,
+            }),
+            changed: Condvar::new(),
+            depth,
+        }
+    }
+
+    /// Adds a job at the end; gives it back when the queue is closed.
+    pub fn push(&self, job: T) -> Result<(), T> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(job);
+        }
+        state.jobs.push_back(job);
+        self.depth.set(state.jobs.len() as i64);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes the oldest job, waiting for one; `None` once the queue is closed and empty.
+    pub fn pop(&self) -> Option<T> {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                self.depth.set(state.jobs.len() as i64);
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .expect("no consumer panics while it holds the lock");
+        }
+    }
+
+    /// Refuses further jobs; those that wait are still handed out.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().expect("nobody panics while holding the lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn queue() -> JobQueue<u32> {
+        JobQueue::new(IntGauge::new("depth", "test").expect("a valid name"))
+    }
+
+    #[test]
+    fn jobs_leave_in_the_order_they_came_and_depth_follows() {
+        let queue = queue();
+        queue.push(1).expect("open");
+        queue.push(2).expect("open");
+        assert_eq!(queue.depth.get(), 2);
+        assert_eq!((queue.pop(), queue.pop()), (Some(1), Some(2)));
+        assert_eq!(queue.depth.get(), 0);
+    }
+
+    #[test]
+    fn a_closed_queue_hands_out_what_waits_and_takes_no_more() {
+        let queue = queue();
+        queue.push(1).expect("open");
+        queue.close();
+        assert_eq!(queue.push(2), Err(2));
+        assert_eq!((queue.pop(), queue.pop()), (Some(1), None));
+    }
+
+    #[test]
+    fn closing_wakes_a_waiting_consumer() {
+        let queue = Arc::new(queue());
+        let consumer = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.pop()
+        });
+        queue.close();
+        assert_eq!(consumer.join().expect("the consumer does not panic"), None);
+    }
+}

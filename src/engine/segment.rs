@@ -1,0 +1,321 @@
+//! One request through all stages: decode, preprocess, text, queue, model, label map, encode.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::request::{
+    ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, Warning, WarningCode,
+};
+use super::slots::Slot;
+use super::worker::{Job, ScoreJob};
+use super::{Engine, ModelInfo, Readiness};
+use crate::dense::DenseScores;
+use crate::image::{self, NormalisedImage, RgbImage};
+use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, QueryOwner};
+use crate::telemetry::Stage;
+use crate::vocabulary::{self, ClassList, Classifier};
+
+impl Engine {
+    /// Labels one image.
+    ///
+    /// Never waits for a free slot: a full engine is [`SegmentError::Overloaded`] at once. Dropping
+    /// the future gives the request up; texts that are being embedded are finished and kept.
+    ///
+    /// # Errors
+    /// See [`SegmentError`]: the image, the vocabulary, the options, the engine's state, the deadline.
+    pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
+        let model = self.ready_model()?;
+        let slot = self.take_slot()?;
+        let progress = Progress::default();
+        let deadline = request.deadline;
+        let start = Instant::now();
+        let run = Run {
+            engine: self,
+            model,
+            slot,
+            progress: &progress,
+            timings: Timings::default(),
+        };
+        match tokio::time::timeout_at(deadline.into(), run.to_end(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(SegmentError::DeadlineExceeded {
+                seconds: start.elapsed().as_secs_f64(),
+                stage: progress.stage().name(),
+            }),
+        }
+    }
+
+    /// The model, if a request can be answered now.
+    pub(super) fn ready_model(&self) -> Result<Arc<ModelInfo>, SegmentError> {
+        match (self.readiness(), self.model()) {
+            (Readiness::Ready, Some(model)) => Ok(model),
+            (Readiness::Draining, _) => Err(SegmentError::Unavailable("the server is going down")),
+            (Readiness::Recovering, _) => Err(SegmentError::Unavailable(
+                "the model is being loaded anew after a failure",
+            )),
+            (Readiness::Starting | Readiness::Ready, _) => Err(SegmentError::Unavailable("the model is being loaded")),
+        }
+    }
+
+    pub(super) fn take_slot(&self) -> Result<Arc<Slot>, SegmentError> {
+        self.slots.take().ok_or(SegmentError::Overloaded {
+            capacity: self.slots.capacity(),
+        })
+    }
+}
+
+/// The stage a request is in, readable from outside when the deadline cuts it off.
+#[derive(Default)]
+struct Progress(AtomicU8);
+
+impl Progress {
+    fn enter(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::ALL[usize::from(self.0.load(Ordering::Relaxed))]
+    }
+}
+
+/// One request on its way.
+struct Run<'engine> {
+    engine: &'engine Engine,
+    model: Arc<ModelInfo>,
+    slot: Arc<Slot>,
+    progress: &'engine Progress,
+    timings: Timings,
+}
+
+impl Run<'_> {
+    async fn to_end(mut self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
+        self.check(&request)?;
+        let list = self.engine.class_list(&request)?;
+
+        let bytes = request.image.clone();
+        let max_pixels = self.engine.settings.limits.max_image_pixels;
+        let pixels = self
+            .blocking(Stage::Decode, move || image::decode(&bytes, max_pixels))
+            .await??;
+        let (width, height) = pixels.dimensions();
+        let input = self.preprocess(pixels, request.short_side).await?;
+        let classifier = self.embed(&list, &request).await?;
+        let scores = self.score(input, &classifier, &request).await?;
+
+        let DenseScores {
+            grid,
+            similarity,
+            image_probability,
+            denoising_dropped_all,
+        } = scores;
+        let options = LabelMapOptions {
+            width,
+            height,
+            classes: list.classes().len(),
+            background_label: list.background_label(),
+            background_threshold: request.background.threshold,
+            confidence_map: request.output.confidence_map,
+        };
+        let owners = classifier.owners.clone();
+        let map = self
+            .blocking(Stage::LabelMap, move || label_map::label_map(&grid, &owners, &options))
+            .await?;
+        let statistics = map.classes.clone();
+        let (label_map, confidence_map) = self.encode(map, request.output).await?;
+
+        let similarity = best_per_class(&similarity, &classifier.owners, list.classes().len());
+        let image_probability = best_per_class(&image_probability, &classifier.owners, list.classes().len());
+        let classes = list
+            .classes()
+            .iter()
+            .zip(statistics)
+            .zip(similarity.into_iter().zip(image_probability));
+        Ok(Segmentation {
+            model: self.model.name.clone(),
+            width,
+            height,
+            vocabulary_id: list.id(request.templates),
+            vocabulary_texts: list.texts().len(),
+            classes: classes
+                .map(|((class, statistics), (similarity, image_probability))| ClassResult {
+                    name: class.name.clone(),
+                    statistics,
+                    similarity,
+                    image_probability,
+                })
+                .collect(),
+            label_map,
+            confidence_map,
+            warnings: self.warnings(&list, denoising_dropped_all),
+            timings: self.timings,
+        })
+    }
+
+    /// What the model at hand cannot do.
+    fn check(&self, request: &SegmentRequest) -> Result<(), SegmentError> {
+        let possible = &self.model.attentions;
+        if possible.contains(&request.dense.attention) {
+            return Ok(());
+        }
+        let possible = possible
+            .iter()
+            .map(|attention| attention.name())
+            .collect::<Vec<_>>()
+            .join(", ");
+        Err(SegmentError::Unsupported(format!(
+            "the model {} ({}) cannot compute the attention {}; it can: {possible}",
+            self.model.name,
+            self.model.architecture,
+            request.dense.attention.name()
+        )))
+    }
+
+    async fn preprocess(&mut self, pixels: RgbImage, short_side: Option<u32>) -> Result<NormalisedImage, SegmentError> {
+        let short_side = short_side.unwrap_or(self.model.short_side);
+        let (width, height) = image::working_size(
+            pixels.width(),
+            pixels.height(),
+            short_side,
+            self.model.patch_pixels,
+            self.engine.settings.limits.max_input_pixels,
+        )?;
+        let normalisation = self.model.normalisation;
+        self.blocking(Stage::Preprocess, move || {
+            image::preprocess(&pixels, width, height, &normalisation)
+        })
+        .await
+    }
+
+    async fn embed(&mut self, list: &ClassList, request: &SegmentRequest) -> Result<Arc<Classifier>, SegmentError> {
+        self.progress.enter(Stage::Text);
+        let start = Instant::now();
+        let embeddings = self
+            .engine
+            .embed(list, request.templates, &self.model, &self.slot)
+            .await?;
+        let classifier = Arc::new(list.classifier(&embeddings));
+        self.record(Stage::Text, start.elapsed());
+        Ok(classifier)
+    }
+
+    /// Waits for a worker and its scores.
+    async fn score(
+        &mut self,
+        image: NormalisedImage,
+        classifier: &Arc<Classifier>,
+        request: &SegmentRequest,
+    ) -> Result<DenseScores, SegmentError> {
+        self.progress.enter(Stage::Queue);
+        let (reply, answer) = oneshot::channel();
+        let (started, has_started) = oneshot::channel();
+        let job = ScoreJob {
+            image,
+            classifier: Arc::clone(classifier),
+            options: request.dense,
+            queued: Instant::now(),
+            started,
+            reply,
+            _slot: Arc::clone(&self.slot),
+        };
+        if self.engine.queue.push(Job::Score(job)).is_err() {
+            return Err(SegmentError::Unavailable("the server is going down"));
+        }
+        let stopped = |_| SegmentError::Internal("the worker stopped before it answered".to_owned());
+        let waited = has_started.await.map_err(stopped)?;
+        self.record(Stage::Queue, waited);
+        self.progress.enter(Stage::Model);
+        let start = Instant::now();
+        let scores = answer
+            .await
+            .map_err(stopped)?
+            .map_err(|error| SegmentError::Internal(error.to_string()))?;
+        self.record(Stage::Model, start.elapsed());
+        Ok(scores)
+    }
+
+    async fn encode(
+        &mut self,
+        map: LabelMap,
+        output: OutputOptions,
+    ) -> Result<(EncodedLabelMap, Option<Vec<u8>>), SegmentError> {
+        self.blocking(Stage::Encode, move || {
+            (
+                label_map::encode(&map, output.label_map),
+                label_map::encode_confidence(&map),
+            )
+        })
+        .await
+    }
+
+    /// Runs a stage on the blocking pool. The slot goes along, so that work whose request was given
+    /// up still counts until it ends.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        stage: Stage,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, SegmentError> {
+        self.progress.enter(stage);
+        let slot = Arc::clone(&self.slot);
+        let start = Instant::now();
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(slot);
+            result
+        });
+        let result = done
+            .await
+            .map_err(|error| SegmentError::Internal(format!("stage {}: {error}", stage.name())))?;
+        self.record(stage, start.elapsed());
+        Ok(result)
+    }
+
+    fn record(&mut self, stage: Stage, elapsed: Duration) {
+        self.engine.metrics.stage(stage, elapsed);
+        self.timings.set(stage, elapsed);
+    }
+
+    fn warnings(&self, list: &ClassList, denoising_dropped_all: bool) -> Vec<Warning> {
+        let mut warnings: Vec<Warning> = vocabulary::advice(list, self.model.training_words.as_ref())
+            .into_iter()
+            .map(Warning::from)
+            .collect();
+        if denoising_dropped_all {
+            warnings.push(Warning {
+                code: WarningCode::DenoisingDroppedAll,
+                message: "prompt denoising would have dropped every class, so it dropped none".to_owned(),
+            });
+        }
+        warnings
+    }
+}
+
+/// The best value among each class's queries, `[classes]`.
+fn best_per_class(values: &[f32], owners: &[QueryOwner], classes: usize) -> Vec<f32> {
+    let mut best = vec![f32::NEG_INFINITY; classes];
+    for (&value, owner) in values.iter().zip(owners) {
+        if let QueryOwner::Class(id) = owner {
+            let best = &mut best[usize::from(*id)];
+            *best = best.max(value);
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_counts_with_its_best_query_and_background_with_none() {
+        let owners = [
+            QueryOwner::Class(1),
+            QueryOwner::Class(0),
+            QueryOwner::Class(1),
+            QueryOwner::Background,
+        ];
+        assert_eq!(best_per_class(&[0.1, 0.2, 0.3, 0.9], &owners, 2), [0.2, 0.3]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Worker threads: each owns a model, takes jobs from the queue and answers them.
+//!
+//! libtorch blocks and its tensors are not `Sync`, so models live on threads of their own, never on
+//! the async pool. A panic (tch panics where libtorch throws) is caught at the job's edge; the model
+//! is then loaded anew, and until that is done the worker does not count as live.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+
+use super::labeller::{Labeller, LabellerError, ModelInfo};
+use super::queue::JobQueue;
+use super::slots::Slot;
+use crate::dense::{DenseOptions, DenseScores, KeySmoothing};
+use crate::image::NormalisedImage;
+use crate::label_map::QueryOwner;
+use crate::telemetry::Metrics;
+use crate::vocabulary::{Classifier, TemplateSet};
+
+/// Makes a model; called on each worker's own thread, again after a panic.
+pub type LabellerFactory = Arc<dyn Fn() -> Result<Box<dyn Labeller>, LabellerError> + Send + Sync>;
+
+/// Pause before a model that failed to load a second time is tried again.
+const RELOAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Work for a model, with the channel its answer goes to. A job whose receiver is gone is skipped.
+pub enum Job {
+    /// Score an image.
+    Score(ScoreJob),
+    /// Embed texts.
+    Embed(EmbedJob),
+}
+
+/// An image to be scored.
+pub struct ScoreJob {
+    /// The model's input.
+    pub image: NormalisedImage,
+    /// What to compare it with.
+    pub classifier: Arc<Classifier>,
+    /// How.
+    pub options: DenseOptions,
+    /// When it joined the queue.
+    pub queued: Instant,
+    /// Told how long the job waited, when a worker takes it.
+    pub started: oneshot::Sender<Duration>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<DenseScores, LabellerError>>,
+    /// Held until the job is done.
+    pub _slot: Arc<Slot>,
+}
+
+/// Texts to be embedded.
+pub struct EmbedJob {
+    /// The texts, without templates.
+    pub texts: Vec<String>,
+    /// The templates they are put into.
+    pub templates: TemplateSet,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<Vec<Vec<f32>>, LabellerError>>,
+    /// Held until the job is done.
+    pub _slot: Arc<Slot>,
+}
+
+/// What is known of the workers as a whole.
+#[derive(Debug, Clone)]
+pub enum WorkersState {
+    /// No worker has been ready yet.
+    Loading,
+    /// The first load failed: the server cannot start.
+    Failed(Arc<LabellerError>),
+    /// The model has been loaded, and this many workers are live.
+    Loaded {
+        /// The model.
+        model: Arc<ModelInfo>,
+        /// Workers with a warm model.
+        live: usize,
+    },
+}
+
+/// What every worker shares.
+pub struct WorkerContext {
+    /// Where jobs come from.
+    pub queue: Arc<JobQueue<Job>>,
+    /// Makes the model.
+    pub factory: LabellerFactory,
+    /// Where the state is published.
+    pub state: watch::Sender<WorkersState>,
+    /// Live workers are counted here.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Starts `count` worker threads. They end when the queue is closed and empty.
+pub fn spawn(context: &Arc<WorkerContext>, count: usize) {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    for _ in 0..count {
+        let context = Arc::clone(context);
+        std::thread::Builder::new()
+            .name(format!("labeller-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+            .spawn(move || work(&context))
+            .expect("the system has a thread for each worker");
+    }
+}
+
+/// One worker's life: load, warm, answer jobs; after a panic again from the start.
+fn work(context: &WorkerContext) {
+    loop {
+        match catch(|| load_and_warm(&context.factory)) {
+            Ok(Ok(mut labeller)) => {
+                context.worker_is_live(labeller.info());
+                let outcome = answer_jobs(&context.queue, labeller.as_mut());
+                context.worker_is_gone();
+                match outcome {
+                    Outcome::QueueClosed => return,
+                    Outcome::Panicked(message) => tracing::error!(%message, "the model panicked; loading it anew"),
+                }
+            }
+            Ok(Err(error)) => {
+                if context.load_failed(error) {
+                    return;
+                }
+                std::thread::sleep(RELOAD_PAUSE);
+            }
+            Err(message) => {
+                if context.load_failed(LabellerError::Model(message)) {
+                    return;
+                }
+                std::thread::sleep(RELOAD_PAUSE);
+            }
+        }
+    }
+}
+
+enum Outcome {
+    QueueClosed,
+    Panicked(String),
+}
+
+fn answer_jobs(queue: &JobQueue<Job>, labeller: &mut dyn Labeller) -> Outcome {
+    while let Some(job) = queue.pop() {
+        if let Err(message) = catch(|| answer(labeller, job)) {
+            return Outcome::Panicked(message);
+        }
+    }
+    Outcome::QueueClosed
+}
+
+/// Answers one job. On a panic the job's channel is dropped with it, which its receiver sees.
+fn answer(labeller: &mut dyn Labeller, job: Job) {
+    match job {
+        Job::Score(job) if !job.reply.is_closed() => {
+            // Here and below: a receiver that has gone meanwhile does not want the answer.
+            let _ = job.started.send(job.queued.elapsed());
+            let _ = job
+                .reply
+                .send(labeller.score(&job.image, &job.classifier, &job.options));
+        }
+        Job::Embed(job) if !job.reply.is_closed() => {
+            let _ = job.reply.send(labeller.embed_texts(&job.texts, job.templates));
+        }
+        Job::Score(_) | Job::Embed(_) => {}
+    }
+}
+
+/// A model that has answered once: allocators, thread pools and kernels are in place.
+fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, LabellerError> {
+    let start = Instant::now();
+    let mut labeller = factory()?;
+    let embedding = labeller
+        .embed_texts(&["warm-up".to_owned()], TemplateSet::Simple)?
+        .remove(0);
+    let info = labeller.info().clone();
+    let side = info.short_side as usize;
+    let image = NormalisedImage {
+        height: side,
+        width: side,
+        values: vec![0.0; 3 * side * side],
+    };
+    let classifier = Classifier {
+        queries: 1,
+        dimension: embedding.len(),
+        embeddings: embedding,
+        owners: vec![QueryOwner::Class(0)],
+    };
+    let attention = *info
+        .attentions
+        .first()
+        .expect("a model computes at least one attention");
+    let options = DenseOptions {
+        attention,
+        temperature: 100.0,
+        prompt_denoising: None,
+        key_smoothing: KeySmoothing::None,
+    };
+    labeller.score(&image, &classifier, &options)?;
+    tracing::info!(
+        model = info.name,
+        architecture = info.architecture,
+        device = info.device,
+        precision = info.precision.name(),
+        seconds = start.elapsed().as_secs_f64(),
+        "the model is loaded and warm"
+    );
+    Ok(labeller)
+}
+
+impl WorkerContext {
+    fn worker_is_live(&self, model: &ModelInfo) {
+        self.metrics.workers_live.inc();
+        self.metrics.model_loaded(model);
+        self.state.send_modify(|state| {
+            *state = match state {
+                WorkersState::Loaded { model, live } => WorkersState::Loaded {
+                    model: Arc::clone(model),
+                    live: *live + 1,
+                },
+                WorkersState::Loading | WorkersState::Failed(_) => WorkersState::Loaded {
+                    model: Arc::new(model.clone()),
+                    live: 1,
+                },
+            };
+        });
+    }
+
+    fn worker_is_gone(&self) {
+        self.metrics.workers_live.dec();
+        self.state.send_modify(|state| {
+            if let WorkersState::Loaded { live, .. } = state {
+                *live -= 1;
+            }
+        });
+    }
+
+    /// Publishes a failed load. True when no worker has ever been ready, so that trying again is
+    /// pointless: the checkpoint or the settings are wrong.
+    fn load_failed(&self, error: LabellerError) -> bool {
+        tracing::error!(%error, "the model could not be loaded");
+        let error = Arc::new(error);
+        self.state.send_if_modified(|state| match state {
+            WorkersState::Loading => {
+                *state = WorkersState::Failed(Arc::clone(&error));
+                true
+            }
+            WorkersState::Failed(_) | WorkersState::Loaded { .. } => false,
+        });
+        matches!(*self.state.borrow(), WorkersState::Failed(_))
+    }
+}
+
+/// Runs `body`, giving a panic's message as the error.
+fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
+        panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a message".to_owned())
+    })
+}

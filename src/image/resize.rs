@@ -1,0 +1,247 @@
+//! Decoded pixels to the model's input: working size, Pillow's bicubic, normalisation.
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+use super::{Normalisation, NormalisedImage, RgbImage};
+
+/// The model's input would be larger than the server allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the model's input would have {width} x {height} pixels, more than limits.max_input_pixels = {limit}; a smaller \
+     short_side makes it smaller"
+)]
+pub struct InputTooLarge {
+    /// Width of the input in pixels.
+    pub width: u64,
+    /// Height of the input in pixels.
+    pub height: u64,
+    /// The limit in pixels.
+    pub limit: u64,
+}
+
+/// Width and height in pixels at which the model sees an image of `width` x `height`.
+///
+/// The aspect is kept, the short side becomes `short_side`, and each side is rounded to the nearest
+/// whole number of patches (halves up), at least one.
+///
+/// # Errors
+///
+/// When the result has more than `max_input_pixels` pixels, as a long thin image may.
+///
+/// # Panics
+///
+/// When a side of the image, or `patch_pixels`, is 0: decoded images and models have none such.
+pub fn working_size(
+    width: u32,
+    height: u32,
+    short_side: u32,
+    patch_pixels: u32,
+    max_input_pixels: u64,
+) -> Result<(u32, u32), InputTooLarge> {
+    let shorter = u128::from(width.min(height));
+    let patch = u128::from(patch_pixels);
+    assert!(shorter > 0 && patch > 0, "an image and a patch have at least one pixel");
+    // round(side * short_side / shorter / patch), in integers: exact at every size.
+    let whole_patches = |side: u32| {
+        let scaled = u128::from(side) * u128::from(short_side);
+        let patches = (2 * scaled + shorter * patch) / (2 * shorter * patch);
+        patches.max(1) * patch
+    };
+    let (input_width, input_height) = (whole_patches(width), whole_patches(height));
+    match (u32::try_from(input_width), u32::try_from(input_height)) {
+        (Ok(width), Ok(height)) if u64::from(width) * u64::from(height) <= max_input_pixels => Ok((width, height)),
+        _ => Err(InputTooLarge {
+            width: u64::try_from(input_width).unwrap_or(u64::MAX),
+            height: u64::try_from(input_height).unwrap_or(u64::MAX),
+            limit: max_input_pixels,
+        }),
+    }
+}
+
+/// Resizes to `width` x `height` and normalises: the floats CLIP reads.
+///
+/// The resize is Pillow's antialiased bicubic (a = -0.5, 8-bit result), which is what CLIP was
+/// trained with, to within 1/255 per value.
+///
+/// # Panics
+///
+/// When `width` or `height` is 0; [`working_size`] never gives that.
+pub fn preprocess(image: &RgbImage, width: u32, height: u32, normalisation: &Normalisation) -> NormalisedImage {
+    assert!(width > 0 && height > 0, "the model's input has at least one pixel");
+    let pixels = resize(image, width, height);
+    let plane = width as usize * height as usize;
+    let mut values = Vec::with_capacity(3 * plane);
+    for channel in 0..3 {
+        // 256 possible values: each is computed once, with the arithmetic of torchvision's ToTensor and Normalize.
+        let normalised: [f32; 256] = std::array::from_fn(|value| {
+            (value as f32 / 255.0 - normalisation.mean[channel]) / normalisation.std[channel]
+        });
+        values.extend(
+            pixels
+                .chunks_exact(3)
+                .map(|pixel| normalised[usize::from(pixel[channel])]),
+        );
+    }
+    NormalisedImage {
+        height: height as usize,
+        width: width as usize,
+        values,
+    }
+}
+
+/// Pillow's `Image.resize((width, height), BICUBIC)`: interleaved RGB bytes.
+///
+/// One pass per axis, each rounded and clipped to 8 bits, so the order matters where the filter
+/// overshoots. It is Pillow 13's: columns first, unless the image grows wider and lower. The crate's
+/// own order for bytes is the other one.
+fn resize(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
+    let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
+        .expect("an RgbImage holds three bytes per pixel");
+    let rows_first = width > image.width() && height < image.height();
+    let mut between = if rows_first {
+        Image::new(image.width(), height, PixelType::U8x3)
+    } else {
+        Image::new(width, image.height(), PixelType::U8x3)
+    };
+    let mut result = Image::new(width, height, PixelType::U8x3);
+    let bicubic = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    let mut resizer = Resizer::new();
+    resizer
+        .resize(&source, &mut between, &bicubic)
+        .expect("equal pixel types resize");
+    resizer
+        .resize(&between, &mut result, &bicubic)
+        .expect("equal pixel types resize");
+    result.into_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/resize");
+
+    /// One entry of cases.json, written by tools/golden/resize.py.
+    #[derive(Deserialize)]
+    struct Case {
+        source: String,
+        width: u32,
+        height: u32,
+        expected: String,
+    }
+
+    fn load(name: &str) -> RgbImage {
+        ::image::open(Path::new(FOLDER).join(name))
+            .expect("a golden image is there")
+            .into_rgb8()
+    }
+
+    #[test]
+    fn resizes_as_pillow_does() {
+        let cases = std::fs::read(Path::new(FOLDER).join("cases.json")).expect("the golden cases are there");
+        let cases: Vec<Case> = serde_json::from_slice(&cases).expect("the golden cases are JSON");
+        assert!(cases.len() > 10);
+        for Case {
+            source,
+            width,
+            height,
+            expected,
+        } in cases
+        {
+            let resized = resize(&load(&source), width, height);
+            let expected_pixels = load(&expected);
+            assert_eq!(resized.len(), expected_pixels.len(), "{expected}");
+            let difference = resized
+                .iter()
+                .zip(expected_pixels.as_raw())
+                .map(|(ours, pillow)| ours.abs_diff(*pillow))
+                .max();
+            assert!(difference <= Some(1), "{expected} differs by {difference:?}");
+        }
+    }
+
+    #[test]
+    fn normalises_to_planes() {
+        let image = RgbImage::from_raw(2, 1, vec![0, 128, 255, 10, 20, 30]).expect("two pixels");
+        let input = preprocess(
+            &image,
+            2,
+            1,
+            &Normalisation {
+                mean: [0.5, 0.25, 0.0],
+                std: [0.5, 0.25, 2.0],
+            },
+        );
+        assert_eq!((input.width, input.height), (2, 1));
+        let expected = [
+            -1.0,
+            (10.0 / 255.0 - 0.5) / 0.5,
+            (128.0 / 255.0 - 0.25) / 0.25,
+            (20.0 / 255.0 - 0.25) / 0.25,
+            0.5,
+            (30.0 / 255.0) / 2.0,
+        ];
+        assert_eq!(input.values, expected);
+    }
+
+    #[test]
+    fn clip_s_constants_put_mid_grey_near_zero() {
+        let image = RgbImage::from_pixel(3, 3, ::image::Rgb([123, 117, 104]));
+        let input = preprocess(&image, 16, 16, &Normalisation::CLIP);
+        assert_eq!(input.values.len(), 3 * 16 * 16);
+        assert!(
+            input.values.iter().all(|value| value.abs() < 0.01),
+            "{:?}",
+            &input.values[..3]
+        );
+    }
+
+    #[test]
+    fn the_short_side_is_as_asked_and_both_are_whole_patches() {
+        assert_eq!(working_size(640, 480, 448, 16, u64::MAX), Ok((592, 448))); // 597.3 is nearer to 37 patches
+        assert_eq!(working_size(480, 640, 448, 16, u64::MAX), Ok((448, 592)));
+        assert_eq!(working_size(224, 224, 224, 32, u64::MAX), Ok((224, 224)));
+        assert_eq!(working_size(500, 333, 336, 14, u64::MAX), Ok((504, 336)));
+    }
+
+    #[test]
+    fn a_side_halfway_between_patches_is_rounded_up() {
+        assert_eq!(working_size(40, 32, 32, 16, u64::MAX), Ok((48, 32)));
+    }
+
+    #[test]
+    fn there_is_at_least_one_patch() {
+        assert_eq!(working_size(10, 10, 3, 16, u64::MAX), Ok((16, 16)));
+    }
+
+    #[test]
+    fn an_input_beyond_the_limit_is_refused_with_its_size_and_the_limit_s_name() {
+        let error = working_size(100_000, 10, 224, 16, 4_000_000).expect_err("over 2 million pixels wide");
+        assert_eq!(
+            error,
+            InputTooLarge {
+                width: 2_240_000,
+                height: 224,
+                limit: 4_000_000
+            }
+        );
+        assert_eq!(
+            error.to_string(),
+            "the model's input would have 2240000 x 224 pixels, more than limits.max_input_pixels = 4000000; a \
+             smaller short_side makes it smaller"
+        );
+        assert_eq!(working_size(16, 16, 16, 16, 256), Ok((16, 16)));
+        assert!(working_size(16, 16, 16, 16, 255).is_err());
+    }
+
+    #[test]
+    fn the_largest_sides_do_not_overflow() {
+        let error = working_size(u32::MAX, 1, u32::MAX, 1, u64::MAX).expect_err("no such image");
+        assert_eq!(error.width, u64::from(u32::MAX) * u64::from(u32::MAX));
+    }
+}

@@ -1,0 +1,227 @@
+//! Masks in COCO's compressed run-length encoding, as pycocotools reads and writes it.
+//!
+//! A mask is the lengths of its runs of 0 and 1 in turn, 0 first, walking down the columns from the
+//! left. From the fourth on, each length is written as the difference to the one two before. Each
+//! number becomes characters of 5 bits, lowest first, as 48 plus the bits plus 32 if more follow;
+//! the highest bit of the last character is the number's sign.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::LabelMap;
+
+/// A mask in COCO's compressed run-length encoding: column-major runs, zeros first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CocoMask {
+    /// Class id.
+    pub class_id: u16,
+    /// `[height, width]` in pixels, COCO's order.
+    pub size: [u32; 2],
+    /// The runs as COCO's printable string.
+    pub counts: String,
+}
+
+/// One mask per class that has pixels, lowest id first, from one walk over the map.
+pub(super) fn coco_masks(map: &LabelMap) -> Vec<CocoMask> {
+    let (width, height) = (map.width as usize, map.height as usize);
+    let label_at = |position: usize| map.labels[position % height * width + position / height];
+    let total = width * height;
+
+    let mut classes = vec![Runs::default(); map.classes.len()];
+    let mut start = 0;
+    while start < total {
+        let label = label_at(start);
+        let end = (start + 1..total)
+            .find(|&position| label_at(position) != label)
+            .unwrap_or(total);
+        // Unlabelled pixels are in no class's mask.
+        if let Some(runs) = classes.get_mut(usize::from(label)) {
+            runs.push_ones(start, end);
+        }
+        start = end;
+    }
+    (0..)
+        .zip(classes)
+        .filter(|(_, runs)| runs.end > 0)
+        .map(|(class_id, runs)| CocoMask {
+            class_id,
+            size: [map.height, map.width],
+            counts: to_string(&runs.finish(total)),
+        })
+        .collect()
+}
+
+/// The runs of one mask so far.
+#[derive(Clone, Default)]
+struct Runs {
+    /// Lengths of 0s and 1s in turn.
+    lengths: Vec<usize>,
+    /// Where the last run of 1s ends.
+    end: usize,
+}
+
+impl Runs {
+    /// Adds a run of 1s from `start` to before `end`, and the 0s before it.
+    fn push_ones(&mut self, start: usize, end: usize) {
+        self.lengths.extend([start - self.end, end - start]);
+        self.end = end;
+    }
+
+    /// All lengths of a mask of `total` pixels.
+    fn finish(mut self, total: usize) -> Vec<usize> {
+        if self.end < total {
+            self.lengths.push(total - self.end);
+        }
+        self.lengths
+    }
+}
+
+/// Run lengths as COCO's printable string.
+fn to_string(lengths: &[usize]) -> String {
+    let mut text = String::new();
+    for (index, &length) in lengths.iter().enumerate() {
+        let before = if index > 2 { lengths[index - 2] } else { 0 };
+        let mut rest = length as i64 - before as i64;
+        loop {
+            let bits = (rest & 0x1f) as u8;
+            rest >>= 5;
+            let is_negative = bits & 0x10 != 0;
+            let more = rest != if is_negative { -1 } else { 0 };
+            text.push(char::from(48 + bits + if more { 32 } else { 0 }));
+            if !more {
+                break;
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::super::{ClassStatistics, UNLABELLED};
+    use super::*;
+
+    /// One entry of coco_rle.json, written by tools/golden/coco_rle.py.
+    #[derive(Deserialize)]
+    struct Golden {
+        name: String,
+        height: u32,
+        width: u32,
+        /// `[value, length]` of row-major runs.
+        runs: Vec<[usize; 2]>,
+        masks: Vec<Mask>,
+    }
+
+    #[derive(Deserialize)]
+    struct Mask {
+        class_id: u16,
+        size: [u32; 2],
+        counts: String,
+    }
+
+    fn goldens() -> Vec<Golden> {
+        serde_json::from_str(include_str!("../../tests/golden/coco_rle.json")).expect("the goldens are JSON")
+    }
+
+    fn label_map(golden: &Golden) -> LabelMap {
+        let absent = ClassStatistics {
+            pixels: 0,
+            bounding_box: None,
+            mean_confidence: None,
+            max_confidence: None,
+            presence: 0.0,
+        };
+        let labels = golden
+            .runs
+            .iter()
+            .flat_map(|&[label, length]| std::iter::repeat_n(label as u16, length));
+        LabelMap {
+            width: golden.width,
+            height: golden.height,
+            labels: labels.collect(),
+            confidence: None,
+            classes: vec![absent; 5],
+        }
+    }
+
+    /// The positions of a mask's pixels in row-major order, by the format's description.
+    fn decode(mask: &CocoMask) -> Vec<usize> {
+        let mut lengths: Vec<i64> = Vec::new();
+        let mut characters = mask
+            .counts
+            .bytes()
+            .map(|character| i64::from(character) - 48)
+            .peekable();
+        while characters.peek().is_some() {
+            let (mut value, mut shift) = (0, 0);
+            loop {
+                let bits = characters.next().expect("a number ends before the string does");
+                value |= (bits & 0x1f) << shift;
+                shift += 5;
+                if bits & 0x20 == 0 {
+                    value -= if bits & 0x10 != 0 { 1 << shift } else { 0 };
+                    break;
+                }
+            }
+            let index = lengths.len();
+            lengths.push(value + if index > 2 { lengths[index - 2] } else { 0 });
+        }
+        let [height, width] = mask.size.map(|side| side as usize);
+        let bits = lengths
+            .iter()
+            .enumerate()
+            .flat_map(|(run, &length)| std::iter::repeat_n(run % 2 == 1, length as usize));
+        let mut pixels: Vec<usize> = bits
+            .enumerate()
+            .filter(|&(_, inside)| inside)
+            .map(|(position, _)| position % height * width + position / height)
+            .collect();
+        pixels.sort_unstable();
+        pixels
+    }
+
+    #[test]
+    fn writes_what_pycocotools_writes() {
+        let goldens = goldens();
+        assert_eq!(goldens.len(), 9);
+        for golden in goldens {
+            let expected: Vec<_> = golden
+                .masks
+                .iter()
+                .map(|mask| CocoMask {
+                    class_id: mask.class_id,
+                    size: mask.size,
+                    counts: mask.counts.clone(),
+                })
+                .collect();
+            assert_eq!(coco_masks(&label_map(&golden)), expected, "{}", golden.name);
+        }
+    }
+
+    #[test]
+    fn reads_back_as_the_class_s_pixels() {
+        for golden in goldens() {
+            let map = label_map(&golden);
+            for mask in coco_masks(&map) {
+                let own: Vec<usize> = (0..map.labels.len())
+                    .filter(|&pixel| map.labels[pixel] == mask.class_id)
+                    .collect();
+                assert_eq!(decode(&mask), own, "{}, class {}", golden.name, mask.class_id);
+            }
+        }
+    }
+
+    #[test]
+    fn a_map_without_labels_has_no_masks() {
+        let golden = Golden {
+            name: String::new(),
+            height: 2,
+            width: 2,
+            runs: vec![[usize::from(UNLABELLED), 4]],
+            masks: vec![],
+        };
+        assert_eq!(coco_masks(&label_map(&golden)), []);
+    }
+}

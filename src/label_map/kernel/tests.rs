@@ -1,0 +1,380 @@
+//! The kernel against a reference in 64 bits, against PyTorch, and at its edges.
+
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::super::ClassStatistics;
+use super::*;
+
+/// All probabilities of an image, `[owners, height, width]`, in 64 bits: classes, then the background.
+/// Every pixel is interpolated from its four cells at once, by the textbook.
+struct Reference {
+    owners: Vec<Vec<f64>>,
+}
+
+impl Reference {
+    fn new(grid: &ScoreGrid, query_owners: &[QueryOwner], options: &LabelMapOptions) -> Self {
+        let (width, height) = (options.width as usize, options.height as usize);
+        let mut owners = vec![vec![0.0_f64; width * height]; options.classes + 1];
+        for y in 0..height {
+            for x in 0..width {
+                let scores: Vec<f64> = (0..grid.queries)
+                    .map(|query| bilinear(grid, query, x, y, options))
+                    .collect();
+                let weights: Vec<f64> = match grid.kind {
+                    ScoreKind::Logits => {
+                        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                        scores.iter().map(|score| (score - largest).exp()).collect()
+                    }
+                    ScoreKind::Weights => scores.iter().map(|score| score.max(0.0)).collect(),
+                };
+                let sum: f64 = weights.iter().sum();
+                for (weight, owner) in weights.iter().zip(query_owners) {
+                    let owner = match owner {
+                        QueryOwner::Class(id) => usize::from(*id),
+                        QueryOwner::Background if options.background_label == UNLABELLED => options.classes,
+                        QueryOwner::Background => usize::from(options.background_label),
+                    };
+                    let probability = &mut owners[owner][y * width + x];
+                    *probability = probability.max(if sum > 0.0 { weight / sum } else { 0.0 });
+                }
+            }
+        }
+        Self { owners }
+    }
+
+    /// The probability that pixel `pixel` has the label.
+    fn probability(&self, label: u16, pixel: usize) -> f64 {
+        self.owners[usize::from(label).min(self.owners.len() - 1)][pixel]
+    }
+
+    /// The label a pixel should have, and by how much the runner-up or the threshold missed it.
+    fn label(&self, pixel: usize, options: &LabelMapOptions) -> (u16, f64) {
+        let mut ranked: Vec<(usize, f64)> = self.owners.iter().map(|plane| plane[pixel]).enumerate().collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let (best, probability) = ranked[0];
+        let threshold = f64::from(options.background_threshold);
+        let margin = (probability - ranked[1].1).min((probability - threshold).abs());
+        if best == options.classes || probability < threshold || probability == 0.0 {
+            (options.background_label, margin)
+        } else {
+            (best as u16, margin)
+        }
+    }
+}
+
+fn bilinear(grid: &ScoreGrid, query: usize, x: usize, y: usize, options: &LabelMapOptions) -> f64 {
+    let cell = |x: usize, y: usize| f64::from(grid.values[(query * grid.height + y) * grid.width + x]);
+    let place = |pixel: usize, cells: usize, pixels: u32| {
+        let last = (cells - 1) as f64;
+        let position = ((pixel as f64 + 0.5) * cells as f64 / f64::from(pixels) - 0.5).clamp(0.0, last);
+        (
+            position as usize,
+            (position as usize + 1).min(cells - 1),
+            position.fract(),
+        )
+    };
+    let (left, right, across) = place(x, grid.width, options.width);
+    let (top, bottom, down) = place(y, grid.height, options.height);
+    cell(left, top) * (1.0 - across) * (1.0 - down)
+        + cell(right, top) * across * (1.0 - down)
+        + cell(left, bottom) * (1.0 - across) * down
+        + cell(right, bottom) * across * down
+}
+
+/// What the labels and the reference's probabilities say of a class.
+fn recount(map: &LabelMap, reference: &Reference, class: u16) -> (u64, Option<[u32; 4]>, Option<f64>, Option<f64>) {
+    let own: Vec<usize> = (0..map.labels.len())
+        .filter(|&pixel| map.labels[pixel] == class)
+        .collect();
+    let probabilities = || own.iter().map(|&pixel| reference.probability(class, pixel));
+    let x = || own.iter().map(|&pixel| pixel as u32 % map.width);
+    let y = || own.iter().map(|&pixel| pixel as u32 / map.width);
+    let span = |low: Option<u32>, high: Option<u32>| Some((low?, high? - low? + 1));
+    let bounding_box = span(x().min(), x().max())
+        .zip(span(y().min(), y().max()))
+        .map(|((left, width), (top, height))| [left, top, width, height]);
+    let mean = bounding_box.map(|_| probabilities().sum::<f64>() / own.len() as f64);
+    (own.len() as u64, bounding_box, mean, probabilities().reduce(f64::max))
+}
+
+fn close(ours: Option<f32>, theirs: Option<f64>) -> bool {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) => (f64::from(ours) - theirs).abs() < 1e-5,
+        (ours, theirs) => ours.is_none() && theirs.is_none(),
+    }
+}
+
+/// Compares everything a label map says with the reference.
+fn assert_matches_reference(map: &LabelMap, grid: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) {
+    let reference = Reference::new(grid, owners, options);
+    let confidence = map.confidence.as_ref().expect("these tests ask for confidence");
+    for (pixel, &label) in map.labels.iter().enumerate() {
+        let (expected, margin) = reference.label(pixel, options);
+        assert!(
+            label == expected || margin < 1e-5,
+            "pixel {pixel}: {label}, expected {expected} by {margin}"
+        );
+        let probability = 255.0 * reference.probability(label, pixel);
+        assert!(
+            (f64::from(confidence[pixel]) - probability).abs() < 0.51,
+            "pixel {pixel}: confidence"
+        );
+    }
+    for (class, statistics) in map.classes.iter().enumerate() {
+        let (pixels, bounding_box, mean, max) = recount(map, &reference, class as u16);
+        let presence = reference.owners[class].iter().copied().reduce(f64::max);
+        assert_eq!(
+            (statistics.pixels, statistics.bounding_box),
+            (pixels, bounding_box),
+            "class {class}"
+        );
+        assert!(
+            close(statistics.mean_confidence, mean),
+            "class {class}: {statistics:?}, mean {mean:?}"
+        );
+        assert!(
+            close(statistics.max_confidence, max),
+            "class {class}: {statistics:?}, max {max:?}"
+        );
+        assert!(
+            close(Some(statistics.presence), presence),
+            "class {class}: {statistics:?}, {presence:?}"
+        );
+    }
+}
+
+fn grid(kind: ScoreKind, queries: usize, height: usize, width: usize, values: Vec<f32>) -> ScoreGrid {
+    ScoreGrid {
+        kind,
+        queries,
+        height,
+        width,
+        values,
+    }
+}
+
+fn options(width: u32, height: u32, classes: usize) -> LabelMapOptions {
+    LabelMapOptions {
+        width,
+        height,
+        classes,
+        background_label: UNLABELLED,
+        background_threshold: 0.0,
+        confidence_map: true,
+    }
+}
+
+fn each_its_own(classes: u16) -> Vec<QueryOwner> {
+    (0..classes).map(QueryOwner::Class).collect()
+}
+
+prop_compose! {
+    /// Any grid, owners and options that do not contradict each other.
+    fn any_input()(
+        kind in prop::sample::select(vec![ScoreKind::Logits, ScoreKind::Weights]),
+        (height, width) in (1_usize..9, 1_usize..9),
+        (image_height, image_width) in (1_u32..40, 1_u32..300),
+        owners in prop::collection::vec(prop::option::weighted(0.8, 0_u16..5), 1..9),
+        background_label in prop::option::of(0_u16..5),
+        background_threshold in prop::sample::select(vec![0.0_f32, 0.3, 0.7, 1.0]),
+    )(
+        values in prop::collection::vec(-3.0_f32..5.0, owners.len() * height * width),
+        owners in Just(owners),
+        options in Just(LabelMapOptions {
+            width: image_width,
+            height: image_height,
+            classes: 5,
+            background_label: background_label.unwrap_or(UNLABELLED),
+            background_threshold,
+            confidence_map: true,
+        }),
+        (kind, height, width) in Just((kind, height, width)),
+    ) -> (ScoreGrid, Vec<QueryOwner>, LabelMapOptions) {
+        let queries = owners.len();
+        let owners = owners.into_iter().map(|owner| owner.map_or(QueryOwner::Background, QueryOwner::Class)).collect();
+        (grid(kind, queries, height, width, values), owners, options)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn equals_the_reference((grid, owners, options) in any_input()) {
+        assert_matches_reference(&label_map(&grid, &owners, &options), &grid, &owners, &options);
+    }
+
+    #[test]
+    fn every_pixel_is_counted_once((grid, owners, options) in any_input()) {
+        let map = label_map(&grid, &owners, &options);
+        let counted: u64 = map.classes.iter().map(|class| class.pixels).sum();
+        let unlabelled = map.labels.iter().filter(|&&label| label == UNLABELLED).count() as u64;
+        prop_assert_eq!(counted + unlabelled, u64::from(options.width) * u64::from(options.height));
+    }
+
+    #[test]
+    fn the_thread_count_changes_nothing((grid, owners, options) in any_input()) {
+        let with_threads = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+            pool.install(|| label_map(&grid, &owners, &options))
+        };
+        prop_assert_eq!(with_threads(1), with_threads(5));
+    }
+}
+
+/// One entry of label_map.json, written by tools/golden/label_map.py.
+#[derive(Deserialize)]
+struct Golden {
+    name: String,
+    grid: [usize; 2],
+    image: [u32; 2],
+    owners: Vec<Option<u16>>,
+    scores: Vec<f32>,
+    owner: Vec<u16>,
+    probability: Vec<f32>,
+    margin: Vec<f32>,
+}
+
+#[test]
+fn equals_pytorch() {
+    let goldens: Vec<Golden> =
+        serde_json::from_str(include_str!("../../../tests/golden/label_map.json")).expect("the goldens are JSON");
+    assert_eq!(goldens.len(), 5);
+    for golden in goldens {
+        let classes = golden
+            .owners
+            .iter()
+            .flatten()
+            .max()
+            .map_or(0, |&last| usize::from(last) + 1);
+        let owners: Vec<_> = golden
+            .owners
+            .iter()
+            .map(|owner| owner.map_or(QueryOwner::Background, QueryOwner::Class))
+            .collect();
+        let [height, width] = golden.grid;
+        let grid = grid(ScoreKind::Logits, owners.len(), height, width, golden.scores);
+        let map = label_map(&grid, &owners, &options(golden.image[1], golden.image[0], classes));
+        let confidence = map.confidence.expect("asked for");
+        for (pixel, &confidence) in confidence.iter().enumerate() {
+            let label = usize::from(map.labels[pixel]).min(classes);
+            let (owner, margin) = (usize::from(golden.owner[pixel]), golden.margin[pixel]);
+            assert!(
+                label == owner || margin <= 1e-5,
+                "{}, pixel {pixel}: {label}, not {owner}",
+                golden.name
+            );
+            let difference = f32::from(confidence) - 255.0 * golden.probability[pixel];
+            assert!(
+                difference.abs() < 0.51,
+                "{}, pixel {pixel}: confidence {difference}",
+                golden.name
+            );
+        }
+    }
+}
+
+#[test]
+fn one_cell_labels_the_whole_image() {
+    let grid = grid(ScoreKind::Weights, 2, 1, 1, vec![1.0, 3.0]);
+    let map = label_map(&grid, &each_its_own(2), &options(3, 2, 2));
+    assert_eq!(map.labels, [1; 6]);
+    assert_eq!(map.confidence, Some(vec![191; 6]));
+    assert_eq!(
+        map.classes[0],
+        ClassStatistics {
+            pixels: 0,
+            bounding_box: None,
+            mean_confidence: None,
+            max_confidence: None,
+            presence: 0.25,
+        }
+    );
+    assert_eq!(map.classes[1].bounding_box, Some([0, 0, 3, 2]));
+    assert_eq!(map.classes[1].mean_confidence, Some(0.75));
+}
+
+#[test]
+fn ties_go_to_the_lowest_id_and_to_a_class_before_the_background() {
+    let grid = grid(ScoreKind::Logits, 3, 1, 1, vec![1.0, 1.0, 1.0]);
+    let owners = [QueryOwner::Background, QueryOwner::Class(1), QueryOwner::Class(0)];
+    assert_eq!(label_map(&grid, &owners, &options(1, 1, 2)).labels, [0]);
+    let owners = [QueryOwner::Background, QueryOwner::Class(1), QueryOwner::Background];
+    assert_eq!(label_map(&grid, &owners, &options(1, 1, 2)).labels, [1]);
+}
+
+#[test]
+fn synonyms_compete_one_by_one() {
+    // Two middling queries of class 0 do not add up against class 1.
+    let grid = grid(ScoreKind::Weights, 3, 1, 1, vec![0.3, 0.3, 0.4]);
+    let owners = [QueryOwner::Class(0), QueryOwner::Class(0), QueryOwner::Class(1)];
+    let map = label_map(&grid, &owners, &options(1, 1, 2));
+    assert_eq!(map.labels, [1]);
+    assert!((map.classes[0].presence - 0.3).abs() < 1e-6);
+}
+
+#[test]
+fn under_the_threshold_is_background_with_the_background_s_own_probability() {
+    let grid = grid(ScoreKind::Weights, 3, 1, 1, vec![0.5, 0.375, 0.125]);
+    let owners = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
+    let at = |background_label, background_threshold| {
+        let map = label_map(
+            &grid,
+            &owners,
+            &LabelMapOptions {
+                background_label,
+                background_threshold,
+                ..options(1, 1, 2)
+            },
+        );
+        (map.labels[0], map.confidence.expect("asked for")[0])
+    };
+    assert_eq!(at(UNLABELLED, 0.4), (0, 128));
+    assert_eq!(at(UNLABELLED, 0.6), (UNLABELLED, 32));
+    assert_eq!(at(1, 0.6), (1, 96));
+}
+
+#[test]
+fn a_pixel_without_evidence_is_background_with_probability_0() {
+    for (kind, values) in [
+        (ScoreKind::Weights, vec![0.0, -1.0]),
+        (ScoreKind::Logits, vec![f32::NAN, f32::NAN]),
+        (ScoreKind::Logits, vec![f32::NEG_INFINITY, f32::NEG_INFINITY]),
+    ] {
+        let map = label_map(&grid(kind, 2, 1, 1, values), &each_its_own(2), &options(1, 1, 2));
+        assert_eq!(map.labels, [UNLABELLED], "{kind:?}");
+        assert_eq!(map.confidence, Some(vec![0]));
+        assert_eq!(map.classes[0].presence, 0.0);
+    }
+}
+
+#[test]
+fn dropped_classes_and_large_logits_stay_finite() {
+    let values = vec![-10_000.0, 100.0, -10_000.0, 98.0];
+    let map = label_map(
+        &grid(ScoreKind::Logits, 4, 1, 1, values),
+        &each_its_own(4),
+        &options(5, 5, 4),
+    );
+    assert_eq!(map.labels, [1; 25]);
+    assert_eq!(map.classes[0].presence, 0.0);
+    let expected = 1.0 / (1.0 + (-2_f32).exp());
+    assert!((map.classes[1].presence - expected).abs() < 1e-6);
+}
+
+#[test]
+#[should_panic(expected = "every query has one owner")]
+fn owners_have_to_match_the_queries() {
+    label_map(
+        &grid(ScoreKind::Logits, 2, 1, 1, vec![0.0, 0.0]),
+        &each_its_own(1),
+        &options(1, 1, 1),
+    );
+}
+
+#[test]
+#[should_panic(expected = "the score grid is empty")]
+fn there_is_at_least_one_query() {
+    label_map(&grid(ScoreKind::Logits, 0, 1, 1, vec![]), &[], &options(1, 1, 1));
+}

@@ -1,0 +1,114 @@
+//! Per-class counts of one label map, gathered by several threads and merged.
+
+use super::ClassStatistics;
+
+/// 1.0 in the fixed-point sums of confidence.
+///
+/// Sums of integers do not depend on their order, so the mean is the same however the rows were
+/// shared out. 30 bits are finer than a 32-bit probability near 1 and leave room for 2^34 pixels.
+const ONE: f64 = (1 << 30) as f64;
+
+/// Counts of every class.
+pub(super) struct Statistics {
+    classes: Vec<Tally>,
+}
+
+/// Counts of one class.
+#[derive(Clone, Copy)]
+struct Tally {
+    pixels: u64,
+    left: u32,
+    top: u32,
+    right: u32,
+    bottom: u32,
+    /// Sum of the probabilities over the class's pixels, in units of 1 / [`ONE`].
+    confidence_sum: u64,
+    max_confidence: f32,
+    presence: f32,
+}
+
+impl Tally {
+    const EMPTY: Self = Self {
+        pixels: 0,
+        left: u32::MAX,
+        top: u32::MAX,
+        right: 0,
+        bottom: 0,
+        confidence_sum: 0,
+        max_confidence: 0.0,
+        presence: 0.0,
+    };
+
+    fn merge(self, other: Self) -> Self {
+        Self {
+            pixels: self.pixels + other.pixels,
+            left: self.left.min(other.left),
+            top: self.top.min(other.top),
+            right: self.right.max(other.right),
+            bottom: self.bottom.max(other.bottom),
+            confidence_sum: self.confidence_sum + other.confidence_sum,
+            max_confidence: self.max_confidence.max(other.max_confidence),
+            presence: self.presence.max(other.presence),
+        }
+    }
+
+    fn finish(self) -> ClassStatistics {
+        let present = self.pixels > 0;
+        ClassStatistics {
+            pixels: self.pixels,
+            bounding_box: present.then(|| {
+                [
+                    self.left,
+                    self.top,
+                    self.right - self.left + 1,
+                    self.bottom - self.top + 1,
+                ]
+            }),
+            mean_confidence: present.then(|| (self.confidence_sum as f64 / ONE / self.pixels as f64) as f32),
+            max_confidence: present.then_some(self.max_confidence),
+            presence: self.presence,
+        }
+    }
+}
+
+impl Statistics {
+    /// Nothing counted yet, for classes 0 to `classes - 1`.
+    pub fn new(classes: usize) -> Self {
+        Self {
+            classes: vec![Tally::EMPTY; classes],
+        }
+    }
+
+    /// Counts the pixel at (`x`, `y`) for its owner; owners past the last class are not counted.
+    pub fn note_pixel(&mut self, owner: usize, x: u32, y: u32, probability: f32) {
+        if let Some(tally) = self.classes.get_mut(owner) {
+            tally.pixels += 1;
+            tally.left = tally.left.min(x);
+            tally.top = tally.top.min(y);
+            tally.right = tally.right.max(x);
+            tally.bottom = tally.bottom.max(y);
+            tally.confidence_sum += (f64::from(probability) * ONE) as u64;
+            tally.max_confidence = tally.max_confidence.max(probability);
+        }
+    }
+
+    /// Notes that the owner's probability is at least this somewhere.
+    pub fn note_presence(&mut self, owner: usize, probability: f32) {
+        if let Some(tally) = self.classes.get_mut(owner) {
+            tally.presence = tally.presence.max(probability);
+        }
+    }
+
+    /// Both counts together, in any order.
+    pub fn merge(mut self, other: Self) -> Self {
+        for (tally, other) in self.classes.iter_mut().zip(other.classes) {
+            *tally = tally.merge(other);
+        }
+        self
+    }
+
+    /// The results, in the order of class ids.
+    pub fn finish(self) -> Vec<ClassStatistics> {
+        self.classes.into_iter().map(Tally::finish).collect()
+    }
+}

@@ -1,0 +1,169 @@
+//! What a caller should know about a class list that is valid all the same.
+//!
+//! Owns finding it and its words; the codes of a reply are the engine's.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use super::classes::fold;
+use super::{Class, ClassList};
+
+/// One observation. Its text, for people, is its `Display`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClassListAdvice {
+    /// One class and no background: every pixel gets it.
+    SingleClass {
+        /// The class.
+        class: String,
+    },
+    /// The same name stands for several classes, or several times for one.
+    Duplicate {
+        /// The name, lower case.
+        name: String,
+        /// The classes that have it, in the order of their ids; one class twice when it repeats itself.
+        classes: Vec<String>,
+    },
+    /// The model's training captions never had some of a class's words.
+    UnknownWords {
+        /// The class.
+        class: String,
+        /// The words, lower case, each once.
+        words: Vec<String>,
+    },
+}
+
+impl fmt::Display for ClassListAdvice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SingleClass { class } => {
+                write!(
+                    f,
+                    "{class:?} is the only class and there is no background: every pixel gets it"
+                )
+            }
+            Self::Duplicate { name, classes } => {
+                write!(
+                    f,
+                    "{name:?} is a name of {}: equal names share their pixels by chance",
+                    quoted(classes)
+                )
+            }
+            Self::UnknownWords { class, words } => {
+                write!(
+                    f,
+                    "the model was trained without the words {} of the class {class:?}",
+                    quoted(words)
+                )
+            }
+        }
+    }
+}
+
+/// Everything worth saying about a list. `training_words` are those of the model's training captions, lower case, when
+/// they are known.
+pub fn advice(list: &ClassList, training_words: Option<&HashSet<String>>) -> Vec<ClassListAdvice> {
+    let mut advice = Vec::new();
+    if let ([class], []) = (list.classes(), list.background()) {
+        advice.push(ClassListAdvice::SingleClass {
+            class: class.name.clone(),
+        });
+    }
+    advice.extend(duplicates(list.classes()));
+    if let Some(known) = training_words {
+        advice.extend(list.classes().iter().filter_map(|class| unknown_words(class, known)));
+    }
+    advice
+}
+
+fn duplicates(classes: &[Class]) -> impl Iterator<Item = ClassListAdvice> {
+    let mut owners: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for class in classes {
+        for text in class.texts() {
+            owners.entry(fold(text)).or_default().push(class.name.clone());
+        }
+    }
+    owners
+        .into_iter()
+        .filter(|(_, classes)| classes.len() > 1)
+        .map(|(name, classes)| ClassListAdvice::Duplicate { name, classes })
+}
+
+fn unknown_words(class: &Class, known: &HashSet<String>) -> Option<ClassListAdvice> {
+    let mut words: Vec<String> = Vec::new();
+    for text in class.texts() {
+        let text = fold(text);
+        let new = text
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|word| !word.is_empty() && !known.contains(*word));
+        for word in new {
+            if !words.iter().any(|listed| listed == word) {
+                words.push(word.to_owned());
+            }
+        }
+    }
+    (!words.is_empty()).then(|| ClassListAdvice::UnknownWords {
+        class: class.name.clone(),
+        words,
+    })
+}
+
+fn quoted(names: &[String]) -> String {
+    names
+        .iter()
+        .map(|name| format!("{name:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::classes::tests::list;
+    use super::*;
+
+    fn said(classes: &[&str], background: &[&str], training_words: Option<&HashSet<String>>) -> Vec<String> {
+        advice(&list(classes, background), training_words)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_class_alone_without_background_is_pointed_out() {
+        assert_eq!(
+            said(&["cat"], &[], None),
+            ["\"cat\" is the only class and there is no background: every pixel gets it"]
+        );
+        assert!(said(&["cat"], &["sky"], None).is_empty());
+        assert!(said(&["cat", "dog"], &[], None).is_empty());
+    }
+
+    #[test]
+    fn duplicates_are_found_whatever_their_case_and_spacing_synonyms_included() {
+        assert_eq!(
+            said(&["Cat", "pet; dog;  CAT", "dog; dog"], &[], None),
+            [
+                "\"cat\" is a name of \"Cat\", \"pet\": equal names share their pixels by chance",
+                "\"dog\" is a name of \"pet\", \"dog\", \"dog\": equal names share their pixels by chance",
+            ]
+        );
+    }
+
+    #[test]
+    fn words_the_model_never_saw_are_named_once_per_class() {
+        let known = HashSet::from(["cat".to_owned(), "tree".to_owned(), "house".to_owned()]);
+        assert_eq!(
+            said(&["Tree-house; oak", "oak; Oak cat", "cat"], &[], Some(&known)),
+            [
+                "\"oak\" is a name of \"Tree-house\", \"oak\": equal names share their pixels by chance",
+                "the model was trained without the words \"oak\" of the class \"Tree-house\"",
+                "the model was trained without the words \"oak\" of the class \"oak\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_a_list_of_words_none_is_unknown() {
+        assert!(said(&["xyzzy", "plugh"], &[], None).is_empty());
+    }
+}

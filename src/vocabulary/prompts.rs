@@ -1,0 +1,110 @@
+//! Prompt templates: the sentences a text is put into before it is embedded.
+//!
+//! Owns the template sets. They are compiled in from `config/prompts/`.
+
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Where the text goes in a template.
+const SLOT: &str = "{}";
+
+/// CLIP's templates for ImageNet come first in the file, MaskCLIP's five after them.
+const IMAGENET_TEMPLATES: usize = 80;
+
+static MASKCLIP_85: LazyLock<Vec<&str>> =
+    LazyLock::new(|| include_str!("../../config/prompts/maskclip-85.txt").lines().collect());
+
+/// Which prompt templates a text is put into before it is embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TemplateSet {
+    /// CLIP's 80 ImageNet templates and 5 "... in the scene", as in MaskCLIP and ViLD.
+    #[default]
+    #[serde(rename = "maskclip-85")]
+    Maskclip85,
+    /// CLIP's 80 ImageNet templates.
+    #[serde(rename = "imagenet-80")]
+    Imagenet80,
+    /// "a photo of a {}." alone.
+    Simple,
+}
+
+impl TemplateSet {
+    /// The name requests and settings use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Maskclip85 => "maskclip-85",
+            Self::Imagenet80 => "imagenet-80",
+            Self::Simple => "simple",
+        }
+    }
+
+    /// The templates, each with one `{}` where the text goes.
+    pub fn templates(self) -> &'static [&'static str] {
+        match self {
+            Self::Maskclip85 => &MASKCLIP_85,
+            Self::Imagenet80 => &MASKCLIP_85[..IMAGENET_TEMPLATES],
+            Self::Simple => &["a photo of a {}."],
+        }
+    }
+
+    /// One prompt per template, in the templates' order.
+    pub fn prompts(self, text: &str) -> impl Iterator<Item = String> {
+        self.templates()
+            .iter()
+            .map(move |template| template.replacen(SLOT, text, 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_has_the_number_of_templates_in_its_name() {
+        let count = |templates: TemplateSet| templates.templates().len();
+        assert_eq!(count(TemplateSet::Maskclip85), 85);
+        assert_eq!(count(TemplateSet::Imagenet80), 80);
+        assert_eq!(count(TemplateSet::Simple), 1);
+    }
+
+    #[test]
+    fn every_template_has_one_slot_and_none_stands_twice() {
+        let templates = TemplateSet::Maskclip85.templates();
+        assert!(templates.iter().all(|template| template.matches(SLOT).count() == 1));
+        assert_eq!(templates.iter().collect::<std::collections::HashSet<_>>().len(), 85);
+    }
+
+    #[test]
+    fn the_five_in_the_scene_are_what_imagenet_lacks() {
+        let extra = &TemplateSet::Maskclip85.templates()[80..];
+        assert!(extra.iter().all(|template| template.ends_with("{} in the scene.")));
+        assert!(
+            TemplateSet::Imagenet80
+                .templates()
+                .iter()
+                .all(|template| !template.contains("scene"))
+        );
+    }
+
+    #[test]
+    fn a_text_fills_the_slot_even_when_it_looks_like_one() {
+        assert_eq!(
+            TemplateSet::Simple.prompts("{} sign").collect::<Vec<_>>(),
+            ["a photo of a {} sign."]
+        );
+        assert_eq!(
+            TemplateSet::Maskclip85.prompts("cat").nth(80).as_deref(),
+            Some("there is a cat in the scene.")
+        );
+    }
+
+    #[test]
+    fn names_are_those_of_the_wire() {
+        for templates in [TemplateSet::Maskclip85, TemplateSet::Imagenet80, TemplateSet::Simple] {
+            assert_eq!(serde_json::to_value(templates).ok(), Some(templates.name().into()));
+        }
+    }
+}

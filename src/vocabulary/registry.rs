@@ -1,0 +1,393 @@
+//! Named vocabularies: the shipped ones and those that callers define.
+//!
+//! Owns their names, their entity tags and who may change what. Definitions live in memory; embeddings belong to
+//! [`store`](super::store). The clock is the caller's.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::SystemTime;
+
+use super::shipped::shipped;
+use super::{ClassList, VocabularyError};
+
+/// Characters of a vocabulary's name.
+const MAX_NAME_CHARACTERS: usize = 64;
+
+/// A class list under a name.
+#[derive(Debug)]
+pub struct NamedVocabulary {
+    /// The name requests use.
+    pub name: String,
+    /// The classes and, when the definition has one, their background.
+    pub list: Arc<ClassList>,
+    /// Strong entity tag with its quotes, as in the ETag header: equal lists, equal tag.
+    pub entity_tag: String,
+    /// Whether it came with the server and is read-only.
+    pub shipped: bool,
+    /// When this definition was made; for shipped ones the server's start.
+    pub defined_at: SystemTime,
+    hits: AtomicU64,
+}
+
+impl NamedVocabulary {
+    fn new(name: &str, list: ClassList, shipped: bool, now: SystemTime) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.to_owned(),
+            entity_tag: format!("\"{}\"", list.digest()),
+            list: Arc::new(list),
+            shipped,
+            defined_at: now,
+            hits: AtomicU64::new(0),
+        })
+    }
+
+    /// Requests that used this definition.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+}
+
+/// What a caller asks of the present state before it is changed (RFC 9110, section 13).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Precondition {
+    /// Nothing.
+    #[default]
+    None,
+    /// If-Match: the state is one of these.
+    IfMatch(EntityTags),
+    /// If-None-Match: the state is none of these.
+    IfNoneMatch(EntityTags),
+}
+
+/// The value of If-Match and If-None-Match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntityTags {
+    /// `*`: any state that exists.
+    Any,
+    /// Entity tags with their quotes and, for weak ones, `W/`.
+    List(Vec<String>),
+}
+
+impl Precondition {
+    /// Whether it holds for the entity tag of what exists, `None` for nothing.
+    pub fn holds(&self, current: Option<&str>) -> bool {
+        match (self, current) {
+            (Self::None, _) | (Self::IfNoneMatch(_), None) => true,
+            (Self::IfMatch(_), None) | (Self::IfNoneMatch(EntityTags::Any), Some(_)) => false,
+            (Self::IfMatch(EntityTags::Any), Some(_)) => true,
+            // The strong comparison: a weak tag equals none of ours.
+            (Self::IfMatch(EntityTags::List(tags)), Some(current)) => tags.iter().any(|tag| tag == current),
+            // The weak comparison.
+            (Self::IfNoneMatch(EntityTags::List(tags)), Some(current)) => {
+                tags.iter().all(|tag| tag.strip_prefix("W/").unwrap_or(tag) != current)
+            }
+        }
+    }
+}
+
+/// What [`Registry::put`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// The name was new.
+    Created,
+    /// The name had another definition before.
+    Replaced,
+}
+
+/// All named vocabularies.
+#[derive(Debug)]
+pub struct Registry {
+    shipped: BTreeMap<String, Arc<NamedVocabulary>>,
+    /// At most `max_vocabularies` of them.
+    defined: RwLock<BTreeMap<String, Arc<NamedVocabulary>>>,
+    max_vocabularies: usize,
+}
+
+impl Registry {
+    /// The shipped vocabularies and room for `max_vocabularies` others.
+    pub fn new(max_vocabularies: usize, now: SystemTime) -> Self {
+        let shipped = shipped().map(|(name, list)| (name.to_owned(), NamedVocabulary::new(name, list, true, now)));
+        Self {
+            shipped: shipped.collect(),
+            defined: RwLock::default(),
+            max_vocabularies,
+        }
+    }
+
+    /// A vocabulary, to look at it.
+    ///
+    /// # Errors
+    /// [`VocabularyError::NotFound`].
+    pub fn get(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
+        let defined = || self.defined.read().expect(LOCK).get(name).cloned();
+        let vocabulary = self.shipped.get(name).cloned().or_else(defined);
+        vocabulary.ok_or_else(|| VocabularyError::NotFound { name: name.to_owned() })
+    }
+
+    /// A vocabulary, to label an image with it: counts as a hit.
+    ///
+    /// # Errors
+    /// [`VocabularyError::NotFound`].
+    pub fn get_for_request(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
+        let vocabulary = self.get(name)?;
+        vocabulary.hits.fetch_add(1, Ordering::Relaxed);
+        Ok(vocabulary)
+    }
+
+    /// All vocabularies, shipped ones first, each part sorted by name.
+    pub fn list(&self) -> Vec<Arc<NamedVocabulary>> {
+        self.shipped
+            .values()
+            .chain(self.defined.read().expect(LOCK).values())
+            .cloned()
+            .collect()
+    }
+
+    /// Defines a vocabulary, or defines it anew.
+    ///
+    /// # Errors
+    /// When the name is not allowed or shipped, the precondition does not hold, or a new one would be one too many.
+    pub fn put(
+        &self,
+        name: &str,
+        list: ClassList,
+        precondition: &Precondition,
+        now: SystemTime,
+    ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
+        if !is_name(name) {
+            return Err(VocabularyError::InvalidName { name: name.to_owned() });
+        }
+        self.refuse_shipped(name)?;
+        let mut defined = self.defined.write().expect(LOCK);
+        check(precondition, name, defined.get(name))?;
+        let stored = if defined.contains_key(name) {
+            Stored::Replaced
+        } else {
+            Stored::Created
+        };
+        if stored == Stored::Created && defined.len() >= self.max_vocabularies {
+            return Err(VocabularyError::TooMany {
+                limit: self.max_vocabularies,
+            });
+        }
+        let vocabulary = NamedVocabulary::new(name, list, false, now);
+        defined.insert(name.to_owned(), vocabulary.clone());
+        Ok((vocabulary, stored))
+    }
+
+    /// Drops a vocabulary.
+    ///
+    /// # Errors
+    /// When there is none of that name, it is shipped, or the precondition does not hold.
+    pub fn delete(&self, name: &str, precondition: &Precondition) -> Result<(), VocabularyError> {
+        self.refuse_shipped(name)?;
+        let mut defined = self.defined.write().expect(LOCK);
+        let Some(current) = defined.get(name) else {
+            return Err(VocabularyError::NotFound { name: name.to_owned() });
+        };
+        check(precondition, name, Some(current))?;
+        defined.remove(name);
+        Ok(())
+    }
+
+    fn refuse_shipped(&self, name: &str) -> Result<(), VocabularyError> {
+        match self.shipped.contains_key(name) {
+            true => Err(VocabularyError::ReadOnly { name: name.to_owned() }),
+            false => Ok(()),
+        }
+    }
+}
+
+const LOCK: &str = "nothing panics while it has the registry's lock";
+
+fn check(
+    precondition: &Precondition,
+    name: &str,
+    current: Option<&Arc<NamedVocabulary>>,
+) -> Result<(), VocabularyError> {
+    let current = current.map(|vocabulary| vocabulary.entity_tag.as_str());
+    if precondition.holds(current) {
+        return Ok(());
+    }
+    Err(VocabularyError::Changed {
+        name: name.to_owned(),
+        current: current.map(str::to_owned),
+    })
+}
+
+/// `[a-z0-9][a-z0-9._-]{0,63}`: safe in a path, a file name and a metric's label.
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= MAX_NAME_CHARACTERS
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().all(|byte| plain(byte) || b"._-".contains(&byte))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::classes::tests::list;
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn registry() -> Registry {
+        Registry::new(2, NOW)
+    }
+
+    fn put(
+        registry: &Registry,
+        name: &str,
+        class: &str,
+        precondition: &Precondition,
+    ) -> Result<Stored, VocabularyError> {
+        registry
+            .put(name, list(&[class], &[]), precondition, NOW)
+            .map(|(_, stored)| stored)
+    }
+
+    fn tags(tags: &[&str]) -> EntityTags {
+        EntityTags::List(tags.iter().map(|tag| (*tag).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_vocabulary_is_created_replaced_and_dropped() {
+        let registry = registry();
+        assert_eq!(put(&registry, "pets", "cat", &Precondition::None), Ok(Stored::Created));
+        assert_eq!(put(&registry, "pets", "dog", &Precondition::None), Ok(Stored::Replaced));
+        assert_eq!(registry.get("pets").unwrap().list.classes()[0].name, "dog");
+        registry.delete("pets", &Precondition::None).unwrap();
+        let missing = VocabularyError::NotFound { name: "pets".into() };
+        assert_eq!(registry.get("pets").unwrap_err(), missing);
+        assert_eq!(registry.delete("pets", &Precondition::None), Err(missing));
+    }
+
+    #[test]
+    fn shipped_ones_come_first_and_cannot_be_changed() {
+        let registry = registry();
+        put(&registry, "a", "cat", &Precondition::None).unwrap();
+        let names: Vec<_> = registry
+            .list()
+            .iter()
+            .map(|vocabulary| vocabulary.name.clone())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "ade20k-150",
+                "cityscapes-19",
+                "coco-stuff-171",
+                "pascal-context-459",
+                "pascal-context-59",
+                "voc-20",
+                "a"
+            ]
+        );
+        let read_only = Err(VocabularyError::ReadOnly { name: "voc-20".into() });
+        assert_eq!(
+            put(&registry, "voc-20", "cat", &Precondition::None).map(drop),
+            read_only
+        );
+        assert_eq!(registry.delete("voc-20", &Precondition::None), read_only);
+    }
+
+    #[test]
+    fn there_is_a_limit_that_shipped_ones_and_replacements_do_not_count_towards() {
+        let registry = registry();
+        put(&registry, "a", "cat", &Precondition::None).unwrap();
+        put(&registry, "b", "cat", &Precondition::None).unwrap();
+        assert_eq!(
+            put(&registry, "c", "cat", &Precondition::None),
+            Err(VocabularyError::TooMany { limit: 2 })
+        );
+        assert_eq!(put(&registry, "a", "dog", &Precondition::None), Ok(Stored::Replaced));
+    }
+
+    #[test]
+    fn names_are_slugs() {
+        let longest = "a".repeat(64);
+        for name in ["a", "0", "street-scenes_2.1", &longest] {
+            assert!(is_name(name), "{name}");
+        }
+        let too_long = "a".repeat(65);
+        for name in ["", ".hidden", "-a", "Pets", "a b", "a/b", "katze\u{e4}", &too_long] {
+            assert!(!is_name(name), "{name}");
+        }
+        let refused = put(&registry(), "../etc", "cat", &Precondition::None).unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .starts_with("\"../etc\" is no name for a vocabulary"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn the_entity_tag_follows_the_content() {
+        let registry = registry();
+        let tag = |class| {
+            registry
+                .put("a", list(&[class], &[]), &Precondition::None, NOW)
+                .unwrap()
+                .0
+                .entity_tag
+                .clone()
+        };
+        let (cat, dog) = (tag("cat"), tag("dog"));
+        assert_ne!(cat, dog);
+        assert_eq!(tag("cat"), cat);
+        assert!(cat.len() == 34 && cat.starts_with('"') && cat.ends_with('"'), "{cat}");
+    }
+
+    #[test]
+    fn only_who_knows_the_state_may_change_it() {
+        let registry = registry();
+        let create = Precondition::IfNoneMatch(EntityTags::Any);
+        assert_eq!(put(&registry, "a", "cat", &create), Ok(Stored::Created));
+        let seen = registry.get("a").unwrap().entity_tag.clone();
+        let changed = |current: &str| VocabularyError::Changed {
+            name: "a".into(),
+            current: Some(current.into()),
+        };
+        assert_eq!(put(&registry, "a", "dog", &create), Err(changed(&seen)));
+
+        let from_seen = Precondition::IfMatch(tags(&["\"other\"", &seen]));
+        assert_eq!(put(&registry, "a", "dog", &from_seen), Ok(Stored::Replaced));
+        let now = registry.get("a").unwrap().entity_tag.clone();
+        assert_eq!(put(&registry, "a", "cow", &from_seen), Err(changed(&now)));
+        assert_eq!(registry.delete("a", &from_seen), Err(changed(&now)));
+        assert_eq!(registry.delete("a", &Precondition::IfMatch(EntityTags::Any)), Ok(()));
+
+        let gone = VocabularyError::Changed {
+            name: "a".into(),
+            current: None,
+        };
+        assert_eq!(put(&registry, "a", "cow", &from_seen), Err(gone));
+    }
+
+    #[test]
+    fn preconditions_compare_as_rfc_9110_says() {
+        let current = Some("\"x\"");
+        let cases = [
+            (Precondition::IfMatch(tags(&["W/\"x\""])), current, false),
+            (Precondition::IfMatch(EntityTags::Any), None, false),
+            (Precondition::IfMatch(tags(&["\"x\""])), None, false),
+            (Precondition::IfNoneMatch(tags(&["W/\"x\""])), current, false),
+            (Precondition::IfNoneMatch(tags(&["\"y\"", "\"z\""])), current, true),
+            (Precondition::IfNoneMatch(EntityTags::Any), None, true),
+        ];
+        for (precondition, current, holds) in cases {
+            assert_eq!(precondition.holds(current), holds, "{precondition:?} on {current:?}");
+        }
+    }
+
+    #[test]
+    fn only_requests_count_as_hits() {
+        let registry = registry();
+        registry.get("voc-20").unwrap();
+        registry.get_for_request("voc-20").unwrap();
+        registry.get_for_request("voc-20").unwrap();
+        assert_eq!(registry.get("voc-20").unwrap().hits(), 2);
+    }
+}

@@ -1,0 +1,279 @@
+//! The store under concurrency, failure, cancellation and pressure.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+use tokio::sync::Semaphore;
+
+/// Embeds a text as its first byte, one chunk per permit.
+struct FirstByte {
+    permits: Semaphore,
+    /// What the next chunks do, the last one first; when it is empty they succeed.
+    script: Mutex<Vec<Behaviour>>,
+    calls: Mutex<Vec<Vec<String>>>,
+}
+
+#[derive(Clone, Copy)]
+enum Behaviour {
+    Succeed,
+    Fail,
+    Panic,
+    LoseOne,
+}
+
+impl FirstByte {
+    fn with_permits(permits: usize, script: &[Behaviour]) -> Arc<Self> {
+        Arc::new(Self {
+            permits: Semaphore::new(permits),
+            script: Mutex::new(script.iter().rev().copied().collect()),
+            calls: Mutex::default(),
+        })
+    }
+
+    /// Waits for permits.
+    fn gated(script: &[Behaviour]) -> Arc<Self> {
+        Self::with_permits(0, script)
+    }
+
+    /// Never waits.
+    fn open(script: &[Behaviour]) -> Arc<Self> {
+        Self::with_permits(1000, script)
+    }
+
+    fn calls(&self) -> Vec<Vec<String>> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// Until that many chunks have been asked for.
+    async fn called(&self, times: usize) {
+        while self.calls().len() < times {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl TextEmbedder for FirstByte {
+    fn embed(&self, texts: Vec<String>, _: TemplateSet) -> EmbeddingFuture<'_> {
+        Box::pin(async move {
+            self.calls.lock().unwrap().push(texts.clone());
+            self.permits.acquire().await.unwrap().forget();
+            let behaviour = self.script.lock().unwrap().pop().unwrap_or(Behaviour::Succeed);
+            let mut embeddings: Vec<_> = texts.iter().map(|text| vec![f32::from(text.as_bytes()[0])]).collect();
+            match behaviour {
+                Behaviour::Succeed => Ok(embeddings),
+                Behaviour::Fail => Err(EmbeddingError::Failed("no luck".into())),
+                Behaviour::Panic => panic!("a defect of the embedder"),
+                Behaviour::LoseOne => {
+                    embeddings.pop();
+                    Ok(embeddings)
+                }
+            }
+        })
+    }
+}
+
+const ROOMY: u64 = 1 << 20;
+
+fn space(weights: &str) -> EmbeddingSpace {
+    EmbeddingSpace {
+        weights_sha256: weights.into(),
+        templates: TemplateSet::Simple,
+    }
+}
+
+fn texts(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+async fn resolve(
+    store: &Arc<EmbeddingStore>,
+    embedder: &Arc<FirstByte>,
+    names: &[&str],
+) -> Result<Vec<f32>, EmbeddingError> {
+    let embeddings = store.resolve(&space("w"), &texts(names), embedder.clone()).await?;
+    Ok(embeddings.iter().map(|embedding| embedding[0]).collect())
+}
+
+/// Runs a request on its own, up to where it waits.
+async fn started(
+    store: &Arc<EmbeddingStore>,
+    embedder: &Arc<FirstByte>,
+    names: &'static [&'static str],
+) -> tokio::task::JoinHandle<Result<Vec<f32>, EmbeddingError>> {
+    let (store, embedder) = (store.clone(), embedder.clone());
+    let task = tokio::spawn(async move { resolve(&store, &embedder, names).await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    task
+}
+
+fn pending(store: &EmbeddingStore) -> usize {
+    store.state().pending.len()
+}
+
+#[tokio::test]
+async fn texts_are_computed_once_and_come_back_in_order() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[]));
+    assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
+    assert_eq!(
+        resolve(&store, &embedder, &["c", "b", "a", "c"]).await.unwrap(),
+        [99., 98., 97., 99.]
+    );
+    assert_eq!(embedder.calls(), [vec!["a", "b"], vec!["c"]]);
+    let statistics = store.statistics();
+    assert_eq!((statistics.hits, statistics.misses, statistics.texts), (2, 4, 3));
+    assert_eq!(pending(&store), 0);
+}
+
+#[tokio::test]
+async fn another_model_or_template_set_is_another_space() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[]));
+    resolve(&store, &embedder, &["a"]).await.unwrap();
+    let other_templates = EmbeddingSpace {
+        templates: TemplateSet::Maskclip85,
+        ..space("w")
+    };
+    for other in [space("v"), other_templates] {
+        assert_eq!(store.embedded(&other, &texts(&["a"])), 0);
+        store.resolve(&other, &texts(&["a"]), embedder.clone()).await.unwrap();
+        assert_eq!(store.embedded(&other, &texts(&["a"])), 1);
+    }
+    assert_eq!(embedder.calls().len(), 3);
+}
+
+#[tokio::test]
+async fn requests_at_the_same_time_share_the_texts_they_have_in_common() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[]));
+    let first = started(&store, &embedder, &["a", "b"]).await;
+    let second = started(&store, &embedder, &["b", "c"]).await;
+    let third = started(&store, &embedder, &["a", "b"]).await;
+    embedder.called(2).await;
+    embedder.permits.add_permits(2);
+    assert_eq!(first.await.unwrap().unwrap(), [97., 98.]);
+    assert_eq!(second.await.unwrap().unwrap(), [98., 99.]);
+    assert_eq!(third.await.unwrap().unwrap(), [97., 98.]);
+    assert_eq!(embedder.calls(), [vec!["a", "b"], vec!["c"]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_threads_compute_every_text_once() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[]));
+    let names: &[&str] = &["a", "b", "c", "d", "e"];
+    let requests = (0..200).map(|number| {
+        let (store, embedder) = (store.clone(), embedder.clone());
+        tokio::spawn(async move { resolve(&store, &embedder, &names[number % 4..]).await.unwrap().len() })
+    });
+    for (number, request) in requests.collect::<Vec<_>>().into_iter().enumerate() {
+        assert_eq!(request.await.unwrap(), 5 - number % 4);
+    }
+    let mut computed = embedder.calls().concat();
+    computed.sort();
+    assert_eq!(computed, names);
+}
+
+#[tokio::test]
+async fn a_long_list_goes_in_chunks_and_what_is_done_is_held() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[]));
+    let names: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
+    let request = {
+        let (store, embedder, names) = (store.clone(), embedder.clone(), names.clone());
+        tokio::spawn(async move { store.resolve(&space("w"), &names, embedder).await })
+    };
+    embedder.permits.add_permits(1);
+    embedder.called(2).await;
+    assert_eq!(store.embedded(&space("w"), &names), 16);
+    embedder.permits.add_permits(2);
+    assert_eq!(request.await.unwrap().unwrap().len(), 40);
+    assert_eq!(embedder.calls().iter().map(Vec::len).collect::<Vec<_>>(), [16, 16, 8]);
+}
+
+#[tokio::test]
+async fn a_dropped_request_leaves_its_texts_embedded() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[]));
+    let request = started(&store, &embedder, &["a"]).await;
+    embedder.called(1).await;
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    embedder.permits.add_permits(1);
+    while pending(&store) > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.embedded(&space("w"), &texts(&["a"])), 1);
+    assert_eq!(resolve(&store, &embedder, &["a"]).await.unwrap(), [97.]);
+    assert_eq!(embedder.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn a_failure_reaches_everybody_who_waits_and_leaves_nothing_behind() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[Behaviour::Fail]));
+    let first = started(&store, &embedder, &["a", "b"]).await;
+    let second = started(&store, &embedder, &["b"]).await;
+    embedder.permits.add_permits(1);
+    let expected = Err(EmbeddingError::Failed("no luck".into()));
+    assert_eq!(first.await.unwrap(), expected);
+    assert_eq!(second.await.unwrap(), expected);
+    assert_eq!(
+        (pending(&store), store.statistics().texts, store.statistics().bytes),
+        (0, 0, 0)
+    );
+
+    embedder.permits.add_permits(1);
+    assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
+}
+
+#[tokio::test]
+async fn chunks_after_a_failure_are_not_tried_and_those_before_it_are_held() {
+    let script = [Behaviour::Succeed, Behaviour::Fail];
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&script));
+    let names: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
+    store.resolve(&space("w"), &names, embedder.clone()).await.unwrap_err();
+    assert_eq!(embedder.calls().len(), 2);
+    assert_eq!(store.embedded(&space("w"), &names), 16);
+    assert_eq!(pending(&store), 0);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_embedder_wakes_the_waiters() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[Behaviour::Panic]));
+    assert_eq!(
+        resolve(&store, &embedder, &["a"]).await,
+        Err(EmbeddingError::Interrupted)
+    );
+    assert_eq!(pending(&store), 0);
+    assert_eq!(resolve(&store, &embedder, &["a"]).await.unwrap(), [97.]);
+}
+
+#[tokio::test]
+async fn an_answer_of_the_wrong_length_is_a_failure() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[Behaviour::LoseOne]));
+    let error = resolve(&store, &embedder, &["a", "b"]).await.unwrap_err();
+    assert_eq!(
+        error,
+        EmbeddingError::Failed("1 embeddings came back for 2 texts".into())
+    );
+}
+
+#[tokio::test]
+async fn the_least_recently_used_texts_go_first_when_it_is_full() {
+    let one = Key::new(&space("w"), "a").bytes_with(&[0.0]);
+    let (store, embedder) = (EmbeddingStore::new(2 * one), FirstByte::open(&[]));
+    resolve(&store, &embedder, &["a", "b"]).await.unwrap();
+    resolve(&store, &embedder, &["a"]).await.unwrap();
+    // Asking how many are held is no use: "b" stays the oldest.
+    assert_eq!(store.embedded(&space("w"), &texts(&["b"])), 1);
+    resolve(&store, &embedder, &["c"]).await.unwrap();
+    let held = |name| store.embedded(&space("w"), &texts(&[name]));
+    assert_eq!((held("a"), held("b"), held("c")), (1, 0, 1));
+    assert_eq!((store.statistics().texts, store.statistics().bytes), (2, 2 * one));
+}
+
+#[tokio::test]
+async fn a_list_larger_than_the_store_is_answered_all_the_same() {
+    let (store, embedder) = (EmbeddingStore::new(0), FirstByte::open(&[]));
+    assert_eq!(
+        resolve(&store, &embedder, &["a", "b", "c"]).await.unwrap(),
+        [97., 98., 99.]
+    );
+    assert_eq!((store.statistics().texts, store.statistics().bytes), (0, 0));
+}

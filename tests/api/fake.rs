@@ -1,0 +1,218 @@
+//! A model that knows three words, red, green and blue, and sees them where they are; and a remote
+//! control that makes it wait, fail or panic when a test wants it to.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, mpsc};
+
+use maskclip::dense::{Attention, DenseOptions};
+use maskclip::engine::{DenseScores, Labeller, LabellerError, LabellerFactory, ModelInfo, Precision};
+use maskclip::image::{Normalisation, NormalisedImage};
+use maskclip::label_map::{ScoreGrid, ScoreKind};
+use maskclip::vocabulary::{Classifier, TemplateSet};
+use tokio::sync::Semaphore;
+
+/// Sides of the fake's grid cells in pixels.
+pub const PATCH_PIXELS: u32 = 4;
+
+/// What the fake does when it is called.
+pub enum Action {
+    /// Blocks until the test drops or uses the sender, then answers.
+    WaitFor(mpsc::Receiver<()>),
+    /// Returns an error.
+    Fail,
+    /// Panics, as tch does where libtorch throws.
+    Panic,
+    /// Answers with a similarity that is not a number.
+    NotANumber,
+}
+
+/// Actions for the calls to come, one queue for each kind of call. An empty queue means: answer.
+#[derive(Clone, Default)]
+pub struct Control(Arc<Calls>);
+
+#[derive(Default)]
+struct Calls {
+    load: Mutex<VecDeque<Action>>,
+    score: Mutex<VecDeque<Action>>,
+    embed: Mutex<VecDeque<Action>>,
+    entered: Entered,
+}
+
+/// One permit for each call that has reached its action.
+struct Entered(Semaphore);
+
+impl Default for Entered {
+    fn default() -> Self {
+        Self(Semaphore::new(0))
+    }
+}
+
+/// A call that waits until this is dropped.
+pub struct Hold(#[expect(dead_code, reason = "dropped to let the call go on")] mpsc::Sender<()>);
+
+impl Control {
+    /// The next score meets the action.
+    pub fn on_score(&self, action: Action) {
+        self.0.score.lock().unwrap().push_back(action);
+    }
+
+    /// The next score waits until the hold is dropped.
+    pub fn hold_score(&self) -> Hold {
+        hold(&self.0.score)
+    }
+
+    /// The next embedding of texts waits until the hold is dropped.
+    pub fn hold_embed(&self) -> Hold {
+        hold(&self.0.embed)
+    }
+
+    /// The next load of the model waits until the hold is dropped.
+    pub fn hold_load(&self) -> Hold {
+        hold(&self.0.load)
+    }
+
+    /// Waits until a call that has an action has begun.
+    pub async fn entered(&self) {
+        self.0.entered.0.acquire().await.unwrap().forget();
+    }
+
+    /// Makes models that obey this control.
+    pub fn factory(&self) -> LabellerFactory {
+        let control = self.clone();
+        Arc::new(move || {
+            control.perform(&control.0.load)?;
+            Ok(Box::new(ColourLabeller {
+                info: info(),
+                control: control.clone(),
+            }))
+        })
+    }
+
+    /// Carries out the next action; says whether the answer is to be spoilt.
+    fn perform(&self, actions: &Mutex<VecDeque<Action>>) -> Result<bool, LabellerError> {
+        let Some(action) = actions.lock().unwrap().pop_front() else {
+            return Ok(false);
+        };
+        self.0.entered.0.add_permits(1);
+        match action {
+            Action::WaitFor(release) => {
+                // An error means that the hold was dropped, which is the release.
+                let _ = release.recv();
+                Ok(false)
+            }
+            Action::Fail => Err(LabellerError::Model("the fake was told to fail".to_owned())),
+            Action::Panic => panic!("the fake was told to panic"),
+            Action::NotANumber => Ok(true),
+        }
+    }
+}
+
+fn hold(actions: &Mutex<VecDeque<Action>>) -> Hold {
+    let (sender, receiver) = mpsc::channel();
+    actions.lock().unwrap().push_back(Action::WaitFor(receiver));
+    Hold(sender)
+}
+
+/// What `/v1/models` shows of the fake.
+pub fn info() -> ModelInfo {
+    ModelInfo {
+        name: "colours".to_owned(),
+        architecture: "fake".to_owned(),
+        weights_sha256: "c0".repeat(32),
+        precision: Precision::Float32,
+        device: "cpu".to_owned(),
+        embedding_dimension: 4,
+        patch_pixels: PATCH_PIXELS,
+        short_side: 8,
+        normalisation: Normalisation::CLIP,
+        attentions: vec![Attention::Clip, Attention::Maskclip],
+        training_words: Some(["red", "green", "blue", "grey"].map(str::to_owned).into()),
+    }
+}
+
+/// Text features are the axes of a colour space and anything else; image features are colours.
+struct ColourLabeller {
+    info: ModelInfo,
+    control: Control,
+}
+
+impl Labeller for ColourLabeller {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn embed_texts(&mut self, texts: &[String], _templates: TemplateSet) -> Result<Vec<Vec<f32>>, LabellerError> {
+        self.control.perform(&self.control.0.embed)?;
+        Ok(texts.iter().map(|text| embedding(text).to_vec()).collect())
+    }
+
+    fn score(
+        &mut self,
+        image: &NormalisedImage,
+        classifier: &Classifier,
+        options: &DenseOptions,
+    ) -> Result<DenseScores, LabellerError> {
+        let spoilt = self.control.perform(&self.control.0.score)?;
+        let side = PATCH_PIXELS as usize;
+        let (height, width) = (image.height / side, image.width / side);
+        let cells: Vec<[f32; 4]> = (0..height * width)
+            .map(|cell| feature(image, cell / width * side, cell % width * side))
+            .collect();
+        let queries: Vec<&[f32]> = classifier.embeddings.chunks(classifier.dimension).collect();
+        let cosines: Vec<f32> = queries
+            .iter()
+            .flat_map(|query| cells.iter().map(|cell| dot(query, cell)))
+            .collect();
+        let best = |query: usize| {
+            cosines[query * cells.len()..][..cells.len()]
+                .iter()
+                .copied()
+                .fold(-1.0, f32::max)
+        };
+        let mut similarity: Vec<f32> = (0..queries.len()).map(best).collect();
+        let image_probability = vec![1.0 / queries.len() as f32; queries.len()];
+        if spoilt {
+            similarity[0] = f32::NAN;
+        }
+        let values = cosines.iter().map(|cosine| options.temperature * cosine).collect();
+        let grid = ScoreGrid {
+            kind: ScoreKind::Logits,
+            queries: queries.len(),
+            height,
+            width,
+            values,
+        };
+        Ok(DenseScores {
+            grid,
+            similarity,
+            image_probability,
+        })
+    }
+}
+
+/// The axis of the colour that the text names, the fourth one for any other text.
+fn embedding(text: &str) -> [f32; 4] {
+    match text {
+        "red" => [1.0, 0.0, 0.0, 0.0],
+        "green" => [0.0, 1.0, 0.0, 0.0],
+        "blue" => [0.0, 0.0, 1.0, 0.0],
+        _ => [0.0, 0.0, 0.0, 1.0],
+    }
+}
+
+/// The colour of a cell's middle pixel, of unit length.
+fn feature(image: &NormalisedImage, top: usize, left: usize) -> [f32; 4] {
+    let middle = PATCH_PIXELS as usize / 2;
+    let pixel = (top + middle) * image.width + left + middle;
+    let channel = |plane: usize| {
+        let value = image.values[plane * image.height * image.width + pixel];
+        (value * Normalisation::CLIP.std[plane] + Normalisation::CLIP.mean[plane]).max(0.0)
+    };
+    let colour = [channel(0), channel(1), channel(2)];
+    let length = dot(&colour, &colour).sqrt().max(1e-6);
+    [colour[0] / length, colour[1] / length, colour[2] / length, 0.0]
+}
+
+fn dot(left: &[f32], right: &[f32]) -> f32 {
+    left.iter().zip(right).map(|(left, right)| left * right).sum()
+}

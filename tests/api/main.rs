@@ -1,0 +1,16 @@
+//! The HTTP contract as a specification: the router without a socket, on a real engine whose model
+//! is a fake that tells colours apart.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod fake;
+mod support;
+
+mod errors;
+mod health;
+mod hostile;
+mod models;
+mod observability;
+mod openapi;
+mod page;
+mod segment;
+mod vocabularies;

@@ -1,0 +1,35 @@
+//! What is loaded and what it can do.
+
+use serde_json::json;
+
+use crate::fake::Control;
+use crate::support::App;
+
+#[tokio::test]
+async fn the_loaded_model_is_listed_with_the_limits() {
+    let app = App::start_with(|config| config.limits.max_classes = 17).await;
+    let list = app.get("/v1/models").await.ok();
+    assert_eq!(
+        list["models"],
+        json!([{
+            "name": "colours",
+            "architecture": "fake",
+            "weights_sha256": "c0".repeat(32),
+            "precision": "float32",
+            "device": "cpu",
+            "embedding_dimension": 4,
+            "patch_pixels": 4,
+            "short_side": 8,
+            "attentions": ["clip", "maskclip"],
+        }])
+    );
+    assert_eq!(list["limits"]["max_classes"], 17);
+}
+
+#[tokio::test]
+async fn the_list_is_empty_until_a_model_is_loaded() {
+    let control = Control::default();
+    let _load = control.hold_load();
+    let app = App::launch(control, |_| ());
+    assert_eq!(app.get("/v1/models").await.ok()["models"], json!([]));
+}

@@ -1,0 +1,69 @@
+//! Request ids and metrics.
+
+use axum::body::Body;
+use axum::http::Method;
+use serde_json::json;
+
+use crate::support::{App, request, with_image};
+
+#[tokio::test]
+async fn a_callers_request_id_comes_back() {
+    let app = App::start().await;
+    let get = request(Method::GET, "/health/live").header("x-request-id", "job-17");
+    assert_eq!(
+        app.send(get.body(Body::empty()).unwrap()).await.header("x-request-id"),
+        "job-17"
+    );
+}
+
+#[tokio::test]
+async fn a_request_id_that_could_confuse_a_log_is_replaced_in_header_and_problem() {
+    let app = App::start().await;
+    let get = request(Method::GET, "/none").header("x-request-id", "a\" b");
+    let reply = app.send(get.body(Body::empty()).unwrap()).await;
+    let id = reply.header("x-request-id");
+    assert_ne!(id, "a\" b");
+    assert_eq!(reply.json()["instance"], id);
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_route_method_and_status() {
+    let app = App::start().await;
+    app.segment(&with_image(json!({"classes": ["red"]}))).await.ok();
+    app.segment(&json!({})).await;
+    app.get("/v1/vocabularies/fruit").await;
+    app.get("/v1/vocabularies/trees").await;
+    app.get("/anything").await;
+    app.send(
+        request(Method::from_bytes(b"MAKEUP").unwrap(), "/metrics")
+            .body(Body::empty())
+            .unwrap(),
+    )
+    .await;
+    let metrics = app.get("/metrics").await;
+    assert_eq!(
+        metrics.header("content-type"),
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    for (labels, count) in [
+        (r#"method="POST",route="/v1/segment",status="200""#, 1),
+        (r#"method="POST",route="/v1/segment",status="422""#, 1),
+        (r#"method="GET",route="/v1/vocabularies/{name}",status="404""#, 2),
+        (r#"method="GET",route="unmatched",status="404""#, 1),
+        (r#"method="other",route="/metrics",status="405""#, 1),
+    ] {
+        let line = format!("maskclip_http_requests_total{{{labels}}} {count}\n");
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn every_documented_status_of_a_route_is_counted_from_the_start() {
+    let app = App::start().await;
+    let text = String::from_utf8(app.get("/metrics").await.body.to_vec()).unwrap();
+    for status in [200, 400, 404, 406, 413, 415, 422, 429, 500, 503, 504] {
+        let line = format!(r#"maskclip_http_requests_total{{method="POST",route="/v1/segment",status="{status}"}} 0"#);
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+}

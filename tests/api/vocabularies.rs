@@ -1,0 +1,239 @@
+//! The life of a vocabulary: defined, used, changed by those who know it, dropped.
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::support::{App, REQUEST_ID, Reply, request, with_image};
+
+#[tokio::test]
+async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
+    let app = App::start().await;
+    let hold = app.control.hold_embed();
+    let classes = json!(["red", {"name": "blue", "synonyms": ["azure"]}]);
+    let created = put(
+        &app,
+        "paint",
+        &json!({"classes": classes, "background": ["green"]}),
+        &[],
+    )
+    .await;
+    assert_eq!(created.status, StatusCode::ACCEPTED);
+    let mut reply = created.json();
+    assert!(reply["age_seconds"].take().as_f64().unwrap() >= 0.0);
+    assert_eq!(
+        reply,
+        json!({
+            "name": "paint",
+            "shipped": false,
+            "classes": classes,
+            "background": ["green"],
+            "hits": 0,
+            "age_seconds": null,
+            "embeddings": [
+                {"model": "colours", "templates": "maskclip-85", "embedded": 0, "total": 4, "bytes": 0},
+            ],
+        })
+    );
+    drop(hold);
+
+    // Waits for the texts, if they are not there yet.
+    let labelled = app.segment(&with_image(json!({"vocabulary": "paint"}))).await.ok();
+    assert_eq!(names(&labelled["classes"]), ["red", "blue"]);
+    let seen = app.get("/v1/vocabularies/paint").await;
+    assert_eq!(seen.header("etag"), created.header("etag"));
+    let seen = seen.ok();
+    assert_eq!(
+        (&seen["hits"], &seen["embeddings"][0]["embedded"]),
+        (&json!(1), &json!(4))
+    );
+    assert_eq!(seen["embeddings"][0]["bytes"], 4 * 4 * 4);
+
+    // The same definition again: all texts are there.
+    let same = put(
+        &app,
+        "paint",
+        &json!({"classes": classes, "background": ["green"]}),
+        &[],
+    )
+    .await;
+    assert_eq!(
+        (same.status, same.header("etag")),
+        (StatusCode::OK, created.header("etag"))
+    );
+    let other_name = put(&app, "copy", &json!({"classes": classes}), &[]).await;
+    assert_eq!(other_name.status, StatusCode::CREATED);
+
+    assert_eq!(delete(&app, "paint", &[]).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(app.get("/v1/vocabularies/paint").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(delete(&app, "paint", &[]).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn if_none_match_star_creates_only_what_is_not_there() {
+    let app = App::start().await;
+    let create = [(header::IF_NONE_MATCH, "*")];
+    put(&app, "paint", &json!({"classes": ["red"]}), &create).await;
+    let second = put(&app, "paint", &json!({"classes": ["blue"]}), &create).await;
+    assert_eq!(second.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(names(&app.get("/v1/vocabularies/paint").await.ok()["classes"]), ["red"]);
+}
+
+#[tokio::test]
+async fn if_match_changes_only_what_was_seen() {
+    let app = App::start().await;
+    let first = put(&app, "paint", &json!({"classes": ["red"]}), &[]).await;
+    let seen = [(header::IF_MATCH, first.header("etag"))];
+    let second = put(&app, "paint", &json!({"classes": ["blue"]}), &seen).await;
+    assert!(second.status.is_success());
+    assert_ne!(second.header("etag"), first.header("etag"));
+
+    let expected = json!({
+        "type": "/problems/precondition-failed",
+        "title": "The precondition does not hold",
+        "status": 412,
+        "detail": format!(
+            "the vocabulary \"paint\" is not in the state that was asked for: its entity tag is {}",
+            second.header("etag"),
+        ),
+        "instance": REQUEST_ID,
+    });
+    put(&app, "paint", &json!({"classes": ["green"]}), &seen)
+        .await
+        .assert_problem(&expected);
+    delete(&app, "paint", &seen).await.assert_problem(&expected);
+    let any = [(header::IF_MATCH, "*")];
+    assert_eq!(
+        put(&app, "other", &json!({"classes": ["red"]}), &any).await.status,
+        StatusCode::PRECONDITION_FAILED
+    );
+    assert_eq!(delete(&app, "paint", &any).await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_shipped_vocabulary_can_be_used_but_not_changed() {
+    let app = App::start().await;
+    let list = app.get("/v1/vocabularies").await.ok();
+    let shipped = list["vocabularies"][0].clone();
+    assert_eq!(shipped["shipped"], true);
+    let name = shipped["name"].as_str().unwrap();
+    let labelled = app.segment(&with_image(json!({"vocabulary": name}))).await.ok();
+    assert_eq!(labelled["classes"].as_array().unwrap().len(), shipped["class_count"]);
+
+    let expected = json!({
+        "type": "/problems/vocabulary-read-only",
+        "title": "The vocabulary is read-only",
+        "status": 409,
+        "detail": format!("the vocabulary {name:?} is shipped with the server and read-only"),
+        "instance": REQUEST_ID,
+    });
+    put(&app, name, &json!({"classes": ["red"]}), &[])
+        .await
+        .assert_problem(&expected);
+    delete(&app, name, &[]).await.assert_problem(&expected);
+}
+
+#[tokio::test]
+async fn recent_class_lists_are_listed_latest_first() {
+    let app = App::start().await;
+    let first = app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
+    app.segment(&with_image(json!({"classes": ["green"], "templates": "simple"})))
+        .await
+        .ok();
+    app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
+    let list = app.get("/v1/vocabularies?kind=recent").await.ok();
+    let recent = list["vocabularies"].as_array().unwrap();
+    assert_eq!(
+        recent
+            .iter()
+            .map(|entry| entry["hits"].as_u64().unwrap())
+            .collect::<Vec<_>>(),
+        [2, 1]
+    );
+    assert_eq!(recent[0]["id"], first["vocabulary"]["id"]);
+    assert_eq!(recent[0]["first_names"], json!(["red", "blue"]));
+    assert_eq!(recent[0]["class_count"], 2);
+    assert_eq!(
+        recent[1]["embeddings"],
+        json!([{"model": "colours", "templates": "simple", "embedded": 1, "total": 1, "bytes": 16}])
+    );
+    assert!(recent[0]["name"].is_null());
+}
+
+#[tokio::test]
+async fn a_query_that_is_not_understood_is_422() {
+    let app = App::start().await;
+    for query in ["kind=old", "sort=name"] {
+        let problem = app.get(&format!("/v1/vocabularies?{query}")).await.json();
+        assert_eq!(problem["type"], "/problems/invalid-request", "{query}");
+    }
+}
+
+#[tokio::test]
+async fn names_lists_and_their_number_have_limits() {
+    let app = App::start_with(|config| {
+        config.limits.max_vocabularies = 1;
+        config.limits.max_classes = 2;
+    })
+    .await;
+    let classes = json!({"classes": ["red"]});
+    let bad_name = put(&app, "No%20Name", &classes, &[]).await.json();
+    assert_eq!((&bad_name["status"], &bad_name["path"]), (&json!(422), &json!("name")));
+    let too_long = put(&app, "paint", &json!({"classes": ["a", "b", "c"]}), &[]).await;
+    too_long.assert_problem(&json!({
+        "type": "/problems/invalid-request",
+        "title": "The request is invalid",
+        "status": 422,
+        "detail": "3 classes are more than limits.max_classes = 2",
+        "instance": REQUEST_ID,
+        "limit": {"name": "limits.max_classes", "value": 2},
+    }));
+    let unknown = put(&app, "paint", &json!({"classes": [], "templates": "simple"}), &[])
+        .await
+        .json();
+    assert_eq!(
+        (&unknown["status"], &unknown["path"]),
+        (&json!(422), &json!("templates"))
+    );
+    assert!(put(&app, "paint", &classes, &[]).await.status.is_success());
+    put(&app, "more", &classes, &[]).await.assert_problem(&json!({
+        "type": "/problems/too-many-vocabularies",
+        "title": "There are too many vocabularies",
+        "status": 409,
+        "detail": "there are 1 vocabularies, as many as limits.max_vocabularies allows",
+        "instance": REQUEST_ID,
+        "limit": {"name": "limits.max_vocabularies", "value": 1},
+    }));
+}
+
+async fn put(app: &App, name: &str, body: &Value, headers: &[(header::HeaderName, &str)]) -> Reply {
+    let mut put = request(Method::PUT, &format!("/v1/vocabularies/{name}"));
+    put = put.header(header::CONTENT_TYPE, "application/json");
+    for (header, value) in headers {
+        put = put.header(header, *value);
+    }
+    app.send(put.body(Body::from(body.to_string())).unwrap()).await
+}
+
+async fn delete(app: &App, name: &str, headers: &[(header::HeaderName, &str)]) -> Reply {
+    let mut delete = request(Method::DELETE, &format!("/v1/vocabularies/{name}"));
+    for (header, value) in headers {
+        delete = delete.header(header, *value);
+    }
+    app.send(delete.body(Body::empty()).unwrap()).await
+}
+
+fn names(classes: &Value) -> Vec<&str> {
+    let name = |class: &'_ Value| class.as_str().is_some();
+    let classes = classes.as_array().unwrap();
+    classes
+        .iter()
+        .map(|class| {
+            if name(class) {
+                class.as_str().unwrap()
+            } else {
+                class["name"].as_str().unwrap()
+            }
+        })
+        .collect()
+}

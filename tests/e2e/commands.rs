@@ -1,0 +1,62 @@
+//! Starts that must not succeed, with words that help.
+
+use crate::server::run;
+
+fn refusal(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "nothing listens: {output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn cuda_where_there_is_none_stops_the_start() {
+    if tch::Cuda::is_available() {
+        return;
+    }
+    let message = refusal(&["serve", "--listen", "127.0.0.1:0", "--device", "cuda:0"]);
+    assert!(
+        message.contains("cuda:0") && message.contains("--device cpu"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_checkpoint_that_is_not_there_stops_the_start() {
+    let message = refusal(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--model",
+        "/nowhere/ViT-B-16.safetensors",
+    ]);
+    assert!(message.contains("/nowhere/ViT-B-16.safetensors"), "{message}");
+}
+
+#[test]
+fn an_unknown_setting_stops_the_start() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "limits:\n  max_imege_pixels: 5\n").unwrap();
+    let message = refusal(&["serve", "--config", file.path().to_str().unwrap()]);
+    assert!(message.contains("max_imege_pixels"), "{message}");
+    assert!(message.contains("limits"), "{message}");
+    assert!(message.contains(file.path().to_str().unwrap()), "{message}");
+}
+
+#[test]
+fn an_address_in_use_stops_the_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let message = refusal(&["serve", "--listen", &address]);
+    assert!(message.contains(&format!("cannot listen on {address}")), "{message}");
+}
+
+#[test]
+fn the_version_names_the_build() {
+    let output = run(&["--version"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.starts_with(concat!("maskclip ", env!("CARGO_PKG_VERSION"), " (commit ")),
+        "{text}"
+    );
+}

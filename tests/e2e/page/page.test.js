@@ -1,0 +1,207 @@
+// The page in headless Chromium against a running server, from picking an example to the copied command.
+//
+//     npm ci && node page.test.js http://127.0.0.1:8080 [SCREENSHOT.png]
+//
+// Needs Node 20.15, curl and Chromium (CHROMIUM names the program, else the usual names are looked for). Fails on
+// anything the page writes to the console as an error, violations of the content security policy among them.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { chromium } from "playwright-core";
+
+const [server, screenshot = "page.png"] = process.argv.slice(2);
+assert.ok(server, "usage: node page.test.js URL [SCREENSHOT.png]");
+
+let browser;
+let examples;
+
+before(async () => {
+  browser = await chromium.launch({ executablePath: findChromium(), args: ["--no-sandbox", "--disable-gpu"] });
+  examples = await (await fetch(new URL("/assets/examples/index.json", server))).json();
+});
+
+after(() => browser?.close());
+
+function findChromium() {
+  const names = [process.env.CHROMIUM, "chromium", "chromium-browser", "google-chrome"].filter(Boolean);
+  for (const name of names) {
+    try {
+      return execFileSync("sh", ["-c", 'command -v "$1"', "sh", name], { encoding: "utf8" }).trim();
+    } catch {
+      // the next name
+    }
+  }
+  throw new Error(`none of ${names.join(", ")} is installed`);
+}
+
+/** A test with a fresh page; `allowed` errors in the console are part of what it shows. */
+function pageTest(name, body, allowed = /^$/) {
+  test(name, async () => {
+    const context = await browser.newContext({ permissions: ["clipboard-read", "clipboard-write"] });
+    try {
+      const page = await context.newPage();
+      page.setDefaultTimeout(30_000);
+      const errors = [];
+      page.on("pageerror", (error) => errors.push(error.message));
+      page.on("console", (message) => {
+        if (message.type() === "error" && !allowed.test(message.text())) errors.push(message.text());
+      });
+      await page.goto(server);
+      await body(page);
+      assert.deepEqual(errors, []);
+    } finally {
+      await context.close();
+    }
+  });
+}
+
+/** Takes the first example and waits for its label map. */
+async function takeExample(page) {
+  await page.locator("#example-list button").first().click();
+  await page.locator("#result").waitFor();
+}
+
+/** Types a list of classes in place of the one that is there. */
+async function typeClasses(page, names) {
+  await page.locator("#class-input").focus();
+  while ((await page.locator("#class-list li").count()) > 0) await page.keyboard.press("Backspace");
+  for (const name of names) {
+    await page.keyboard.insertText(name);
+    await page.keyboard.press("Enter");
+  }
+}
+
+/** Sends the form by the keyboard and waits until the page has taken the answer in. */
+async function send(page) {
+  const [response] = await Promise.all([
+    page.waitForResponse("**/v1/segment"),
+    page.locator("#class-input").press("Enter"),
+  ]);
+  await page.locator("#progress").waitFor({ state: "hidden" });
+  return response;
+}
+
+async function legend(page) {
+  return (await page.locator("#legend tbody tr[data-id] th").allTextContents()).sort();
+}
+
+/** The first example through the API itself, with the label map as rows of ids. */
+async function segmentRaw(request) {
+  const form = new FormData();
+  const image = await fetch(new URL(`/assets/examples/${examples[0].image}`, server));
+  form.append("image", await image.blob());
+  form.append("request", JSON.stringify({ ...request, output: { label_map: "raw" } }));
+  const response = await fetch(new URL("/v1/segment", server), { method: "POST", body: form });
+  assert.equal(response.status, 200);
+  return response.json();
+}
+
+pageTest("an example is labelled with its own classes at one click", async (page) => {
+  await takeExample(page);
+  const names = examples[0].classes.map((text) => text.split(/[=;]/)[0].trim());
+  assert.deepEqual(await legend(page), [...names].sort());
+  assert.match(await page.locator("#status").textContent(), /^Done\. /);
+  assert.match(await page.locator("#timings").textContent(), /model [\d.]+ ms/);
+  await page.screenshot({ path: screenshot, fullPage: true });
+});
+
+pageTest("typed classes with a synonym make the legend", async (page) => {
+  await takeExample(page);
+  await typeClasses(page, ["tiger", "lemon", "boat = ship; sailboat"]);
+  const { vocabulary } = await (await send(page)).json();
+  const same = await segmentRaw({ classes: ["tiger", "lemon", { name: "boat", synonyms: ["ship", "sailboat"] }] });
+  assert.equal(vocabulary.id, same.vocabulary.id, "equal class lists have equal ids");
+  assert.deepEqual(await legend(page), ["boat", "lemon", "tiger"]);
+});
+
+pageTest("the overlay is the API's label map, pixel for pixel", async (page) => {
+  await takeExample(page);
+  await typeClasses(page, ["tiger", "lemon", "boat"]);
+  await page.locator("#background").check();
+  await send(page);
+  const { classes, label_map, width, height } = await segmentRaw({
+    classes: ["tiger", "lemon", "boat"],
+    background: true,
+  });
+  const drawn = await page.locator("#overlay").evaluate(
+    (canvas, { rows, colours }) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      const transparent = [0, 0, 0, 0];
+      const differs = (id, i) => (colours[id] ?? transparent).some((value, channel) => data[4 * i + channel] !== value);
+      return { size: [canvas.width, canvas.height], wrong: rows.flat().filter(differs).length };
+    },
+    { rows: label_map.data, colours: classes.map(({ color }) => [...Buffer.from(color.slice(1), "hex"), 255]) },
+  );
+  assert.deepEqual(drawn, { size: [width, height], wrong: 0 });
+});
+
+pageTest("the arrow keys read the class under the probe", async (page) => {
+  await takeExample(page);
+  await typeClasses(page, ["tiger", "lemon"]);
+  await send(page);
+  const { classes, label_map, width, height } = await segmentRaw({ classes: ["tiger", "lemon"] });
+  await page.locator("#picture").press("Shift+ArrowLeft");
+  const [x, y] = [Math.floor(width / 2) - 1, Math.floor(height / 2)];
+  const name = classes[label_map.data[y][x]].name;
+  const spoken = await page.locator("#probe-spoken").textContent();
+  assert.match(spoken, new RegExp(`^${name} \\d+%, x ${x}, y ${y}$`));
+});
+
+pageTest("a class that is switched off leaves the overlay", async (page) => {
+  await takeExample(page);
+  const opaque = () =>
+    page.locator("#overlay").evaluate((canvas) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((value, i) => i % 4 === 3 && value > 0).length;
+    });
+  const before = await opaque();
+  assert.ok(before > 0, "an example's classes have pixels");
+  await page.locator("#hide-all").click();
+  await page.waitForFunction(() => document.querySelectorAll("#legend input:checked").length === 0);
+  await page.evaluate(() => new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted))));
+  assert.equal(await opaque(), 0);
+});
+
+pageTest(
+  "a refused request is explained in the server's words",
+  async (page) => {
+    await takeExample(page);
+    await typeClasses(page, ["tiger".repeat(1000)]);
+    const response = await send(page);
+    assert.equal(response.status(), 422);
+    const { title, detail } = await response.json();
+    assert.equal(await page.locator("#problem strong").textContent(), title);
+    assert.equal(await page.locator("#problem p").textContent(), detail);
+  },
+  /status of 422/,
+);
+
+pageTest("without an image or classes the page says what is missing", async (page) => {
+  await page.locator("#run").click();
+  assert.match(await page.locator("#problem").textContent(), /no image yet/);
+  await takeExample(page);
+  await typeClasses(page, []);
+  await page.locator("#run").click();
+  assert.match(await page.locator("#problem").textContent(), /no classes yet/);
+});
+
+pageTest("the curl command works as pasted, quotes and semicolons in class names too", async (page) => {
+  await takeExample(page);
+  await typeClasses(page, ["tiger", "bird's nest", "boat = ship; sailboat"]);
+  await page.locator("#copy-curl").click();
+  await page.locator("#copied", { hasText: "Copied." }).waitFor();
+  const command = await page.evaluate(() => navigator.clipboard.readText());
+  const folder = mkdtempSync(join(tmpdir(), "maskclip-page-"));
+  try {
+    const output = execFileSync("sh", ["-c", command], { cwd: folder, encoding: "utf8" });
+    assert.equal(output, "HTTP 200, saved as reply.json\n");
+    const reply = JSON.parse(readFileSync(join(folder, "reply.json"), "utf8"));
+    assert.deepEqual(reply.classes.map(({ name }) => name), ["tiger", "bird's nest", "boat"]);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});

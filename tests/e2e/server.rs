@@ -1,0 +1,127 @@
+//! Starts the real binary on a port of its own and ends it with the test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to load the embedded model on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// A running `maskclip serve`.
+pub struct Server {
+    process: Child,
+    stdout: BufReader<ChildStdout>,
+    /// `http://127.0.0.1:PORT`
+    pub address: String,
+}
+
+impl Server {
+    /// Starts the embedded model and waits until it is ready.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut process = maskclip()
+            .args(["serve", "--listen", "127.0.0.1:0", "--device", "cpu"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let mut stdout = BufReader::new(process.stdout.take().expect("standard output is piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("standard output can be read");
+        let address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .expect("the first line says where")
+            .to_owned();
+        let server = Self {
+            process,
+            stdout,
+            address,
+        };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&self) {
+        let start = Instant::now();
+        while agent()
+            .get(self.url("/health/ready"))
+            .call()
+            .is_ok_and(|reply| reply.status() != 200)
+        {
+            assert!(
+                start.elapsed() < START_LIMIT,
+                "the server is not ready after {START_LIMIT:?}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A path on this server as a URL.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.address)
+    }
+
+    /// The lines printed once the model is ready, up to the end of the example request.
+    pub fn printed_example(&mut self) -> String {
+        let mut text = String::new();
+        while !text.trim_end().ends_with('\'') {
+            let mut line = String::new();
+            assert!(
+                self.stdout.read_line(&mut line).expect("standard output can be read") > 0,
+                "no example in {text:?}"
+            );
+            text.push_str(&line);
+        }
+        text.trim_start_matches("try it:").trim().to_owned()
+    }
+
+    /// Sends a signal by name, as `kill` does.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.process.id().to_string()])
+            .status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits for the process to end by itself; its exit code.
+    pub fn wait(&mut self, limit: Duration) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().expect("the process is ours") {
+                return status.code();
+            }
+            assert!(start.elapsed() < limit, "the server still runs after {limit:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already gone is fine.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = self.stdout.read_to_string(&mut String::new());
+    }
+}
+
+/// The binary under test.
+pub fn maskclip() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_maskclip"));
+    // Settings of whoever runs the tests are not part of them.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs the binary to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    maskclip().args(arguments).output().expect("the binary starts")
+}
+
+/// An HTTP client that hands on error statuses as replies.
+pub fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).build().into()
+}

@@ -1,0 +1,209 @@
+//! The tokenizer and the text tower against open_clip; `tools/golden/text.py` makes the files.
+#![allow(clippy::disallowed_types)] // Tensors are compared.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use maskclip::clip::{Activation, TextTower, Tokenizer, Tokens, VOCABULARY_SIZE, Weights};
+use maskclip::vocabulary::TemplateSet;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+/// Largest difference to open_clip's float32 results.
+const TOLERANCE: f32 = 1e-4;
+
+/// Channels per head of the towers in the files.
+const HEAD_WIDTH: i64 = 16;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+#[derive(Deserialize)]
+struct TokenList {
+    text: String,
+    context_length: usize,
+    ids: Vec<i64>,
+}
+
+#[test]
+fn tokens_are_open_clips() {
+    let file = std::fs::read_to_string(golden("tokens.json")).expect("the golden is committed");
+    let lists: Vec<TokenList> = serde_json::from_str(&file).expect("the golden is well-formed");
+    assert!(lists.len() > 300);
+    let mut tokenizers = HashMap::new();
+    for TokenList {
+        text,
+        context_length,
+        ids,
+    } in lists
+    {
+        let tokenizer = tokenizers
+            .entry(context_length)
+            .or_insert_with(|| Tokenizer::new(context_length));
+        assert_eq!(tokenizer.encode(&text).ids, ids, "{text:?} in {context_length} tokens");
+    }
+}
+
+/// A tiny text tower and what open_clip computes with it.
+struct Golden {
+    tower: TextTower,
+    prompts: Vec<String>,
+    ensemble_names: Vec<String>,
+    /// `[prompts, embedding]`
+    features: Vec<Vec<f32>>,
+    /// `[ensemble names, embedding]`
+    ensembles: Vec<Vec<f32>>,
+}
+
+impl Golden {
+    fn load(name: &str, activation: Activation) -> Self {
+        let bytes = std::fs::read(golden(name)).expect("the golden is committed");
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("the golden is well-formed");
+        let metadata = header.metadata().clone().expect("the golden has metadata");
+        let list = |key: &str| serde_json::from_str(&metadata[key]).expect("the golden lists texts");
+
+        let file = SafeTensors::deserialize(&bytes).expect("the golden is well-formed");
+        let checkpoint = with_whole_embedding(&file);
+        let mut weights = Weights::from_bytes(&checkpoint, Device::Cpu, Kind::Float).expect("it is a checkpoint");
+        let tower = TextTower::load(&mut weights, activation, HEAD_WIDTH).expect("it is a text tower");
+        weights.finish().expect("it has no other tensors");
+        Self {
+            tower,
+            prompts: list("prompts"),
+            ensemble_names: list("ensemble_names"),
+            features: rows(&file, "golden.features"),
+            ensembles: rows(&file, "golden.ensembles"),
+        }
+    }
+
+    fn tokens(&self, texts: impl IntoIterator<Item = String>) -> Vec<Tokens> {
+        let tokenizer = Tokenizer::new(self.tower.context_length());
+        texts.into_iter().map(|text| tokenizer.encode(&text)).collect()
+    }
+
+    fn check_features(&self) {
+        let tokens = self.tokens(self.prompts.iter().cloned());
+        assert_close(&self.tower.encode(&tokens), &self.features);
+    }
+
+    fn check_ensembles(&self) {
+        let templates = TemplateSet::Maskclip85;
+        let tokens = self.tokens(self.ensemble_names.iter().flat_map(|name| templates.prompts(name)));
+        assert_close(
+            &self.tower.encode_ensembles(&tokens, templates.templates().len()),
+            &self.ensembles,
+        );
+    }
+}
+
+#[test]
+fn features_and_ensembles_are_open_clips_with_quick_gelu() {
+    let golden = Golden::load("text_quick_gelu.safetensors", Activation::QuickGelu);
+    golden.check_features();
+    golden.check_ensembles();
+}
+
+#[test]
+fn features_and_ensembles_are_open_clips_with_gelu() {
+    let golden = Golden::load("text_gelu.safetensors", Activation::Gelu);
+    golden.check_features();
+    golden.check_ensembles();
+}
+
+#[test]
+fn the_activation_shows() {
+    let golden = Golden::load("text_gelu.safetensors", Activation::QuickGelu);
+    let tokens = golden.tokens(golden.prompts.iter().cloned());
+    assert!(largest_difference(&golden.tower.encode(&tokens), &golden.features) > 10.0 * TOLERANCE);
+}
+
+#[test]
+fn a_prompt_has_the_same_feature_alone_and_among_others() {
+    let golden = Golden::load("text_gelu.safetensors", Activation::Gelu);
+    for (prompt, expected) in golden.prompts.iter().zip(&golden.features) {
+        let tokens = golden.tokens([prompt.clone()]);
+        assert_close(&golden.tower.encode(&tokens), std::slice::from_ref(expected));
+    }
+}
+
+#[test]
+fn no_prompts_have_no_features() {
+    let golden = Golden::load("text_gelu.safetensors", Activation::Gelu);
+    let width = i64::try_from(golden.tower.embedding_dimension()).expect("a small number");
+    assert_eq!(golden.tower.encode(&[]).size(), [0, width]);
+}
+
+#[test]
+fn a_tower_with_another_vocabulary_is_refused() {
+    let bytes = std::fs::read(golden("text_gelu.safetensors")).expect("the golden is committed");
+    let file = SafeTensors::deserialize(&bytes).expect("the golden is well-formed");
+    let values = file.tensor("token_embedding.values").expect("the golden has it");
+    let tensors = file.iter().filter(|(name, _)| !name.starts_with("token_embedding"));
+    let tensors: Vec<_> = tensors.map(|(name, view)| (name.to_owned(), view)).collect();
+    let short = tensors
+        .into_iter()
+        .chain([("token_embedding.weight".to_owned(), values)]);
+    let bytes = safetensors::serialize(short, None).expect("the views are valid");
+    let mut weights = Weights::from_bytes(&bytes, Device::Cpu, Kind::Float).expect("it is a checkpoint");
+    let error = TextTower::load(&mut weights, Activation::Gelu, HEAD_WIDTH).expect_err("the vocabulary is too small");
+    assert!(error.to_string().ends_with("expected [49408, 32]"), "{error}");
+}
+
+/// The golden's tower as a checkpoint. Its token embedding holds the rows that are used; the others must not matter.
+fn with_whole_embedding(file: &SafeTensors) -> Vec<u8> {
+    let used = file.tensor("token_embedding.rows").expect("the golden has it");
+    let used = used
+        .data()
+        .chunks_exact(8)
+        .map(|bytes| i64::from_le_bytes(bytes.try_into().expect("8 bytes")));
+    let values = file.tensor("token_embedding.values").expect("the golden has it");
+    let width = values.shape()[1];
+    let row_bytes = width * size_of::<f32>();
+    let vocabulary = usize::try_from(VOCABULARY_SIZE).expect("a small number");
+    let mut whole = f32::NAN.to_le_bytes().repeat(vocabulary * width);
+    for (row, value) in used.zip(values.data().chunks_exact(row_bytes)) {
+        let start = usize::try_from(row).expect("ids are not negative") * row_bytes;
+        whole[start..start + row_bytes].copy_from_slice(value);
+    }
+    let embedding = TensorView::new(Dtype::F32, vec![vocabulary, width], &whole).expect("the sizes agree");
+    let others = file
+        .iter()
+        .filter(|(name, _)| !name.starts_with("golden.") && !name.starts_with("token_embedding."));
+    let tensors: Vec<_> = others.chain([("token_embedding.weight", embedding)]).collect();
+    safetensors::serialize(tensors, None).expect("the views are valid")
+}
+
+/// A matrix of the golden, row by row.
+fn rows(file: &SafeTensors, name: &str) -> Vec<Vec<f32>> {
+    let view = file.tensor(name).expect("the golden has it");
+    let values = view
+        .data()
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("4 bytes")));
+    values
+        .collect::<Vec<_>>()
+        .chunks(view.shape()[1])
+        .map(<[f32]>::to_vec)
+        .collect()
+}
+
+fn largest_difference(computed: &Tensor, expected: &[Vec<f32>]) -> f32 {
+    let computed: Vec<Vec<f32>> = computed.try_into().expect("a matrix of floats");
+    assert_eq!(computed.len(), expected.len());
+    let pairs = computed.iter().flatten().zip(expected.iter().flatten());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |largest, difference| {
+        assert!(
+            !difference.is_nan(),
+            "a row of the token embedding that is not used was read"
+        );
+        difference.max(largest)
+    })
+}
+
+fn assert_close(computed: &Tensor, expected: &[Vec<f32>]) {
+    let difference = largest_difference(computed, expected);
+    assert!(difference <= TOLERANCE, "differs by {difference}");
+}
