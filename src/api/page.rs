@@ -1,4 +1,4 @@
-//! `GET /`: the page, and the files it loads from `/assets/`, compiled in from `web/`.
+//! `GET /`: the page, and the files it loads from `/assets/`, compiled in from `web/` and `examples/`.
 
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
@@ -12,6 +12,15 @@ use super::problem::{ApiError, NoProblems};
 #[derive(RustEmbed)]
 #[folder = "web/"]
 struct Web;
+
+/// The example scenes and what the page should know of them.
+#[derive(RustEmbed)]
+#[folder = "examples/"]
+#[exclude = "scenes/*"]
+struct Examples;
+
+/// Where the page finds [`Examples`] below `/assets/`.
+const EXAMPLES: &str = "examples/";
 
 /// The page
 ///
@@ -39,7 +48,11 @@ pub(super) async fn get_asset(Path(path): Path<String>, uri: Uri, headers: Heade
 /// The file with its entity tag, or 304 for a client that holds it. Browsers keep files but ask each
 /// time, so that a new version of the server is seen at once.
 fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
-    let file = Web::get(file).ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
+    let found = match file.strip_prefix(EXAMPLES) {
+        Some(example) => Examples::get(example),
+        None => Web::get(file),
+    };
+    let file = found.ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
     let digest = file.metadata.sha256_hash();
     let etag = format!(
         "\"{}\"",

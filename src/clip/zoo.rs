@@ -21,5 +21,5 @@ pub const DEMO: EmbeddedModel = EmbeddedModel {
     weights: include_bytes!("../../models/demo/model.safetensors"),
     config: include_str!("../../models/demo/config.json"),
     training_words: include_str!("../../models/demo/training_words.txt"),
-    short_side: 448,
+    short_side: 256,
 };

@@ -39,7 +39,7 @@ impl Engine {
             progress: &progress,
             timings: Timings::default(),
         };
-        match tokio::time::timeout_at(deadline.into(), run.to_end(request)).await {
+        match tokio::time::timeout_at(deadline.into(), run.all_stages(request)).await {
             Ok(result) => result,
             Err(_) => Err(SegmentError::DeadlineExceeded {
                 seconds: start.elapsed().as_secs_f64(),
@@ -91,7 +91,7 @@ struct Run<'engine> {
 }
 
 impl Run<'_> {
-    async fn to_end(mut self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
+    async fn all_stages(mut self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
         self.check(&request)?;
         let list = self.engine.class_list(&request)?;
 
