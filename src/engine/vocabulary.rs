@@ -49,23 +49,19 @@ impl Engine {
     /// What a request looks for. Inline lists are remembered among the recent ones.
     pub(super) fn class_list(&self, request: &SegmentRequest) -> Result<Arc<ClassList>, SegmentError> {
         let limits = &self.settings.limits;
-        let checked = |classes, background| {
-            ClassList::new(classes, background, limits)
-                .map(Arc::new)
-                .map_err(VocabularyError::from)
-        };
         let background = request.background.names.clone();
         match &request.vocabulary {
             VocabularyChoice::Inline(classes) => {
-                let list = checked(classes.clone(), background.unwrap_or_default())?;
+                let list = ClassList::new(classes.clone(), background.unwrap_or_default(), limits);
+                let list = Arc::new(list.map_err(VocabularyError::from)?);
                 self.recent.record(&list, request.templates, SystemTime::now());
                 Ok(list)
             }
             VocabularyChoice::Named(name) => {
                 let list = Arc::clone(&self.registry.get_for_request(name)?.list);
                 match background {
-                    Some(names) if names != list.background() => Ok(checked(list.classes().to_vec(), names)?),
-                    _ => Ok(list),
+                    Some(names) => Ok(Arc::new(list.with_background(&names, limits).map_err(VocabularyError::from)?)),
+                    None => Ok(list),
                 }
             }
         }
