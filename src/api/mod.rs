@@ -55,12 +55,18 @@ pub struct AppState {
 pub fn router(state: AppState) -> Router {
     let (documented, openapi) = documented().split_for_parts();
     declare_metrics(&openapi, &state.metrics);
-    documented
+    let routes = documented
         .route("/docs/", get(docs::get_docs_page))
         .route("/docs/{*file}", get(docs::get_docs_file))
         .route("/assets/{*path}", get(page::get_asset))
         .fallback(async |uri: Uri| ApiError::RouteNotFound(uri.path().to_owned()))
-        .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed(method))
+        .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed(method));
+    with_layers(routes, state)
+}
+
+/// What happens around every request, from the inside out.
+fn with_layers(routes: Router<AppState>, state: AppState) -> Router {
+    routes
         .layer(DefaultBodyLimit::max(state.config.limits.max_request_bytes))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(state.clone(), middleware::observe))
@@ -70,8 +76,9 @@ pub fn router(state: AppState) -> Router {
 /// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
 pub fn openapi_yaml() -> String {
     let mut openapi = documented().into_openapi();
-    let problems = format!("\n# Errors\n\n{ERRORS}\n\n{}", ProblemType::table());
-    openapi.info.description.get_or_insert_default().push_str(&problems);
+    let description = openapi.info.description.get_or_insert_default();
+    description.push('\n');
+    description.push_str(&ProblemType::table());
     openapi.to_yaml().expect("the document is plain data")
 }
 
@@ -130,17 +137,51 @@ fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &Metrics) {
 )]
 struct Document;
 
-/// How errors look, for the document.
-const ERRORS: &str = "Every answer with a status of 400 or more is an RFC 9457 problem, `application/problem+json`. \
-    Its `type` is stable: switch on it, not on the words of `detail`. Any route can be answered with 405 (a method it \
-    does not know) and any unknown path with 404; a 500 says nothing but its `instance`, the request's id, under which \
-    the log has the detail. Every limit is named as the configuration names it.";
-
 /// Runs work that takes milliseconds or more on a thread where it holds up no other request.
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         // Such tasks are never cancelled, so this is a panic: let the router's outermost layer answer it.
         Err(error) => resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::{Request, StatusCode};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::engine::{EngineSettings, LabellerError};
+
+    #[tokio::test]
+    async fn a_panicking_handler_is_a_problem_without_detail() {
+        async fn get_panic() -> StatusCode {
+            panic!("a secret")
+        }
+
+        let (config, metrics) = (Config::for_testing(), Arc::new(Metrics::new()));
+        let no_model = Arc::new(|| Err(LabellerError::Model("there is none".to_owned())));
+        let engine = Engine::start(EngineSettings::from(&config), no_model, Arc::clone(&metrics));
+        let state = AppState {
+            engine,
+            config: Arc::new(config),
+            metrics,
+        };
+        let router = with_layers(Router::new().route("/panic", get(get_panic)), state);
+
+        let request = Request::get("/panic")
+            .header("x-request-id", "test-1")
+            .body(Body::empty())
+            .unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = to_bytes(response.into_body(), 1000).await.unwrap();
+        assert_eq!(
+            body,
+            r#"{"type":"/problems/internal","title":"Internal error","status":500,"instance":"test-1"}"#
+        );
     }
 }

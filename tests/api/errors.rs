@@ -236,7 +236,7 @@ async fn an_attention_the_model_does_not_have_is_422() {
         "type": "/problems/unsupported-by-model",
         "title": "The model cannot do this",
         "status": 422,
-        "detail": "the model colours has no attention maskclip-no-residual; it has clip, maskclip",
+        "detail": "the model colours (fake) cannot compute the attention maskclip-no-residual; it can: clip, maskclip",
         "instance": REQUEST_ID,
     }));
 }
@@ -257,7 +257,7 @@ async fn one_request_more_than_the_queue_holds_is_429() {
         "type": "/problems/overloaded",
         "title": "The server is overloaded",
         "status": 429,
-        "detail": "1 requests are waiting, as many as engine.queue_capacity allows",
+        "detail": "the engine holds 1 requests already, as many as engine.queue_capacity allows",
         "instance": REQUEST_ID,
         "limit": {"name": "engine.queue_capacity", "value": 1},
     }));

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, mpsc};
 
-use maskclip::dense::{Attention, DenseOptions};
-use maskclip::engine::{DenseScores, Labeller, LabellerError, LabellerFactory, ModelInfo, Precision};
+use maskclip::dense::{Attention, DenseOptions, DenseScores};
+use maskclip::engine::{Labeller, LabellerError, LabellerFactory, ModelInfo, Precision};
 use maskclip::image::{Normalisation, NormalisedImage};
 use maskclip::label_map::{ScoreGrid, ScoreKind};
 use maskclip::vocabulary::{Classifier, TemplateSet};
@@ -186,6 +186,7 @@ impl Labeller for ColourLabeller {
             grid,
             similarity,
             image_probability,
+            denoising_dropped_all: false,
         })
     }
 }

@@ -276,9 +276,9 @@ async fn a_value_out_of_its_range_is_422_with_path_and_limit() {
             &none,
         ),
         (
-            json!({"deadline_seconds": 1e300}),
+            json!({"deadline_seconds": 300.5}),
             "deadline_seconds",
-            "deadline_seconds must be above 0 and at most engine.max_deadline_seconds = 300, not 1e300",
+            "deadline_seconds must be above 0 and at most engine.max_deadline_seconds = 300, not 300.5",
             &deadline,
         ),
     ] {

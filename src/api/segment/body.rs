@@ -39,16 +39,21 @@ pub struct SegmentBody {
     pub vocabulary: Option<String>,
     /// What counts as none of the classes; without it, every pixel gets a class.
     pub background: Option<BackgroundBody>,
-    /// Prompt templates that every name is put into; `defaults.templates` without it.
+    /// Prompt templates that every name is put into: `imagenet-80`, CLIP's own for ImageNet; `maskclip-85`, these and
+    /// five "... in the scene"; `simple`, "a photo of a {}." alone, the quickest to embed. `defaults.templates`
+    /// without it.
     pub templates: Option<TemplateSet>,
-    /// What the model's last attention does; `defaults.attention` without it. `GET /v1/models` lists
-    /// those the model has.
+    /// What the model's last attention does: `clip`, no change, the papers' baseline; `maskclip`, every position
+    /// keeps its own value, as MaskCLIP's reference implementation has it; `maskclip-no-residual`, on vision
+    /// transformers, the same without the last block's residual and MLP, which later papers call MaskCLIP.
+    /// `GET /v1/models` lists those the model has; `defaults.attention` without it.
     pub attention: Option<Attention>,
     /// Prompt denoising: a class whose best probability anywhere is below this is dropped. 0 turns it
     /// off; `defaults.prompt_denoising` without it.
     #[schema(minimum = 0, maximum = 1)]
     pub prompt_denoising: Option<f32>,
-    /// Key smoothing; none without it.
+    /// Key smoothing: `formula` as printed in the paper, or `reference` as its implementation computes it, which
+    /// the published figures are from; none without it.
     pub key_smoothing: Option<KeySmoothingBody>,
     /// Short side of the model's input in pixels, at most `limits.max_short_side`. More sees smaller things
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
@@ -183,7 +188,8 @@ impl<'de> Deserialize<'de> for KeySmoothingBody {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputBody {
-    /// Form of the label map.
+    /// Form of the label map: `png`, indexed with a stable palette, 16-bit grey above 255 classes; `coco-rle`,
+    /// one mask per class; `raw`, rows of class ids; `none`, statistics alone.
     pub label_map: LabelMapFormat,
     /// Whether a confidence map comes along: an 8-bit grey PNG of each pixel's own probability times 255.
     pub confidence_map: bool,

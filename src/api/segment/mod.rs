@@ -43,6 +43,15 @@ pub struct SegmentForm {
     request: SegmentBody,
 }
 
+/// A PNG file.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(
+    dead_code,
+    reason = "describes the answer to Accept: image/png in the OpenAPI document"
+)]
+struct PngFile(Vec<u8>);
+
 /// Label an image
 ///
 /// Says for every pixel which of the classes it shows, and for every class where it is and how sure
@@ -70,7 +79,26 @@ pub struct SegmentForm {
     ),
     responses(
         (status = 200, description = "The labelled image.",
-            content((SegmentReply = "application/json"), (Vec<u8> = "image/png")),
+            content(
+                (SegmentReply = "application/json", example = json!({
+                    "model": "demo", "width": 640, "height": 480,
+                    "vocabulary": {"id": "3f2a90c1d45e67b8a1c2d3e4f5061728", "embedded": 2, "total": 2},
+                    "classes": [
+                        {"id": 0, "name": "tiger", "color": "#800000", "pixels": 51200, "fraction": 0.167,
+                         "bbox": [12, 40, 300, 220], "confidence": {"mean": 0.81, "max": 0.97}, "presence": 0.99,
+                         "similarity": 0.31, "image_probability": 0.72},
+                        {"id": 1, "name": "person", "color": "#008000", "pixels": 0, "fraction": 0.0, "bbox": null,
+                         "confidence": {"mean": null, "max": null}, "presence": 0.02, "similarity": 0.18,
+                         "image_probability": 0.28},
+                    ],
+                    "label_map": {"format": "png", "data": "iVBORw0KGgo..."},
+                    "warnings": [],
+                    "timings": {"queue_seconds": 0.0, "decode_seconds": 0.004, "preprocess_seconds": 0.003,
+                                "text_seconds": 0.0, "model_seconds": 0.11, "label_map_seconds": 0.006,
+                                "encode_seconds": 0.002},
+                })),
+                (inline(PngFile) = "image/png"),
+            ),
             headers(("maskclip-warnings" = String,
                 description = "Codes of the warnings separated by commas; only with `image/png`, only when there are any."))),
         SegmentProblems,

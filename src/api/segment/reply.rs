@@ -59,7 +59,7 @@ pub struct ClassReply {
     #[schema(example = "tiger")]
     pub name: String,
     /// Its color in the PNG's palette, `#rrggbb`; the same for every request.
-    #[schema(example = "#e6194b")]
+    #[schema(example = "#800000")]
     pub color: String,
     /// Pixels that carry the class.
     #[schema(example = 51200)]
@@ -68,7 +68,7 @@ pub struct ClassReply {
     #[schema(minimum = 0, maximum = 1, example = 0.167)]
     pub fraction: f64,
     /// `[x, y, width, height]` in pixels of the smallest box around them, null when there are none.
-    #[schema(example = json!([12, 40, 300, 220]))]
+    #[schema(required, example = json!([12, 40, 300, 220]))]
     pub bbox: Option<[u32; 4]>,
     /// Probability of the class over its own pixels.
     pub confidence: Confidence,
@@ -90,10 +90,10 @@ pub struct ClassReply {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Confidence {
     /// Mean over the class's own pixels.
-    #[schema(minimum = 0, maximum = 1, example = 0.81)]
+    #[schema(required, minimum = 0, maximum = 1, example = 0.81)]
     pub mean: Option<f32>,
     /// Largest over the class's own pixels.
-    #[schema(minimum = 0, maximum = 1, example = 0.97)]
+    #[schema(required, minimum = 0, maximum = 1, example = 0.97)]
     pub max: Option<f32>,
 }
 
@@ -122,7 +122,10 @@ pub enum ConfidenceMapReply {
 /// Advice that comes with a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WarningReply {
-    /// A stable code.
+    /// A stable code. `single-class`: one class and no background, so every pixel gets it with probability 1.
+    /// `duplicate-class`: a class or a synonym stands in the list twice. `unknown-word`: a class has words
+    /// the model's training captions never had. `denoising-dropped-all`: prompt denoising would have
+    /// dropped every class, so it dropped none.
     pub code: WarningCode,
     /// What it means for this request.
     pub message: String,
