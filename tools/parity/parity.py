@@ -12,11 +12,13 @@ import argparse
 import base64
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,6 +123,7 @@ def server(program: Path, weights: Path) -> Iterator[str]:
     command = [program, "serve", "--listen", "127.0.0.1:0", "--model", weights, "--device", "cpu", "--precision", "float32"]
     # Settings of whoever runs this are not this server's.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MASKCLIP_")}
+    environment["MASKCLIP_TELEMETRY__LOG_FILTER"] = "warn"
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield ready_address(process)
@@ -195,6 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", nargs="?", type=Path, default=REPOSITORY / "target" / "release" / "maskclip")
     program = parser.parse_args().program
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights, which are the point here
 
     image = Image.fromarray(load_sample_image("china.jpg"))
     png = io.BytesIO()
