@@ -1,7 +1,7 @@
 //! The one error type of HTTP.
 //!
 //! Owns the one place where errors of the other layers become a [`ProblemType`] and so a status. The body
-//! is written by [`middleware`](super::middleware), which knows the request's id; until then the problem
+//! is written by `middleware`, which knows the request's id; until then the problem
 //! rides in the response's extensions.
 
 use axum::http::{HeaderValue, Method, header};
