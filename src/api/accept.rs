@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 
-use super::problem::ApiError;
+use super::error::ApiError;
 
 /// The first of the `offered` media types with the highest quality, or a 406. No `Accept` takes
 /// anything; entries that cannot be read count for nothing.

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::AppState;
-use super::problem::ApiError;
+use super::error::ApiError;
 
 /// The body's media type without parameters, in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {

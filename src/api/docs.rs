@@ -7,7 +7,8 @@ use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use utoipa_swagger_ui::Config;
 
-use super::problem::{ApiError, NoProblems};
+use super::error::ApiError;
+use super::problem::NoProblems;
 
 /// The document, written once: it does not depend on the configuration.
 static OPENAPI_YAML: LazyLock<String> = LazyLock::new(super::openapi_yaml);

@@ -9,7 +9,8 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::AppState;
-use super::problem::{self, ApiError, NoProblems, ProblemType};
+use super::error::ApiError;
+use super::problem::{self, NoProblems, ProblemType};
 use crate::engine::Readiness;
 
 /// The state of the server.

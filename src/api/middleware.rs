@@ -11,7 +11,8 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use super::AppState;
-use super::problem::{ApiError, PROBLEM_JSON, Problem};
+use super::error::ApiError;
+use super::problem::{PROBLEM_JSON, Problem};
 
 /// The header that carries a request's id, both ways.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

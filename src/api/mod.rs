@@ -6,6 +6,7 @@
 mod accept;
 mod body;
 mod docs;
+pub mod error;
 mod etag;
 mod health;
 mod metrics;
@@ -34,7 +35,8 @@ use utoipa_axum::routes;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::telemetry::Metrics;
-use problem::{ApiError, Problem, ProblemType};
+use error::ApiError;
+use problem::{Problem, ProblemType};
 
 pub use models::{Limits, Model, ModelList};
 pub use serve::serve;

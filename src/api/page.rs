@@ -5,8 +5,9 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 
+use super::error::ApiError;
 use super::etag;
-use super::problem::{ApiError, NoProblems};
+use super::problem::NoProblems;
 
 /// The files of `web/`.
 #[derive(RustEmbed)]

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::problem::{self, ApiError, ProblemType};
+use super::error::ApiError;
+use super::problem::{self, ProblemType};
 use super::wire::ClassBody;
 use super::{AppState, body, etag};
 use crate::vocabulary::{

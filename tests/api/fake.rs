@@ -56,6 +56,11 @@ impl Control {
         self.0.score.lock().unwrap().push_back(action);
     }
 
+    /// The next embedding of texts meets the action.
+    pub fn on_embed(&self, action: Action) {
+        self.0.embed.lock().unwrap().push_back(action);
+    }
+
     /// The next score waits until the hold is dropped.
     pub fn hold_score(&self) -> Hold {
         hold(&self.0.score)

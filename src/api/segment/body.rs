@@ -9,7 +9,8 @@ use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
-use crate::api::problem::{ApiError, Limit};
+use crate::api::error::ApiError;
+use crate::api::problem::Limit;
 use crate::api::wire::ClassBody;
 use crate::config::{Config, LimitsConfig};
 use crate::dense::{Attention, DenseOptions, KeySmoothing};

@@ -21,7 +21,8 @@ pub use reply::{
     ClassReply, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,
 };
 
-use super::problem::{self, ApiError, ProblemType};
+use super::error::ApiError;
+use super::problem::{self, ProblemType};
 use super::{AppState, accept, run_blocking};
 use crate::engine::Warning;
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};

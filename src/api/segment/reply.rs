@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::problem::ApiError;
+use crate::api::error::ApiError;
 use crate::engine::{ClassResult, Segmentation, Timings, Warning, WarningCode};
 use crate::label_map::{CocoMask, EncodedLabelMap, palette_color};
 

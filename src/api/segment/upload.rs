@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::SegmentBody;
 use crate::api::AppState;
 use crate::api::body::{media_type, parse_json, read_bytes, unsupported_media_type};
-use crate::api::problem::ApiError;
+use crate::api::error::ApiError;
 use crate::api::run_blocking;
 
 /// What the route reads, for errors.

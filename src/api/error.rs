@@ -1,0 +1,193 @@
+//! The one error type of HTTP.
+//!
+//! Owns the one place where errors of the other layers become a [`ProblemType`] and so a status. The body
+//! is written by `middleware`, which knows the request's id; until then the problem
+//! rides in the response's extensions.
+
+use axum::http::{HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+
+use super::problem::{Limit, Problem, ProblemType};
+use crate::engine::SegmentError;
+use crate::image::DecodeError;
+use crate::vocabulary::{ClassListError, VocabularyError};
+
+/// Seconds that `Retry-After` suggests: a queue of this server drains in about that time, and texts
+/// go on being embedded after a deadline, so a repeat finds them done.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// Why a request was not answered as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The bytes are not what they claim to be.
+    #[error("{0}")]
+    Malformed(String),
+    /// No route has the path.
+    #[error("nothing is served at {0}; GET /docs lists the routes")]
+    RouteNotFound(String),
+    /// The route does not answer the method.
+    #[error("{0} is not answered here; the Allow header lists the methods that are")]
+    MethodNotAllowed(Method),
+    /// No form of the answer suits `Accept`.
+    #[error("the Accept header excludes all that this route can answer with: {offered}")]
+    NotAcceptable {
+        /// Media types, for people.
+        offered: String,
+    },
+    /// The body has too many bytes.
+    #[error("the body has more than limits.max_request_bytes = {limit} bytes")]
+    RequestTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The body is of a media type that is not read.
+    #[error("this route reads {supported}, but the Content-Type is {found}")]
+    UnsupportedMediaType {
+        /// What the request says, for people.
+        found: String,
+        /// Media types, for people.
+        supported: &'static str,
+    },
+    /// A field is missing, unknown or out of its range.
+    #[error("{detail}")]
+    Invalid {
+        /// The field, as in `classes[1].name`; `None` for the request as a whole.
+        path: Option<String>,
+        /// What is wrong with it.
+        detail: String,
+        /// The setting that was exceeded.
+        limit: Option<Limit>,
+    },
+    /// The request names a model that is not loaded.
+    #[error("the model {asked:?} is not loaded; {loaded:?} is")]
+    UnknownModel {
+        /// The name in the request.
+        asked: String,
+        /// The name of the loaded one.
+        loaded: String,
+    },
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The vocabularies refused.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
+    /// No worker is ready, or the server is going down.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// Our fault; the text is for the log alone.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// A field that is missing, unknown or out of its range.
+    pub fn invalid(path: &str, detail: impl Into<String>) -> Self {
+        Self::Invalid {
+            path: Some(path.to_owned()),
+            detail: detail.into(),
+            limit: None,
+        }
+    }
+
+    /// The kind of problem this is: the one mapping from errors to statuses.
+    pub fn kind(&self) -> ProblemType {
+        match self {
+            Self::Malformed(_) => ProblemType::Malformed,
+            Self::RouteNotFound(_) => ProblemType::RouteNotFound,
+            Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
+            Self::NotAcceptable { .. } => ProblemType::NotAcceptable,
+            Self::RequestTooLarge { .. } => ProblemType::RequestTooLarge,
+            Self::UnsupportedMediaType { .. } => ProblemType::UnsupportedMediaType,
+            Self::Invalid { .. } => ProblemType::InvalidRequest,
+            Self::UnknownModel { .. } => ProblemType::UnknownModel,
+            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => match error {
+                VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
+                VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
+                VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
+                VocabularyError::TooMany { .. } => ProblemType::TooManyVocabularies,
+                VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
+            },
+            Self::Segment(SegmentError::Image(error)) => match error {
+                DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
+                DecodeError::UnknownFormat { .. } | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
+            },
+            Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
+            Self::Segment(SegmentError::InputTooLarge(_)) => ProblemType::InvalidRequest,
+            Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
+            Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
+            Self::Unavailable(_) | Self::Segment(SegmentError::Unavailable(_)) => ProblemType::Unavailable,
+            Self::Internal(_) | Self::Segment(SegmentError::Internal(_)) => ProblemType::Internal,
+        }
+    }
+
+    /// The setting that was exceeded.
+    fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::Invalid { limit, .. } => limit.clone(),
+            Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
+            Self::Segment(SegmentError::Image(DecodeError::TooManyPixels { limit, .. })) => {
+                Some(Limit::whole("limits.max_image_pixels", *limit))
+            }
+            Self::Segment(SegmentError::InputTooLarge(error)) => {
+                Some(Limit::whole("limits.max_input_pixels", error.limit))
+            }
+            Self::Segment(SegmentError::Overloaded { capacity }) => {
+                Some(Limit::whole("engine.queue_capacity", *capacity as u64))
+            }
+            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => vocabulary_limit(error),
+            _ => None,
+        }
+    }
+
+    /// What the caller is told; the request's id is still missing.
+    fn problem(&self) -> Problem {
+        let kind = self.kind();
+        Problem {
+            kind,
+            title: kind.title(),
+            status: kind.status().as_u16(),
+            detail: (kind != ProblemType::Internal).then(|| self.to_string()),
+            instance: None,
+            path: match self {
+                Self::Invalid { path, .. } => path.clone(),
+                Self::UnknownModel { .. } => Some("model".to_owned()),
+                Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
+                _ => None,
+            },
+            limit: self.limit(),
+        }
+    }
+}
+
+/// The setting that a class list or the number of vocabularies exceeded.
+fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
+    let (name, limit) = match error {
+        VocabularyError::TooMany { limit } => ("limits.max_vocabularies", limit),
+        VocabularyError::Invalid(ClassListError::TooManyClasses { limit, .. }) => ("limits.max_classes", limit),
+        VocabularyError::Invalid(ClassListError::TooManySynonyms { limit, .. }) => ("limits.max_synonyms", limit),
+        VocabularyError::Invalid(ClassListError::TooManyBackgroundNames { limit, .. }) => {
+            ("limits.max_background_names", limit)
+        }
+        VocabularyError::Invalid(ClassListError::NameTooLong { limit, .. }) => ("limits.max_name_characters", limit),
+        _ => return None,
+    };
+    Some(Limit::whole(name, *limit as u64))
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = self.problem();
+        if problem.kind == ProblemType::Internal {
+            tracing::error!(error = %self, "internal error");
+        }
+        let mut response = problem.kind.status().into_response();
+        if matches!(problem.kind, ProblemType::Overloaded | ProblemType::DeadlineExceeded) {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        response.extensions_mut().insert(problem);
+        response
+    }
+}
