@@ -60,7 +60,9 @@ impl Engine {
             VocabularyChoice::Named(name) => {
                 let list = Arc::clone(&self.registry.get_for_request(name)?.list);
                 match background {
-                    Some(names) => Ok(Arc::new(list.with_background(&names, limits).map_err(VocabularyError::from)?)),
+                    Some(names) => Ok(Arc::new(
+                        list.with_background(&names, limits).map_err(VocabularyError::from)?,
+                    )),
                     None => Ok(list),
                 }
             }

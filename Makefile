@@ -1,0 +1,68 @@
+# Everything a contributor types. `make` lists it; CONTRIBUTING.md says more.
+#
+#   ARGS="--help"           arguments handed on by serve
+#   LIBTORCH_FLAVOUR=cuda   build against the CUDA libtorch (default: cpu)
+#   LIBTORCH=/folder        build against a libtorch 2.13.0 of your own
+
+PYTHON ?= python3
+PREFIX ?= /opt/maskclip
+
+# Runs a command with LIBTORCH set; provides libtorch first if this user has none yet.
+with_libtorch := $(PYTHON) tools/libtorch/provide.py
+cargo := $(with_libtorch) cargo
+# A continuous-integration run builds what Cargo.lock says or fails.
+locked := $(if $(CI),--locked)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help build serve check fmt lint test test-page parity deny env install clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the server: target/release/maskclip
+	@$(cargo) build --release $(locked)
+
+serve: ## build and start the server on the embedded model, http://127.0.0.1:8080
+	@$(cargo) run --release $(locked) -- serve $(ARGS)
+
+check: ## does it compile? (seconds, once the dependencies are built)
+	@$(cargo) check --all-targets $(locked)
+
+fmt: ## format the Rust sources
+	@cargo fmt
+
+lint: ## format check, clippy and rustdoc, warnings denied
+	@cargo fmt --check
+	@$(cargo) clippy --all-targets $(locked) -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(cargo) doc --no-deps --document-private-items $(locked)
+
+# Doctests first, so that the last lines of a run are about the tests proper.
+test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
+	@$(cargo) test --doc $(locked)
+	@$(cargo) test --tests $(locked)
+
+parity: build ## compare with the Python references at full size (fetches their packages into .venv)
+	@$(with_libtorch) tools/parity/run
+
+test-page: ## the page in headless Chromium (needs Node 20.15, npm, curl and Chromium)
+	@$(cargo) build $(locked)
+	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+
+deny: ## check the dependencies' licences, advisories and sources
+	@cargo deny --version >/dev/null 2>&1 || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	@cargo deny check
+
+env: ## print what to set before calling cargo directly: eval "$$(make env)"
+	@folder=$$($(with_libtorch)) && echo "export LIBTORCH='$$folder'"
+
+# The program finds ../lib from wherever the folder is moved to.
+install: build ## put the server and the libraries it needs under PREFIX (default /opt/maskclip)
+	@install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(PREFIX)/licenses"
+	@install -s "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$(DESTDIR)$(PREFIX)/bin"
+	@folder=$$($(with_libtorch)) && cp -P "$$folder"/lib/*.so* "$(DESTDIR)$(PREFIX)/lib"
+	@cp -r LICENSE NOTICE $$($(with_libtorch))/licenses/. "$(DESTDIR)$(PREFIX)/licenses"
+
+clean: ## remove what was built, and .venv (libtorch stays in the cache folder)
+	@cargo clean
+	@rm -rf .venv
