@@ -38,7 +38,7 @@ use crate::telemetry::Metrics;
 use error::ApiError;
 use problem::{Problem, ProblemType};
 
-pub use models::{Limits, Model, ModelList};
+pub use models::{Model, ModelList};
 pub use serve::serve;
 pub use wire::{ClassBody, ClassDetail};
 

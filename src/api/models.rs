@@ -17,7 +17,7 @@ pub struct ModelList {
     /// One entry per loaded model; none until the first is loaded.
     pub models: Vec<Model>,
     /// What requests may ask for, by the settings' names.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
 }
 
 /// A loaded model.
@@ -65,45 +65,6 @@ impl From<&ModelInfo> for Model {
     }
 }
 
-/// What requests may ask for.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Limits {
-    /// Bytes of a request's body.
-    pub max_request_bytes: usize,
-    /// Width times height of an image.
-    pub max_image_pixels: u64,
-    /// Classes of one request or vocabulary.
-    pub max_classes: usize,
-    /// Synonyms of one class.
-    pub max_synonyms: usize,
-    /// Characters of a class name or synonym.
-    pub max_name_characters: usize,
-    /// Names in a background list.
-    pub max_background_names: usize,
-    /// Named vocabularies beside the shipped ones.
-    pub max_vocabularies: usize,
-    /// Short side of the model's input in pixels.
-    pub max_short_side: u32,
-    /// Pixels of the model's input, width times height.
-    pub max_input_pixels: u64,
-}
-
-impl From<&LimitsConfig> for Limits {
-    fn from(limits: &LimitsConfig) -> Self {
-        Self {
-            max_request_bytes: limits.max_request_bytes,
-            max_image_pixels: limits.max_image_pixels,
-            max_classes: limits.max_classes,
-            max_synonyms: limits.max_synonyms,
-            max_name_characters: limits.max_name_characters,
-            max_background_names: limits.max_background_names,
-            max_vocabularies: limits.max_vocabularies,
-            max_short_side: limits.max_short_side,
-            max_input_pixels: limits.max_input_pixels,
-        }
-    }
-}
-
 /// What is loaded
 ///
 /// The models that can be named in a request, what each can do, and the limits of this server.
@@ -123,6 +84,6 @@ pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList
         .collect();
     Json(ModelList {
         models,
-        limits: Limits::from(&state.config.limits),
+        limits: state.config.limits.clone(),
     })
 }

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::dense::Attention;
 use crate::engine::Precision;
@@ -48,7 +49,8 @@ pub struct ServerConfig {
 }
 
 /// What requests may ask for. Each limit is named in the error that it causes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Limits)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsConfig {
     /// Bytes of a request's body.

@@ -25,13 +25,7 @@ fn metrics_tell_what_was_served() {
     let server = Server::start(&[]);
     let missing = agent().get(server.url("/v1/nothing")).call().unwrap();
     assert_eq!(missing.status(), 404);
-    let text = agent()
-        .get(server.url("/metrics"))
-        .call()
-        .unwrap()
-        .body_mut()
-        .read_to_string()
-        .unwrap();
+    let text = server.metrics();
     assert!(text.contains(r#"status="404"} 1"#), "{text}");
     assert!(text.contains(r#"maskclip_model_info{architecture="#), "{text}");
     assert!(text.contains("maskclip_workers_live 1"), "{text}");

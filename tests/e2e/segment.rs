@@ -90,13 +90,7 @@ fn a_class_list_seen_before_is_not_embedded_again() {
         "output": {"label_map": "none"},
     });
     let texts = |name: &str| {
-        let metrics = agent()
-            .get(server.url("/metrics"))
-            .call()
-            .unwrap()
-            .body_mut()
-            .read_to_string()
-            .unwrap();
+        let metrics = server.metrics();
         let line = metrics.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
         line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };

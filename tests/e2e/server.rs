@@ -62,6 +62,12 @@ impl Server {
         format!("{}{path}", self.address)
     }
 
+    /// What Prometheus scrapes.
+    pub fn metrics(&self) -> String {
+        let mut reply = agent().get(self.url("/metrics")).call().expect("the server answers");
+        reply.body_mut().read_to_string().expect("metrics are text")
+    }
+
     /// The lines printed once the model is ready, up to the end of the example request.
     pub fn printed_example(&mut self) -> String {
         let mut text = String::new();
