@@ -12,7 +12,7 @@ use tch::{Cuda, Device, Kind, Tensor};
 use super::labeller::{Labeller, LabellerError, ModelInfo, Precision};
 use super::worker::LabellerFactory;
 use crate::clip::zoo::{self, EmbeddedModel};
-use crate::clip::{CheckpointError, Clip, Weights};
+use crate::clip::{self, Clip, Weights};
 use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
 use crate::dense::{self, DenseOptions, DenseScores};
 use crate::image::{Normalisation, NormalisedImage};
@@ -88,19 +88,19 @@ impl ClipModel {
     fn load(&self) -> Result<ClipLabeller, LabellerError> {
         tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
         let kind = kind_of(self.precision);
-        let failed = |error: CheckpointError| LabellerError::Model(format!("{}: {error}", self.source));
+        let failed = |reason: &dyn std::fmt::Display| LabellerError::Load(format!("{}: {reason}", self.source));
+        // The weights first: a file that holds none is not asked for the configuration beside it.
         let (weights, config) = match &self.source {
             Source::Embedded(model) => (
-                Weights::from_bytes(model.weights, self.device, kind),
-                crate::clip::ModelConfig::parse(model.config)
-                    .map_err(|error| LabellerError::Model(format!("{}: {error}", self.source)))?,
+                Weights::from_bytes(model.weights, self.device, kind).map_err(|error| failed(&error))?,
+                clip::ModelConfig::parse(model.config).map_err(|error| failed(&error))?,
             ),
             Source::File(path) => (
-                Weights::load(path, self.device, kind),
-                crate::clip::ModelConfig::beside(path).map_err(failed)?,
+                Weights::load(path, self.device, kind).map_err(|error| failed(&error))?,
+                clip::ModelConfig::beside(path).map_err(|error| failed(&error))?,
             ),
         };
-        let clip = Clip::load(weights.map_err(failed)?, &config).map_err(failed)?;
+        let clip = Clip::load(weights, &config).map_err(|error| failed(&error))?;
         let info = ModelInfo {
             name: self.source.model_name(),
             architecture: clip.visual.architecture(),

@@ -38,6 +38,9 @@ pub trait Labeller {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabellerError {
+    /// The model cannot be loaded.
+    #[error("cannot load {0}")]
+    Load(String),
     /// libtorch refused an operation.
     #[error("the model failed: {0}")]
     Model(String),

@@ -124,7 +124,7 @@ fn work(context: &WorkerContext) {
                 std::thread::sleep(RELOAD_PAUSE);
             }
             Err(message) => {
-                if context.load_failed(LabellerError::Model(message)) {
+                if context.load_failed(LabellerError::Load(message)) {
                     return;
                 }
                 std::thread::sleep(RELOAD_PAUSE);

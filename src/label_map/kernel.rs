@@ -32,6 +32,33 @@ const TILE_PIXELS: usize = 128;
 /// Runs on the threads of the rayon pool it is called in. The result, to the last bit, does not
 /// depend on how many there are.
 ///
+/// # Example
+///
+/// Two classes on a grid of 1 x 2 cells, seen at 2 x 4 pixels:
+///
+/// ```
+/// use maskclip::label_map::{LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, UNLABELLED, label_map};
+///
+/// let scores = ScoreGrid {
+///     kind: ScoreKind::Logits,
+///     queries: 2,
+///     height: 1,
+///     width: 2,
+///     values: vec![9.0, 1.0, 2.0, 8.0], // the first class scores 9 and 1, the second 2 and 8
+/// };
+/// let options = LabelMapOptions {
+///     width: 4,
+///     height: 2,
+///     classes: 2,
+///     background_label: UNLABELLED,
+///     background_threshold: 0.0,
+///     confidence_map: false,
+/// };
+/// let map = label_map(&scores, &[QueryOwner::Class(0), QueryOwner::Class(1)], &options);
+/// assert_eq!(map.labels, [0, 0, 1, 1, 0, 0, 1, 1]);
+/// assert_eq!(map.classes[1].bounding_box, Some([2, 0, 2, 2]));
+/// ```
+///
 /// # Panics
 ///
 /// When the arguments contradict each other, which is the caller's bug: no classes or no queries, an

@@ -34,6 +34,18 @@ fn a_checkpoint_that_is_not_there_stops_the_start() {
 }
 
 #[test]
+fn a_file_that_is_no_checkpoint_ends_the_server_and_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "not weights").unwrap();
+    let path = file.path().to_str().unwrap();
+    let output = run(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--model", path]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    let last = message.lines().last().unwrap();
+    assert!(last.starts_with("maskclip: ") && last.contains(path), "{message}");
+}
+
+#[test]
 fn an_unknown_setting_stops_the_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "limits:\n  max_imege_pixels: 5\n").unwrap();
