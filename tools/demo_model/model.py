@@ -1,0 +1,122 @@
+"""The network: open_clip's CLIP, and the forward passes that training needs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import VisionTransformer
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Text width 64, since the embedding of the whole vocabulary is 49,408 times that; the rest goes to the picture side.
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3}
+CONFIGS: dict[str, dict] = {
+    "resnet": {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 128, "layers": [1, 1, 2, 1], "width": 24, "head_width": 64, "patch_size": None},
+        "text_cfg": TEXT,
+        "quick_gelu": True,
+    },
+    "vit": {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 128, "layers": 6, "width": 192, "head_width": 64, "patch_size": 16},
+        "text_cfg": TEXT,
+        "quick_gelu": True,
+    },
+}
+
+
+def build(config: dict) -> CLIP:
+    """A CLIP with fresh weights."""
+    return CLIP(**config)
+
+
+class Tokens:
+    """CLIP's tokenizer with a cache of words; byte pairs never cross words."""
+
+    def __init__(self) -> None:
+        self.tokenizer = SimpleTokenizer()
+        self.cache: dict[str, list[int]] = {}
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        """Token ids [N, L], L the longest text's length, padded with zeros after the end of text."""
+        rows = [[self.tokenizer.sot_token_id, *self._ids(text), self.tokenizer.eot_token_id] for text in texts]
+        out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        for row, ids in enumerate(rows):
+            out[row, : len(ids)] = torch.tensor(ids)
+        return out
+
+    def _ids(self, text: str) -> list[int]:
+        ids = []
+        for word in text.split():
+            if word not in self.cache:
+                self.cache[word] = self.tokenizer.encode(word)
+            ids += self.cache[word]
+        return ids
+
+
+def normalise(pictures: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, 3, H, W] to what CLIP is fed."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return ((pictures.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def text_features(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """Text features [N, D], not normalised, of token ids [N, L]; positions after L are not computed."""
+    length = tokens.shape[1]
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    x = model.ln_final(x)[torch.arange(len(x)), tokens.argmax(1)]
+    return x @ model.text_projection
+
+
+def trunk(visual: ModifiedResNet, pictures: torch.Tensor) -> torch.Tensor:
+    """The last stage's map, [N, C, H/32, W/32]."""
+    x = visual.stem(pictures)
+    return visual.layer4(visual.layer3(visual.layer2(visual.layer1(x))))
+
+
+def grid_positions(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """A table of positions [1 + g * g, C] for another grid, [1 + height * width, C]; the first row is kept apart."""
+    side = round((len(table) - 1) ** 0.5)
+    if (height, width) == (side, side):
+        return table
+    grid = table[1:].T.reshape(1, -1, side, side)
+    grid = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
+    return torch.cat([table[:1], grid[0].flatten(1).T])
+
+
+def position_features(pool: AttentionPool2d, x: torch.Tensor) -> torch.Tensor:
+    """MaskCLIP's reading of a map [N, C, h, w]: every position's value, projected, [N, h w, D]."""
+    return pool.c_proj(pool.v_proj(x.flatten(2).transpose(1, 2)))
+
+
+def pooled(pool: AttentionPool2d, x: torch.Tensor) -> torch.Tensor:
+    """The attention pool's reading of a map [N, C, h, w], at any size: [N, D]."""
+    batch, _, height, width = x.shape
+    x = x.flatten(2).transpose(1, 2)
+    x = torch.cat([x.mean(1, keepdim=True), x], 1) + grid_positions(pool.positional_embedding, height, width).to(x.dtype)
+
+    def heads(y: torch.Tensor) -> torch.Tensor:
+        return y.unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
+
+    read = F.scaled_dot_product_attention(heads(pool.q_proj(x[:, :1])), heads(pool.k_proj(x)), heads(pool.v_proj(x)))
+    return pool.c_proj(read.transpose(1, 2).reshape(batch, -1))
+
+
+def image_features(model: CLIP, pictures: torch.Tensor) -> list[torch.Tensor]:
+    """Picture features [N, D], not normalised, one for every way a picture is read in training.
+
+    A ResNet's map is read twice: by the attention pool, and by the plain mean of what every position says (its value at
+    unit length), so that no position is left out.
+    """
+    visual = model.visual
+    if isinstance(visual, VisionTransformer):
+        return [visual(pictures)]
+    x = trunk(visual, pictures)
+    said = F.normalize(position_features(visual.attnpool, x).float(), dim=2)
+    return [pooled(visual.attnpool, x), said.mean(1)]
