@@ -1,5 +1,6 @@
 //! The command line: one file per command, each with a struct of its arguments and a `run`.
 
+mod fetch;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -14,6 +15,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Get a model's published weights.
+    Fetch(fetch::FetchArguments),
     /// Serve the JSON API and the page.
     Serve(serve::ServeArguments),
 }
@@ -25,6 +28,7 @@ impl Cli {
     /// Whatever stopped the command, in words for whoever typed it.
     pub fn run(self) -> Result<(), Box<dyn std::error::Error>> {
         match self.command {
+            Command::Fetch(arguments) => fetch::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
         }
     }

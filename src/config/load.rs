@@ -196,6 +196,10 @@ mod tests {
                 "defaults.prompt_denoising must be 0 to 1, is 2",
             ),
             (
+                "fetch:\n  hub: ftp://hub.example\n",
+                "fetch.hub must be an http or https address, is ftp://hub.example/",
+            ),
+            (
                 "server:\n  drain_seconds: -3\n",
                 "server.drain_seconds must be 0 to 86400, is -3",
             ),

@@ -11,7 +11,7 @@ use tch::{Cuda, Device, Kind, Tensor};
 
 use super::labeller::{Labeller, LabellerError, ModelInfo, Precision};
 use super::worker::LabellerFactory;
-use crate::clip::zoo::{self, EmbeddedModel};
+use crate::clip::zoo::{self, EmbeddedModel, PublishedModel};
 use crate::clip::{self, Clip, Weights};
 use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
 use crate::dense::{self, DenseOptions, DenseScores};
@@ -43,8 +43,23 @@ enum Source {
 #[non_exhaustive]
 pub enum ModelError {
     /// Neither a known name nor a file.
-    #[error("model.name is {0:?}: neither a file nor a model known by name (those are: {known})", known = zoo::DEMO.name)]
+    #[error(
+        "model.name is {0:?}: neither a file nor a model known by name (demo, or one that `maskclip fetch --list` lists)"
+    )]
     NotFound(String),
+    /// A model of the zoo that is not here.
+    #[error(
+        "the model {name} is not in {folder}: `maskclip fetch {name}` gets it ({licence})",
+        folder = folder.display()
+    )]
+    NotFetched {
+        /// The zoo's name for it.
+        name: &'static str,
+        /// Where it would be.
+        folder: PathBuf,
+        /// What its publisher allows.
+        licence: &'static str,
+    },
     /// A CUDA device was asked for that is not there.
     #[error(
         "model.device is cuda:{index}, but libtorch sees {count} CUDA devices here: use --device cpu, or a build with \
@@ -69,7 +84,7 @@ impl ClipModel {
     pub fn find(config: &ModelConfig) -> Result<Self, ModelError> {
         let device = find_device(config.device, usize::try_from(Cuda::device_count()).unwrap_or(0))?;
         Ok(Self {
-            source: Source::find(&config.name)?,
+            source: Source::find(config)?,
             device,
             precision: find_precision(config.precision, device)?,
             threads: match config.threads {
@@ -131,9 +146,21 @@ impl ClipModel {
 }
 
 impl Source {
-    fn find(name: &str) -> Result<Self, ModelError> {
+    fn find(config: &ModelConfig) -> Result<Self, ModelError> {
+        let name = &config.name;
         if name == zoo::DEMO.name {
             return Ok(Self::Embedded(zoo::DEMO));
+        }
+        if let Some(model) = PublishedModel::named(name) {
+            let folder = config.folder();
+            return match model.find_in(&folder) {
+                Some(path) => Ok(Self::File(path)),
+                None => Err(ModelError::NotFetched {
+                    name: model.name,
+                    folder,
+                    licence: model.licence,
+                }),
+            };
         }
         let path = Path::new(name);
         if path.is_file() {
