@@ -10,10 +10,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, AppState};
-use crate::config::Config;
+use crate::config::{Config, StorePath, VocabularyConfig};
 use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings};
 use crate::telemetry::{self, Metrics};
+use crate::vocabulary::DiskStore;
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting it names.
 #[derive(Debug, Args)]
@@ -67,13 +68,37 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     telemetry::start_logs(&config.telemetry)?;
     // Found before anything listens: a model that is not there, a device that is not there.
     let model = ClipModel::find(&config.model)?;
+    let disk = open_disk(&config.vocabulary);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
-        .block_on(serve(Arc::new(config), model))
+        .block_on(serve(Arc::new(config), model, disk))
 }
 
-async fn serve(config: Arc<Config>, model: ClipModel) -> Result<(), Box<dyn std::error::Error>> {
+/// The store on disk, if it is asked for and can be opened: without it everything works, only not as fast after a start.
+fn open_disk(config: &VocabularyConfig) -> Option<Arc<DiskStore>> {
+    if config.store_path == StorePath::None {
+        return None;
+    }
+    let Some(path) = config.store_path.file() else {
+        tracing::warn!("there is no HOME to keep vocabularies in (vocabulary.store_path); they are held in memory");
+        return None;
+    };
+    match DiskStore::open(&path, config.store_bytes) {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(%path, %error, "the store on disk cannot be used; vocabularies are held in memory");
+            None
+        }
+    }
+}
+
+async fn serve(
+    config: Arc<Config>,
+    model: ClipModel,
+    disk: Option<Arc<DiskStore>>,
+) -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
@@ -84,6 +109,7 @@ async fn serve(config: Arc<Config>, model: ClipModel) -> Result<(), Box<dyn std:
     let engine = Engine::start(
         EngineSettings::from(&*config),
         model.into_factory(),
+        disk,
         Arc::clone(&metrics),
     );
     let router = api::router(AppState {

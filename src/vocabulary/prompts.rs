@@ -5,7 +5,10 @@
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
+
+use super::classes::hexadecimal;
 
 /// Where the text goes in a template.
 const SLOT: &str = "{}";
@@ -48,6 +51,15 @@ impl TemplateSet {
             Self::Imagenet80 => &MASKCLIP_85[..IMAGENET_TEMPLATES],
             Self::Simple => &["a photo of a {}."],
         }
+    }
+
+    /// SHA-256 of the templates, lower-case hexadecimal.
+    pub(super) fn digest(self) -> &'static str {
+        static DIGESTS: LazyLock<[String; 3]> = LazyLock::new(|| {
+            [TemplateSet::Maskclip85, TemplateSet::Imagenet80, TemplateSet::Simple]
+                .map(|templates| hexadecimal(&Sha256::digest(templates.templates().join("\n"))))
+        });
+        &DIGESTS[self as usize]
     }
 
     /// One prompt per template, in the templates' order.
