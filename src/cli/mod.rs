@@ -1,6 +1,8 @@
 //! The command line: one file per command, each with a struct of its arguments and a `run`.
 
+mod arguments;
 mod serve;
+mod vocab;
 
 use clap::{Parser, Subcommand};
 
@@ -16,6 +18,8 @@ pub struct Cli {
 enum Command {
     /// Serve the JSON API and the page.
     Serve(serve::ServeArguments),
+    /// Work on the named vocabularies and text embeddings that are kept on disk, beside a running server or without one.
+    Vocab(vocab::VocabArguments),
 }
 
 impl Cli {
@@ -26,6 +30,7 @@ impl Cli {
     pub fn run(self) -> Result<(), Box<dyn std::error::Error>> {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Vocab(arguments) => vocab::run(arguments),
         }
     }
 }

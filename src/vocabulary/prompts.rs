@@ -35,6 +35,9 @@ pub enum TemplateSet {
 }
 
 impl TemplateSet {
+    /// Every set.
+    pub const ALL: [Self; 3] = [Self::Maskclip85, Self::Imagenet80, Self::Simple];
+
     /// The name requests and settings use.
     pub fn name(self) -> &'static str {
         match self {
@@ -55,9 +58,8 @@ impl TemplateSet {
 
     /// SHA-256 of the templates, lower-case hexadecimal.
     pub(super) fn digest(self) -> &'static str {
-        static DIGESTS: LazyLock<[String; 3]> = LazyLock::new(|| {
-            [TemplateSet::Maskclip85, TemplateSet::Imagenet80, TemplateSet::Simple]
-                .map(|templates| hexadecimal(&Sha256::digest(templates.templates().join("\n"))))
+        static DIGESTS: LazyLock<[String; TemplateSet::ALL.len()]> = LazyLock::new(|| {
+            TemplateSet::ALL.map(|templates| hexadecimal(&Sha256::digest(templates.templates().join("\n"))))
         });
         &DIGESTS[self as usize]
     }
@@ -115,7 +117,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_wire() {
-        for templates in [TemplateSet::Maskclip85, TemplateSet::Imagenet80, TemplateSet::Simple] {
+        for templates in TemplateSet::ALL {
             assert_eq!(serde_json::to_value(templates).ok(), Some(templates.name().into()));
         }
     }

@@ -5,3 +5,4 @@ mod commands;
 mod lifecycle;
 mod segment;
 mod server;
+mod vocabulary;
