@@ -1,7 +1,9 @@
 //! The command line: one file per command, each with a struct of its arguments and a `run`.
 
+mod arguments;
 mod fetch;
 mod serve;
+mod vocab;
 
 use clap::{Parser, Subcommand};
 
@@ -19,6 +21,8 @@ enum Command {
     Fetch(fetch::FetchArguments),
     /// Serve the JSON API and the page.
     Serve(serve::ServeArguments),
+    /// Work on the named vocabularies and text embeddings that are kept on disk, beside a running server or without one.
+    Vocab(vocab::VocabArguments),
 }
 
 impl Cli {
@@ -30,6 +34,7 @@ impl Cli {
         match self.command {
             Command::Fetch(arguments) => fetch::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Vocab(arguments) => vocab::run(arguments),
         }
     }
 }

@@ -4,8 +4,10 @@
 //! Nobody else reads the environment. `config/default.yaml` explains each key.
 
 mod load;
+mod store_path;
 
 pub use load::ConfigError;
+pub use store_path::StorePath;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -234,6 +236,10 @@ pub struct EngineConfig {
 pub struct VocabularyConfig {
     /// Bytes of text embeddings held in memory; the least recently used go first.
     pub cache_bytes: u64,
+    /// Where text embeddings and named vocabularies outlive the process.
+    pub store_path: StorePath,
+    /// Bytes of the file there; the least recently used embeddings go first.
+    pub store_bytes: u64,
     /// Recent class lists that `GET /v1/vocabularies?kind=recent` remembers.
     pub recent_lists: usize,
     /// Names that compete with the classes when a request says `background: true`.
@@ -333,6 +339,7 @@ impl Config {
             &format!("above 0 and at most engine.max_deadline_seconds = {longest}"),
         )?;
         at_least_one("vocabulary.cache_bytes", vocabulary.cache_bytes)?;
+        at_least_one("vocabulary.store_bytes", vocabulary.store_bytes)?;
         in_range(
             "vocabulary.background",
             vocabulary.background.len() <= limits.max_background_names,

@@ -12,11 +12,11 @@ use tch::{Cuda, Device, Kind, Tensor};
 use super::labeller::{Labeller, LabellerError, ModelInfo, Precision};
 use super::worker::LabellerFactory;
 use crate::clip::zoo::{self, EmbeddedModel, PublishedModel};
-use crate::clip::{self, Clip, Weights};
+use crate::clip::{self, Clip, Tokens, Weights};
 use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
 use crate::dense::{self, DenseOptions, DenseScores};
 use crate::image::{Normalisation, NormalisedImage};
-use crate::vocabulary::{Classifier, TemplateSet};
+use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Short side of the input in pixels for models that come without a recommendation.
 const SHORT_SIDE: u32 = 448;
@@ -232,16 +232,23 @@ impl Labeller for ClipLabeller {
         &self.info
     }
 
-    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<Vec<f32>>, LabellerError> {
+    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
         let prompts: Vec<_> = texts
             .iter()
             .flat_map(|text| templates.prompts(text))
             .map(|prompt| self.clip.tokenizer.encode(&prompt))
             .collect();
+        let ensemble = templates.templates().len();
         // [texts, embedding]
-        let embeddings = self.clip.text.encode_ensembles(&prompts, templates.templates().len());
-        Vec::<Vec<f32>>::try_from(embeddings.to_device(Device::Cpu))
-            .map_err(|error| LabellerError::Model(error.to_string()))
+        let vectors = self.clip.text.encode_ensembles(&prompts, ensemble);
+        let vectors = Vec::<Vec<f32>>::try_from(vectors.to_device(Device::Cpu))
+            .map_err(|error| LabellerError::Model(error.to_string()))?;
+        let embeddings = vectors.into_iter().zip(prompts.chunks(ensemble));
+        let embedding = |(vector, prompts): (Vec<f32>, &[Tokens])| TextEmbedding {
+            vector: vector.into(),
+            truncated: prompts.iter().any(|prompt| prompt.truncated),
+        };
+        Ok(embeddings.map(embedding).collect())
     }
 
     fn score(

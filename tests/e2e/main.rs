@@ -8,3 +8,4 @@ mod loopback;
 mod segment;
 mod server;
 mod site;
+mod vocabulary;
