@@ -278,6 +278,25 @@ mod tests {
     }
 
     #[test]
+    fn a_model_is_named_after_its_file_or_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("ViT-B-16.v2");
+        std::fs::create_dir(&folder).unwrap();
+        let find = |path: &Path| Source::find(path.to_str().unwrap());
+        assert!(matches!(find(&folder), Err(ModelError::NoWeights(_))));
+        assert!(matches!(find(&folder.join("RN50.pt")), Err(ModelError::NotFound(_))));
+
+        for name in ["model.safetensors", "RN50.pt"] {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+        let named = |path: &Path| find(path).unwrap().model_name();
+        assert_eq!(named(&folder.join("RN50.pt")), "RN50");
+        assert_eq!(named(&folder.join("model.safetensors")), "ViT-B-16.v2");
+        assert_eq!(named(&folder), "ViT-B-16.v2");
+        assert_eq!(Source::find("demo").unwrap().model_name(), "demo");
+    }
+
+    #[test]
     fn float16_is_for_cuda() {
         let float16 = PrecisionChoice::Fixed(Precision::Float16);
         assert!(matches!(

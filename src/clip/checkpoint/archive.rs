@@ -146,3 +146,55 @@ impl Entries {
 fn damaged(reason: impl Into<String>) -> CheckpointError {
     CheckpointError::Damaged(reason.into())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Opcodes that make a tensor.
+    const TENSOR: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nHalfStorage\n\
+        X\x01\0\0\00X\x03\0\0\0cpuK\x02tQK\0K\x02\x85K\x01\x85\x89}tR";
+
+    /// The names found in a pickle, in which `@` stands for a tensor.
+    fn names(template: &[u8]) -> Result<Vec<String>, CheckpointError> {
+        let parts: Vec<_> = template.split(|&byte| byte == b'@').collect();
+        let pickle = parts.join(TENSOR);
+        let mut pickled = pickle::read(&pickle)?;
+        let named = match pickled.root {
+            Value::Object(module) => module_tensors(&mut pickled, module)?,
+            Value::Dictionary(dictionary) => state_dict_tensors(&pickled, dictionary)?,
+            other => panic!("{other:?}"),
+        };
+        let mut names: Vec<_> = named.into_iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    #[test]
+    fn a_prefix_that_every_name_has_is_left_out() {
+        assert_eq!(
+            names(b"}(X\x08\0\0\0module.a@X\x08\0\0\0module.b@u.").unwrap(),
+            ["a", "b"]
+        );
+        assert_eq!(
+            names(b"}(X\x08\0\0\0module.a@X\x01\0\0\0b@u.").unwrap(),
+            ["b", "module.a"]
+        );
+    }
+
+    #[test]
+    fn a_module_inside_itself_is_an_end_and_not_a_loop() {
+        let template = b"c__torch__\nA\n)\x81q\0}(X\x01\0\0\0ah\0X\x01\0\0\0b@ub.";
+        assert_eq!(names(template).unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn modules_nested_too_deep_are_refused() {
+        let depth = 1000;
+        let open = b"c__torch__\nA\n)\x81}X\x01\0\0\0a".repeat(depth);
+        let template = [open.as_slice(), b"@", b"sb".repeat(depth).as_slice(), b"."].concat();
+        let message = names(&template).unwrap_err().to_string();
+        assert!(message.contains("its modules are nested too deep: a.a.a."), "{message}");
+    }
+}

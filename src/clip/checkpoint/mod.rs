@@ -274,7 +274,7 @@ fn sha256_hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    use safetensors::tensor::{Dtype, TensorView, serialize};
+    use ::safetensors::tensor::{Dtype, TensorView, serialize};
 
     /// A file with `a` = [[1, 2, 3], [4, 5, 6]] and a batch normalisation's counter.
     fn small_file() -> Vec<u8> {

@@ -438,3 +438,6 @@ fn damaged(reason: impl Into<String>) -> CheckpointError {
 fn stack_is_empty() -> CheckpointError {
     damaged("its pickle takes more than it has made")
 }
+
+#[cfg(test)]
+mod tests;
