@@ -1,8 +1,9 @@
 //! The table of published models.
 //!
 //! Addresses, repositories, activations and normalisations are those of the package open_clip_torch 3.3
-//! (`open_clip/pretrained.py`); OpenAI's digests are components of its addresses. Licences are the publishers' own words in
-//! the repository or the model card.
+//! (`open_clip/pretrained.py`); OpenAI's digests are components of its addresses. Its sizes are those that others pinned
+//! together with these digests: nothing was downloaded to make this table. Licences are as the repositories and model cards
+//! state them.
 
 use super::{Architecture, Origin, PublishedModel, TrainingNormalisation, VisualSizes};
 use crate::clip::Activation;
