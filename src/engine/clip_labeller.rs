@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     /// What the settings find when they ask for this model.
-    fn named(name: &str) -> Result<Source, ModelError> {
+    fn source(name: &str) -> Result<Source, ModelError> {
         let settings = crate::config::Config::for_testing().model;
         Source::find(&ModelConfig {
             name: name.to_owned(),
@@ -325,7 +325,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("ViT-B-16.v2");
         std::fs::create_dir(&folder).unwrap();
-        let find = |path: &Path| named(path.to_str().unwrap());
+        let find = |path: &Path| source(path.to_str().unwrap());
         assert!(matches!(find(&folder), Err(ModelError::NoWeights(_))));
         assert!(matches!(find(&folder.join("RN50.pt")), Err(ModelError::NotFound(_))));
 
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(named(&folder.join("RN50.pt")), "RN50");
         assert_eq!(named(&folder.join("model.safetensors")), "ViT-B-16.v2");
         assert_eq!(named(&folder), "ViT-B-16.v2");
-        assert_eq!(named("demo").unwrap().model_name(), "demo");
+        assert_eq!(source("demo").unwrap().model_name(), "demo");
     }
 
     #[test]
