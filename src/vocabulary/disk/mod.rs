@@ -122,7 +122,8 @@ impl DiskStore {
         Ok(Arc::new(store))
     }
 
-    /// Bytes of the file, free pages included, the log beside it (some megabytes at most) not.
+    /// Bytes of the file's pages. Those written last may still be in the log beside it, which holds some megabytes at
+    /// most.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }

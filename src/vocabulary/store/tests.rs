@@ -287,3 +287,42 @@ async fn a_list_larger_than_the_store_is_answered_all_the_same() {
     );
     assert_eq!((store.statistics().texts, store.statistics().bytes), (0, 0));
 }
+
+#[tokio::test]
+async fn what_is_on_disk_is_read_not_computed_and_waited_for_by_all_who_want_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = || Some(DiskStore::open(&folder.path().join("store"), ROOMY).unwrap());
+    let embedder = FirstByte::open(&[]);
+    let names = ["a", "a long text", "b"];
+    let first = EmbeddingStore::new(ROOMY, disk());
+    let computed = first
+        .resolve(&space("w"), &texts(&names), embedder.clone())
+        .await
+        .unwrap();
+    assert_eq!(computed, names.map(embedding));
+    drop(first);
+
+    let store = EmbeddingStore::new(ROOMY, disk());
+    let asked = texts(&["b", "c", "a long text"]);
+    assert_eq!(store.embedded(&space("w"), &asked).await, 2);
+    let read = store.resolve(&space("w"), &asked, embedder.clone()).await.unwrap();
+    assert_eq!(read, ["b", "c", "a long text"].map(embedding));
+    assert_eq!(embedder.calls(), [names.to_vec(), vec!["c"]]);
+    resolve(&store, &embedder, &["b"]).await.unwrap();
+    let statistics = store.statistics();
+    assert_eq!((statistics.hits, statistics.disk_hits, statistics.misses), (1, 2, 1));
+    assert!(statistics.disk_bytes > 0);
+    assert_eq!(pending(&store), 0);
+}
+
+#[tokio::test]
+async fn what_the_memory_has_no_room_for_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = DiskStore::open(&folder.path().join("store"), ROOMY).unwrap();
+    let (store, embedder) = (EmbeddingStore::new(0, Some(disk)), FirstByte::open(&[]));
+    for _ in 0..2 {
+        assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
+    }
+    assert_eq!(embedder.calls().len(), 1);
+    assert_eq!((store.statistics().disk_hits, store.statistics().texts), (2, 0));
+}
