@@ -24,7 +24,7 @@ pub struct ServeArguments {
     /// Address and port (server.listen); port 0 picks a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// The model (model.name): "demo", or the path of a checkpoint.
+    /// The model (model.name): "demo", or the path of a checkpoint, file or folder.
     #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
     /// Where it runs (model.device): auto, cpu or cuda:N.

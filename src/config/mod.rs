@@ -77,7 +77,7 @@ pub struct LimitsConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// `demo` for the embedded model, or the path of a checkpoint.
+    /// `demo` for the embedded model, or the path of a checkpoint, file or folder.
     pub name: String,
     /// Where it runs.
     pub device: DeviceChoice,
