@@ -50,6 +50,7 @@ from dense_reference import at_size, cell_pixels, dense_features  # noqa: E402
 REPORT = REPOSITORY / "docs" / "parity.md"
 
 MODELS = ("RN50-quickgelu", "RN50x16-quickgelu", "ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu")
+BRANCHES_OF_RN50 = 16
 MODELS_IN_ALL_FORMS = ("RN50-quickgelu", "ViT-B-16-quickgelu")
 # Those of Pascal VOC.
 CLASSES = (
@@ -80,10 +81,15 @@ def random_model(name: str, photograph: Tensor) -> nn.Module:
         normalisations = {
             name: module for name, module in model.visual.named_modules() if isinstance(module, nn.BatchNorm2d)
         }
+        branches = sum("layer" in name and name.endswith("bn3") for name in normalisations)
+        # Residual branches are kept weak, as training keeps them, and weaker the more there are: at full strength a step of
+        # 1/255 in one pixel would change labels.
+        strength = (BRANCHES_OF_RN50 / max(branches, BRANCHES_OF_RN50)) ** 0.5
         for name, normalisation in normalisations.items():
-            # Residual branches are kept weak, as training keeps them: at full strength a step of 1/255 in one pixel
-            # would change labels.
-            normalisation.weight.uniform_(0.1, 0.3) if name.endswith("bn3") else normalisation.weight.uniform_(0.5, 1.5)
+            if name.endswith("bn3"):
+                normalisation.weight.uniform_(0.1 * strength, 0.3 * strength)
+            else:
+                normalisation.weight.uniform_(0.5, 1.5)
             normalisation.bias.normal_(0.0, 0.2)
             normalisation.momentum = None  # statistics become exactly those of the next pass
         if normalisations:
