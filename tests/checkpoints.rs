@@ -24,8 +24,11 @@ const HALF_TOLERANCE: f64 = 2e-3;
 /// tools/golden/forms.py has the same.
 const PROMPTS: [&str; 2] = ["a photo of a tiger.", "a bad photo of the sky in the scene."];
 
-/// Model, file, whose form it is, and whose arrays its features are compared with.
-const FORMS: [(&str, &str, Origin, &[(&str, f64)]); 7] = [
+/// Whose arrays features are compared with, and how closely.
+type References = &'static [(&'static str, f64)];
+
+/// Model, file, whose form it is, its references.
+const FORMS: [(&str, &str, Origin, References); 7] = [
     (
         "vit",
         "openai.pt",
@@ -382,7 +385,7 @@ fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
 /// An archive whose state dict has one tensor, `a` of shape [2], with these files beside it.
 fn tensor_archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let pickle = b"\x80\x02}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n\
-        ((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x02tQ\
+        ((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ\
         K\0K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs.";
     archive(&[&[("model/data.pkl", pickle.as_slice())], files].concat())
 }

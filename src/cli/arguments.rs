@@ -16,7 +16,7 @@ pub struct ConfigArguments {
 /// Which model, where.
 #[derive(Debug, Default, Args)]
 pub struct ModelArguments {
-    /// The model (model.name): "demo", one that `maskclip fetch` brought, or the path of a checkpoint.
+    /// The model (model.name): "demo", one that `maskclip fetch` brought, or the path of a checkpoint, file or folder.
     #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
     /// Where it runs (model.device): auto, cpu or cuda:N.

@@ -83,7 +83,7 @@ pub struct LimitsConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// `demo` for the embedded model, a name of the zoo, or the path of a checkpoint.
+    /// `demo` for the embedded model, a name of the zoo, or the path of a checkpoint, file or folder.
     pub name: String,
     /// Where fetched models are; [`ModelConfig::folder`] says where that is when unset.
     pub folder: Option<PathBuf>,

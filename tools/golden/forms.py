@@ -106,22 +106,22 @@ class Published(nn.Module):
         return self.model[0].encode_text(tokens)
 
 
-def torchscript(config: dict, state: dict[str, Tensor], image: Tensor, prompts: Tensor) -> tuple[bytes, dict[str, Tensor]]:
-    """The archive, and the features it computes itself."""
+def traced(config: dict, state: dict[str, Tensor], image: Tensor, prompts: Tensor) -> torch.jit.ScriptModule:
+    """The model as TorchScript, traced in the image's type."""
     model = open_clip.CLIP(**config).eval()
     model.load_state_dict(state)
-    published = Published(model.half(), config["vision_cfg"]["image_size"])
-    inputs = {"encode_image": (image.half()[None],), "encode_text": (prompts,)}
+    published = Published(model.to(image.dtype), config["vision_cfg"]["image_size"])
+    inputs = {"encode_image": (image[None],), "encode_text": (prompts,)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of TorchScript's end and of the tracer's constants, both known here
-        traced = torch.jit.trace_module(published, inputs)
+        return torch.jit.trace_module(published, inputs, check_trace=False)
+
+
+def torchscript(module: torch.jit.ScriptModule) -> bytes:
+    """The archive, in 16 bits."""
     file = io.BytesIO()
-    torch.jit.save(traced, file)
-    features = {
-        "openai.image_features": traced.encode_image(image.half()[None])[0].float(),
-        "openai.text_features": traced.encode_text(prompts).float(),
-    }
-    return file.getvalue(), features
+    torch.jit.save(module.half(), file)
+    return file.getvalue()
 
 
 def training_checkpoint(state: dict[str, Tensor]) -> bytes:
@@ -233,9 +233,10 @@ def write(name: str, config: dict, seed: int) -> None:
     write_compressed(folder / "open_clip.pt.gz", training_checkpoint(state))
     write_compressed(folder / "open_clip.safetensors.gz", save({key: half(value) for key, value in state.items()}))
     (folder / "open_clip.json").write_text(json.dumps(config, indent=4) + "\n")
-    archive, features = torchscript(config, state, image, prompts)
-    write_compressed(folder / "openai.pt.gz", archive)
-    arrays |= features
+    theirs = traced(config, state, image.half(), prompts)
+    write_compressed(folder / "openai.pt.gz", torchscript(theirs))
+    arrays["openai.image_features"] = theirs.encode_image(image.half()[None])[0].float()
+    arrays["openai.text_features"] = theirs.encode_text(prompts).float()
 
     if name == "vit":
         theirs = transformers_model(config, state)

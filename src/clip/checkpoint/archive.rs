@@ -154,7 +154,7 @@ mod tests {
 
     /// Opcodes that make a tensor.
     const TENSOR: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nHalfStorage\n\
-        X\x01\0\0\00X\x03\0\0\0cpuK\x02tQK\0K\x02\x85K\x01\x85\x89}tR";
+        X\x01\0\0\x000X\x03\0\0\0cpuK\x02tQK\0K\x02\x85K\x01\x85\x89}tR";
 
     /// The names found in a pickle, in which `@` stands for a tensor.
     fn names(template: &[u8]) -> Result<Vec<String>, CheckpointError> {

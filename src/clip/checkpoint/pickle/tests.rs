@@ -4,7 +4,7 @@ use super::*;
 
 /// A dictionary with one tensor: `{"a": tensor of shape [2]}`.
 const TENSOR: &[u8] = b"\x80\x02}q\0X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n\
-    ((X\x07\0\0\0storagectorch\nHalfStorage\nX\x01\0\0\07X\x03\0\0\0cpuK\x02tQ\
+    ((X\x07\0\0\0storagectorch\nHalfStorage\nX\x01\0\0\x007X\x03\0\0\0cpuK\x02tQ\
     K\x01K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs.";
 
 fn refused(pickle: &[u8]) -> String {
