@@ -36,7 +36,7 @@ pub struct VocabArguments {
 enum VocabCommand {
     /// List all vocabularies: name, number of classes, who made it.
     List,
-    /// Show a vocabulary: one class a line, synonyms after ';', background names after "[background]".
+    /// Show a vocabulary: one class a line, synonyms after ';', background names after a line `[background]`.
     Show {
         /// The vocabulary's name.
         name: String,
