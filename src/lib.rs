@@ -5,10 +5,11 @@
 //! A request flows one way, and so do the imports:
 //!
 //! ```text
-//! cli ─> api ─> engine ─┬─> vocabulary ─> (prompts, text-embedding store)
-//!                       ├─> image       bytes to normalised pixels
-//!                       ├─> dense ──────> clip      tensors live here and in the engine's worker
-//!                       └─> label_map   scores to labels at image size, encoders
+//! cli ─┬─> api ─> engine ─┬─> vocabulary ─> (prompts, text-embedding store)
+//!      │                  ├─> image       bytes to normalised pixels
+//!      │                  ├─> dense ──────> clip      tensors live here and in the engine's worker
+//!      │                  └─> label_map   scores to labels at image size, encoders
+//!      └─> fetch ─> clip::zoo             published weights into the folder of models
 //! ```
 //!
 //! `clip` is CLIP as published and knows nothing of MaskCLIP; `dense` knows nothing of HTTP; `api`
@@ -21,6 +22,7 @@ pub mod clip;
 pub mod config;
 pub mod dense;
 pub mod engine;
+pub mod fetch;
 pub mod image;
 pub mod label_map;
 pub mod telemetry;

@@ -223,8 +223,10 @@ fn gauge(name: &str, help: &str) -> IntGauge {
 struct StoreCollector {
     store: Arc<EmbeddingStore>,
     hits: Desc,
+    disk_hits: Desc,
     misses: Desc,
     bytes: Desc,
+    disk_bytes: Desc,
 }
 
 impl StoreCollector {
@@ -235,22 +237,24 @@ impl StoreCollector {
         };
         Self {
             store,
-            hits: describe(
-                "maskclip_vocabulary_hits_total",
-                "Text embeddings served from the store.",
+            hits: describe("maskclip_vocabulary_hits_total", "Text embeddings served from memory."),
+            disk_hits: describe(
+                "maskclip_vocabulary_disk_hits_total",
+                "Text embeddings read from the store on disk.",
             ),
             misses: describe(
                 "maskclip_vocabulary_misses_total",
                 "Text embeddings that had to be computed.",
             ),
-            bytes: describe("maskclip_vocabulary_bytes", "Bytes of text embeddings held."),
+            bytes: describe("maskclip_vocabulary_bytes", "Bytes of text embeddings held in memory."),
+            disk_bytes: describe("maskclip_vocabulary_disk_bytes", "Bytes of the store on disk."),
         }
     }
 }
 
 impl Collector for StoreCollector {
     fn desc(&self) -> Vec<&Desc> {
-        vec![&self.hits, &self.misses, &self.bytes]
+        vec![&self.hits, &self.disk_hits, &self.misses, &self.bytes, &self.disk_bytes]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -260,12 +264,17 @@ impl Collector for StoreCollector {
             counter.inc_by(value);
             counter.collect()
         };
-        let bytes = gauge(&self.bytes.fq_name, &self.bytes.help);
-        bytes.set(i64::try_from(statistics.bytes).unwrap_or(i64::MAX));
+        let level = |description: &Desc, value: u64| {
+            let level = gauge(&description.fq_name, &description.help);
+            level.set(i64::try_from(value).unwrap_or(i64::MAX));
+            level.collect()
+        };
         [
             counter(&self.hits, statistics.hits),
+            counter(&self.disk_hits, statistics.disk_hits),
             counter(&self.misses, statistics.misses),
-            bytes.collect(),
+            level(&self.bytes, statistics.bytes),
+            level(&self.disk_bytes, statistics.disk_bytes),
         ]
         .concat()
     }
@@ -295,7 +304,7 @@ mod tests {
     #[test]
     fn label_sets_exist_from_the_start() {
         let metrics = Metrics::new();
-        metrics.watch_store(EmbeddingStore::new(0));
+        metrics.watch_store(EmbeddingStore::new(0, None));
         let text = metrics.render();
         for stage in Stage::ALL {
             assert!(
@@ -306,6 +315,8 @@ mod tests {
         for name in [
             "maskclip_queue_depth 0",
             "maskclip_vocabulary_misses_total 0",
+            "maskclip_vocabulary_disk_hits_total 0",
+            "maskclip_vocabulary_disk_bytes 0",
             "maskclip_workers_live 0",
         ] {
             assert!(text.contains(name), "{name} is missing from\n{text}");

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use maskclip::clip::{CheckpointError, ModelConfig, VisualTower, Weights};
+use maskclip::clip::{CheckpointError, ModelConfig, Origin, VisualTower, Weights};
 use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
 use maskclip::label_map::{QueryOwner, ScoreKind};
 use tch::{Device, Kind, Tensor};
@@ -172,7 +172,8 @@ fn open(model: &str) -> Weights {
 }
 
 fn config(model: &str) -> ModelConfig {
-    ModelConfig::beside(&golden(&format!("visual_{model}.safetensors"))).expect("the configuration is committed beside")
+    let weights = golden(&format!("visual_{model}.safetensors"));
+    ModelConfig::find(Origin::OpenClip, &weights).expect("the configuration is committed beside")
 }
 
 /// The tower, which has to use every tensor of its file.

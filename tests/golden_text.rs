@@ -67,7 +67,7 @@ impl Golden {
 
         let file = SafeTensors::deserialize(&bytes).expect("the golden is well-formed");
         let checkpoint = with_whole_embedding(&file);
-        let mut weights = Weights::from_bytes(&checkpoint, Device::Cpu, Kind::Float).expect("it is a checkpoint");
+        let mut weights = Weights::from_bytes(checkpoint, Device::Cpu, Kind::Float).expect("it is a checkpoint");
         let tower = TextTower::load(&mut weights, activation, HEAD_WIDTH).expect("it is a text tower");
         weights.finish().expect("it has no other tensors");
         Self {
@@ -147,7 +147,7 @@ fn a_tower_with_another_vocabulary_is_refused() {
         .into_iter()
         .chain([("token_embedding.weight".to_owned(), values)]);
     let bytes = safetensors::serialize(short, None).expect("the views are valid");
-    let mut weights = Weights::from_bytes(&bytes, Device::Cpu, Kind::Float).expect("it is a checkpoint");
+    let mut weights = Weights::from_bytes(bytes, Device::Cpu, Kind::Float).expect("it is a checkpoint");
     let error = TextTower::load(&mut weights, Activation::Gelu, HEAD_WIDTH).expect_err("the vocabulary is too small");
     assert!(error.to_string().ends_with("expected [49408, 32]"), "{error}");
 }

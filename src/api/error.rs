@@ -107,6 +107,7 @@ impl ApiError {
                 VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
                 VocabularyError::TooMany { .. } => ProblemType::TooManyVocabularies,
                 VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
+                VocabularyError::NotWritten { .. } => ProblemType::Internal,
             },
             Self::Segment(SegmentError::Image(error)) => match error {
                 DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,

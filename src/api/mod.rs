@@ -166,7 +166,7 @@ mod tests {
 
         let (config, metrics) = (Config::for_testing(), Arc::new(Metrics::new()));
         let no_model = Arc::new(|| Err(LabellerError::Model("there is none".to_owned())));
-        let engine = Engine::start(EngineSettings::from(&config), no_model, Arc::clone(&metrics));
+        let engine = Engine::start(EngineSettings::from(&config), no_model, None, Arc::clone(&metrics));
         let state = AppState {
             engine,
             config: Arc::new(config),

@@ -18,6 +18,7 @@ struct Web;
 #[derive(RustEmbed)]
 #[folder = "examples/"]
 #[exclude = "scenes/*"]
+#[exclude = "maps/*"]
 struct Examples;
 
 /// Where the page finds [`Examples`] below `/assets/`.

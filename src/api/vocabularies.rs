@@ -65,13 +65,13 @@ pub struct EmbeddingState {
     pub model: String,
     /// The prompt templates.
     pub templates: TemplateSet,
-    /// Texts whose embeddings are held.
+    /// Texts that are embedded.
     #[schema(example = 2)]
     pub embedded: usize,
     /// Texts of the list.
     #[schema(example = 3)]
     pub total: usize,
-    /// Bytes of the embeddings that are held.
+    /// Bytes of their embeddings.
     #[schema(example = 4096)]
     pub bytes: usize,
 }
@@ -148,15 +148,18 @@ pub(super) async fn list_vocabularies(
     let Query(ListQuery { kind }) = query?;
     let vocabularies = match kind {
         VocabularyKind::Named => {
-            let named = state.engine.vocabularies().list();
-            named
-                .iter()
-                .map(|vocabulary| summarise_named(&state, vocabulary))
-                .collect()
+            let mut summaries = Vec::new();
+            for vocabulary in state.engine.vocabularies().await {
+                summaries.push(summarise_named(&state, &vocabulary).await);
+            }
+            summaries
         }
         VocabularyKind::Recent => {
-            let recent = state.engine.recent_lists().list();
-            recent.iter().map(|recent| summarise_recent(&state, recent)).collect()
+            let mut summaries = Vec::new();
+            for recent in state.engine.recent_lists().list() {
+                summaries.push(summarise_recent(&state, &recent).await);
+            }
+            summaries
         }
     };
     Ok(Json(VocabularyList { vocabularies }))
@@ -168,7 +171,8 @@ pub(super) async fn list_vocabularies(
 /// loaded model and the template set `defaults.templates`: the answer is 202 with the progress so far when that has
 /// work to do. A vocabulary can be used at once; a request that needs texts still missing waits for them.
 ///
-/// Definitions are held in memory, at most `limits.max_vocabularies` of them. A name has 1 to 64 characters of `a-z`,
+/// Definitions and embeddings outlive the server in the store on disk (`vocabulary.store_path`); without one they are
+/// held in memory. There are at most `limits.max_vocabularies` definitions. A name has 1 to 64 characters of `a-z`,
 /// `0-9`, `.`, `_` and `-`, the first a letter or digit.
 #[utoipa::path(
     put,
@@ -204,8 +208,9 @@ pub(super) async fn put_vocabulary(
     let templates = state.config.defaults.templates;
     let (vocabulary, stored) = state
         .engine
-        .define_vocabulary(&name, list, &precondition(&headers), templates)?;
-    let reply = describe(&state, &vocabulary);
+        .define_vocabulary(&name, list, precondition(&headers), templates)
+        .await?;
+    let reply = describe(&state, &vocabulary).await;
     let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
     let status = match stored {
         _ if !is_embedded || reply.embeddings.is_empty() => StatusCode::ACCEPTED,
@@ -236,12 +241,12 @@ pub(super) async fn get_vocabulary(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
-    let vocabulary = state.engine.vocabularies().get(&name)?;
+    let vocabulary = state.engine.vocabulary(&name).await?;
     let headers = [
         (header::ETAG, vocabulary.entity_tag.as_str()),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    Ok((headers, Json(describe(&state, &vocabulary))).into_response())
+    Ok((headers, Json(describe(&state, &vocabulary).await)).into_response())
 }
 
 /// Drop a vocabulary
@@ -264,7 +269,7 @@ pub(super) async fn delete_vocabulary(
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
-    state.engine.vocabularies().delete(&name, &precondition(&headers))?;
+    state.engine.drop_vocabulary(&name, precondition(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -284,7 +289,7 @@ fn precondition(headers: &HeaderMap) -> Precondition {
     }
 }
 
-fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
+async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
     Vocabulary {
         name: vocabulary.name.clone(),
         shipped: vocabulary.shipped,
@@ -292,11 +297,11 @@ fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
         background: vocabulary.list.background().to_vec(),
         hits: vocabulary.hits(),
         age_seconds: seconds_since(vocabulary.defined_at),
-        embeddings: embeddings(state, &vocabulary.list, state.config.defaults.templates),
+        embeddings: embeddings(state, &vocabulary.list, state.config.defaults.templates).await,
     }
 }
 
-fn summarise_named(state: &AppState, vocabulary: &NamedVocabulary) -> VocabularySummary {
+async fn summarise_named(state: &AppState, vocabulary: &NamedVocabulary) -> VocabularySummary {
     VocabularySummary {
         name: Some(vocabulary.name.clone()),
         id: None,
@@ -305,11 +310,11 @@ fn summarise_named(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary
         first_names: first_names(&vocabulary.list),
         hits: vocabulary.hits(),
         age_seconds: seconds_since(vocabulary.defined_at),
-        embeddings: embeddings(state, &vocabulary.list, state.config.defaults.templates),
+        embeddings: embeddings(state, &vocabulary.list, state.config.defaults.templates).await,
     }
 }
 
-fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySummary {
+async fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySummary {
     VocabularySummary {
         name: None,
         id: Some(recent.id.clone()),
@@ -318,7 +323,7 @@ fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySummary 
         first_names: first_names(&recent.list),
         hits: recent.hits,
         age_seconds: seconds_since(recent.first_seen),
-        embeddings: embeddings(state, &recent.list, recent.templates),
+        embeddings: embeddings(state, &recent.list, recent.templates).await,
     }
 }
 
@@ -336,11 +341,11 @@ fn seconds_since(moment: SystemTime) -> f64 {
 }
 
 /// The embeddings of the loaded model, if there is one.
-fn embeddings(state: &AppState, list: &ClassList, templates: TemplateSet) -> Vec<EmbeddingState> {
+async fn embeddings(state: &AppState, list: &ClassList, templates: TemplateSet) -> Vec<EmbeddingState> {
     let Some(model) = state.engine.model() else {
         return Vec::new();
     };
-    let (embedded, total) = state.engine.embedded(&model, list, templates);
+    let (embedded, total) = state.engine.embedded(&model, list, templates).await;
     let bytes = embedded * model.embedding_dimension * size_of::<f32>();
     vec![EmbeddingState {
         model: model.name.clone(),

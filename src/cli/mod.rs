@@ -1,6 +1,9 @@
 //! The command line: one file per command, each with a struct of its arguments and a `run`.
 
+mod arguments;
+mod fetch;
 mod serve;
+mod vocab;
 
 use clap::{Parser, Subcommand};
 
@@ -14,8 +17,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Get a model's published weights.
+    Fetch(fetch::FetchArguments),
     /// Serve the JSON API and the page.
     Serve(serve::ServeArguments),
+    /// Work on the named vocabularies and text embeddings that are kept on disk, beside a running server or without one.
+    Vocab(vocab::VocabArguments),
 }
 
 impl Cli {
@@ -25,7 +32,9 @@ impl Cli {
     /// Whatever stopped the command, in words for whoever typed it.
     pub fn run(self) -> Result<(), Box<dyn std::error::Error>> {
         match self.command {
+            Command::Fetch(arguments) => fetch::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Vocab(arguments) => vocab::run(arguments),
         }
     }
 }

@@ -1,79 +1,78 @@
 //! `maskclip serve`: settings, model, engine, socket, and the end of them all on a signal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use figment::value::{Dict, Value};
+use figment::value::Dict;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::arguments::{ConfigArguments, ModelArguments, section};
 use crate::api::{self, AppState};
-use crate::config::Config;
+use crate::config::{Config, StorePath, VocabularyConfig};
 use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings};
 use crate::telemetry::{self, Metrics};
+use crate::vocabulary::DiskStore;
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting it names.
 #[derive(Debug, Args)]
 pub struct ServeArguments {
-    /// A YAML file over the compiled-in defaults (config/default.yaml explains every key).
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArguments,
     /// Address and port (server.listen); port 0 picks a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// The model (model.name): "demo", or the path of a checkpoint.
-    #[arg(long, value_name = "NAME|PATH")]
-    model: Option<String>,
-    /// Where it runs (model.device): auto, cpu or cuda:N.
-    #[arg(long)]
-    device: Option<String>,
-    /// Element type (model.precision): auto, float32, bfloat16 or float16.
-    #[arg(long)]
-    precision: Option<String>,
+    #[command(flatten)]
+    model: ModelArguments,
 }
 
 impl ServeArguments {
     /// The flags that were given, nested like the configuration file.
     fn settings(&self) -> Dict {
-        let section = |entries: &[(&str, Option<String>)]| -> Value {
-            let given = entries
-                .iter()
-                .filter_map(|(key, value)| Some(((*key).to_owned(), Value::from(value.clone()?))));
-            Value::from(given.collect::<Dict>())
-        };
-        Dict::from([
-            (
-                "server".to_owned(),
-                section(&[("listen", self.listen.map(|address| address.to_string()))]),
-            ),
-            (
-                "model".to_owned(),
-                section(&[
-                    ("name", self.model.clone()),
-                    ("device", self.device.clone()),
-                    ("precision", self.precision.clone()),
-                ]),
-            ),
-        ])
+        let listen = self.listen.map(|address| address.to_string());
+        Dict::from([section("server", &[("listen", listen)]), self.model.section()])
     }
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(arguments.config.as_deref(), arguments.settings())?;
+    let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
     telemetry::start_logs(&config.telemetry)?;
     // Found before anything listens: a model that is not there, a device that is not there.
     let model = ClipModel::find(&config.model)?;
+    let disk = open_disk(&config.vocabulary);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
-        .block_on(serve(Arc::new(config), model))
+        .block_on(serve(Arc::new(config), model, disk))
 }
 
-async fn serve(config: Arc<Config>, model: ClipModel) -> Result<(), Box<dyn std::error::Error>> {
+/// The store on disk, if it is asked for and can be opened: without it everything works, only not as fast after a start.
+fn open_disk(config: &VocabularyConfig) -> Option<Arc<DiskStore>> {
+    if config.store_path == StorePath::None {
+        return None;
+    }
+    let Some(path) = config.store_path.file() else {
+        tracing::warn!("there is no HOME to keep vocabularies in (vocabulary.store_path); they are held in memory");
+        return None;
+    };
+    match DiskStore::open(&path, config.store_bytes) {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(%path, %error, "the store on disk cannot be used; vocabularies are held in memory");
+            None
+        }
+    }
+}
+
+async fn serve(
+    config: Arc<Config>,
+    model: ClipModel,
+    disk: Option<Arc<DiskStore>>,
+) -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
@@ -84,6 +83,7 @@ async fn serve(config: Arc<Config>, model: ClipModel) -> Result<(), Box<dyn std:
     let engine = Engine::start(
         EngineSettings::from(&*config),
         model.into_factory(),
+        disk,
         Arc::clone(&metrics),
     );
     let router = api::router(AppState {

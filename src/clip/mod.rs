@@ -16,7 +16,7 @@ mod visual;
 mod vit;
 pub mod zoo;
 
-pub use checkpoint::{CheckpointError, ModelConfig, Weights};
+pub use checkpoint::{CheckpointError, ModelConfig, Origin, Weights};
 pub use model::Clip;
 pub use resnet::ModifiedResNet;
 pub use text::TextTower;

@@ -22,8 +22,12 @@ impl VisualTower {
     pub fn load(weights: &mut Weights, config: &ModelConfig) -> Result<Self, CheckpointError> {
         if weights.shape("visual.layer1.0.conv1.weight").is_some() {
             ModifiedResNet::load(weights, config.visual_head_width).map(Self::ModifiedResNet)
-        } else {
+        } else if weights.shape("visual.class_embedding").is_some() {
             VisionTransformer::load(weights, config.activation, config.visual_head_width).map(Self::VisionTransformer)
+        } else {
+            Err(CheckpointError::OtherArchitecture {
+                tensors: weights.left(),
+            })
         }
     }
 

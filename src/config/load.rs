@@ -6,7 +6,7 @@ use figment::providers::{Env, Serialized};
 use figment::value::{Dict, Map};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::Config;
+use super::{Config, StorePath};
 
 const DEFAULT_YAML: &str = include_str!("../../config/default.yaml");
 
@@ -69,13 +69,14 @@ impl Config {
     }
 
     /// The compiled-in defaults alone, as tests want them: a port of the system's choice on the
-    /// loopback address.
+    /// loopback address, nothing on disk.
     pub fn for_testing() -> Self {
         let defaults = Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML);
         let mut config = defaults
             .and_then(|yaml| Self::from_layers(Figment::from(yaml)))
             .expect("the defaults are tested to be valid");
         config.server.listen = ([127, 0, 0, 1], 0).into();
+        config.vocabulary.store_path = StorePath::None;
         config
     }
 
@@ -196,12 +197,36 @@ mod tests {
                 "defaults.prompt_denoising must be 0 to 1, is 2",
             ),
             (
+                "fetch:\n  hub: ftp://hub.example\n",
+                "fetch.hub must be an http or https address, is ftp://hub.example/",
+            ),
+            (
                 "server:\n  drain_seconds: -3\n",
                 "server.drain_seconds must be 0 to 86400, is -3",
             ),
         ] {
             assert_eq!(load_text(text).expect_err("out of range").to_string(), expected);
         }
+    }
+
+    #[test]
+    fn the_store_on_disk_is_where_the_setting_says_or_nowhere() {
+        for (value, expected) in [
+            ("auto", StorePath::Auto),
+            ("none", StorePath::None),
+            ("null", StorePath::None),
+            (
+                "/var/lib/maskclip/store.sqlite3",
+                StorePath::File("/var/lib/maskclip/store.sqlite3".into()),
+            ),
+        ] {
+            let config = load_text(&format!("vocabulary:\n  store_path: {value}\n")).expect("valid");
+            assert_eq!(config.vocabulary.store_path, expected);
+        }
+        let error = load_text("vocabulary:\n  store_path: \"\"\n")
+            .expect_err("empty")
+            .to_string();
+        assert!(error.contains("vocabulary.store_path"), "{error}");
     }
 
     #[test]

@@ -4,14 +4,18 @@
 //! Nobody else reads the environment. `config/default.yaml` explains each key.
 
 mod load;
+mod store_path;
 
 pub use load::ConfigError;
+pub use store_path::StorePath;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 use utoipa::ToSchema;
 
 use crate::dense::Attention;
@@ -28,6 +32,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Weights, device, precision.
     pub model: ModelConfig,
+    /// Getting weights.
+    pub fetch: FetchConfig,
     /// Queue, workers, deadlines.
     pub engine: EngineConfig,
     /// Text-embedding store and recent class lists.
@@ -77,14 +83,41 @@ pub struct LimitsConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// `demo` for the embedded model, or the path of a checkpoint.
+    /// `demo` for the embedded model, a name of the zoo, or the path of a checkpoint, file or folder.
     pub name: String,
+    /// Where fetched models are; [`ModelConfig::folder`] says where that is when unset.
+    pub folder: Option<PathBuf>,
     /// Where it runs.
     pub device: DeviceChoice,
     /// Element type of its arithmetic.
     pub precision: PrecisionChoice,
     /// libtorch's threads per worker; 0 takes the cgroup's quota.
     pub threads: usize,
+}
+
+impl ModelConfig {
+    /// Where fetched models are: as set, else `maskclip/models` in the user's cache folder.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.clone().unwrap_or_else(|| {
+            let cache = std::env::var_os("XDG_CACHE_HOME")
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+                .unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache"));
+            cache.join("maskclip/models")
+        })
+    }
+}
+
+/// Getting weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FetchConfig {
+    /// Never use the network.
+    pub offline: bool,
+    /// The Hugging Face hub, or a mirror of it.
+    pub hub: Url,
+    /// A PEM file of certificate authorities to trust instead of the compiled-in ones.
+    pub certificates: Option<PathBuf>,
 }
 
 /// `auto`, `cpu` or `cuda:N`.
@@ -203,6 +236,10 @@ pub struct EngineConfig {
 pub struct VocabularyConfig {
     /// Bytes of text embeddings held in memory; the least recently used go first.
     pub cache_bytes: u64,
+    /// Where text embeddings and named vocabularies outlive the process.
+    pub store_path: StorePath,
+    /// Bytes of the file there; the least recently used embeddings go first.
+    pub store_bytes: u64,
     /// Recent class lists that `GET /v1/vocabularies?kind=recent` remembers.
     pub recent_lists: usize,
     /// Names that compete with the classes when a request says `background: true`.
@@ -255,6 +292,7 @@ impl Config {
             server,
             limits,
             model: _,
+            fetch,
             engine,
             vocabulary,
             defaults,
@@ -280,6 +318,12 @@ impl Config {
         at_least_one("limits.max_name_characters", limits.max_name_characters as u64)?;
         at_least_one("limits.max_short_side", limits.max_short_side.into())?;
         at_least_one("limits.max_input_pixels", limits.max_input_pixels)?;
+        in_range(
+            "fetch.hub",
+            matches!(fetch.hub.scheme(), "http" | "https"),
+            &fetch.hub,
+            "an http or https address",
+        )?;
         at_least_one("engine.queue_capacity", engine.queue_capacity as u64)?;
         at_least_one("engine.workers", engine.workers as u64)?;
         in_range(
@@ -295,6 +339,7 @@ impl Config {
             &format!("above 0 and at most engine.max_deadline_seconds = {longest}"),
         )?;
         at_least_one("vocabulary.cache_bytes", vocabulary.cache_bytes)?;
+        at_least_one("vocabulary.store_bytes", vocabulary.store_bytes)?;
         in_range(
             "vocabulary.background",
             vocabulary.background.len() <= limits.max_background_names,

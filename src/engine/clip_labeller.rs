@@ -4,6 +4,7 @@
 //! data to tensors. It is the only place of the engine that knows libtorch.
 #![allow(clippy::disallowed_types)]
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,12 +12,12 @@ use tch::{Cuda, Device, Kind, Tensor};
 
 use super::labeller::{Labeller, LabellerError, ModelInfo, Precision};
 use super::worker::LabellerFactory;
-use crate::clip::zoo::{self, EmbeddedModel};
-use crate::clip::{self, Clip, Weights};
+use crate::clip::zoo::{self, EmbeddedModel, PublishedModel};
+use crate::clip::{self, CheckpointError, Clip, Tokens, Weights, checkpoint};
 use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
 use crate::dense::{self, DenseOptions, DenseScores};
 use crate::image::{Normalisation, NormalisedImage};
-use crate::vocabulary::{Classifier, TemplateSet};
+use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Short side of the input in pixels for models that come without a recommendation.
 const SHORT_SIDE: u32 = 448;
@@ -35,16 +36,35 @@ pub struct ClipModel {
 #[derive(Debug, Clone)]
 enum Source {
     Embedded(EmbeddedModel),
-    File(PathBuf),
+    /// A checkpoint's file, or its folder.
+    Path(PathBuf),
 }
 
 /// Why a model cannot be used as the settings ask.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// Neither a known name nor a file.
-    #[error("model.name is {0:?}: neither a file nor a model known by name (those are: {known})", known = zoo::DEMO.name)]
+    /// Neither a known name nor a path.
+    #[error(
+        "model.name is {0:?}: no file, no folder, and no model known by name (demo, or one that `maskclip fetch --list` lists)"
+    )]
     NotFound(String),
+    /// A model of the zoo that is not here.
+    #[error(
+        "the model {name} is not in {folder}: `maskclip fetch {name}` gets it ({licence})",
+        folder = folder.display()
+    )]
+    NotFetched {
+        /// The zoo's name for it.
+        name: &'static str,
+        /// Where it would be.
+        folder: PathBuf,
+        /// What its publisher allows.
+        licence: &'static str,
+    },
+    /// A folder without weights.
+    #[error("model.name: {0}")]
+    NoWeights(#[from] CheckpointError),
     /// A CUDA device was asked for that is not there.
     #[error(
         "model.device is cuda:{index}, but libtorch sees {count} CUDA devices here: use --device cpu, or a build with \
@@ -69,7 +89,7 @@ impl ClipModel {
     pub fn find(config: &ModelConfig) -> Result<Self, ModelError> {
         let device = find_device(config.device, usize::try_from(Cuda::device_count()).unwrap_or(0))?;
         Ok(Self {
-            source: Source::find(&config.name)?,
+            source: Source::find(config)?,
             device,
             precision: find_precision(config.precision, device)?,
             threads: match config.threads {
@@ -95,10 +115,11 @@ impl ClipModel {
                 Weights::from_bytes(model.weights, self.device, kind).map_err(|error| failed(&error))?,
                 clip::ModelConfig::parse(model.config).map_err(|error| failed(&error))?,
             ),
-            Source::File(path) => (
-                Weights::load(path, self.device, kind).map_err(|error| failed(&error))?,
-                clip::ModelConfig::beside(path).map_err(|error| failed(&error))?,
-            ),
+            Source::Path(path) => {
+                let weights = Weights::load(path, self.device, kind).map_err(|error| failed(&error))?;
+                let config = clip::ModelConfig::find(weights.origin(), path).map_err(|error| failed(&error))?;
+                (weights, config)
+            }
         };
         let clip = Clip::load(weights, &config).map_err(|error| failed(&error))?;
         let info = ModelInfo {
@@ -114,7 +135,7 @@ impl ClipModel {
             patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide"),
             short_side: match &self.source {
                 Source::Embedded(model) => model.short_side,
-                Source::File(_) => SHORT_SIDE,
+                Source::Path(_) => SHORT_SIDE,
             },
             normalisation: Normalisation {
                 mean: config.mean.unwrap_or(Normalisation::CLIP.mean),
@@ -123,7 +144,7 @@ impl ClipModel {
             attentions: dense::attentions(&clip.visual).to_vec(),
             training_words: match &self.source {
                 Source::Embedded(model) => Some(model.training_words.lines().map(str::to_owned).collect()),
-                Source::File(_) => None,
+                Source::Path(_) => None,
             },
         };
         Ok(ClipLabeller { clip, info })
@@ -131,28 +152,46 @@ impl ClipModel {
 }
 
 impl Source {
-    fn find(name: &str) -> Result<Self, ModelError> {
+    fn find(config: &ModelConfig) -> Result<Self, ModelError> {
+        let name = &config.name;
         if name == zoo::DEMO.name {
             return Ok(Self::Embedded(zoo::DEMO));
         }
-        let path = Path::new(name);
-        if path.is_file() {
-            Ok(Self::File(path.to_owned()))
-        } else {
-            Err(ModelError::NotFound(name.to_owned()))
+        if let Some(model) = PublishedModel::named(name) {
+            let folder = config.folder();
+            return match model.find_in(&folder) {
+                Some(path) => Ok(Self::Path(path)),
+                None => Err(ModelError::NotFetched {
+                    name: model.name,
+                    folder,
+                    licence: model.licence,
+                }),
+            };
         }
+        let path = Path::new(name);
+        if !path.exists() {
+            return Err(ModelError::NotFound(name.to_owned()));
+        }
+        checkpoint::weights_file(path)?;
+        Ok(Self::Path(path.to_owned()))
     }
 
-    /// The name requests use: a file's is its name without the ending.
+    /// The name requests use: a file's is its name without the ending, unless that is what hubs call all weights; then, and
+    /// for a folder, it is the folder's.
     fn model_name(&self) -> String {
-        match self {
-            Self::Embedded(model) => model.name.to_owned(),
-            Self::File(path) => path
-                .file_stem()
-                .unwrap_or(path.as_os_str())
-                .to_string_lossy()
-                .into_owned(),
-        }
+        let path = match self {
+            Self::Embedded(model) => return model.name.to_owned(),
+            // "." and "folder/.." have no name of their own.
+            Self::Path(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        };
+        let is_generic = |name: &OsStr| checkpoint::WEIGHTS_FILES.iter().any(|generic| name == *generic);
+        let folder = path.parent().and_then(Path::file_name);
+        let name = match (path.file_name(), folder) {
+            (Some(file), Some(folder)) if is_generic(file) => folder,
+            (Some(folder), _) if path.is_dir() => folder,
+            _ => path.file_stem().unwrap_or(path.as_os_str()),
+        };
+        name.to_string_lossy().into_owned()
     }
 }
 
@@ -160,7 +199,7 @@ impl std::fmt::Display for Source {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Embedded(model) => write!(formatter, "the embedded model {:?}", model.name),
-            Self::File(path) => write!(formatter, "{}", path.display()),
+            Self::Path(path) => write!(formatter, "{}", path.display()),
         }
     }
 }
@@ -205,16 +244,23 @@ impl Labeller for ClipLabeller {
         &self.info
     }
 
-    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<Vec<f32>>, LabellerError> {
+    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
         let prompts: Vec<_> = texts
             .iter()
             .flat_map(|text| templates.prompts(text))
             .map(|prompt| self.clip.tokenizer.encode(&prompt))
             .collect();
+        let ensemble = templates.templates().len();
         // [texts, embedding]
-        let embeddings = self.clip.text.encode_ensembles(&prompts, templates.templates().len());
-        Vec::<Vec<f32>>::try_from(embeddings.to_device(Device::Cpu))
-            .map_err(|error| LabellerError::Model(error.to_string()))
+        let vectors = self.clip.text.encode_ensembles(&prompts, ensemble);
+        let vectors = Vec::<Vec<f32>>::try_from(vectors.to_device(Device::Cpu))
+            .map_err(|error| LabellerError::Model(error.to_string()))?;
+        let embeddings = vectors.into_iter().zip(prompts.chunks(ensemble));
+        let embedding = |(vector, prompts): (Vec<f32>, &[Tokens])| TextEmbedding {
+            vector: vector.into(),
+            truncated: prompts.iter().any(|prompt| prompt.truncated),
+        };
+        Ok(embeddings.map(embedding).collect())
     }
 
     fn score(
@@ -248,6 +294,15 @@ fn size(length: usize) -> i64 {
 mod tests {
     use super::*;
 
+    /// What the settings find when they ask for this model.
+    fn source(name: &str) -> Result<Source, ModelError> {
+        let settings = crate::config::Config::for_testing().model;
+        Source::find(&ModelConfig {
+            name: name.to_owned(),
+            ..settings
+        })
+    }
+
     #[test]
     fn auto_takes_cuda_where_there_is_one() {
         assert_eq!(find_device(DeviceChoice::Auto, 0).unwrap(), Device::Cpu);
@@ -263,6 +318,25 @@ mod tests {
             error.contains("cuda:2") && error.contains("sees 2 CUDA devices"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_model_is_named_after_its_file_or_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("ViT-B-16.v2");
+        std::fs::create_dir(&folder).unwrap();
+        let find = |path: &Path| source(path.to_str().unwrap());
+        assert!(matches!(find(&folder), Err(ModelError::NoWeights(_))));
+        assert!(matches!(find(&folder.join("RN50.pt")), Err(ModelError::NotFound(_))));
+
+        for name in ["model.safetensors", "RN50.pt"] {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+        let named = |path: &Path| find(path).unwrap().model_name();
+        assert_eq!(named(&folder.join("RN50.pt")), "RN50");
+        assert_eq!(named(&folder.join("model.safetensors")), "ViT-B-16.v2");
+        assert_eq!(named(&folder), "ViT-B-16.v2");
+        assert_eq!(source("demo").unwrap().model_name(), "demo");
     }
 
     #[test]

@@ -8,19 +8,20 @@ use utoipa::ToSchema;
 pub use crate::dense::DenseScores;
 use crate::dense::{Attention, DenseOptions};
 use crate::image::{Normalisation, NormalisedImage};
-use crate::vocabulary::{Classifier, TemplateSet};
+use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// A model that scores images against text. Lives on one worker thread and never leaves it.
 pub trait Labeller {
     /// What the model is and can do; the same for as long as it lives.
     fn info(&self) -> &ModelInfo;
 
-    /// Unit text embeddings, one of [`ModelInfo::embedding_dimension`] floats per text: each template
-    /// filled with the text, embedded, scaled to unit length, averaged, scaled again.
+    /// Text embeddings, one of [`ModelInfo::embedding_dimension`] floats per text: each template
+    /// filled with the text, embedded, scaled to unit length, averaged, scaled again. Prompts that are
+    /// too long lose their end, which the text's embedding says.
     ///
     /// # Errors
     /// When the model fails; the worker answers the jobs it holds and goes on.
-    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<Vec<f32>>, LabellerError>;
+    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError>;
 
     /// Scores of one image on the model's grid.
     ///

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, EngineConfig, LimitsConfig, VocabularyConfig};
 use crate::telemetry::Metrics;
-use crate::vocabulary::{EmbeddingStore, RecentLists, Registry};
+use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, Registry};
 
 pub use labeller::{Labeller, LabellerError, ModelInfo, Precision};
 pub use request::{
@@ -78,13 +78,19 @@ pub struct Engine {
     workers: watch::Receiver<WorkersState>,
     draining: AtomicBool,
     embeddings: Arc<EmbeddingStore>,
-    registry: Registry,
+    registry: Arc<Registry>,
     recent: RecentLists,
 }
 
 impl Engine {
-    /// Starts the workers. Returns at once; [`Engine::ready`] waits for the model.
-    pub fn start(settings: EngineSettings, factory: LabellerFactory, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// Starts the workers. Returns at once; [`Engine::ready`] waits for the model. Vocabularies and text embeddings
+    /// outlive the engine on `disk`, if there is one.
+    pub fn start(
+        settings: EngineSettings,
+        factory: LabellerFactory,
+        disk: Option<Arc<DiskStore>>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let queue = Arc::new(JobQueue::new(metrics.queue_depth.clone()));
         let (state, workers) = watch::channel(WorkersState::Loading);
         let context = Arc::new(WorkerContext {
@@ -94,12 +100,12 @@ impl Engine {
             metrics: Arc::clone(&metrics),
         });
         worker::spawn(&context, settings.engine.workers);
-        let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes);
+        let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes, disk.clone());
         metrics.watch_store(Arc::clone(&embeddings));
         Arc::new(Self {
             slots: Slots::new(settings.engine.queue_capacity, metrics.requests_in_flight.clone()),
             embeddings,
-            registry: Registry::new(settings.limits.max_vocabularies, SystemTime::now()),
+            registry: Arc::new(Registry::new(settings.limits.max_vocabularies, disk, SystemTime::now())),
             recent: RecentLists::new(settings.vocabulary.recent_lists),
             settings,
             metrics,

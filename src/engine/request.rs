@@ -112,6 +112,7 @@ impl From<ClassListAdvice> for Warning {
             ClassListAdvice::SingleClass { .. } => WarningCode::SingleClass,
             ClassListAdvice::Duplicate { .. } => WarningCode::DuplicateClass,
             ClassListAdvice::UnknownWords { .. } => WarningCode::UnknownWord,
+            ClassListAdvice::TextTruncated { .. } => WarningCode::TextTruncated,
         };
         Self {
             code,
@@ -131,6 +132,8 @@ pub enum WarningCode {
     DuplicateClass,
     /// A class has words the model's training captions never had.
     UnknownWord,
+    /// A name is longer than the model reads and lost its end.
+    TextTruncated,
     /// Prompt denoising dropped every class, so it was not applied.
     DenoisingDroppedAll,
 }
@@ -142,6 +145,7 @@ impl WarningCode {
             Self::SingleClass => "single-class",
             Self::DuplicateClass => "duplicate-class",
             Self::UnknownWord => "unknown-word",
+            Self::TextTruncated => "text-truncated",
             Self::DenoisingDroppedAll => "denoising-dropped-all",
         }
     }

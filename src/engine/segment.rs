@@ -16,7 +16,7 @@ use crate::dense::DenseScores;
 use crate::image::{self, NormalisedImage, RgbImage};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, QueryOwner};
 use crate::telemetry::Stage;
-use crate::vocabulary::{self, ClassList, Classifier};
+use crate::vocabulary::{self, ClassList, Classifier, TextEmbedding};
 
 impl Engine {
     /// Labels one image.
@@ -93,7 +93,7 @@ struct Run<'engine> {
 impl Run<'_> {
     async fn all_stages(mut self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
         self.check(&request)?;
-        let list = self.engine.class_list(&request)?;
+        let list = self.engine.class_list(&request).await?;
 
         let bytes = request.image.clone();
         let max_pixels = self.engine.settings.limits.max_image_pixels;
@@ -102,7 +102,8 @@ impl Run<'_> {
             .await??;
         let (width, height) = pixels.dimensions();
         let input = self.preprocess(pixels, request.short_side).await?;
-        let classifier = self.embed(&list, &request).await?;
+        let embeddings = self.embed(&list, &request).await?;
+        let classifier = Arc::new(list.classifier(&embeddings));
         let scores = self.score(input, &classifier, &request).await?;
 
         let DenseScores {
@@ -149,7 +150,7 @@ impl Run<'_> {
                 .collect(),
             label_map,
             confidence_map,
-            warnings: self.warnings(&list, denoising_dropped_all),
+            warnings: self.warnings(&list, &embeddings, denoising_dropped_all),
             timings: self.timings,
         })
     }
@@ -189,16 +190,15 @@ impl Run<'_> {
         .await
     }
 
-    async fn embed(&mut self, list: &ClassList, request: &SegmentRequest) -> Result<Arc<Classifier>, SegmentError> {
+    async fn embed(&mut self, list: &ClassList, request: &SegmentRequest) -> Result<Vec<TextEmbedding>, SegmentError> {
         self.progress.enter(Stage::Text);
         let start = Instant::now();
         let embeddings = self
             .engine
             .embed(list, request.templates, &self.model, &self.slot)
             .await?;
-        let classifier = Arc::new(list.classifier(&embeddings));
         self.record(Stage::Text, start.elapsed());
-        Ok(classifier)
+        Ok(embeddings)
     }
 
     /// Waits for a worker and its scores.
@@ -277,8 +277,8 @@ impl Run<'_> {
         self.timings.set(stage, elapsed);
     }
 
-    fn warnings(&self, list: &ClassList, denoising_dropped_all: bool) -> Vec<Warning> {
-        let mut warnings: Vec<Warning> = vocabulary::advice(list, self.model.training_words.as_ref())
+    fn warnings(&self, list: &ClassList, embeddings: &[TextEmbedding], denoising_dropped_all: bool) -> Vec<Warning> {
+        let mut warnings: Vec<Warning> = vocabulary::advice(list, embeddings, self.model.training_words.as_ref())
             .into_iter()
             .map(Warning::from)
             .collect();

@@ -9,7 +9,9 @@ use super::request::SegmentError;
 use super::slots::Slot;
 use super::worker::{EmbedJob, Job};
 use super::{Engine, ModelInfo};
-use crate::vocabulary::{ClassList, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder};
+use crate::vocabulary::{
+    ClassList, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder, TextEmbedding,
+};
 
 impl Engine {
     /// The embeddings of a class list's texts, in the order of [`ClassList::texts`].
@@ -19,7 +21,7 @@ impl Engine {
         templates: TemplateSet,
         model: &ModelInfo,
         slot: &Arc<Slot>,
-    ) -> Result<Vec<Arc<[f32]>>, EmbeddingError> {
+    ) -> Result<Vec<TextEmbedding>, EmbeddingError> {
         let embedder = QueueEmbedder {
             queue: Arc::clone(&self.queue),
             slot: Arc::clone(slot),
@@ -29,19 +31,28 @@ impl Engine {
             .await
     }
 
-    /// How many of a class list's texts are held for a model, and how many there are.
-    pub fn embedded(&self, model: &ModelInfo, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
+    /// Embeds a class list's texts before they are needed; what is held already is not computed again.
+    ///
+    /// # Errors
+    /// When no worker is ready, the engine has no slot free, or the model fails.
+    pub async fn embed_ahead(&self, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
+        let (model, slot) = (self.ready_model()?, self.take_slot()?);
+        self.embed(list, templates, &model, &slot).await?;
+        Ok(())
+    }
+
+    /// How many of a class list's texts are embedded for a model, in memory or on disk, and how many there are.
+    pub async fn embedded(&self, model: &ModelInfo, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
         let texts = list.texts();
-        (
-            self.embeddings.embedded(&embedding_space(model, templates), &texts),
-            texts.len(),
-        )
+        let space = embedding_space(model, templates);
+        (self.embeddings.embedded(&space, &texts).await, texts.len())
     }
 }
 
 fn embedding_space(model: &ModelInfo, templates: TemplateSet) -> EmbeddingSpace {
     EmbeddingSpace {
         weights_sha256: model.weights_sha256.as_str().into(),
+        precision: model.precision.name(),
         templates,
     }
 }

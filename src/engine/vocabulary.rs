@@ -6,13 +6,22 @@ use std::time::SystemTime;
 use super::Engine;
 use super::request::{SegmentError, SegmentRequest, VocabularyChoice};
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, Precondition, RecentLists, Registry, Stored, TemplateSet, VocabularyError,
+    ClassList, NamedVocabulary, Precondition, RecentLists, Registry, Stored, TemplateSet, VocabularyError, off_pool,
 };
 
 impl Engine {
-    /// The named vocabularies.
-    pub fn vocabularies(&self) -> &Registry {
-        &self.registry
+    /// The named vocabulary.
+    ///
+    /// # Errors
+    /// [`VocabularyError::NotFound`].
+    pub async fn vocabulary(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
+        let name = name.to_owned();
+        self.with_registry(move |registry| registry.get(&name)).await
+    }
+
+    /// All named vocabularies, shipped ones first, each part sorted by name.
+    pub async fn vocabularies(&self) -> Vec<Arc<NamedVocabulary>> {
+        self.with_registry(Registry::list).await
     }
 
     /// The class lists that requests brought along lately.
@@ -26,15 +35,17 @@ impl Engine {
     /// Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// When the name or the precondition is refused.
-    pub fn define_vocabulary(
+    /// When the name or the precondition is refused, or the disk fails.
+    pub async fn define_vocabulary(
         self: &Arc<Self>,
         name: &str,
         list: ClassList,
-        precondition: &Precondition,
+        precondition: Precondition,
         templates: TemplateSet,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
-        let (vocabulary, stored) = self.registry.put(name, list, precondition, SystemTime::now())?;
+        let name = name.to_owned();
+        let put = move |registry: &Registry| registry.put(&name, list, &precondition, SystemTime::now());
+        let (vocabulary, stored) = self.with_registry(put).await?;
         if let (Ok(model), Ok(slot)) = (self.ready_model(), self.take_slot()) {
             let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
             tokio::spawn(async move {
@@ -46,8 +57,24 @@ impl Engine {
         Ok((vocabulary, stored))
     }
 
+    /// Drops a vocabulary.
+    ///
+    /// # Errors
+    /// When there is none of that name, it is shipped, the precondition does not hold, or the disk fails.
+    pub async fn drop_vocabulary(&self, name: &str, precondition: Precondition) -> Result<(), VocabularyError> {
+        let name = name.to_owned();
+        self.with_registry(move |registry| registry.delete(&name, &precondition))
+            .await
+    }
+
+    /// Asks the registry, which may have to wait for the disk.
+    async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&Registry) -> T + Send + 'static) -> T {
+        let registry = Arc::clone(&self.registry);
+        off_pool(move || ask(&registry)).await
+    }
+
     /// What a request looks for. Inline lists are remembered among the recent ones.
-    pub(super) fn class_list(&self, request: &SegmentRequest) -> Result<Arc<ClassList>, SegmentError> {
+    pub(super) async fn class_list(&self, request: &SegmentRequest) -> Result<Arc<ClassList>, SegmentError> {
         let limits = &self.settings.limits;
         let background = request.background.names.clone();
         match &request.vocabulary {
@@ -58,7 +85,11 @@ impl Engine {
                 Ok(list)
             }
             VocabularyChoice::Named(name) => {
-                let list = Arc::clone(&self.registry.get_for_request(name)?.list);
+                let name = name.clone();
+                let vocabulary = self
+                    .with_registry(move |registry| registry.get_for_request(&name))
+                    .await?;
+                let list = Arc::clone(&vocabulary.list);
                 match background {
                     Some(names) => Ok(Arc::new(
                         list.with_background(&names, limits).map_err(VocabularyError::from)?,

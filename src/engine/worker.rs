@@ -18,7 +18,7 @@ use crate::dense::{DenseOptions, DenseScores, KeySmoothing};
 use crate::image::NormalisedImage;
 use crate::label_map::QueryOwner;
 use crate::telemetry::Metrics;
-use crate::vocabulary::{Classifier, TemplateSet};
+use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Makes a model; called on each worker's own thread, again after a panic.
 pub type LabellerFactory = Arc<dyn Fn() -> Result<Box<dyn Labeller>, LabellerError> + Send + Sync>;
@@ -59,7 +59,7 @@ pub struct EmbedJob {
     /// The templates they are put into.
     pub templates: TemplateSet,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<Vec<Vec<f32>>, LabellerError>>,
+    pub reply: oneshot::Sender<Result<Vec<TextEmbedding>, LabellerError>>,
     /// Held until the job is done.
     pub _slot: Arc<Slot>,
 }
@@ -180,8 +180,8 @@ fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, Labelle
     };
     let classifier = Classifier {
         queries: 1,
-        dimension: embedding.len(),
-        embeddings: embedding,
+        dimension: embedding.vector.len(),
+        embeddings: embedding.vector.to_vec(),
         owners: vec![QueryOwner::Class(0)],
     };
     let attention = *info

@@ -21,7 +21,7 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
-    /// The constants every OpenAI and open_clip model of the zoo was trained with.
+    /// OpenAI's constants, which most of open_clip's models were trained with too.
     #[allow(clippy::excessive_precision)] // Digit for digit as published.
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use super::classes::fold;
-use super::{Class, ClassList};
+use super::{Class, ClassList, TextEmbedding};
 
 /// One observation. Its text, for people, is its `Display`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,11 @@ pub enum ClassListAdvice {
         class: String,
         /// The words, lower case, each once.
         words: Vec<String>,
+    },
+    /// A text is longer than the model reads.
+    TextTruncated {
+        /// The text.
+        text: String,
     },
 }
 
@@ -56,13 +61,23 @@ impl fmt::Display for ClassListAdvice {
                     quoted(words)
                 )
             }
+            Self::TextTruncated { text } => {
+                write!(
+                    f,
+                    "{text:?} is longer than the model reads: the end of some prompts with it was cut off"
+                )
+            }
         }
     }
 }
 
-/// Everything worth saying about a list. `training_words` are those of the model's training captions, lower case, when
-/// they are known.
-pub fn advice(list: &ClassList, training_words: Option<&HashSet<String>>) -> Vec<ClassListAdvice> {
+/// Everything worth saying about a list and the embeddings of its texts, in the order of [`ClassList::texts`].
+/// `training_words` are those of the model's training captions, lower case, when they are known.
+pub fn advice(
+    list: &ClassList,
+    embeddings: &[TextEmbedding],
+    training_words: Option<&HashSet<String>>,
+) -> Vec<ClassListAdvice> {
     let mut advice = Vec::new();
     if let ([class], []) = (list.classes(), list.background()) {
         advice.push(ClassListAdvice::SingleClass {
@@ -73,6 +88,9 @@ pub fn advice(list: &ClassList, training_words: Option<&HashSet<String>>) -> Vec
     if let Some(known) = training_words {
         advice.extend(list.classes().iter().filter_map(|class| unknown_words(class, known)));
     }
+    let truncated = list.texts().into_iter().zip(embeddings);
+    let truncated = truncated.filter(|(_, embedding)| embedding.truncated);
+    advice.extend(truncated.map(|(text, _)| ClassListAdvice::TextTruncated { text }));
     advice
 }
 
@@ -122,7 +140,7 @@ mod tests {
     use super::*;
 
     fn said(classes: &[&str], background: &[&str], training_words: Option<&HashSet<String>>) -> Vec<String> {
-        advice(&list(classes, background), training_words)
+        advice(&list(classes, background), &[], training_words)
             .iter()
             .map(ToString::to_string)
             .collect()
@@ -160,6 +178,21 @@ mod tests {
                 "the model was trained without the words \"oak\" of the class \"oak\"",
             ]
         );
+    }
+
+    #[test]
+    fn texts_that_lost_their_end_are_named() {
+        let embedding = |truncated| TextEmbedding {
+            vector: [1.0].into(),
+            truncated,
+        };
+        let said = advice(
+            &list(&["cat; kitty"], &["sky"]),
+            &[false, true, true].map(embedding),
+            None,
+        );
+        let truncated = |text: &str| ClassListAdvice::TextTruncated { text: text.to_owned() };
+        assert_eq!(said, [truncated("kitty"), truncated("sky")]);
     }
 
     #[test]

@@ -5,11 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{Class, Classifier, TemplateSet};
+use super::{Class, Classifier, TemplateSet, TextEmbedding};
 use crate::config::LimitsConfig;
 use crate::label_map::{QueryOwner, UNLABELLED};
 
@@ -131,11 +130,8 @@ impl ClassList {
     }
 
     /// Classes that are known to be valid, whatever the limits for requests.
-    pub(super) fn trusted(classes: Vec<Class>) -> Self {
-        Self {
-            classes,
-            background: Vec::new(),
-        }
+    pub(super) fn trusted(classes: Vec<Class>, background: Vec<String>) -> Self {
+        Self { classes, background }
     }
 
     /// Identifier of the list with its background and templates: equal lists, equal id; 32 hexadecimal digits.
@@ -178,17 +174,17 @@ impl ClassList {
     ///
     /// # Panics
     /// When there are not as many embeddings as texts.
-    pub fn classifier(&self, embeddings: &[Arc<[f32]>]) -> Classifier {
+    pub fn classifier(&self, embeddings: &[TextEmbedding]) -> Classifier {
         let texts = self.texts();
         assert_eq!(texts.len(), embeddings.len(), "one embedding per text");
         let embedding_of: HashMap<&str, &[f32]> = texts
             .iter()
             .map(String::as_str)
-            .zip(embeddings.iter().map(AsRef::as_ref))
+            .zip(embeddings.iter().map(|embedding| &*embedding.vector))
             .collect();
 
         let queries = self.queries();
-        let dimension = embeddings[0].len();
+        let dimension = embeddings[0].vector.len();
         let mut rows = Vec::with_capacity(queries.len() * dimension);
         for query in &queries {
             let members: Vec<&[f32]> = query.texts.iter().map(|text| embedding_of[text]).collect();
@@ -258,7 +254,8 @@ pub(super) fn fold(name: &str) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     bytes
         .iter()
         .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {

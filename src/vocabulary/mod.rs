@@ -1,22 +1,28 @@
 //! Classes, prompt templates, named vocabularies and the text-embedding store.
 //!
-//! Owns what a class list is, how it becomes prompts, which embeddings are held and how they become
-//! a classifier. Knows nothing of tensors or HTTP.
+//! Owns what a class list is, how it becomes prompts, which embeddings are held, in memory and on disk, and how they
+//! become a classifier. Knows nothing of tensors or HTTP.
 
 mod advice;
 mod classes;
+mod disk;
+mod embedding;
 mod prompts;
 mod recent;
 mod registry;
 mod shipped;
 mod store;
+mod text_form;
 
 pub use advice::{ClassListAdvice, advice};
 pub use classes::{ClassList, ClassListError};
+pub use disk::{DiskError, DiskStore, off_pool};
+pub use embedding::{EmbeddingSpace, TextEmbedding};
 pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};
 pub use registry::{EntityTags, NamedVocabulary, Precondition, Registry, Stored};
-pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingSpace, EmbeddingStore, StoreStatistics, TextEmbedder};
+pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingStore, StoreStatistics, TextEmbedder};
+pub use text_form::{parse_classes, write_classes};
 
 use crate::label_map::QueryOwner;
 
@@ -84,6 +90,14 @@ pub enum VocabularyError {
     TooMany {
         /// The limit.
         limit: usize,
+    },
+    /// The change could not be written to disk, so it was not made; the text is for the log alone.
+    #[error("the vocabulary {name:?} could not be written to disk: {reason}")]
+    NotWritten {
+        /// The name asked for.
+        name: String,
+        /// What the store on disk said.
+        reason: String,
     },
     /// The classes or the background were refused.
     #[error(transparent)]

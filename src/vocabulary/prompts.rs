@@ -5,7 +5,10 @@
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
+
+use super::classes::hexadecimal;
 
 /// Where the text goes in a template.
 const SLOT: &str = "{}";
@@ -32,6 +35,9 @@ pub enum TemplateSet {
 }
 
 impl TemplateSet {
+    /// Every set.
+    pub const ALL: [Self; 3] = [Self::Maskclip85, Self::Imagenet80, Self::Simple];
+
     /// The name requests and settings use.
     pub fn name(self) -> &'static str {
         match self {
@@ -48,6 +54,14 @@ impl TemplateSet {
             Self::Imagenet80 => &MASKCLIP_85[..IMAGENET_TEMPLATES],
             Self::Simple => &["a photo of a {}."],
         }
+    }
+
+    /// SHA-256 of the templates, lower-case hexadecimal.
+    pub(super) fn digest(self) -> &'static str {
+        static DIGESTS: LazyLock<[String; TemplateSet::ALL.len()]> = LazyLock::new(|| {
+            TemplateSet::ALL.map(|templates| hexadecimal(&Sha256::digest(templates.templates().join("\n"))))
+        });
+        &DIGESTS[self as usize]
     }
 
     /// One prompt per template, in the templates' order.
@@ -103,7 +117,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_wire() {
-        for templates in [TemplateSet::Maskclip85, TemplateSet::Imagenet80, TemplateSet::Simple] {
+        for templates in TemplateSet::ALL {
             assert_eq!(serde_json::to_value(templates).ok(), Some(templates.name().into()));
         }
     }

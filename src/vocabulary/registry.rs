@@ -1,18 +1,23 @@
 //! Named vocabularies: the shipped ones and those that callers define.
 //!
-//! Owns their names, their entity tags and who may change what. Definitions live in memory; embeddings belong to
-//! [`store`](super::store). The clock is the caller's.
+//! Owns their names, their entity tags and who may change what. Definitions live in memory and, when there is a
+//! [`DiskStore`], on disk, where other processes may change them: each call looks whether one has, so it may wait for the
+//! disk. Embeddings belong to [`store`](super::store). The clock is the caller's.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
+use super::disk::{ChangeMark, Definition, DiskStore};
 use super::shipped::shipped;
 use super::{ClassList, VocabularyError};
 
 /// Characters of a vocabulary's name.
 const MAX_NAME_CHARACTERS: usize = 64;
+
+/// How often a change is tried again because another process was faster.
+const ATTEMPTS: usize = 10;
 
 /// A class list under a name.
 #[derive(Debug)]
@@ -25,7 +30,7 @@ pub struct NamedVocabulary {
     pub entity_tag: String,
     /// Whether it came with the server and is read-only.
     pub shipped: bool,
-    /// When this definition was made; for shipped ones the server's start.
+    /// When this definition was made, to the second if it has been on disk; for shipped ones the server's start.
     pub defined_at: SystemTime,
     hits: AtomicU64,
 }
@@ -99,19 +104,28 @@ pub enum Stored {
 #[derive(Debug)]
 pub struct Registry {
     shipped: BTreeMap<String, Arc<NamedVocabulary>>,
-    /// At most `max_vocabularies` of them.
-    defined: RwLock<BTreeMap<String, Arc<NamedVocabulary>>>,
+    defined: Mutex<Defined>,
     max_vocabularies: usize,
+    disk: Option<Arc<DiskStore>>,
+}
+
+/// The vocabularies that callers have defined.
+#[derive(Debug, Default)]
+struct Defined {
+    by_name: BTreeMap<String, Arc<NamedVocabulary>>,
+    /// The state of the disk they come from.
+    seen: Option<ChangeMark>,
 }
 
 impl Registry {
-    /// The shipped vocabularies and room for `max_vocabularies` others.
-    pub fn new(max_vocabularies: usize, now: SystemTime) -> Self {
+    /// The shipped vocabularies, those on disk, and room for `max_vocabularies` beside the shipped ones.
+    pub fn new(max_vocabularies: usize, disk: Option<Arc<DiskStore>>, now: SystemTime) -> Self {
         let shipped = shipped().map(|(name, list)| (name.to_owned(), NamedVocabulary::new(name, list, true, now)));
         Self {
             shipped: shipped.collect(),
-            defined: RwLock::default(),
+            defined: Mutex::default(),
             max_vocabularies,
+            disk,
         }
     }
 
@@ -120,8 +134,10 @@ impl Registry {
     /// # Errors
     /// [`VocabularyError::NotFound`].
     pub fn get(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
-        let defined = || self.defined.read().expect(LOCK).get(name).cloned();
-        let vocabulary = self.shipped.get(name).cloned().or_else(defined);
+        if let Some(vocabulary) = self.shipped.get(name) {
+            return Ok(Arc::clone(vocabulary));
+        }
+        let vocabulary = self.defined().by_name.get(name).cloned();
         vocabulary.ok_or_else(|| VocabularyError::NotFound { name: name.to_owned() })
     }
 
@@ -139,7 +155,7 @@ impl Registry {
     pub fn list(&self) -> Vec<Arc<NamedVocabulary>> {
         self.shipped
             .values()
-            .chain(self.defined.read().expect(LOCK).values())
+            .chain(self.defined().by_name.values())
             .cloned()
             .collect()
     }
@@ -147,7 +163,8 @@ impl Registry {
     /// Defines a vocabulary, or defines it anew.
     ///
     /// # Errors
-    /// When the name is not allowed or shipped, the precondition does not hold, or a new one would be one too many.
+    /// When the name is not allowed or shipped, the precondition does not hold, a new one would be one too many, or the
+    /// disk fails.
     pub fn put(
         &self,
         name: &str,
@@ -159,36 +176,85 @@ impl Registry {
             return Err(VocabularyError::InvalidName { name: name.to_owned() });
         }
         self.refuse_shipped(name)?;
-        let mut defined = self.defined.write().expect(LOCK);
-        check(precondition, name, defined.get(name))?;
-        let stored = if defined.contains_key(name) {
-            Stored::Replaced
-        } else {
-            Stored::Created
-        };
-        if stored == Stored::Created && defined.len() >= self.max_vocabularies {
-            return Err(VocabularyError::TooMany {
-                limit: self.max_vocabularies,
-            });
-        }
-        let vocabulary = NamedVocabulary::new(name, list, false, now);
-        defined.insert(name.to_owned(), vocabulary.clone());
-        Ok((vocabulary, stored))
+        self.change(name, |defined, disk| {
+            let current = defined.by_name.get(name);
+            check(precondition, name, current)?;
+            if current.is_none() && defined.by_name.len() >= self.max_vocabularies {
+                return Err(VocabularyError::TooMany {
+                    limit: self.max_vocabularies,
+                });
+            }
+            if let Some(disk) = disk {
+                let definition = Definition {
+                    name: name.to_owned(),
+                    list: list.clone(),
+                    defined_at: now,
+                };
+                let expected = current.map(|current| current.list.digest());
+                let written = disk.put_definition(&definition, expected.as_deref());
+                if !written.map_err(|error| not_written(name, &error))? {
+                    return Ok(None);
+                }
+            }
+            let vocabulary = NamedVocabulary::new(name, list.clone(), false, now);
+            let replaced = defined.by_name.insert(name.to_owned(), Arc::clone(&vocabulary));
+            let stored = replaced.map_or(Stored::Created, |_| Stored::Replaced);
+            Ok(Some((vocabulary, stored)))
+        })
     }
 
     /// Drops a vocabulary.
     ///
     /// # Errors
-    /// When there is none of that name, it is shipped, or the precondition does not hold.
+    /// When there is none of that name, it is shipped, the precondition does not hold, or the disk fails.
     pub fn delete(&self, name: &str, precondition: &Precondition) -> Result<(), VocabularyError> {
         self.refuse_shipped(name)?;
-        let mut defined = self.defined.write().expect(LOCK);
-        let Some(current) = defined.get(name) else {
-            return Err(VocabularyError::NotFound { name: name.to_owned() });
-        };
-        check(precondition, name, Some(current))?;
-        defined.remove(name);
-        Ok(())
+        self.change(name, |defined, disk| {
+            let Some(current) = defined.by_name.get(name) else {
+                return Err(VocabularyError::NotFound { name: name.to_owned() });
+            };
+            check(precondition, name, Some(current))?;
+            if let Some(disk) = disk {
+                let deleted = disk.delete_definition(name, &current.list.digest());
+                if !deleted.map_err(|error| not_written(name, &error))? {
+                    return Ok(None);
+                }
+            }
+            defined.by_name.remove(name);
+            Ok(Some(()))
+        })
+    }
+
+    /// Changes the definitions, from what the disk says now. `attempt` gives `None` when another process has changed it
+    /// since, and is called again.
+    fn change<T>(
+        &self,
+        name: &str,
+        mut attempt: impl FnMut(&mut Defined, Option<&DiskStore>) -> Result<Option<T>, VocabularyError>,
+    ) -> Result<T, VocabularyError> {
+        for _ in 0..ATTEMPTS {
+            if let Some(changed) = attempt(&mut self.defined(), self.disk.as_deref())? {
+                return Ok(changed);
+            }
+        }
+        Err(not_written(name, &"other processes change it all the time"))
+    }
+
+    /// The definitions, with what other processes have changed. A disk that cannot be read leaves what is known.
+    fn defined(&self) -> MutexGuard<'_, Defined> {
+        // Held while the disk is read: nothing this process writes comes in between.
+        let mut defined = self
+            .defined
+            .lock()
+            .expect("nothing panics while it has the registry's lock");
+        if let Some(disk) = &self.disk {
+            match disk.definitions_since(defined.seen) {
+                Ok(None) => {}
+                Ok(Some((mark, definitions))) => defined.take_over(mark, definitions),
+                Err(error) => tracing::warn!(%error, "the vocabularies on disk cannot be read"),
+            }
+        }
+        defined
     }
 
     fn refuse_shipped(&self, name: &str) -> Result<(), VocabularyError> {
@@ -199,7 +265,26 @@ impl Registry {
     }
 }
 
-const LOCK: &str = "nothing panics while it has the registry's lock";
+impl Defined {
+    fn take_over(&mut self, mark: ChangeMark, definitions: Vec<Definition>) {
+        let mut known = std::mem::take(&mut self.by_name);
+        self.seen = Some(mark);
+        for Definition { name, list, defined_at } in definitions {
+            let vocabulary = known
+                .remove(&name)
+                .filter(|known| *known.list == list)
+                .unwrap_or_else(|| NamedVocabulary::new(&name, list, false, defined_at));
+            self.by_name.insert(name, vocabulary);
+        }
+    }
+}
+
+fn not_written(name: &str, reason: &impl ToString) -> VocabularyError {
+    VocabularyError::NotWritten {
+        name: name.to_owned(),
+        reason: reason.to_string(),
+    }
+}
 
 fn check(
     precondition: &Precondition,
@@ -225,169 +310,4 @@ fn is_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::super::classes::tests::list;
-    use super::*;
-
-    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
-
-    fn registry() -> Registry {
-        Registry::new(2, NOW)
-    }
-
-    fn put(
-        registry: &Registry,
-        name: &str,
-        class: &str,
-        precondition: &Precondition,
-    ) -> Result<Stored, VocabularyError> {
-        registry
-            .put(name, list(&[class], &[]), precondition, NOW)
-            .map(|(_, stored)| stored)
-    }
-
-    fn tags(tags: &[&str]) -> EntityTags {
-        EntityTags::List(tags.iter().map(|tag| (*tag).to_owned()).collect())
-    }
-
-    #[test]
-    fn a_vocabulary_is_created_replaced_and_dropped() {
-        let registry = registry();
-        assert_eq!(put(&registry, "pets", "cat", &Precondition::None), Ok(Stored::Created));
-        assert_eq!(put(&registry, "pets", "dog", &Precondition::None), Ok(Stored::Replaced));
-        assert_eq!(registry.get("pets").unwrap().list.classes()[0].name, "dog");
-        registry.delete("pets", &Precondition::None).unwrap();
-        let missing = VocabularyError::NotFound { name: "pets".into() };
-        assert_eq!(registry.get("pets").unwrap_err(), missing);
-        assert_eq!(registry.delete("pets", &Precondition::None), Err(missing));
-    }
-
-    #[test]
-    fn shipped_ones_come_first_and_cannot_be_changed() {
-        let registry = registry();
-        put(&registry, "a", "cat", &Precondition::None).unwrap();
-        let names: Vec<_> = registry
-            .list()
-            .iter()
-            .map(|vocabulary| vocabulary.name.clone())
-            .collect();
-        assert_eq!(
-            names,
-            [
-                "ade20k-150",
-                "cityscapes-19",
-                "coco-stuff-171",
-                "pascal-context-459",
-                "pascal-context-59",
-                "voc-20",
-                "a"
-            ]
-        );
-        let read_only = Err(VocabularyError::ReadOnly { name: "voc-20".into() });
-        assert_eq!(
-            put(&registry, "voc-20", "cat", &Precondition::None).map(drop),
-            read_only
-        );
-        assert_eq!(registry.delete("voc-20", &Precondition::None), read_only);
-    }
-
-    #[test]
-    fn there_is_a_limit_that_shipped_ones_and_replacements_do_not_count_towards() {
-        let registry = registry();
-        put(&registry, "a", "cat", &Precondition::None).unwrap();
-        put(&registry, "b", "cat", &Precondition::None).unwrap();
-        assert_eq!(
-            put(&registry, "c", "cat", &Precondition::None),
-            Err(VocabularyError::TooMany { limit: 2 })
-        );
-        assert_eq!(put(&registry, "a", "dog", &Precondition::None), Ok(Stored::Replaced));
-    }
-
-    #[test]
-    fn names_are_slugs() {
-        let longest = "a".repeat(64);
-        for name in ["a", "0", "street-scenes_2.1", &longest] {
-            assert!(is_name(name), "{name}");
-        }
-        let too_long = "a".repeat(65);
-        for name in ["", ".hidden", "-a", "Pets", "a b", "a/b", "katze\u{e4}", &too_long] {
-            assert!(!is_name(name), "{name}");
-        }
-        let refused = put(&registry(), "../etc", "cat", &Precondition::None).unwrap_err();
-        assert!(
-            refused
-                .to_string()
-                .starts_with("\"../etc\" is no name for a vocabulary"),
-            "{refused}"
-        );
-    }
-
-    #[test]
-    fn the_entity_tag_follows_the_content() {
-        let registry = registry();
-        let tag = |class| {
-            registry
-                .put("a", list(&[class], &[]), &Precondition::None, NOW)
-                .unwrap()
-                .0
-                .entity_tag
-                .clone()
-        };
-        let (cat, dog) = (tag("cat"), tag("dog"));
-        assert_ne!(cat, dog);
-        assert_eq!(tag("cat"), cat);
-        assert!(cat.len() == 34 && cat.starts_with('"') && cat.ends_with('"'), "{cat}");
-    }
-
-    #[test]
-    fn only_who_knows_the_state_may_change_it() {
-        let registry = registry();
-        let create = Precondition::IfNoneMatch(EntityTags::Any);
-        assert_eq!(put(&registry, "a", "cat", &create), Ok(Stored::Created));
-        let seen = registry.get("a").unwrap().entity_tag.clone();
-        let changed = |current: &str| VocabularyError::Changed {
-            name: "a".into(),
-            current: Some(current.into()),
-        };
-        assert_eq!(put(&registry, "a", "dog", &create), Err(changed(&seen)));
-
-        let from_seen = Precondition::IfMatch(tags(&["\"other\"", &seen]));
-        assert_eq!(put(&registry, "a", "dog", &from_seen), Ok(Stored::Replaced));
-        let now = registry.get("a").unwrap().entity_tag.clone();
-        assert_eq!(put(&registry, "a", "cow", &from_seen), Err(changed(&now)));
-        assert_eq!(registry.delete("a", &from_seen), Err(changed(&now)));
-        assert_eq!(registry.delete("a", &Precondition::IfMatch(EntityTags::Any)), Ok(()));
-
-        let gone = VocabularyError::Changed {
-            name: "a".into(),
-            current: None,
-        };
-        assert_eq!(put(&registry, "a", "cow", &from_seen), Err(gone));
-    }
-
-    #[test]
-    fn preconditions_compare_as_rfc_9110_says() {
-        let current = Some("\"x\"");
-        let cases = [
-            (Precondition::IfMatch(tags(&["W/\"x\""])), current, false),
-            (Precondition::IfMatch(EntityTags::Any), None, false),
-            (Precondition::IfMatch(tags(&["\"x\""])), None, false),
-            (Precondition::IfNoneMatch(tags(&["W/\"x\""])), current, false),
-            (Precondition::IfNoneMatch(tags(&["\"y\"", "\"z\""])), current, true),
-            (Precondition::IfNoneMatch(EntityTags::Any), None, true),
-        ];
-        for (precondition, current, holds) in cases {
-            assert_eq!(precondition.holds(current), holds, "{precondition:?} on {current:?}");
-        }
-    }
-
-    #[test]
-    fn only_requests_count_as_hits() {
-        let registry = registry();
-        registry.get("voc-20").unwrap();
-        registry.get_for_request("voc-20").unwrap();
-        registry.get_for_request("voc-20").unwrap();
-        assert_eq!(registry.get("voc-20").unwrap().hits(), 2);
-    }
-}
+mod tests;

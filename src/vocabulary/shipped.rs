@@ -1,14 +1,14 @@
 //! The vocabularies that come with the server, compiled in from `config/vocabularies/`.
-//!
-//! Owns their text form: one class a line, synonyms after `;`, `#` before comments.
 
-use super::{Class, ClassList};
+use super::ClassList;
+use super::text_form::parse_classes;
 
 /// Names and class lists, sorted by name.
 pub(super) fn shipped() -> impl Iterator<Item = (&'static str, ClassList)> {
-    FILES
-        .iter()
-        .map(|(name, text)| (*name, ClassList::trusted(parse(text))))
+    FILES.iter().map(|(name, text)| {
+        let (classes, background) = parse_classes(text);
+        (*name, ClassList::trusted(classes, background))
+    })
 }
 
 const FILES: [(&str, &str); 6] = [
@@ -32,34 +32,11 @@ const FILES: [(&str, &str); 6] = [
     ("voc-20", include_str!("../../config/vocabularies/voc-20.txt")),
 ];
 
-fn parse(text: &str) -> Vec<Class> {
-    let lines = text
-        .lines()
-        .map(|line| line.split('#').next().unwrap_or_default().trim());
-    let classes = lines.filter(|line| !line.is_empty()).map(|line| {
-        let mut names = line.split(';').map(|name| name.trim().to_owned());
-        Class {
-            name: names.next().unwrap_or_default(),
-            synonyms: names.collect(),
-        }
-    });
-    classes.collect()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::classes::tests::{class, limits};
+    use super::super::classes::tests::limits;
     use super::*;
-
-    #[test]
-    fn comments_and_empty_lines_are_left_out_and_synonyms_are_split() {
-        let text = "# things\ncat; kitty\n\n  dog # man's best friend\r\nperson;man ; woman\n";
-        assert_eq!(
-            parse(text),
-            [class("cat; kitty"), class("dog"), class("person; man; woman")]
-        );
-    }
 
     #[test]
     fn every_list_has_the_number_of_classes_in_its_name() {

@@ -1,33 +1,28 @@
-//! Text embeddings held in memory, each computed once.
+//! Text embeddings, each computed once: held in memory, and on disk below it when there is a [`DiskStore`].
 //!
-//! Owns which embeddings are held, for how long, and that two requests for one unseen text share its computation. The
-//! work outlives whoever asked for it: a request that is dropped leaves a text embedded for the next one. Leaves the
-//! computing to a [`TextEmbedder`], and deadlines to the caller.
+//! Owns which embeddings are held in memory, for how long, and that two requests for one unseen text share its
+//! computation. The work outlives whoever asked for it: a request that is dropped leaves a text embedded for the next
+//! one. Leaves the computing to a [`TextEmbedder`], and deadlines to the caller. A disk that fails costs time, never an
+//! answer.
 
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use lru::LruCache;
 use tokio::sync::watch;
 
 use super::TemplateSet;
+use super::disk::{DiskStore, off_pool};
+use super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
 
 /// Texts handed to the embedder at once: few, so that images get their turn between the chunks of a long vocabulary.
 const CHUNK_TEXTS: usize = 16;
 
-/// What a text embedding belongs to beside its text.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct EmbeddingSpace {
-    /// SHA-256 of the model's weights file, lower-case hexadecimal.
-    pub weights_sha256: Arc<str>,
-    /// The prompts each text is put into.
-    pub templates: TemplateSet,
-}
-
-/// What [`TextEmbedder::embed`] promises: one unit embedding per text, in the texts' order.
-pub type EmbeddingFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<Vec<f32>>, EmbeddingError>> + Send + 'a>>;
+/// What [`TextEmbedder::embed`] promises: one embedding per text, in the texts' order.
+pub type EmbeddingFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<TextEmbedding>, EmbeddingError>> + Send + 'a>>;
 
 /// Something that computes text embeddings of one model.
 pub trait TextEmbedder: Send + Sync + 'static {
@@ -53,21 +48,27 @@ pub enum EmbeddingError {
 /// What the store has done and holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreStatistics {
-    /// Texts asked for that were held, since the start.
+    /// Texts asked for that were held in memory, or on their way for another request, since the start.
     pub hits: u64,
-    /// Texts asked for that had to be computed or waited for, since the start.
+    /// Texts asked for that were on disk, since the start.
+    pub disk_hits: u64,
+    /// Texts asked for that had to be computed, since the start.
     pub misses: u64,
-    /// Texts held now.
+    /// Texts held in memory now.
     pub texts: usize,
     /// Bytes they take with their index, estimated.
     pub bytes: u64,
+    /// Bytes of the file on disk.
+    pub disk_bytes: u64,
 }
 
 /// The store. Cheap to share, see [`EmbeddingStore::resolve`].
 #[derive(Debug)]
 pub struct EmbeddingStore {
     capacity_bytes: u64,
+    disk: Option<Arc<DiskStore>>,
     hits: AtomicU64,
+    disk_hits: AtomicU64,
     misses: AtomicU64,
     state: Mutex<State>,
 }
@@ -76,31 +77,28 @@ pub struct EmbeddingStore {
 #[derive(Debug)]
 struct State {
     /// Bounded by `bytes`, not by count.
-    held: LruCache<Key, Arc<[f32]>>,
+    held: LruCache<EmbeddingKey, TextEmbedding>,
     bytes: u64,
-    pending: HashMap<Key, watch::Receiver<Option<Outcome>>>,
+    pending: HashMap<EmbeddingKey, watch::Receiver<Option<Outcome>>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    space: EmbeddingSpace,
-    text: String,
-}
-
-type Outcome = Result<Arc<[f32]>, EmbeddingError>;
+type Outcome = Result<TextEmbedding, EmbeddingError>;
 
 /// A text as [`EmbeddingStore::resolve`] finds it.
 enum Found {
-    Held(Arc<[f32]>),
+    Held(TextEmbedding),
     Pending(watch::Receiver<Option<Outcome>>),
 }
 
 impl EmbeddingStore {
-    /// An empty store that holds at most this many bytes; the least recently used texts go first.
-    pub fn new(capacity_bytes: u64) -> Arc<Self> {
+    /// A store that holds at most this many bytes in memory, where the least recently used texts go first, and knows
+    /// what is on disk.
+    pub fn new(capacity_bytes: u64, disk: Option<Arc<DiskStore>>) -> Arc<Self> {
         Arc::new(Self {
             capacity_bytes,
+            disk,
             hits: AtomicU64::new(0),
+            disk_hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             state: Mutex::new(State {
                 held: LruCache::unbounded(),
@@ -110,8 +108,8 @@ impl EmbeddingStore {
         })
     }
 
-    /// The embeddings of some texts, in their order. Texts that are neither held nor being computed are computed by
-    /// `embedder` in a task of their own, chunk by chunk: dropping this future does not stop it.
+    /// The embeddings of some texts, in their order. Texts that are neither held nor on their way are read from the disk
+    /// or, chunk by chunk, computed by `embedder`, in a task of their own: dropping this future does not stop it.
     ///
     /// Call it inside a tokio runtime.
     ///
@@ -123,10 +121,10 @@ impl EmbeddingStore {
         space: &EmbeddingSpace,
         texts: &[String],
         embedder: Arc<dyn TextEmbedder>,
-    ) -> Result<Vec<Arc<[f32]>>, EmbeddingError> {
+    ) -> Result<Vec<TextEmbedding>, EmbeddingError> {
         let (found, claims) = self.find(space, texts);
         if !claims.is_empty() {
-            tokio::spawn(compute(claims, space.templates, embedder));
+            tokio::spawn(provide(Arc::clone(self), claims, space.templates, embedder));
         }
         let mut embeddings = Vec::with_capacity(found.len());
         for text in found {
@@ -141,13 +139,18 @@ impl EmbeddingStore {
         Ok(embeddings)
     }
 
-    /// How many of the texts are held. Asking does not count as use.
-    pub fn embedded(&self, space: &EmbeddingSpace, texts: &[String]) -> usize {
-        let state = self.state();
-        texts
-            .iter()
-            .filter(|text| state.held.contains(&Key::new(space, text)))
-            .count()
+    /// How many of the texts are held in memory or on disk. Asking does not count as use.
+    pub async fn embedded(&self, space: &EmbeddingSpace, texts: &[String]) -> usize {
+        let mut missing: Vec<EmbeddingKey> = texts.iter().map(|text| EmbeddingKey::new(space, text)).collect();
+        {
+            let state = self.state();
+            missing.retain(|key| !state.held.contains(key));
+        }
+        let held = texts.len() - missing.len();
+        match self.disk.clone() {
+            Some(disk) if !missing.is_empty() => held + off_pool(move || disk.count(&missing)).await.unwrap_or(0),
+            _ => held,
+        }
     }
 
     /// What the store has done and holds.
@@ -155,19 +158,21 @@ impl EmbeddingStore {
         let state = self.state();
         StoreStatistics {
             hits: self.hits.load(Ordering::Relaxed),
+            disk_hits: self.disk_hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             texts: state.held.len(),
             bytes: state.bytes,
+            disk_bytes: self.disk.as_ref().map_or(0, |disk| disk.bytes()),
         }
     }
 
-    /// Finds every text and claims those that nobody computes yet.
+    /// Finds every text and claims those that nobody provides yet.
     fn find(self: &Arc<Self>, space: &EmbeddingSpace, texts: &[String]) -> (Vec<Found>, Vec<Claim>) {
         let mut state = self.state();
         let mut found = Vec::with_capacity(texts.len());
         let mut claims = Vec::new();
         for text in texts {
-            let key = Key::new(space, text);
+            let key = EmbeddingKey::new(space, text);
             if let Some(embedding) = state.held.get(&key) {
                 found.push(Found::Held(embedding.clone()));
             } else if let Some(receiver) = state.pending.get(&key) {
@@ -184,20 +189,57 @@ impl EmbeddingStore {
             }
         }
         drop(state);
-        let hits = found.iter().filter(|text| matches!(text, Found::Held(_))).count() as u64;
-        self.hits.fetch_add(hits, Ordering::Relaxed);
-        self.misses.fetch_add(found.len() as u64 - hits, Ordering::Relaxed);
+        self.hits
+            .fetch_add((found.len() - claims.len()) as u64, Ordering::Relaxed);
         (found, claims)
     }
 
-    fn hold(&self, key: Key, embedding: Arc<[f32]>) {
+    fn hold(&self, key: EmbeddingKey, embedding: TextEmbedding) {
         let mut state = self.state();
-        state.bytes += key.bytes_with(&embedding);
+        state.bytes += entry_bytes(&key, &embedding);
         state.held.put(key, embedding);
         while state.bytes > self.capacity_bytes
             && let Some((key, embedding)) = state.held.pop_lru()
         {
-            state.bytes -= key.bytes_with(&embedding);
+            state.bytes -= entry_bytes(&key, &embedding);
+        }
+    }
+
+    /// Settles the claims whose texts are on disk; gives back the others.
+    async fn settle_from_disk(&self, claims: Vec<Claim>) -> Vec<Claim> {
+        let Some(disk) = self.disk.clone() else {
+            return claims;
+        };
+        let keys: Vec<EmbeddingKey> = claims.iter().map(|claim| claim.key.clone()).collect();
+        let read = off_pool(move || disk.read(&keys, SystemTime::now())).await;
+        let read = read.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the store on disk cannot be read");
+            vec![None; claims.len()]
+        });
+        let mut others = Vec::new();
+        for (claim, embedding) in claims.into_iter().zip(read) {
+            match embedding {
+                Some(embedding) => {
+                    self.disk_hits.fetch_add(1, Ordering::Relaxed);
+                    claim.settle(Ok(embedding));
+                }
+                None => others.push(claim),
+            }
+        }
+        others
+    }
+
+    /// Settles a chunk with its embeddings once they are on disk: what is said to be embedded outlives the process.
+    async fn settle_and_keep(&self, chunk: Vec<Claim>, embeddings: Vec<TextEmbedding>) {
+        if let Some(disk) = self.disk.clone() {
+            let keys = chunk.iter().map(|claim| claim.key.clone());
+            let entries: Vec<_> = keys.zip(embeddings.iter().cloned()).collect();
+            if let Err(error) = off_pool(move || disk.write(&entries, SystemTime::now())).await {
+                tracing::warn!(%error, "text embeddings could not be written to disk");
+            }
+        }
+        for (claim, embedding) in chunk.into_iter().zip(embeddings) {
+            claim.settle(Ok(embedding));
         }
     }
 
@@ -206,31 +248,21 @@ impl EmbeddingStore {
     }
 }
 
-impl Key {
-    fn new(space: &EmbeddingSpace, text: &str) -> Self {
-        Self {
-            space: space.clone(),
-            text: text.to_owned(),
-        }
-    }
-
-    /// Bytes of an entry: its text, its floats, and its part of the index with two links and a hash table's slot.
-    fn bytes_with(&self, embedding: &[f32]) -> u64 {
-        let index = size_of::<(Key, Arc<[f32]>)>() + 4 * size_of::<usize>();
-        (index + self.text.len() + size_of_val(embedding)) as u64
-    }
+/// Bytes of an entry: its text, its floats, and its part of the index with two links and a hash table's slot.
+fn entry_bytes(key: &EmbeddingKey, embedding: &TextEmbedding) -> u64 {
+    let index = size_of::<(EmbeddingKey, TextEmbedding)>() + 4 * size_of::<usize>();
+    (index + key.text.len() + size_of_val(&*embedding.vector)) as u64
 }
 
-/// The duty to compute a text. While it lives the text is pending; when it goes, whatever the reason, it is not.
+/// The duty to provide a text. While it lives the text is pending; when it goes, whatever the reason, it is not.
 struct Claim {
     store: Arc<EmbeddingStore>,
-    key: Key,
+    key: EmbeddingKey,
     sender: watch::Sender<Option<Outcome>>,
 }
 
 impl Claim {
-    fn settle(self, outcome: Result<Vec<f32>, EmbeddingError>) {
-        let outcome = outcome.map(Arc::<[f32]>::from);
+    fn settle(self, outcome: Outcome) {
         if let Ok(embedding) = &outcome {
             // Before it stops being pending, so that nobody finds it missing in between.
             self.store.hold(self.key.clone(), embedding.clone());
@@ -245,19 +277,21 @@ impl Drop for Claim {
     }
 }
 
-/// Computes all claims, chunk by chunk; the first failure ends them all.
-async fn compute(mut claims: Vec<Claim>, templates: TemplateSet, embedder: Arc<dyn TextEmbedder>) {
+/// Provides what all claims are for, from the disk or by computing it, chunk by chunk; the first failure ends them all.
+async fn provide(
+    store: Arc<EmbeddingStore>,
+    claims: Vec<Claim>,
+    templates: TemplateSet,
+    embedder: Arc<dyn TextEmbedder>,
+) {
+    let mut claims = store.settle_from_disk(claims).await;
+    store.misses.fetch_add(claims.len() as u64, Ordering::Relaxed);
     while !claims.is_empty() {
         let rest = claims.split_off(claims.len().min(CHUNK_TEXTS));
         let chunk = std::mem::replace(&mut claims, rest);
         let texts = chunk.iter().map(|claim| claim.key.text.clone()).collect();
         match embedder.embed(texts, templates).await {
-            Ok(embeddings) if embeddings.len() == chunk.len() => {
-                chunk
-                    .into_iter()
-                    .zip(embeddings)
-                    .for_each(|(claim, embedding)| claim.settle(Ok(embedding)));
-            }
+            Ok(embeddings) if embeddings.len() == chunk.len() => store.settle_and_keep(chunk, embeddings).await,
             Ok(embeddings) => {
                 let error = format!("{} embeddings came back for {} texts", embeddings.len(), chunk.len());
                 return fail(chunk, claims, &EmbeddingError::Failed(error));

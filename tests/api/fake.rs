@@ -8,11 +8,14 @@ use maskclip::dense::{Attention, DenseOptions, DenseScores};
 use maskclip::engine::{Labeller, LabellerError, LabellerFactory, ModelInfo, Precision};
 use maskclip::image::{Normalisation, NormalisedImage};
 use maskclip::label_map::{ScoreGrid, ScoreKind};
-use maskclip::vocabulary::{Classifier, TemplateSet};
+use maskclip::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 use tokio::sync::Semaphore;
 
 /// Sides of the fake's grid cells in pixels.
 pub const PATCH_PIXELS: u32 = 4;
+
+/// Bytes of a text that the fake reads.
+pub const READ_BYTES: usize = 100;
 
 /// What the fake does when it is called.
 pub enum Action {
@@ -146,9 +149,13 @@ impl Labeller for ColourLabeller {
         &self.info
     }
 
-    fn embed_texts(&mut self, texts: &[String], _templates: TemplateSet) -> Result<Vec<Vec<f32>>, LabellerError> {
+    fn embed_texts(&mut self, texts: &[String], _templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
         self.control.perform(&self.control.0.embed)?;
-        Ok(texts.iter().map(|text| embedding(text).to_vec()).collect())
+        let embeddings = texts.iter().map(|text| TextEmbedding {
+            vector: embedding(text).into(),
+            truncated: text.len() > READ_BYTES,
+        });
+        Ok(embeddings.collect())
     }
 
     fn score(

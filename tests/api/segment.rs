@@ -383,6 +383,13 @@ async fn advice_comes_as_warnings() {
     assert_eq!(codes(json!(["red"])).await, ["single-class"]);
     assert_eq!(codes(json!(["red", "red"])).await, ["duplicate-class"]);
     assert_eq!(codes(json!(["red", "zebra"])).await, ["unknown-word"]);
+    let long = "red ".repeat(30);
+    assert_eq!(codes(json!(["blue", long])).await, ["text-truncated"]);
+    assert_eq!(
+        codes(json!(["blue", long])).await,
+        ["text-truncated"],
+        "embedded before"
+    );
 }
 
 async fn post_for_png(app: &App, fields: Value) -> Reply {

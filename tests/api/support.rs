@@ -55,7 +55,7 @@ impl App {
             limits: config.limits.clone(),
             vocabulary: config.vocabulary.clone(),
         };
-        let engine = Engine::start(settings, control.factory(), Arc::clone(&metrics));
+        let engine = Engine::start(settings, control.factory(), None, Arc::clone(&metrics));
         let state = AppState {
             engine: Arc::clone(&engine),
             config: Arc::new(config),

@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
+mod fetch;
 mod lifecycle;
+mod loopback;
 mod segment;
 mod server;
+mod site;
+mod vocabulary;

@@ -19,11 +19,11 @@ const PICNIC: [(&str, usize, usize); 6] = [
 /// The label that stands for no class in maps of up to 255 classes.
 const UNLABELLED: u64 = 255;
 
-fn picnic() -> Vec<u8> {
+pub fn picnic() -> Vec<u8> {
     std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/picnic.png")).unwrap()
 }
 
-fn segment(server: &Server, request: &Value) -> Value {
+pub fn segment(server: &Server, request: &Value) -> Value {
     let mut reply = agent().post(server.url("/v1/segment")).send_json(request).unwrap();
     let body: Value = reply.body_mut().read_json().unwrap();
     assert_eq!(reply.status(), 200, "{body}");
@@ -89,24 +89,19 @@ fn a_class_list_seen_before_is_not_embedded_again() {
         "classes": ["tiger", "lemon"],
         "output": {"label_map": "none"},
     });
-    let texts = |name: &str| {
-        let metrics = server.metrics();
-        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
-    };
     segment(&server, &request);
     assert_eq!(
         (
-            texts("maskclip_vocabulary_misses_total"),
-            texts("maskclip_vocabulary_hits_total")
+            server.metric("maskclip_vocabulary_misses_total"),
+            server.metric("maskclip_vocabulary_hits_total")
         ),
         (2, 0)
     );
     segment(&server, &request);
     assert_eq!(
         (
-            texts("maskclip_vocabulary_misses_total"),
-            texts("maskclip_vocabulary_hits_total")
+            server.metric("maskclip_vocabulary_misses_total"),
+            server.metric("maskclip_vocabulary_hits_total")
         ),
         (2, 2)
     );

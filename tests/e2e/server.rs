@@ -1,11 +1,17 @@
 //! Starts the real binary on a port of its own and ends it with the test.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to load the embedded model on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
+
+const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--device", "cpu"];
+
+const STORE_PATH: &str = "MASKCLIP_VOCABULARY__STORE_PATH";
 
 /// A running `maskclip serve`.
 pub struct Server {
@@ -16,15 +22,27 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the embedded model and waits until it is ready.
+    /// Starts the embedded model with nothing on disk and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
-        let mut process = maskclip()
-            .args(["serve", "--listen", "127.0.0.1:0", "--device", "cpu"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
+        let mut command = maskclip();
+        command.args(SERVE).args(arguments).stderr(Stdio::null());
+        Self::spawn(command)
+    }
+
+    /// Starts the embedded model on a store and waits until it is ready. Its log goes to the file `log` beside the store.
+    pub fn start_on(store: &Path) -> Self {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(store.with_file_name("log"))
+            .expect("the log can be written");
+        let mut command = maskclip_on(store);
+        command.args(SERVE).stderr(log);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
         let mut stdout = BufReader::new(process.stdout.take().expect("standard output is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("standard output can be read");
@@ -66,6 +84,14 @@ impl Server {
     pub fn metrics(&self) -> String {
         let mut reply = agent().get(self.url("/metrics")).call().expect("the server answers");
         reply.body_mut().read_to_string().expect("metrics are text")
+    }
+
+    /// The value of a metric without labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("{name} is missing from\n{text}"));
+        value.parse().expect("the metric is a whole number")
     }
 
     /// The lines printed once the model is ready, up to the end of the example request.
@@ -112,13 +138,21 @@ impl Drop for Server {
     }
 }
 
-/// The binary under test.
+/// The binary under test, with nothing on disk.
 pub fn maskclip() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_maskclip"));
     // Settings of whoever runs the tests are not part of them.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
         command.env_remove(name);
     }
+    command.env(STORE_PATH, "none");
+    command
+}
+
+/// The binary under test on a store.
+pub fn maskclip_on(store: &Path) -> Command {
+    let mut command = maskclip();
+    command.env(STORE_PATH, store);
     command
 }
 

@@ -1,13 +1,15 @@
-//! open_clip's model configuration beside the weights: what cannot be read off tensor shapes.
+//! What has to be known of a model beside its tensors, and where each form of checkpoint says it.
+
+mod hugging_face;
 
 use std::fs;
 use std::io;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::CheckpointError;
+use super::{CheckpointError, Origin};
 use crate::clip::Activation;
 
 /// Channels per head in every model of CLIP's and most of open_clip's.
@@ -29,31 +31,62 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Looks beside the weights for `<stem>.json`, `open_clip_config.json` (its name in model hubs) and `config.json`, and
-    /// reads the first one there is.
+    /// OpenAI's nine models: the form says it all.
+    pub const OPENAI: Self = Self {
+        activation: Activation::QuickGelu,
+        visual_head_width: HEAD_WIDTH.get() as i64,
+        text_head_width: HEAD_WIDTH.get() as i64,
+        mean: None,
+        std: None,
+    };
+
+    /// What belongs to the weights in this file (or this folder): known from their form, or read from the configuration
+    /// beside them.
     ///
     /// # Errors
-    /// When there is none, when it cannot be read, or when it asks for something that is not computed here.
-    pub fn beside(weights: &Path) -> Result<Self, CheckpointError> {
+    /// When there is no configuration and the form needs one, when it cannot be read, or when it asks for something that
+    /// is not computed here.
+    pub fn find(origin: Origin, weights: &Path) -> Result<Self, CheckpointError> {
+        let weights = super::weights_file(weights)?;
+        match origin {
+            Origin::OpenAi => Ok(Self::OPENAI),
+            Origin::OpenClip => Self::of_open_clip(&weights),
+            Origin::HuggingFace => Self::of_hugging_face(&weights),
+        }
+    }
+
+    /// The first there is of `<stem>.json`, `open_clip_config.json` (its name in model hubs) and `config.json`.
+    fn of_open_clip(weights: &Path) -> Result<Self, CheckpointError> {
+        let own = weights.with_extension("json");
         let candidates = [
-            weights.with_extension("json"),
+            own.clone(),
             weights.with_file_name("open_clip_config.json"),
             weights.with_file_name("config.json"),
         ];
         for path in candidates {
-            let text = match fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(CheckpointError::Unreadable { path, source }),
-            };
-            return Self::parse(&text).map_err(|reason| CheckpointError::Configuration {
-                path,
-                reason: reason.to_string(),
-            });
+            if let Some(text) = read_if_there(&path)? {
+                return Self::parse(&text).map_err(|error| refused(path, &error));
+            }
         }
         Err(CheckpointError::UnknownActivation {
             weights: weights.to_owned(),
+            configuration: format!(
+                "open_clip's configuration, as {} or open_clip_config.json,",
+                own.display()
+            ),
         })
+    }
+
+    fn of_hugging_face(weights: &Path) -> Result<Self, CheckpointError> {
+        let path = weights.with_file_name("config.json");
+        let Some(config) = read_if_there(&path)? else {
+            return Err(CheckpointError::UnknownActivation {
+                weights: weights.to_owned(),
+                configuration: "Hugging Face's config.json".to_owned(),
+            });
+        };
+        let preprocessor = read_if_there(&weights.with_file_name("preprocessor_config.json"))?;
+        hugging_face::parse(&config, preprocessor.as_deref()).map_err(|error| refused(path, &error))
     }
 
     /// Reads open_clip's configuration, with or without the `model_cfg` around it that model hubs put there.
@@ -143,14 +176,35 @@ struct Text {
 
 impl Text {
     fn head_width(&self) -> Result<i64, serde_json::Error> {
-        let (width, heads) = (self.width.get(), self.heads.get());
-        if width % heads == 0 {
-            Ok((width / heads).into())
-        } else {
-            Err(serde::de::Error::custom(format!(
-                "text_cfg.width {width} cannot be divided into {heads} heads"
-            )))
-        }
+        head_width("text_cfg.width", self.width.get(), self.heads.get())
+    }
+}
+
+/// Channels per head of a tower whose width is called `name` in its configuration.
+fn head_width(name: &str, width: u32, heads: u32) -> Result<i64, serde_json::Error> {
+    match width.checked_rem(heads) {
+        Some(0) if width > 0 => Ok((width / heads).into()),
+        _ => Err(serde::de::Error::custom(format!(
+            "{name} {width} cannot be divided into {heads} heads"
+        ))),
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, CheckpointError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn refused(path: PathBuf, error: &serde_json::Error) -> CheckpointError {
+    CheckpointError::Configuration {
+        path,
+        reason: error.to_string(),
     }
 }
 
@@ -218,24 +272,46 @@ mod tests {
 
     #[test]
     fn the_nearest_name_beside_the_weights_wins_and_none_is_said() {
-        let folder = std::env::temp_dir().join(format!("maskclip-config-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let weights = folder.join("model.safetensors");
+        let folder = tempfile::tempdir().unwrap();
+        let weights = folder.path().join("model.safetensors");
+        fs::write(&weights, "").unwrap();
+        let find = || ModelConfig::find(Origin::OpenClip, &weights);
 
-        let error = ModelConfig::beside(&weights).unwrap_err().to_string();
+        let error = find().unwrap_err().to_string();
         assert!(
             error.contains("model.safetensors uses QuickGELU or the exact GELU cannot be read"),
             "{error}"
         );
         assert!(error.contains("model.json or open_clip_config.json"), "{error}");
 
-        fs::write(folder.join("config.json"), "{}").unwrap();
-        let error = ModelConfig::beside(&weights).unwrap_err().to_string();
+        fs::write(folder.path().join("config.json"), "{}").unwrap();
+        let error = find().unwrap_err().to_string();
         assert!(error.contains("config.json: missing field"), "{error}");
 
-        fs::write(folder.join("model.json"), VIT_B_16_QUICKGELU).unwrap();
-        let found = ModelConfig::beside(&weights).unwrap();
-        fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(found.activation, Activation::QuickGelu);
+        fs::write(folder.path().join("model.json"), VIT_B_16_QUICKGELU).unwrap();
+        assert_eq!(find().unwrap().activation, Activation::QuickGelu);
+    }
+
+    #[test]
+    fn openai_s_archives_need_no_configuration_and_hugging_face_s_folders_need_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = folder.path().join("model.safetensors");
+        fs::write(&weights, "").unwrap();
+        assert_eq!(
+            ModelConfig::find(Origin::OpenAi, &weights).unwrap(),
+            ModelConfig::OPENAI
+        );
+
+        let error = ModelConfig::find(Origin::HuggingFace, folder.path())
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("put Hugging Face's config.json beside it"), "{error}");
+        fs::write(folder.path().join("config.json"), r#"{"model_type": "clip"}"#).unwrap();
+        assert_eq!(
+            ModelConfig::find(Origin::HuggingFace, folder.path())
+                .unwrap()
+                .activation,
+            Activation::QuickGelu
+        );
     }
 }

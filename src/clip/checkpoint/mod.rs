@@ -4,20 +4,47 @@
 //! with names of its own translates them in its own module, so that the towers know one vocabulary. Which form a file
 //! has is told by its content, never by its name. Leaves to the towers what the tensors mean.
 
+mod archive;
 mod config;
-mod open_clip;
+mod error;
+mod hugging_face;
+mod pickle;
+mod safetensors;
+mod stored;
 
 pub use config::ModelConfig;
+pub use error::CheckpointError;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
+
+use self::stored::Stored;
+
+/// What weights are called in model hubs' folders, in the order they are looked for.
+pub const WEIGHTS_FILES: [&str; 4] = [
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+];
+
+/// Whose form a checkpoint has, which says where its configuration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A TorchScript archive of OpenAI's.
+    OpenAi,
+    /// A state dict under open_clip's names, in safetensors or a PyTorch archive.
+    OpenClip,
+    /// A state dict under Hugging Face's names, in either.
+    HuggingFace,
+}
 
 /// The tensors of one checkpoint under open_clip's names, each taken once.
 ///
@@ -25,53 +52,72 @@ use tch::{Device, Kind, Tensor};
 /// of another architecture never loads halfway.
 #[derive(Debug)]
 pub struct Weights {
-    /// As stored in the file; converted as they are taken, so that both copies of all of them never exist at once.
-    tensors: HashMap<String, Tensor>,
+    /// The checkpoint, usually a mapped file.
+    bytes: Bytes,
+    /// Where each tensor lies in it: read as they are taken, so that what is converted never exists twice.
+    tensors: HashMap<String, Stored>,
+    origin: Origin,
     device: Device,
     kind: Kind,
     sha256: String,
 }
 
 impl Weights {
-    /// Reads a checkpoint whose tensors will be handed out as `kind` on `device`.
+    /// Reads a checkpoint, a file or a folder with one, whose tensors will be handed out as `kind` on `device`.
     ///
     /// # Errors
     /// When the file cannot be read, has none of the supported forms, or is damaged.
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
+        let path = weights_file(path)?;
         let cannot_read = |source| CheckpointError::Unreadable {
-            path: path.to_owned(),
+            path: path.clone(),
             source,
         };
-        let file = File::open(path).map_err(cannot_read)?;
-        // SAFETY: the mapping is read-only, private to this function and gone when it returns. As with any mapping,
-        // somebody who shortens the file in these moments ends the process; the tensors are copies and stay valid.
+        let file = File::open(&path).map_err(cannot_read)?;
+        // SAFETY: the mapping is read-only and lives as long as these weights, which is while a model is being loaded. As
+        // with any mapping, somebody who shortens the file in these moments ends the process; the tensors handed out are
+        // copies and stay valid.
         #[allow(unsafe_code)]
         let bytes = unsafe { Mmap::map(&file) }.map_err(cannot_read)?;
-        Self::from_bytes(&bytes, device, kind)
+        Self::from_bytes(Bytes::from_owner(bytes), device, kind)
     }
 
     /// The same from a checkpoint's bytes in memory.
     ///
     /// # Errors
     /// When the bytes have none of the supported forms or are damaged.
-    pub fn from_bytes(bytes: &[u8], device: Device, kind: Kind) -> Result<Self, CheckpointError> {
-        let tensors = match FileForm::of(bytes) {
-            FileForm::SafeTensors => open_clip::read(bytes)?,
-            FileForm::ZipArchive => return Err(CheckpointError::UnsupportedForm("a PyTorch archive")),
-            FileForm::Pickle => return Err(CheckpointError::UnsupportedForm("a Python pickle")),
-            FileForm::Unknown => return Err(CheckpointError::UnsupportedForm("of no known form")),
+    pub fn from_bytes(bytes: impl Into<Bytes>, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
+        let bytes = bytes.into();
+        let (tensors, origin) = match Container::of(&bytes) {
+            Container::SafeTensors => (safetensors::read(&bytes)?, Origin::OpenClip),
+            Container::ZipArchive => archive::read(&bytes)?,
+            Container::Pickle => return Err(CheckpointError::UnsupportedForm("a bare Python pickle")),
+            Container::Unknown => return Err(CheckpointError::UnsupportedForm("of no known form")),
+        };
+        let tensors = weights_among(tensors)?;
+        let (tensors, origin) = if hugging_face::is_form_of(&tensors) {
+            (hugging_face::translate(tensors)?, Origin::HuggingFace)
+        } else {
+            (tensors, origin)
         };
         Ok(Self {
+            sha256: sha256_hexadecimal(&bytes),
+            bytes,
             tensors,
+            origin,
             device,
             kind,
-            sha256: sha256_hexadecimal(bytes),
         })
+    }
+
+    /// Whose form the checkpoint has.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The shape of a tensor that has not been taken yet; `None` when there is none of that name.
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
-        self.tensors.get(name).map(Tensor::size)
+        self.tensors.get(name).map(|tensor| tensor.shape().to_vec())
     }
 
     /// One dimension's length of a tensor that has not been taken yet, to read a model's sizes from. 1 when there is no such
@@ -97,19 +143,34 @@ impl Weights {
     /// As [`Weights::take`].
     pub fn take_as(&mut self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, CheckpointError> {
         let Some(tensor) = self.tensors.remove(name) else {
-            return Err(CheckpointError::MissingTensor {
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-            });
+            let (name, expected) = self.in_file(name, shape);
+            return Err(CheckpointError::MissingTensor { name, expected });
         };
-        if tensor.size() != shape {
-            return Err(CheckpointError::WrongShape {
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-                found: tensor.size(),
-            });
+        if tensor.shape() != shape {
+            let (_, found) = self.in_file(name, tensor.shape());
+            let (name, expected) = self.in_file(name, shape);
+            return Err(CheckpointError::WrongShape { name, expected, found });
         }
-        Ok(tensor.to_device(self.device).to_kind(kind))
+        Ok(tensor.read(&self.bytes).to_device(self.device).to_kind(kind))
+    }
+
+    /// A tensor's name and shape as the file has them.
+    fn in_file(&self, name: &str, shape: &[i64]) -> (String, Vec<i64>) {
+        match self.origin {
+            Origin::HuggingFace => hugging_face::in_file(name, shape),
+            Origin::OpenAi | Origin::OpenClip => (name.to_owned(), shape.to_vec()),
+        }
+    }
+
+    /// The tensors that have not been taken yet, as the file has them, sorted.
+    pub(super) fn left(&self) -> Vec<(String, Vec<i64>)> {
+        let mut left: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| self.in_file(name, tensor.shape()))
+            .collect();
+        left.sort_unstable();
+        left
     }
 
     /// Element type of the tensors handed out.
@@ -130,110 +191,65 @@ impl Weights {
         if self.tensors.is_empty() {
             return Ok(());
         }
-        let mut names: Vec<String> = self.tensors.into_keys().collect();
-        names.sort_unstable();
-        Err(CheckpointError::LeftOver { names })
+        Err(CheckpointError::LeftOver { tensors: self.left() })
     }
 }
 
-/// Why a checkpoint cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CheckpointError {
-    /// The operating system refused the file.
-    #[error("{} cannot be read: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// None of the forms weights are read from.
-    #[error("the weights file is {0}; weights are read from safetensors files with open_clip's tensor names")]
-    UnsupportedForm(&'static str),
-    /// The right form with a defect.
-    #[error("the weights file is damaged: {0}")]
-    Damaged(String),
-    /// A tensor the model needs is not there.
-    #[error("the checkpoint has no tensor {name} (expected {expected:?})")]
-    MissingTensor {
-        /// Its name.
-        name: String,
-        /// The shape it should have.
-        expected: Vec<i64>,
-    },
-    /// A tensor's shape does not fit the others'.
-    #[error("the checkpoint's tensor {name} is {found:?}, expected {expected:?}")]
-    WrongShape {
-        /// Its name.
-        name: String,
-        /// The shape it should have.
-        expected: Vec<i64>,
-        /// The shape it has.
-        found: Vec<i64>,
-    },
-    /// The width cannot be divided into heads.
-    #[error("a width of {width} cannot be divided into heads of {head_width}")]
-    UnevenHeads {
-        /// Channels of the attention.
-        width: i64,
-        /// Channels of one head.
-        head_width: i64,
-    },
-    /// The configuration beside the weights cannot be used.
-    #[error("{}: {reason}", path.display())]
-    Configuration {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The activation is nowhere to be read.
-    #[error(
-        "whether {} uses QuickGELU or the exact GELU cannot be read off the weights: put open_clip's configuration beside \
-         it, as {} or open_clip_config.json",
-        weights.display(),
-        weights.with_extension("json").display()
-    )]
-    UnknownActivation {
-        /// The weights file.
-        weights: PathBuf,
-    },
-    /// Tensors that no part of the model uses.
-    #[error("the checkpoint is of another architecture: nothing uses its {} tensors {}", names.len(), first_few(names))]
-    LeftOver {
-        /// All of their names, sorted.
-        names: Vec<String>,
-    },
-}
-
-fn first_few(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let mut text = names
+/// The file with the weights that a path means: itself, or the first of [`WEIGHTS_FILES`] in a folder.
+///
+/// # Errors
+/// When the path is a folder without any.
+pub fn weights_file(path: &Path) -> Result<PathBuf, CheckpointError> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    WEIGHTS_FILES
         .iter()
-        .take(SHOWN)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if names.len() > SHOWN {
-        text.push_str(", ...");
+        .map(|name| path.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| CheckpointError::NoWeights { path: path.to_owned() })
+}
+
+/// Entries that are no weights, by the last part of their names: of use to training, or said elsewhere.
+const NO_WEIGHTS: [&str; 6] = [
+    "num_batches_tracked", // of a batch normalisation
+    "attn_mask",           // the text tower's causal mask
+    "position_ids",        // 0, 1, 2, ..., in older files of Hugging Face's
+    "input_resolution",    // this and the next two: OpenAI's archives, repeated by tensors' shapes
+    "context_length",
+    "vocab_size",
+];
+
+/// Leaves out what is no weight; what is left has to be of a floating-point type.
+fn weights_among(tensors: HashMap<String, Stored>) -> Result<HashMap<String, Stored>, CheckpointError> {
+    let is_weight = |name: &str| {
+        let last = name.rsplit_once('.').map_or(name, |(_, last)| last);
+        !NO_WEIGHTS.contains(&last)
+    };
+    let floating = |kind| matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
+    let tensors: HashMap<_, _> = tensors.into_iter().filter(|(name, _)| is_weight(name)).collect();
+    match tensors.iter().find(|(_, tensor)| !floating(tensor.kind())) {
+        Some((name, tensor)) => Err(CheckpointError::Damaged(format!(
+            "{name} holds {:?}, which no CLIP does",
+            tensor.kind()
+        ))),
+        None => Ok(tensors),
     }
-    text
 }
 
 /// The containers weights come in, by their first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FileForm {
+enum Container {
     /// Eight bytes of header length, a JSON header, the tensors' bytes.
     SafeTensors,
-    /// What `torch.save` and `torch.jit.save` write: a zip file.
+    /// What `torch.save` and `torch.jit.save` write.
     ZipArchive,
     /// What `torch.save` wrote before version 1.6.
     Pickle,
     Unknown,
 }
 
-impl FileForm {
+impl Container {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
             [b'P', b'K', 3, 4, ..] => Self::ZipArchive,
@@ -258,7 +274,7 @@ fn sha256_hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    use safetensors::tensor::{Dtype, TensorView, serialize};
+    use ::safetensors::tensor::{Dtype, TensorView, serialize};
 
     /// A file with `a` = [[1, 2, 3], [4, 5, 6]] and a batch normalisation's counter.
     fn small_file() -> Vec<u8> {
@@ -278,7 +294,7 @@ mod tests {
     }
 
     fn small_weights(kind: Kind) -> Weights {
-        Weights::from_bytes(&small_file(), Device::Cpu, kind).unwrap()
+        Weights::from_bytes(small_file(), Device::Cpu, kind).unwrap()
     }
 
     #[test]
@@ -318,49 +334,37 @@ mod tests {
         let error = small_weights(Kind::Float).finish().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the checkpoint is of another architecture: nothing uses its 1 tensors a"
+            "the checkpoint is of another architecture: nothing uses its 1 tensors a [2, 3]"
         );
     }
 
     #[test]
-    fn other_forms_are_told_by_their_content() {
-        let refused = |bytes: &[u8]| {
+    fn bytes_of_no_form_are_refused() {
+        let refused = |bytes: &'static [u8]| {
             Weights::from_bytes(bytes, Device::Cpu, Kind::Float)
                 .unwrap_err()
                 .to_string()
         };
-        assert!(refused(b"PK\x03\x04rest").contains("is a PyTorch archive;"));
-        assert!(refused(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j").contains("is a Python pickle;"));
+        assert!(refused(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j").contains("is a bare Python pickle;"));
         assert!(refused(b"").contains("is of no known form;"));
         assert!(refused(b"<!DOCTYPE html>").contains("is of no known form;"));
     }
 
     #[test]
-    fn a_truncated_file_is_damaged() {
-        let file = small_file();
-        for length in [9, 40, file.len() - 1] {
-            let error = Weights::from_bytes(&file[..length], Device::Cpu, Kind::Float).unwrap_err();
-            assert!(matches!(error, CheckpointError::Damaged(_)), "{length} bytes: {error}");
-        }
-    }
-
-    #[test]
     fn a_file_gives_what_its_bytes_give() {
-        let folder = std::env::temp_dir().join(format!("maskclip-weights-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("no-extension-needed");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("no-extension-needed");
         std::fs::write(&path, small_file()).unwrap();
         let mut weights = Weights::load(&path, Device::Cpu, Kind::Float).unwrap();
-        std::fs::remove_dir_all(&folder).unwrap();
         // sha256sum of the same bytes, by the standard's test for the digest itself below.
         assert_eq!(weights.sha256(), sha256_hexadecimal(&small_file()));
         assert_eq!(weights.take("a", &[2, 3]).unwrap().double_value(&[1, 2]), 6.);
 
-        let missing = Weights::load(&path, Device::Cpu, Kind::Float).unwrap_err().to_string();
-        assert!(
-            missing.contains("no-extension-needed cannot be read: No such file"),
-            "{missing}"
-        );
+        let refused = |path: &Path| Weights::load(path, Device::Cpu, Kind::Float).unwrap_err().to_string();
+        let missing = refused(&path.with_file_name("elsewhere"));
+        assert!(missing.contains("elsewhere cannot be read: No such file"), "{missing}");
+        let empty = refused(folder.path());
+        assert!(empty.contains("has no weights: none of model.safetensors, "), "{empty}");
     }
 
     #[test]

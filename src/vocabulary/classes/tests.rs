@@ -120,7 +120,10 @@ fn classifier(list: &ClassList, embeddings: &[[f32; 2]]) -> Classifier {
     list.classifier(
         &embeddings
             .iter()
-            .map(|row| Arc::from(row.as_slice()))
+            .map(|row| TextEmbedding {
+                vector: row.as_slice().into(),
+                truncated: false,
+            })
             .collect::<Vec<_>>(),
     )
 }

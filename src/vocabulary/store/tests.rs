@@ -58,7 +58,7 @@ impl TextEmbedder for FirstByte {
             self.calls.lock().unwrap().push(texts.clone());
             self.permits.acquire().await.unwrap().forget();
             let behaviour = self.script.lock().unwrap().pop().unwrap_or(Behaviour::Succeed);
-            let mut embeddings: Vec<_> = texts.iter().map(|text| vec![f32::from(text.as_bytes()[0])]).collect();
+            let mut embeddings: Vec<_> = texts.iter().map(|text| embedding(text)).collect();
             match behaviour {
                 Behaviour::Succeed => Ok(embeddings),
                 Behaviour::Fail => Err(EmbeddingError::Failed("no luck".into())),
@@ -72,11 +72,20 @@ impl TextEmbedder for FirstByte {
     }
 }
 
+/// The text's first byte; texts of more than ten characters count as truncated.
+fn embedding(text: &str) -> TextEmbedding {
+    TextEmbedding {
+        vector: [f32::from(text.as_bytes()[0])].into(),
+        truncated: text.len() > 10,
+    }
+}
+
 const ROOMY: u64 = 1 << 20;
 
 fn space(weights: &str) -> EmbeddingSpace {
     EmbeddingSpace {
         weights_sha256: weights.into(),
+        precision: "float32",
         templates: TemplateSet::Simple,
     }
 }
@@ -91,7 +100,7 @@ async fn resolve(
     names: &[&str],
 ) -> Result<Vec<f32>, EmbeddingError> {
     let embeddings = store.resolve(&space("w"), &texts(names), embedder.clone()).await?;
-    Ok(embeddings.iter().map(|embedding| embedding[0]).collect())
+    Ok(embeddings.iter().map(|embedding| embedding.vector[0]).collect())
 }
 
 /// Runs a request on its own, up to where it waits.
@@ -114,7 +123,7 @@ fn pending(store: &EmbeddingStore) -> usize {
 
 #[tokio::test]
 async fn texts_are_computed_once_and_come_back_in_order() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[]));
     assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
     assert_eq!(
         resolve(&store, &embedder, &["c", "b", "a", "c"]).await.unwrap(),
@@ -122,29 +131,29 @@ async fn texts_are_computed_once_and_come_back_in_order() {
     );
     assert_eq!(embedder.calls(), [vec!["a", "b"], vec!["c"]]);
     let statistics = store.statistics();
-    assert_eq!((statistics.hits, statistics.misses, statistics.texts), (2, 4, 3));
+    assert_eq!((statistics.hits, statistics.misses, statistics.texts), (3, 3, 3));
     assert_eq!(pending(&store), 0);
 }
 
 #[tokio::test]
 async fn another_model_or_template_set_is_another_space() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[]));
     resolve(&store, &embedder, &["a"]).await.unwrap();
     let other_templates = EmbeddingSpace {
         templates: TemplateSet::Maskclip85,
         ..space("w")
     };
     for other in [space("v"), other_templates] {
-        assert_eq!(store.embedded(&other, &texts(&["a"])), 0);
+        assert_eq!(store.embedded(&other, &texts(&["a"])).await, 0);
         store.resolve(&other, &texts(&["a"]), embedder.clone()).await.unwrap();
-        assert_eq!(store.embedded(&other, &texts(&["a"])), 1);
+        assert_eq!(store.embedded(&other, &texts(&["a"])).await, 1);
     }
     assert_eq!(embedder.calls().len(), 3);
 }
 
 #[tokio::test]
 async fn requests_at_the_same_time_share_the_texts_they_have_in_common() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[]));
     let first = started(&store, &embedder, &["a", "b"]).await;
     let second = started(&store, &embedder, &["b", "c"]).await;
     let third = started(&store, &embedder, &["a", "b"]).await;
@@ -158,7 +167,7 @@ async fn requests_at_the_same_time_share_the_texts_they_have_in_common() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_threads_compute_every_text_once() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[]));
     let names: &[&str] = &["a", "b", "c", "d", "e"];
     let requests = (0..200).map(|number| {
         let (store, embedder) = (store.clone(), embedder.clone());
@@ -174,7 +183,7 @@ async fn many_threads_compute_every_text_once() {
 
 #[tokio::test]
 async fn a_long_list_goes_in_chunks_and_what_is_done_is_held() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[]));
     let names: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
     let request = {
         let (store, embedder, names) = (store.clone(), embedder.clone(), names.clone());
@@ -182,7 +191,7 @@ async fn a_long_list_goes_in_chunks_and_what_is_done_is_held() {
     };
     embedder.permits.add_permits(1);
     embedder.called(2).await;
-    assert_eq!(store.embedded(&space("w"), &names), 16);
+    assert_eq!(store.embedded(&space("w"), &names).await, 16);
     embedder.permits.add_permits(2);
     assert_eq!(request.await.unwrap().unwrap().len(), 40);
     assert_eq!(embedder.calls().iter().map(Vec::len).collect::<Vec<_>>(), [16, 16, 8]);
@@ -190,7 +199,7 @@ async fn a_long_list_goes_in_chunks_and_what_is_done_is_held() {
 
 #[tokio::test]
 async fn a_dropped_request_leaves_its_texts_embedded() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[]));
     let request = started(&store, &embedder, &["a"]).await;
     embedder.called(1).await;
     request.abort();
@@ -199,14 +208,14 @@ async fn a_dropped_request_leaves_its_texts_embedded() {
     while pending(&store) > 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(store.embedded(&space("w"), &texts(&["a"])), 1);
+    assert_eq!(store.embedded(&space("w"), &texts(&["a"])).await, 1);
     assert_eq!(resolve(&store, &embedder, &["a"]).await.unwrap(), [97.]);
     assert_eq!(embedder.calls().len(), 1);
 }
 
 #[tokio::test]
 async fn a_failure_reaches_everybody_who_waits_and_leaves_nothing_behind() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::gated(&[Behaviour::Fail]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[Behaviour::Fail]));
     let first = started(&store, &embedder, &["a", "b"]).await;
     let second = started(&store, &embedder, &["b"]).await;
     embedder.permits.add_permits(1);
@@ -225,17 +234,17 @@ async fn a_failure_reaches_everybody_who_waits_and_leaves_nothing_behind() {
 #[tokio::test]
 async fn chunks_after_a_failure_are_not_tried_and_those_before_it_are_held() {
     let script = [Behaviour::Succeed, Behaviour::Fail];
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&script));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&script));
     let names: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
     store.resolve(&space("w"), &names, embedder.clone()).await.unwrap_err();
     assert_eq!(embedder.calls().len(), 2);
-    assert_eq!(store.embedded(&space("w"), &names), 16);
+    assert_eq!(store.embedded(&space("w"), &names).await, 16);
     assert_eq!(pending(&store), 0);
 }
 
 #[tokio::test]
 async fn a_panic_of_the_embedder_wakes_the_waiters() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[Behaviour::Panic]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[Behaviour::Panic]));
     assert_eq!(
         resolve(&store, &embedder, &["a"]).await,
         Err(EmbeddingError::Interrupted)
@@ -246,7 +255,7 @@ async fn a_panic_of_the_embedder_wakes_the_waiters() {
 
 #[tokio::test]
 async fn an_answer_of_the_wrong_length_is_a_failure() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY), FirstByte::open(&[Behaviour::LoseOne]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[Behaviour::LoseOne]));
     let error = resolve(&store, &embedder, &["a", "b"]).await.unwrap_err();
     assert_eq!(
         error,
@@ -256,24 +265,64 @@ async fn an_answer_of_the_wrong_length_is_a_failure() {
 
 #[tokio::test]
 async fn the_least_recently_used_texts_go_first_when_it_is_full() {
-    let one = Key::new(&space("w"), "a").bytes_with(&[0.0]);
-    let (store, embedder) = (EmbeddingStore::new(2 * one), FirstByte::open(&[]));
+    let one = entry_bytes(&EmbeddingKey::new(&space("w"), "a"), &embedding("a"));
+    let (store, embedder) = (EmbeddingStore::new(2 * one, None), FirstByte::open(&[]));
     resolve(&store, &embedder, &["a", "b"]).await.unwrap();
     resolve(&store, &embedder, &["a"]).await.unwrap();
     // Asking how many are held is no use: "b" stays the oldest.
-    assert_eq!(store.embedded(&space("w"), &texts(&["b"])), 1);
+    assert_eq!(store.embedded(&space("w"), &texts(&["b"])).await, 1);
     resolve(&store, &embedder, &["c"]).await.unwrap();
-    let held = |name| store.embedded(&space("w"), &texts(&[name]));
-    assert_eq!((held("a"), held("b"), held("c")), (1, 0, 1));
+    for (name, held) in [("a", 1), ("b", 0), ("c", 1)] {
+        assert_eq!(store.embedded(&space("w"), &texts(&[name])).await, held, "{name}");
+    }
     assert_eq!((store.statistics().texts, store.statistics().bytes), (2, 2 * one));
 }
 
 #[tokio::test]
 async fn a_list_larger_than_the_store_is_answered_all_the_same() {
-    let (store, embedder) = (EmbeddingStore::new(0), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(0, None), FirstByte::open(&[]));
     assert_eq!(
         resolve(&store, &embedder, &["a", "b", "c"]).await.unwrap(),
         [97., 98., 99.]
     );
     assert_eq!((store.statistics().texts, store.statistics().bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_read_not_computed_and_waited_for_by_all_who_want_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = || Some(DiskStore::open(&folder.path().join("store"), ROOMY).unwrap());
+    let embedder = FirstByte::open(&[]);
+    let names = ["a", "a long text", "b"];
+    let first = EmbeddingStore::new(ROOMY, disk());
+    let computed = first
+        .resolve(&space("w"), &texts(&names), embedder.clone())
+        .await
+        .unwrap();
+    assert_eq!(computed, names.map(embedding));
+    drop(first);
+
+    let store = EmbeddingStore::new(ROOMY, disk());
+    let asked = texts(&["b", "c", "a long text"]);
+    assert_eq!(store.embedded(&space("w"), &asked).await, 2);
+    let read = store.resolve(&space("w"), &asked, embedder.clone()).await.unwrap();
+    assert_eq!(read, ["b", "c", "a long text"].map(embedding));
+    assert_eq!(embedder.calls(), [names.to_vec(), vec!["c"]]);
+    resolve(&store, &embedder, &["b"]).await.unwrap();
+    let statistics = store.statistics();
+    assert_eq!((statistics.hits, statistics.disk_hits, statistics.misses), (1, 2, 1));
+    assert!(statistics.disk_bytes > 0);
+    assert_eq!(pending(&store), 0);
+}
+
+#[tokio::test]
+async fn what_the_memory_has_no_room_for_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = DiskStore::open(&folder.path().join("store"), ROOMY).unwrap();
+    let (store, embedder) = (EmbeddingStore::new(0, Some(disk)), FirstByte::open(&[]));
+    for _ in 0..2 {
+        assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
+    }
+    assert_eq!(embedder.calls().len(), 1);
+    assert_eq!((store.statistics().disk_hits, store.statistics().texts), (2, 0));
 }

@@ -1,0 +1,139 @@
+//! `maskclip fetch`: published weights into the folder of models, with a progress bar where somebody watches.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use figment::value::{Dict, Value};
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
+
+use crate::clip::Activation;
+use crate::clip::zoo::{DEMO, Origin, PUBLISHED, PublishedModel};
+use crate::config::Config;
+use crate::fetch::{Fetch, Fetched, Progress, Supply, Vouched};
+
+/// Arguments of `maskclip fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArguments {
+    /// The model, as `--list` spells it; OpenAI's spelling ("ViT-B/16") and open_clip's are understood too.
+    #[arg(required_unless_present = "list")]
+    name: Option<String>,
+    /// A file, or a mirror's address, instead of where the model is published.
+    #[arg(long, value_name = "FILE|URL", value_parser = Supply::parse)]
+    from: Option<Supply>,
+    /// List the models there are.
+    #[arg(long, conflicts_with_all = ["name", "from", "offline"])]
+    list: bool,
+    /// Do not use the network (fetch.offline): say what is missing.
+    #[arg(long)]
+    offline: bool,
+    /// A YAML file over the compiled-in defaults (config/default.yaml explains every key).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl FetchArguments {
+    /// The flags that were given, nested like the configuration file.
+    fn settings(&self) -> Dict {
+        if !self.offline {
+            return Dict::new();
+        }
+        let section = Dict::from([("offline".to_owned(), Value::from(true))]);
+        Dict::from([("fetch".to_owned(), Value::from(section))])
+    }
+}
+
+/// Fetches one model, or lists them. The path of the weights is all that goes to standard output.
+pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::load(arguments.config.as_deref(), arguments.settings())?;
+    let folder = config.model.folder();
+    let Some(name) = arguments.name else {
+        println!("{}", columns(["name", "size", "activation", "here", "licence"]));
+        for model in PUBLISHED {
+            println!("{}", line(model, model.find_in(&folder).is_some()));
+        }
+        return Ok(());
+    };
+    if name == DEMO.name {
+        return Err("demo is compiled in: there is nothing to fetch".into());
+    }
+    let model = PublishedModel::named(&name)
+        .ok_or_else(|| format!("no model is called {name:?}: `maskclip fetch --list` lists those there are"))?;
+    eprintln!("{}, licence {}", model.name, model.licence);
+    let mut bar = Bar::default();
+    let fetched = Fetch {
+        model,
+        folder: &folder,
+        config: &config.fetch,
+    }
+    .run(arguments.from.as_ref(), &mut bar);
+    bar.0.finish_and_clear();
+    let fetched = fetched?;
+    eprintln!("{}", outcome(&fetched));
+    eprintln!("maskclip serve --model {}", model.name);
+    println!("{}", fetched.path.display());
+    Ok(())
+}
+
+/// One model of the list.
+fn line(model: &PublishedModel, is_there: bool) -> String {
+    let size = match model.origin {
+        Origin::Address { bytes, .. } => DecimalBytes(bytes).to_string(),
+        // The hub says it when asked.
+        Origin::Hub { .. } => "-".to_owned(),
+    };
+    let activation = match model.activation {
+        Activation::QuickGelu => "QuickGELU",
+        Activation::Gelu => "GELU",
+    };
+    let here = if is_there { "yes" } else { "no" };
+    columns([model.name, &size, activation, here, model.licence])
+}
+
+fn columns([name, size, activation, here, licence]: [&str; 5]) -> String {
+    format!("{name:<26}{size:>9}  {activation:<12}{here:<6}{licence}")
+}
+
+fn outcome(fetched: &Fetched) -> String {
+    let sha256 = &fetched.sha256;
+    if fetched.was_there {
+        return format!("already there, SHA-256 {sha256}");
+    }
+    match fetched.vouched {
+        Vouched::Zoo => format!("SHA-256 {sha256}, as published"),
+        Vouched::Server => format!("SHA-256 {sha256}, as the server stated"),
+        Vouched::Nobody => format!("SHA-256 {sha256}, with nothing to compare it to"),
+    }
+}
+
+/// A progress bar on standard error; silent where that is no terminal, but for what has to be said.
+struct Bar(ProgressBar);
+
+impl Default for Bar {
+    fn default() -> Self {
+        let style = ProgressStyle::with_template(
+            "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+        )
+        .expect("the template names fields that indicatif has");
+        Self(ProgressBar::no_length().with_style(style))
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&mut self, held: u64, total: Option<u64>) {
+        match total {
+            Some(total) => self.0.set_length(total),
+            None => self.0.unset_length(),
+        }
+        self.0.set_position(held);
+        // Speed and time left are about what is still to come.
+        self.0.reset_eta();
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    fn say(&mut self, message: &str) {
+        self.0.suspend(|| eprintln!("{message}"));
+    }
+}

@@ -1,0 +1,253 @@
+//! `maskclip vocab`: the named vocabularies from a shell, on the same store on disk as the server's.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::{Args, Subcommand};
+use figment::value::Dict;
+
+use super::arguments::{ConfigArguments, ModelArguments};
+use crate::config::{Config, LimitsConfig};
+use crate::engine::clip_labeller::ClipModel;
+use crate::engine::{Engine, EngineSettings};
+use crate::telemetry::{self, Metrics};
+use crate::vocabulary::{
+    Class, ClassList, DiskStore, EntityTags, NamedVocabulary, Precondition, Registry, Stored, TemplateSet,
+    VocabularyError, parse_classes, write_classes,
+};
+
+/// Between two lines of progress.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// Arguments of `maskclip vocab`.
+#[derive(Debug, Args)]
+pub struct VocabArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    #[command(subcommand)]
+    command: VocabCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum VocabCommand {
+    /// List all vocabularies: name, number of classes, who made it.
+    List,
+    /// Show a vocabulary: one class a line, synonyms after ';', background names after a line `[background]`.
+    Show {
+        /// The vocabulary's name.
+        name: String,
+    },
+    /// Define a vocabulary.
+    Add {
+        /// The vocabulary's name.
+        name: String,
+        /// The classes in the order of their ids, each with its synonyms: "person; man; woman".
+        #[arg(required = true)]
+        classes: Vec<String>,
+        /// A name that competes with the classes for what is none of them; may be repeated.
+        #[arg(long, value_name = "NAME")]
+        background: Vec<String>,
+        /// Define it anew if the name is taken.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Drop a vocabulary. Its texts' embeddings stay until others need the room.
+    Remove {
+        /// The vocabulary's name.
+        name: String,
+    },
+    /// Define a vocabulary by a text file, in the form that `show` prints; '#' starts a comment.
+    Import {
+        /// The vocabulary's name.
+        name: String,
+        /// The file; - for standard input.
+        file: PathBuf,
+        /// Define it anew if the name is taken.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Write a vocabulary to a text file, in the form that `import` reads.
+    Export {
+        /// The vocabulary's name.
+        name: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Embed vocabularies ahead, so that no server has to.
+    Embed {
+        /// The vocabularies' names.
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// The prompt templates (defaults.templates): maskclip-85, imagenet-80 or simple.
+        #[arg(long, value_parser = template_set)]
+        templates: Option<TemplateSet>,
+        #[command(flatten)]
+        model: ModelArguments,
+    },
+}
+
+/// Runs one command on the store that the settings name.
+pub fn run(arguments: VocabArguments) -> Outcome {
+    let flags = match &arguments.command {
+        VocabCommand::Embed { model, .. } => Dict::from([model.section()]),
+        _ => Dict::new(),
+    };
+    let config = Config::load(arguments.config.config.as_deref(), flags)?;
+    telemetry::start_logs(&config.telemetry)?;
+    let disk = open_disk(&config)?;
+    let registry = Registry::new(
+        config.limits.max_vocabularies,
+        Some(Arc::clone(&disk)),
+        SystemTime::now(),
+    );
+    match arguments.command {
+        VocabCommand::List => list(&registry),
+        VocabCommand::Show { name } => Ok(print(&write_classes(&registry.get(&name)?.list))?),
+        VocabCommand::Add {
+            name,
+            classes,
+            background,
+            replace,
+        } => {
+            let classes = classes.iter().flat_map(|text| parse_classes(text).0).collect();
+            define(&registry, &name, (classes, background), replace, &config.limits)
+        }
+        VocabCommand::Remove { name } => Ok(registry.delete(&name, &Precondition::None)?),
+        VocabCommand::Import { name, file, replace } => {
+            let text = read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+            define(&registry, &name, parse_classes(&text), replace, &config.limits)
+        }
+        VocabCommand::Export { name, file } => {
+            let text = write_classes(&registry.get(&name)?.list);
+            Ok(std::fs::write(&file, text).map_err(|error| format!("cannot write {}: {error}", file.display()))?)
+        }
+        VocabCommand::Embed { names, templates, .. } => {
+            let vocabularies = names.iter().map(|name| registry.get(name));
+            let vocabularies = vocabularies.collect::<Result<Vec<_>, _>>()?;
+            let templates = templates.unwrap_or(config.defaults.templates);
+            let model = ClipModel::find(&config.model)?;
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(embed(&config, model, disk, &vocabularies, templates))
+        }
+    }
+}
+
+/// The store on disk, which these commands are about.
+fn open_disk(config: &Config) -> Result<Arc<DiskStore>, String> {
+    let path = config.vocabulary.store_path.file();
+    let path = path.ok_or("there is no store on disk: vocabulary.store_path is none, or auto without a HOME")?;
+    DiskStore::open(&path, config.vocabulary.store_bytes)
+        .map_err(|error| format!("the store {} cannot be used: {error}", path.display()))
+}
+
+fn list(registry: &Registry) -> Outcome {
+    let lines = registry.list().into_iter().map(|vocabulary| {
+        let (classes, background) = (vocabulary.list.classes().len(), vocabulary.list.background().len());
+        let origin = if vocabulary.shipped { "shipped" } else { "defined" };
+        format!(
+            "{:<24} {classes:>5} classes {background:>4} background  {origin}\n",
+            vocabulary.name
+        )
+    });
+    Ok(print(&lines.collect::<String>())?)
+}
+
+fn define(
+    registry: &Registry,
+    name: &str,
+    (classes, background): (Vec<Class>, Vec<String>),
+    replace: bool,
+    limits: &LimitsConfig,
+) -> Outcome {
+    let list = ClassList::new(classes, background, limits)?;
+    let precondition = match replace {
+        true => Precondition::None,
+        false => Precondition::IfNoneMatch(EntityTags::Any),
+    };
+    let (vocabulary, stored) = match registry.put(name, list, &precondition, SystemTime::now()) {
+        Err(VocabularyError::Changed { .. }) => {
+            return Err(format!("there is a vocabulary {name:?} already; --replace defines it anew").into());
+        }
+        result => result?,
+    };
+    let done = match stored {
+        Stored::Created => "created",
+        Stored::Replaced => "replaced",
+    };
+    Ok(print(&format!(
+        "{done} {name}: {} classes\n",
+        vocabulary.list.classes().len()
+    ))?)
+}
+
+/// Embeds on an engine of its own, as a server would.
+async fn embed(
+    config: &Config,
+    model: ClipModel,
+    disk: Arc<DiskStore>,
+    vocabularies: &[Arc<NamedVocabulary>],
+    templates: TemplateSet,
+) -> Outcome {
+    let metrics = Arc::new(Metrics::new());
+    let engine = Engine::start(EngineSettings::from(config), model.into_factory(), Some(disk), metrics);
+    let model = engine.ready().await?;
+    for NamedVocabulary { name, list, .. } in vocabularies.iter().map(AsRef::as_ref) {
+        let (held, total) = engine.embedded(&model, list, templates).await;
+        let start = Instant::now();
+        let progress = async {
+            loop {
+                tokio::time::sleep(PROGRESS_PAUSE).await;
+                let (embedded, _) = engine.embedded(&model, list, templates).await;
+                if std::io::stderr().is_terminal() {
+                    eprint!("\r{name}: {embedded} of {total} texts");
+                }
+            }
+        };
+        tokio::select! {
+            embedded = engine.embed_ahead(list, templates) => embedded?,
+            () = progress => unreachable!("progress is shown without end"),
+        }
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+        let (embedded, _) = engine.embedded(&model, list, templates).await;
+        let seconds = start.elapsed().as_secs_f64();
+        print(&format!(
+            "{name}: {embedded} of {total} texts embedded for {} with {}, {} of them now, in {seconds:.1} s\n",
+            model.name,
+            templates.name(),
+            embedded.saturating_sub(held),
+        ))?;
+    }
+    Ok(())
+}
+
+fn template_set(name: &str) -> Result<TemplateSet, String> {
+    TemplateSet::ALL
+        .into_iter()
+        .find(|templates| templates.name() == name)
+        .ok_or_else(|| format!("no template set is called {name:?}"))
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file)
+}
+
+/// To standard output; a reader who has seen enough is no error.
+fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,200 @@
+//! PyTorch's archives, from `torch.save` and `torch.jit.save`: a zip file whose `data.pkl` describes tensors and whose
+//! folder `data` holds their elements, uncompressed, so that they are read where they lie.
+//!
+//! Owns finding the tensors in either and giving each the name it has in a state dict. An archive's code is never looked at.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::ops::Range;
+
+use zip::{CompressionMethod, ZipArchive};
+
+use super::pickle::{self, Pickled, Value};
+use super::stored::Stored;
+use super::{CheckpointError, Origin};
+
+/// Characters of a tensor's name; CLIP's longest have 60.
+const MAX_NAME: usize = 500;
+
+/// What `torch.jit.save` writes and `torch.save` does not.
+const TORCHSCRIPT_MARK: &str = "constants.pkl";
+
+/// OpenAI's archives have their input's side in pixels among the tensors; no other TorchScript archive of a CLIP does.
+const OPENAI_MARK: &str = "input_resolution";
+
+/// What distributed training puts before every name.
+const DISTRIBUTED_PREFIX: &str = "module.";
+
+/// Every tensor's place in the archive and who wrote it.
+pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointError> {
+    let entries = Entries::find(bytes)?;
+    if entries.get("byteorder").is_some_and(|order| &bytes[order] == b"big") {
+        return Err(damaged("its numbers are big-endian"));
+    }
+    let Some(pickle) = entries.get("data.pkl") else {
+        return Err(damaged("it is a zip file without data.pkl, not one of PyTorch's"));
+    };
+    let mut pickled = pickle::read(&bytes[pickle])?;
+    let named = match pickled.root {
+        Value::Object(module) => module_tensors(&mut pickled, module)?,
+        Value::Dictionary(dictionary) => state_dict_tensors(&pickled, dictionary)?,
+        _ => return Err(damaged("its pickle is neither a state dict nor a TorchScript module")),
+    };
+    let mut tensors = HashMap::with_capacity(named.len());
+    for (name, tensor) in named {
+        let stored = entries.locate(&pickled.tensors[tensor]);
+        let stored = stored.map_err(|reason| damaged(format!("{name}: {reason}")))?;
+        tensors.insert(name, stored);
+    }
+    let is_openai = entries.get(TORCHSCRIPT_MARK).is_some() && tensors.contains_key(OPENAI_MARK);
+    let origin = if is_openai { Origin::OpenAi } else { Origin::OpenClip };
+    Ok((tensors, origin))
+}
+
+/// A module's parameters and buffers, named by the path of attributes that leads to them. Attributes that are no tensors
+/// (whether it trains, sizes of its layers) are passed over.
+fn module_tensors(pickled: &mut Pickled, module: usize) -> Result<Vec<(String, usize)>, CheckpointError> {
+    let mut named = Vec::new();
+    let mut modules = vec![(String::new(), module)];
+    while let Some((prefix, module)) = modules.pop() {
+        // Taken, so that a module that contains itself, or one twice, is an end and not a loop.
+        for (name, value) in std::mem::take(&mut pickled.dictionaries[module]) {
+            let Value::Text(name) = name else {
+                return Err(damaged("its pickle has an attribute whose name is not a text"));
+            };
+            let name = format!("{prefix}{name}");
+            if name.len() > MAX_NAME {
+                return Err(damaged(format!("its modules are nested too deep: {name}")));
+            }
+            match value {
+                Value::Tensor(tensor) => named.push((name, tensor)),
+                Value::Object(submodule) => modules.push((name + ".", submodule)),
+                _ => {}
+            }
+        }
+    }
+    Ok(named)
+}
+
+/// The tensors of a state dict, or of the one that a training checkpoint holds.
+fn state_dict_tensors(pickled: &Pickled, dictionary: usize) -> Result<Vec<(String, usize)>, CheckpointError> {
+    let items = &pickled.dictionaries[dictionary];
+    let inner = items.iter().find(|(key, _)| *key == Value::Text("state_dict"));
+    let items = match inner {
+        Some(&(_, Value::Dictionary(inner))) => &pickled.dictionaries[inner],
+        Some(_) => return Err(damaged("its state_dict is not a dictionary")),
+        None => items,
+    };
+    let is_distributed = !items.is_empty()
+        && items
+            .iter()
+            .all(|(key, _)| matches!(key, Value::Text(name) if name.starts_with(DISTRIBUTED_PREFIX)));
+    let prefix = if is_distributed { DISTRIBUTED_PREFIX.len() } else { 0 };
+    items
+        .iter()
+        .map(|item| match *item {
+            (Value::Text(name), Value::Tensor(tensor)) => Ok((name[prefix..].to_owned(), tensor)),
+            (Value::Text(name), _) => Err(damaged(format!("{name} in its state dict is not a tensor"))),
+            _ => Err(damaged("its state dict has a key that is not a text")),
+        })
+        .collect()
+}
+
+/// Where the archive's uncompressed files lie, by their names below its one folder.
+struct Entries(HashMap<String, Range<usize>>);
+
+impl Entries {
+    fn find(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let unreadable = |error: zip::result::ZipError| damaged(error.to_string());
+        let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
+        let mut entries = HashMap::with_capacity(archive.len());
+        for index in 0..archive.len() {
+            let file = archive.by_index_raw(index).map_err(unreadable)?;
+            if file.compression() != CompressionMethod::Stored || file.encrypted() {
+                continue;
+            }
+            let name = file.name().map_err(unreadable)?;
+            let Some((_folder, name)) = name.split_once('/') else {
+                continue;
+            };
+            let place = file
+                .data_start()
+                .and_then(|start| Some((start, start.checked_add(file.size())?)))
+                .and_then(|(start, end)| Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?))
+                .filter(|place| place.end <= bytes.len())
+                .ok_or_else(|| damaged(format!("it ends before its {name} does")))?;
+            entries.insert(name.to_owned(), place);
+        }
+        Ok(Self(entries))
+    }
+
+    fn get(&self, name: &str) -> Option<Range<usize>> {
+        self.0.get(name).cloned()
+    }
+
+    /// Checks a tensor against the file with its elements. The error says what is wrong with it.
+    fn locate(&self, tensor: &pickle::PickledTensor) -> Result<Stored, String> {
+        let file = format!("data/{}", tensor.storage.key);
+        let storage = self
+            .get(&file)
+            .ok_or_else(|| format!("the archive has no uncompressed {file}, where its elements should be"))?;
+        let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
+        Stored::strided(tensor.storage.kind, shape, strides, storage, tensor.offset)
+    }
+}
+
+fn damaged(reason: impl Into<String>) -> CheckpointError {
+    CheckpointError::Damaged(reason.into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Opcodes that make a tensor.
+    const TENSOR: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nHalfStorage\n\
+        X\x01\0\0\x000X\x03\0\0\0cpuK\x02tQK\0K\x02\x85K\x01\x85\x89}tR";
+
+    /// The names found in a pickle, in which `@` stands for a tensor.
+    fn names(template: &[u8]) -> Result<Vec<String>, CheckpointError> {
+        let parts: Vec<_> = template.split(|&byte| byte == b'@').collect();
+        let pickle = parts.join(TENSOR);
+        let mut pickled = pickle::read(&pickle)?;
+        let named = match pickled.root {
+            Value::Object(module) => module_tensors(&mut pickled, module)?,
+            Value::Dictionary(dictionary) => state_dict_tensors(&pickled, dictionary)?,
+            other => panic!("{other:?}"),
+        };
+        let mut names: Vec<_> = named.into_iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    #[test]
+    fn a_prefix_that_every_name_has_is_left_out() {
+        assert_eq!(
+            names(b"}(X\x08\0\0\0module.a@X\x08\0\0\0module.b@u.").unwrap(),
+            ["a", "b"]
+        );
+        assert_eq!(
+            names(b"}(X\x08\0\0\0module.a@X\x01\0\0\0b@u.").unwrap(),
+            ["b", "module.a"]
+        );
+    }
+
+    #[test]
+    fn a_module_inside_itself_is_an_end_and_not_a_loop() {
+        let template = b"c__torch__\nA\n)\x81q\0}(X\x01\0\0\0ah\0X\x01\0\0\0b@ub.";
+        assert_eq!(names(template).unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn modules_nested_too_deep_are_refused() {
+        let depth = 1000;
+        let open = b"c__torch__\nA\n)\x81}X\x01\0\0\0a".repeat(depth);
+        let template = [open.as_slice(), b"@", b"sb".repeat(depth).as_slice(), b"."].concat();
+        let message = names(&template).unwrap_err().to_string();
+        assert!(message.contains("its modules are nested too deep: a.a.a."), "{message}");
+    }
+}

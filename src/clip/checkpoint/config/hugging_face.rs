@@ -1,0 +1,167 @@
+//! Hugging Face's `config.json`, and `preprocessor_config.json` for the normalisation.
+
+use serde::Deserialize;
+
+use super::{ModelConfig, head_width};
+use crate::clip::Activation;
+
+/// What every LayerNorm here adds to the variance.
+const LAYER_NORM_EPSILON: f64 = 1e-5;
+
+/// Reads the configuration of a `CLIPModel`, and its preprocessor's where there is one.
+///
+/// # Errors
+/// When it is of another model, or asks for something that is not computed here.
+pub(super) fn parse(config: &str, preprocessor: Option<&str>) -> Result<ModelConfig, serde_json::Error> {
+    let config: Config = serde_json::from_str(config)?;
+    let preprocessor: Preprocessor = preprocessor.map(serde_json::from_str).transpose()?.unwrap_or_default();
+    if config.model_type != "clip" {
+        return Err(refused(format!("model_type is {:?}, not \"clip\"", config.model_type)));
+    }
+    let (text, vision) = (config.text_config, config.vision_config);
+    if text.hidden_act != vision.hidden_act {
+        return Err(refused(format!(
+            "text_config.hidden_act is {:?}, but vision_config.hidden_act is {:?}",
+            text.hidden_act, vision.hidden_act
+        )));
+    }
+    for (name, tower) in [("text_config", &text), ("vision_config", &vision)] {
+        if tower.layer_norm_eps != LAYER_NORM_EPSILON {
+            return Err(refused(format!(
+                "{name}.layer_norm_eps is {}, not {LAYER_NORM_EPSILON}",
+                tower.layer_norm_eps
+            )));
+        }
+    }
+    Ok(ModelConfig {
+        activation: activation(&vision.hidden_act)?,
+        visual_head_width: vision.head_width("vision_config", 768, 12)?,
+        text_head_width: text.head_width("text_config", 512, 8)?,
+        mean: preprocessor.image_mean,
+        std: preprocessor.image_std,
+    })
+}
+
+fn activation(name: &str) -> Result<Activation, serde_json::Error> {
+    match name {
+        "quick_gelu" => Ok(Activation::QuickGelu),
+        "gelu" => Ok(Activation::Gelu),
+        _ => Err(refused(format!(
+            "hidden_act is {name:?}: the activations computed here are \"quick_gelu\" and \"gelu\""
+        ))),
+    }
+}
+
+fn refused(reason: String) -> serde_json::Error {
+    serde::de::Error::custom(reason)
+}
+
+// transformers leaves out what its CLIPConfig has as a default, so each default here is that class's. Fields that tensor
+// shapes repeat, or that only training needs, are not read.
+
+#[derive(Deserialize)]
+struct Config {
+    model_type: String,
+    #[serde(default)]
+    text_config: Tower,
+    #[serde(default)]
+    vision_config: Tower,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Tower {
+    hidden_act: String,
+    /// The default is the tower's own.
+    hidden_size: Option<u32>,
+    /// The default is the tower's own.
+    num_attention_heads: Option<u32>,
+    layer_norm_eps: f64,
+}
+
+impl Default for Tower {
+    fn default() -> Self {
+        Self {
+            hidden_act: "quick_gelu".to_owned(),
+            hidden_size: None,
+            num_attention_heads: None,
+            layer_norm_eps: LAYER_NORM_EPSILON,
+        }
+    }
+}
+
+impl Tower {
+    fn head_width(&self, name: &str, default_width: u32, default_heads: u32) -> Result<i64, serde_json::Error> {
+        let width = self.hidden_size.unwrap_or(default_width);
+        let heads = self.num_attention_heads.unwrap_or(default_heads);
+        head_width(&format!("{name}.hidden_size"), width, heads)
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Preprocessor {
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const VIT_L_14: &str = r#"{
+        "model_type": "clip", "projection_dim": 768,
+        "text_config": {"hidden_act": "gelu", "hidden_size": 768, "num_attention_heads": 12, "eos_token_id": 2},
+        "vision_config": {"hidden_act": "gelu", "hidden_size": 1024, "num_attention_heads": 16, "patch_size": 14}
+    }"#;
+
+    #[test]
+    fn a_configuration_is_read_with_its_preprocessors() {
+        let preprocessor = r#"{"image_mean": [0.5, 0.25, 0.125], "image_std": [0.25, 0.5, 1.0], "do_resize": true}"#;
+        let expected = ModelConfig {
+            activation: Activation::Gelu,
+            visual_head_width: 64,
+            text_head_width: 64,
+            mean: Some([0.5, 0.25, 0.125]),
+            std: Some([0.25, 0.5, 1.0]),
+        };
+        assert_eq!(parse(VIT_L_14, Some(preprocessor)).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_in_transformers() {
+        let expected = ModelConfig {
+            activation: Activation::QuickGelu,
+            visual_head_width: 64,
+            text_head_width: 64,
+            mean: None,
+            std: None,
+        };
+        assert_eq!(parse(r#"{"model_type": "clip"}"#, None).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_not_computed_here_is_refused_by_name() {
+        let refused = |from: &str, to: &str| parse(&VIT_L_14.replace(from, to), None).unwrap_err().to_string();
+        assert_eq!(
+            refused("\"clip\"", "\"siglip\""),
+            "model_type is \"siglip\", not \"clip\""
+        );
+        assert_eq!(
+            refused("\"gelu\"", "\"relu\""),
+            "hidden_act is \"relu\": the activations computed here are \"quick_gelu\" and \"gelu\""
+        );
+        assert_eq!(
+            refused("\"hidden_act\": \"gelu\", \"hidden_size\": 768", "\"hidden_size\": 768"),
+            "text_config.hidden_act is \"quick_gelu\", but vision_config.hidden_act is \"gelu\""
+        );
+        assert_eq!(
+            refused("\"patch_size\": 14", "\"layer_norm_eps\": 1e-6"),
+            "vision_config.layer_norm_eps is 0.000001, not 0.00001"
+        );
+        assert_eq!(
+            refused("\"num_attention_heads\": 16", "\"num_attention_heads\": 0"),
+            "vision_config.hidden_size 1024 cannot be divided into 0 heads"
+        );
+    }
+}

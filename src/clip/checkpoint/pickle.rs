@@ -1,0 +1,443 @@
+//! The pickles inside PyTorch's archives, read without Python: a stack machine that knows the opcodes `torch.save` and
+//! `torch.jit.save` write, and of all that a pickle can call only what tensors are made with. Anything else is refused by
+//! its name; nothing is ever run.
+
+use std::collections::HashMap;
+
+use tch::Kind;
+
+use super::CheckpointError;
+
+/// Longest pickle read, in bytes. It is a table of contents: the largest CLIP's, with an optimiser's state, is a tenth.
+const MAX_BYTES: usize = 8 << 20;
+
+/// What a pickle is made of. Containers are numbers of [`Pickled`]'s, so that they can be shared and nested at will.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Value<'a> {
+    /// `None`, booleans and floating-point numbers, none of which say anything about a tensor.
+    Other,
+    Integer(i64),
+    Text(&'a str),
+    /// A list or a tuple.
+    Sequence(usize),
+    Dictionary(usize),
+    /// An instance of a TorchScript class, its attributes a dictionary.
+    Object(usize),
+    Tensor(usize),
+    Storage(Storage<'a>),
+    Callable(Callable),
+}
+
+/// One file of the archive with the elements of one or more tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Storage<'a> {
+    pub(super) kind: Kind,
+    /// Name of the file in the archive's `data` folder.
+    pub(super) key: &'a str,
+}
+
+/// What a pickle may name with `GLOBAL`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Callable {
+    OrderedDict,
+    RebuildTensor,
+    RebuildParameter,
+    /// Marks a value with a TorchScript type and gives it back.
+    TypeMark,
+    Storage(Kind),
+    /// A TorchScript class: makes an object without attributes.
+    Class,
+}
+
+/// A tensor as the pickle describes it, unchecked.
+#[derive(Debug, Clone)]
+pub(super) struct PickledTensor<'a> {
+    pub(super) storage: Storage<'a>,
+    /// In elements.
+    pub(super) offset: i64,
+    pub(super) shape: Vec<i64>,
+    pub(super) strides: Vec<i64>,
+}
+
+/// A pickle's content.
+#[derive(Debug)]
+pub(super) struct Pickled<'a> {
+    pub(super) root: Value<'a>,
+    pub(super) dictionaries: Vec<Vec<(Value<'a>, Value<'a>)>>,
+    pub(super) tensors: Vec<PickledTensor<'a>>,
+}
+
+/// Reads a pickle of protocol 2, PyTorch's.
+pub(super) fn read(pickle: &[u8]) -> Result<Pickled<'_>, CheckpointError> {
+    if pickle.len() > MAX_BYTES {
+        return Err(damaged(format!(
+            "its pickle is {} bytes long, more than {MAX_BYTES}",
+            pickle.len()
+        )));
+    }
+    let mut machine = Machine {
+        rest: pickle,
+        ..Machine::default()
+    };
+    loop {
+        if let Some(root) = machine.step()? {
+            return Ok(Pickled {
+                root,
+                dictionaries: machine.dictionaries,
+                tensors: machine.tensors,
+            });
+        }
+    }
+}
+
+#[derive(Default)]
+struct Machine<'a> {
+    /// What has not been read yet.
+    rest: &'a [u8],
+    stack: Vec<Value<'a>>,
+    /// Heights of the stack to come back to.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Value<'a>>,
+    sequences: Vec<Vec<Value<'a>>>,
+    dictionaries: Vec<Vec<(Value<'a>, Value<'a>)>>,
+    tensors: Vec<PickledTensor<'a>>,
+}
+
+impl<'a> Machine<'a> {
+    /// One opcode; the pickle's value when it was the last.
+    fn step(&mut self) -> Result<Option<Value<'a>>, CheckpointError> {
+        let [opcode] = self.bytes()?;
+        match opcode {
+            // PROTO
+            0x80 => match self.bytes()? {
+                [2] => {}
+                [protocol] => return Err(damaged(format!("its pickle has protocol {protocol}, PyTorch's is 2"))),
+            },
+            // STOP
+            b'.' => return self.pop().map(Some),
+            // MARK
+            b'(' => self.marks.push(self.stack.len()),
+            // NONE, NEWTRUE, NEWFALSE, BINFLOAT
+            b'N' | 0x88 | 0x89 => self.stack.push(Value::Other),
+            b'G' => {
+                self.slice(8)?;
+                self.stack.push(Value::Other);
+            }
+            // BININT1, BININT2, BININT, LONG1
+            b'K' => self.integer::<1>()?,
+            b'M' => self.integer::<2>()?,
+            b'J' => {
+                let value = i32::from_le_bytes(self.bytes()?);
+                self.stack.push(Value::Integer(value.into()));
+            }
+            0x8a => self.long()?,
+            // BINUNICODE
+            b'X' => {
+                let length = u32::from_le_bytes(self.bytes()?);
+                let text = self.slice(usize::try_from(length).expect("32 bits fit"))?;
+                let text = std::str::from_utf8(text).map_err(|_| damaged("its pickle has a text that is not UTF-8"))?;
+                self.stack.push(Value::Text(text));
+            }
+            // EMPTY_DICT, EMPTY_LIST, EMPTY_TUPLE, TUPLE, TUPLE1 to TUPLE3
+            b'}' => {
+                let dictionary = self.new_dictionary();
+                self.stack.push(Value::Dictionary(dictionary));
+            }
+            b']' | b')' => self.push_sequence(Vec::new()),
+            b't' => {
+                let items = self.pop_to_mark()?;
+                self.push_sequence(items);
+            }
+            0x85..=0x87 => {
+                let length = usize::from(opcode - 0x84);
+                let start = self.stack.len().checked_sub(length).ok_or_else(stack_is_empty)?;
+                let items = self.stack.split_off(start);
+                self.push_sequence(items);
+            }
+            // BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
+            b'q' => {
+                let [index] = self.bytes()?;
+                self.memoize(index.into())?;
+            }
+            b'r' => {
+                let index = u32::from_le_bytes(self.bytes()?);
+                self.memoize(index)?;
+            }
+            b'h' => {
+                let [index] = self.bytes()?;
+                self.recall(index.into())?;
+            }
+            b'j' => {
+                let index = u32::from_le_bytes(self.bytes()?);
+                self.recall(index)?;
+            }
+            // APPEND, APPENDS, SETITEM, SETITEMS
+            b'a' => {
+                let item = self.pop()?;
+                self.append(vec![item])?;
+            }
+            b'e' => {
+                let items = self.pop_to_mark()?;
+                self.append(items)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set_items(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.set_items(&items)?;
+            }
+            // GLOBAL, BINPERSID, REDUCE, NEWOBJ, BUILD
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.stack.push(Value::Callable(Callable::find(module, name)?));
+            }
+            b'Q' => self.load_storage()?,
+            b'R' => self.reduce()?,
+            0x81 => self.new_object()?,
+            b'b' => self.build()?,
+            _ => {
+                return Err(damaged(format!(
+                    "its pickle has the opcode {opcode:#04x}, which PyTorch does not write"
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    fn slice(&mut self, length: usize) -> Result<&'a [u8], CheckpointError> {
+        let (slice, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or_else(|| damaged("its pickle ends too early"))?;
+        self.rest = rest;
+        Ok(slice)
+    }
+
+    fn bytes<const LENGTH: usize>(&mut self) -> Result<[u8; LENGTH], CheckpointError> {
+        let slice = self.slice(LENGTH)?;
+        Ok(slice.try_into().expect("the slice has this length"))
+    }
+
+    fn line(&mut self) -> Result<&'a str, CheckpointError> {
+        let length = self.rest.iter().position(|&byte| byte == b'\n');
+        let line = self.slice(length.unwrap_or(usize::MAX))?;
+        self.slice(1)?;
+        std::str::from_utf8(line).map_err(|_| damaged("its pickle has a name that is not UTF-8"))
+    }
+
+    /// An unsigned number of so many bytes.
+    fn integer<const LENGTH: usize>(&mut self) -> Result<(), CheckpointError> {
+        let bytes: [u8; LENGTH] = self.bytes()?;
+        let value = bytes.iter().rev().fold(0, |value, &byte| value << 8 | i64::from(byte));
+        self.stack.push(Value::Integer(value));
+        Ok(())
+    }
+
+    /// A signed number of as many bytes as the first one says.
+    fn long(&mut self) -> Result<(), CheckpointError> {
+        let [length] = self.bytes()?;
+        let bytes = self.slice(length.into())?;
+        if bytes.len() > 8 {
+            return Err(damaged("its pickle has a number of more than 64 bits"));
+        }
+        let sign = if bytes.last().is_some_and(|&byte| byte >= 0x80) {
+            -1
+        } else {
+            0
+        };
+        let value = bytes
+            .iter()
+            .rev()
+            .fold(sign, |value, &byte| value << 8 | i64::from(byte));
+        self.stack.push(Value::Integer(value));
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<Value<'a>, CheckpointError> {
+        self.stack.pop().ok_or_else(stack_is_empty)
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Value<'a>>, CheckpointError> {
+        let mark = self.marks.pop().filter(|&mark| mark <= self.stack.len());
+        Ok(self.stack.split_off(mark.ok_or_else(stack_is_empty)?))
+    }
+
+    fn pop_sequence(&mut self) -> Result<&[Value<'a>], CheckpointError> {
+        match self.pop()? {
+            Value::Sequence(index) => Ok(&self.sequences[index]),
+            _ => Err(damaged("its pickle has something else where a tuple belongs")),
+        }
+    }
+
+    fn push_sequence(&mut self, items: Vec<Value<'a>>) {
+        self.stack.push(Value::Sequence(self.sequences.len()));
+        self.sequences.push(items);
+    }
+
+    fn new_dictionary(&mut self) -> usize {
+        self.dictionaries.push(Vec::new());
+        self.dictionaries.len() - 1
+    }
+
+    fn memoize(&mut self, index: u32) -> Result<(), CheckpointError> {
+        let top = self.stack.last().ok_or_else(stack_is_empty)?;
+        self.memo.insert(index, *top);
+        Ok(())
+    }
+
+    fn recall(&mut self, index: u32) -> Result<(), CheckpointError> {
+        let value = self.memo.get(&index);
+        self.stack
+            .push(*value.ok_or_else(|| damaged("its pickle refers to something it has not made"))?);
+        Ok(())
+    }
+
+    fn append(&mut self, items: Vec<Value<'a>>) -> Result<(), CheckpointError> {
+        match self.stack.last() {
+            Some(&Value::Sequence(index)) => self.sequences[index].extend(items),
+            _ => return Err(damaged("its pickle appends to something that is not a list")),
+        }
+        Ok(())
+    }
+
+    /// `items` are keys and values in turn.
+    fn set_items(&mut self, items: &[Value<'a>]) -> Result<(), CheckpointError> {
+        match (self.stack.last(), items.as_chunks()) {
+            (Some(&Value::Dictionary(index)), (pairs, [])) => {
+                self.dictionaries[index].extend(pairs.iter().map(|&[key, value]| (key, value)));
+                Ok(())
+            }
+            _ => Err(damaged("its pickle sets items of something that is not a dictionary")),
+        }
+    }
+
+    /// `("storage", class, key, device, elements)` names a file of the archive.
+    fn load_storage(&mut self) -> Result<(), CheckpointError> {
+        let &[
+            Value::Text("storage"),
+            Value::Callable(Callable::Storage(kind)),
+            Value::Text(key),
+            _device,
+            _elements,
+        ] = self.pop_sequence()?
+        else {
+            return Err(damaged("its pickle refers to something that is not a tensor's storage"));
+        };
+        self.stack.push(Value::Storage(Storage { kind, key }));
+        Ok(())
+    }
+
+    fn reduce(&mut self) -> Result<(), CheckpointError> {
+        let arguments = self.pop_sequence()?.to_vec();
+        let made = match (self.pop()?, arguments.as_slice()) {
+            (Value::Callable(Callable::OrderedDict), []) => Value::Dictionary(self.new_dictionary()),
+            (
+                Value::Callable(Callable::RebuildTensor),
+                &[
+                    Value::Storage(storage),
+                    Value::Integer(offset),
+                    Value::Sequence(shape),
+                    Value::Sequence(strides),
+                    ..,
+                ],
+            ) => {
+                let tensor = PickledTensor {
+                    storage,
+                    offset,
+                    shape: self.integers(shape)?,
+                    strides: self.integers(strides)?,
+                };
+                self.tensors.push(tensor);
+                Value::Tensor(self.tensors.len() - 1)
+            }
+            (Value::Callable(Callable::RebuildParameter), &[tensor @ Value::Tensor(_), ..]) => tensor,
+            (Value::Callable(Callable::TypeMark), &[value, ..]) => value,
+            (Value::Callable(callable), _) => {
+                return Err(damaged(format!(
+                    "its pickle calls {callable:?} with other arguments than PyTorch does"
+                )));
+            }
+            _ => return Err(damaged("its pickle calls something that cannot be called")),
+        };
+        self.stack.push(made);
+        Ok(())
+    }
+
+    fn integers(&self, sequence: usize) -> Result<Vec<i64>, CheckpointError> {
+        self.sequences[sequence]
+            .iter()
+            .map(|item| match item {
+                Value::Integer(value) => Ok(*value),
+                _ => Err(damaged("its pickle has a shape that is not made of whole numbers")),
+            })
+            .collect()
+    }
+
+    fn new_object(&mut self) -> Result<(), CheckpointError> {
+        let arguments = self.pop()?;
+        let class = self.pop()?;
+        if !matches!(
+            (class, arguments),
+            (Value::Callable(Callable::Class), Value::Sequence(_))
+        ) {
+            return Err(damaged(
+                "its pickle makes an object of something that is not a TorchScript class",
+            ));
+        }
+        let attributes = self.new_dictionary();
+        self.stack.push(Value::Object(attributes));
+        Ok(())
+    }
+
+    /// Gives an object its attributes. Those of a dictionary (a state dict's `_metadata`) say nothing of its items.
+    fn build(&mut self) -> Result<(), CheckpointError> {
+        match (self.pop()?, self.stack.last()) {
+            (Value::Dictionary(state), Some(&Value::Object(object))) => {
+                let attributes = std::mem::take(&mut self.dictionaries[state]);
+                self.dictionaries[object].extend(attributes);
+                Ok(())
+            }
+            (Value::Dictionary(_), Some(Value::Dictionary(_))) => Ok(()),
+            _ => Err(damaged("its pickle sets attributes of something that has none")),
+        }
+    }
+}
+
+impl Callable {
+    fn find(module: &str, name: &str) -> Result<Self, CheckpointError> {
+        Ok(match (module, name) {
+            ("collections", "OrderedDict") => Self::OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
+            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            (
+                "torch.jit._pickle",
+                "build_intlist" | "build_doublelist" | "build_boollist" | "build_tensorlist" | "restore_type_tag",
+            ) => Self::TypeMark,
+            ("torch", "FloatStorage") => Self::Storage(Kind::Float),
+            ("torch", "HalfStorage") => Self::Storage(Kind::Half),
+            ("torch", "BFloat16Storage") => Self::Storage(Kind::BFloat16),
+            ("torch", "DoubleStorage") => Self::Storage(Kind::Double),
+            ("torch", "LongStorage") => Self::Storage(Kind::Int64),
+            ("torch", "IntStorage") => Self::Storage(Kind::Int),
+            (module, _) if module.starts_with("__torch__.") || module == "__torch__" => Self::Class,
+            _ => {
+                return Err(CheckpointError::ForbiddenCall {
+                    name: format!("{module}.{name}"),
+                });
+            }
+        })
+    }
+}
+
+fn damaged(reason: impl Into<String>) -> CheckpointError {
+    CheckpointError::Damaged(reason.into())
+}
+
+fn stack_is_empty() -> CheckpointError {
+    damaged("its pickle takes more than it has made")
+}
+
+#[cfg(test)]
+mod tests;

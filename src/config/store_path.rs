@@ -1,0 +1,87 @@
+//! Where the store on disk is.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// `auto`, `none` or a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "Option<String>", into = "Option<String>")]
+pub enum StorePath {
+    /// A file of the user's own, by the XDG base directory specification.
+    #[default]
+    Auto,
+    /// Nowhere: what is in memory ends with the process.
+    None,
+    /// This file.
+    File(PathBuf),
+}
+
+impl StorePath {
+    /// The file, if there is to be one. `None` for [`StorePath::Auto`] too, when the environment has no home.
+    pub fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Auto => automatic(|name| std::env::var_os(name).map(PathBuf::from)),
+            Self::None => None,
+            Self::File(path) => Some(path.clone()),
+        }
+    }
+}
+
+/// `maskclip/vocabularies.sqlite3` in the user's data folder. The specification has relative paths ignored.
+fn automatic(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let absolute = |name| variable(name).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
+    Some(data.join(Path::new("maskclip/vocabularies.sqlite3")))
+}
+
+impl TryFrom<Option<String>> for StorePath {
+    type Error = &'static str;
+
+    fn try_from(text: Option<String>) -> Result<Self, &'static str> {
+        match text.as_deref() {
+            None | Some("none") => Ok(Self::None),
+            Some("auto") => Ok(Self::Auto),
+            Some("") => Err("the path of the store is empty: auto, none or a file"),
+            Some(path) => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+impl From<StorePath> for Option<String> {
+    fn from(path: StorePath) -> Self {
+        match path {
+            StorePath::Auto => Some("auto".to_owned()),
+            StorePath::None => None,
+            StorePath::File(path) => Some(path.to_string_lossy().into_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(variables: &[(&str, &str)]) -> Option<PathBuf> {
+        automatic(|name| {
+            let value = variables.iter().find(|(variable, _)| *variable == name);
+            value.map(|(_, value)| PathBuf::from(value))
+        })
+    }
+
+    #[test]
+    fn the_data_folder_is_the_specifications() {
+        let file = |path: &str| Some(PathBuf::from(path));
+        assert_eq!(
+            with(&[("XDG_DATA_HOME", "/data"), ("HOME", "/home/ada")]),
+            file("/data/maskclip/vocabularies.sqlite3")
+        );
+        for ignored in ["", "data"] {
+            assert_eq!(
+                with(&[("XDG_DATA_HOME", ignored), ("HOME", "/home/ada")]),
+                file("/home/ada/.local/share/maskclip/vocabularies.sqlite3")
+            );
+        }
+        assert_eq!(with(&[]), None);
+    }
+}

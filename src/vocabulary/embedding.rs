@@ -1,0 +1,93 @@
+//! One text embedding and what it belongs to.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::TemplateSet;
+
+/// What a model makes of one text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextEmbedding {
+    /// Of unit length.
+    pub vector: Arc<[f32]>,
+    /// Whether a prompt with the text was longer than the model reads and lost its end.
+    pub truncated: bool,
+}
+
+/// What a text embedding belongs to beside its text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EmbeddingSpace {
+    /// SHA-256 of the model's weights file, lower-case hexadecimal.
+    pub weights_sha256: Arc<str>,
+    /// Name of the element type of the model's arithmetic: half precision gives other numbers.
+    pub precision: &'static str,
+    /// The prompts each text is put into.
+    pub templates: TemplateSet,
+}
+
+/// Which embedding it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct EmbeddingKey {
+    pub space: EmbeddingSpace,
+    pub text: String,
+}
+
+impl EmbeddingKey {
+    pub fn new(space: &EmbeddingSpace, text: &str) -> Self {
+        Self {
+            space: space.clone(),
+            text: text.to_owned(),
+        }
+    }
+
+    /// SHA-256 of all of it; the templates count with their sentences, so that a changed set is another one.
+    pub fn digest(&self) -> [u8; 32] {
+        let EmbeddingSpace {
+            weights_sha256,
+            precision,
+            templates,
+        } = &self.space;
+        let mut digest = Sha256::new();
+        for part in [&**weights_sha256, *precision, templates.digest(), &self.text] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_an_embedding_depends_on_is_in_its_digest() {
+        let space = EmbeddingSpace {
+            weights_sha256: "w".into(),
+            precision: "float32",
+            templates: TemplateSet::Simple,
+        };
+        let other_weights = EmbeddingSpace {
+            weights_sha256: "v".into(),
+            ..space.clone()
+        };
+        let other_precision = EmbeddingSpace {
+            precision: "bfloat16",
+            ..space.clone()
+        };
+        let other_templates = EmbeddingSpace {
+            templates: TemplateSet::Imagenet80,
+            ..space.clone()
+        };
+        let digests = [
+            EmbeddingKey::new(&space, "cat").digest(),
+            EmbeddingKey::new(&space, "cats").digest(),
+            EmbeddingKey::new(&other_weights, "cat").digest(),
+            EmbeddingKey::new(&other_precision, "cat").digest(),
+            EmbeddingKey::new(&other_templates, "cat").digest(),
+        ];
+        assert_eq!(digests.iter().collect::<std::collections::HashSet<_>>().len(), 5);
+        assert_eq!(EmbeddingKey::new(&space, "cat").digest(), digests[0]);
+    }
+}

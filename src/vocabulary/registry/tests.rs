@@ -1,0 +1,236 @@
+//! The life of a name, alone and among processes.
+#![allow(clippy::unwrap_used)]
+
+use super::super::classes::tests::list;
+use super::*;
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn registry() -> Registry {
+    Registry::new(2, None, NOW)
+}
+
+fn put(registry: &Registry, name: &str, class: &str, precondition: &Precondition) -> Result<Stored, VocabularyError> {
+    registry
+        .put(name, list(&[class], &[]), precondition, NOW)
+        .map(|(_, stored)| stored)
+}
+
+fn tags(tags: &[&str]) -> EntityTags {
+    EntityTags::List(tags.iter().map(|tag| (*tag).to_owned()).collect())
+}
+
+#[test]
+fn a_vocabulary_is_created_replaced_and_dropped() {
+    let registry = registry();
+    assert_eq!(put(&registry, "pets", "cat", &Precondition::None), Ok(Stored::Created));
+    assert_eq!(put(&registry, "pets", "dog", &Precondition::None), Ok(Stored::Replaced));
+    assert_eq!(registry.get("pets").unwrap().list.classes()[0].name, "dog");
+    registry.delete("pets", &Precondition::None).unwrap();
+    let missing = VocabularyError::NotFound { name: "pets".into() };
+    assert_eq!(registry.get("pets").unwrap_err(), missing);
+    assert_eq!(registry.delete("pets", &Precondition::None), Err(missing));
+}
+
+#[test]
+fn shipped_ones_come_first_and_cannot_be_changed() {
+    let registry = registry();
+    put(&registry, "a", "cat", &Precondition::None).unwrap();
+    let names: Vec<_> = registry
+        .list()
+        .iter()
+        .map(|vocabulary| vocabulary.name.clone())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "ade20k-150",
+            "cityscapes-19",
+            "coco-stuff-171",
+            "pascal-context-459",
+            "pascal-context-59",
+            "voc-20",
+            "a"
+        ]
+    );
+    let read_only = Err(VocabularyError::ReadOnly { name: "voc-20".into() });
+    assert_eq!(
+        put(&registry, "voc-20", "cat", &Precondition::None).map(drop),
+        read_only
+    );
+    assert_eq!(registry.delete("voc-20", &Precondition::None), read_only);
+}
+
+#[test]
+fn there_is_a_limit_that_shipped_ones_and_replacements_do_not_count_towards() {
+    let registry = registry();
+    put(&registry, "a", "cat", &Precondition::None).unwrap();
+    put(&registry, "b", "cat", &Precondition::None).unwrap();
+    assert_eq!(
+        put(&registry, "c", "cat", &Precondition::None),
+        Err(VocabularyError::TooMany { limit: 2 })
+    );
+    assert_eq!(put(&registry, "a", "dog", &Precondition::None), Ok(Stored::Replaced));
+}
+
+#[test]
+fn names_are_slugs() {
+    let longest = "a".repeat(64);
+    for name in ["a", "0", "street-scenes_2.1", &longest] {
+        assert!(is_name(name), "{name}");
+    }
+    let too_long = "a".repeat(65);
+    for name in ["", ".hidden", "-a", "Pets", "a b", "a/b", "katze\u{e4}", &too_long] {
+        assert!(!is_name(name), "{name}");
+    }
+    let refused = put(&registry(), "../etc", "cat", &Precondition::None).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .starts_with("\"../etc\" is no name for a vocabulary"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn the_entity_tag_follows_the_content() {
+    let registry = registry();
+    let tag = |class| {
+        registry
+            .put("a", list(&[class], &[]), &Precondition::None, NOW)
+            .unwrap()
+            .0
+            .entity_tag
+            .clone()
+    };
+    let (cat, dog) = (tag("cat"), tag("dog"));
+    assert_ne!(cat, dog);
+    assert_eq!(tag("cat"), cat);
+    assert!(cat.len() == 34 && cat.starts_with('"') && cat.ends_with('"'), "{cat}");
+}
+
+#[test]
+fn only_who_knows_the_state_may_change_it() {
+    let registry = registry();
+    let create = Precondition::IfNoneMatch(EntityTags::Any);
+    assert_eq!(put(&registry, "a", "cat", &create), Ok(Stored::Created));
+    let seen = registry.get("a").unwrap().entity_tag.clone();
+    let changed = |current: &str| VocabularyError::Changed {
+        name: "a".into(),
+        current: Some(current.into()),
+    };
+    assert_eq!(put(&registry, "a", "dog", &create), Err(changed(&seen)));
+
+    let from_seen = Precondition::IfMatch(tags(&["\"other\"", &seen]));
+    assert_eq!(put(&registry, "a", "dog", &from_seen), Ok(Stored::Replaced));
+    let now = registry.get("a").unwrap().entity_tag.clone();
+    assert_eq!(put(&registry, "a", "cow", &from_seen), Err(changed(&now)));
+    assert_eq!(registry.delete("a", &from_seen), Err(changed(&now)));
+    assert_eq!(registry.delete("a", &Precondition::IfMatch(EntityTags::Any)), Ok(()));
+
+    let gone = VocabularyError::Changed {
+        name: "a".into(),
+        current: None,
+    };
+    assert_eq!(put(&registry, "a", "cow", &from_seen), Err(gone));
+}
+
+#[test]
+fn preconditions_compare_as_rfc_9110_says() {
+    let current = Some("\"x\"");
+    let cases = [
+        (Precondition::IfMatch(tags(&["W/\"x\""])), current, false),
+        (Precondition::IfMatch(EntityTags::Any), None, false),
+        (Precondition::IfMatch(tags(&["\"x\""])), None, false),
+        (Precondition::IfNoneMatch(tags(&["W/\"x\""])), current, false),
+        (Precondition::IfNoneMatch(tags(&["\"y\"", "\"z\""])), current, true),
+        (Precondition::IfNoneMatch(EntityTags::Any), None, true),
+    ];
+    for (precondition, current, holds) in cases {
+        assert_eq!(precondition.holds(current), holds, "{precondition:?} on {current:?}");
+    }
+}
+
+#[test]
+fn only_requests_count_as_hits() {
+    let registry = registry();
+    registry.get("voc-20").unwrap();
+    registry.get_for_request("voc-20").unwrap();
+    registry.get_for_request("voc-20").unwrap();
+    assert_eq!(registry.get("voc-20").unwrap().hits(), 2);
+}
+
+/// Two processes' registries on one file.
+fn two_on_one_disk() -> (tempfile::TempDir, Registry, Registry) {
+    let folder = tempfile::tempdir().unwrap();
+    let on_disk = || {
+        let disk = DiskStore::open(&folder.path().join("store"), 1 << 20).unwrap();
+        Registry::new(2, Some(disk), NOW)
+    };
+    let (one, other) = (on_disk(), on_disk());
+    (folder, one, other)
+}
+
+#[test]
+fn what_one_process_defines_and_drops_the_other_sees() {
+    let (_folder, one, other) = two_on_one_disk();
+    put(&one, "pets", "cat", &Precondition::None).unwrap();
+    let pets = other.get_for_request("pets").unwrap();
+    assert_eq!(
+        (&pets.list, pets.defined_at, pets.shipped),
+        (&one.get("pets").unwrap().list, NOW, false)
+    );
+
+    // What stays as it was keeps its hits.
+    put(&one, "trees", "oak", &Precondition::None).unwrap();
+    assert_eq!(other.list().len(), 8);
+    assert_eq!(other.get("pets").unwrap().hits(), 1);
+    assert_eq!(
+        put(&other, "more", "cat", &Precondition::None),
+        Err(VocabularyError::TooMany { limit: 2 })
+    );
+
+    other.delete("pets", &Precondition::None).unwrap();
+    assert_eq!(
+        one.get("pets").unwrap_err(),
+        VocabularyError::NotFound { name: "pets".into() }
+    );
+    assert_eq!(one.get("trees").unwrap().list.classes()[0].name, "oak");
+}
+
+#[test]
+fn a_precondition_is_about_what_any_process_has_written() {
+    let (_folder, one, other) = two_on_one_disk();
+    put(&one, "a", "cat", &Precondition::None).unwrap();
+    let seen = other.get("a").unwrap().entity_tag.clone();
+    put(&one, "a", "dog", &Precondition::None).unwrap();
+    let now = one.get("a").unwrap().entity_tag.clone();
+    let changed = Err(VocabularyError::Changed {
+        name: "a".into(),
+        current: Some(now),
+    });
+    let from_seen = Precondition::IfMatch(tags(&[&seen]));
+    assert_eq!(put(&other, "a", "cow", &from_seen), changed);
+    assert_eq!(other.delete("a", &from_seen).map(|()| Stored::Replaced), changed);
+}
+
+#[test]
+fn of_many_processes_that_create_one_name_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let create = Precondition::IfNoneMatch(EntityTags::Any);
+    let created = std::thread::scope(|scope| {
+        let attempts: Vec<_> = ["cat", "dog", "cow", "hen"]
+            .into_iter()
+            .map(|class| {
+                let (path, create) = (folder.path().join("store"), &create);
+                scope.spawn(move || {
+                    let disk = DiskStore::open(&path, 1 << 20).unwrap();
+                    put(&Registry::new(9, Some(disk), NOW), "pets", class, create).is_ok()
+                })
+            })
+            .collect();
+        let outcomes = attempts.into_iter().map(|attempt| attempt.join().unwrap());
+        outcomes.filter(|created| *created).count()
+    });
+    assert_eq!(created, 1);
+}

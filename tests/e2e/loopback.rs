@@ -1,0 +1,150 @@
+//! A file server that misbehaves as it is told to, on a port of its own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// What a client asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub path: String,
+    /// First byte of the range, when one was asked for.
+    pub start: Option<usize>,
+}
+
+/// What it gets.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    status: &'static str,
+    headers: Vec<String>,
+    body: Vec<u8>,
+    /// What `Content-Length` claims.
+    promised: usize,
+    /// Keeps the connection open and silent after the body.
+    stalls: bool,
+}
+
+impl Answer {
+    pub fn new(status: &'static str, body: &[u8]) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.to_vec(),
+            promised: body.len(),
+            stalls: false,
+        }
+    }
+
+    /// The file, or the part of it that was asked for.
+    pub fn file(file: &[u8], request: &Request) -> Self {
+        match request.start {
+            None => Self::new("200 OK", file),
+            Some(start) => Self::new("206 Partial Content", &file[start..]).header(format!(
+                "Content-Range: bytes {start}-{}/{}",
+                file.len() - 1,
+                file.len()
+            )),
+        }
+    }
+
+    pub fn header(mut self, header: String) -> Self {
+        self.headers.push(header);
+        self
+    }
+
+    /// Names the digest as the hub does.
+    pub fn linked(self, sha256: &str) -> Self {
+        self.header(format!("X-Linked-Etag: \"{sha256}\""))
+    }
+
+    pub fn promising(mut self, bytes: usize) -> Self {
+        self.promised = bytes;
+        self
+    }
+
+    /// Sends that many bytes of the body and then nothing more.
+    pub fn breaking_off_after(mut self, bytes: usize) -> Self {
+        self.body.truncate(bytes);
+        self
+    }
+
+    pub fn stalling(mut self) -> Self {
+        self.stalls = true;
+        self
+    }
+}
+
+/// The server.
+pub struct Loopback {
+    /// `http://127.0.0.1:PORT`
+    pub address: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Loopback {
+    /// Answers each request by its number, from 0, and what it asks for.
+    pub fn start(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (seen, answer) = (Arc::clone(&requests), Arc::new(answer));
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                // A client that hangs up early is part of the tests.
+                std::thread::spawn(move || {
+                    let _ = serve(connection, &seen, &*answer);
+                });
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// Everything asked for so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().expect("no answer panics").clone()
+    }
+}
+
+fn serve(
+    mut connection: TcpStream,
+    seen: &Mutex<Vec<Request>>,
+    answer: &dyn Fn(usize, &Request) -> Answer,
+) -> std::io::Result<()> {
+    let mut lines = BufReader::new(connection.try_clone()?).lines();
+    let first = lines.next().transpose()?.unwrap_or_default();
+    let mut request = Request {
+        path: first.split(' ').nth(1).unwrap_or_default().to_owned(),
+        start: None,
+    };
+    for line in lines.by_ref() {
+        let line = line?.to_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(range) = line.strip_prefix("range: bytes=") {
+            request.start = range.trim_end_matches('-').parse().ok();
+        }
+    }
+    let number = {
+        let mut seen = seen.lock().expect("no answer panics");
+        seen.push(request.clone());
+        seen.len() - 1
+    };
+    let answer = answer(number, &request);
+    let mut head = format!(
+        "HTTP/1.1 {}\r\nContent-Length: {}\r\nConnection: close\r\n",
+        answer.status, answer.promised
+    );
+    for header in &answer.headers {
+        head.push_str(header);
+        head.push_str("\r\n");
+    }
+    connection.write_all(head.as_bytes())?;
+    connection.write_all(b"\r\n")?;
+    connection.write_all(&answer.body)?;
+    if answer.stalls {
+        connection.read_to_end(&mut Vec::new())?;
+    }
+    Ok(())
+}

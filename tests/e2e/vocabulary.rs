@@ -1,0 +1,306 @@
+//! The store on disk: what outlives a server, several processes on one file, damage, and the shell beside it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use crate::segment::{picnic, segment};
+use crate::server::{Server, agent, maskclip, maskclip_on};
+
+const HITS: &str = "maskclip_vocabulary_hits_total";
+const DISK_HITS: &str = "maskclip_vocabulary_disk_hits_total";
+const MISSES: &str = "maskclip_vocabulary_misses_total";
+
+/// A folder with a path for a store in it.
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.sqlite3");
+    (folder, path)
+}
+
+fn log(store: &Path) -> String {
+    fs::read_to_string(store.with_file_name("log")).unwrap()
+}
+
+fn request(vocabulary: &str) -> Value {
+    json!({
+        "image": BASE64_STANDARD.encode(picnic()),
+        "vocabulary": vocabulary,
+        "output": {"label_map": "coco-rle"},
+    })
+}
+
+/// What a reply says of the image, without times.
+fn answer(server: &Server, vocabulary: &str) -> Value {
+    let mut reply = segment(server, &request(vocabulary));
+    reply["timings"].take();
+    reply
+}
+
+fn put(server: &Server, name: &str, body: &Value) -> u16 {
+    let url = server.url(&format!("/v1/vocabularies/{name}"));
+    agent().put(url).send_json(body).unwrap().status().as_u16()
+}
+
+/// Waits until a vocabulary is embedded; how many texts that are.
+fn wait_until_embedded(server: &Server, name: &str) -> u64 {
+    let start = Instant::now();
+    loop {
+        let mut reply = agent()
+            .get(server.url(&format!("/v1/vocabularies/{name}")))
+            .call()
+            .unwrap();
+        let body: Value = reply.body_mut().read_json().unwrap();
+        let state = &body["embeddings"][0];
+        if state["embedded"] == state["total"] {
+            return state["total"].as_u64().unwrap();
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "not embedded: {body}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs `maskclip vocab` on a store; its standard output, or its error.
+fn vocab(store: &Path, arguments: &[&str]) -> Result<String, String> {
+    let output = maskclip_on(store).arg("vocab").args(arguments).output().unwrap();
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout).unwrap()),
+        false => Err(String::from_utf8(output.stderr).unwrap()),
+    }
+}
+
+#[test]
+fn a_restart_after_a_kill_pays_for_nothing() {
+    let (_folder, store) = place();
+    let mut server = Server::start_on(&store);
+    let long = "a b ".repeat(40);
+    let body = json!({"classes": ["tiger", {"name": "lemon", "synonyms": [long]}], "background": ["green background"]});
+    assert_eq!(put(&server, "picnic", &body), 202);
+    assert_eq!(wait_until_embedded(&server, "picnic"), 4);
+    let before = answer(&server, "picnic");
+    let warnings = before["warnings"].as_array().unwrap();
+    let truncated = |warning: &&Value| warning["code"] == "text-truncated";
+    assert_eq!(warnings.iter().filter(truncated).count(), 1, "{before}");
+    server.signal("KILL");
+    server.wait(Duration::from_secs(10));
+
+    let server = Server::start_on(&store);
+    assert_eq!(wait_until_embedded(&server, "picnic"), 4);
+    assert_eq!(answer(&server, "picnic"), before, "to the last digit, the warning too");
+    assert_eq!((server.metric(DISK_HITS), server.metric(MISSES)), (4, 0));
+    assert!(server.metric("maskclip_vocabulary_disk_bytes") > 0);
+
+    // A new vocabulary pays for its new classes only.
+    put(&server, "more", &json!({"classes": ["tiger", "lemon", "penguin"]}));
+    wait_until_embedded(&server, "more");
+    answer(&server, "more");
+    assert_eq!(server.metric(MISSES), 1);
+    assert_eq!(server.metric(HITS), 2 + 3);
+}
+
+#[test]
+fn two_servers_share_what_either_has_defined_and_embedded() {
+    let (_folder, store) = place();
+    let (first, second) = (Server::start_on(&store), Server::start_on(&store));
+    put(&first, "picnic", &json!({"classes": ["tiger", "lemon"]}));
+    wait_until_embedded(&first, "picnic");
+    assert_eq!(answer(&second, "picnic"), answer(&first, "picnic"));
+    assert_eq!((second.metric(DISK_HITS), second.metric(MISSES)), (2, 0));
+
+    let url = |server: &Server| server.url("/v1/vocabularies/picnic");
+    let tag = agent().get(url(&second)).call().unwrap().headers()["etag"].clone();
+    put(&first, "picnic", &json!({"classes": ["penguin"]}));
+    let stale = agent().delete(url(&second)).header("if-match", tag).call().unwrap();
+    assert_eq!(stale.status(), 412, "the other server has changed it");
+    assert_eq!(agent().delete(url(&second)).call().unwrap().status(), 204);
+    assert_eq!(agent().get(url(&first)).call().unwrap().status(), 404);
+}
+
+#[test]
+fn a_damaged_store_is_made_anew_with_a_warning() {
+    let (_folder, store) = place();
+    vocab(&store, &["add", "picnic", "tiger", "lemon"]).unwrap();
+    vocab(&store, &["embed", "picnic", "--device", "cpu"]).unwrap();
+    let write_ahead_log = store.with_file_name("store.sqlite3-wal");
+    assert!(
+        !write_ahead_log.exists(),
+        "all is in the file when the last process has closed it"
+    );
+    let whole = fs::read(&store).unwrap();
+    let right = {
+        let (_folder, other) = place();
+        vocab(&other, &["add", "picnic", "tiger", "lemon"]).unwrap();
+        answer(&Server::start_on(&other), "picnic")
+    };
+
+    // The header is gone, and every second page; then all but the first page.
+    let mut flipped = whole.clone();
+    for page in flipped.chunks_mut(16384).step_by(2) {
+        page[..4000].iter_mut().for_each(|byte| *byte ^= 0xff);
+    }
+    for damaged in [&flipped[..], &whole[..16384]] {
+        // A server that is killed leaves its log, which would repair some of the damage.
+        let _ = fs::remove_file(&write_ahead_log);
+        fs::write(&store, damaged).unwrap();
+        let server = Server::start_on(&store);
+        put(&server, "picnic", &json!({"classes": ["tiger", "lemon"]}));
+        assert_eq!(answer(&server, "picnic"), right);
+        assert_eq!((server.metric(DISK_HITS), server.metric(MISSES)), (0, 2));
+        let log = log(&store);
+        assert!(log.contains("the store on disk is damaged"), "{log}");
+        fs::remove_file(store.with_file_name("log")).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_another_program_is_left_alone_and_the_server_works_without() {
+    let (_folder, store) = place();
+    // A database with nothing in it but another program's mark.
+    vocab(&store, &["list"]).unwrap();
+    let mut foreign = fs::read(&store).unwrap();
+    foreign[68..72].copy_from_slice(b"GPKG");
+    fs::write(&store, &foreign).unwrap();
+    let server = Server::start_on(&store);
+    assert_eq!(put(&server, "picnic", &json!({"classes": ["tiger"]})), 202);
+    assert_eq!(answer(&server, "picnic")["classes"][0]["name"], "tiger");
+    assert_eq!(fs::read(&store).unwrap(), foreign);
+    assert!(log(&store).contains("a database of another program"), "{}", log(&store));
+    let error = vocab(&store, &["list"]).unwrap_err();
+    assert!(error.contains("a database of another program"), "{error}");
+}
+
+#[test]
+fn kills_while_it_is_written_leave_nothing_wrong() {
+    let (_folder, store) = place();
+    let embed = [
+        "vocab",
+        "embed",
+        "coco-stuff-171",
+        "--device",
+        "cpu",
+        "--templates",
+        "maskclip-85",
+    ];
+    let mut progress = Vec::new();
+    for round in 0..4_u64 {
+        let mut process = maskclip_on(&store)
+            .args(embed)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Not before it writes: its log beside the store has grown.
+        let start = Instant::now();
+        let before = written(&store);
+        while written(&store) <= before + 40_000 && start.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(37 * round));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        progress.push(fs::metadata(&store).unwrap().len());
+    }
+
+    let finished = vocab(&store, &embed[1..]).unwrap();
+    assert!(
+        finished.starts_with("coco-stuff-171: 171 of 171 texts embedded"),
+        "{finished}"
+    );
+    let now: u64 = finished
+        .split("maskclip-85, ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(
+        now < 171,
+        "those who were killed left something behind: {finished}{progress:?}"
+    );
+    let server = Server::start_on(&store);
+    let from_disk = answer(&server, "coco-stuff-171");
+    assert_eq!((server.metric(DISK_HITS), server.metric(MISSES)), (171, 0));
+    assert!(!log(&store).contains("damaged"), "{}", log(&store));
+    assert_eq!(from_disk, answer(&Server::start(&[]), "coco-stuff-171"));
+}
+
+/// Bytes of a store with the log beside it.
+fn written(store: &Path) -> u64 {
+    let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    length(store) + length(&store.with_file_name("store.sqlite3-wal"))
+}
+
+#[test]
+fn the_shell_works_on_the_store_of_a_running_server() {
+    let (folder, store) = place();
+    let server = Server::start_on(&store);
+    assert_eq!(
+        vocab(&store, &["add", "pets", "cat; kitty", "dog", "--background", "sky"]),
+        Ok("created pets: 2 classes\n".to_owned())
+    );
+    assert_eq!(answer(&server, "pets")["classes"][1]["name"], "dog");
+    let shown = "cat; kitty\ndog\n[background]\nsky\n";
+    assert_eq!(vocab(&store, &["show", "pets"]).unwrap(), shown);
+    let error = vocab(&store, &["add", "pets", "cow"]).unwrap_err();
+    assert!(error.contains("--replace"), "{error}");
+
+    // Out and in again is the same vocabulary.
+    let file = folder.path().join("pets.txt");
+    vocab(&store, &["export", "pets", file.to_str().unwrap()]).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), shown);
+    assert_eq!(
+        vocab(&store, &["import", "copy", file.to_str().unwrap()]),
+        Ok("created copy: 2 classes\n".to_owned())
+    );
+    assert_eq!(vocab(&store, &["show", "copy"]).unwrap(), shown);
+    let mut import = maskclip_on(&store)
+        .args(["vocab", "import", "pets", "-", "--replace"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    import.stdin.take().unwrap().write_all(b"cow # moo\n").unwrap();
+    assert!(import.wait().unwrap().success());
+    assert_eq!(answer(&server, "pets")["classes"][0]["name"], "cow");
+
+    // Embedded by the shell, the server has nothing to compute.
+    let before = server.metric(MISSES);
+    vocab(&store, &["add", "fruit", "lemon", "strawberry"]).unwrap();
+    let embedded = vocab(&store, &["embed", "fruit", "--device", "cpu"]).unwrap();
+    assert!(
+        embedded.starts_with("fruit: 2 of 2 texts embedded for demo with maskclip-85, 2 of them now"),
+        "{embedded}"
+    );
+    answer(&server, "fruit");
+    assert_eq!(server.metric(MISSES), before);
+
+    vocab(&store, &["remove", "fruit"]).unwrap();
+    let names: Vec<String> = vocab(&store, &["list"])
+        .unwrap()
+        .lines()
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .collect();
+    assert_eq!(names[5..], ["voc-20", "copy", "pets"]);
+    for arguments in [&["remove", "fruit"][..], &["show", "fruit"], &["embed", "fruit"]] {
+        let error = vocab(&store, arguments).unwrap_err();
+        assert!(error.contains("no vocabulary is called \"fruit\""), "{error}");
+    }
+    let error = vocab(&store, &["remove", "voc-20"]).unwrap_err();
+    assert!(error.contains("read-only"), "{error}");
+}
+
+#[test]
+fn without_a_store_the_shell_says_so() {
+    let output = maskclip().args(["vocab", "list"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("vocabulary.store_path is none"), "{error}");
+}
