@@ -159,6 +159,7 @@ def server(program: Path, weights: Path) -> Iterator[str]:
     # Settings of whoever runs this are not this server's.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MASKCLIP_")}
     environment["MASKCLIP_TELEMETRY__LOG_FILTER"] = "warn"
+    environment["MASKCLIP_VOCABULARY__STORE_PATH"] = "none"
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield ready_address(process)
