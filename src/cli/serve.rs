@@ -114,7 +114,7 @@ async fn serve(
 fn example(address: &SocketAddr) -> String {
     format!(
         "curl -s http://{address}/v1/segment -F image=@examples/picnic.png \\\n    \
-         -F 'request={{\"classes\": [\"tiger\", \"lemon\", \"penguin\"], \"background\": [\"green background\"], \"output\": {{\"label_map\": \"none\"}}}}'"
+         -F 'request={{\"classes\": [\"tiger\", \"lemon\", \"hamburger\", \"penguin\", \"strawberry\", \"sunflower\"], \"background\": [\"green background\"], \"output\": {{\"label_map\": \"none\"}}}}'"
     )
 }
 
