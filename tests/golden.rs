@@ -82,6 +82,7 @@ fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: A
             temperature,
             prompt_denoising,
             key_smoothing,
+            ..DenseOptions::default()
         };
         let scores = dense::score(tower, image, text, &OWNERS, &options).expect("the tower lists this attention");
 

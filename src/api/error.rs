@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 
 use super::problem::{Limit, Problem, ProblemType};
-use crate::engine::SegmentError;
+use crate::engine::{CostError, SegmentError};
 use crate::image::DecodeError;
 use crate::vocabulary::{ClassListError, VocabularyError};
 
@@ -114,7 +114,7 @@ impl ApiError {
                 DecodeError::UnknownFormat { .. } | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
             },
             Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
-            Self::Segment(SegmentError::InputTooLarge(_)) => ProblemType::InvalidRequest,
+            Self::Segment(SegmentError::InputTooLarge(_) | SegmentError::Cost(_)) => ProblemType::InvalidRequest,
             Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
             Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
             Self::Unavailable(_) | Self::Segment(SegmentError::Unavailable(_)) => ProblemType::Unavailable,
@@ -133,6 +133,7 @@ impl ApiError {
             Self::Segment(SegmentError::InputTooLarge(error)) => {
                 Some(Limit::whole("limits.max_input_pixels", error.limit))
             }
+            Self::Segment(SegmentError::Cost(error)) => cost_limit(error),
             Self::Segment(SegmentError::Overloaded { capacity }) => {
                 Some(Limit::whole("engine.queue_capacity", *capacity as u64))
             }
@@ -154,10 +155,30 @@ impl ApiError {
                 Self::Invalid { path, .. } => path.clone(),
                 Self::UnknownModel { .. } => Some("model".to_owned()),
                 Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
+                Self::Segment(SegmentError::Cost(error)) => Some(cost_path(error).to_owned()),
                 _ => None,
             },
             limit: self.limit(),
         }
+    }
+}
+
+/// The setting that windows or a refinement exceeded.
+fn cost_limit(error: &CostError) -> Option<Limit> {
+    match error {
+        CostError::TooManyWindows { limit, .. } => Some(Limit::whole("limits.max_windows", *limit as u64)),
+        CostError::WindowPixels { limit, .. } => Some(Limit::whole("limits.max_input_pixels", *limit)),
+        CostError::Refinement { limit, .. } => Some(Limit::whole("limits.max_refinement_bytes", *limit)),
+        _ => None,
+    }
+}
+
+/// The field that asked for too much.
+fn cost_path(error: &CostError) -> &'static str {
+    match error {
+        CostError::SmallWindow { .. } => "window.side",
+        CostError::Refinement { .. } => "refinement",
+        _ => "window",
     }
 }
 

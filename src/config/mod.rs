@@ -3,9 +3,11 @@
 //!
 //! Nobody else reads the environment. `config/default.yaml` explains each key.
 
+mod defaults;
 mod load;
 mod store_path;
 
+pub use defaults::DefaultsConfig;
 pub use load::ConfigError;
 pub use store_path::StorePath;
 
@@ -18,9 +20,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use utoipa::ToSchema;
 
-use crate::dense::Attention;
 use crate::engine::Precision;
-use crate::vocabulary::TemplateSet;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,8 +75,12 @@ pub struct LimitsConfig {
     pub max_vocabularies: usize,
     /// Short side of the model's input in pixels.
     pub max_short_side: u32,
-    /// Pixels of the model's input, width times height.
+    /// Pixels of the model's input, width times height; of all windows together.
     pub max_input_pixels: u64,
+    /// Windows of one request.
+    pub max_windows: usize,
+    /// Bytes that refining one request's scores at the image's size may take.
+    pub max_refinement_bytes: u64,
 }
 
 /// Weights, device, precision.
@@ -246,22 +250,6 @@ pub struct VocabularyConfig {
     pub background: Vec<String>,
 }
 
-/// Values of request fields that a request leaves out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DefaultsConfig {
-    /// Prompt templates.
-    pub templates: TemplateSet,
-    /// The last attention.
-    pub attention: Attention,
-    /// Factor on cosines before the softmax.
-    pub temperature: f32,
-    /// Prompt denoising threshold, 0 for off.
-    pub prompt_denoising: f32,
-    /// Short side of the model's input in pixels; 0 takes the model's own.
-    pub short_side: u32,
-}
-
 /// Logs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -318,6 +306,7 @@ impl Config {
         at_least_one("limits.max_name_characters", limits.max_name_characters as u64)?;
         at_least_one("limits.max_short_side", limits.max_short_side.into())?;
         at_least_one("limits.max_input_pixels", limits.max_input_pixels)?;
+        at_least_one("limits.max_windows", limits.max_windows as u64)?;
         in_range(
             "fetch.hub",
             matches!(fetch.hub.scheme(), "http" | "https"),
@@ -349,24 +338,7 @@ impl Config {
                 limits.max_background_names
             ),
         )?;
-        in_range(
-            "defaults.temperature",
-            defaults.temperature > 0.0 && defaults.temperature <= 1000.0,
-            defaults.temperature,
-            "above 0 and at most 1000",
-        )?;
-        in_range(
-            "defaults.prompt_denoising",
-            (0.0..=1.0).contains(&defaults.prompt_denoising),
-            defaults.prompt_denoising,
-            "0 to 1",
-        )?;
-        in_range(
-            "defaults.short_side",
-            defaults.short_side <= limits.max_short_side,
-            defaults.short_side,
-            &format!("at most limits.max_short_side = {}", limits.max_short_side),
-        )
+        defaults.validate(limits)
     }
 }
 

@@ -43,31 +43,50 @@ impl DenseFeatures {
         attention: Attention,
         key_smoothing: KeySmoothing,
     ) -> Result<Self, DenseError> {
+        let mut features = Self::extract_batch(tower, &image.unsqueeze(0), attention, key_smoothing)?;
+        Ok(features.remove(0))
+    }
+
+    /// [`DenseFeatures::extract`] for images of one size in one pass, `[batch, 3, height, width]`: features of each, as if it
+    /// were alone.
+    ///
+    /// # Errors
+    /// As above.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn extract_batch(
+        tower: &VisualTower,
+        images: &Tensor,
+        attention: Attention,
+        key_smoothing: KeySmoothing,
+    ) -> Result<Vec<Self>, DenseError> {
         let unsupported = || DenseError::UnsupportedAttention {
             asked: attention,
             architecture: tower.architecture(),
             possible: attentions(tower),
         };
-        let (_, height, width) = image.size3().expect("an image is [3, height, width]");
-        let image = image.unsqueeze(0);
+        let (batch, _, height, width) = images.size4().expect("images are [batch, 3, height, width]");
         let ending = tch::no_grad(|| match tower {
             VisualTower::VisionTransformer(tower) => {
-                Some(of_vision_transformer(tower, &image, attention, key_smoothing))
+                Some(of_vision_transformer(tower, images, attention, key_smoothing))
             }
-            VisualTower::ModifiedResNet(tower) => of_modified_resnet(tower, &image, attention, key_smoothing),
+            VisualTower::ModifiedResNet(tower) => of_modified_resnet(tower, images, attention, key_smoothing),
         });
         let Ending { cells, pooled, keys } = ending.ok_or_else(unsupported)?;
-        Ok(Self {
+        let pooled = pooled.view([batch, -1]); // [batch, embedding] or [batch, 1, embedding]
+        let features = (0..batch).map(|index| Self {
             height: height / tower.patch_pixels(),
             width: width / tower.patch_pixels(),
-            cells: cells.squeeze_dim(0), // [1, cells, embedding] -> [cells, embedding]
-            pooled: pooled.view(-1),     // [1, embedding] -> [embedding]
-            keys: keys.map(|keys| keys.squeeze_dim(0)), // [1, cells, channels] -> [cells, channels]
-        })
+            cells: cells.get(index),
+            pooled: pooled.get(index),
+            keys: keys.as_ref().map(|keys| keys.get(index)),
+        });
+        Ok(features.collect())
     }
 }
 
-/// The tensors of [`DenseFeatures`], with a batch dimension of 1 in front.
+/// The tensors of [`DenseFeatures`], of a whole batch: `[batch, ...]`.
 struct Ending {
     cells: Tensor,
     pooled: Tensor,

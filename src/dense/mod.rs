@@ -1,5 +1,5 @@
 //! MaskCLIP: dense features from CLIP's own weights, their scores against text embeddings, prompt
-//! denoising and key smoothing.
+//! denoising, key smoothing, windows and refinement.
 //!
 //! Owns what happens between the visual tower's last stage and the score grid. Builds on [`clip`](crate::clip),
 //! knows nothing of images, vocabularies' names or HTTP.
@@ -13,23 +13,28 @@ mod denoising;
 mod features;
 mod options;
 mod pamr;
+mod refinement;
 mod scores;
 mod smoothing;
+mod windows;
 
 pub use features::{DenseFeatures, attentions};
-pub use options::{Attention, DenseOptions, KeySmoothing};
+pub use options::{Attention, DenseOptions, KeySmoothing, Refinement, Window};
 pub use pamr::PixelAffinity;
+pub use refinement::refinement_bytes;
 pub use scores::DenseScores;
 
 use tch::Tensor;
 
 use crate::clip::VisualTower;
-use crate::label_map::QueryOwner;
+use crate::label_map::{QueryOwner, ScoreGrid};
 
-/// Scores one image against text embeddings: [`DenseFeatures::extract`], then [`DenseFeatures::score`].
+/// Scores one image against text embeddings, as a whole or through windows: [`DenseFeatures::extract`], then
+/// [`DenseFeatures::score`], for each window.
 ///
-/// `image` is `[3, height, width]`, normalised, in the tower's kind and on its device, its sides whole multiples of
-/// [`VisualTower::patch_pixels`]; `text` is `[queries, embedding]`, each row of unit length, with one owner per query.
+/// `image` is `[3, height, width]`, normalised, in the tower's kind and on its device, each side (and each window's) at least
+/// [`VisualTower::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
+/// `[queries, embedding]`, each row of unit length, with one owner per query.
 ///
 /// # Errors
 /// When the tower cannot compute the attention asked for.
@@ -43,8 +48,27 @@ pub fn score(
     owners: &[QueryOwner],
     options: &DenseOptions,
 ) -> Result<DenseScores, DenseError> {
-    let features = DenseFeatures::extract(tower, image, options.attention, options.key_smoothing)?;
-    Ok(features.score(text, owners, options))
+    let (_, height, width) = image.size3().expect("an image is [3, height, width]");
+    match windows::over(height, width, options.window) {
+        Some(windows) => windows::score(tower, image, windows, text, owners, options),
+        None => {
+            let image = windows::in_whole_patches(image, tower.patch_pixels());
+            let features = DenseFeatures::extract(tower, &image, options.attention, options.key_smoothing)?;
+            Ok(features.score(text, owners, options))
+        }
+    }
+}
+
+/// Refines scores at the image's size, `height` x `width` pixels: one cell per pixel comes back. `image` is what was scored,
+/// `[3, ..., ...]`; it is enlarged to that size for its colours. Memory is [`refinement_bytes`].
+///
+/// # Panics
+/// When a shape is none of the above, or libtorch fails.
+pub fn refine(scores: ScoreGrid, image: &Tensor, height: usize, width: usize, refinement: Refinement) -> ScoreGrid {
+    match refinement {
+        Refinement::None => scores,
+        Refinement::Pamr => tch::no_grad(|| refinement::by_pixel_affinity(&scores, image, height, width)),
+    }
 }
 
 /// Why dense features cannot be computed.

@@ -46,7 +46,37 @@ pub enum KeySmoothing {
     },
 }
 
-/// Everything a request may choose about scores on the grid.
+/// Square windows through which the model sees its input, one after the other; scores are averaged where they overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Side in pixels of the model's input, at least one patch. An input that is no larger is seen as a whole.
+    pub side: u32,
+    /// Pixels from one window to the next, 1 to the side.
+    pub stride: u32,
+}
+
+/// What is done to scores at the image's size, before they become probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refinement {
+    /// Nothing: they are interpolated.
+    #[default]
+    None,
+    /// Pixel-adaptive mask refinement, [`PixelAffinity`](super::PixelAffinity).
+    Pamr,
+}
+
+impl Refinement {
+    /// The name in requests, settings and replies.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Pamr => "pamr",
+        }
+    }
+}
+
+/// Everything a request may choose about scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DenseOptions {
     /// The last attention.
@@ -56,6 +86,24 @@ pub struct DenseOptions {
     /// Prompt denoising (MaskCLIP, section 3.3): a class whose best probability anywhere in the
     /// image is below this is dropped. `None` keeps all.
     pub prompt_denoising: Option<f32>,
-    /// Key smoothing, after prompt denoising.
+    /// Key smoothing, after prompt denoising; within each window.
     pub key_smoothing: KeySmoothing,
+    /// Windows over the input; `None` sees it as a whole.
+    pub window: Option<Window>,
+    /// What is done to the scores at the image's size.
+    pub refinement: Refinement,
+}
+
+impl Default for DenseOptions {
+    /// MaskCLIP on the whole input, nothing more.
+    fn default() -> Self {
+        Self {
+            attention: Attention::default(),
+            temperature: 100.0,
+            prompt_denoising: None,
+            key_smoothing: KeySmoothing::None,
+            window: None,
+            refinement: Refinement::None,
+        }
+    }
 }

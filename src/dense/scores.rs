@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::features::unit_rows;
 use super::{DenseFeatures, DenseOptions, KeySmoothing, denoising, smoothing};
-use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind};
+use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, Windows};
 
 /// What the texts score on one image.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,7 +13,7 @@ pub struct DenseScores {
     pub grid: ScoreGrid,
     /// Best raw cosine anywhere on the grid, per query, -1 to 1.
     pub similarity: Vec<f32>,
-    /// Softmax over the queries of temperature times cosine with CLIP's pooled image feature.
+    /// Softmax over the queries of temperature times cosine with CLIP's pooled image feature, the windows' mean.
     pub image_probability: Vec<f32>,
     /// Prompt denoising would have dropped every class, so it dropped none.
     pub denoising_dropped_all: bool,
@@ -21,55 +21,13 @@ pub struct DenseScores {
 
 impl DenseFeatures {
     /// Scores the image against `text`, `[queries, embedding]`, each row of unit length, one owner per query. The options'
-    /// attention and key smoothing are those the features were extracted for.
+    /// attention and key smoothing are those the features were extracted for; windows and refinement are left to
+    /// [`dense::score`](super::score) and [`dense::refine`](super::refine).
     ///
     /// # Panics
     /// When shapes do not fit, when smoothing is asked for that was not announced, or when libtorch fails.
     pub fn score(&self, text: &Tensor, owners: &[QueryOwner], options: &DenseOptions) -> DenseScores {
-        assert_eq!(text.size().first(), Some(&count(owners.len())), "one owner per query");
-        tch::no_grad(|| self.score_in_float(&text.to_kind(Kind::Float), owners, options))
-    }
-
-    fn score_in_float(&self, text: &Tensor, owners: &[QueryOwner], options: &DenseOptions) -> DenseScores {
-        let temperature = f64::from(options.temperature);
-        // [queries, embedding] x [embedding, cells] -> [queries, cells]
-        let cosine = text.matmul(&unit_rows(&self.cells).transpose(0, 1));
-        let pooled = text.matmul(&unit_rows(&self.pooled)); // [queries, embedding] x [embedding] -> [queries]
-        let logits = &cosine * temperature;
-
-        let denoised = match options.prompt_denoising {
-            Some(threshold) => denoising::drop_absent_classes(&logits, owners, threshold, temperature),
-            None => denoising::Denoised {
-                logits,
-                dropped_all: false,
-            },
-        };
-        let (kind, values) = match options.key_smoothing {
-            KeySmoothing::None => (ScoreKind::Logits, denoised.logits),
-            KeySmoothing::Formula => (
-                ScoreKind::Weights,
-                smoothing::by_formula(&probabilities(&denoised.logits), self.smoothing_keys()),
-            ),
-            KeySmoothing::Reference { threshold } => {
-                let probabilities = probabilities(&denoised.logits);
-                (
-                    ScoreKind::Weights,
-                    smoothing::by_reference(&probabilities, self.smoothing_keys(), threshold),
-                )
-            }
-        };
-        DenseScores {
-            grid: ScoreGrid {
-                kind,
-                queries: owners.len(),
-                height: length(self.height),
-                width: length(self.width),
-                values: floats(&values),
-            },
-            similarity: floats(&cosine.amax([1], false)),
-            image_probability: floats(&probabilities(&(pooled * temperature))),
-            denoising_dropped_all: denoised.dropped_all,
-        }
+        score_windows(std::slice::from_ref(self), None, text, owners, options)
     }
 
     fn smoothing_keys(&self) -> &Tensor {
@@ -77,6 +35,86 @@ impl DenseFeatures {
             .as_ref()
             .expect("features are extracted for the key smoothing they are scored with")
     }
+}
+
+/// [`DenseFeatures::score`] for the features of all windows, row by row; of the whole image without windows. Prompt denoising
+/// looks at all windows together, the pooled features' cosines are averaged.
+pub(super) fn score_windows(
+    features: &[DenseFeatures],
+    windows: Option<Windows>,
+    text: &Tensor,
+    owners: &[QueryOwner],
+    options: &DenseOptions,
+) -> DenseScores {
+    assert_eq!(text.size().first(), Some(&count(owners.len())), "one owner per query");
+    tch::no_grad(|| score_in_float(features, windows, &text.to_kind(Kind::Float), owners, options))
+}
+
+fn score_in_float(
+    features: &[DenseFeatures],
+    windows: Option<Windows>,
+    text: &Tensor,
+    owners: &[QueryOwner],
+    options: &DenseOptions,
+) -> DenseScores {
+    let temperature = f64::from(options.temperature);
+    // [queries, embedding] x [embedding, cells] -> [queries, cells]
+    let cosines_of = |window: &DenseFeatures| text.matmul(&unit_rows(&window.cells).transpose(0, 1));
+    let cosine = Tensor::cat(&features.iter().map(cosines_of).collect::<Vec<_>>(), 1); // [queries, windows x cells]
+    let pooled: Vec<_> = features.iter().map(|window| window.pooled.shallow_clone()).collect();
+    // [queries, embedding] x [embedding, windows] -> [queries, windows] -> [queries]
+    let pooled = text
+        .matmul(&unit_rows(&Tensor::stack(&pooled, 0)).transpose(0, 1))
+        .mean_dim(1, false, Kind::Float);
+    let logits = &cosine * temperature;
+
+    let denoised = match options.prompt_denoising {
+        Some(threshold) => denoising::drop_absent_classes(&logits, owners, threshold, temperature),
+        None => denoising::Denoised {
+            logits,
+            dropped_all: false,
+        },
+    };
+    let (kind, values) = match options.key_smoothing {
+        KeySmoothing::None => (ScoreKind::Logits, denoised.logits),
+        KeySmoothing::Formula => (
+            ScoreKind::Weights,
+            smoothed(features, &denoised.logits, smoothing::by_formula),
+        ),
+        KeySmoothing::Reference { threshold } => (
+            ScoreKind::Weights,
+            smoothed(features, &denoised.logits, |probabilities, keys| {
+                smoothing::by_reference(probabilities, keys, threshold)
+            }),
+        ),
+    };
+    let (rows, columns) = windows.as_ref().map_or((1, 1), |windows| {
+        (count(windows.rows.starts.len()), count(windows.columns.starts.len()))
+    });
+    let (height, width) = (features[0].height, features[0].width);
+    // [queries, windows x cells] -> [queries, window rows, window columns, height, width], then side by side
+    let values = values.view([-1, rows, columns, height, width]).permute([0, 1, 3, 2, 4]);
+    DenseScores {
+        grid: ScoreGrid {
+            kind,
+            queries: owners.len(),
+            height: length(rows * height),
+            width: length(columns * width),
+            windows,
+            values: floats(&values),
+        },
+        similarity: floats(&cosine.amax([1], false)),
+        image_probability: floats(&probabilities(&(pooled * temperature))),
+        denoising_dropped_all: denoised.dropped_all,
+    }
+}
+
+/// Probabilities smoothed within each window: `[queries, windows x cells]` to the same shape.
+fn smoothed(features: &[DenseFeatures], logits: &Tensor, smooth: impl Fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
+    let windows = probabilities(logits).chunk(count(features.len()), 1);
+    let smoothed = windows.iter().zip(features);
+    let smoothed = smoothed.map(|(probabilities, window)| smooth(probabilities, window.smoothing_keys()));
+    Tensor::cat(&smoothed.collect::<Vec<_>>(), 1)
 }
 
 /// Softmax over the queries, the first dimension.

@@ -274,14 +274,18 @@ impl Labeller for ClipLabeller {
         let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
         let text =
             Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
-        dense::score(
+        let pixels = pixels.to_device(device);
+        let mut scores = dense::score(
             &self.clip.visual,
-            &pixels.to_device(device).to_kind(kind),
+            &pixels.to_kind(kind),
             &text.to_device(device),
             &classifier.owners,
             options,
         )
-        .map_err(|error| LabellerError::Model(error.to_string()))
+        .map_err(|error| LabellerError::Model(error.to_string()))?;
+        let (height, width) = (image.image_height, image.image_width);
+        scores.grid = dense::refine(scores.grid, &pixels, height, width, options.refinement);
+        Ok(scores)
     }
 }
 

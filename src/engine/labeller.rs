@@ -23,7 +23,7 @@ pub trait Labeller {
     /// When the model fails; the worker answers the jobs it holds and goes on.
     fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError>;
 
-    /// Scores of one image on the model's grid.
+    /// Scores of one image: on the model's grid, on those of all windows, or, refined, one cell per pixel of the image.
     ///
     /// # Errors
     /// When the model fails; the worker answers the jobs it holds and goes on.

@@ -5,6 +5,7 @@
 //! only libtorch here is in [`clip_labeller`].
 
 pub mod clip_labeller;
+mod cost;
 mod labeller;
 mod queue;
 mod request;
@@ -24,6 +25,7 @@ use crate::config::{Config, EngineConfig, LimitsConfig, VocabularyConfig};
 use crate::telemetry::Metrics;
 use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, Registry};
 
+pub use cost::CostError;
 pub use labeller::{Labeller, LabellerError, ModelInfo, Precision};
 pub use request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, VocabularyChoice,

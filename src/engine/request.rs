@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::cost::CostError;
 use crate::dense::DenseOptions;
 use crate::image::{DecodeError, InputTooLarge};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
@@ -21,7 +22,7 @@ pub struct SegmentRequest {
     pub background: Background,
     /// The prompts texts are put into.
     pub templates: TemplateSet,
-    /// The last attention, temperature, denoising, smoothing.
+    /// The last attention, temperature, denoising, smoothing, windows, refinement.
     pub dense: DenseOptions,
     /// Short side of the model's input in pixels; `None` for the model's own.
     pub short_side: Option<u32>,
@@ -48,6 +49,9 @@ pub struct Background {
     pub names: Option<Vec<String>>,
     /// A pixel whose best class probability is below this is background, 0 to 1; 0 for none.
     pub threshold: f32,
+    /// A class that covers at most this share of the pixels that have a class is nowhere, 0 to 1; 0 for none. Its pixels
+    /// get the next best, or are background.
+    pub area: f64,
 }
 
 /// How the result is written.
@@ -183,6 +187,9 @@ pub enum SegmentError {
     /// The model's input would be too large.
     #[error(transparent)]
     InputTooLarge(#[from] InputTooLarge),
+    /// The model would have too much to do.
+    #[error(transparent)]
+    Cost(#[from] CostError),
     /// The model at hand cannot do what was asked; the text says what it can.
     #[error("{0}")]
     Unsupported(String),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::cost;
 use super::request::{
     ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, Warning, WarningCode,
 };
@@ -101,9 +102,10 @@ impl Run<'_> {
             .blocking(Stage::Decode, move || image::decode(&bytes, max_pixels))
             .await??;
         let (width, height) = pixels.dimensions();
-        let input = self.preprocess(pixels, request.short_side).await?;
+        let input = self.preprocess(pixels, &request).await?;
         let embeddings = self.embed(&list, &request).await?;
         let classifier = Arc::new(list.classifier(&embeddings));
+        self.check_refinement(&input, &classifier, &request)?;
         let scores = self.score(input, &classifier, &request).await?;
 
         let DenseScores {
@@ -118,6 +120,7 @@ impl Run<'_> {
             classes: list.classes().len(),
             background_label: list.background_label(),
             background_threshold: request.background.threshold,
+            smallest_area: request.background.area,
             confidence_map: request.output.confidence_map,
         };
         let owners = classifier.owners.clone();
@@ -174,8 +177,12 @@ impl Run<'_> {
         )))
     }
 
-    async fn preprocess(&mut self, pixels: RgbImage, short_side: Option<u32>) -> Result<NormalisedImage, SegmentError> {
-        let short_side = short_side.unwrap_or(self.model.short_side);
+    async fn preprocess(
+        &mut self,
+        pixels: RgbImage,
+        request: &SegmentRequest,
+    ) -> Result<NormalisedImage, SegmentError> {
+        let short_side = request.short_side.unwrap_or(self.model.short_side);
         let (width, height) = image::working_size(
             pixels.width(),
             pixels.height(),
@@ -183,11 +190,35 @@ impl Run<'_> {
             self.model.patch_pixels,
             self.engine.settings.limits.max_input_pixels,
         )?;
+        cost::check_windows(
+            height as usize,
+            width as usize,
+            request.dense.window,
+            self.model.patch_pixels,
+            &self.engine.settings.limits,
+        )?;
         let normalisation = self.model.normalisation;
         self.blocking(Stage::Preprocess, move || {
             image::preprocess(&pixels, width, height, &normalisation)
         })
         .await
+    }
+
+    /// Only when all texts are known is it known how many of them there are.
+    fn check_refinement(
+        &self,
+        input: &NormalisedImage,
+        classifier: &Classifier,
+        request: &SegmentRequest,
+    ) -> Result<(), SegmentError> {
+        let pixels = (input.image_height * input.image_width) as u64;
+        let limits = &self.engine.settings.limits;
+        Ok(cost::check_refinement(
+            request.dense.refinement,
+            classifier.queries,
+            pixels,
+            limits,
+        )?)
     }
 
     async fn embed(&mut self, list: &ClassList, request: &SegmentRequest) -> Result<Vec<TextEmbedding>, SegmentError> {

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use super::labeller::{Labeller, LabellerError, ModelInfo};
 use super::queue::JobQueue;
 use super::slots::Slot;
-use crate::dense::{DenseOptions, DenseScores, KeySmoothing};
+use crate::dense::{DenseOptions, DenseScores};
 use crate::image::NormalisedImage;
 use crate::label_map::QueryOwner;
 use crate::telemetry::Metrics;
@@ -176,6 +176,8 @@ fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, Labelle
     let image = NormalisedImage {
         height: side,
         width: side,
+        image_height: side,
+        image_width: side,
         values: vec![0.0; 3 * side * side],
     };
     let classifier = Classifier {
@@ -190,9 +192,7 @@ fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, Labelle
         .expect("a model computes at least one attention");
     let options = DenseOptions {
         attention,
-        temperature: 100.0,
-        prompt_denoising: None,
-        key_smoothing: KeySmoothing::None,
+        ..DenseOptions::default()
     };
     labeller.score(&image, &classifier, &options)?;
     tracing::info!(

@@ -32,10 +32,14 @@ impl Normalisation {
 /// A model's input for one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormalisedImage {
-    /// Height in pixels, a whole number of the model's patches.
+    /// Height in pixels, at least one of the model's patches.
     pub height: usize,
-    /// Width in pixels, a whole number of the model's patches.
+    /// Width in pixels, at least one of the model's patches.
     pub width: usize,
+    /// Height in pixels of the image that it shows.
+    pub image_height: usize,
+    /// Width in pixels of the image that it shows.
+    pub image_width: usize,
     /// `[3, height, width]`, RGB planes, row-major.
     pub values: Vec<f32>,
 }

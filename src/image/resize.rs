@@ -86,6 +86,8 @@ pub fn preprocess(image: &RgbImage, width: u32, height: u32, normalisation: &Nor
     NormalisedImage {
         height: height as usize,
         width: width as usize,
+        image_height: image.height() as usize,
+        image_width: image.width() as usize,
         values,
     }
 }

@@ -1,13 +1,13 @@
 //! The one pass over the image: interpolation, softmax, argmax and statistics, row by row.
 //!
 //! Scores at image size never exist as a whole: 171 classes at 2048 x 1536 would be 2.1 GB. Each
-//! image row takes its two grid rows, blends them into one of `[queries, grid_width]`, and then a
+//! image row takes its grid rows, blends them into one of `[queries, grid_width]`, and then a
 //! tile of [`TILE_PIXELS`] pixels at a time goes through interpolation, probabilities and argmax
 //! with the queries outermost, so that every inner loop runs along contiguous pixels.
 
 use rayon::prelude::*;
 
-use super::interpolation::{Tap, taps};
+use super::interpolation::Taps;
 use super::statistics::Statistics;
 use super::{LabelMap, LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, UNLABELLED};
 
@@ -21,10 +21,15 @@ const TILE_PIXELS: usize = 128;
 /// Labels every pixel of the image.
 ///
 /// Scores are interpolated bilinearly (corners not aligned) to the image's size as PyTorch's
-/// `F.interpolate` does it, and become probabilities per pixel as [`ScoreKind`] says. The
+/// `F.interpolate` does it, those of [`Windows`](super::Windows) by way of the input's pixels, and become probabilities per
+/// pixel as [`ScoreKind`] says. The
 /// probability of an owner is the largest of its queries'; the pixel takes the owner of the largest,
 /// the lowest class id among equals, a class before the background. When
 /// [`LabelMapOptions::background_label`] is a class id, background queries count as that class's.
+///
+/// With [`LabelMapOptions::smallest_area`] the image is gone over twice: first every class's pixels are counted, whatever the
+/// threshold; then the probabilities of those with too few become 0, the others' stay, and the labels are written (SCLIP's area
+/// rule).
 ///
 /// A pixel without evidence, where all weights are 0 or below or the scores are not finite, is
 /// background with probability 0.
@@ -44,6 +49,7 @@ const TILE_PIXELS: usize = 128;
 ///     queries: 2,
 ///     height: 1,
 ///     width: 2,
+///     windows: None,
 ///     values: vec![9.0, 1.0, 2.0, 8.0], // the first class scores 9 and 1, the second 2 and 8
 /// };
 /// let options = LabelMapOptions {
@@ -52,6 +58,7 @@ const TILE_PIXELS: usize = 128;
 ///     classes: 2,
 ///     background_label: UNLABELLED,
 ///     background_threshold: 0.0,
+///     smallest_area: 0.0,
 ///     confidence_map: false,
 /// };
 /// let map = label_map(&scores, &[QueryOwner::Class(0), QueryOwner::Class(1)], &options);
@@ -66,10 +73,22 @@ const TILE_PIXELS: usize = 128;
 /// side of length 0.
 pub fn label_map(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) -> LabelMap {
     check(scores, owners, options);
-    let width = options.width as usize;
-    let height = options.height as usize;
-    let plan = Plan::new(scores, owners, options);
+    let mut plan = Plan::new(scores, owners, options);
+    if options.smallest_area > 0.0 {
+        let pixels = label(&Plan {
+            threshold: 0.0,
+            ..plan.clone()
+        })
+        .classes;
+        plan.drop_small_classes(&pixels.iter().map(|class| class.pixels).collect::<Vec<_>>());
+    }
+    label(&plan)
+}
 
+/// One pass over the image.
+fn label(plan: &Plan<'_>) -> LabelMap {
+    let options = plan.options;
+    let (width, height) = (options.width as usize, options.height as usize);
     let mut labels = vec![UNLABELLED; width * height];
     let mut confidence = vec![0; width * height];
     let statistics = labels
@@ -77,7 +96,7 @@ pub fn label_map(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOp
         .zip(confidence.par_chunks_mut(width * BAND_ROWS))
         .enumerate()
         .fold(
-            || Worker::new(&plan),
+            || Worker::new(plan),
             |mut worker, (band, (labels, confidence))| {
                 let rows = labels.chunks_exact_mut(width).zip(confidence.chunks_exact_mut(width));
                 for (row, (labels, confidence)) in rows.enumerate() {
@@ -115,6 +134,10 @@ fn check(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) {
         scores.queries * scores.height * scores.width,
         "values are not the grid's"
     );
+    assert!(
+        scores.windows.as_ref().is_none_or(|windows| windows.fit(scores)),
+        "cells are not those of the windows"
+    );
     assert_eq!(owners.len(), scores.queries, "every query has one owner");
     assert!(options.width > 0 && options.height > 0, "the image is empty");
     assert!(
@@ -129,6 +152,7 @@ fn check(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) {
 }
 
 /// What all rows share.
+#[derive(Clone)]
 struct Plan<'a> {
     scores: &'a ScoreGrid,
     options: &'a LabelMapOptions,
@@ -136,10 +160,12 @@ struct Plan<'a> {
     queries: Vec<Query>,
     /// The owner of background pixels: a class id, or one past the last class.
     background: usize,
+    /// A pixel whose best class probability is below this becomes background.
+    threshold: f32,
     /// Grid rows of every image row.
-    rows: Vec<Tap>,
+    rows: Taps,
     /// Grid columns of every image column.
-    columns: Vec<Tap>,
+    columns: Taps,
 }
 
 /// A query and whose it is.
@@ -149,6 +175,8 @@ struct Query {
     index: usize,
     /// Class id, or one past the last class for the background.
     owner: usize,
+    /// Whether it can win a pixel; otherwise it takes part in the softmax alone.
+    counts: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -166,16 +194,40 @@ impl<'a> Plan<'a> {
                     QueryOwner::Class(id) => usize::from(*id),
                     QueryOwner::Background => background,
                 },
+                counts: true,
             })
             .collect();
         queries.sort_by_key(|query| query.owner);
+        let windows = scores.windows.as_ref();
         Self {
             scores,
             options,
             queries,
             background,
-            rows: taps(scores.height, options.height as usize),
-            columns: taps(scores.width, options.width as usize),
+            threshold: options.background_threshold,
+            rows: Taps::new(
+                scores.height,
+                windows.map(|windows| &windows.rows),
+                options.height as usize,
+            ),
+            columns: Taps::new(
+                scores.width,
+                windows.map(|windows| &windows.columns),
+                options.width as usize,
+            ),
+        }
+    }
+
+    /// Takes the queries of small classes out, by the pixels that every class has. The background is none of them.
+    fn drop_small_classes(&mut self, pixels: &[u64]) {
+        let is_class = |owner: usize| owner != self.background;
+        let foreground: u64 = (0..pixels.len())
+            .filter(|&owner| is_class(owner))
+            .map(|owner| pixels[owner])
+            .sum();
+        let smallest = self.options.smallest_area * foreground as f64;
+        for query in &mut self.queries {
+            query.counts = query.owner == self.background || pixels[query.owner] as f64 > smallest;
         }
     }
 
@@ -218,36 +270,35 @@ impl<'a> Worker<'a> {
 
     /// Labels row `y` of the image.
     fn label_row(&mut self, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
-        self.blend_grid_rows(self.plan.rows[y]);
+        self.blend_grid_rows(y);
         let tiles = labels.chunks_mut(TILE_PIXELS).zip(confidence.chunks_mut(TILE_PIXELS));
         for (tile, (labels, confidence)) in tiles.enumerate() {
             let x = tile * TILE_PIXELS;
-            let columns = &self.plan.columns[x..x + labels.len()];
             let sums = match self.plan.scores.kind {
-                ScoreKind::Logits => self.exponentials(columns),
-                ScoreKind::Weights => self.clamped_weights(columns),
+                ScoreKind::Logits => self.exponentials(x, labels.len()),
+                ScoreKind::Weights => self.clamped_weights(x, labels.len()),
             };
-            let winners = self.winners(&sums, columns.len());
+            let winners = self.winners(&sums, labels.len());
             self.write(&winners, x, y, labels, confidence);
         }
     }
 
-    /// Fills `grid_row` with the blend of two rows of the grid.
-    fn blend_grid_rows(&mut self, tap: Tap) {
+    /// Fills `grid_row` with the blend of the grid's rows at row `y` of the image.
+    fn blend_grid_rows(&mut self, y: usize) {
         let grid = self.plan.scores;
-        for (query, blended) in self.plan.queries.iter().zip(self.grid_row.chunks_exact_mut(grid.width)) {
-            let row = |y: usize| &grid.values[(query.index * grid.height + y) * grid.width..][..grid.width];
-            for ((value, &first), &second) in blended.iter_mut().zip(row(tap.first)).zip(row(tap.second)) {
-                *value = tap.blend(first, second);
-            }
+        let cells = grid.height * grid.width;
+        for (query, row) in self.plan.queries.iter().zip(self.grid_row.chunks_exact_mut(grid.width)) {
+            let plane = &grid.values[query.index * cells..][..cells];
+            self.plan.rows.blend_rows(y, plane, row);
         }
     }
 
     /// Fills the tile with `exp(score - largest score of the pixel)`; returns the sums over queries.
-    fn exponentials(&mut self, columns: &[Tap]) -> [f32; TILE_PIXELS] {
+    fn exponentials(&mut self, x: usize, pixels: usize) -> [f32; TILE_PIXELS] {
         let mut largest = [f32::NEG_INFINITY; TILE_PIXELS];
         self.interpolate(
-            columns,
+            x,
+            pixels,
             |largest, score| {
                 *largest = largest.max(score);
                 score
@@ -256,7 +307,7 @@ impl<'a> Worker<'a> {
         );
         let mut sums = [0.0; TILE_PIXELS];
         for row in self.tile.chunks_exact_mut(TILE_PIXELS) {
-            for ((value, largest), sum) in row[..columns.len()].iter_mut().zip(&largest).zip(&mut sums) {
+            for ((value, largest), sum) in row[..pixels].iter_mut().zip(&largest).zip(&mut sums) {
                 *value = (*value - largest).exp();
                 *sum += *value;
             }
@@ -265,10 +316,11 @@ impl<'a> Worker<'a> {
     }
 
     /// Fills the tile with weights, negative ones as 0; returns the sums over queries.
-    fn clamped_weights(&mut self, columns: &[Tap]) -> [f32; TILE_PIXELS] {
+    fn clamped_weights(&mut self, x: usize, pixels: usize) -> [f32; TILE_PIXELS] {
         let mut sums = [0.0; TILE_PIXELS];
         self.interpolate(
-            columns,
+            x,
+            pixels,
             |sum, weight| {
                 let weight = weight.max(0.0);
                 *sum += weight;
@@ -282,15 +334,15 @@ impl<'a> Worker<'a> {
     /// Fills the tile with `store(accumulator of the pixel, interpolated score)`.
     fn interpolate(
         &mut self,
-        columns: &[Tap],
+        x: usize,
+        pixels: usize,
         store: impl Fn(&mut f32, f32) -> f32,
         accumulators: &mut [f32; TILE_PIXELS],
     ) {
         let grid_rows = self.grid_row.chunks_exact(self.plan.scores.width);
         for (grid_row, row) in grid_rows.zip(self.tile.chunks_exact_mut(TILE_PIXELS)) {
-            for ((value, tap), accumulator) in row.iter_mut().zip(columns).zip(accumulators.iter_mut()) {
-                *value = store(accumulator, tap.blend(grid_row[tap.first], grid_row[tap.second]));
-            }
+            let columns = &self.plan.columns;
+            columns.blend_columns(x, grid_row, &mut row[..pixels], accumulators, &store);
         }
     }
 
@@ -302,7 +354,8 @@ impl<'a> Worker<'a> {
             probability: [0.0; TILE_PIXELS],
             background_probability: [0.0; TILE_PIXELS],
         };
-        for (query, row) in self.plan.queries.iter().zip(self.tile.chunks_exact(TILE_PIXELS)) {
+        let tile_rows = self.plan.queries.iter().zip(self.tile.chunks_exact(TILE_PIXELS));
+        for (query, row) in tile_rows.filter(|(query, _)| query.counts) {
             let mut presence = 0_f32;
             for (pixel, (value, sum)) in row.iter().zip(sums).take(pixels).enumerate() {
                 // 0 / 0 is not a number: it exceeds nothing, so the pixel stays background.
@@ -330,7 +383,7 @@ impl<'a> Worker<'a> {
     /// Applies the threshold, writes labels and confidence, counts.
     fn write(&mut self, winners: &Winners, x: usize, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
         for (pixel, (label, confidence)) in labels.iter_mut().zip(confidence).enumerate() {
-            let (owner, probability) = if winners.probability[pixel] < self.plan.options.background_threshold {
+            let (owner, probability) = if winners.probability[pixel] < self.plan.threshold {
                 (self.plan.background, winners.background_probability[pixel])
             } else {
                 (winners.owner[pixel], winners.probability[pixel])

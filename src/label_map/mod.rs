@@ -5,16 +5,20 @@
 
 mod coco_rle;
 mod encode;
+mod enlarge;
 mod interpolation;
 mod kernel;
 mod palette;
 mod png;
 mod statistics;
+mod windows;
 
 pub use coco_rle::CocoMask;
 pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence};
+pub use enlarge::enlarge;
 pub use kernel::label_map;
 pub use palette::palette_color;
+pub use windows::{WindowAxis, Windows};
 
 /// The label of a pixel that belongs to no class. Written as 255 in 8-bit maps and 65535 in
 /// 16-bit ones.
@@ -36,10 +40,12 @@ pub struct ScoreGrid {
     pub kind: ScoreKind,
     /// Number of queries (text embeddings the image was compared with).
     pub queries: usize,
-    /// Cells from top to bottom.
+    /// Cells from top to bottom, of all windows.
     pub height: usize,
-    /// Cells from left to right.
+    /// Cells from left to right, of all windows.
     pub width: usize,
+    /// The windows whose cells these are; `None` for cells that cover the image evenly.
+    pub windows: Option<Windows>,
     /// `[queries, height, width]`, row-major.
     pub values: Vec<f32>,
 }
@@ -68,6 +74,8 @@ pub struct LabelMapOptions {
     pub background_label: u16,
     /// A pixel whose best class probability is below this becomes background; 0 keeps all.
     pub background_threshold: f32,
+    /// A class that covers at most this share of all pixels that have a class, threshold aside, is nowhere; 0 keeps all.
+    pub smallest_area: f64,
     /// Whether the confidence map is wanted.
     pub confidence_map: bool,
 }

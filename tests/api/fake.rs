@@ -192,6 +192,7 @@ impl Labeller for ColourLabeller {
             queries: queries.len(),
             height,
             width,
+            windows: None,
             values,
         };
         Ok(DenseScores {

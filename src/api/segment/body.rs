@@ -1,20 +1,18 @@
 //! The request to segment as clients write it, and its checks that need no image.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::forms::{BackgroundBody, KeySmoothingBody, WindowBody, background};
 use crate::api::error::ApiError;
 use crate::api::problem::Limit;
 use crate::api::wire::ClassBody;
 use crate::config::{Config, LimitsConfig};
-use crate::dense::{Attention, DenseOptions, KeySmoothing};
-use crate::engine::{Background, ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
+use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement};
+use crate::engine::{ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
 use crate::label_map::LabelMapFormat;
 use crate::vocabulary::TemplateSet;
 
@@ -38,7 +36,8 @@ pub struct SegmentBody {
     pub classes: Option<Vec<ClassBody>>,
     /// The name of a vocabulary that was defined before. Either this or `classes`.
     pub vocabulary: Option<String>,
-    /// What counts as none of the classes; without it, every pixel gets a class.
+    /// What counts as none of the classes. Without it the vocabulary's own names, if any, and the thresholds of the
+    /// defaults; where there are none, every pixel gets a class.
     pub background: Option<BackgroundBody>,
     /// Prompt templates that every name is put into: `imagenet-80`, CLIP's own for ImageNet; `maskclip-85`, these and
     /// five "... in the scene"; `simple`, "a photo of a {}." alone, the quickest to embed. `defaults.templates`
@@ -60,6 +59,14 @@ pub struct SegmentBody {
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
     #[schema(minimum = 1, example = 448)]
     pub short_side: Option<u32>,
+    /// Windows through which the model sees its input one after the other, scores averaged where they overlap: `none`, or
+    /// an object with `side` and `stride`. Costs as many passes; gains where the input is larger than what the model was
+    /// trained on. At most `limits.max_windows`; `defaults.window` without it.
+    pub window: Option<WindowBody>,
+    /// What is done to scores at the image's size: `none`, or `pamr`, pixel-adaptive mask refinement, which moves the labels'
+    /// borders to those of the colours. Takes memory and time for every pixel and text, at most
+    /// `limits.max_refinement_bytes`; `defaults.refinement` without it.
+    pub refinement: Option<Refinement>,
     /// Factor on cosines before the softmax: more makes probabilities sharper. CLIP's learned one is
     /// 100; `defaults.temperature` without it.
     #[schema(exclusive_minimum = 0, maximum = 1000)]
@@ -71,118 +78,6 @@ pub struct SegmentBody {
     /// How the result is written.
     #[serde(default)]
     pub output: OutputBody,
-}
-
-/// Pixels that belong to none of the classes. They get the unlabelled value (255, or 65535 in 16-bit maps).
-#[derive(Debug, Clone, PartialEq, ToSchema)]
-#[serde(untagged)]
-pub enum BackgroundBody {
-    /// `true` lets the shipped list of stuff names (`vocabulary.background`: sky, wall, ...) compete with
-    /// the classes.
-    Switch(bool),
-    /// Names that compete with the classes instead of the shipped ones.
-    Names(Vec<String>),
-    /// Names and a threshold.
-    Detail(BackgroundDetail),
-}
-
-/// Names that compete with the classes, and a threshold.
-#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BackgroundDetail {
-    /// The names; the shipped list without it, none at all when empty. At most
-    /// `limits.max_background_names`.
-    pub names: Option<Vec<String>>,
-    /// A pixel whose best class has a lower probability than this is background, too.
-    #[serde(default)]
-    #[schema(minimum = 0, maximum = 1, example = 0.3)]
-    pub threshold: f32,
-}
-
-impl<'de> Deserialize<'de> for BackgroundBody {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Forms;
-
-        impl<'de> Visitor<'de> for Forms {
-            type Value = BackgroundBody;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("true, false, a list of names or an object with names and threshold")
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<BackgroundBody, E> {
-                Ok(BackgroundBody::Switch(value))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<BackgroundBody, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(names)).map(BackgroundBody::Names)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BackgroundBody, A::Error> {
-                BackgroundDetail::deserialize(MapAccessDeserializer::new(map)).map(BackgroundBody::Detail)
-            }
-        }
-
-        deserializer.deserialize_any(Forms)
-    }
-}
-
-/// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys are alike.
-#[derive(Debug, Clone, PartialEq, ToSchema)]
-#[serde(untagged)]
-pub enum KeySmoothingBody {
-    /// A method alone.
-    Method(KeySmoothingMethod),
-    /// A method with its threshold.
-    Detail(KeySmoothingDetail),
-}
-
-/// Ways of key smoothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeySmoothingMethod {
-    /// No smoothing.
-    None,
-    /// The paper's formula.
-    Formula,
-    /// The reference implementation's variant, whose keys are normalised over positions per channel.
-    Reference,
-}
-
-/// A way of key smoothing with its threshold.
-#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KeySmoothingDetail {
-    /// The method.
-    pub method: KeySmoothingMethod,
-    /// For `reference` alone: positions whose best probability reaches this are left as they are; 1
-    /// without it, which smooths every position.
-    #[schema(minimum = 0, maximum = 1, example = 0.9)]
-    pub threshold: Option<f32>,
-}
-
-impl<'de> Deserialize<'de> for KeySmoothingBody {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Forms;
-
-        impl<'de> Visitor<'de> for Forms {
-            type Value = KeySmoothingBody;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("none, formula, reference or an object with method and threshold")
-            }
-
-            fn visit_str<E: de::Error>(self, method: &str) -> Result<KeySmoothingBody, E> {
-                KeySmoothingMethod::deserialize(method.into_deserializer()).map(KeySmoothingBody::Method)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeySmoothingBody, A::Error> {
-                KeySmoothingDetail::deserialize(MapAccessDeserializer::new(map)).map(KeySmoothingBody::Detail)
-            }
-        }
-
-        deserializer.deserialize_any(Forms)
-    }
 }
 
 /// How the result is written.
@@ -231,6 +126,8 @@ impl SegmentBody {
             key_smoothing: self
                 .key_smoothing
                 .map_or(Ok(KeySmoothing::None), KeySmoothing::try_from)?,
+            window: self.window.map_or(Ok(defaults.window), WindowBody::window)?,
+            refinement: self.refinement.unwrap_or(defaults.refinement),
         };
         let deadline = match self.deadline_seconds {
             None => config.engine.default_deadline_seconds,
@@ -239,7 +136,7 @@ impl SegmentBody {
         Ok(SegmentRequest {
             image,
             vocabulary: vocabulary(self.classes, self.vocabulary)?,
-            background: background(self.background, config)?,
+            background: background(self.background, config, defaults)?,
             templates: self.templates.unwrap_or(defaults.templates),
             dense,
             short_side: (short_side > 0).then_some(short_side),
@@ -266,46 +163,8 @@ fn vocabulary(classes: Option<Vec<ClassBody>>, name: Option<String>) -> Result<V
     }
 }
 
-fn background(body: Option<BackgroundBody>, config: &Config) -> Result<Background, ApiError> {
-    let shipped = || config.vocabulary.background.clone();
-    let (names, threshold) = match body {
-        None => (None, 0.0),
-        Some(BackgroundBody::Switch(false)) => (Some(Vec::new()), 0.0),
-        Some(BackgroundBody::Switch(true)) => (Some(shipped()), 0.0),
-        Some(BackgroundBody::Names(names)) => (Some(names), 0.0),
-        Some(BackgroundBody::Detail(detail)) => (
-            Some(detail.names.unwrap_or_else(shipped)),
-            probability("background.threshold", detail.threshold)?,
-        ),
-    };
-    Ok(Background { names, threshold })
-}
-
-impl TryFrom<KeySmoothingBody> for KeySmoothing {
-    type Error = ApiError;
-
-    fn try_from(body: KeySmoothingBody) -> Result<Self, ApiError> {
-        let (method, threshold) = match body {
-            KeySmoothingBody::Method(method) => (method, None),
-            KeySmoothingBody::Detail(KeySmoothingDetail { method, threshold }) => (method, threshold),
-        };
-        match (method, threshold) {
-            (KeySmoothingMethod::None, None) => Ok(Self::None),
-            (KeySmoothingMethod::Formula, None) => Ok(Self::Formula),
-            (KeySmoothingMethod::Reference, threshold) => {
-                let threshold = probability("key_smoothing.threshold", threshold.unwrap_or(1.0))?;
-                Ok(Self::Reference { threshold })
-            }
-            (KeySmoothingMethod::None | KeySmoothingMethod::Formula, Some(_)) => Err(ApiError::invalid(
-                "key_smoothing.threshold",
-                "only the method reference has a threshold",
-            )),
-        }
-    }
-}
-
 /// A probability, 0 to 1.
-fn probability(path: &str, value: f32) -> Result<f32, ApiError> {
+pub(super) fn probability(path: &str, value: f32) -> Result<f32, ApiError> {
     if (0.0..=1.0).contains(&value) {
         Ok(value)
     } else {

@@ -1,6 +1,7 @@
 //! `POST /v1/segment`: an image and a list of classes in, a label map and statistics out.
 
 mod body;
+mod forms;
 mod reply;
 mod upload;
 
@@ -14,8 +15,10 @@ use axum::response::{IntoResponse, Response};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
-pub use body::{
-    BackgroundBody, BackgroundDetail, KeySmoothingBody, KeySmoothingDetail, KeySmoothingMethod, OutputBody, SegmentBody,
+pub use body::{OutputBody, SegmentBody};
+pub use forms::{
+    BackgroundBody, BackgroundDetail, KeySmoothingBody, KeySmoothingDetail, KeySmoothingMethod, WholeInput, WindowBody,
+    WindowDetail,
 };
 pub use reply::{
     ClassReply, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,

@@ -40,7 +40,34 @@ impl Reference {
                 }
             }
         }
-        Self { owners }
+        let mut reference = Self { owners };
+        if options.smallest_area > 0.0 {
+            reference.drop_small_classes(options);
+        }
+        reference
+    }
+
+    /// The area rule, word by word: `n_c` are the pixels with argmax `c`, `n` those of all classes; where `n_c <= a n` the
+    /// probability of `c` becomes 0.
+    fn drop_small_classes(&mut self, options: &LabelMapOptions) {
+        let without_threshold = LabelMapOptions {
+            background_threshold: 0.0,
+            ..*options
+        };
+        let mut counts = vec![0_u64; options.classes];
+        for pixel in 0..self.owners[0].len() {
+            let (label, _) = self.label(pixel, &without_threshold);
+            if label != options.background_label {
+                counts[usize::from(label)] += 1;
+            }
+        }
+        let foreground: u64 = counts.iter().sum();
+        for (class, &count) in counts.iter().enumerate() {
+            let is_small = count as f64 <= options.smallest_area * foreground as f64;
+            if is_small && class != usize::from(options.background_label) {
+                self.owners[class].fill(0.0);
+            }
+        }
     }
 
     /// The probability that pixel `pixel` has the label.
@@ -150,6 +177,7 @@ fn grid(kind: ScoreKind, queries: usize, height: usize, width: usize, values: Ve
         queries,
         height,
         width,
+        windows: None,
         values,
     }
 }
@@ -161,6 +189,7 @@ fn options(width: u32, height: u32, classes: usize) -> LabelMapOptions {
         classes,
         background_label: UNLABELLED,
         background_threshold: 0.0,
+        smallest_area: 0.0,
         confidence_map: true,
     }
 }
@@ -178,6 +207,7 @@ prop_compose! {
         owners in prop::collection::vec(prop::option::weighted(0.8, 0_u16..5), 1..9),
         background_label in prop::option::of(0_u16..5),
         background_threshold in prop::sample::select(vec![0.0_f32, 0.3, 0.7, 1.0]),
+        smallest_area in prop::sample::select(vec![0.0_f64, 0.0, 0.1, 0.3]),
     )(
         values in prop::collection::vec(-3.0_f32..5.0, owners.len() * height * width),
         owners in Just(owners),
@@ -187,6 +217,7 @@ prop_compose! {
             classes: 5,
             background_label: background_label.unwrap_or(UNLABELLED),
             background_threshold,
+            smallest_area,
             confidence_map: true,
         }),
         (kind, height, width) in Just((kind, height, width)),
@@ -333,6 +364,63 @@ fn under_the_threshold_is_background_with_the_background_s_own_probability() {
     assert_eq!(at(UNLABELLED, 0.4), (0, 128));
     assert_eq!(at(UNLABELLED, 0.6), (UNLABELLED, 32));
     assert_eq!(at(1, 0.6), (1, 96));
+}
+
+/// One row of pixels, each its own cell; class `c` scores highest on its share of them, the background on none.
+fn shares(pixels: &[usize]) -> (ScoreGrid, Vec<QueryOwner>, LabelMapOptions) {
+    let classes = pixels.len();
+    let winner: Vec<usize> = pixels
+        .iter()
+        .enumerate()
+        .flat_map(|(class, &count)| vec![class; count])
+        .collect();
+    let value = |class: usize, pixel: usize| match winner[pixel] == class {
+        true => 0.6,
+        false => 0.1 * class as f32 / classes as f32,
+    };
+    let values = (0..classes).flat_map(|class| (0..winner.len()).map(move |pixel| (class, pixel)));
+    let values = values.map(|(class, pixel)| value(class, pixel)).collect();
+    let width = winner.len() as u32;
+    (
+        grid(ScoreKind::Weights, classes, 1, winner.len(), values),
+        each_its_own(classes as u16),
+        options(width, 1, classes),
+    )
+}
+
+#[test]
+fn a_class_with_at_most_its_share_of_the_foreground_is_nowhere() {
+    let (grid, owners, options) = shares(&[50, 45, 5]);
+    let counts = |smallest_area, background_threshold| {
+        let options = LabelMapOptions {
+            smallest_area,
+            background_threshold,
+            ..options
+        };
+        let map = label_map(&grid, &owners, &options);
+        assert_eq!(map.classes[2].presence > 0.0, map.classes[2].pixels > 0);
+        map.classes.iter().map(|class| class.pixels).collect::<Vec<_>>()
+    };
+    assert_eq!(counts(0.04, 0.0), [50, 45, 5]);
+    // 5 <= 0.1 * 100; its pixels go to the next best, class 1.
+    assert_eq!(counts(0.1, 0.0), [50, 50, 0]);
+    // What is left of its pixels is below the threshold.
+    assert_eq!(counts(0.1, 0.5), [50, 45, 0]);
+    assert_eq!(counts(1.0, 0.0), [0, 0, 0]);
+}
+
+#[test]
+fn the_background_has_no_part_in_the_foreground_and_no_smallest_area() {
+    let (grid, mut owners, mut options) = shares(&[50, 45, 5]);
+    options.smallest_area = 0.1;
+    // 45 and 5 pixels of foreground: 5 <= 0.1 * 50.
+    owners[0] = QueryOwner::Background;
+    assert_eq!(label_map(&grid, &owners, &options).classes[2].pixels, 0);
+    // The last class is the background, and as small as it is it stays.
+    let (_, owners, mut options) = shares(&[50, 45, 5]);
+    options.smallest_area = 0.1;
+    options.background_label = 2;
+    assert_eq!(label_map(&grid, &owners, &options).classes[2].pixels, 5);
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub(in crate::vocabulary) fn limits() -> LimitsConfig {
         max_vocabularies: 2,
         max_short_side: 0,
         max_input_pixels: 0,
+        max_windows: 1,
+        max_refinement_bytes: 1,
     }
 }
 

@@ -1,0 +1,273 @@
+//! Request fields that may be written in several forms: background, key smoothing, windows.
+
+use std::fmt;
+
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+
+use super::body::probability;
+use crate::api::error::ApiError;
+use crate::config::{Config, DefaultsConfig};
+use crate::dense::{KeySmoothing, Window};
+use crate::engine::Background;
+
+/// Pixels that belong to none of the classes. They get the unlabelled value (255, or 65535 in 16-bit maps).
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[serde(untagged)]
+pub enum BackgroundBody {
+    /// `true` lets the shipped list of stuff names (`vocabulary.background`: sky, wall, ...) compete with
+    /// the classes; `false` gives every pixel a class, whatever the defaults are.
+    Switch(bool),
+    /// Names that compete with the classes instead of the shipped ones.
+    Names(Vec<String>),
+    /// Names, a threshold, a smallest area.
+    Detail(BackgroundDetail),
+}
+
+/// Names that compete with the classes, a threshold and a smallest area.
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackgroundDetail {
+    /// The names; the shipped list without it, none at all when empty. At most
+    /// `limits.max_background_names`.
+    pub names: Option<Vec<String>>,
+    /// A pixel whose best class has a lower probability than this is background, too; `defaults.background_threshold`
+    /// without it. What the probability is worth depends on the number of classes and the temperature.
+    #[schema(minimum = 0, maximum = 1, example = 0.3)]
+    pub threshold: Option<f32>,
+    /// A class that covers at most this share of the pixels that have a class, threshold aside, is nowhere: its pixels get
+    /// their next best class or become background. Rids maps of specks; takes small things with it.
+    /// `defaults.background_area` without it.
+    #[schema(minimum = 0, maximum = 1, example = 0.01)]
+    pub area: Option<f64>,
+}
+
+impl<'de> Deserialize<'de> for BackgroundBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+
+        impl<'de> Visitor<'de> for Forms {
+            type Value = BackgroundBody;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("true, false, a list of names or an object with names, threshold and area")
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<BackgroundBody, E> {
+                Ok(BackgroundBody::Switch(value))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<BackgroundBody, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(names)).map(BackgroundBody::Names)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BackgroundBody, A::Error> {
+                BackgroundDetail::deserialize(MapAccessDeserializer::new(map)).map(BackgroundBody::Detail)
+            }
+        }
+
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+/// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys are alike.
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[serde(untagged)]
+pub enum KeySmoothingBody {
+    /// A method alone.
+    Method(KeySmoothingMethod),
+    /// A method with its threshold.
+    Detail(KeySmoothingDetail),
+}
+
+/// Ways of key smoothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeySmoothingMethod {
+    /// No smoothing.
+    None,
+    /// The paper's formula.
+    Formula,
+    /// The reference implementation's variant, whose keys are normalised over positions per channel.
+    Reference,
+}
+
+/// A way of key smoothing with its threshold.
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeySmoothingDetail {
+    /// The method.
+    pub method: KeySmoothingMethod,
+    /// For `reference` alone: positions whose best probability reaches this are left as they are; 1
+    /// without it, which smooths every position.
+    #[schema(minimum = 0, maximum = 1, example = 0.9)]
+    pub threshold: Option<f32>,
+}
+
+impl<'de> Deserialize<'de> for KeySmoothingBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+
+        impl<'de> Visitor<'de> for Forms {
+            type Value = KeySmoothingBody;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("none, formula, reference or an object with method and threshold")
+            }
+
+            fn visit_str<E: de::Error>(self, method: &str) -> Result<KeySmoothingBody, E> {
+                KeySmoothingMethod::deserialize(method.into_deserializer()).map(KeySmoothingBody::Method)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeySmoothingBody, A::Error> {
+                KeySmoothingDetail::deserialize(MapAccessDeserializer::new(map)).map(KeySmoothingBody::Detail)
+            }
+        }
+
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+/// Windows over the model's input: `none`, or their side and stride.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[serde(untagged)]
+pub enum WindowBody {
+    /// The input is seen as a whole.
+    Whole(WholeInput),
+    /// Square windows.
+    Detail(WindowDetail),
+}
+
+/// The input without windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WholeInput {
+    /// No windows.
+    None,
+}
+
+/// Square windows, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WindowDetail {
+    /// Side in pixels of the model's input, at least one patch. An input that is no larger is seen as a whole.
+    #[schema(minimum = 1, example = 224)]
+    pub side: u32,
+    /// Pixels from one window to the next, at most the side; half the side without it.
+    #[schema(minimum = 1, example = 112)]
+    pub stride: Option<u32>,
+}
+
+impl<'de> Deserialize<'de> for WindowBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+
+        impl<'de> Visitor<'de> for Forms {
+            type Value = WindowBody;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("none or an object with side and stride")
+            }
+
+            fn visit_str<E: de::Error>(self, whole: &str) -> Result<WindowBody, E> {
+                WholeInput::deserialize(whole.into_deserializer()).map(WindowBody::Whole)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WindowBody, A::Error> {
+                WindowDetail::deserialize(MapAccessDeserializer::new(map)).map(WindowBody::Detail)
+            }
+        }
+
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+impl WindowBody {
+    /// The windows, checked as far as they can be without an image.
+    pub(super) fn window(self) -> Result<Option<Window>, ApiError> {
+        let WindowDetail { side, stride } = match self {
+            Self::Whole(WholeInput::None) => return Ok(None),
+            Self::Detail(detail) => detail,
+        };
+        if side == 0 {
+            return Err(ApiError::invalid(
+                "window.side",
+                "window.side must be at least 1 pixel, not 0",
+            ));
+        }
+        let stride = stride.unwrap_or(side.div_ceil(2));
+        if !(1..=side).contains(&stride) {
+            return Err(ApiError::invalid(
+                "window.stride",
+                format!("window.stride must be 1 to window.side = {side} pixels, not {stride}"),
+            ));
+        }
+        Ok(Some(Window { side, stride }))
+    }
+}
+
+/// What a request says of the background, the rest from `defaults`.
+pub(super) fn background(
+    body: Option<BackgroundBody>,
+    config: &Config,
+    defaults: &DefaultsConfig,
+) -> Result<Background, ApiError> {
+    let shipped = || config.vocabulary.background.clone();
+    let with_names = |names| Background {
+        names,
+        threshold: defaults.background_threshold,
+        area: defaults.background_area,
+    };
+    match body {
+        None => Ok(with_names(None)),
+        Some(BackgroundBody::Switch(false)) => Ok(Background {
+            names: Some(Vec::new()),
+            threshold: 0.0,
+            area: 0.0,
+        }),
+        Some(BackgroundBody::Switch(true)) => Ok(with_names(Some(shipped()))),
+        Some(BackgroundBody::Names(names)) => Ok(with_names(Some(names))),
+        Some(BackgroundBody::Detail(BackgroundDetail { names, threshold, area })) => Ok(Background {
+            names: Some(names.unwrap_or_else(shipped)),
+            threshold: probability(
+                "background.threshold",
+                threshold.unwrap_or(defaults.background_threshold),
+            )?,
+            area: share("background.area", area.unwrap_or(defaults.background_area))?,
+        }),
+    }
+}
+
+/// A share of something, 0 to 1.
+fn share(path: &str, value: f64) -> Result<f64, ApiError> {
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(ApiError::invalid(path, format!("{path} must be 0 to 1, not {value}")))
+    }
+}
+
+impl TryFrom<KeySmoothingBody> for KeySmoothing {
+    type Error = ApiError;
+
+    fn try_from(body: KeySmoothingBody) -> Result<Self, ApiError> {
+        let (method, threshold) = match body {
+            KeySmoothingBody::Method(method) => (method, None),
+            KeySmoothingBody::Detail(KeySmoothingDetail { method, threshold }) => (method, threshold),
+        };
+        match (method, threshold) {
+            (KeySmoothingMethod::None, None) => Ok(Self::None),
+            (KeySmoothingMethod::Formula, None) => Ok(Self::Formula),
+            (KeySmoothingMethod::Reference, threshold) => {
+                let threshold = probability("key_smoothing.threshold", threshold.unwrap_or(1.0))?;
+                Ok(Self::Reference { threshold })
+            }
+            (KeySmoothingMethod::None | KeySmoothingMethod::Formula, Some(_)) => Err(ApiError::invalid(
+                "key_smoothing.threshold",
+                "only the method reference has a threshold",
+            )),
+        }
+    }
+}

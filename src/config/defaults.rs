@@ -1,0 +1,66 @@
+//! Values of request fields that a request leaves out.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, LimitsConfig, in_range};
+use crate::dense::{Attention, Refinement, Window};
+use crate::vocabulary::TemplateSet;
+
+/// Values of request fields that a request leaves out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DefaultsConfig {
+    /// Prompt templates.
+    pub templates: TemplateSet,
+    /// The last attention.
+    pub attention: Attention,
+    /// Factor on cosines before the softmax.
+    pub temperature: f32,
+    /// Prompt denoising threshold, 0 for off.
+    pub prompt_denoising: f32,
+    /// Best class probability below which a pixel is background, 0 for off.
+    pub background_threshold: f32,
+    /// Share of the foreground up to which a class is nowhere, 0 for off.
+    pub background_area: f64,
+    /// Short side of the model's input in pixels; 0 takes the model's own.
+    pub short_side: u32,
+    /// Windows over the model's input; none sees it as a whole.
+    pub window: Option<Window>,
+    /// What is done to the scores at the image's size.
+    pub refinement: Refinement,
+}
+
+impl DefaultsConfig {
+    /// Checks every value's range.
+    pub(super) fn validate(&self, limits: &LimitsConfig) -> Result<(), ConfigError> {
+        in_range(
+            "defaults.temperature",
+            self.temperature > 0.0 && self.temperature <= 1000.0,
+            self.temperature,
+            "above 0 and at most 1000",
+        )?;
+        for (key, share) in [
+            ("defaults.prompt_denoising", f64::from(self.prompt_denoising)),
+            ("defaults.background_threshold", f64::from(self.background_threshold)),
+            ("defaults.background_area", self.background_area),
+        ] {
+            in_range(key, (0.0..=1.0).contains(&share), share, "0 to 1")?;
+        }
+        in_range(
+            "defaults.short_side",
+            self.short_side <= limits.max_short_side,
+            self.short_side,
+            &format!("at most limits.max_short_side = {}", limits.max_short_side),
+        )?;
+        if let Some(Window { side, stride }) = self.window {
+            in_range("defaults.window.side", side >= 1, side, "at least 1")?;
+            in_range(
+                "defaults.window.stride",
+                (1..=side).contains(&stride),
+                stride,
+                &format!("1 to defaults.window.side = {side}"),
+            )?;
+        }
+        Ok(())
+    }
+}

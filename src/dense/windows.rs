@@ -1,0 +1,263 @@
+//! The input seen through windows: each is an image of its own to the tower, and all have one size.
+
+use tch::Tensor;
+
+use super::scores::score_windows;
+use super::{DenseError, DenseFeatures, DenseOptions, DenseScores, Window};
+use crate::clip::VisualTower;
+use crate::label_map::{QueryOwner, Windows};
+
+/// Pixels that pass through the tower together: as many windows as have no more, at least one.
+const BATCH_PIXELS: i64 = 1 << 19;
+
+/// The windows of an input of `height` x `width` pixels; `None` where it is seen as a whole.
+pub(super) fn over(height: i64, width: i64, window: Option<Window>) -> Option<Windows> {
+    let pixels = |side: i64| usize::try_from(side).expect("a side is not negative");
+    let Window { side, stride } = window?;
+    Windows::new(pixels(height), pixels(width), side as usize, stride as usize)
+}
+
+/// Scores an image, `[3, height, width]`, through windows.
+pub(super) fn score(
+    tower: &VisualTower,
+    image: &Tensor,
+    windows: Windows,
+    text: &Tensor,
+    owners: &[QueryOwner],
+    options: &DenseOptions,
+) -> Result<DenseScores, DenseError> {
+    let crops = crops(image, &windows, tower.patch_pixels());
+    let (_, height, width) = crops[0].size3().expect("a crop is [3, height, width]");
+    let together = (BATCH_PIXELS / (height * width)).max(1);
+    let mut features = Vec::with_capacity(crops.len());
+    for batch in crops.chunks(usize::try_from(together).expect("at least one")) {
+        features.extend(DenseFeatures::extract_batch(
+            tower,
+            &Tensor::stack(batch, 0),
+            options.attention,
+            options.key_smoothing,
+        )?);
+    }
+    Ok(score_windows(&features, Some(windows), text, owners, options))
+}
+
+/// What each window shows, row by row, `[3, height, width]`. Pixels right and below that fill no patch are left out, as a patch
+/// convolution leaves them out; the cells are spread over all of the window all the same.
+fn crops(image: &Tensor, windows: &Windows, patch_pixels: i64) -> Vec<Tensor> {
+    let [rows, columns] = [&windows.rows, &windows.columns];
+    let length = |side: usize| whole_patches(pixels(side), patch_pixels);
+    let (height, width) = (length(rows.side), length(columns.side));
+    let places = rows
+        .starts
+        .iter()
+        .flat_map(|top| columns.starts.iter().map(move |left| (*top, *left)));
+    places
+        .map(|(top, left)| image.narrow(1, pixels(top), height).narrow(2, pixels(left), width))
+        .collect()
+}
+
+/// The image without the pixels right and below that fill no patch, `[3, height, width]`.
+pub(super) fn in_whole_patches(image: &Tensor, patch_pixels: i64) -> Tensor {
+    let (_, height, width) = image.size3().expect("an image is [3, height, width]");
+    image
+        .narrow(1, 0, whole_patches(height, patch_pixels))
+        .narrow(2, 0, whole_patches(width, patch_pixels))
+}
+
+fn whole_patches(side: i64, patch_pixels: i64) -> i64 {
+    side / patch_pixels * patch_pixels
+}
+
+fn pixels(length: usize) -> i64 {
+    i64::try_from(length).expect("a length in memory fits 63 bits")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::clip::{ModelConfig, Weights};
+    use crate::dense::{self, Attention, KeySmoothing, Refinement};
+    use crate::label_map::ScoreGrid;
+
+    const OWNERS: [QueryOwner; 3] = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
+
+    /// The small towers of tools/golden/visual.py.
+    fn tower(name: &str) -> VisualTower {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let weights = folder.join(format!("visual_{name}.safetensors"));
+        let mut weights = Weights::load(&weights, Device::Cpu, Kind::Float).unwrap();
+        let config = std::fs::read_to_string(folder.join(format!("visual_{name}.json"))).unwrap();
+        VisualTower::load(&mut weights, &ModelConfig::parse(&config).unwrap()).unwrap()
+    }
+
+    /// Noise of no generator: the fractional parts of multiples of the golden ratio, squared for variety.
+    fn noise(shape: &[i64]) -> Tensor {
+        let count: i64 = shape.iter().product();
+        let steps = Tensor::arange(count, (Kind::Double, Device::Cpu));
+        ((&steps * 0.618_033_988_749_895).frac() * (&steps * 0.414_213_562_373_095).frac() * 4.0 - 1.0)
+            .to_kind(Kind::Float)
+            .view(shape)
+    }
+
+    fn text(tower: &VisualTower) -> Tensor {
+        let text = noise(&[3, tower.embedding_dimension()]);
+        &text / text.norm_scalaropt_dim(2, [-1], true)
+    }
+
+    fn options(window: Option<Window>) -> DenseOptions {
+        DenseOptions {
+            attention: Attention::Clip,
+            window,
+            ..DenseOptions::default()
+        }
+    }
+
+    fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        let difference = found
+            .iter()
+            .zip(expected)
+            .map(|(found, expected)| (found - expected).abs());
+        let largest = difference.fold(0_f32, f32::max);
+        assert!(largest < 1e-3, "{what}: {largest}"); // of logits, which are 100 times a cosine
+    }
+
+    /// The cells of the window at a place, `[queries, height, width]`, out of those of all windows.
+    fn cells_of(grid: &ScoreGrid, row: usize, column: usize) -> Vec<f32> {
+        let windows = grid.windows.as_ref().unwrap();
+        let height = grid.height / windows.rows.starts.len();
+        let width = grid.width / windows.columns.starts.len();
+        let all = Tensor::from_slice(&grid.values).view([grid.queries as i64, grid.height as i64, grid.width as i64]);
+        let cells =
+            all.narrow(1, (row * height) as i64, height as i64)
+                .narrow(2, (column * width) as i64, width as i64);
+        super::super::scores::floats(&cells)
+    }
+
+    #[test]
+    fn a_window_scores_as_the_same_crop_alone_would_with_every_attention() {
+        for (name, side, stride) in [("vit_quick_gelu", 32, 24), ("resnet", 64, 40)] {
+            let tower = tower(name);
+            let (image, text) = (noise(&[3, 80, 100]), text(&tower));
+            for &attention in dense::attentions(&tower) {
+                let asked = DenseOptions {
+                    attention,
+                    ..options(Some(Window { side, stride }))
+                };
+                let scores = dense::score(&tower, &image, &text, &OWNERS, &asked).unwrap();
+                let windows = scores.grid.windows.clone().unwrap();
+                let mut similarity = vec![-1_f32; 3];
+                for (row, &top) in windows.rows.starts.iter().enumerate() {
+                    for (column, &left) in windows.columns.starts.iter().enumerate() {
+                        let crop =
+                            image
+                                .narrow(1, pixels(top), i64::from(side))
+                                .narrow(2, pixels(left), i64::from(side));
+                        let alone = DenseOptions { window: None, ..asked };
+                        let alone = dense::score(&tower, &crop, &text, &OWNERS, &alone).unwrap();
+                        let what = format!("{name}, {}, window {row} {column}", attention.name());
+                        assert_close(&cells_of(&scores.grid, row, column), &alone.grid.values, &what);
+                        for (best, alone) in similarity.iter_mut().zip(alone.similarity) {
+                            *best = best.max(alone);
+                        }
+                    }
+                }
+                assert_close(&scores.similarity, &similarity, name);
+            }
+        }
+    }
+
+    #[test]
+    fn an_input_no_larger_than_a_window_is_scored_as_a_whole() {
+        let tower = tower("vit_quick_gelu");
+        let (image, text) = (noise(&[3, 48, 64]), text(&tower));
+        let whole = dense::score(&tower, &image, &text, &OWNERS, &options(None)).unwrap();
+        let window = Some(Window { side: 64, stride: 32 });
+        assert_eq!(
+            dense::score(&tower, &image, &text, &OWNERS, &options(window)).unwrap(),
+            whole
+        );
+    }
+
+    #[test]
+    fn pixels_that_fill_no_patch_are_not_looked_at() {
+        let tower = tower("vit_quick_gelu");
+        let (image, text) = (noise(&[3, 57, 79]), text(&tower));
+        let score = |image: &Tensor| dense::score(&tower, image, &text, &OWNERS, &options(None)).unwrap();
+        let scores = score(&image);
+        assert_eq!((scores.grid.height, scores.grid.width), (3, 4));
+        assert_eq!(score(&image.narrow(1, 0, 48).narrow(2, 0, 64)), scores);
+    }
+
+    #[test]
+    fn prompt_denoising_looks_at_all_windows_and_key_smoothing_at_each() {
+        let tower = tower("vit_quick_gelu");
+        let (image, text) = (noise(&[3, 32, 96]), text(&tower));
+        let window = Window { side: 32, stride: 32 };
+        let plain = dense::score(&tower, &image, &text, &OWNERS, &options(Some(window))).unwrap();
+        // A class is dropped everywhere or nowhere: it is present in one window at least, or in none.
+        let probability = Tensor::from_slice(&plain.grid.values)
+            .view([3, -1])
+            .softmax(0, Kind::Float);
+        let best = super::super::scores::floats(&probability.amax([1], false));
+        let threshold = f32::midpoint(best[0], best[1]);
+        let denoised = DenseOptions {
+            prompt_denoising: Some(threshold),
+            ..options(Some(window))
+        };
+        let denoised = dense::score(&tower, &image, &text, &OWNERS, &denoised).unwrap().grid;
+        for (class, best) in best[..2].iter().enumerate() {
+            let values =
+                &denoised.values[class * denoised.height * denoised.width..][..denoised.height * denoised.width];
+            assert!(
+                values.iter().all(|value| (*value < -9_000.0) == (*best < threshold)),
+                "class {class}"
+            );
+        }
+
+        let smoothed = DenseOptions {
+            key_smoothing: KeySmoothing::Formula,
+            ..options(Some(window))
+        };
+        let grid = dense::score(&tower, &image, &text, &OWNERS, &smoothed).unwrap().grid;
+        let alone = DenseOptions {
+            window: None,
+            ..smoothed
+        };
+        let alone = dense::score(&tower, &image.narrow(2, 32, 32), &text, &OWNERS, &alone).unwrap();
+        assert_close(&cells_of(&grid, 0, 1), &alone.grid.values, "the middle window");
+    }
+
+    #[test]
+    fn refinement_gives_one_cell_per_pixel_and_moves_borders_to_those_of_the_colours() {
+        // Left half dark, right half bright; the scores' border lies ten pixels further right.
+        let column = Tensor::arange(80, (Kind::Float, Device::Cpu)).view([1, 1, 80]);
+        let image = column.ge(40.0).to_kind(Kind::Float).expand([3, 64, 80], false);
+        let left = column.lt(50.0).to_kind(Kind::Float).expand([1, 64, 80], false);
+        let scores = ScoreGrid {
+            kind: crate::label_map::ScoreKind::Logits,
+            queries: 2,
+            height: 64,
+            width: 80,
+            windows: None,
+            values: super::super::scores::floats(&Tensor::cat(&[left.shallow_clone(), 1.0 - left], 0)),
+        };
+        let border = |grid: &ScoreGrid| {
+            let wins = |x: usize| grid.values[32 * 80 + x] > grid.values[64 * 80 + 32 * 80 + x];
+            (0..80).take_while(|&x| wins(x)).count()
+        };
+        assert_eq!(border(&scores), 50);
+        assert_eq!(dense::refine(scores.clone(), &image, 64, 80, Refinement::None), scores);
+        let refined = dense::refine(scores, &image, 64, 80, Refinement::Pamr);
+        assert_eq!(
+            (refined.queries, refined.height, refined.width, refined.values.len()),
+            (2, 64, 80, 2 * 64 * 80)
+        );
+        assert_eq!(border(&refined), 40);
+    }
+}
