@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use maskclip::dense::{Attention, DenseOptions, DenseScores};
 use maskclip::engine::{Labeller, LabellerError, LabellerFactory, ModelInfo, Precision};
 use maskclip::image::{Normalisation, NormalisedImage};
-use maskclip::label_map::{ScoreGrid, ScoreKind};
+use maskclip::label_map::{QueryOwner, ScoreGrid, ScoreKind};
 use maskclip::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 use tokio::sync::Semaphore;
 
@@ -39,6 +39,20 @@ struct Calls {
     score: Mutex<VecDeque<Action>>,
     embed: Mutex<VecDeque<Action>>,
     entered: Entered,
+    /// How the last image was to be scored.
+    asked: Mutex<Option<Asked>>,
+}
+
+/// What a score was asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub options: DenseOptions,
+    /// Width and height of the model's input in pixels.
+    pub input: (usize, usize),
+    /// Width and height of the image itself in pixels.
+    pub image: (usize, usize),
+    /// Whose each query is.
+    pub owners: Vec<QueryOwner>,
 }
 
 /// One permit for each call that has reached its action.
@@ -82,6 +96,11 @@ impl Control {
     /// Waits until a call that has an action has begun.
     pub async fn entered(&self) {
         self.0.entered.0.acquire().await.unwrap().forget();
+    }
+
+    /// How the last image was to be scored.
+    pub fn asked(&self) -> Asked {
+        self.0.asked.lock().unwrap().clone().expect("an image has been scored")
     }
 
     /// Makes models that obey this control.
@@ -164,6 +183,12 @@ impl Labeller for ColourLabeller {
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError> {
+        *self.control.0.asked.lock().unwrap() = Some(Asked {
+            options: *options,
+            input: (image.width, image.height),
+            image: (image.image_width, image.image_height),
+            owners: classifier.owners.clone(),
+        });
         let spoilt = self.control.perform(&self.control.0.score)?;
         let side = PATCH_PIXELS as usize;
         let (height, width) = (image.height / side, image.width / side);

@@ -11,6 +11,7 @@ mod hostile;
 mod models;
 mod observability;
 mod openapi;
+mod options;
 mod page;
 mod segment;
 mod vocabularies;

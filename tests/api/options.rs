@@ -1,0 +1,177 @@
+//! Options of `POST /v1/segment` that reach the model or the label map: from the request, else from the defaults.
+
+use axum::http::StatusCode;
+use maskclip::dense::{Refinement, Window};
+use serde_json::{Value, json};
+
+use crate::support::{App, REQUEST_ID, with_image};
+
+/// The path and the detail of a request's refusal, and the limit it names.
+async fn refusal(app: &App, fields: Value) -> (String, String, Value) {
+    let reply = app.segment(&with_image(fields)).await;
+    let mut problem = reply.json();
+    assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+    assert_eq!(problem["type"], "/problems/invalid-request");
+    let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
+    (text("path"), text("detail"), problem["limit"].take())
+}
+
+#[tokio::test]
+async fn windows_are_the_requests_or_the_defaults() {
+    let app = App::start_with(|config| config.defaults.window = Some(Window { side: 8, stride: 4 })).await;
+    for (fields, window) in [
+        (json!({}), Some(Window { side: 8, stride: 4 })),
+        (
+            json!({"window": {"side": 6, "stride": 5}}),
+            Some(Window { side: 6, stride: 5 }),
+        ),
+        (json!({"window": {"side": 7}}), Some(Window { side: 7, stride: 4 })),
+        (json!({"window": "none"}), None),
+    ] {
+        let mut body = with_image(json!({"classes": ["red", "blue"]}));
+        body.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        app.segment(&body).await.ok();
+        assert_eq!(app.control.asked().options.window, window, "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_cannot_be_is_422() {
+    let app = App::start().await;
+    for (window, path, detail) in [
+        (
+            json!({"side": 0}),
+            "window.side",
+            "window.side must be at least 1 pixel, not 0",
+        ),
+        (
+            json!({"side": 8, "stride": 9}),
+            "window.stride",
+            "window.stride must be 1 to window.side = 8 pixels, not 9",
+        ),
+        (
+            json!({"side": 8, "stride": 0}),
+            "window.stride",
+            "window.stride must be 1 to window.side = 8 pixels, not 0",
+        ),
+        (
+            json!({"side": 3}),
+            "window.side",
+            "window.side must be at least the model's patch of 4 pixels, not 3",
+        ),
+    ] {
+        let refusal = refusal(&app, json!({"classes": ["red"], "window": window})).await;
+        assert_eq!(refusal, (path.to_owned(), detail.to_owned(), Value::Null));
+    }
+}
+
+#[tokio::test]
+async fn more_windows_than_allowed_are_422_with_the_limit() {
+    let app = App::start_with(|config| {
+        config.limits.max_windows = 4;
+        config.limits.max_input_pixels = 128;
+    })
+    .await;
+    app.segment(&with_image(
+        json!({"classes": ["red"], "window": {"side": 8, "stride": 2}}),
+    ))
+    .await
+    .assert_problem(&json!({
+        "type": "/problems/invalid-request",
+        "title": "The request is invalid",
+        "status": 422,
+        "detail": "the model's input of 16 x 8 pixels has 5 windows, more than limits.max_windows = 4; a larger \
+                   window.stride makes fewer",
+        "instance": REQUEST_ID,
+        "path": "window",
+        "limit": {"name": "limits.max_windows", "value": 4},
+    }));
+    let (path, _, limit) = refusal(&app, json!({"classes": ["red"], "window": {"side": 8, "stride": 4}})).await;
+    assert_eq!(
+        (path.as_str(), limit),
+        ("window", json!({"name": "limits.max_input_pixels", "value": 128}))
+    );
+    app.segment(&with_image(
+        json!({"classes": ["red"], "window": {"side": 8, "stride": 8}}),
+    ))
+    .await
+    .ok();
+}
+
+#[tokio::test]
+async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
+    let app = App::start_with(|config| {
+        config.defaults.refinement = Refinement::Pamr;
+        // 16 x 8 pixels, 4 bytes, 2 texts and 48 more.
+        config.limits.max_refinement_bytes = 128 * 4 * 50;
+    })
+    .await;
+    app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
+    let asked = app.control.asked();
+    assert_eq!(
+        (asked.options.refinement, asked.image, asked.input),
+        (Refinement::Pamr, (16, 8), (16, 8))
+    );
+
+    let three = json!({"classes": ["red", "blue", "green"]});
+    let (path, detail, limit) = refusal(&app, three).await;
+    assert_eq!(path, "refinement");
+    assert_eq!(limit, json!({"name": "limits.max_refinement_bytes", "value": 25600}));
+    assert!(
+        detail.contains("of 3 texts at 128 pixels takes 26112 bytes"),
+        "{detail}"
+    );
+
+    let whole = json!({"classes": ["red", "blue", "green"], "refinement": "none"});
+    app.segment(&with_image(whole)).await.ok();
+    assert_eq!(app.control.asked().options.refinement, Refinement::None);
+}
+
+#[tokio::test]
+async fn a_class_with_too_small_a_share_is_nowhere() {
+    let app = App::start_with(|config| config.defaults.background_area = 0.5).await;
+    let pixels = async |background: Value| {
+        let body = with_image(json!({"classes": ["red", "green", "blue"], "background": background}));
+        let classes = app.segment(&body).await.ok()["classes"].take();
+        classes
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|class| class["pixels"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    // Red and blue have half of the pixels each, which is not more than half.
+    assert_eq!(pixels(json!({"names": []})).await, [0, 0, 0]);
+    assert_eq!(pixels(json!({"names": [], "area": 0.4})).await, [64, 0, 64]);
+    assert_eq!(pixels(json!(false)).await, [64, 0, 64]);
+
+    let (path, detail, _) = refusal(&app, json!({"classes": ["red"], "background": {"area": 1.5}})).await;
+    assert_eq!(
+        (path.as_str(), detail.as_str()),
+        ("background.area", "background.area must be 0 to 1, not 1.5")
+    );
+}
+
+#[tokio::test]
+async fn the_threshold_is_the_requests_or_the_defaults() {
+    let app = App::start_with(|config| config.defaults.background_threshold = 0.9).await;
+    let unlabelled = async |background: Value| {
+        let mut body = with_image(json!({"classes": ["red", "blue"], "temperature": 1}));
+        if !background.is_null() {
+            body["background"] = background;
+        }
+        let classes = app.segment(&body).await.ok()["classes"].take();
+        128 - classes
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|class| class["pixels"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    // e / (e + 1) = 0.73 at most, one half at least.
+    assert_eq!(unlabelled(Value::Null).await, 128);
+    assert_eq!(unlabelled(json!({"names": [], "threshold": 0.4})).await, 0);
+    assert_eq!(unlabelled(json!(false)).await, 0);
+}
