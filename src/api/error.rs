@@ -155,6 +155,9 @@ impl ApiError {
                 Self::Invalid { path, .. } => path.clone(),
                 Self::UnknownModel { .. } => Some("model".to_owned()),
                 Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
+                Self::Vocabulary(VocabularyError::Invalid(ClassListError::OptionRange { option, .. })) => {
+                    Some(format!("options.{option}"))
+                }
                 Self::Segment(SegmentError::Cost(error)) => Some(cost_path(error).to_owned()),
                 _ => None,
             },

@@ -17,7 +17,8 @@ use super::problem::{self, ProblemType};
 use super::wire::ClassBody;
 use super::{AppState, body, etag};
 use crate::vocabulary::{
-    ClassList, EntityTags, NamedVocabulary, Precondition, RecentList, Stored, TemplateSet, VocabularyError,
+    ClassList, EntityTags, NamedVocabulary, Precondition, RecentList, Stored, TemplateSet, VocabularyDefinition,
+    VocabularyError, VocabularyOptions, VocabularyText,
 };
 
 /// Names that a summary shows.
@@ -35,6 +36,9 @@ pub struct VocabularyBody {
     #[serde(default)]
     #[schema(example = json!(["table", "wall"]))]
     pub background: Vec<String>,
+    /// What takes the place of the server's defaults in requests that do not say so themselves.
+    #[serde(default)]
+    pub options: VocabularyOptions,
 }
 
 /// A vocabulary.
@@ -49,6 +53,9 @@ pub struct Vocabulary {
     pub classes: Vec<ClassBody>,
     /// Names that compete with the classes for what is none of them.
     pub background: Vec<String>,
+    /// What takes the place of the server's defaults in requests that do not say so themselves.
+    #[serde(skip_serializing_if = "VocabularyOptions::is_empty")]
+    pub options: VocabularyOptions,
     /// Requests that used this definition.
     pub hits: u64,
     /// Seconds since it was defined; for a shipped one, since the server started.
@@ -168,7 +175,7 @@ pub(super) async fn list_vocabularies(
 /// Define a vocabulary
 ///
 /// Requests can then name it instead of sending its classes. Its texts are embedded in the background for the
-/// loaded model and the template set `defaults.templates`: the answer is 202 with the progress so far when that has
+/// loaded model and the vocabulary's own templates, else `defaults.templates`: the answer is 202 with the progress so far when that has
 /// work to do. A vocabulary can be used at once; a request that needs texts still missing waits for them.
 ///
 /// Definitions and embeddings outlive the server in the store on disk (`vocabulary.store_path`); without one they are
@@ -202,13 +209,21 @@ pub(super) async fn put_vocabulary(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
-    let VocabularyBody { classes, background } = body::read_json(request, &state).await?;
-    let classes = classes.into_iter().map(Into::into).collect();
-    let list = ClassList::new(classes, background, &state.config.limits).map_err(VocabularyError::from)?;
-    let templates = state.config.defaults.templates;
+    let VocabularyBody {
+        classes,
+        background,
+        options,
+    } = body::read_json(request, &state).await?;
+    let text = VocabularyText {
+        classes: classes.into_iter().map(Into::into).collect(),
+        background,
+        options,
+    };
+    let definition = VocabularyDefinition::new(text, &state.config.limits).map_err(VocabularyError::from)?;
+    let templates = state.config.defaults.with(&options).templates;
     let (vocabulary, stored) = state
         .engine
-        .define_vocabulary(&name, list, precondition(&headers), templates)
+        .define_vocabulary(&name, definition, precondition(&headers), templates)
         .await?;
     let reply = describe(&state, &vocabulary).await;
     let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
@@ -295,9 +310,10 @@ async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary 
         shipped: vocabulary.shipped,
         classes: vocabulary.list.classes().iter().cloned().map(Into::into).collect(),
         background: vocabulary.list.background().to_vec(),
+        options: vocabulary.options,
         hits: vocabulary.hits(),
         age_seconds: seconds_since(vocabulary.defined_at),
-        embeddings: embeddings(state, &vocabulary.list, state.config.defaults.templates).await,
+        embeddings: embeddings(state, &vocabulary.list, templates_of(state, vocabulary)).await,
     }
 }
 
@@ -310,7 +326,7 @@ async fn summarise_named(state: &AppState, vocabulary: &NamedVocabulary) -> Voca
         first_names: first_names(&vocabulary.list),
         hits: vocabulary.hits(),
         age_seconds: seconds_since(vocabulary.defined_at),
-        embeddings: embeddings(state, &vocabulary.list, state.config.defaults.templates).await,
+        embeddings: embeddings(state, &vocabulary.list, templates_of(state, vocabulary)).await,
     }
 }
 
@@ -325,6 +341,11 @@ async fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySu
         age_seconds: seconds_since(recent.first_seen),
         embeddings: embeddings(state, &recent.list, recent.templates).await,
     }
+}
+
+/// The prompts of requests that name the vocabulary and none.
+fn templates_of(state: &AppState, vocabulary: &NamedVocabulary) -> TemplateSet {
+    state.config.defaults.with(&vocabulary.options).templates
 }
 
 fn first_names(list: &ClassList) -> Vec<String> {

@@ -26,7 +26,8 @@ pub struct ClassDetail {
     /// The name, at most `limits.max_name_characters` characters.
     #[schema(example = "person")]
     pub name: String,
-    /// Other names, whose embeddings are averaged with the name's; at most `limits.max_synonyms`.
+    /// Other names for the same thing, averaged with the name or scored apart (`synonyms`); at most
+    /// `limits.max_synonyms`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(example = json!(["man", "woman"]))]
     pub synonyms: Vec<String>,

@@ -14,8 +14,9 @@ use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings};
 use crate::telemetry::{self, Metrics};
 use crate::vocabulary::{
-    Class, ClassList, DiskStore, EntityTags, NamedVocabulary, Precondition, Registry, Stored, TemplateSet,
-    VocabularyError, parse_classes, write_classes,
+    DiskStore, EntityTags, NamedVocabulary, Precondition, Registry, Stored, Synonyms, TemplateSet,
+    VocabularyDefinition, VocabularyError, VocabularyOptions, VocabularyText, parse_class, parse_vocabulary,
+    write_vocabulary,
 };
 
 /// Between two lines of progress.
@@ -36,7 +37,8 @@ pub struct VocabArguments {
 enum VocabCommand {
     /// List all vocabularies: name, number of classes, who made it.
     List,
-    /// Show a vocabulary: one class a line, synonyms after ';', background names after a line `[background]`.
+    /// Show a vocabulary: options after a line `[options]`, classes after `[classes]`, one a line with synonyms after ';',
+    /// background names after `[background]`.
     Show {
         /// The vocabulary's name.
         name: String,
@@ -51,6 +53,8 @@ enum VocabCommand {
         /// A name that competes with the classes for what is none of them; may be repeated.
         #[arg(long, value_name = "NAME")]
         background: Vec<String>,
+        #[command(flatten)]
+        options: OptionArguments,
         /// Define it anew if the name is taken.
         #[arg(long)]
         replace: bool,
@@ -82,12 +86,44 @@ enum VocabCommand {
         /// The vocabularies' names.
         #[arg(required = true)]
         names: Vec<String>,
-        /// The prompt templates (defaults.templates): maskclip-85, imagenet-80 or simple.
+        /// The prompt templates (the vocabulary's own, else defaults.templates): maskclip-85, imagenet-80 or simple.
         #[arg(long, value_parser = template_set)]
         templates: Option<TemplateSet>,
         #[command(flatten)]
         model: ModelArguments,
     },
+}
+
+/// What a vocabulary says in place of the server's defaults.
+#[derive(Debug, Args)]
+struct OptionArguments {
+    /// Prompt templates: maskclip-85, imagenet-80 or simple.
+    #[arg(long, value_parser = template_set)]
+    templates: Option<TemplateSet>,
+    /// What the synonyms of a class come to: mean or max.
+    #[arg(long, value_parser = synonyms)]
+    synonyms: Option<Synonyms>,
+    /// A class whose best probability in the image is below this is dropped.
+    #[arg(long, value_name = "THRESHOLD")]
+    prompt_denoising: Option<f32>,
+    /// A pixel whose best class has a lower probability than this is background.
+    #[arg(long, value_name = "THRESHOLD")]
+    background_threshold: Option<f32>,
+    /// A class that covers at most this share of the foreground is nowhere.
+    #[arg(long, value_name = "SHARE")]
+    background_area: Option<f64>,
+}
+
+impl From<OptionArguments> for VocabularyOptions {
+    fn from(arguments: OptionArguments) -> Self {
+        Self {
+            templates: arguments.templates,
+            synonyms: arguments.synonyms,
+            prompt_denoising: arguments.prompt_denoising,
+            background_threshold: arguments.background_threshold,
+            background_area: arguments.background_area,
+        }
+    }
 }
 
 /// Runs one command on the store that the settings name.
@@ -106,29 +142,34 @@ pub fn run(arguments: VocabArguments) -> Outcome {
     );
     match arguments.command {
         VocabCommand::List => list(&registry),
-        VocabCommand::Show { name } => Ok(print(&write_classes(&registry.get(&name)?.list))?),
+        VocabCommand::Show { name } => Ok(print(&text_of(&*registry.get(&name)?))?),
         VocabCommand::Add {
             name,
             classes,
             background,
+            options,
             replace,
         } => {
-            let classes = classes.iter().flat_map(|text| parse_classes(text).0).collect();
-            define(&registry, &name, (classes, background), replace, &config.limits)
+            let text = VocabularyText {
+                classes: classes.iter().filter_map(|text| parse_class(text)).collect(),
+                background,
+                options: options.into(),
+            };
+            define(&registry, &name, text, replace, &config.limits)
         }
         VocabCommand::Remove { name } => Ok(registry.delete(&name, &Precondition::None)?),
         VocabCommand::Import { name, file, replace } => {
             let text = read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-            define(&registry, &name, parse_classes(&text), replace, &config.limits)
+            let text = parse_vocabulary(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+            define(&registry, &name, text, replace, &config.limits)
         }
         VocabCommand::Export { name, file } => {
-            let text = write_classes(&registry.get(&name)?.list);
+            let text = text_of(&*registry.get(&name)?);
             Ok(std::fs::write(&file, text).map_err(|error| format!("cannot write {}: {error}", file.display()))?)
         }
         VocabCommand::Embed { names, templates, .. } => {
             let vocabularies = names.iter().map(|name| registry.get(name));
             let vocabularies = vocabularies.collect::<Result<Vec<_>, _>>()?;
-            let templates = templates.unwrap_or(config.defaults.templates);
             let model = ClipModel::find(&config.model)?;
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -158,19 +199,13 @@ fn list(registry: &Registry) -> Outcome {
     Ok(print(&lines.collect::<String>())?)
 }
 
-fn define(
-    registry: &Registry,
-    name: &str,
-    (classes, background): (Vec<Class>, Vec<String>),
-    replace: bool,
-    limits: &LimitsConfig,
-) -> Outcome {
-    let list = ClassList::new(classes, background, limits)?;
+fn define(registry: &Registry, name: &str, text: VocabularyText, replace: bool, limits: &LimitsConfig) -> Outcome {
+    let definition = VocabularyDefinition::new(text, limits)?;
     let precondition = match replace {
         true => Precondition::None,
         false => Precondition::IfNoneMatch(EntityTags::Any),
     };
-    let (vocabulary, stored) = match registry.put(name, list, &precondition, SystemTime::now()) {
+    let (vocabulary, stored) = match registry.put(name, definition, &precondition, SystemTime::now()) {
         Err(VocabularyError::Changed { .. }) => {
             return Err(format!("there is a vocabulary {name:?} already; --replace defines it anew").into());
         }
@@ -192,12 +227,16 @@ async fn embed(
     model: ClipModel,
     disk: Arc<DiskStore>,
     vocabularies: &[Arc<NamedVocabulary>],
-    templates: TemplateSet,
+    templates: Option<TemplateSet>,
 ) -> Outcome {
     let metrics = Arc::new(Metrics::new());
     let engine = Engine::start(EngineSettings::from(config), model.into_factory(), Some(disk), metrics);
     let model = engine.ready().await?;
-    for NamedVocabulary { name, list, .. } in vocabularies.iter().map(AsRef::as_ref) {
+    for vocabulary in vocabularies {
+        let NamedVocabulary {
+            name, list, options, ..
+        } = &**vocabulary;
+        let templates = templates.unwrap_or_else(|| config.defaults.with(options).templates);
         let (held, total) = engine.embedded(&model, list, templates).await;
         let start = Instant::now();
         let progress = async {
@@ -226,6 +265,17 @@ async fn embed(
         ))?;
     }
     Ok(())
+}
+
+fn text_of(vocabulary: &NamedVocabulary) -> String {
+    write_vocabulary(&vocabulary.list, &vocabulary.options)
+}
+
+fn synonyms(name: &str) -> Result<Synonyms, String> {
+    [Synonyms::Mean, Synonyms::Max]
+        .into_iter()
+        .find(|synonyms| synonyms.name() == name)
+        .ok_or_else(|| format!("synonyms come to mean or max, not {name:?}"))
 }
 
 fn template_set(name: &str) -> Result<TemplateSet, String> {

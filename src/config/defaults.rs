@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, LimitsConfig, in_range};
 use crate::dense::{Attention, Refinement, Window};
-use crate::vocabulary::TemplateSet;
+use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
 /// Values of request fields that a request leaves out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,6 +12,8 @@ use crate::vocabulary::TemplateSet;
 pub struct DefaultsConfig {
     /// Prompt templates.
     pub templates: TemplateSet,
+    /// What the synonyms of a class come to.
+    pub synonyms: Synonyms,
     /// The last attention.
     pub attention: Attention,
     /// Factor on cosines before the softmax.
@@ -31,6 +33,18 @@ pub struct DefaultsConfig {
 }
 
 impl DefaultsConfig {
+    /// These with a vocabulary's own options in their place.
+    pub fn with(&self, options: &VocabularyOptions) -> Self {
+        Self {
+            templates: options.templates.unwrap_or(self.templates),
+            synonyms: options.synonyms.unwrap_or(self.synonyms),
+            prompt_denoising: options.prompt_denoising.unwrap_or(self.prompt_denoising),
+            background_threshold: options.background_threshold.unwrap_or(self.background_threshold),
+            background_area: options.background_area.unwrap_or(self.background_area),
+            ..self.clone()
+        }
+    }
+
     /// Checks every value's range.
     pub(super) fn validate(&self, limits: &LimitsConfig) -> Result<(), ConfigError> {
         in_range(

@@ -9,7 +9,7 @@ use crate::dense::DenseOptions;
 use crate::image::{DecodeError, InputTooLarge};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::telemetry::Stage;
-use crate::vocabulary::{Class, ClassListAdvice, TemplateSet, VocabularyError};
+use crate::vocabulary::{Class, ClassListAdvice, Synonyms, TemplateSet, VocabularyError};
 
 /// One image to be labelled. Everything has been given a value: defaults are the caller's.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct SegmentRequest {
     pub background: Background,
     /// The prompts texts are put into.
     pub templates: TemplateSet,
+    /// What the synonyms of a class come to.
+    pub synonyms: Synonyms,
     /// The last attention, temperature, denoising, smoothing, windows, refinement.
     pub dense: DenseOptions,
     /// Short side of the model's input in pixels; `None` for the model's own.

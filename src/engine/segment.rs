@@ -104,7 +104,7 @@ impl Run<'_> {
         let (width, height) = pixels.dimensions();
         let input = self.preprocess(pixels, &request).await?;
         let embeddings = self.embed(&list, &request).await?;
-        let classifier = Arc::new(list.classifier(&embeddings));
+        let classifier = Arc::new(list.classifier(&embeddings, request.synonyms));
         self.check_refinement(&input, &classifier, &request)?;
         let scores = self.score(input, &classifier, &request).await?;
 

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use super::Engine;
 use super::request::{SegmentError, SegmentRequest, VocabularyChoice};
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, Precondition, RecentLists, Registry, Stored, TemplateSet, VocabularyError, off_pool,
+    ClassList, NamedVocabulary, Precondition, RecentLists, Registry, Stored, TemplateSet, VocabularyDefinition,
+    VocabularyError, off_pool,
 };
 
 impl Engine {
@@ -39,12 +40,12 @@ impl Engine {
     pub async fn define_vocabulary(
         self: &Arc<Self>,
         name: &str,
-        list: ClassList,
+        definition: VocabularyDefinition,
         precondition: Precondition,
         templates: TemplateSet,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
         let name = name.to_owned();
-        let put = move |registry: &Registry| registry.put(&name, list, &precondition, SystemTime::now());
+        let put = move |registry: &Registry| registry.put(&name, definition, &precondition, SystemTime::now());
         let (vocabulary, stored) = self.with_registry(put).await?;
         if let (Ok(model), Ok(slot)) = (self.ready_model(), self.take_slot()) {
             let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-use super::{Class, Classifier, TemplateSet, TextEmbedding};
+use super::{Class, Classifier, Synonyms, TemplateSet, TextEmbedding};
 use crate::config::LimitsConfig;
 use crate::label_map::{QueryOwner, UNLABELLED};
 
@@ -67,6 +67,14 @@ pub enum ClassListError {
     ControlCharacter {
         /// The name.
         name: String,
+    },
+    /// An option of a vocabulary out of its range.
+    #[error("the option {option} must be 0 to 1, not {value}")]
+    OptionRange {
+        /// Its name.
+        option: &'static str,
+        /// Its value.
+        value: String,
     },
     /// A name longer than the server takes.
     #[error("the name {name:?} has {characters} characters, more than limits.max_name_characters = {limit}")]
@@ -158,7 +166,8 @@ impl ClassList {
     /// The texts to embed, each once, in the order they are needed.
     pub fn texts(&self) -> Vec<String> {
         let mut seen = HashSet::new();
-        let texts = self.queries().into_iter().flat_map(|query| query.texts);
+        // The same in the same order, whatever becomes of synonyms.
+        let texts = self.queries(Synonyms::Mean).into_iter().flat_map(|query| query.texts);
         texts.filter(|text| seen.insert(*text)).map(str::to_owned).collect()
     }
 
@@ -169,12 +178,12 @@ impl ClassList {
 
     /// The classifier, from the unit embeddings of [`texts`](Self::texts) in their order.
     ///
-    /// A class is one query, the mean of its name's and its synonyms' embeddings scaled to unit length. Each background
-    /// name is a query of its own.
+    /// A class is one query, the mean of its name's and its synonyms' embeddings scaled to unit length, or as many queries as
+    /// it has texts. Each background name is a query of its own.
     ///
     /// # Panics
     /// When there are not as many embeddings as texts.
-    pub fn classifier(&self, embeddings: &[TextEmbedding]) -> Classifier {
+    pub fn classifier(&self, embeddings: &[TextEmbedding], synonyms: Synonyms) -> Classifier {
         let texts = self.texts();
         assert_eq!(texts.len(), embeddings.len(), "one embedding per text");
         let embedding_of: HashMap<&str, &[f32]> = texts
@@ -183,7 +192,7 @@ impl ClassList {
             .zip(embeddings.iter().map(|embedding| &*embedding.vector))
             .collect();
 
-        let queries = self.queries();
+        let queries = self.queries(synonyms);
         let dimension = embeddings[0].vector.len();
         let mut rows = Vec::with_capacity(queries.len() * dimension);
         for query in &queries {
@@ -200,14 +209,24 @@ impl ClassList {
 
     /// The one place that says which texts are averaged and whose the result is: classes in the order of their ids, then
     /// the background's names.
-    fn queries(&self) -> Vec<Query<'_>> {
+    fn queries(&self, synonyms: Synonyms) -> Vec<Query<'_>> {
         let background_class = self.background_class();
-        let of_class = |(id, class)| Query {
-            owner: QueryOwner::Class(id),
-            texts: Class::texts(class).collect(),
+        let of_class = |(id, class)| {
+            let owner = QueryOwner::Class(id);
+            let texts: Vec<&str> = Class::texts(class).collect();
+            match synonyms {
+                Synonyms::Mean => vec![Query { owner, texts }],
+                Synonyms::Max => texts
+                    .into_iter()
+                    .map(|text| Query {
+                        owner,
+                        texts: vec![text],
+                    })
+                    .collect(),
+            }
         };
         let others = (0..).zip(&self.classes).filter(|(id, _)| Some(*id) != background_class);
-        let mut queries: Vec<Query> = others.map(of_class).collect();
+        let mut queries: Vec<Query> = others.flat_map(of_class).collect();
 
         // A name that was asked for as a class is no background: the two would share its pixels by chance.
         let mut taken: HashSet<String> = queries
@@ -216,12 +235,12 @@ impl ClassList {
             .map(|text| fold(text))
             .collect();
         let owner = background_class.map_or(QueryOwner::Background, QueryOwner::Class);
-        let synonyms = background_class.map_or(&[][..], |id| &self.classes[usize::from(id)].synonyms);
-        let names = self.background.iter().chain(synonyms).map(String::as_str);
+        let own = background_class.map_or(&[][..], |id| &self.classes[usize::from(id)].synonyms);
+        let names = self.background.iter().chain(own).map(String::as_str);
         let names: Vec<&str> = names.filter(|name| taken.insert(fold(name))).collect();
         if let (true, Some(id)) = (names.is_empty(), background_class) {
             // Nothing is left to stand for it but its own name.
-            queries.push(of_class((id, &self.classes[usize::from(id)])));
+            queries.extend(of_class((id, &self.classes[usize::from(id)])));
         }
         queries.extend(names.into_iter().map(|name| Query {
             owner,

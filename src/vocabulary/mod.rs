@@ -5,8 +5,10 @@
 
 mod advice;
 mod classes;
+mod definition;
 mod disk;
 mod embedding;
+mod options;
 mod prompts;
 mod recent;
 mod registry;
@@ -16,13 +18,15 @@ mod text_form;
 
 pub use advice::{ClassListAdvice, advice};
 pub use classes::{ClassList, ClassListError};
+pub use definition::VocabularyDefinition;
 pub use disk::{DiskError, DiskStore, off_pool};
 pub use embedding::{EmbeddingSpace, TextEmbedding};
+pub use options::{Synonyms, VocabularyOptions};
 pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};
 pub use registry::{EntityTags, NamedVocabulary, Precondition, Registry, Stored};
 pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingStore, StoreStatistics, TextEmbedder};
-pub use text_form::{parse_classes, write_classes};
+pub use text_form::{TextFormError, VocabularyText, parse_class, parse_vocabulary, write_vocabulary};
 
 use crate::label_map::QueryOwner;
 
@@ -31,7 +35,7 @@ use crate::label_map::QueryOwner;
 pub struct Class {
     /// The name, as given.
     pub name: String,
-    /// Other names for the same thing; their embeddings and the name's are averaged.
+    /// Other names for the same thing; [`Synonyms`] says what they come to.
     pub synonyms: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use super::disk::{ChangeMark, Definition, DiskStore};
 use super::shipped::shipped;
-use super::{ClassList, VocabularyError};
+use super::{ClassList, VocabularyDefinition, VocabularyError, VocabularyOptions};
 
 /// Characters of a vocabulary's name.
 const MAX_NAME_CHARACTERS: usize = 64;
@@ -26,21 +26,28 @@ pub struct NamedVocabulary {
     pub name: String,
     /// The classes and, when the definition has one, their background.
     pub list: Arc<ClassList>,
-    /// Strong entity tag with its quotes, as in the ETag header: equal lists, equal tag.
+    /// What takes the place of the server's defaults.
+    pub options: VocabularyOptions,
+    /// Strong entity tag with its quotes, as in the ETag header: equal definitions, equal tag.
     pub entity_tag: String,
     /// Whether it came with the server and is read-only.
     pub shipped: bool,
     /// When this definition was made, to the second if it has been on disk; for shipped ones the server's start.
     pub defined_at: SystemTime,
+    /// Of the definition.
+    digest: String,
     hits: AtomicU64,
 }
 
 impl NamedVocabulary {
-    fn new(name: &str, list: ClassList, shipped: bool, now: SystemTime) -> Arc<Self> {
+    fn new(name: &str, definition: VocabularyDefinition, shipped: bool, now: SystemTime) -> Arc<Self> {
+        let digest = definition.digest();
         Arc::new(Self {
             name: name.to_owned(),
-            entity_tag: format!("\"{}\"", list.digest()),
-            list: Arc::new(list),
+            entity_tag: format!("\"{digest}\""),
+            digest,
+            list: Arc::new(definition.list),
+            options: definition.options,
             shipped,
             defined_at: now,
             hits: AtomicU64::new(0),
@@ -120,7 +127,8 @@ struct Defined {
 impl Registry {
     /// The shipped vocabularies, those on disk, and room for `max_vocabularies` beside the shipped ones.
     pub fn new(max_vocabularies: usize, disk: Option<Arc<DiskStore>>, now: SystemTime) -> Self {
-        let shipped = shipped().map(|(name, list)| (name.to_owned(), NamedVocabulary::new(name, list, true, now)));
+        let shipped =
+            shipped().map(|(name, definition)| (name.to_owned(), NamedVocabulary::new(name, definition, true, now)));
         Self {
             shipped: shipped.collect(),
             defined: Mutex::default(),
@@ -168,10 +176,11 @@ impl Registry {
     pub fn put(
         &self,
         name: &str,
-        list: ClassList,
+        definition: impl Into<VocabularyDefinition>,
         precondition: &Precondition,
         now: SystemTime,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
+        let vocabulary = definition.into();
         if !is_name(name) {
             return Err(VocabularyError::InvalidName { name: name.to_owned() });
         }
@@ -187,16 +196,16 @@ impl Registry {
             if let Some(disk) = disk {
                 let definition = Definition {
                     name: name.to_owned(),
-                    list: list.clone(),
+                    vocabulary: vocabulary.clone(),
                     defined_at: now,
                 };
-                let expected = current.map(|current| current.list.digest());
-                let written = disk.put_definition(&definition, expected.as_deref());
+                let expected = current.map(|current| current.digest.as_str());
+                let written = disk.put_definition(&definition, expected);
                 if !written.map_err(|error| not_written(name, &error))? {
                     return Ok(None);
                 }
             }
-            let vocabulary = NamedVocabulary::new(name, list.clone(), false, now);
+            let vocabulary = NamedVocabulary::new(name, vocabulary.clone(), false, now);
             let replaced = defined.by_name.insert(name.to_owned(), Arc::clone(&vocabulary));
             let stored = replaced.map_or(Stored::Created, |_| Stored::Replaced);
             Ok(Some((vocabulary, stored)))
@@ -215,7 +224,7 @@ impl Registry {
             };
             check(precondition, name, Some(current))?;
             if let Some(disk) = disk {
-                let deleted = disk.delete_definition(name, &current.list.digest());
+                let deleted = disk.delete_definition(name, &current.digest);
                 if !deleted.map_err(|error| not_written(name, &error))? {
                     return Ok(None);
                 }
@@ -269,11 +278,16 @@ impl Defined {
     fn take_over(&mut self, mark: ChangeMark, definitions: Vec<Definition>) {
         let mut known = std::mem::take(&mut self.by_name);
         self.seen = Some(mark);
-        for Definition { name, list, defined_at } in definitions {
+        for Definition {
+            name,
+            vocabulary,
+            defined_at,
+        } in definitions
+        {
             let vocabulary = known
                 .remove(&name)
-                .filter(|known| *known.list == list)
-                .unwrap_or_else(|| NamedVocabulary::new(&name, list, false, defined_at));
+                .filter(|known| known.digest == vocabulary.digest())
+                .unwrap_or_else(|| NamedVocabulary::new(&name, vocabulary, false, defined_at));
             self.by_name.insert(name, vocabulary);
         }
     }

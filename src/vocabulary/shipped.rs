@@ -1,13 +1,13 @@
 //! The vocabularies that come with the server, compiled in from `config/vocabularies/`.
 
-use super::ClassList;
-use super::text_form::parse_classes;
+use super::VocabularyDefinition;
+use super::text_form::parse_vocabulary;
 
-/// Names and class lists, sorted by name.
-pub(super) fn shipped() -> impl Iterator<Item = (&'static str, ClassList)> {
+/// Names and definitions, sorted by name.
+pub(super) fn shipped() -> impl Iterator<Item = (&'static str, VocabularyDefinition)> {
     FILES.iter().map(|(name, text)| {
-        let (classes, background) = parse_classes(text);
-        (*name, ClassList::trusted(classes, background))
+        let text = parse_vocabulary(text).expect("shipped files are tested to be readable");
+        (*name, VocabularyDefinition::trusted(text))
     })
 }
 
@@ -35,12 +35,13 @@ const FILES: [(&str, &str); 6] = [
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::VocabularyText;
     use super::super::classes::tests::limits;
     use super::*;
 
     #[test]
     fn every_list_has_the_number_of_classes_in_its_name() {
-        for (name, list) in shipped() {
+        for (name, VocabularyDefinition { list, .. }) in shipped() {
             let count = name.rsplit('-').next().unwrap();
             assert_eq!(list.classes().len().to_string(), count, "{name}");
         }
@@ -51,11 +52,21 @@ mod tests {
         let roomy = crate::config::LimitsConfig {
             max_classes: 1000,
             max_name_characters: 100,
+            max_synonyms: 10,
+            max_background_names: 30,
             ..limits()
         };
-        for (name, list) in shipped() {
-            let checked = ClassList::new(list.classes().to_vec(), Vec::new(), &roomy);
-            assert_eq!(checked.as_ref(), Ok(&list), "{name}");
+        for (name, definition) in shipped() {
+            let text = VocabularyText {
+                classes: definition.list.classes().to_vec(),
+                background: definition.list.background().to_vec(),
+                options: definition.options,
+            };
+            assert_eq!(
+                VocabularyDefinition::new(text, &roomy).as_ref(),
+                Ok(&definition),
+                "{name}"
+            );
         }
     }
 }

@@ -1,47 +1,102 @@
-//! Class lists as text, as `config/vocabularies/` and `maskclip vocab` have them.
+//! Vocabularies as text, as `config/vocabularies/` and `maskclip vocab` have them.
 //!
-//! One class a line, its synonyms after `;`. What follows a line `[background]` are names of the background. `#` starts a
-//! comment. A backslash takes the next character's meaning away.
+//! One class a line, its synonyms after `;`. What follows a line `[background]` are names of the background, what follows
+//! `[options]` are options as `name: value`, what follows `[classes]` are classes again. `#` starts a comment. A backslash
+//! takes the next character's meaning away.
 
-use super::{Class, ClassList};
+use super::{Class, ClassList, VocabularyOptions};
 
-/// The line between the classes and the background.
-const BACKGROUND_HEADING: &str = "[background]";
+/// What is written before each part of the text, but for the classes at its top.
+const HEADINGS: [(&str, Part); 3] = [
+    ("[options]", Part::Options),
+    ("[classes]", Part::Classes),
+    ("[background]", Part::Background),
+];
 
-/// Classes and background names as they are written, unchecked.
-pub fn parse_classes(text: &str) -> (Vec<Class>, Vec<String>) {
-    let (mut classes, mut background) = (Vec::new(), Vec::new());
-    let mut in_background = false;
-    for line in text.lines() {
-        if line.split('#').next().unwrap_or_default().trim() == BACKGROUND_HEADING {
-            in_background = true;
-            continue;
-        }
-        let mut names = names(line);
-        if names == [""] {
-            continue;
-        }
-        if in_background {
-            background.append(&mut names);
-        } else {
-            let name = names.remove(0);
-            classes.push(Class { name, synonyms: names });
-        }
-    }
-    (classes, background)
+#[derive(Clone, Copy)]
+enum Part {
+    Options,
+    Classes,
+    Background,
 }
 
-/// The text that [`parse_classes`] reads as this list.
-pub fn write_classes(list: &ClassList) -> String {
+/// A vocabulary as it is written, unchecked.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct VocabularyText {
+    /// The classes in the order of their ids.
+    pub classes: Vec<Class>,
+    /// The names of the background.
+    pub background: Vec<String>,
+    /// The options that are written.
+    pub options: VocabularyOptions,
+}
+
+/// A line that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct TextFormError {
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Reads a vocabulary.
+///
+/// # Errors
+/// When an option is unknown or its value is none that it can have.
+pub fn parse_vocabulary(text: &str) -> Result<VocabularyText, TextFormError> {
+    let mut vocabulary = VocabularyText::default();
+    let mut part = Part::Classes;
+    for (line, number) in text.lines().zip(1..) {
+        let bare = line.split('#').next().unwrap_or_default().trim();
+        if let Some((_, heading)) = HEADINGS.iter().find(|(heading, _)| *heading == bare) {
+            part = *heading;
+            continue;
+        }
+        match part {
+            Part::Options if bare.is_empty() => {}
+            Part::Options => {
+                let (option, value) = bare.split_once(':').unwrap_or((bare, ""));
+                let set = vocabulary.options.set(option.trim(), value.trim());
+                set.map_err(|reason| TextFormError { line: number, reason })?;
+            }
+            Part::Classes => vocabulary.classes.extend(parse_class(line)),
+            Part::Background => vocabulary
+                .background
+                .extend(parse_class(line).iter().flat_map(Class::texts).map(str::to_owned)),
+        }
+    }
+    Ok(vocabulary)
+}
+
+/// Reads one line: a class with its synonyms, or nothing.
+pub fn parse_class(line: &str) -> Option<Class> {
+    let mut names = names(line);
+    if names == [""] {
+        return None;
+    }
+    let name = names.remove(0);
+    Some(Class { name, synonyms: names })
+}
+
+/// The text that [`parse_vocabulary`] reads as these.
+pub fn write_vocabulary(list: &ClassList, options: &VocabularyOptions) -> String {
     let mut text = String::new();
+    if !options.is_empty() {
+        text.push_str("[options]\n");
+        for (option, value) in options.lines() {
+            text.push_str(&format!("{option}: {value}\n"));
+        }
+        text.push_str("[classes]\n");
+    }
     for class in list.classes() {
         let names: Vec<String> = class.texts().map(escaped).collect();
         text.push_str(&names.join("; "));
         text.push('\n');
     }
     if !list.background().is_empty() {
-        text.push_str(BACKGROUND_HEADING);
-        text.push('\n');
+        text.push_str("[background]\n");
     }
     for name in list.background() {
         text.push_str(&escaped(name));
@@ -85,30 +140,39 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::classes::tests::{class, limits, list};
+    use super::super::{Synonyms, TemplateSet};
     use super::*;
     use crate::config::LimitsConfig;
 
     #[test]
     fn comments_and_empty_lines_are_left_out_and_synonyms_are_split() {
         let text = "# things\ncat; kitty\n\n  dog # man's best friend\r\nperson;man ; woman\n";
-        let (classes, background) = parse_classes(text);
+        let VocabularyText {
+            classes,
+            background,
+            options,
+        } = parse_vocabulary(text).unwrap();
         assert_eq!(
             classes,
             [class("cat; kitty"), class("dog"), class("person; man; woman")]
         );
-        assert!(background.is_empty());
+        assert!(background.is_empty() && options.is_empty());
     }
 
     #[test]
     fn what_follows_the_heading_is_background() {
-        let (classes, background) = parse_classes("cat\n [background]  # all else\nsky; cloud\n\nwall\n");
+        let VocabularyText {
+            classes, background, ..
+        } = parse_vocabulary("cat\n [background]  # all else\nsky; cloud\n\nwall\n").unwrap();
         assert_eq!(classes, [class("cat")]);
         assert_eq!(background, ["sky", "cloud", "wall"]);
     }
 
     #[test]
     fn a_backslash_takes_the_meaning_away() {
-        let (classes, background) = parse_classes("C\\# code; a\\;b\n\\[background]\nback\\\\slash\\\n");
+        let VocabularyText {
+            classes, background, ..
+        } = parse_vocabulary("C\\# code; a\\;b\n\\[background]\nback\\\\slash\\\n").unwrap();
         let names: Vec<_> = classes.iter().flat_map(Class::texts).collect();
         assert_eq!(names, ["C# code", "a;b", "[background]", "back\\slash\\"]);
         assert!(background.is_empty());
@@ -116,13 +180,52 @@ mod tests {
 
     #[test]
     fn a_list_is_written_as_people_write_it() {
-        let text = write_classes(&list(&["person; man", "dog"], &["sky", "wall"]));
+        let list = list(&["person; man", "dog"], &["sky", "wall"]);
+        let text = write_vocabulary(&list, &VocabularyOptions::default());
         assert_eq!(text, "person; man\ndog\n[background]\nsky\nwall\n");
+        let options = VocabularyOptions {
+            templates: Some(TemplateSet::Imagenet80),
+            synonyms: Some(Synonyms::Max),
+            background_threshold: Some(0.1),
+            ..VocabularyOptions::default()
+        };
+        assert_eq!(
+            write_vocabulary(&list, &options),
+            "[options]\ntemplates: imagenet-80\nsynonyms: max\nbackground_threshold: 0.1\n[classes]\nperson; man\ndog\n\
+             [background]\nsky\nwall\n"
+        );
+    }
+
+    #[test]
+    fn an_option_that_is_none_is_refused_with_its_line() {
+        let refused = |text: &str| parse_vocabulary(text).unwrap_err().to_string();
+        assert_eq!(
+            refused("cat\n[options]\ntemplate: simple\n"),
+            "line 3: there is no option \"template\", only templates, synonyms, prompt_denoising, background_threshold, \
+             background_area"
+        );
+        assert_eq!(
+            refused("[options]\n\nsynonyms: least # of them\n"),
+            "line 3: unknown variant `least`, expected `mean` or `max`"
+        );
+        assert_eq!(refused("[options]\nbackground_area\n"), "line 2: \"\" is not a number");
     }
 
     /// Names with much of what the form gives a meaning.
     fn name() -> impl Strategy<Value = String> {
-        "[a-c;#\\\\\\[\\] ]{0,6}[a-c;#\\\\\\[\\]]|\\[background\\]|\\PC{1,8}x"
+        "[a-c;#\\\\\\[\\] ]{0,6}[a-c;#\\\\\\[\\]]|\\[(background|options|classes)\\]|\\PC{1,8}x"
+    }
+
+    prop_compose! {
+        fn options()(
+            templates in prop::option::of(prop::sample::select(TemplateSet::ALL.to_vec())),
+            synonyms in prop::option::of(prop::sample::select(vec![Synonyms::Mean, Synonyms::Max])),
+            prompt_denoising in prop::option::of(0_f32..1.0),
+            background_threshold in prop::option::of(0_f32..1.0),
+            background_area in prop::option::of(0_f64..1.0),
+        ) -> VocabularyOptions {
+            VocabularyOptions { templates, synonyms, prompt_denoising, background_threshold, background_area }
+        }
     }
 
     proptest! {
@@ -130,13 +233,15 @@ mod tests {
         fn every_valid_list_comes_back_as_it_was(
             classes in prop::collection::vec((name(), prop::collection::vec(name(), 0..3)), 1..5),
             background in prop::collection::vec(name(), 0..4),
+            options in options(),
         ) {
             let roomy = LimitsConfig { max_classes: 9, max_synonyms: 9, max_name_characters: 99, max_background_names: 9, ..limits() };
             let classes = classes.into_iter().map(|(name, synonyms)| Class { name, synonyms }).collect();
             let list = ClassList::new(classes, background, &roomy).unwrap();
-            let (classes, background) = parse_classes(&write_classes(&list));
-            prop_assert_eq!(classes, list.classes());
-            prop_assert_eq!(background, list.background());
+            let read = parse_vocabulary(&write_vocabulary(&list, &options)).unwrap();
+            prop_assert_eq!(read.classes, list.classes());
+            prop_assert_eq!(read.background, list.background());
+            prop_assert_eq!(read.options, options);
         }
     }
 }

@@ -70,6 +70,62 @@ async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
 }
 
 #[tokio::test]
+async fn a_vocabularys_options_take_the_place_of_the_defaults_and_the_request_goes_before() {
+    let app = App::start().await;
+    let options = json!({
+        "templates": "simple", "synonyms": "max", "prompt_denoising": 0.25,
+        "background_threshold": 0.5, "background_area": 0.125,
+    });
+    let body = json!({"classes": [{"name": "red", "synonyms": ["azure"]}, "blue"], "options": options});
+    let created = put(&app, "paint", &body, &[]).await;
+    let reply = created.json();
+    assert_eq!(
+        (&reply["options"], &reply["embeddings"][0]["templates"]),
+        (&options, &json!("simple"))
+    );
+    let plain = put(&app, "plain", &json!({"classes": body["classes"]}), &[]).await;
+    assert_ne!(plain.header("etag"), created.header("etag"));
+
+    app.segment(&with_image(json!({"vocabulary": "paint"}))).await.ok();
+    let asked = app.control.asked();
+    assert_eq!((asked.owners.len(), asked.options.prompt_denoising), (3, Some(0.25)));
+
+    let own_words = json!({"vocabulary": "paint", "synonyms": "mean", "prompt_denoising": 0});
+    app.segment(&with_image(own_words)).await.ok();
+    let asked = app.control.asked();
+    assert_eq!((asked.owners.len(), asked.options.prompt_denoising), (2, None));
+
+    // All probabilities are below the threshold at this temperature, unless the request says otherwise.
+    let unlabelled = async |request: Value| {
+        let classes = app.segment(&with_image(request)).await.ok()["classes"].take();
+        128 - classes
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|class| class["pixels"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let cold = json!({"vocabulary": "paint", "temperature": 0.01});
+    assert_eq!(unlabelled(cold).await, 128);
+    let lenient = json!({"vocabulary": "paint", "temperature": 0.01, "background": {"names": [], "threshold": 0.1}});
+    assert_eq!(unlabelled(lenient).await, 0);
+}
+
+#[tokio::test]
+async fn an_option_that_is_none_is_422_with_its_path() {
+    let app = App::start().await;
+    for (options, path) in [
+        (json!({"background_area": 2}), "options.background_area"),
+        (json!({"synonyms": "least"}), "options.synonyms"),
+        (json!({"template": "simple"}), "options.template"),
+    ] {
+        let refused = put(&app, "paint", &json!({"classes": ["red"], "options": options}), &[]).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(refused.json()["path"], path);
+    }
+}
+
+#[tokio::test]
 async fn if_none_match_star_creates_only_what_is_not_there() {
     let app = App::start().await;
     let create = [(header::IF_NONE_MATCH, "*")];

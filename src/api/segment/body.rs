@@ -14,7 +14,7 @@ use crate::config::{Config, LimitsConfig};
 use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement};
 use crate::engine::{ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
 use crate::label_map::LabelMapFormat;
-use crate::vocabulary::TemplateSet;
+use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
 /// The largest temperature a request may ask for: ten times CLIP's own.
 const MAX_TEMPERATURE: f32 = 1000.0;
@@ -34,7 +34,8 @@ pub struct SegmentBody {
     /// The classes, in the order of their ids. Either this or `vocabulary`. At most `limits.max_classes`.
     #[schema(example = json!(["tiger", {"name": "person", "synonyms": ["man", "woman"]}]))]
     pub classes: Option<Vec<ClassBody>>,
-    /// The name of a vocabulary that was defined before. Either this or `classes`.
+    /// The name of a vocabulary that was defined before. Either this or `classes`. Its own options take the place of the
+    /// `defaults.` of the same names; what the request says itself goes before both.
     pub vocabulary: Option<String>,
     /// What counts as none of the classes. Without it the vocabulary's own names, if any, and the thresholds of the
     /// defaults; where there are none, every pixel gets a class.
@@ -43,6 +44,10 @@ pub struct SegmentBody {
     /// five "... in the scene"; `simple`, "a photo of a {}." alone, the quickest to embed. `defaults.templates`
     /// without it.
     pub templates: Option<TemplateSet>,
+    /// What the synonyms of a class come to: `mean`, one query with the mean of their embeddings; `max`, a query each, and
+    /// the class has the largest of its own probabilities. More synonyms make a class stronger under `max`.
+    /// `defaults.synonyms` without it.
+    pub synonyms: Option<Synonyms>,
     /// What the model's last attention does: `clip`, no change, the papers' baseline; `maskclip`, every position
     /// keeps its own value, as MaskCLIP's reference implementation has it; `maskclip-no-residual`, on vision
     /// transformers, the same without the last block's residual and MLP, which later papers call MaskCLIP.
@@ -92,8 +97,13 @@ pub struct OutputBody {
 }
 
 impl SegmentBody {
+    /// The name of the vocabulary, if the request is to be answered with one.
+    pub(super) fn vocabulary_name(&self) -> Option<&str> {
+        self.vocabulary.as_deref().filter(|_| self.classes.is_none())
+    }
+
     /// The engine's request: every value checked against its range and its limit, every absent one
-    /// filled in.
+    /// filled in from the options of the vocabulary it names, then from the defaults.
     ///
     /// # Errors
     /// [`ApiError::Invalid`] with the field's path, [`ApiError::UnknownModel`].
@@ -101,6 +111,7 @@ impl SegmentBody {
         self,
         image: Bytes,
         config: &Config,
+        vocabulary_options: &VocabularyOptions,
         model: Option<&ModelInfo>,
         now: Instant,
     ) -> Result<SegmentRequest, ApiError> {
@@ -113,7 +124,7 @@ impl SegmentBody {
                 loaded: model.name.clone(),
             });
         }
-        let defaults = &config.defaults;
+        let defaults = &config.defaults.with(vocabulary_options);
         let denoising = probability(
             "prompt_denoising",
             self.prompt_denoising.unwrap_or(defaults.prompt_denoising),
@@ -138,6 +149,7 @@ impl SegmentBody {
             vocabulary: vocabulary(self.classes, self.vocabulary)?,
             background: background(self.background, config, defaults)?,
             templates: self.templates.unwrap_or(defaults.templates),
+            synonyms: self.synonyms.unwrap_or(defaults.synonyms),
             dense,
             short_side: (short_side > 0).then_some(short_side),
             output: OutputOptions {

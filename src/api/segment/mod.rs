@@ -29,6 +29,7 @@ use super::problem::{self, ProblemType};
 use super::{AppState, accept, run_blocking};
 use crate::engine::Warning;
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
+use crate::vocabulary::VocabularyOptions;
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
 const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
@@ -115,7 +116,12 @@ pub(super) async fn segment(State(state): State<AppState>, request: Request) -> 
         require_png(&body.output)?;
     }
     let model = state.engine.model();
-    let request = body.into_request(image, &state.config, model.as_deref(), Instant::now())?;
+    let now = Instant::now();
+    let options = match body.vocabulary_name() {
+        Some(name) => state.engine.vocabulary(name).await?.options,
+        None => VocabularyOptions::default(),
+    };
+    let request = body.into_request(image, &state.config, &options, model.as_deref(), now)?;
     let segmentation = state.engine.segment(request).await?;
     if media_type == PNG
         && let EncodedLabelMap::Png(png) = segmentation.label_map

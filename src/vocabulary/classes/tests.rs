@@ -127,6 +127,7 @@ fn classifier(list: &ClassList, embeddings: &[[f32; 2]]) -> Classifier {
                 truncated: false,
             })
             .collect::<Vec<_>>(),
+        Synonyms::Mean,
     )
 }
 
@@ -144,6 +145,28 @@ fn a_class_is_the_unit_mean_of_its_name_and_synonyms() {
             .all(|(value, expected)| (value - expected).abs() < 1e-6)
     );
     assert_eq!(made.owners, [QueryOwner::Class(0), QueryOwner::Class(1)]);
+}
+
+#[test]
+fn or_each_text_is_a_query_of_its_own_and_texts_stay_the_same() {
+    let list = list(&["person; man; woman", "sky"], &["wall"]);
+    let embedding = |x: f32| TextEmbedding {
+        vector: [x].into(),
+        truncated: false,
+    };
+    let made = list.classifier(&[1., 2., 3., 4., 5.].map(embedding), Synonyms::Max);
+    assert_eq!(made.embeddings, [1., 2., 3., 4., 5.].map(f32::signum));
+    let person = QueryOwner::Class(0);
+    assert_eq!(
+        made.owners,
+        [person, person, person, QueryOwner::Class(1), QueryOwner::Background]
+    );
+    let texts: Vec<&str> = list
+        .queries(Synonyms::Max)
+        .into_iter()
+        .flat_map(|query| query.texts)
+        .collect();
+    assert_eq!(list.texts(), texts);
 }
 
 #[test]
@@ -165,7 +188,7 @@ fn each_background_name_is_a_query_of_its_own() {
 }
 
 fn texts_and_owners(list: &ClassList) -> Vec<(Vec<&str>, QueryOwner)> {
-    list.queries()
+    list.queries(Synonyms::Mean)
         .into_iter()
         .map(|query| (query.texts, query.owner))
         .collect()

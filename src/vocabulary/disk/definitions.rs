@@ -5,15 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, Row, named_params};
 
-use super::super::ClassList;
-use super::super::text_form::{parse_classes, write_classes};
+use super::super::VocabularyDefinition;
+use super::super::text_form::{parse_vocabulary, write_vocabulary};
 use super::{DiskError, DiskStore, checksum};
 
 /// A named vocabulary as it is kept.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::vocabulary) struct Definition {
     pub name: String,
-    pub list: ClassList,
+    pub vocabulary: VocabularyDefinition,
     /// To the second.
     pub defined_at: SystemTime,
 }
@@ -105,7 +105,7 @@ fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Definition>> {
         connection.execute("DELETE FROM vocabularies WHERE rowid = ?1", [rowid])?;
     }
     let whole = rows.into_iter().filter(|(_, row)| row.is_whole());
-    Ok(whole.map(|(_, row)| row.definition()).collect())
+    Ok(whole.filter_map(|(_, row)| row.definition()).collect())
 }
 
 /// The definitions that can still be read from a damaged file.
@@ -118,7 +118,7 @@ pub(super) fn salvage(connection: &Connection) -> Vec<Definition> {
     };
     rows.map_while(Result::ok)
         .filter(|(_, row)| row.is_whole())
-        .map(|(_, row)| row.definition())
+        .filter_map(|(_, row)| row.definition())
         .collect()
 }
 
@@ -150,8 +150,8 @@ impl StoredRow {
         let since = definition.defined_at.duration_since(SystemTime::UNIX_EPOCH);
         let mut row = Self {
             name: definition.name.clone(),
-            classes: write_classes(&definition.list),
-            digest: definition.list.digest(),
+            classes: write_vocabulary(&definition.vocabulary.list, &definition.vocabulary.options),
+            digest: definition.vocabulary.digest(),
             defined_at: since.map_or(0, |since| since.as_secs().cast_signed()),
             checksum: Vec::new(),
         };
@@ -172,12 +172,18 @@ impl StoredRow {
         ])
     }
 
-    fn definition(self) -> Definition {
-        let (classes, background) = parse_classes(&self.classes);
-        Definition {
-            name: self.name,
-            list: ClassList::trusted(classes, background),
-            defined_at: SystemTime::UNIX_EPOCH + Duration::from_secs(self.defined_at.max(0).cast_unsigned()),
+    /// `None` with a warning when a later version wrote what this one cannot read.
+    fn definition(self) -> Option<Definition> {
+        match parse_vocabulary(&self.classes) {
+            Ok(text) => Some(Definition {
+                name: self.name,
+                vocabulary: VocabularyDefinition::trusted(text),
+                defined_at: SystemTime::UNIX_EPOCH + Duration::from_secs(self.defined_at.max(0).cast_unsigned()),
+            }),
+            Err(error) => {
+                tracing::warn!(name = self.name, %error, "a vocabulary on disk cannot be read and is left alone");
+                None
+            }
         }
     }
 }

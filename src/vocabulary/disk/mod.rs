@@ -39,7 +39,7 @@ const TABLES: &str = "
     CREATE INDEX IF NOT EXISTS embeddings_by_use ON embeddings (used_at);
     CREATE TABLE IF NOT EXISTS vocabularies (
         name TEXT PRIMARY KEY,
-        classes TEXT NOT NULL,      -- as write_classes has it
+        classes TEXT NOT NULL,      -- as write_vocabulary has it
         digest TEXT NOT NULL,       -- ClassList::digest
         defined_at INTEGER NOT NULL,
         checksum BLOB NOT NULL

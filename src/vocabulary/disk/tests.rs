@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::super::classes::tests::list;
 use super::super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
 use super::super::prompts::TemplateSet;
+use super::super::{VocabularyDefinition, VocabularyOptions};
 use super::*;
 
 const ROOMY: u64 = 1 << 30;
@@ -57,7 +58,13 @@ fn read(store: &DiskStore, texts: &[String]) -> Vec<Option<TextEmbedding>> {
 fn definition(name: &str, classes: &[&str]) -> Definition {
     Definition {
         name: name.to_owned(),
-        list: list(classes, &["sky; #sea"]),
+        vocabulary: VocabularyDefinition {
+            list: list(classes, &["sky; #sea"]),
+            options: VocabularyOptions {
+                background_threshold: Some(0.1),
+                ..VocabularyOptions::default()
+            },
+        },
         defined_at: at(7),
     }
 }
@@ -108,7 +115,7 @@ fn a_definition_is_changed_only_from_the_state_that_was_seen() {
     let (_folder, path) = place();
     let store = DiskStore::open(&path, ROOMY).unwrap();
     let (cat, dog) = (definition("pets", &["cat"]), definition("pets", &["dog"]));
-    let digest = |definition: &Definition| definition.list.digest();
+    let digest = |definition: &Definition| definition.vocabulary.digest();
     assert!(!store.put_definition(&dog, Some(&digest(&cat))).unwrap());
     assert!(store.put_definition(&cat, None).unwrap());
     assert!(!store.put_definition(&dog, None).unwrap());

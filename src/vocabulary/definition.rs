@@ -1,0 +1,126 @@
+//! What a name stands for: a checked class list with its options.
+
+use sha2::{Digest, Sha256};
+
+use super::classes::hexadecimal;
+use super::text_form::VocabularyText;
+use super::{ClassList, ClassListError, VocabularyOptions};
+use crate::config::LimitsConfig;
+
+/// What a named vocabulary is defined with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VocabularyDefinition {
+    /// The classes and their background.
+    pub list: ClassList,
+    /// What takes the place of the server's defaults.
+    pub options: VocabularyOptions,
+}
+
+impl VocabularyDefinition {
+    /// Checks what was read or sent.
+    ///
+    /// # Errors
+    /// As [`ClassList::new`], and when an option is out of its range.
+    pub fn new(text: VocabularyText, limits: &LimitsConfig) -> Result<Self, ClassListError> {
+        let VocabularyText {
+            classes,
+            background,
+            options,
+        } = text;
+        options.check()?;
+        Ok(Self {
+            list: ClassList::new(classes, background, limits)?,
+            options,
+        })
+    }
+
+    /// One that is known to be valid, whatever the limits for requests.
+    pub(super) fn trusted(text: VocabularyText) -> Self {
+        Self {
+            list: ClassList::trusted(text.classes, text.background),
+            options: text.options,
+        }
+    }
+
+    /// Equal definitions, equal digest: that of the list alone where there are no options; 32 hexadecimal digits.
+    pub(super) fn digest(&self) -> String {
+        let list = self.list.digest();
+        if self.options.is_empty() {
+            return list;
+        }
+        let lines = self.options.lines().into_iter();
+        let options: String = lines.map(|(option, value)| format!("{option}: {value}\n")).collect();
+        hexadecimal(&Sha256::digest(format!("{list} {options}"))[..16])
+    }
+}
+
+impl From<ClassList> for VocabularyDefinition {
+    fn from(list: ClassList) -> Self {
+        Self {
+            list,
+            options: VocabularyOptions::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::classes::tests::{class, limits, list};
+    use super::super::{Synonyms, TemplateSet};
+    use super::*;
+
+    #[test]
+    fn every_option_is_in_the_digest_and_without_any_it_is_the_lists() {
+        let plain = VocabularyDefinition::from(list(&["cat"], &[]));
+        assert_eq!(plain.digest(), plain.list.digest());
+        let options = [
+            VocabularyOptions {
+                templates: Some(TemplateSet::Simple),
+                ..VocabularyOptions::default()
+            },
+            VocabularyOptions {
+                synonyms: Some(Synonyms::Mean),
+                ..VocabularyOptions::default()
+            },
+            VocabularyOptions {
+                prompt_denoising: Some(0.5),
+                ..VocabularyOptions::default()
+            },
+            VocabularyOptions {
+                background_threshold: Some(0.5),
+                ..VocabularyOptions::default()
+            },
+            VocabularyOptions {
+                background_area: Some(0.5),
+                ..VocabularyOptions::default()
+            },
+        ];
+        let mut digests = std::collections::HashSet::from([plain.digest()]);
+        digests.extend(options.map(|options| {
+            VocabularyDefinition {
+                options,
+                ..plain.clone()
+            }
+            .digest()
+        }));
+        assert_eq!(digests.len(), 6);
+    }
+
+    #[test]
+    fn an_option_out_of_its_range_is_refused_by_its_name() {
+        let text = VocabularyText {
+            classes: vec![class("cat")],
+            background: Vec::new(),
+            options: VocabularyOptions {
+                background_area: Some(1.5),
+                ..VocabularyOptions::default()
+            },
+        };
+        let refused = VocabularyDefinition::new(text, &limits()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the option background_area must be 0 to 1, not 1.5"
+        );
+    }
+}
