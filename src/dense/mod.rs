@@ -12,11 +12,13 @@
 mod denoising;
 mod features;
 mod options;
+mod pamr;
 mod scores;
 mod smoothing;
 
 pub use features::{DenseFeatures, attentions};
 pub use options::{Attention, DenseOptions, KeySmoothing};
+pub use pamr::PixelAffinity;
 pub use scores::DenseScores;
 
 use tch::Tensor;

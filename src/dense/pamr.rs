@@ -1,0 +1,237 @@
+//! Pixel-adaptive mask refinement (PAMR: Araslanov, Roth, "Single-stage Semantic Segmentation from Image Labels", CVPR
+//! 2020, section 3.3), with the constants that the released code of MaskCLIP's successors shares.
+//!
+//! Scores move to neighbours of like colour: ten times each pixel takes the weighted mean of 16 others, its own left out.
+//! Time is linear in pixels and in queries. Weights cost 64 bytes a pixel, scratch at most [`SCRATCH_BYTES`] or one map more.
+
+use tch::{Kind, Tensor};
+
+/// Distances in pixels at which neighbours lie, in eight directions each.
+const DISTANCES: [i64; 2] = [8, 16];
+
+/// Steps of spreading.
+const ITERATIONS: i64 = 10;
+
+/// Differences of colour count in this share of the neighbourhood's standard deviation.
+const SOFTNESS: f64 = 0.1;
+
+/// Keeps a neighbourhood of one colour from dividing by zero.
+const SMALLEST_DEVIATION: f64 = 1e-8;
+
+/// Queries are refined together as long as one map of theirs takes less than this.
+const SCRATCH_BYTES: i64 = 1 << 26;
+
+/// Directions as (down, right).
+const DIRECTIONS: [(i64, i64); 8] = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)];
+
+/// How much each pixel of one image takes over from each of its neighbours.
+#[derive(Debug)]
+pub struct PixelAffinity {
+    /// `[neighbours, height, width]`, summing to 1 over the neighbours.
+    weights: Tensor,
+    /// Of the neighbours, in their order, eight to a distance.
+    distances: Vec<i64>,
+}
+
+impl PixelAffinity {
+    /// Rows and columns further away than this have no part in a pixel's result, so that an image can be refined band by
+    /// band where its maps are too large.
+    pub const REACH_PIXELS: i64 = ITERATIONS * DISTANCES[1];
+
+    /// The affinity of an image, `[channels, height, width]`; the scale of its values is of no consequence.
+    ///
+    /// # Panics
+    /// When the image has another shape, or libtorch fails.
+    pub fn of(image: &Tensor) -> Self {
+        Self::at_distances(image, &DISTANCES)
+    }
+
+    fn at_distances(image: &Tensor, distances: &[i64]) -> Self {
+        let image = image.to_kind(Kind::Float);
+        let neighbours = Neighbours::of(&image, distances);
+        // The deviation is that of whole patterns, in which the centre occurs once for each distance.
+        let patterns = || {
+            neighbours
+                .views()
+                .chain(distances.iter().map(|_| image.shallow_clone()))
+        };
+        let count = patterns().count() as f64;
+        let mean = sum(patterns()) / count;
+        let variance = sum(patterns().map(|value| (value - &mean).square())) / (count - 1.0);
+        let unit = variance.sqrt() * SOFTNESS + SMALLEST_DEVIATION; // [channels, height, width]
+        let likeness: Vec<_> = neighbours
+            .views()
+            .map(|neighbour| -((neighbour - &image).abs() / &unit).mean_dim(0, false, Kind::Float))
+            .collect();
+        Self {
+            weights: Tensor::stack(&likeness, 0).softmax(0, Kind::Float),
+            distances: distances.to_vec(),
+        }
+    }
+
+    /// Refines scores, `[queries, height, width]` of the image's size, to the same shape in 32 bits. The released codes refine
+    /// cosines, before scale and softmax. A score never leaves the range of its query's.
+    ///
+    /// # Panics
+    /// When the size is not the image's, or libtorch fails.
+    pub fn refine(&self, scores: &Tensor) -> Tensor {
+        let (_, height, width) = scores.size3().expect("scores are [queries, height, width]");
+        let (_, image_height, image_width) = self.weights.size3().expect("weights have three dimensions");
+        assert_eq!(
+            (height, width),
+            (image_height, image_width),
+            "scores of the image's size"
+        );
+        let map_bytes = 4 * height * width;
+        let together = (SCRATCH_BYTES / map_bytes).max(1);
+        let refined: Vec<_> = scores
+            .split(together, 0)
+            .iter()
+            .map(|chunk| (0..ITERATIONS).fold(chunk.to_kind(Kind::Float), |scores, _| self.spread(&scores)))
+            .collect();
+        Tensor::cat(&refined, 0)
+    }
+
+    /// One step: `s_x <- sum_y w_xy s_y`, `[queries, height, width]` to the same shape.
+    fn spread(&self, scores: &Tensor) -> Tensor {
+        let neighbours = Neighbours::of(scores, &self.distances);
+        let mut spread = scores.zeros_like();
+        for (index, neighbour) in (0..).zip(neighbours.views()) {
+            let _ = spread.addcmul_(&self.weights.get(index), &neighbour); // [height, width] * [queries, height, width]
+        }
+        spread
+    }
+}
+
+/// A map's neighbours in every direction, coordinates clamped to the border.
+struct Neighbours<'distances> {
+    /// `[maps, height + 2 margin, width + 2 margin]`, the border's values repeated outwards.
+    padded: Tensor,
+    margin: i64,
+    height: i64,
+    width: i64,
+    distances: &'distances [i64],
+}
+
+impl<'distances> Neighbours<'distances> {
+    /// Of maps `[maps, height, width]`.
+    fn of(maps: &Tensor, distances: &'distances [i64]) -> Self {
+        let (_, height, width) = maps.size3().expect("maps have three dimensions");
+        let margin = distances.iter().copied().max().expect("there is a distance");
+        Self {
+            padded: maps.replication_pad2d([margin, margin, margin, margin]),
+            margin,
+            height,
+            width,
+            distances,
+        }
+    }
+
+    /// One after the other, distance by distance, each `[maps, height, width]`.
+    fn views(&self) -> impl Iterator<Item = Tensor> {
+        self.distances.iter().flat_map(move |distance| {
+            DIRECTIONS.iter().map(move |(down, right)| {
+                self.padded
+                    .narrow(1, self.margin + down * distance, self.height)
+                    .narrow(2, self.margin + right * distance, self.width)
+            })
+        })
+    }
+}
+
+fn sum(tensors: impl Iterator<Item = Tensor>) -> Tensor {
+    tensors
+        .reduce(|sum, tensor| sum + tensor)
+        .expect("a pattern is never empty")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::scores::floats;
+    use tch::Device;
+
+    fn noise(shape: &[i64]) -> Tensor {
+        let count: i64 = shape.iter().product();
+        // Without a generator of random numbers: the fractional parts of multiples of the golden ratio.
+        (Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.618_033_988_749_895)
+            .frac()
+            .to_kind(Kind::Float)
+            .view(shape)
+    }
+
+    fn largest_difference(one: &Tensor, other: &Tensor) -> f64 {
+        (one - other).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn in_an_image_of_one_colour_all_neighbours_count_alike() {
+        let affinity = PixelAffinity::of(&Tensor::full([3, 5, 40], 0.7, (Kind::Float, Device::Cpu)));
+        assert_eq!(affinity.weights.size(), [16, 5, 40]);
+        assert!(largest_difference(&affinity.weights, &Tensor::from(1f32 / 16.0)) < 1e-7);
+    }
+
+    /// The centre of 0 to 8 on 3 x 3 has the deviation sqrt(60 / 8) = 2.738613.
+    #[test]
+    fn the_weights_of_a_ramp_are_the_papers() {
+        let image = Tensor::arange(9, (Kind::Float, Device::Cpu)).view([1, 3, 3]);
+        let affinity = PixelAffinity::at_distances(&image, &[1]);
+        let centre = floats(&affinity.weights.select(1, 1).select(1, 1));
+        let expected = [
+            0.000_009, 0.000_328, 0.012_640, 0.487_024, 0.487_024, 0.012_640, 0.000_328, 0.000_009,
+        ];
+        for (found, expected) in centre.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn constant_scores_stay_and_others_keep_within_their_range() {
+        let affinity = PixelAffinity::of(&noise(&[3, 24, 31]));
+        let constant = Tensor::full([1, 24, 31], -0.3, (Kind::Float, Device::Cpu));
+        assert!(largest_difference(&affinity.refine(&constant), &constant) < 1e-6);
+
+        let scores = noise(&[2, 24, 31]);
+        let refined = affinity.refine(&scores);
+        assert!(refined.min().double_value(&[]) >= scores.min().double_value(&[]));
+        assert!(refined.max().double_value(&[]) <= scores.max().double_value(&[]));
+        assert!(largest_difference(&refined, &scores) > 0.1);
+    }
+
+    #[test]
+    fn the_scale_of_the_image_changes_nothing() {
+        let image = noise(&[3, 24, 31]);
+        let [once, thrice] = [1.0, 3.0].map(|scale| PixelAffinity::of(&(&image * scale)).weights);
+        assert!(largest_difference(&once, &thrice) < 1e-5);
+    }
+
+    #[test]
+    fn scores_stop_at_an_edge_of_the_image() {
+        // The left half is dark, the right half is bright; the score's edge lies four columns beside.
+        let columns = Tensor::arange(64, (Kind::Float, Device::Cpu)).expand([1, 40, 64], false);
+        let image = columns.ge(32.0).to_kind(Kind::Float);
+        let scores = columns.ge(28.0).to_kind(Kind::Float);
+        let refined = PixelAffinity::of(&image).refine(&scores);
+        let means = |from: i64, width: i64| refined.narrow(2, from, width).mean(Kind::Float).double_value(&[]);
+        assert!(means(28, 4) < 0.4, "{} left of the edge", means(28, 4));
+        assert!(means(32, 32) > 0.99, "{} right of it", means(32, 32));
+    }
+
+    #[test]
+    fn bands_with_the_reach_around_them_are_the_whole() {
+        let (image, scores) = (noise(&[3, 400, 12]), noise(&[1, 400, 12]));
+        let whole = PixelAffinity::of(&image).refine(&scores);
+        let with_reach = 20 + PixelAffinity::REACH_PIXELS;
+        let band = PixelAffinity::of(&image.narrow(1, 0, with_reach)).refine(&scores.narrow(1, 0, with_reach));
+        assert!(largest_difference(&band.narrow(1, 0, 20), &whole.narrow(1, 0, 20)) < 1e-6);
+        assert!(largest_difference(&band.narrow(1, 160, 20), &whole.narrow(1, 160, 20)) > 1e-6);
+    }
+
+    #[test]
+    fn queries_are_refined_each_on_its_own() {
+        let affinity = PixelAffinity::of(&noise(&[3, 24, 31]));
+        let scores = noise(&[3, 24, 31]);
+        let alone = affinity.refine(&scores.narrow(0, 1, 1));
+        assert_eq!(floats(&alone), floats(&affinity.refine(&scores).narrow(0, 1, 1)));
+    }
+}
