@@ -67,20 +67,24 @@ impl VisionTransformer {
     /// What the last block reads: `[batch, 3, height, width]` to `[batch, 1 + cells, width]`, the class token first,
     /// then the grid's rows.
     pub(crate) fn before_last_block(&self, image: &Tensor) -> Tensor {
-        let (_last, others) = self
-            .resblocks
-            .split_last()
-            .expect("a tower is loaded with at least one block");
-        others
-            .iter()
-            .fold(self.embed(image), |tokens, block| block.forward(&tokens, Mask::None))
+        self.block_inputs(image)
+            .last()
+            .expect("there is a block for each input")
+    }
+
+    /// What each block reads, from the first block to the last; the input of a block is the output of the one before it.
+    /// Shapes as in [`VisionTransformer::before_last_block`]. Nothing is kept that the caller does not keep.
+    pub(crate) fn block_inputs(&self, image: &Tensor) -> impl Iterator<Item = Tensor> {
+        let (_last, others) = self.resblocks.split_last().expect(NEVER_EMPTY);
+        let mut others = others.iter();
+        std::iter::successors(Some(self.embed(image)), move |tokens| {
+            others.next().map(|block| block.forward(tokens, Mask::None))
+        })
     }
 
     /// The block that runs last.
     pub(crate) fn last_block(&self) -> &ResidualAttentionBlock {
-        self.resblocks
-            .last()
-            .expect("a tower is loaded with at least one block")
+        self.resblocks.last().expect(NEVER_EMPTY)
     }
 
     /// Tokens into the space shared with texts: `[..., width]` to `[..., embedding]`.
@@ -141,6 +145,8 @@ impl VisionTransformer {
         format!("ViT-{letter}/{patch}")
     }
 }
+
+const NEVER_EMPTY: &str = "a tower is loaded with at least one block";
 
 fn block_name(layer: usize) -> String {
     format!("visual.transformer.resblocks.{layer}")

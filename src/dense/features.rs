@@ -2,8 +2,9 @@
 
 use tch::{Kind, Tensor};
 
+use super::attention::{self, Ending, attentions};
 use super::{Attention, DenseError, KeySmoothing};
-use crate::clip::{Mask, ModifiedResNet, VisionTransformer, VisualTower};
+use crate::clip::VisualTower;
 
 /// What an image's classes are scored from. Tensors, of use on the tower's device alone.
 #[derive(Debug)]
@@ -18,14 +19,6 @@ pub struct DenseFeatures {
     pub pooled: Tensor,
     /// `[height * width, key channels]`, when key smoothing was announced.
     pub(super) keys: Option<Tensor>,
-}
-
-/// The attentions that a tower can compute.
-pub fn attentions(tower: &VisualTower) -> &'static [Attention] {
-    match tower {
-        VisualTower::VisionTransformer(_) => &[Attention::Clip, Attention::Maskclip, Attention::MaskclipNoResidual],
-        VisualTower::ModifiedResNet(_) => &[Attention::Clip, Attention::Maskclip],
-    }
 }
 
 impl DenseFeatures {
@@ -51,10 +44,15 @@ impl DenseFeatures {
         let (_, height, width) = image.size3().expect("an image is [3, height, width]");
         let image = image.unsqueeze(0);
         let ending = tch::no_grad(|| match tower {
-            VisualTower::VisionTransformer(tower) => {
-                Some(of_vision_transformer(tower, &image, attention, key_smoothing))
+            VisualTower::VisionTransformer(tower) => Some(attention::of_vision_transformer(
+                tower,
+                &image,
+                attention,
+                key_smoothing,
+            )),
+            VisualTower::ModifiedResNet(tower) => {
+                attention::of_modified_resnet(tower, &image, attention, key_smoothing)
             }
-            VisualTower::ModifiedResNet(tower) => of_modified_resnet(tower, &image, attention, key_smoothing),
         });
         let Ending { cells, pooled, keys } = ending.ok_or_else(unsupported)?;
         Ok(Self {
@@ -65,81 +63,6 @@ impl DenseFeatures {
             keys: keys.map(|keys| keys.squeeze_dim(0)), // [1, cells, channels] -> [cells, channels]
         })
     }
-}
-
-/// The tensors of [`DenseFeatures`], with a batch dimension of 1 in front.
-struct Ending {
-    cells: Tensor,
-    pooled: Tensor,
-    keys: Option<Tensor>,
-}
-
-/// MaskCLIP, section 3.2, on a ViT: the last block without its queries and keys.
-fn of_vision_transformer(
-    tower: &VisionTransformer,
-    image: &Tensor,
-    attention: Attention,
-    key_smoothing: KeySmoothing,
-) -> Ending {
-    let block = tower.last_block();
-    let tokens = tower.before_last_block(image); // [1, 1 + cells, width]
-    let normalised = block.ln_1.forward(&tokens);
-    let [key, value] = block.attn.key_value(&normalised);
-    let attended_by = |asking: &Tensor| block.attn.attend(&block.attn.query(asking), &key, &value, Mask::None);
-
-    let grid = tokens.size()[1] - 1;
-    let class_of = |tokens: &Tensor| tokens.narrow(1, 0, 1); // [1, 1 + cells, width] -> [1, 1, width]
-    let cells_of = |tokens: &Tensor| tokens.narrow(1, 1, grid); // [1, 1 + cells, width] -> [1, cells, width]
-
-    let cells = match attention {
-        Attention::Clip => block.complete(&cells_of(&tokens), &attended_by(&cells_of(&normalised))),
-        Attention::Maskclip => block.complete(&cells_of(&tokens), &block.attn.out_proj.forward(&cells_of(&value))),
-        Attention::MaskclipNoResidual => block.attn.out_proj.forward(&cells_of(&value)),
-    };
-    // CLIP's own answer needs the attention of the class token alone, whatever the cells do.
-    let pooled = block.complete(&class_of(&tokens), &attended_by(&class_of(&normalised)));
-    let keys = match key_smoothing {
-        KeySmoothing::None => None,
-        KeySmoothing::Formula => Some(cells_of(&key)),
-        // The reference implementation projects queries, keys and values alike.
-        KeySmoothing::Reference { .. } => Some(block.attn.out_proj.forward(&cells_of(&key))),
-    };
-    Ending {
-        cells: tower.project(&cells),
-        pooled: tower.project(&pooled),
-        keys,
-    }
-}
-
-/// MaskCLIP, section 3.2, on a ResNet: the attention pool without its queries and keys. `None` when the tower has nothing
-/// the attention could act on.
-fn of_modified_resnet(
-    tower: &ModifiedResNet,
-    image: &Tensor,
-    attention: Attention,
-    key_smoothing: KeySmoothing,
-) -> Option<Ending> {
-    let pool = &tower.attnpool;
-    let map = tower.last_map(image);
-    // The pool's positions are part of its attention alone: MaskCLIP's features and keys do without.
-    let bare = map.flatten(2, 3).transpose(1, 2); // [1, channels, height, width] -> [1, cells, channels]
-    let cells = match attention {
-        Attention::Clip => {
-            let tokens = pool.tokens(&map); // [1, 1 + cells, channels]
-            pool.attend(&tokens.narrow(1, 1, bare.size()[1]), &tokens)
-        }
-        Attention::Maskclip => pool.c_proj.forward(&pool.v_proj.forward(&bare)),
-        Attention::MaskclipNoResidual => return None,
-    };
-    let keys = match key_smoothing {
-        KeySmoothing::None => None,
-        KeySmoothing::Formula | KeySmoothing::Reference { .. } => Some(pool.k_proj.forward(&bare)),
-    };
-    Some(Ending {
-        cells,
-        pooled: pool.pool(&map),
-        keys,
-    })
 }
 
 /// Rows of unit length, `[rows, channels]`, in 32 bits: the tower's precision ends where scores begin.

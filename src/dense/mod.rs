@@ -9,6 +9,7 @@
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
+mod attention;
 mod denoising;
 mod features;
 mod options;
@@ -16,7 +17,8 @@ mod pamr;
 mod scores;
 mod smoothing;
 
-pub use features::{DenseFeatures, attentions};
+pub use attention::attentions;
+pub use features::DenseFeatures;
 pub use options::{Attention, DenseOptions, KeySmoothing};
 pub use pamr::PixelAffinity;
 pub use scores::DenseScores;

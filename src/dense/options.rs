@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What the last attention of the visual tower does.
+/// What the last attention of the visual tower does. `clip` is CLIP without the change, the papers' baseline; `maskclip`
+/// is MaskCLIP as its reference implementation has it. All others are for vision transformers only: `maskclip-no-residual`,
+/// what later papers call MaskCLIP, and the methods that came after it, each as its authors released it: `sclip`,
+/// `clearclip`, `naclip`, `pearl` (with an exact rotation) and `pearl-newton-schulz` (with the released
+/// approximation of it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attention {
@@ -16,15 +20,46 @@ pub enum Attention {
     Maskclip,
     /// What later papers call MaskCLIP: the last block's projected value alone. ViT only.
     MaskclipNoResidual,
+    /// SCLIP (Wang, Mei, Yuille, ECCV 2024): tokens attend to tokens of like queries and of like keys; the last block's
+    /// residual and MLP stay. ViT only.
+    Sclip,
+    /// ClearCLIP (Lan et al., ECCV 2024): tokens attend to tokens of like queries, without residual and MLP. ViT only.
+    Clearclip,
+    /// NACLIP (Hajimiri, Ben Ayed, Dolz, WACV 2025): tokens attend to tokens of like keys, nearby ones preferred, without
+    /// residual and MLP. ViT only.
+    Naclip,
+    /// PEARL (Pei et al., CVPR 2026): queries attend to keys that the exact Procrustes rotation has turned towards them,
+    /// without residual and MLP. ViT only.
+    Pearl,
+    /// PEARL as released: the rotation approached by five Newton-Schulz steps, which the published figures are from. ViT
+    /// only.
+    PearlNewtonSchulz,
 }
 
 impl Attention {
+    /// All of them, in the order in which they are listed to clients.
+    pub const ALL: [Self; 8] = [
+        Self::Clip,
+        Self::Maskclip,
+        Self::MaskclipNoResidual,
+        Self::Sclip,
+        Self::Clearclip,
+        Self::Naclip,
+        Self::Pearl,
+        Self::PearlNewtonSchulz,
+    ];
+
     /// The name in requests, settings and replies.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Clip => "clip",
             Self::Maskclip => "maskclip",
             Self::MaskclipNoResidual => "maskclip-no-residual",
+            Self::Sclip => "sclip",
+            Self::Clearclip => "clearclip",
+            Self::Naclip => "naclip",
+            Self::Pearl => "pearl",
+            Self::PearlNewtonSchulz => "pearl-newton-schulz",
         }
     }
 }
@@ -58,4 +93,22 @@ pub struct DenseOptions {
     pub prompt_denoising: Option<f32>,
     /// Key smoothing, after prompt denoising.
     pub key_smoothing: KeySmoothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    #[test]
+    fn every_attention_is_listed_under_the_name_that_requests_use() {
+        let schema = serde_json::to_value(Attention::schema()).expect("a schema is JSON");
+        let names = Attention::ALL.map(Attention::name);
+        assert_eq!(schema["enum"], serde_json::json!(names));
+        assert_eq!(
+            serde_json::to_value(Attention::ALL).expect("names are JSON"),
+            serde_json::json!(names)
+        );
+    }
 }
