@@ -47,6 +47,27 @@ fn pearl_newton_schulz() {
     agrees_on_every_grid(Attention::PearlNewtonSchulz);
 }
 
+#[test]
+fn sc_clip() {
+    agrees(Attention::ScClip, &SQUARE);
+}
+
+#[test]
+fn sc_clip_refuses_what_is_no_square_of_31_cells() {
+    let tower = load("vit_12");
+    for (rows, columns) in [(8, 7), (5, 5)] {
+        let image = Tensor::zeros([3, 8 * rows, 8 * columns], (Kind::Float, Device::Cpu));
+        let refused = DenseFeatures::extract(&tower, &image, Attention::ScClip, KeySmoothing::None);
+        let error = refused.expect_err("it is not defined there").to_string();
+        assert!(error.contains(&format!("not at {rows} rows of {columns}")), "{error}");
+    }
+}
+
+#[test]
+fn gem() {
+    agrees_on_every_grid(Attention::Gem);
+}
+
 fn agrees_on_every_grid(attention: Attention) {
     agrees(attention, &SQUARE);
     agrees(attention, &OBLONG);

@@ -82,6 +82,11 @@ impl VisionTransformer {
         })
     }
 
+    /// The blocks in the order they run; never empty.
+    pub(crate) fn blocks(&self) -> &[ResidualAttentionBlock] {
+        &self.resblocks
+    }
+
     /// The block that runs last.
     pub(crate) fn last_block(&self) -> &ResidualAttentionBlock {
         self.resblocks.last().expect(NEVER_EMPTY)

@@ -2,7 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::attention::{self, Ending, attentions};
+use super::attention::{self, Ending, attentions, check_grid};
+use super::scores::length;
 use super::{Attention, DenseError, KeySmoothing};
 use crate::clip::VisualTower;
 
@@ -26,7 +27,7 @@ impl DenseFeatures {
     /// `key_smoothing` decides which keys are kept for [`DenseFeatures::score`].
     ///
     /// # Errors
-    /// When the tower cannot compute the attention asked for.
+    /// When the tower cannot compute the attention asked for, or not on an image of that size.
     ///
     /// # Panics
     /// When the image has another shape, or libtorch fails.
@@ -42,7 +43,9 @@ impl DenseFeatures {
             possible: attentions(tower),
         };
         let (_, height, width) = image.size3().expect("an image is [3, height, width]");
+        let [height, width] = [height, width].map(|side| side / tower.patch_pixels());
         let image = image.unsqueeze(0);
+        check_grid(attention, length(height), length(width))?;
         let ending = tch::no_grad(|| match tower {
             VisualTower::VisionTransformer(tower) => Some(attention::of_vision_transformer(
                 tower,
@@ -56,8 +59,8 @@ impl DenseFeatures {
         });
         let Ending { cells, pooled, keys } = ending.ok_or_else(unsupported)?;
         Ok(Self {
-            height: height / tower.patch_pixels(),
-            width: width / tower.patch_pixels(),
+            height,
+            width,
             cells: cells.squeeze_dim(0), // [1, cells, embedding] -> [cells, embedding]
             pooled: pooled.view(-1),     // [1, embedding] -> [embedding]
             keys: keys.map(|keys| keys.squeeze_dim(0)), // [1, cells, channels] -> [cells, channels]

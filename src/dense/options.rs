@@ -3,11 +3,21 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What the last attention of the visual tower does. `clip` is CLIP without the change, the papers' baseline; `maskclip`
-/// is MaskCLIP as its reference implementation has it. All others are for vision transformers only: `maskclip-no-residual`,
-/// what later papers call MaskCLIP, and the methods that came after it, each as its authors released it: `sclip`,
-/// `clearclip`, `naclip`, `pearl` (with an exact rotation) and `pearl-newton-schulz` (with the released
-/// approximation of it).
+/// What the last attention of the visual tower does.
+///
+/// - `clip`: CLIP without the change, the papers' baseline.
+/// - `maskclip`: MaskCLIP as its reference implementation has it.
+///
+/// All others are for vision transformers only, each as its authors released it:
+/// - `maskclip-no-residual`: what later papers call MaskCLIP, the last block's projected values alone.
+/// - `sclip` (arXiv 2312.01597), `clearclip` (2407.12442), `naclip` (2404.08181): tokens attend to tokens of like queries and
+///   keys, like queries, like keys nearby.
+/// - `pearl` (2603.21528): queries attend to keys turned towards them by an exact rotation; `pearl-newton-schulz` has the
+///   released approximation of it, which the published figures are from.
+/// - `sc-clip` (2411.15869): outlying tokens repaired, attention from a middle layer; on a square input of at least 31 patches.
+/// - `gem` (2312.00878): a parallel path of self-self attention over the last six blocks.
+///
+/// Blocks are those of the published models, which have 12 or 24; in others their numbers are scaled in proportion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attention {
@@ -34,11 +44,16 @@ pub enum Attention {
     /// PEARL as released: the rotation approached by five Newton-Schulz steps, which the published figures are from. ViT
     /// only.
     PearlNewtonSchulz,
+    /// SC-CLIP (Bai et al., TIP 2025): outlying tokens are repaired and tokens attend to those that a middle layer finds
+    /// alike, on a square of at least 31 patches. ViT only.
+    ScClip,
+    /// GEM (Bousselham et al., CVPR 2024): a parallel path of self-self attention over the last six blocks. ViT only.
+    Gem,
 }
 
 impl Attention {
     /// All of them, in the order in which they are listed to clients.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Clip,
         Self::Maskclip,
         Self::MaskclipNoResidual,
@@ -47,6 +62,8 @@ impl Attention {
         Self::Naclip,
         Self::Pearl,
         Self::PearlNewtonSchulz,
+        Self::ScClip,
+        Self::Gem,
     ];
 
     /// The name in requests, settings and replies.
@@ -60,6 +77,8 @@ impl Attention {
             Self::Naclip => "naclip",
             Self::Pearl => "pearl",
             Self::PearlNewtonSchulz => "pearl-newton-schulz",
+            Self::ScClip => "sc-clip",
+            Self::Gem => "gem",
         }
     }
 }

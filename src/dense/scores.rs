@@ -94,6 +94,6 @@ fn count(length: usize) -> i64 {
     i64::try_from(length).expect("a length in memory fits 63 bits")
 }
 
-fn length(count: i64) -> usize {
+pub(super) fn length(count: i64) -> usize {
     usize::try_from(count).expect("a tensor's dimension is not negative")
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::dense::DenseOptions;
+use crate::dense::{DenseError, DenseOptions};
 use crate::image::{DecodeError, InputTooLarge};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::telemetry::Stage;
@@ -183,6 +183,9 @@ pub enum SegmentError {
     /// The model's input would be too large.
     #[error(transparent)]
     InputTooLarge(#[from] InputTooLarge),
+    /// The attention that was asked for is not defined on the model's input for this image.
+    #[error(transparent)]
+    UnsuitableInput(#[from] DenseError),
     /// The model at hand cannot do what was asked; the text says what it can.
     #[error("{0}")]
     Unsupported(String),

@@ -12,7 +12,7 @@ use super::request::{
 use super::slots::Slot;
 use super::worker::{Job, ScoreJob};
 use super::{Engine, ModelInfo, Readiness};
-use crate::dense::DenseScores;
+use crate::dense::{self, DenseScores};
 use crate::image::{self, NormalisedImage, RgbImage};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, QueryOwner};
 use crate::telemetry::Stage;
@@ -101,7 +101,7 @@ impl Run<'_> {
             .blocking(Stage::Decode, move || image::decode(&bytes, max_pixels))
             .await??;
         let (width, height) = pixels.dimensions();
-        let input = self.preprocess(pixels, request.short_side).await?;
+        let input = self.preprocess(pixels, &request).await?;
         let embeddings = self.embed(&list, &request).await?;
         let classifier = Arc::new(list.classifier(&embeddings));
         let scores = self.score(input, &classifier, &request).await?;
@@ -174,8 +174,12 @@ impl Run<'_> {
         )))
     }
 
-    async fn preprocess(&mut self, pixels: RgbImage, short_side: Option<u32>) -> Result<NormalisedImage, SegmentError> {
-        let short_side = short_side.unwrap_or(self.model.short_side);
+    async fn preprocess(
+        &mut self,
+        pixels: RgbImage,
+        request: &SegmentRequest,
+    ) -> Result<NormalisedImage, SegmentError> {
+        let short_side = request.short_side.unwrap_or(self.model.short_side);
         let (width, height) = image::working_size(
             pixels.width(),
             pixels.height(),
@@ -183,6 +187,8 @@ impl Run<'_> {
             self.model.patch_pixels,
             self.engine.settings.limits.max_input_pixels,
         )?;
+        let [rows, columns] = [height, width].map(|side| (side / self.model.patch_pixels) as usize);
+        dense::check_grid(request.dense.attention, rows, columns)?;
         let normalisation = self.model.normalisation;
         self.blocking(Stage::Preprocess, move || {
             image::preprocess(&pixels, width, height, &normalisation)

@@ -62,6 +62,8 @@ def write(name: str, config: dict, seed: int) -> None:
         tower = at_size(visual, height, width)
         states = reference.tokens_after_blocks(tower, image[None])
         for attention, cells_of in reference.WITHOUT_TEXT.items():
+            if attention == "sc-clip" and height != width:
+                continue
             cells = reference.features(tower, cells_of(tower, states, grid))
             if "text" not in arrays:
                 arrays["text"] = text_embeddings(cells, generator)

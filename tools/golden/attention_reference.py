@@ -182,6 +182,8 @@ WITHOUT_TEXT = {
     "naclip": naclip,
     "pearl": pearl,
     "pearl-newton-schulz": pearl_newton_schulz,
+    "sc-clip": sc_clip,
+    "gem": gem,
 }
 
 

@@ -25,6 +25,15 @@ pub(super) struct Heads {
     pub(super) value: Tensor,
 }
 
+impl Heads {
+    /// Of a block that reads `[batch, tokens, width]`.
+    pub(super) fn of(block: &ResidualAttentionBlock, tokens: &Tensor) -> Self {
+        let parts = block.attn.query_key_value(&block.ln_1.forward(tokens));
+        let [query, key, value] = parts.map(|part| block.attn.split_heads(&part));
+        Self { query, key, value }
+    }
+}
+
 impl<'tower> LastBlock<'tower> {
     /// On its input, `[batch, 1 + cells, width]`, the class token first.
     pub(super) fn of(tower: &'tower VisionTransformer, tokens: Tensor) -> Self {

@@ -7,19 +7,23 @@
 //! token's. Everything is per head, and scaled by the head's width, never the block's.
 
 mod clearclip;
+mod gem;
 mod grid;
 mod last_block;
 mod maskclip;
 mod naclip;
 mod pearl;
+mod sc_clip;
 mod sclip;
+mod trunk;
 
 use tch::Tensor;
 
-use super::{Attention, KeySmoothing};
+use super::{Attention, DenseError, KeySmoothing};
 use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
 use grid::Grid;
-use last_block::LastBlock;
+use last_block::{LastBlock, cells_of};
+use trunk::{Depth, Trunk};
 
 /// The attentions that a tower can compute.
 pub fn attentions(tower: &VisualTower) -> &'static [Attention] {
@@ -27,6 +31,21 @@ pub fn attentions(tower: &VisualTower) -> &'static [Attention] {
         VisualTower::VisionTransformer(_) => &Attention::ALL,
         VisualTower::ModifiedResNet(_) => &[Attention::Clip, Attention::Maskclip],
     }
+}
+
+/// Whether an attention can look at that many rows and columns of cells; every one but SC-CLIP's looks at any.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_grid(attention: Attention, rows: usize, columns: usize) -> Result<(), DenseError> {
+    if attention == Attention::ScClip && (rows != columns || rows * columns < sc_clip::FEWEST_CELLS) {
+        return Err(DenseError::UnsuitableGrid {
+            asked: attention,
+            rows,
+            columns,
+        });
+    }
+    Ok(())
 }
 
 /// What dense features are made of, the images' batch in front.
@@ -47,7 +66,8 @@ pub(super) fn of_vision_transformer(
     key_smoothing: KeySmoothing,
 ) -> Ending {
     let grid = Grid::of(image, tower.patch_pixels());
-    let last = LastBlock::of(tower, tower.before_last_block(image));
+    let trunk = Trunk::run(tower, image, blocks_read(attention, Depth::of(tower)));
+    let last = LastBlock::of(tower, trunk.before_last().shallow_clone());
     let cells = match attention {
         Attention::Clip => maskclip::unchanged(&last),
         Attention::Maskclip => maskclip::with_residual(&last),
@@ -57,11 +77,29 @@ pub(super) fn of_vision_transformer(
         Attention::Naclip => last.alone(&naclip::mix(&last.heads(), grid)),
         Attention::Pearl => last.alone(&pearl::mix(&last.heads(), pearl::Rotation::Exact)),
         Attention::PearlNewtonSchulz => last.alone(&pearl::mix(&last.heads(), pearl::Rotation::NewtonSchulz)),
+        Attention::ScClip => sc_clip::cells(&trunk, grid),
+        Attention::Gem => cells_of(&gem::tokens(&trunk)),
     };
     Ending {
         cells: tower.project(&cells),
         pooled: tower.project(&last.class_token()).squeeze_dim(1), // [batch, 1, embedding] -> [batch, embedding]
         keys: last.keys(key_smoothing),
+    }
+}
+
+/// How many of the last blocks' inputs the attention reads: the last one's alone, or earlier ones', too.
+fn blocks_read(attention: Attention, depth: Depth) -> usize {
+    match attention {
+        Attention::Clip
+        | Attention::Maskclip
+        | Attention::MaskclipNoResidual
+        | Attention::Sclip
+        | Attention::Clearclip
+        | Attention::Naclip
+        | Attention::Pearl
+        | Attention::PearlNewtonSchulz => 1,
+        Attention::ScClip => sc_clip::blocks_read(depth),
+        Attention::Gem => gem::blocks_read(depth),
     }
 }
 
@@ -88,7 +126,9 @@ pub(super) fn of_modified_resnet(
         | Attention::Clearclip
         | Attention::Naclip
         | Attention::Pearl
-        | Attention::PearlNewtonSchulz => return None,
+        | Attention::PearlNewtonSchulz
+        | Attention::ScClip
+        | Attention::Gem => return None,
     };
     let keys = match key_smoothing {
         KeySmoothing::None => None,
