@@ -63,6 +63,17 @@ fn sc_clip_refuses_what_is_no_square_of_31_cells() {
     }
 }
 
+/// Its features depend on the texts, so that its logits alone can be compared.
+#[test]
+fn resclip() {
+    agrees_in_logits_alone(Attention::Resclip);
+}
+
+#[test]
+fn resclip_repaired() {
+    agrees_in_logits_alone(Attention::ResclipRepaired);
+}
+
 #[test]
 fn gem() {
     agrees_on_every_grid(Attention::Gem);
@@ -86,6 +97,15 @@ fn agrees(attention: Attention, sizes: &[&str]) {
             let pooled = tower.encode_image(&image.unsqueeze(0)).squeeze_dim(0);
             let difference = (&features.pooled - pooled).abs().max().double_value(&[]);
             assert!(difference <= TOLERANCE, "CLIP's own answer is {difference} off");
+            agrees_in_logits(attention, &tower, &arrays, size);
+        }
+    }
+}
+
+fn agrees_in_logits_alone(attention: Attention) {
+    for model in MODELS {
+        let (tower, arrays) = (load(model), Arrays::read(model));
+        for size in SQUARE.into_iter().chain(OBLONG) {
             agrees_in_logits(attention, &tower, &arrays, size);
         }
     }

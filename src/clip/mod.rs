@@ -26,3 +26,4 @@ pub use visual::VisualTower;
 pub use vit::VisionTransformer;
 
 pub(crate) use transformer::{Mask, ResidualAttentionBlock};
+pub(crate) use vit::Readout;

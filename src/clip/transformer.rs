@@ -47,6 +47,14 @@ impl LayerNorm {
         })
     }
 
+    /// The same weights under another owner; nothing is copied.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+        }
+    }
+
     /// `[..., width]` to the same shape.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         x.layer_norm(
@@ -75,6 +83,14 @@ impl Linear {
             weight: weights.take(&format!("{name}.weight"), &[outputs, inputs])?,
             bias: weights.take(&format!("{name}.bias"), &[outputs])?,
         })
+    }
+
+    /// The same weights under another owner; nothing is copied.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+        }
     }
 
     /// `[..., inputs]` to `[..., outputs]`.
@@ -180,7 +196,7 @@ fn split_heads(part: &Tensor, heads: i64) -> Tensor {
 }
 
 /// `[batch, heads, tokens, head_width]` to `[batch, tokens, width]`.
-fn join_heads(mixed: &Tensor) -> Tensor {
+pub(super) fn join_heads(mixed: &Tensor) -> Tensor {
     mixed.transpose(1, 2).flatten(2, 3)
 }
 

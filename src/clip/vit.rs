@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{CheckpointError, Weights};
 use super::positions::PositionalEmbedding;
-use super::transformer::{Activation, LayerNorm, Mask, ResidualAttentionBlock};
+use super::transformer::{Activation, LayerNorm, Linear, Mask, ResidualAttentionBlock, join_heads};
 
 /// The visual tower of CLIP's ViT models. Fields are named after the checkpoint's keys.
 #[derive(Debug)]
@@ -97,6 +97,15 @@ impl VisionTransformer {
         self.ln_post.forward(tokens).matmul(&self.proj)
     }
 
+    /// What follows the last attention where neither residual nor MLP does, to be used later than the tower.
+    pub(crate) fn readout(&self) -> Readout {
+        Readout {
+            out_proj: self.last_block().attn.out_proj.share(),
+            ln_post: self.ln_post.share(),
+            proj: self.proj.shallow_clone(),
+        }
+    }
+
     /// Patches with the class token before them and positions added: `[batch, 3, height, width]` to
     /// `[batch, 1 + cells, width]`.
     fn embed(&self, image: &Tensor) -> Tensor {
@@ -148,6 +157,23 @@ impl VisionTransformer {
             _ => return format!("ViT ({layers} layers of width {width}, patch {patch})"),
         };
         format!("ViT-{letter}/{patch}")
+    }
+}
+
+/// From the heads of the last attention to the space shared with texts. Weights are the tower's.
+#[derive(Debug)]
+pub(crate) struct Readout {
+    out_proj: Linear,
+    ln_post: LayerNorm,
+    /// `[width, embedding]`
+    proj: Tensor,
+}
+
+impl Readout {
+    /// `[batch, heads, tokens, head_width]` to `[batch, tokens, embedding]`.
+    pub(crate) fn read(&self, mixed: &Tensor) -> Tensor {
+        let tokens = self.out_proj.forward(&join_heads(mixed));
+        self.ln_post.forward(&tokens).matmul(&self.proj)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::attention::{self, Ending, attentions, check_grid};
+use super::attention::{self, Ending, Feedback, attentions, check_grid};
 use super::scores::length;
 use super::{Attention, DenseError, KeySmoothing};
 use crate::clip::VisualTower;
@@ -14,12 +14,15 @@ pub struct DenseFeatures {
     pub height: i64,
     /// Cells from left to right.
     pub width: i64,
-    /// `[height * width, embedding]`, row-major over the grid, not of unit length.
+    /// `[height * width, embedding]`, row-major over the grid, not of unit length. Those of the first pass where the
+    /// attention has a second, led by the texts.
     pub cells: Tensor,
     /// `[embedding]`: CLIP's own feature of the whole image, not of unit length.
     pub pooled: Tensor,
     /// `[height * width, key channels]`, when key smoothing was announced.
     pub(super) keys: Option<Tensor>,
+    /// What a second pass of the attention takes.
+    feedback: Option<Feedback>,
 }
 
 impl DenseFeatures {
@@ -57,14 +60,31 @@ impl DenseFeatures {
                 attention::of_modified_resnet(tower, &image, attention, key_smoothing)
             }
         });
-        let Ending { cells, pooled, keys } = ending.ok_or_else(unsupported)?;
+        let Ending {
+            cells,
+            pooled,
+            keys,
+            feedback,
+        } = ending.ok_or_else(unsupported)?;
         Ok(Self {
             height,
             width,
             cells: cells.squeeze_dim(0), // [1, cells, embedding] -> [cells, embedding]
             pooled: pooled.view(-1),     // [1, embedding] -> [embedding]
             keys: keys.map(|keys| keys.squeeze_dim(0)), // [1, cells, channels] -> [cells, channels]
+            feedback: feedback.and_then(|mut of_images| of_images.pop()),
         })
+    }
+
+    /// The cells' cosines with texts of unit length in 32 bits, `[queries, embedding]`: `[queries, cells]`.
+    pub(super) fn cosines(&self, text: &Tensor) -> Tensor {
+        // [queries, embedding] x [embedding, cells] -> [queries, cells]
+        let with = |cells: &Tensor| text.matmul(&unit_rows(cells).transpose(0, 1));
+        let cosines = with(&self.cells);
+        match &self.feedback {
+            None => cosines,
+            Some(feedback) => with(&feedback.cells(&cosines)),
+        }
     }
 }
 

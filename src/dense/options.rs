@@ -15,6 +15,8 @@ use utoipa::ToSchema;
 /// - `pearl` (2603.21528): queries attend to keys turned towards them by an exact rotation; `pearl-newton-schulz` has the
 ///   released approximation of it, which the published figures are from.
 /// - `sc-clip` (2411.15869): outlying tokens repaired, attention from a middle layer; on a square input of at least 31 patches.
+/// - `resclip` (2411.15851): like keys nearby and the attention of middle blocks, in two passes, the second led by what the
+///   classes label in the first; `resclip-repaired` mends the release's test of what lies between two patches.
 /// - `gem` (2312.00878): a parallel path of self-self attention over the last six blocks.
 ///
 /// Blocks are those of the published models, which have 12 or 24; in others their numbers are scaled in proportion.
@@ -47,13 +49,18 @@ pub enum Attention {
     /// SC-CLIP (Bai et al., TIP 2025): outlying tokens are repaired and tokens attend to those that a middle layer finds
     /// alike, on a square of at least 31 patches. ViT only.
     ScClip,
+    /// ResCLIP (Yang et al., CVPR 2025): like keys nearby and the attention of middle blocks, in two passes, the second led
+    /// by what the texts label in the first. ViT only.
+    Resclip,
+    /// ResCLIP with the whole way between two patches looked at, where the release stops short. ViT only.
+    ResclipRepaired,
     /// GEM (Bousselham et al., CVPR 2024): a parallel path of self-self attention over the last six blocks. ViT only.
     Gem,
 }
 
 impl Attention {
     /// All of them, in the order in which they are listed to clients.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Clip,
         Self::Maskclip,
         Self::MaskclipNoResidual,
@@ -63,6 +70,8 @@ impl Attention {
         Self::Pearl,
         Self::PearlNewtonSchulz,
         Self::ScClip,
+        Self::Resclip,
+        Self::ResclipRepaired,
         Self::Gem,
     ];
 
@@ -78,6 +87,8 @@ impl Attention {
             Self::Pearl => "pearl",
             Self::PearlNewtonSchulz => "pearl-newton-schulz",
             Self::ScClip => "sc-clip",
+            Self::Resclip => "resclip",
+            Self::ResclipRepaired => "resclip-repaired",
             Self::Gem => "gem",
         }
     }

@@ -32,8 +32,7 @@ impl DenseFeatures {
 
     fn score_in_float(&self, text: &Tensor, owners: &[QueryOwner], options: &DenseOptions) -> DenseScores {
         let temperature = f64::from(options.temperature);
-        // [queries, embedding] x [embedding, cells] -> [queries, cells]
-        let cosine = text.matmul(&unit_rows(&self.cells).transpose(0, 1));
+        let cosine = self.cosines(text);
         let pooled = text.matmul(&unit_rows(&self.pooled)); // [queries, embedding] x [embedding] -> [queries]
         let logits = &cosine * temperature;
 

@@ -44,10 +44,12 @@ def blocks_of_colour(height: int, width: int, generator: torch.Generator) -> Ten
 
 
 def text_embeddings(cells: Tensor, generator: torch.Generator) -> Tensor:
-    """Unit rows, each near some of the cells, without what all cells share."""
+    """Unit rows, each near some of the cells, without what all cells share: it tells no classes apart."""
+    mean = F.normalize(cells.mean(0), dim=0)
     chosen = cells[torch.linspace(0, len(cells) - 1, QUERIES).long()] - cells.mean(0)
     noise = torch.randn(chosen.shape, generator=generator, dtype=chosen.dtype)
-    return F.normalize(F.normalize(chosen, dim=-1) + 0.1 * noise, dim=-1).float()
+    text = F.normalize(chosen, dim=-1) + 0.1 * noise
+    return F.normalize(text - (text @ mean)[:, None] * mean, dim=-1).float()
 
 
 def write(name: str, config: dict, seed: int) -> None:
@@ -61,16 +63,28 @@ def write(name: str, config: dict, seed: int) -> None:
         image = arrays[f"{size}.image"].double()
         tower = at_size(visual, height, width)
         states = reference.tokens_after_blocks(tower, image[None])
+        if "text" not in arrays:
+            arrays["text"] = text_embeddings(reference.features(tower, reference.naclip(tower, states, grid)), generator)
+
+        def cosines_of(before: Tensor) -> Tensor:
+            return arrays["text"].double() @ F.normalize(reference.features(tower, before), dim=-1).T
+
         for attention, cells_of in reference.WITHOUT_TEXT.items():
             if attention == "sc-clip" and height != width:
                 continue
-            cells = reference.features(tower, cells_of(tower, states, grid))
-            if "text" not in arrays:
-                arrays["text"] = text_embeddings(cells, generator)
-            cosines = arrays["text"].double() @ F.normalize(cells, dim=-1).T
+            before = cells_of(tower, states, grid)
+            cells = reference.features(tower, before)
+            cosines = cosines_of(before)
             arrays[f"{size}.{attention}.cells"] = cells
             arrays[f"{size}.{attention}.logits"] = TEMPERATURE * cosines
             print(f"{name} {size} {attention}: features to {cells.abs().max():.2f}, labels {len(set(cosines.argmax(0).tolist()))}")
+        passes = [
+            reference.resclip(tower, states, grid, cosines_of, image, repaired) for repaired in (False, True)
+        ]
+        for attention, before in zip(("resclip", "resclip-repaired"), passes):
+            arrays[f"{size}.{attention}.logits"] = TEMPERATURE * cosines_of(before)
+        difference = (passes[0] - passes[1]).abs().max()
+        print(f"{name} {size} resclip: repaired differs by {difference:.3f}, labels {cosines_of(passes[0]).argmax(0).unique().tolist()}")
 
     stored = {f"visual.{key}": value.half() for key, value in visual.state_dict().items()}
     save_file(stored, GOLDEN / f"attention_{name}.safetensors")

@@ -176,6 +176,93 @@ def gem(visual: VisionTransformer, x: list[Tensor], grid: tuple[int, int]) -> Te
     return path[1:]
 
 
+def pamr(scores: Tensor, image: Tensor) -> Tensor:
+    """Pixel-adaptive mask refinement: queries x height x width and 3 x height x width."""
+    height, width = image.shape[1:]
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+
+    def moved(values: Tensor, down: int, right: int) -> Tensor:
+        return values[:, (row + down).clamp(0, height - 1), (column + right).clamp(0, width - 1)]
+
+    steps = [(distance * down, distance * right) for distance in (8, 16) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    sigma = torch.stack([moved(image, *step) for step in steps]).std(0)  # unbiased; the centre counts twice
+    steps = [step for step in steps if step != (0, 0)]
+    differences = [(moved(image, *step) - image).abs() / (1e-8 + 0.1 * sigma) for step in steps]
+    weights = torch.stack([-difference.mean(0) for difference in differences]).softmax(0)
+    for _ in range(10):
+        scores = sum(weight * moved(scores, *step) for weight, step in zip(weights, steps))
+    return scores
+
+
+# Of the release's constants, those for Pascal Context 59.
+THETA, LAMBDA_R, TAU_R, TAU_S, LAMBDA_S = 0.25, 0.4, 2.0, 1.8, 0.7
+
+
+def labels_of_patches(cosines: Tensor, image: Tensor, grid: tuple[int, int]) -> list[int]:
+    """The most frequent label of each patch's pixels after refinement; of equally frequent ones the lowest."""
+    at_size = F.interpolate(cosines.unflatten(1, grid)[None], image.shape[1:], mode="bilinear", align_corners=False)[0]
+    probabilities = (40 * pamr(at_size, image)).softmax(0)
+    best, labels = probabilities.max(0)
+    labels[best < THETA] = 0
+    height, width = image.shape[1] // grid[0], image.shape[2] // grid[1]
+    patches = [
+        labels[row * height : (row + 1) * height, column * width : (column + 1) * width].flatten().bincount()
+        for row in range(grid[0])
+        for column in range(grid[1])
+    ]
+    return [counts.tolist().index(counts.max()) for counts in patches]
+
+
+def layout(labels: list[int], grid: tuple[int, int], repaired: bool) -> Tensor:
+    """S^ over all tokens; zero in the class token's row and column."""
+    places = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    label = dict(zip(places, labels))
+    distance = {(i, j): max(abs(i[0] - j[0]), abs(i[1] - j[1])) for i in places for j in places}
+    farthest = max(distance.values())
+
+    def belongs(i: tuple[int, int], j: tuple[int, int]) -> float:
+        if label[i] != label[j]:
+            return 0.0
+        d = distance[i, j]
+        for n in range(d + 1):
+            share = Fraction(n, (d if repaired else farthest) or 1)
+            place = tuple(round(a + share * (b - a)) for a, b in zip(i, j))  # halves to even
+            if label[place] != label[i]:
+                return float(torch.exp(torch.tensor(-d / farthest, dtype=torch.float64)))
+        return 1.0
+
+    m = torch.tensor([[belongs(i, j) for j in places] for i in places], dtype=torch.float64)
+    taps = torch.exp(-torch.arange(-15, 16).double() ** 2 / (2 * 5.0**2))
+    taps = taps / taps.sum()
+    smooth = torch.zeros_like(m)
+    for offset, tap in zip(range(-15, 16), taps):
+        for column in range(len(places)):
+            if 0 <= column + offset < len(places):
+                smooth[:, column] += tap * m[:, column + offset]
+    smooth = smooth / smooth.sum(1, keepdim=True)
+    return F.pad(smooth / smooth.max(), (1, 0, 1, 0))
+
+
+def resclip(visual: VisionTransformer, x: list[Tensor], grid: tuple[int, int], cosines_of, image: Tensor, repaired: bool) -> Tensor:
+    """`cosines_of` takes the cells before ln_post to queries x cells, `image` is 3 x height x width."""
+    blocks = visual.transformer.resblocks
+    numbers = range(published(len(blocks), 6, 6), published(len(blocks), 9, 9) + 1)
+    middle = []
+    for number in numbers:
+        q, k, _ = heads_of(blocks[number - 1], x[number - 1])
+        middle.append(likeness(q, k).softmax(-1))
+    c = torch.stack(middle).mean(0)
+    _, k, v = heads_of(blocks[-1], x[-1])
+
+    def read(s: Tensor) -> Tensor:
+        a = TAU_R * ((1 - LAMBDA_R) * (s + omega(*grid)).softmax(-1) + LAMBDA_R * c)
+        return out(blocks[-1], a @ v)[1:]
+
+    s0 = likeness(k, k)
+    labels = labels_of_patches(cosines_of(read(s0)), image, grid)
+    return read(TAU_S * ((1 - LAMBDA_S) * s0 + LAMBDA_S * layout(labels, grid, repaired)))
+
+
 WITHOUT_TEXT = {
     "sclip": sclip,
     "clearclip": clearclip,

@@ -13,6 +13,7 @@ mod last_block;
 mod maskclip;
 mod naclip;
 mod pearl;
+mod resclip;
 mod sc_clip;
 mod sclip;
 mod trunk;
@@ -23,6 +24,7 @@ use super::{Attention, DenseError, KeySmoothing};
 use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
 use grid::Grid;
 use last_block::{LastBlock, cells_of};
+pub(super) use resclip::Feedback;
 use trunk::{Depth, Trunk};
 
 /// The attentions that a tower can compute.
@@ -56,6 +58,8 @@ pub(super) struct Ending {
     pub(super) pooled: Tensor,
     /// `[batch, cells, channels]`, when key smoothing needs them.
     pub(super) keys: Option<Tensor>,
+    /// One per image, when the cells are a first pass.
+    pub(super) feedback: Option<Vec<Feedback>>,
 }
 
 /// The tower's ending on `[batch, 3, height, width]`.
@@ -68,6 +72,12 @@ pub(super) fn of_vision_transformer(
     let grid = Grid::of(image, tower.patch_pixels());
     let trunk = Trunk::run(tower, image, blocks_read(attention, Depth::of(tower)));
     let last = LastBlock::of(tower, trunk.before_last().shallow_clone());
+    let mut feedback = None;
+    let mut first_pass = |path_test| {
+        let (cells, kept) = resclip::first_pass(&trunk, &last, image, grid, path_test);
+        feedback = Some(kept);
+        cells
+    };
     let cells = match attention {
         Attention::Clip => maskclip::unchanged(&last),
         Attention::Maskclip => maskclip::with_residual(&last),
@@ -78,12 +88,15 @@ pub(super) fn of_vision_transformer(
         Attention::Pearl => last.alone(&pearl::mix(&last.heads(), pearl::Rotation::Exact)),
         Attention::PearlNewtonSchulz => last.alone(&pearl::mix(&last.heads(), pearl::Rotation::NewtonSchulz)),
         Attention::ScClip => sc_clip::cells(&trunk, grid),
+        Attention::Resclip => first_pass(resclip::PathTest::Released),
+        Attention::ResclipRepaired => first_pass(resclip::PathTest::WholePath),
         Attention::Gem => cells_of(&gem::tokens(&trunk)),
     };
     Ending {
         cells: tower.project(&cells),
         pooled: tower.project(&last.class_token()).squeeze_dim(1), // [batch, 1, embedding] -> [batch, embedding]
         keys: last.keys(key_smoothing),
+        feedback,
     }
 }
 
@@ -99,6 +112,7 @@ fn blocks_read(attention: Attention, depth: Depth) -> usize {
         | Attention::Pearl
         | Attention::PearlNewtonSchulz => 1,
         Attention::ScClip => sc_clip::blocks_read(depth),
+        Attention::Resclip | Attention::ResclipRepaired => resclip::blocks_read(depth),
         Attention::Gem => gem::blocks_read(depth),
     }
 }
@@ -128,6 +142,8 @@ pub(super) fn of_modified_resnet(
         | Attention::Pearl
         | Attention::PearlNewtonSchulz
         | Attention::ScClip
+        | Attention::Resclip
+        | Attention::ResclipRepaired
         | Attention::Gem => return None,
     };
     let keys = match key_smoothing {
@@ -138,6 +154,7 @@ pub(super) fn of_modified_resnet(
         cells,
         pooled: pool.pool(&map),
         keys,
+        feedback: None,
     })
 }
 
