@@ -114,7 +114,9 @@ impl ApiError {
                 DecodeError::UnknownFormat { .. } | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
             },
             Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
-            Self::Segment(SegmentError::InputTooLarge(_) | SegmentError::Cost(_)) => ProblemType::InvalidRequest,
+            Self::Segment(
+                SegmentError::InputTooLarge(_) | SegmentError::UnsuitableInput(_) | SegmentError::Cost(_),
+            ) => ProblemType::InvalidRequest,
             Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
             Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
             Self::Unavailable(_) | Self::Segment(SegmentError::Unavailable(_)) => ProblemType::Unavailable,
@@ -154,6 +156,7 @@ impl ApiError {
             path: match self {
                 Self::Invalid { path, .. } => path.clone(),
                 Self::UnknownModel { .. } => Some("model".to_owned()),
+                Self::Segment(SegmentError::UnsuitableInput(_)) => Some("attention".to_owned()),
                 Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
                 Self::Vocabulary(VocabularyError::Invalid(ClassListError::OptionRange { option, .. })) => {
                     Some(format!("options.{option}"))

@@ -25,4 +25,5 @@ pub use transformer::Activation;
 pub use visual::VisualTower;
 pub use vit::VisionTransformer;
 
-pub(crate) use transformer::Mask;
+pub(crate) use transformer::{Mask, ResidualAttentionBlock};
+pub(crate) use vit::Readout;

@@ -47,6 +47,14 @@ impl LayerNorm {
         })
     }
 
+    /// The same weights under another owner; nothing is copied.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+        }
+    }
+
     /// `[..., width]` to the same shape.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         x.layer_norm(
@@ -75,6 +83,14 @@ impl Linear {
             weight: weights.take(&format!("{name}.weight"), &[outputs, inputs])?,
             bias: weights.take(&format!("{name}.bias"), &[outputs])?,
         })
+    }
+
+    /// The same weights under another owner; nothing is copied.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+        }
     }
 
     /// `[..., inputs]` to `[..., outputs]`.
@@ -141,6 +157,17 @@ impl Attention {
         [0, 1].map(|part| fused.narrow(-1, part * width, width))
     }
 
+    /// A part of a fused projection apart by heads: `[batch, tokens, width]` to `[batch, heads, tokens, head_width]`.
+    pub(crate) fn split_heads(&self, part: &Tensor) -> Tensor {
+        split_heads(part, self.heads)
+    }
+
+    /// What the heads made of the values, side by side again and projected: `[batch, heads, tokens, head_width]` to
+    /// `[batch, tokens, width]`.
+    pub(crate) fn project_heads(&self, mixed: &Tensor) -> Tensor {
+        self.out_proj.forward(&join_heads(mixed))
+    }
+
     /// Values mixed by the likeness of queries and keys, then projected: `[batch, queries, width]`.
     pub(crate) fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor, mask: Mask) -> Tensor {
         self.out_proj
@@ -157,13 +184,19 @@ impl Attention {
 /// Scaled dot-product attention over `heads` slices of the last dimension: queries
 /// `[batch, queries, width]`, keys and values `[batch, tokens, width]`, result like the queries.
 pub(crate) fn multi_head_attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: i64, mask: Mask) -> Tensor {
-    let [query, key, value] = [query, key, value].map(|part| {
-        // [batch, tokens, width] -> [batch, heads, tokens, head_width]
-        part.unflatten(-1, [heads, -1]).transpose(1, 2)
-    });
+    let [query, key, value] = [query, key, value].map(|part| split_heads(part, heads));
     let causal = mask == Mask::Causal;
     let mixed = Tensor::scaled_dot_product_attention::<&Tensor>(&query, &key, &value, None, 0.0, causal, None, false);
-    // [batch, heads, queries, head_width] -> [batch, queries, width]
+    join_heads(&mixed)
+}
+
+/// `[batch, tokens, width]` to `[batch, heads, tokens, head_width]`.
+fn split_heads(part: &Tensor, heads: i64) -> Tensor {
+    part.unflatten(-1, [heads, -1]).transpose(1, 2)
+}
+
+/// `[batch, heads, tokens, head_width]` to `[batch, tokens, width]`.
+pub(super) fn join_heads(mixed: &Tensor) -> Tensor {
     mixed.transpose(1, 2).flatten(2, 3)
 }
 

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{CheckpointError, Weights};
 use super::positions::PositionalEmbedding;
-use super::transformer::{Activation, LayerNorm, Mask, ResidualAttentionBlock};
+use super::transformer::{Activation, LayerNorm, Linear, Mask, ResidualAttentionBlock, join_heads};
 
 /// The visual tower of CLIP's ViT models. Fields are named after the checkpoint's keys.
 #[derive(Debug)]
@@ -67,25 +67,43 @@ impl VisionTransformer {
     /// What the last block reads: `[batch, 3, height, width]` to `[batch, 1 + cells, width]`, the class token first,
     /// then the grid's rows.
     pub(crate) fn before_last_block(&self, image: &Tensor) -> Tensor {
-        let (_last, others) = self
-            .resblocks
-            .split_last()
-            .expect("a tower is loaded with at least one block");
-        others
-            .iter()
-            .fold(self.embed(image), |tokens, block| block.forward(&tokens, Mask::None))
+        self.block_inputs(image)
+            .last()
+            .expect("there is a block for each input")
+    }
+
+    /// What each block reads, from the first block to the last; the input of a block is the output of the one before it.
+    /// Shapes as in [`VisionTransformer::before_last_block`]. Nothing is kept that the caller does not keep.
+    pub(crate) fn block_inputs(&self, image: &Tensor) -> impl Iterator<Item = Tensor> {
+        let (_last, others) = self.resblocks.split_last().expect(NEVER_EMPTY);
+        let mut others = others.iter();
+        std::iter::successors(Some(self.embed(image)), move |tokens| {
+            others.next().map(|block| block.forward(tokens, Mask::None))
+        })
+    }
+
+    /// The blocks in the order they run; never empty.
+    pub(crate) fn blocks(&self) -> &[ResidualAttentionBlock] {
+        &self.resblocks
     }
 
     /// The block that runs last.
     pub(crate) fn last_block(&self) -> &ResidualAttentionBlock {
-        self.resblocks
-            .last()
-            .expect("a tower is loaded with at least one block")
+        self.resblocks.last().expect(NEVER_EMPTY)
     }
 
     /// Tokens into the space shared with texts: `[..., width]` to `[..., embedding]`.
     pub(crate) fn project(&self, tokens: &Tensor) -> Tensor {
         self.ln_post.forward(tokens).matmul(&self.proj)
+    }
+
+    /// What follows the last attention where neither residual nor MLP does, to be used later than the tower.
+    pub(crate) fn readout(&self) -> Readout {
+        Readout {
+            out_proj: self.last_block().attn.out_proj.share(),
+            ln_post: self.ln_post.share(),
+            proj: self.proj.shallow_clone(),
+        }
     }
 
     /// Patches with the class token before them and positions added: `[batch, 3, height, width]` to
@@ -141,6 +159,25 @@ impl VisionTransformer {
         format!("ViT-{letter}/{patch}")
     }
 }
+
+/// From the heads of the last attention to the space shared with texts. Weights are the tower's.
+#[derive(Debug)]
+pub(crate) struct Readout {
+    out_proj: Linear,
+    ln_post: LayerNorm,
+    /// `[width, embedding]`
+    proj: Tensor,
+}
+
+impl Readout {
+    /// `[batch, heads, tokens, head_width]` to `[batch, tokens, embedding]`.
+    pub(crate) fn read(&self, mixed: &Tensor) -> Tensor {
+        let tokens = self.out_proj.forward(&join_heads(mixed));
+        self.ln_post.forward(&tokens).matmul(&self.proj)
+    }
+}
+
+const NEVER_EMPTY: &str = "a tower is loaded with at least one block";
 
 fn block_name(layer: usize) -> String {
     format!("visual.transformer.resblocks.{layer}")

@@ -9,6 +9,7 @@
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
+mod attention;
 mod denoising;
 mod features;
 mod options;
@@ -18,7 +19,8 @@ mod scores;
 mod smoothing;
 mod windows;
 
-pub use features::{DenseFeatures, attentions};
+pub use attention::{attentions, check_grid};
+pub use features::DenseFeatures;
 pub use options::{Attention, DenseOptions, KeySmoothing, Refinement, Window};
 pub use pamr::PixelAffinity;
 pub use refinement::refinement_bytes;
@@ -37,7 +39,7 @@ use crate::label_map::{QueryOwner, ScoreGrid};
 /// `[queries, embedding]`, each row of unit length, with one owner per query.
 ///
 /// # Errors
-/// When the tower cannot compute the attention asked for.
+/// When the tower cannot compute the attention asked for, or not on an image of that size.
 ///
 /// # Panics
 /// When a shape is none of the above, or libtorch fails.
@@ -84,5 +86,19 @@ pub enum DenseError {
         architecture: String,
         /// What it can compute.
         possible: &'static [Attention],
+    },
+    /// The attention is not defined on so few cells, or on cells that form no square.
+    #[error(
+        "the attention {} looks at a square of at least 31 patches, not at {rows} rows of {columns}; a square image, or \
+         a larger short_side, makes one",
+        asked.name()
+    )]
+    UnsuitableGrid {
+        /// What was asked for.
+        asked: Attention,
+        /// Cells from top to bottom.
+        rows: usize,
+        /// Cells from left to right.
+        columns: usize,
     },
 }

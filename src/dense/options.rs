@@ -4,6 +4,22 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// What the last attention of the visual tower does.
+///
+/// - `clip`: CLIP without the change, the papers' baseline.
+/// - `maskclip`: MaskCLIP as its reference implementation has it.
+///
+/// All others are for vision transformers only, each as its authors released it:
+/// - `maskclip-no-residual`: what later papers call MaskCLIP, the last block's projected values alone.
+/// - `sclip` (arXiv 2312.01597), `clearclip` (2407.12442), `naclip` (2404.08181): tokens attend to tokens of like queries and
+///   keys, like queries, like keys nearby.
+/// - `pearl` (2603.21528): queries attend to keys turned towards them by an exact rotation; `pearl-newton-schulz` has the
+///   released approximation of it, which the published figures are from.
+/// - `sc-clip` (2411.15869): outlying tokens repaired, attention from a middle layer; on a square input of at least 31 patches.
+/// - `resclip` (2411.15851): like keys nearby and the attention of middle blocks, in two passes, the second led by what the
+///   classes label in the first; `resclip-repaired` mends the release's test of what lies between two patches.
+/// - `gem` (2312.00878): a parallel path of self-self attention over the last six blocks.
+///
+/// Blocks are those of the published models, which have 12 or 24; in others their numbers are scaled in proportion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attention {
@@ -16,15 +32,64 @@ pub enum Attention {
     Maskclip,
     /// What later papers call MaskCLIP: the last block's projected value alone. ViT only.
     MaskclipNoResidual,
+    /// SCLIP (Wang, Mei, Yuille, ECCV 2024): tokens attend to tokens of like queries and of like keys; the last block's
+    /// residual and MLP stay. ViT only.
+    Sclip,
+    /// ClearCLIP (Lan et al., ECCV 2024): tokens attend to tokens of like queries, without residual and MLP. ViT only.
+    Clearclip,
+    /// NACLIP (Hajimiri, Ben Ayed, Dolz, WACV 2025): tokens attend to tokens of like keys, nearby ones preferred, without
+    /// residual and MLP. ViT only.
+    Naclip,
+    /// PEARL (Pei et al., CVPR 2026): queries attend to keys that the exact Procrustes rotation has turned towards them,
+    /// without residual and MLP. ViT only.
+    Pearl,
+    /// PEARL as released: the rotation approached by five Newton-Schulz steps, which the published figures are from. ViT
+    /// only.
+    PearlNewtonSchulz,
+    /// SC-CLIP (Bai et al., TIP 2025): outlying tokens are repaired and tokens attend to those that a middle layer finds
+    /// alike, on a square of at least 31 patches. ViT only.
+    ScClip,
+    /// ResCLIP (Yang et al., CVPR 2025): like keys nearby and the attention of middle blocks, in two passes, the second led
+    /// by what the texts label in the first. ViT only.
+    Resclip,
+    /// ResCLIP with the whole way between two patches looked at, where the release stops short. ViT only.
+    ResclipRepaired,
+    /// GEM (Bousselham et al., CVPR 2024): a parallel path of self-self attention over the last six blocks. ViT only.
+    Gem,
 }
 
 impl Attention {
+    /// All of them, in the order in which they are listed to clients.
+    pub const ALL: [Self; 12] = [
+        Self::Clip,
+        Self::Maskclip,
+        Self::MaskclipNoResidual,
+        Self::Sclip,
+        Self::Clearclip,
+        Self::Naclip,
+        Self::Pearl,
+        Self::PearlNewtonSchulz,
+        Self::ScClip,
+        Self::Resclip,
+        Self::ResclipRepaired,
+        Self::Gem,
+    ];
+
     /// The name in requests, settings and replies.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Clip => "clip",
             Self::Maskclip => "maskclip",
             Self::MaskclipNoResidual => "maskclip-no-residual",
+            Self::Sclip => "sclip",
+            Self::Clearclip => "clearclip",
+            Self::Naclip => "naclip",
+            Self::Pearl => "pearl",
+            Self::PearlNewtonSchulz => "pearl-newton-schulz",
+            Self::ScClip => "sc-clip",
+            Self::Resclip => "resclip",
+            Self::ResclipRepaired => "resclip-repaired",
+            Self::Gem => "gem",
         }
     }
 }
@@ -105,5 +170,23 @@ impl Default for DenseOptions {
             window: None,
             refinement: Refinement::None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    #[test]
+    fn every_attention_is_listed_under_the_name_that_requests_use() {
+        let schema = serde_json::to_value(Attention::schema()).expect("a schema is JSON");
+        let names = Attention::ALL.map(Attention::name);
+        assert_eq!(schema["enum"], serde_json::json!(names));
+        assert_eq!(
+            serde_json::to_value(Attention::ALL).expect("names are JSON"),
+            serde_json::json!(names)
+        );
     }
 }

@@ -58,9 +58,8 @@ fn score_in_float(
     options: &DenseOptions,
 ) -> DenseScores {
     let temperature = f64::from(options.temperature);
-    // [queries, embedding] x [embedding, cells] -> [queries, cells]
-    let cosines_of = |window: &DenseFeatures| text.matmul(&unit_rows(&window.cells).transpose(0, 1));
-    let cosine = Tensor::cat(&features.iter().map(cosines_of).collect::<Vec<_>>(), 1); // [queries, windows x cells]
+    let cosines: Vec<_> = features.iter().map(|window| window.cosines(text)).collect();
+    let cosine = Tensor::cat(&cosines, 1); // [queries, cells] each -> [queries, windows x cells]
     let pooled: Vec<_> = features.iter().map(|window| window.pooled.shallow_clone()).collect();
     // [queries, embedding] x [embedding, windows] -> [queries, windows] -> [queries]
     let pooled = text
@@ -132,6 +131,6 @@ fn count(length: usize) -> i64 {
     i64::try_from(length).expect("a length in memory fits 63 bits")
 }
 
-fn length(count: i64) -> usize {
+pub(super) fn length(count: i64) -> usize {
     usize::try_from(count).expect("a tensor's dimension is not negative")
 }

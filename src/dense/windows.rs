@@ -141,10 +141,15 @@ mod tests {
 
     #[test]
     fn a_window_scores_as_the_same_crop_alone_would_with_every_attention() {
-        for (name, side, stride) in [("vit_quick_gelu", 32, 24), ("resnet", 64, 40)] {
+        for (name, image) in [("vit_quick_gelu", [3, 112, 132]), ("resnet", [3, 80, 100])] {
             let tower = tower(name);
-            let (image, text) = (noise(&[3, 80, 100]), text(&tower));
+            let (image, text) = (noise(&image), text(&tower));
             for &attention in dense::attentions(&tower) {
+                // SC-CLIP looks at no less than 31 patches.
+                let (side, stride) = match attention {
+                    Attention::ScClip => (96, 16),
+                    _ => (64, 40),
+                };
                 let asked = DenseOptions {
                     attention,
                     ..options(Some(Window { side, stride }))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::cost::CostError;
-use crate::dense::DenseOptions;
+use crate::dense::{DenseError, DenseOptions};
 use crate::image::{DecodeError, InputTooLarge};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::telemetry::Stage;
@@ -192,6 +192,9 @@ pub enum SegmentError {
     /// The model would have too much to do.
     #[error(transparent)]
     Cost(#[from] CostError),
+    /// The attention that was asked for is not defined on the model's input for this image.
+    #[error(transparent)]
+    UnsuitableInput(#[from] DenseError),
     /// The model at hand cannot do what was asked; the text says what it can.
     #[error("{0}")]
     Unsupported(String),

@@ -13,7 +13,7 @@ use super::request::{
 use super::slots::Slot;
 use super::worker::{Job, ScoreJob};
 use super::{Engine, ModelInfo, Readiness};
-use crate::dense::DenseScores;
+use crate::dense::{self, DenseScores};
 use crate::image::{self, NormalisedImage, RgbImage};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, QueryOwner};
 use crate::telemetry::Stage;
@@ -197,6 +197,9 @@ impl Run<'_> {
             self.model.patch_pixels,
             &self.engine.settings.limits,
         )?;
+        let seen = |side: u32| request.dense.window.map_or(side, |window| side.min(window.side));
+        let [rows, columns] = [height, width].map(|side| (seen(side) / self.model.patch_pixels) as usize);
+        dense::check_grid(request.dense.attention, rows, columns)?;
         let normalisation = self.model.normalisation;
         self.blocking(Stage::Preprocess, move || {
             image::preprocess(&pixels, width, height, &normalisation)

@@ -236,8 +236,23 @@ async fn an_attention_the_model_does_not_have_is_422() {
         "type": "/problems/unsupported-by-model",
         "title": "The model cannot do this",
         "status": 422,
-        "detail": "the model colours (fake) cannot compute the attention maskclip-no-residual; it can: clip, maskclip",
+        "detail": "the model colours (fake) cannot compute the attention maskclip-no-residual; it can: clip, maskclip, sc-clip",
         "instance": REQUEST_ID,
+    }));
+}
+
+#[tokio::test]
+async fn an_attention_that_is_not_defined_on_the_image_is_422() {
+    let app = App::start().await;
+    let body = with_image(json!({"classes": ["red"], "attention": "sc-clip"}));
+    app.segment(&body).await.assert_problem(&json!({
+        "type": "/problems/invalid-request",
+        "title": "The request is invalid",
+        "status": 422,
+        "detail": "the attention sc-clip looks at a square of at least 31 patches, not at 2 rows of 4; a square image, or a \
+                   larger short_side, makes one",
+        "instance": REQUEST_ID,
+        "path": "attention",
     }));
 }
 

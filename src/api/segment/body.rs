@@ -48,10 +48,8 @@ pub struct SegmentBody {
     /// the class has the largest of its own probabilities. More synonyms make a class stronger under `max`.
     /// `defaults.synonyms` without it.
     pub synonyms: Option<Synonyms>,
-    /// What the model's last attention does: `clip`, no change, the papers' baseline; `maskclip`, every position
-    /// keeps its own value, as MaskCLIP's reference implementation has it; `maskclip-no-residual`, on vision
-    /// transformers, the same without the last block's residual and MLP, which later papers call MaskCLIP.
-    /// `GET /v1/models` lists those the model has; `defaults.attention` without it.
+    /// What the model's last attention does: `maskclip`, the unchanged `clip` it is compared with, or, on vision
+    /// transformers, one of its successors. `GET /v1/models` lists those the model has; `defaults.attention` without it.
     pub attention: Option<Attention>,
     /// Prompt denoising: a class whose best probability anywhere is below this is dropped. 0 turns it
     /// off; `defaults.prompt_denoising` without it.

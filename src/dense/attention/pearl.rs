@@ -1,0 +1,140 @@
+//! PEARL's attention: queries meet keys that have been turned towards them.
+//!
+//! Pei et al., CVPR 2026, arXiv 2603.21528; the definitions are the released code's, whose term `alpha` the paper has not.
+//! Neither the block's residual nor its MLP. The release does not compute the rotation but approaches it; both
+//! are here, each under its own name.
+
+use tch::{Kind, Tensor};
+
+use super::last_block::{Heads, attend_at_scale, cells_of};
+
+/// Weight of the keys' likeness to each other; the release takes 0.3 for ADE20K and Cityscapes.
+const ALPHA: f64 = 0.08;
+
+/// Steps of the approximation.
+const NEWTON_SCHULZ_STEPS: usize = 5;
+
+/// How the rotation between keys and queries is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rotation {
+    /// From the singular value decomposition: the orthogonal matrix that solves the Procrustes problem.
+    Exact,
+    /// By five Newton-Schulz steps, as the release does: far from orthogonal where keys and queries barely correlate in
+    /// some direction.
+    NewtonSchulz,
+}
+
+/// `A = sm([q (k R)^T + alpha K K^T] / sqrt d)` with centred keys `K` and the rotation `R` between centred keys and queries.
+/// `[batch, heads, cells, head_width]`.
+pub(super) fn mix(heads: &Heads, rotation: Rotation) -> Tensor {
+    mix_with(heads, rotation, ALPHA)
+}
+
+fn mix_with(heads: &Heads, rotation: Rotation, alpha: f64) -> Tensor {
+    // A decomposition in 16 bits exists nowhere.
+    let [query, key] = [&heads.query, &heads.key].map(|part| part.to_kind(Kind::Float));
+    let weight = token_weights(&query);
+    let centred = |part: &Tensor| part - (part * &weight).sum_dim_intlist([2i64].as_slice(), true, Kind::Float);
+    let (centred_query, centred_key) = (centred(&query), centred(&key));
+    // [batch, heads, head_width, tokens] x [batch, heads, tokens, head_width] -> [batch, heads, head_width, head_width]
+    let correlation = centred_key.transpose(2, 3).matmul(&centred_query);
+    let turned = key.matmul(&rotation.of(&correlation));
+
+    // Both terms are one product of rows twice as wide. Values are widened with zeros, since libtorch computes attention
+    // block by block, without the whole matrix, only where all parts have one width.
+    let head_width = heads.value.size()[3];
+    let asking = Tensor::cat(&[cells_of(&query), cells_of(&centred_key) * alpha], 3);
+    let asked = Tensor::cat(&[turned, centred_key], 3);
+    let value = heads.value.constant_pad_nd([0, head_width]);
+    let [asking, asked] = [asking, asked].map(|part| part.to_kind(value.kind()));
+    let scale = 1.0 / (head_width as f64).sqrt();
+    attend_at_scale(&asking, &asked, &value, None, Some(scale)).narrow(3, 0, head_width)
+}
+
+/// Each token's part in the centre, by the length of its query; none for the class token: `[batch, heads, tokens, 1]`,
+/// summing to 1.
+fn token_weights(query: &Tensor) -> Tensor {
+    let length = cells_of(query).norm_scalaropt_dim(2, [3], true); // [batch, heads, cells, 1]
+    let share = &length / length.sum_dim_intlist([2i64].as_slice(), true, Kind::Float);
+    share.constant_pad_nd([0, 0, 1, 0])
+}
+
+impl Rotation {
+    /// Of a correlation `M`, square in its last two dimensions.
+    fn of(self, correlation: &Tensor) -> Tensor {
+        match self {
+            Self::Exact => {
+                let (u, _, v) = correlation.svd(true, true); // M = U S V^T
+                u.matmul(&v.transpose(-2, -1))
+            }
+            Self::NewtonSchulz => newton_schulz(correlation),
+        }
+    }
+}
+
+/// `M (M^T M)^(-1/2)` by coupled Newton-Schulz steps: `Y = B / |B| + 1e-6 I` and `Z = I` with `B = M^T M`, then five times
+/// `E = (3 I - Z Y) / 2`, `Y <- Y E`, `Z <- E Z`; at last `M Z / sqrt |B|`.
+fn newton_schulz(correlation: &Tensor) -> Tensor {
+    let width = correlation.size()[correlation.dim() - 1];
+    let identity = Tensor::eye(width, (correlation.kind(), correlation.device()));
+    let gram = correlation.transpose(-2, -1).matmul(correlation);
+    let size = gram
+        .norm_scalaropt_dim(2, [-2, -1], true)
+        .clamp_min(f64::from(f32::MIN_POSITIVE));
+    let start = (gram / &size + &identity * 1e-6, identity.shallow_clone());
+    let (_, inverse_root) = (0..NEWTON_SCHULZ_STEPS).fold(start, |(y, z), _| {
+        let step = (&identity * 3.0 - z.matmul(&y)) / 2.0;
+        (y.matmul(&step), step.matmul(&z))
+    });
+    correlation.matmul(&inverse_root) / size.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::attention::clearclip;
+    use crate::dense::attention::testing::{assert_close, heads, noise, row_sums};
+
+    fn diagonal(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).diag(0)
+    }
+
+    #[test]
+    fn keys_that_are_turned_queries_are_turned_back() {
+        let mut heads = heads(6);
+        let turn = Rotation::Exact.of(&noise(&[4, 4], 5.7));
+        assert_close(&turn.matmul(&turn.transpose(0, 1)), &diagonal(&[1.0; 4]));
+        heads.key = heads.query.matmul(&turn);
+        assert_close(&mix_with(&heads, Rotation::Exact, 0.0), &clearclip::mix(&heads));
+    }
+
+    #[test]
+    fn the_released_steps_stop_short_of_a_rotation() {
+        let approached = |values: &[f32]| newton_schulz(&diagonal(values));
+        assert_close(&approached(&[1.0, 0.1]), &diagonal(&[1.0, 0.658_698]));
+        assert_close(&approached(&[1.0, 0.01]).get(1).get(1), &Tensor::from(0.075_822f32));
+        assert_close(&Rotation::Exact.of(&diagonal(&[1.0, 0.01])), &diagonal(&[1.0, 1.0]));
+    }
+
+    #[test]
+    fn without_correlation_the_approximation_is_zero_and_not_nan() {
+        assert_close(&newton_schulz(&diagonal(&[0.0, 0.0])), &diagonal(&[0.0, 0.0]));
+    }
+
+    #[test]
+    fn rows_sum_to_one() {
+        for rotation in [Rotation::Exact, Rotation::NewtonSchulz] {
+            assert_close(&row_sums(|heads| mix(heads, rotation)), &Tensor::from(1f32));
+        }
+    }
+
+    #[test]
+    fn the_class_token_has_no_part_in_the_centre() {
+        let weights = token_weights(&heads(6).query);
+        assert_close(&weights.select(2, 0), &Tensor::from(0f32));
+        assert_close(
+            &weights.sum_dim_intlist([2i64].as_slice(), false, Kind::Float),
+            &Tensor::from(1f32),
+        );
+    }
+}

@@ -1,0 +1,181 @@
+//! ResCLIP: the last block also attends as middle blocks do, and a first labelling feeds back into a second pass.
+//!
+//! Yang et al., "ResCLIP: Residual Attention for Training-free Dense Vision-language Inference", CVPR 2025, arXiv 2411.15851;
+//! the definitions are the released code's. Neither the last block's residual nor its MLP.
+//!
+//! The second pass depends on what the texts score in the first, so it runs when texts are there: extraction keeps what it
+//! needs of the last block ([`Feedback`]). One input, or one window, at a time.
+
+mod labels;
+mod layout;
+
+use tch::Tensor;
+
+use super::grid::Grid;
+use super::last_block::{Heads, LastBlock, attend, attend_at_scale, cells_of};
+use super::naclip::neighbourhood;
+use super::trunk::{Depth, Trunk};
+use crate::clip::Readout;
+pub(super) use layout::PathTest;
+
+/// The release's constants; it has others for each data set.
+struct Constants {
+    /// A pixel whose best probability is below this counts as of the first query.
+    threshold: f32,
+    /// `lambda_r`: share of the middle blocks' attention.
+    middle_share: f64,
+    /// `tau_r`: factor on all of the attention. The projection's bias has no part in it, so it is of consequence.
+    attention_scale: f64,
+    /// `lambda_s`: share of the layout in what the softmax sees.
+    layout_share: f64,
+    /// `tau_s`: factor on what the softmax sees but the neighbourhood.
+    score_scale: f64,
+}
+
+/// Those for Pascal Context 59, where everything in the picture has a class of its own.
+const CONSTANTS: Constants = Constants {
+    threshold: 0.25,
+    middle_share: 0.4,
+    attention_scale: 2.0,
+    layout_share: 0.7,
+    score_scale: 1.8,
+};
+
+/// The first of the blocks whose attention is taken over, in towers of 12 and of 24, counted from 1.
+const FIRST_BLOCK: usize = 6;
+
+/// The last of them.
+const LAST_BLOCK: usize = 9;
+
+/// How many of the last blocks' inputs it reads.
+pub(super) fn blocks_read(depth: Depth) -> usize {
+    depth.0 + 1 - first_block(depth)
+}
+
+fn first_block(depth: Depth) -> usize {
+    depth.scale(FIRST_BLOCK, FIRST_BLOCK).max(1)
+}
+
+/// What is kept of an image for its second pass.
+#[derive(Debug)]
+pub(in crate::dense) struct Feedback {
+    grid: Grid,
+    path_test: PathTest,
+    /// `[3, height, width]`, what the tower saw.
+    image: Tensor,
+    mixture: Mixture,
+    readout: Readout,
+}
+
+/// What both passes mix values by. Tensors have a batch in front, of 1 in a [`Feedback`].
+#[derive(Debug)]
+struct Mixture {
+    /// `[batch, heads, 1 + cells, head_width]`
+    key: Tensor,
+    /// `[batch, heads, 1 + cells, head_width]`
+    value: Tensor,
+    /// What the middle blocks' mean attention makes of the values, `[batch, heads, cells, head_width]`.
+    by_middle: Tensor,
+}
+
+/// The first pass: features of the cells before the final normalisation, `[batch, cells, width]`, and what the second takes
+/// from each of the images, `[batch, 3, height, width]`.
+pub(super) fn first_pass(
+    trunk: &Trunk,
+    last: &LastBlock,
+    image: &Tensor,
+    grid: Grid,
+    path_test: PathTest,
+) -> (Tensor, Vec<Feedback>) {
+    let mixture = Mixture::of(trunk, last);
+    let mixed = mixture.mix(1.0, &neighbourhood(grid, image.device()));
+    let feedback = |index: i64| Feedback {
+        grid,
+        path_test,
+        image: image.get(index),
+        mixture: mixture.of_image(index),
+        readout: trunk.tower.readout(),
+    };
+    (last.alone(&mixed), (0..image.size()[0]).map(feedback).collect())
+}
+
+impl Feedback {
+    /// The second pass: from the cosines of the first, `[queries, cells]`, to features `[cells, embedding]`.
+    pub(in crate::dense) fn cells(&self, cosines: &Tensor) -> Tensor {
+        let labels = labels::of_cells(cosines, &self.image, self.grid, CONSTANTS.threshold);
+        let layout = layout::likeness(&labels, self.grid, self.path_test).to_device(self.image.device());
+        let Constants {
+            layout_share: share,
+            score_scale: scale,
+            ..
+        } = CONSTANTS;
+        // S1 + omega; the class token has no place in the layout.
+        let bias = neighbourhood(self.grid, self.image.device()) + layout.constant_pad_nd([1, 0]) * (scale * share);
+        let mixed = self.mixture.mix(scale * (1.0 - share), &bias);
+        self.readout.read(&mixed).squeeze_dim(0) // [1, cells, embedding] -> [cells, embedding]
+    }
+}
+
+impl Mixture {
+    fn of(trunk: &Trunk, last: &LastBlock) -> Self {
+        let Heads { key, value, .. } = last.heads();
+        let depth = trunk.depth();
+        let blocks = depth.scale(LAST_BLOCK, LAST_BLOCK).max(1) + 1 - first_block(depth);
+        // The mean of attentions, applied: the matrices themselves are not needed.
+        let by_blocks = trunk.blocks().take(blocks).map(|(block, input)| {
+            let Heads { query, key, .. } = Heads::of(block, input);
+            attend(&cells_of(&query), &key, &value, None)
+        });
+        let by_middle = by_blocks.reduce(|sum, mixed| sum + mixed).expect("at least one block") / blocks as f64;
+        Self { key, value, by_middle }
+    }
+
+    /// `A(S) = tau_r [(1 - lambda_r) sm(S + omega) + lambda_r C]` applied to the values, where
+    /// `S + omega = factor k k^T / sqrt d + bias`: `[batch, heads, cells, head_width]`.
+    fn mix(&self, factor: f64, bias: &Tensor) -> Tensor {
+        self.mix_with(factor, bias, CONSTANTS.middle_share, CONSTANTS.attention_scale)
+    }
+
+    fn mix_with(&self, factor: f64, bias: &Tensor, middle_share: f64, attention_scale: f64) -> Tensor {
+        let scale = factor / (self.key.size()[3] as f64).sqrt();
+        let by_keys = attend_at_scale(&cells_of(&self.key), &self.key, &self.value, Some(bias), Some(scale));
+        (by_keys * (1.0 - middle_share) + &self.by_middle * middle_share) * attention_scale
+    }
+
+    fn of_image(&self, index: i64) -> Self {
+        let [key, value, by_middle] = [&self.key, &self.value, &self.by_middle].map(|part| part.narrow(0, index, 1));
+        Self { key, value, by_middle }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::dense::attention::naclip;
+    use crate::dense::attention::testing::{assert_close, heads};
+
+    const GRID: Grid = Grid { rows: 2, columns: 3 };
+
+    fn mixture() -> Mixture {
+        let Heads { query, key, value } = heads(GRID.cells());
+        let by_middle = attend(&cells_of(&query), &key, &value, None);
+        Mixture { key, value, by_middle }
+    }
+
+    #[test]
+    fn without_the_middle_blocks_it_is_naclip() {
+        let mixed = mixture().mix_with(1.0, &neighbourhood(GRID, Device::Cpu), 0.0, 1.0);
+        assert_close(&mixed, &naclip::mix(&heads(GRID.cells()), GRID));
+    }
+
+    #[test]
+    fn rows_sum_to_the_factor_on_the_attention() {
+        let mut mixture = mixture();
+        mixture.value = mixture.value.ones_like();
+        mixture.by_middle = mixture.by_middle.ones_like();
+        let sums = mixture.mix(1.0, &neighbourhood(GRID, Device::Cpu));
+        assert_close(&sums, &Tensor::from(2f32));
+    }
+}
