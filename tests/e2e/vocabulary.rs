@@ -306,7 +306,7 @@ fn the_shell_works_on_the_store_of_a_running_server() {
         .lines()
         .map(|line| line.split_whitespace().next().unwrap().to_owned())
         .collect();
-    assert_eq!(names[11..], ["voc-synonyms-20", "copy", "pets"]);
+    assert_eq!(names[11..], ["voc-20", "copy", "pets"]);
     for arguments in [&["remove", "fruit"][..], &["show", "fruit"], &["embed", "fruit"]] {
         let error = vocab(&store, arguments).unwrap_err();
         assert!(error.contains("no vocabulary is called \"fruit\""), "{error}");
