@@ -1,5 +1,4 @@
 //! Whole tiny models in every form they come in, and what is refused; `tools/golden/forms.py` makes the files.
-#![allow(clippy::disallowed_types)] // Tensors are compared.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,10 +24,10 @@ const HALF_TOLERANCE: f64 = 2e-3;
 const PROMPTS: [&str; 2] = ["a photo of a tiger.", "a bad photo of the sky in the scene."];
 
 /// Whose arrays features are compared with, and how closely.
-type References = &'static [(&'static str, f64)];
+pub type References = &'static [(&'static str, f64)];
 
 /// Model, file, whose form it is, its references.
-const FORMS: [(&str, &str, Origin, References); 7] = [
+pub const FORMS: [(&str, &str, Origin, References); 7] = [
     (
         "vit",
         "openai.pt",
@@ -290,13 +289,13 @@ fn an_activation_that_is_not_known_is_refused() {
 }
 
 /// A checkpoint's file in a folder of its own, its model's configurations beside it.
-struct Checkpoint {
+pub struct Checkpoint {
     folder: TempDir,
     file: PathBuf,
 }
 
 impl Checkpoint {
-    fn unpack(model: &str, file: &str) -> Self {
+    pub fn unpack(model: &str, file: &str) -> Self {
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         for config in ["open_clip.json", "config.json"] {
             if golden(model, config).exists() {
@@ -320,7 +319,7 @@ impl Checkpoint {
         Weights::load(&self.file, Device::Cpu, Kind::Float)
     }
 
-    fn load(&self) -> Result<Clip, CheckpointError> {
+    pub fn load(&self) -> Result<Clip, CheckpointError> {
         let weights = self.weights()?;
         let config = ModelConfig::find(weights.origin(), &self.file)?;
         Clip::load(weights, &config)
