@@ -105,6 +105,33 @@ fn a_restart_after_a_kill_pays_for_nothing() {
 }
 
 #[test]
+fn what_coco_stuff_costs_is_paid_once() {
+    let (_folder, store) = place();
+    let mut request = request("coco-stuff-171");
+    request["templates"] = json!("maskclip-85");
+    request["deadline_seconds"] = json!(300);
+    let mut server = Server::start_on(&store);
+    let mut embedding = segment(&server, &request);
+    assert_eq!((server.metric(MISSES), server.metric(DISK_HITS)), (171, 0));
+    server.signal("KILL");
+    server.wait(Duration::from_secs(10));
+
+    let server = Server::start_on(&store);
+    assert_eq!((server.metric(MISSES), server.metric(DISK_HITS)), (0, 0));
+    let mut reading = segment(&server, &request);
+    assert_eq!(
+        (server.metric(MISSES), server.metric(DISK_HITS)),
+        (0, 171),
+        "the text tower has had nothing to do"
+    );
+    let seconds = |reply: &mut Value| reply["timings"].take()["text_seconds"].as_f64().unwrap();
+    let (embedded_in, read_in) = (seconds(&mut embedding), seconds(&mut reading));
+    println!("171 x 85 prompts: embedded in {embedded_in:.2} s, read in {read_in:.4} s");
+    assert!(read_in < embedded_in / 10.0, "{read_in} s after {embedded_in} s");
+    assert_eq!(reading, embedding);
+}
+
+#[test]
 fn two_servers_share_what_either_has_defined_and_embedded() {
     let (_folder, store) = place();
     let (first, second) = (Server::start_on(&store), Server::start_on(&store));
