@@ -3,5 +3,6 @@
 #![allow(clippy::disallowed_types)] // Golden arrays are compared as the layers below the engine make them: tensors.
 
 mod checkpoints;
+mod jpeg;
 mod text;
 mod visual;
