@@ -32,6 +32,8 @@ fn request(vocabulary: &str) -> Value {
     json!({
         "image": BASE64_STANDARD.encode(picnic()),
         "vocabulary": vocabulary,
+        "templates": "maskclip-85",
+        "deadline_seconds": 300, // of use on a machine that has other things to do
         "output": {"label_map": "coco-rle"},
     })
 }
@@ -107,9 +109,7 @@ fn a_restart_after_a_kill_pays_for_nothing() {
 #[test]
 fn what_coco_stuff_costs_is_paid_once() {
     let (_folder, store) = place();
-    let mut request = request("coco-stuff-171");
-    request["templates"] = json!("maskclip-85");
-    request["deadline_seconds"] = json!(300);
+    let request = request("coco-stuff-171");
     let mut server = Server::start_on(&store);
     let mut embedding = segment(&server, &request);
     assert_eq!((server.metric(MISSES), server.metric(DISK_HITS)), (171, 0));
