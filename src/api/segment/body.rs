@@ -38,7 +38,8 @@ pub struct SegmentBody {
     pub classes: Option<Vec<ClassBody>>,
     /// The name of a vocabulary that was defined before. Either this or `classes`.
     pub vocabulary: Option<String>,
-    /// What counts as none of the classes; without it, every pixel gets a class.
+    /// What counts as none of the classes; without it, every pixel gets a class (or the vocabulary's own background),
+    /// with the warning `no-background` where that is likely a mistake.
     pub background: Option<BackgroundBody>,
     /// Prompt templates that every name is put into: `imagenet-80`, CLIP's own for ImageNet; `maskclip-85`, these and
     /// five "... in the scene"; `simple`, "a photo of a {}." alone, the quickest to embed. `defaults.templates`
