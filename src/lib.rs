@@ -22,6 +22,7 @@ pub mod clip;
 pub mod config;
 pub mod dense;
 pub mod engine;
+pub mod evaluation;
 pub mod fetch;
 pub mod image;
 pub mod label_map;

@@ -11,11 +11,15 @@ pub(super) fn shipped() -> impl Iterator<Item = (&'static str, ClassList)> {
     })
 }
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 12] = [
     ("ade20k-150", include_str!("../../config/vocabularies/ade20k-150.txt")),
     (
         "cityscapes-19",
         include_str!("../../config/vocabularies/cityscapes-19.txt"),
+    ),
+    (
+        "coco-object-81",
+        include_str!("../../config/vocabularies/coco-object-81.txt"),
     ),
     (
         "coco-stuff-171",
@@ -29,7 +33,24 @@ const FILES: [(&str, &str); 6] = [
         "pascal-context-59",
         include_str!("../../config/vocabularies/pascal-context-59.txt"),
     ),
+    (
+        "pascal-context-60",
+        include_str!("../../config/vocabularies/pascal-context-60.txt"),
+    ),
+    (
+        "sclip-coco-object-81",
+        include_str!("../../config/vocabularies/sclip-coco-object-81.txt"),
+    ),
+    (
+        "sclip-voc-20",
+        include_str!("../../config/vocabularies/sclip-voc-20.txt"),
+    ),
+    (
+        "sclip-voc-21",
+        include_str!("../../config/vocabularies/sclip-voc-21.txt"),
+    ),
     ("voc-20", include_str!("../../config/vocabularies/voc-20.txt")),
+    ("voc-21", include_str!("../../config/vocabularies/voc-21.txt")),
 ];
 
 #[cfg(test)]
@@ -51,10 +72,12 @@ mod tests {
         let roomy = crate::config::LimitsConfig {
             max_classes: 1000,
             max_name_characters: 100,
+            max_synonyms: 7,
+            max_background_names: 26,
             ..limits()
         };
         for (name, list) in shipped() {
-            let checked = ClassList::new(list.classes().to_vec(), Vec::new(), &roomy);
+            let checked = ClassList::new(list.classes().to_vec(), list.background().to_vec(), &roomy);
             assert_eq!(checked.as_ref(), Ok(&list), "{name}");
         }
     }

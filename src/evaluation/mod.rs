@@ -1,0 +1,18 @@
+//! Measuring label maps against truths: data sets, runs over an engine, figures.
+//!
+//! Owns what a data set is, how its truths are read, what is counted, and what the counts say. A run asks the same
+//! [`Engine`](crate::engine::Engine) that answers HTTP, so its figures are those of what is served. Knows nothing of tensors.
+
+mod confusion;
+mod dataset;
+mod metrics;
+mod record;
+mod report;
+mod run;
+
+pub use confusion::{ConfusionMatrix, PairCount};
+pub use dataset::{Dataset, DatasetError, FolderLayout, LabelMapping, Layout, Sample, Truth};
+pub use metrics::{ClassMetrics, Metrics, ZeroShot};
+pub use record::{ImageRecord, Recorder, StateError};
+pub use report::{ClassReport, ImageReport, Report, Subject, Summary, table, worst_first};
+pub use run::{EvaluationError, Measured, Outcome, Run, Task};
