@@ -16,9 +16,12 @@ use crate::api::{ClassBody, segment};
 use crate::config::Config;
 use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings, ModelInfo};
-use crate::evaluation::{Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
+use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
 use crate::telemetry::{self, Metrics};
 use crate::vocabulary::{ClassList, parse_classes};
+
+/// What a command ends with: words for whoever typed it.
+pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 /// The layout of folders that are no published data set.
 const FOLDER: &str = "folder";
@@ -55,6 +58,10 @@ pub struct MeasureArguments {
     /// Measure the first images alone.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    /// Corrupt each image first: gaussian-noise, shot-noise, impulse-noise, speckle-noise, gaussian-blur, defocus-blur, spatter or
+    /// jpeg, with ImageNet-C's severity, 1 to 5; or `none`. `compare` takes several, separated by commas.
+    #[arg(long, value_name = "NAME:SEVERITY", value_delimiter = ',', value_parser = parse_corruption)]
+    pub corruption: Vec<CorruptionChoice>,
     /// Keep what was measured in this file, and go on from there when it exists.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
@@ -149,6 +156,14 @@ fn json_value(text: &str) -> Value {
     }
 }
 
+/// A corruption, or none.
+pub type CorruptionChoice = (String, Option<Corruption>);
+
+fn parse_corruption(text: &str) -> Result<CorruptionChoice, String> {
+    let corruption = if text == "none" { None } else { Some(text.parse()?) };
+    Ok((text.to_owned(), corruption))
+}
+
 #[derive(Debug, Clone, Copy)]
 enum LayoutChoice {
     Folder,
@@ -190,8 +205,6 @@ pub struct Bench {
     pub recorder: Recorder,
     pub subject: Subject,
 }
-
-type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 /// Runs `measure` on a bench made from the arguments: settings, data set, model, classes, in the order in which mistakes cost
 /// least time.
@@ -341,7 +354,7 @@ fn read(file: &Path) -> Result<String> {
 
 impl Bench {
     /// The engine's task for a request in JSON; its texts are embedded when this returns, so that no image waits for them.
-    pub async fn task(&self, request: &Value) -> Result<Task> {
+    pub async fn task(&self, request: &Value, corruption: Option<Corruption>) -> Result<Task> {
         let request = segment::request_from_json(request, &self.config, &self.model).map_err(|error| match error {
             ApiError::Invalid {
                 path: Some(path),
@@ -353,7 +366,8 @@ impl Bench {
         self.engine.embed_ahead(&self.list, request.templates).await?;
         Ok(Task {
             request,
-            classes: self.list.classes().len(),
+            names: self.list.classes().iter().map(|class| class.name.clone()).collect(),
+            corruption,
         })
     }
 
@@ -364,12 +378,8 @@ impl Bench {
             dataset,
             task,
             patience: Duration::from_secs_f64(self.config.engine.max_deadline_seconds),
+            max_image_pixels: self.config.limits.max_image_pixels,
         }
-    }
-
-    /// The classes' names.
-    pub fn names(&self) -> Vec<String> {
-        self.list.classes().iter().map(|class| class.name.clone()).collect()
     }
 }
 

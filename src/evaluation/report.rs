@@ -6,9 +6,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::confusion::ConfusionMatrix;
+use super::corruption::Corruption;
 use super::metrics::{ClassMetrics, Metrics, ZeroShot};
 use super::record::ImageRecord;
-use super::run::Outcome;
+use super::run::{Outcome, Task};
 use crate::engine::ModelInfo;
 
 /// What was measured on which images, with which model.
@@ -92,6 +93,8 @@ pub struct Report {
     pub subject: Subject,
     /// The request of each image, as `POST /v1/segment` takes it.
     pub request: Value,
+    /// What was done to each image first.
+    pub corruption: Option<Corruption>,
     /// The figures.
     #[serde(flatten)]
     pub summary: Summary,
@@ -124,19 +127,20 @@ pub struct ImageReport {
 
 impl Report {
     /// The report of a run.
-    pub fn new(subject: Subject, request: Value, names: &[String], outcome: &Outcome, unseen: Option<&[bool]>) -> Self {
-        let classes = names.iter().zip(&outcome.metrics.classes);
+    pub fn new(subject: Subject, request: Value, task: &Task, outcome: &Outcome, unseen: Option<&[bool]>) -> Self {
+        let classes = outcome.metrics.classes.iter().zip(&task.names);
         Self {
             subject,
             request,
+            corruption: task.corruption,
             summary: Summary::of(outcome, unseen),
             classes: classes
-                .map(|(name, metrics)| ClassReport {
+                .map(|(metrics, name)| ClassReport {
                     name: name.clone(),
                     metrics: *metrics,
                 })
                 .collect(),
-            per_image: worst_first(names.len(), &outcome.records),
+            per_image: worst_first(task.names.len(), &outcome.records),
         }
     }
 
@@ -144,9 +148,11 @@ impl Report {
     pub fn markdown(&self) -> String {
         let subject = &self.subject;
         let mut text = format!(
-            "# {} on {}\n\n{} ({}), {}, {}; {} images of {}.\n\n{}\n",
+            "# {} on {}{}\n\n{} ({}), {}, {}; {} images of {}.\n\n{}\n",
             subject.model,
             subject.layout,
+            self.corruption
+                .map_or(String::new(), |corruption| format!(", {corruption}")),
             subject.architecture,
             &subject.weights_sha256[..12],
             subject.precision,

@@ -1,5 +1,6 @@
 //! A run: every image of a data set through the engine, as requests, and what was counted.
 
+use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +9,12 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::confusion::ConfusionMatrix;
+use super::corruption::Corruption;
 use super::dataset::{Dataset, DatasetError, Sample, Truth, unreadable};
 use super::metrics::Metrics;
 use super::record::{ImageRecord, Recorder, StateError};
 use crate::engine::{Engine, ModelInfo, OutputOptions, SegmentError, SegmentRequest, Timings};
+use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat, UNLABELLED};
 use crate::vocabulary::off_pool;
 
@@ -46,8 +49,10 @@ pub enum EvaluationError {
 pub struct Task {
     /// The request; its image, output and deadline are each sample's own.
     pub request: SegmentRequest,
-    /// Number of classes.
-    pub classes: usize,
+    /// The classes' names, in the order of their ids.
+    pub names: Vec<String>,
+    /// What is done to the image first.
+    pub corruption: Option<Corruption>,
 }
 
 /// A task on a data set.
@@ -60,6 +65,8 @@ pub struct Run<'a> {
     pub task: &'a Task,
     /// How long one image may take.
     pub patience: Duration,
+    /// Width times height that an image to be corrupted may have; the engine has its own limit.
+    pub max_image_pixels: u64,
 }
 
 /// What a run found.
@@ -85,8 +92,9 @@ impl Task {
             dense,
             short_side,
         } = &self.request;
+        let corruption = self.corruption;
         format!(
-            "{} {} {} {vocabulary:?} {background:?} {templates:?} {dense:?} {short_side:?}",
+            "{} {} {} {vocabulary:?} {background:?} {templates:?} {dense:?} {short_side:?} {corruption:?}",
             crate::VERSION,
             model.weights_sha256,
             model.precision.name(),
@@ -122,7 +130,7 @@ impl Run<'_> {
     ) -> Result<Outcome, EvaluationError> {
         let settings = self.task.settings(model);
         let mut records = Vec::with_capacity(self.dataset.samples.len());
-        let mut sum = ConfusionMatrix::new(self.task.classes);
+        let mut sum = ConfusionMatrix::new(self.task.names.len());
         for sample in &self.dataset.samples {
             let key = key(&settings, sample)?;
             let record = match recorder.get(&key) {
@@ -150,10 +158,19 @@ impl Run<'_> {
     /// # Errors
     /// When the image or its truth cannot be used, or the engine refuses or fails.
     pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
-        let (files, classes) = (sample.clone(), self.task.classes);
+        let (files, classes) = (sample.clone(), self.task.names.len());
+        let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
         let (image, truth) = off_pool(move || {
-            let image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
-            Ok::<_, DatasetError>((Bytes::from(image), Truth::read(&files, classes)?))
+            let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
+            if let Some(corruption) = corruption {
+                image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
+                    EvaluationError::Segment {
+                        image: files.image.clone(),
+                        source: source.into(),
+                    }
+                })?;
+            }
+            Ok::<_, EvaluationError>((Bytes::from(image), Truth::read(&files, classes)?))
         })
         .await?;
         let request = SegmentRequest {
@@ -211,6 +228,16 @@ pub struct Measured {
     pub truth: Truth,
     /// Class id per pixel or [`UNLABELLED`], row-major, of the truth's size.
     pub predicted: Vec<u16>,
+}
+
+/// An encoded image, corrupted, as a PNG.
+fn corrupted(image: &[u8], corruption: Corruption, name: &str, max_pixels: u64) -> Result<Vec<u8>, DecodeError> {
+    let pixels = corruption.apply(&image::decode(image, max_pixels)?, name);
+    let mut file = Cursor::new(Vec::new());
+    pixels
+        .write_to(&mut file, ::image::ImageFormat::Png)
+        .expect("memory takes an RGB image");
+    Ok(file.into_inner())
 }
 
 /// What an image costs a server that has its texts: everything but waiting, texts and writing the answer.
