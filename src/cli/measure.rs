@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use figment::value::Dict;
@@ -18,7 +18,7 @@ use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings, ModelInfo};
 use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
 use crate::telemetry::{self, Metrics};
-use crate::vocabulary::{ClassList, parse_classes};
+use crate::vocabulary::{ClassList, Registry, parse_classes};
 
 /// What a command ends with: words for whoever typed it.
 pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -206,7 +206,7 @@ pub struct Bench {
     pub subject: Subject,
 }
 
-/// Runs `measure` on a bench made from the arguments: settings, data set, model, classes, in the order in which mistakes cost
+/// Runs `measure` on a bench made from the arguments: settings, data set, classes, model, in the order in which mistakes cost
 /// least time.
 pub fn with_bench<F, Fut>(arguments: &MeasureArguments, measure: F) -> Result<()>
 where
@@ -223,14 +223,15 @@ where
     };
     let model = ClipModel::find(&config.model)?;
     let disk = open_disk(&config.vocabulary);
+    let registry = Registry::new(config.limits.max_vocabularies, disk.clone(), SystemTime::now());
+    let list = arguments.class_list(&registry, &config)?;
+    let unseen = arguments.unseen(&list)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
         .block_on(async {
             let settings = EngineSettings::from(&config);
             let engine = Engine::start(settings, model.into_factory(), disk, Arc::new(Metrics::new()));
-            let list = arguments.class_list(&engine, &config).await?;
-            let unseen = arguments.unseen(&list)?;
             let model = engine.ready().await?;
             let classes: Vec<ClassBody> = list.classes().iter().cloned().map(Into::into).collect();
             let request = json!({"classes": classes, "background": {"names": list.background()}});
@@ -287,7 +288,7 @@ impl MeasureArguments {
         Ok(dataset)
     }
 
-    async fn class_list(&self, engine: &Engine, config: &Config) -> Result<ClassList> {
+    fn class_list(&self, registry: &Registry, config: &Config) -> Result<ClassList> {
         let name = match (&self.classes, self.layout) {
             (Some(name), _) => name.as_str(),
             (None, LayoutChoice::Published(layout)) => layout.vocabulary(),
@@ -299,7 +300,7 @@ impl MeasureArguments {
             let (classes, background) = parse_classes(&read(Path::new(name))?);
             ClassList::new(classes, background, &config.limits)?
         } else {
-            let vocabulary = engine.vocabulary(name).await;
+            let vocabulary = registry.get(name);
             let vocabulary = vocabulary.map_err(|error| format!("--classes {name} is no file, and {error}"))?;
             vocabulary.list.as_ref().clone()
         };
