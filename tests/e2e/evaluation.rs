@@ -1,5 +1,6 @@
 //! `maskclip eval` and `maskclip compare` on the example scenes and on tiny stand-ins in every published layout.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use serde_json::Value;
 
-use crate::server::{maskclip, run};
+use crate::server::{maskclip, run, shell};
 
 const SCENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/scenes");
 
@@ -435,4 +436,54 @@ fn images_of_a_folder_without_a_truth_are_left_out_and_counted() {
         (&2.into(), &1.into())
     );
     assert_eq!(report["classes"][0]["truth_pixels"], 2 * 32 * 32);
+}
+
+/// Where docs/evaluation.md has the data sets, and the stand-ins that go there.
+const DOCUMENTED: [(&str, &str); 5] = [
+    ("VOCdevkit/VOC2012", "voc-20"),
+    ("VOCdevkit/VOC2010", "pascal-context-59"),
+    ("coco_stuff164k", "coco-stuff"),
+    ("cityscapes", "cityscapes"),
+    ("ADEChallengeData2016", "ade20k"),
+];
+
+#[test]
+fn the_documented_commands_for_the_papers_tables_run() {
+    let folder = tempfile::tempdir().unwrap();
+    for (root, layout) in DOCUMENTED {
+        // The last one of a layout: the files of the data set's own download, where there are two kinds.
+        let stand_in = STAND_INS.iter().rev().find(|stand_in| stand_in.layout == layout);
+        stand_in.unwrap().write(&folder.path().join(root));
+    }
+    // A tiny vision transformer in the form of OpenAI's files.
+    let weights = File::open(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/golden/forms/vit/openai.pt.gz"
+    ))
+    .unwrap();
+    let mut unpacked = File::create(folder.path().join("tiny.pt")).unwrap();
+    std::io::copy(&mut flate2::read::GzDecoder::new(weights), &mut unpacked).unwrap();
+
+    let document = include_str!("../../docs/evaluation.md");
+    let commands: Vec<&str> = document.lines().filter(|line| line.starts_with("maskclip ")).collect();
+    assert!(commands.len() > 10, "{commands:?}");
+    for command in commands {
+        let line = command.replace("--model ViT-B-16", "--model ./tiny.pt");
+        assert_ne!(line, command, "every command names its model");
+        let output = shell(&line, folder.path(), &folder.path().join("store"))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{command}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let rows = if command.starts_with("maskclip compare") { 41 } else { 1 };
+        assert_eq!(printed.lines().count(), 2 + rows, "{command}: {printed}");
+        assert!(
+            !printed.contains("NaN") && printed.starts_with("| "),
+            "{command}: {printed}"
+        );
+    }
 }

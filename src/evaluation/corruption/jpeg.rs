@@ -100,10 +100,10 @@ fn halved(plane: &Plane) -> Plane {
 /// Twice the width and height, or one less: three quarters of the nearest value and a quarter of the next, along each axis.
 fn doubled(plane: &Plane, width: usize, height: usize) -> Plane {
     Plane::new(width, height, |x, y| {
-        let toward = |place: usize| if place % 2 == 0 { -1 } else { 1 };
+        let toward = |place: usize| if place.is_multiple_of(2) { -1 } else { 1 };
         let (column, row) = ((x / 2) as isize, (y / 2) as isize);
         let vertical = |column| 3 * u16::from(plane.at(column, row)) + u16::from(plane.at(column, row + toward(y)));
-        let rounding = if x % 2 == 0 { 8 } else { 7 };
+        let rounding = if x.is_multiple_of(2) { 8 } else { 7 };
         let value = (3 * vertical(column) + vertical(column + toward(x)) + rounding) / 16;
         value as u8
     })
