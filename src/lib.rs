@@ -9,6 +9,7 @@
 //!      │                  ├─> image       bytes to normalised pixels
 //!      │                  ├─> dense ──────> clip      tensors live here and in the engine's worker
 //!      │                  └─> label_map   scores to labels at image size, encoders
+//!      ├─> evaluation ─> engine           label maps against truths
 //!      └─> fetch ─> clip::zoo             published weights into the folder of models
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod clip;
 pub mod config;
 pub mod dense;
 pub mod engine;
+pub mod evaluation;
 pub mod fetch;
 pub mod image;
 pub mod label_map;

@@ -1,7 +1,11 @@
 //! The command line: one file per command, each with a struct of its arguments and a `run`.
 
 mod arguments;
+mod compare;
+mod disk;
+mod eval;
 mod fetch;
+mod measure;
 mod serve;
 mod vocab;
 
@@ -17,6 +21,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure every combination of attentions, smoothing, resolutions, corruptions, ... in one table.
+    Compare(compare::CompareArguments),
+    /// Measure label maps against the truths of a data set: mIoU, accuracies, per class.
+    Eval(eval::EvalArguments),
     /// Get a model's published weights.
     Fetch(fetch::FetchArguments),
     /// Serve the JSON API and the page.
@@ -32,6 +40,8 @@ impl Cli {
     /// Whatever stopped the command, in words for whoever typed it.
     pub fn run(self) -> Result<(), Box<dyn std::error::Error>> {
         match self.command {
+            Command::Compare(arguments) => compare::run(arguments),
+            Command::Eval(arguments) => eval::run(arguments),
             Command::Fetch(arguments) => fetch::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
             Command::Vocab(arguments) => vocab::run(arguments),

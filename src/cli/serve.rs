@@ -9,8 +9,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{ConfigArguments, ModelArguments, section};
+use super::disk::open_disk;
 use crate::api::{self, AppState};
-use crate::config::{Config, StorePath, VocabularyConfig};
+use crate::config::Config;
 use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings};
 use crate::telemetry::{self, Metrics};
@@ -47,25 +48,6 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
         .enable_all()
         .build()?
         .block_on(serve(Arc::new(config), model, disk))
-}
-
-/// The store on disk, if it is asked for and can be opened: without it everything works, only not as fast after a start.
-fn open_disk(config: &VocabularyConfig) -> Option<Arc<DiskStore>> {
-    if config.store_path == StorePath::None {
-        return None;
-    }
-    let Some(path) = config.store_path.file() else {
-        tracing::warn!("there is no HOME to keep vocabularies in (vocabulary.store_path); they are held in memory");
-        return None;
-    };
-    match DiskStore::open(&path, config.store_bytes) {
-        Ok(disk) => Some(disk),
-        Err(error) => {
-            let path = path.display();
-            tracing::warn!(%path, %error, "the store on disk cannot be used; vocabularies are held in memory");
-            None
-        }
-    }
 }
 
 async fn serve(

@@ -11,7 +11,7 @@ pub(super) fn shipped() -> impl Iterator<Item = (&'static str, VocabularyDefinit
     })
 }
 
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 14] = [
     ("ade20k-150", include_str!("../../config/vocabularies/ade20k-150.txt")),
     (
         "cityscapes-19",
@@ -24,6 +24,10 @@ const FILES: [(&str, &str); 12] = [
     (
         "clearclip-voc-21",
         include_str!("../../config/vocabularies/clearclip-voc-21.txt"),
+    ),
+    (
+        "coco-object-81",
+        include_str!("../../config/vocabularies/coco-object-81.txt"),
     ),
     (
         "coco-stuff-171",
@@ -54,6 +58,7 @@ const FILES: [(&str, &str); 12] = [
         include_str!("../../config/vocabularies/sclip-voc-21.txt"),
     ),
     ("voc-20", include_str!("../../config/vocabularies/voc-20.txt")),
+    ("voc-21", include_str!("../../config/vocabularies/voc-21.txt")),
 ];
 
 #[cfg(test)]

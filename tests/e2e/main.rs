@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
+mod evaluation;
 mod fetch;
 mod lifecycle;
 mod loopback;

@@ -11,6 +11,8 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 
 const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--device", "cpu"];
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_maskclip");
+
 const STORE_PATH: &str = "MASKCLIP_VOCABULARY__STORE_PATH";
 
 /// A running `maskclip serve`.
@@ -140,8 +142,22 @@ impl Drop for Server {
 
 /// The binary under test, with nothing on disk.
 pub fn maskclip() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_maskclip"));
-    // Settings of whoever runs the tests are not part of them.
+    without_settings(Command::new(PROGRAM))
+}
+
+/// A command line for bash in a folder, in which `maskclip` is the binary under test, on a store.
+pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
+    let mut command = without_settings(Command::new("bash"));
+    let definition = format!("maskclip() {{ '{PROGRAM}' \"$@\"; }}; {line}");
+    command
+        .args(["-c", &definition])
+        .current_dir(folder)
+        .env(STORE_PATH, store);
+    command
+}
+
+/// Settings of whoever runs the tests are not part of them, and nothing is on disk.
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
         command.env_remove(name);
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -24,12 +25,29 @@ pub use reply::{
     ClassReply, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,
 };
 
+use super::body::parse_json;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::{AppState, accept, run_blocking};
-use crate::engine::Warning;
+use crate::config::Config;
+use crate::engine::{ModelInfo, SegmentRequest, Warning};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::vocabulary::VocabularyOptions;
+
+/// The engine's request for one in JSON, as the route understands it, but for the image: the same fields, defaults and checks.
+/// `options` are those of the vocabulary whose classes it asks for.
+///
+/// # Errors
+/// [`ApiError::Invalid`] with the field's path, [`ApiError::UnknownModel`].
+pub fn request_from_json(
+    request: &serde_json::Value,
+    config: &Config,
+    options: &VocabularyOptions,
+    model: &ModelInfo,
+) -> Result<SegmentRequest, ApiError> {
+    let body: SegmentBody = parse_json(request.to_string().as_bytes())?;
+    body.into_request(Bytes::new(), config, options, Some(model), Instant::now())
+}
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
 const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");

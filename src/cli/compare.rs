@@ -1,0 +1,162 @@
+//! `maskclip compare`: every combination of settings on one data set, in one table.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::measure::{Axis, Bench, MeasureArguments, Result, progress, with_bench, write};
+use crate::evaluation::{Corruption, Dataset, Subject, Summary, Task, table};
+
+/// Arguments of `maskclip compare`.
+#[derive(Debug, Args)]
+pub struct CompareArguments {
+    #[command(flatten)]
+    measure: MeasureArguments,
+    /// Write the table, and what was measured, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the table as Markdown; it goes to standard output, too.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
+/// One combination.
+struct Combination {
+    /// The values of the settings that vary, in the table's order.
+    values: Vec<String>,
+    request: Value,
+    corruption: Option<Corruption>,
+}
+
+/// The table as JSON.
+#[derive(Serialize)]
+struct Comparison {
+    #[serde(flatten)]
+    subject: Subject,
+    rows: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    request: Value,
+    corruption: Option<Corruption>,
+    #[serde(flatten)]
+    summary: Summary,
+}
+
+/// Measures every combination of the values that were given.
+pub fn run(arguments: CompareArguments) -> Result<()> {
+    with_bench(&arguments.measure, async |bench| compare(bench, &arguments).await)
+}
+
+async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
+    let (settings, combinations) = combinations(&bench.request, &arguments.measure);
+    let mut tasks: Vec<Task> = Vec::with_capacity(combinations.len());
+    for combination in &combinations {
+        tasks.push(bench.task(&combination.request, combination.corruption).await?);
+    }
+    let mut recorder = std::mem::take(&mut bench.recorder);
+    // Every combination labels one image before any goes on: what the model cannot compute is told at once.
+    let first = Dataset {
+        samples: bench.dataset.samples[..1].to_vec(),
+        ..bench.dataset.clone()
+    };
+    for task in &tasks {
+        bench.run(&first, task).all(&bench.model, &mut recorder, || ()).await?;
+    }
+    let bar = progress(bench.dataset.samples.len() * tasks.len());
+    let mut summaries = Vec::with_capacity(tasks.len());
+    for task in &tasks {
+        let run = bench.run(&bench.dataset, task);
+        let outcome = run.all(&bench.model, &mut recorder, || bar.inc(1)).await;
+        let outcome = outcome.inspect_err(|_| bar.finish_and_clear())?;
+        summaries.push(Summary::of(&outcome, bench.unseen.as_deref()));
+    }
+    bar.finish_and_clear();
+
+    let rows: Vec<_> = combinations
+        .iter()
+        .map(|each| each.values.clone())
+        .zip(&summaries)
+        .collect();
+    let text = table(&settings, &rows);
+    if let Some(file) = &arguments.markdown {
+        write(file, &text)?;
+    }
+    if let Some(file) = &arguments.json {
+        let rows = combinations
+            .into_iter()
+            .zip(summaries)
+            .map(|(combination, summary)| Row {
+                request: combination.request,
+                corruption: combination.corruption,
+                summary,
+            });
+        let comparison = Comparison {
+            subject: bench.subject,
+            rows: rows.collect(),
+        };
+        write(file, serde_json::to_string_pretty(&json!(comparison))? + "\n")?;
+    }
+    print!("{text}");
+    Ok(())
+}
+
+/// The names of the settings with several values, and every combination; the setting named last varies first.
+fn combinations(request: &Value, arguments: &MeasureArguments) -> (Vec<&'static str>, Vec<Combination>) {
+    let axes = arguments.request.axes();
+    let given: Vec<&Axis> = axes.iter().filter(|axis| !axis.values.is_empty()).collect();
+    let mut settings: Vec<&'static str> = given
+        .iter()
+        .filter(|axis| axis.values.len() > 1)
+        .map(|axis| axis.name)
+        .collect();
+    let mut combinations = vec![Combination {
+        values: Vec::new(),
+        request: request.clone(),
+        corruption: None,
+    }];
+    for axis in given {
+        combinations = crossed(&combinations, axis.values, |combination, value| {
+            axis.set(&mut combination.request, value);
+            (axis.values.len() > 1).then(|| value.clone())
+        });
+    }
+    if !arguments.corruption.is_empty() {
+        let is_varied = arguments.corruption.len() > 1;
+        settings.extend(is_varied.then_some("corruption"));
+        combinations = crossed(
+            &combinations,
+            &arguments.corruption,
+            |combination, (name, corruption)| {
+                combination.corruption = *corruption;
+                is_varied.then(|| name.clone())
+            },
+        );
+    }
+    (settings, combinations)
+}
+
+/// Each combination with each value; `set` puts it in and says what the table shows of it.
+fn crossed<T>(
+    combinations: &[Combination],
+    values: &[T],
+    set: impl Fn(&mut Combination, &T) -> Option<String>,
+) -> Vec<Combination> {
+    let mut result = Vec::with_capacity(combinations.len() * values.len());
+    for combination in combinations {
+        for value in values {
+            let mut next = Combination {
+                values: combination.values.clone(),
+                request: combination.request.clone(),
+                corruption: combination.corruption,
+            };
+            let shown = set(&mut next, value);
+            next.values.extend(shown);
+            result.push(next);
+        }
+    }
+    result
+}

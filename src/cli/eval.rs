@@ -1,0 +1,83 @@
+//! `maskclip eval`: label maps of a data set against its truths.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::measure::{Bench, MeasureArguments, Result, progress, with_bench, write};
+use crate::evaluation::{Report, Task, picture_grid};
+
+/// Arguments of `maskclip eval`.
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    #[command(flatten)]
+    measure: MeasureArguments,
+    /// Write everything that was found, per class and per image, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the figures, per class too, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Draw the worst cases into a PNG: image, truth and prediction side by side, the worst first.
+    #[arg(long, value_name = "FILE")]
+    grid: Option<PathBuf>,
+    /// How many cases the grid shows.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
+    grid_rows: u32,
+}
+
+/// Measures one setting. The figures go to standard output.
+pub fn run(arguments: EvalArguments) -> Result<()> {
+    with_bench(&arguments.measure, async |bench| evaluate(bench, &arguments).await)
+}
+
+async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
+    let several = |name| format!("several values of {name}: `maskclip compare` takes those");
+    let mut request = bench.request.clone();
+    for axis in arguments.measure.request.axes() {
+        match axis.values {
+            [] => {}
+            [value] => axis.set(&mut request, value),
+            _ => return Err(several(axis.name).into()),
+        }
+    }
+    let corruption = match arguments.measure.corruption.as_slice() {
+        [] => None,
+        [(_, corruption)] => *corruption,
+        _ => return Err(several("corruption").into()),
+    };
+    let task = bench.task(&request, corruption).await?;
+    let mut recorder = std::mem::take(&mut bench.recorder);
+    let bar = progress(bench.dataset.samples.len());
+    let outcome = bench
+        .run(&bench.dataset, &task)
+        .all(&bench.model, &mut recorder, || bar.inc(1))
+        .await;
+    bar.finish_and_clear();
+    let outcome = outcome?;
+    let report = Report::new(bench.subject.clone(), request, &task, &outcome, bench.unseen.as_deref());
+    if let Some(file) = &arguments.json {
+        write(file, serde_json::to_string_pretty(&report)? + "\n")?;
+    }
+    if let Some(file) = &arguments.markdown {
+        write(file, report.markdown())?;
+    }
+    if let Some(file) = &arguments.grid {
+        write(file, grid(&bench, &task, &report, arguments.grid_rows as usize).await?)?;
+    }
+    print!("{}", report.summary_table());
+    Ok(())
+}
+
+/// The worst cases, asked for once more: their label maps were not kept.
+async fn grid(bench: &Bench, task: &Task, report: &Report, rows: usize) -> Result<Vec<u8>> {
+    let run = bench.run(&bench.dataset, task);
+    let mut cases = Vec::with_capacity(rows);
+    for worst in report.per_image.iter().take(rows) {
+        let mut samples = bench.dataset.samples.iter();
+        let sample = samples.find(|sample| sample.name == worst.image);
+        let sample = sample.expect("the report is about these samples");
+        cases.push(run.measure(sample).await?.0);
+    }
+    Ok(picture_grid(&cases, bench.config.limits.max_image_pixels)?)
+}

@@ -1,0 +1,292 @@
+//! Where the published data sets, and plain folders, keep images and truths.
+//!
+//! The facts are those of mmsegmentation's data set definitions (`mmseg/datasets/*.py` and its guide "Prepare datasets"),
+//! which the CLIP-segmentation protocols share; for VOC without background, Context and COCO-Object those of SCLIP's
+//! `custom_datasets.py` and its configurations.
+
+use std::path::{Path, PathBuf};
+
+use super::{Dataset, DatasetError, LabelMapping, Sample, unreadable};
+
+/// The published data sets' layouts, each that of its validation set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// PASCAL VOC 2012 (Everingham et al.), `VOCdevkit/VOC2012`: 20 classes, background pixels not counted.
+    Voc20,
+    /// PASCAL VOC 2012 with its background as class 0.
+    Voc21,
+    /// PASCAL Context (Mottaghi et al. 2014), `VOCdevkit/VOC2010` with the index PNGs that mmsegmentation's converter
+    /// writes: the 59 frequent classes, all else not counted.
+    PascalContext59,
+    /// PASCAL Context with all else as class 0.
+    PascalContext60,
+    /// COCO-Stuff 164k (Caesar, Uijlings, Ferrari 2018): `images/val2017` and `annotations/val2017`, its 171 classes.
+    CocoStuff,
+    /// COCO-Object (from GroupViT, Xu et al. 2022): COCO-Stuff's files, a background and 80 things.
+    CocoObject,
+    /// ADE20K's scene parsing benchmark (Zhou et al. 2017), `ADEChallengeData2016`: 150 classes.
+    Ade20k,
+    /// Cityscapes (Cordts et al. 2016): the 19 classes of its benchmark.
+    Cityscapes,
+}
+
+/// Where a layout keeps what, relative to its root.
+struct Places {
+    /// The file that lists the names; without it, every file of the images' folder counts.
+    list: Option<&'static str>,
+    images: &'static str,
+    image_ending: &'static str,
+    truths: &'static str,
+    /// Endings of truths and what their values mean; the first that is there is taken.
+    truth_endings: &'static [(&'static str, LabelMapping)],
+}
+
+impl Layout {
+    /// Every layout.
+    pub const ALL: [Self; 8] = [
+        Self::Voc20,
+        Self::Voc21,
+        Self::PascalContext59,
+        Self::PascalContext60,
+        Self::CocoStuff,
+        Self::CocoObject,
+        Self::Ade20k,
+        Self::Cityscapes,
+    ];
+
+    /// The name on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Voc20 => "voc-20",
+            Self::Voc21 => "voc-21",
+            Self::PascalContext59 => "pascal-context-59",
+            Self::PascalContext60 => "pascal-context-60",
+            Self::CocoStuff => "coco-stuff",
+            Self::CocoObject => "coco-object",
+            Self::Ade20k => "ade20k",
+            Self::Cityscapes => "cityscapes",
+        }
+    }
+
+    /// The shipped vocabulary that has its classes, in the order of their ids.
+    pub const fn vocabulary(self) -> &'static str {
+        match self {
+            Self::Voc20 => "voc-20",
+            Self::Voc21 => "voc-21",
+            Self::PascalContext59 => "pascal-context-59",
+            Self::PascalContext60 => "pascal-context-60",
+            Self::CocoStuff => "coco-stuff-171",
+            Self::CocoObject => "coco-object-81",
+            Self::Ade20k => "ade20k-150",
+            Self::Cityscapes => "cityscapes-19",
+        }
+    }
+
+    /// How many classes its truths have.
+    pub const fn classes(self) -> usize {
+        match self {
+            Self::Voc20 => 20,
+            Self::Voc21 => 21,
+            Self::PascalContext59 => 59,
+            Self::PascalContext60 => 60,
+            Self::CocoStuff => 171,
+            Self::CocoObject => 81,
+            Self::Ade20k => 150,
+            Self::Cityscapes => 19,
+        }
+    }
+
+    const fn places(self) -> Places {
+        use LabelMapping::{Cityscapes, CocoObject, CocoStuff, Identity, ReduceZero};
+        const fn voc(truth_endings: &'static [(&'static str, LabelMapping)]) -> Places {
+            Places {
+                list: Some("ImageSets/Segmentation/val.txt"),
+                images: "JPEGImages",
+                image_ending: ".jpg",
+                truths: "SegmentationClass",
+                truth_endings,
+            }
+        }
+        const fn context(truth_endings: &'static [(&'static str, LabelMapping)]) -> Places {
+            Places {
+                list: Some("ImageSets/SegmentationContext/val.txt"),
+                truths: "SegmentationClassContext",
+                ..voc(truth_endings)
+            }
+        }
+        const fn coco(truth_endings: &'static [(&'static str, LabelMapping)]) -> Places {
+            Places {
+                list: None,
+                images: "images/val2017",
+                image_ending: ".jpg",
+                truths: "annotations/val2017",
+                truth_endings,
+            }
+        }
+        match self {
+            Self::Voc20 => voc(&[(".png", ReduceZero)]),
+            Self::Voc21 => voc(&[(".png", Identity)]),
+            Self::PascalContext59 => context(&[(".png", ReduceZero)]),
+            Self::PascalContext60 => context(&[(".png", Identity)]),
+            // The converters' files where somebody has run them, else those of the download itself.
+            Self::CocoStuff => coco(&[("_labelTrainIds.png", Identity), (".png", CocoStuff)]),
+            Self::CocoObject => coco(&[("_instanceTrainIds.png", Identity), (".png", CocoObject)]),
+            Self::Ade20k => Places {
+                list: None,
+                images: "images/validation",
+                image_ending: ".jpg",
+                truths: "annotations/validation",
+                truth_endings: &[(".png", ReduceZero)],
+            },
+            Self::Cityscapes => Places {
+                list: None,
+                images: "leftImg8bit/val",
+                image_ending: "_leftImg8bit.png",
+                truths: "gtFine/val",
+                truth_endings: &[
+                    ("_gtFine_labelTrainIds.png", Identity),
+                    ("_gtFine_labelIds.png", Cityscapes),
+                ],
+            },
+        }
+    }
+
+    /// Finds the validation set under a root.
+    ///
+    /// # Errors
+    /// When a folder or the list cannot be read, an image has no truth, or there is nothing at all.
+    pub fn open(self, root: &Path) -> Result<Dataset, DatasetError> {
+        let places = self.places();
+        let images = root.join(places.images);
+        let names = match places.list {
+            Some(list) => listed(&root.join(list))?,
+            None => files_ending(&images, &[places.image_ending])?
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect(),
+        };
+        let samples = names.into_iter().map(|name| {
+            let image = images.join(format!("{name}{}", places.image_ending));
+            let truth_at = |ending: &str| root.join(places.truths).join(format!("{name}{ending}"));
+            let mut truths = places
+                .truth_endings
+                .iter()
+                .map(|&(ending, labels)| (truth_at(ending), labels));
+            match truths.find(|(truth, _)| truth.is_file()) {
+                Some((truth, labels)) => Ok(Sample {
+                    name,
+                    image,
+                    truth,
+                    labels,
+                }),
+                None => Err(DatasetError::MissingTruth {
+                    image,
+                    truth: truth_at(places.truth_endings[0].0),
+                }),
+            }
+        });
+        let samples = samples.collect::<Result<Vec<_>, _>>()?;
+        if samples.is_empty() {
+            return Err(DatasetError::Empty {
+                folder: images,
+                looked_for: format!("{} has files NAME{}", self.name(), places.image_ending),
+            });
+        }
+        Ok(Dataset {
+            samples,
+            images_without_truth: 0,
+        })
+    }
+}
+
+/// A folder of images whose truths are beside them, or in another folder under the same names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FolderLayout {
+    /// The images, in folders of folders too.
+    pub images: PathBuf,
+    /// The truths.
+    pub truths: PathBuf,
+    /// What a truth's name has in place of its image's ending.
+    pub truth_ending: String,
+    /// Whether 0 is not counted and the classes start at 1.
+    pub reduce_zero: bool,
+}
+
+/// Endings of the images in a folder: the formats that the server reads.
+const IMAGE_ENDINGS: [&str; 9] = [
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".JPG",
+];
+
+impl FolderLayout {
+    /// Finds the images that have a truth. Others are counted and left out: people keep them beside each other.
+    ///
+    /// # Errors
+    /// When a folder cannot be read, or no image has a truth.
+    pub fn open(&self) -> Result<Dataset, DatasetError> {
+        let mut samples = Vec::new();
+        let mut images_without_truth = 0;
+        for (name, image) in files_ending(&self.images, &IMAGE_ENDINGS)? {
+            if self.images == self.truths && image.to_string_lossy().ends_with(&self.truth_ending) {
+                continue;
+            }
+            let truth = self.truths.join(format!("{name}{}", self.truth_ending));
+            if !truth.is_file() {
+                images_without_truth += 1;
+                continue;
+            }
+            let labels = if self.reduce_zero {
+                LabelMapping::ReduceZero
+            } else {
+                LabelMapping::Identity
+            };
+            samples.push(Sample {
+                name,
+                image,
+                truth,
+                labels,
+            });
+        }
+        if samples.is_empty() {
+            return Err(DatasetError::Empty {
+                folder: self.images.clone(),
+                looked_for: format!(
+                    "for NAME.png (or .jpg, ...) the truth would be {}",
+                    self.truths.join(format!("NAME{}", self.truth_ending)).display()
+                ),
+            });
+        }
+        Ok(Dataset {
+            samples,
+            images_without_truth,
+        })
+    }
+}
+
+/// The names in a list, one a line.
+fn listed(list: &Path) -> Result<Vec<String>, DatasetError> {
+    let text = std::fs::read_to_string(list).map_err(unreadable(list))?;
+    let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// Files anywhere under a folder with one of the endings, sorted by name: the path in the folder without the ending.
+fn files_ending(folder: &Path, endings: &[&str]) -> Result<Vec<(String, PathBuf)>, DatasetError> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(inside) = folders.pop() {
+        for entry in std::fs::read_dir(&inside).map_err(unreadable(&inside))? {
+            let path = entry.map_err(unreadable(&inside))?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let relative = path.strip_prefix(folder).expect("the walk stays in the folder");
+            let relative = relative.to_string_lossy();
+            if let Some(name) = endings.iter().find_map(|ending| relative.strip_suffix(ending)) {
+                found.push((name.to_owned(), path.clone()));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}

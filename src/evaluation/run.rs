@@ -1,0 +1,251 @@
+//! A run: every image of a data set through the engine, as requests, and what was counted.
+
+use std::io::Cursor;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::confusion::ConfusionMatrix;
+use super::corruption::Corruption;
+use super::dataset::{Dataset, DatasetError, Sample, Truth, unreadable};
+use super::metrics::Metrics;
+use super::record::{ImageRecord, Recorder, StateError};
+use crate::engine::{Engine, ModelInfo, OutputOptions, SegmentError, SegmentRequest, Timings};
+use crate::image::{self, DecodeError};
+use crate::label_map::{EncodedLabelMap, LabelMapFormat, UNLABELLED};
+use crate::vocabulary::off_pool;
+
+/// Why a run ended early. What was measured until then is recorded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluationError {
+    /// An image or a truth cannot be used.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The engine refused or failed.
+    #[error("{}: {source}", image.display())]
+    Segment {
+        /// The image.
+        image: PathBuf,
+        /// What the engine said.
+        source: SegmentError,
+    },
+    /// The records cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Records from the state that are not of this data set's classes.
+    #[error("the state has counts of other classes for {image:?}; delete it")]
+    ForeignRecord {
+        /// The sample's name.
+        image: String,
+    },
+}
+
+/// What a run asks of each image: the request without the image, and what is done to the image before.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// The request; its image, output and deadline are each sample's own.
+    pub request: SegmentRequest,
+    /// The classes' names, in the order of their ids.
+    pub names: Vec<String>,
+    /// What is done to the image first.
+    pub corruption: Option<Corruption>,
+}
+
+/// A task on a data set.
+pub struct Run<'a> {
+    /// Who answers.
+    pub engine: &'a Arc<Engine>,
+    /// The images.
+    pub dataset: &'a Dataset,
+    /// What is asked.
+    pub task: &'a Task,
+    /// How long one image may take.
+    pub patience: Duration,
+    /// Width times height that an image to be corrupted may have; the engine has its own limit.
+    pub max_image_pixels: u64,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// One record per image, in the data set's order.
+    pub records: Vec<ImageRecord>,
+    /// The figures over all images.
+    pub metrics: Metrics,
+}
+
+impl Task {
+    /// All that the counts depend on beside the files, as text.
+    fn settings(&self, model: &ModelInfo) -> String {
+        // Taken apart, so that a new field has to be thought of here.
+        let SegmentRequest {
+            image: _,
+            deadline: _,
+            output: _,
+            vocabulary,
+            background,
+            templates,
+            synonyms,
+            dense,
+            short_side,
+            resize,
+        } = &self.request;
+        let corruption = self.corruption;
+        format!(
+            "{} {} {} {vocabulary:?} {background:?} {templates:?} {synonyms:?} {dense:?} {short_side:?} {resize:?} {corruption:?}",
+            crate::VERSION,
+            model.weights_sha256,
+            model.precision.name(),
+        )
+    }
+}
+
+/// Digest of a task's settings and a sample's files, by their paths, sizes and times: 32 hexadecimal digits.
+fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
+    let mut digest = Sha256::new_with_prefix(settings);
+    for path in [&sample.image, &sample.truth] {
+        let metadata = path.metadata().map_err(unreadable(path))?;
+        let changed = metadata.modified().map_err(unreadable(path))?;
+        digest.update(format!("{} {} {changed:?}", path.display(), metadata.len()));
+    }
+    digest.update(format!("{:?}", sample.labels));
+    Ok(digest.finalize()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+impl Run<'_> {
+    /// Measures every image that `recorder` does not have yet, and adds all up. `measured` is told of each image, known or new.
+    ///
+    /// # Errors
+    /// On the first image that cannot be measured.
+    pub async fn all(
+        &self,
+        model: &ModelInfo,
+        recorder: &mut Recorder,
+        mut measured: impl FnMut(),
+    ) -> Result<Outcome, EvaluationError> {
+        let settings = self.task.settings(model);
+        let mut records = Vec::with_capacity(self.dataset.samples.len());
+        let mut sum = ConfusionMatrix::new(self.task.names.len());
+        for sample in &self.dataset.samples {
+            let key = key(&settings, sample)?;
+            let record = match recorder.get(&key) {
+                Some(record) => record.clone(),
+                None => {
+                    let (_, record) = self.measure(sample).await?;
+                    recorder.add(key, record.clone())?;
+                    record
+                }
+            };
+            if !sum.add(&record.pairs) {
+                return Err(EvaluationError::ForeignRecord { image: record.image });
+            }
+            records.push(record);
+            measured();
+        }
+        Ok(Outcome {
+            records,
+            metrics: Metrics::of(&sum),
+        })
+    }
+
+    /// Measures one image: its label map, `[height, width]` class ids or [`UNLABELLED`], and what was counted.
+    ///
+    /// # Errors
+    /// When the image or its truth cannot be used, or the engine refuses or fails.
+    pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
+        let (files, classes) = (sample.clone(), self.task.names.len());
+        let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
+        let (image, truth) = off_pool(move || {
+            let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
+            if let Some(corruption) = corruption {
+                image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
+                    EvaluationError::Segment {
+                        image: files.image.clone(),
+                        source: source.into(),
+                    }
+                })?;
+            }
+            Ok::<_, EvaluationError>((Bytes::from(image), Truth::read(&files, classes)?))
+        })
+        .await?;
+        let request = SegmentRequest {
+            image: image.clone(),
+            output: OutputOptions {
+                label_map: LabelMapFormat::Raw,
+                confidence_map: false,
+            },
+            deadline: Instant::now() + self.patience,
+            ..self.task.request.clone()
+        };
+        let segmentation = self.engine.segment(request).await;
+        let segmentation = segmentation.map_err(|source| EvaluationError::Segment {
+            image: sample.image.clone(),
+            source,
+        })?;
+        let size = (segmentation.width, segmentation.height);
+        if size != (truth.width, truth.height) {
+            return Err(EvaluationError::Dataset(DatasetError::SizeMismatch {
+                image: sample.image.clone(),
+                image_size: size,
+                truth: sample.truth.clone(),
+                truth_size: (truth.width, truth.height),
+            }));
+        }
+        let EncodedLabelMap::Raw(rows) = segmentation.label_map else {
+            unreachable!("rows of class ids were asked for");
+        };
+        let no_class = if classes <= 255 { 255 } else { UNLABELLED };
+        let predicted: Vec<u16> = rows
+            .into_iter()
+            .flatten()
+            .map(|label| if label == no_class { UNLABELLED } else { label })
+            .collect();
+        let record = ImageRecord {
+            image: sample.name.clone(),
+            milliseconds: milliseconds(&segmentation.timings),
+            pairs: ConfusionMatrix::of_image(classes, &truth.labels, &predicted).pairs(),
+        };
+        let measured = Measured {
+            image,
+            truth,
+            predicted,
+        };
+        Ok((measured, record))
+    }
+}
+
+/// One image with its truth and its label map.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// The encoded image, as the engine got it.
+    pub image: Bytes,
+    /// The truth.
+    pub truth: Truth,
+    /// Class id per pixel or [`UNLABELLED`], row-major, of the truth's size.
+    pub predicted: Vec<u16>,
+}
+
+/// An encoded image, corrupted, as a PNG.
+fn corrupted(image: &[u8], corruption: Corruption, name: &str, max_pixels: u64) -> Result<Vec<u8>, DecodeError> {
+    let pixels = corruption.apply(&image::decode(image, max_pixels)?, name);
+    let mut file = Cursor::new(Vec::new());
+    pixels
+        .write_to(&mut file, ::image::ImageFormat::Png)
+        .expect("memory takes an RGB image");
+    Ok(file.into_inner())
+}
+
+/// What an image costs a server that has its texts: everything but waiting, texts and writing the answer.
+fn milliseconds(timings: &Timings) -> f64 {
+    let seconds =
+        timings.decode_seconds + timings.preprocess_seconds + timings.model_seconds + timings.label_map_seconds;
+    // To the microsecond: more digits mean nothing.
+    (seconds * 1e6).round() / 1e3
+}

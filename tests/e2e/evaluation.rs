@@ -1,0 +1,489 @@
+//! `maskclip eval` and `maskclip compare` on the example scenes and on tiny stand-ins in every published layout.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use image::{GrayImage, Luma, Rgb, RgbImage};
+use serde_json::Value;
+
+use crate::server::{maskclip, run, shell};
+
+const SCENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/scenes");
+
+fn scenes(path: &str) -> String {
+    format!("{SCENES}/{path}")
+}
+
+/// Runs a command on the first scenes with small inputs; its standard output.
+fn measure(command: &str, arguments: &[&str]) -> Result<String, String> {
+    let (classes, background) = (scenes("classes.txt"), scenes("backgrounds.txt"));
+    let scene = [
+        command,
+        &scenes("in-style"),
+        "--classes",
+        &classes,
+        "--background",
+        &background,
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let all: Vec<&str> = scene
+        .iter()
+        .map(String::as_str)
+        .chain(["--short-side", "128", "--templates", "simple"])
+        .chain(arguments.iter().copied())
+        .collect();
+    outcome(&all)
+}
+
+fn outcome(arguments: &[&str]) -> Result<String, String> {
+    let output = run(arguments);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    match output.status.success() {
+        true => Ok(text(output.stdout)),
+        false => Err(text(output.stderr).lines().last().unwrap_or_default().to_owned()),
+    }
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Everything but how long it took.
+fn figures(report: &Value) -> [&Value; 4] {
+    ["mean_iou", "pixel_accuracy", "mean_accuracy", "classes"].map(|name| &report[name])
+}
+
+#[test]
+fn the_example_scenes_are_measured_and_written_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let printed = measure(
+        "eval",
+        &[
+            "--limit",
+            "3",
+            "--json",
+            &file("a.json"),
+            "--markdown",
+            &file("a.md"),
+            "--grid",
+            &file("a.png"),
+            "--grid-rows",
+            "2",
+            "--unseen",
+            "tiger,bus",
+        ],
+    );
+    let printed = printed.unwrap();
+
+    let report = json(&folder.path().join("a.json"));
+    assert_eq!((&report["images"], &report["layout"]), (&3.into(), &"folder".into()));
+    assert_eq!(report["request"]["short_side"], 128);
+    let classes = report["classes"].as_array().unwrap();
+    assert_eq!(classes.len(), 21);
+    let pixels = |name: &str| classes.iter().map(|class| class[name].as_u64().unwrap()).sum::<u64>();
+    // Every pixel of three scenes has a truth, and a class called background takes what is none of the others.
+    assert_eq!(pixels("truth_pixels"), 3 * 256 * 256);
+    assert_eq!(pixels("predicted_pixels"), 3 * 256 * 256);
+    let right = pixels("intersection_pixels") as f64 / (3 * 256 * 256) as f64;
+    assert_eq!(report["pixel_accuracy"].as_f64().unwrap(), right);
+    assert!(report["zero_shot"]["seen_iou"].as_f64().unwrap() > 0.0);
+
+    let worst: Vec<f64> = report["per_image"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|image| image["mean_iou"].as_f64().unwrap())
+        .collect();
+    assert!(worst.is_sorted() && worst.len() == 3, "{worst:?}");
+
+    let percent = format!("| {:.2} |", 100.0 * report["mean_iou"].as_f64().unwrap());
+    assert!(printed.contains("| mIoU |") && printed.contains(&percent), "{printed}");
+    let markdown = std::fs::read_to_string(folder.path().join("a.md")).unwrap();
+    assert!(
+        markdown.contains(&percent) && markdown.contains("| tiger |"),
+        "{markdown}"
+    );
+    let grid = image::open(folder.path().join("a.png")).unwrap();
+    assert_eq!((grid.width(), grid.height()), (3 * 320 + 4 * 4, 2 * 320 + 3 * 4));
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (state, whole) = (file("state"), file("whole.json"));
+    measure("eval", &["--limit", "12", "--json", &whole]).unwrap();
+
+    let mut process = maskclip()
+        .args(["eval", &scenes("in-style"), "--classes", &scenes("classes.txt")])
+        .args([
+            "--background",
+            &scenes("backgrounds.txt"),
+            "--short-side",
+            "128",
+            "--templates",
+            "simple",
+        ])
+        .args(["--limit", "12", "--state", &state])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = || std::fs::read_to_string(&state).unwrap_or_default().lines().count();
+    let start = Instant::now();
+    while lines() < 3 && process.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(120), "nothing is measured");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let kept = std::fs::read_to_string(&state).unwrap();
+    assert!((3..12).contains(&kept.lines().count()), "killed half-way: {kept}");
+
+    let resumed = file("resumed.json");
+    measure("eval", &["--limit", "12", "--state", &state, "--json", &resumed]).unwrap();
+    assert_eq!(figures(&json(Path::new(&resumed))), figures(&json(Path::new(&whole))));
+    let whole_lines = kept.rfind('\n').unwrap() + 1;
+    assert!(
+        std::fs::read_to_string(&state)
+            .unwrap()
+            .starts_with(&kept[..whole_lines])
+    );
+    assert_eq!(lines(), 12);
+
+    // Another setting finds nothing that it could take for its own.
+    measure("eval", &["--limit", "1", "--state", &state, "--attention", "clip"]).unwrap();
+    assert_eq!(lines(), 13);
+}
+
+#[test]
+fn combinations_are_compared_in_one_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("table.json");
+    let printed = measure(
+        "compare",
+        &[
+            "--limit",
+            "2",
+            "--attention",
+            "clip,maskclip",
+            "--prompt-denoising",
+            "0.5",
+            "--corruption",
+            "none,jpeg:5",
+            "--json",
+            file.to_str().unwrap(),
+        ],
+    );
+    let printed = printed.unwrap();
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(lines[0].starts_with("| attention | corruption | mIoU |"), "{printed}");
+    let settings: Vec<_> = lines[2..]
+        .iter()
+        .map(|line| line.split('|').map(str::trim).skip(1).take(2).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(
+        settings,
+        [
+            ["clip", "none"],
+            ["clip", "jpeg:5"],
+            ["maskclip", "none"],
+            ["maskclip", "jpeg:5"]
+        ]
+    );
+    let table = json(&file);
+    let rows = table["rows"].as_array().unwrap();
+    assert!(
+        rows.iter()
+            .all(|row| row["median_milliseconds"].as_f64().unwrap() > 0.0)
+    );
+    assert!(rows.iter().all(|row| row["request"]["prompt_denoising"] == 0.5));
+
+    let alone = folder.path().join("alone.json");
+    let settings = [
+        "--limit",
+        "2",
+        "--prompt-denoising",
+        "0.5",
+        "--corruption",
+        "jpeg:5",
+        "--json",
+    ];
+    measure("eval", &[&settings[..], &[alone.to_str().unwrap()]].concat()).unwrap();
+    assert_eq!(
+        rows[3]["mean_iou"],
+        json(&alone)["mean_iou"],
+        "a cell is what eval finds"
+    );
+    assert_ne!(rows[3]["mean_iou"], rows[2]["mean_iou"], "a corruption shows");
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (arguments, expected) in [
+        (&["--attention", "gem2"][..], "attention: unknown variant `gem2`"),
+        (
+            &["--attention", "maskclip-no-residual"],
+            "cannot compute the attention maskclip-no-residual",
+        ),
+        (&["--attention", "clip,maskclip"], "several values of attention"),
+        (&["--prompt-denoising", "7"], "prompt_denoising must be 0 to 1, not 7"),
+        (&["--unseen", "unicorn"], "no class is called \"unicorn\""),
+    ] {
+        let Err(error) = measure("eval", arguments) else {
+            panic!("{arguments:?} is refused");
+        };
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+}
+
+/// A data set of two images, 32 x 32, whose truths have one value in the left half and another in the right.
+struct StandIn {
+    layout: &'static str,
+    /// The list of names; none where folders are walked.
+    list: Option<&'static str>,
+    image: &'static str,
+    truth: &'static str,
+    values: [u8; 2],
+    /// The class that each value means; none where it is not counted.
+    classes: [Option<usize>; 2],
+    count: usize,
+}
+
+const VOC: &str = "ImageSets/Segmentation/val.txt";
+const CONTEXT: &str = "ImageSets/SegmentationContext/val.txt";
+const PHOTO: &str = "JPEGImages/NAME.jpg";
+const COCO: &str = "images/val2017/NAME.jpg";
+const STREET: &str = "leftImg8bit/val/ulm/NAME_leftImg8bit.png";
+
+#[rustfmt::skip]
+const STAND_INS: [StandIn; 11] = [
+    stand_in("voc-20", Some(VOC), PHOTO, "SegmentationClass/NAME.png", [15, 0], [Some(14), None], 20),
+    stand_in("voc-21", Some(VOC), PHOTO, "SegmentationClass/NAME.png", [15, 255], [Some(15), None], 21),
+    stand_in("pascal-context-59", Some(CONTEXT), PHOTO, "SegmentationClassContext/NAME.png", [59, 0], [Some(58), None], 59),
+    stand_in("pascal-context-60", Some(CONTEXT), PHOTO, "SegmentationClassContext/NAME.png", [59, 0], [Some(59), Some(0)], 60),
+    stand_in("coco-stuff", None, COCO, "annotations/val2017/NAME_labelTrainIds.png", [170, 255], [Some(170), None], 171),
+    stand_in("coco-stuff", None, COCO, "annotations/val2017/NAME.png", [181, 12], [Some(170), Some(11)], 171),
+    stand_in("coco-object", None, COCO, "annotations/val2017/NAME_instanceTrainIds.png", [80, 0], [Some(80), Some(0)], 81),
+    stand_in("coco-object", None, COCO, "annotations/val2017/NAME.png", [89, 255], [Some(80), Some(0)], 81),
+    stand_in("ade20k", None, "images/validation/NAME.jpg", "annotations/validation/NAME.png", [150, 0], [Some(149), None], 150),
+    stand_in("cityscapes", None, STREET, "gtFine/val/ulm/NAME_gtFine_labelTrainIds.png", [18, 255], [Some(18), None], 19),
+    stand_in("cityscapes", None, STREET, "gtFine/val/ulm/NAME_gtFine_labelIds.png", [33, 3], [Some(18), None], 19),
+];
+
+const fn stand_in(
+    layout: &'static str,
+    list: Option<&'static str>,
+    image: &'static str,
+    truth: &'static str,
+    values: [u8; 2],
+    classes: [Option<usize>; 2],
+    count: usize,
+) -> StandIn {
+    StandIn {
+        layout,
+        list,
+        image,
+        truth,
+        values,
+        classes,
+        count,
+    }
+}
+
+const NAMES: [&str; 2] = ["first_000001", "second_000002"];
+const HALF: u64 = 16 * 32;
+
+impl StandIn {
+    fn write(&self, root: &Path) {
+        let place = |pattern: &str, name: &str| {
+            let path = root.join(pattern.replace("NAME", name));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            path
+        };
+        for name in NAMES {
+            let color = |x, y| Rgb([8 * x as u8, 8 * y as u8, 90]);
+            RgbImage::from_fn(32, 32, color).save(place(self.image, name)).unwrap();
+            let value = |x| Luma([self.values[usize::from(x >= 16)]]);
+            GrayImage::from_fn(32, 32, |x, _| value(x))
+                .save(place(self.truth, name))
+                .unwrap();
+        }
+        if let Some(list) = self.list {
+            std::fs::write(place(list, ""), format!("{}\n{}\n", NAMES[0], NAMES[1])).unwrap();
+        }
+    }
+
+    fn truth(&self, root: &Path) -> PathBuf {
+        root.join(self.truth.replace("NAME", NAMES[1]))
+    }
+}
+
+#[test]
+fn every_published_layout_is_read_as_its_protocol_has_it() {
+    for stand_in in STAND_INS {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("data");
+        stand_in.write(&root);
+        let report = folder.path().join("report.json");
+        let arguments = [
+            "eval",
+            root.to_str().unwrap(),
+            "--layout",
+            stand_in.layout,
+            "--json",
+            report.to_str().unwrap(),
+        ];
+        let small = ["--short-side", "32", "--templates", "simple"];
+        outcome(&[&arguments[..], &small].concat()).unwrap_or_else(|error| panic!("{}: {error}", stand_in.layout));
+        let report = json(&report);
+        assert_eq!(report["images"], 2, "{}", stand_in.layout);
+        let classes = report["classes"].as_array().unwrap();
+        assert_eq!(classes.len(), stand_in.count, "{}", stand_in.layout);
+        let mut expected = vec![0; stand_in.count];
+        for class in stand_in.classes.into_iter().flatten() {
+            expected[class] += 2 * HALF;
+        }
+        let counted: Vec<u64> = classes
+            .iter()
+            .map(|class| class["truth_pixels"].as_u64().unwrap())
+            .collect();
+        assert_eq!(counted, expected, "{} with {}", stand_in.layout, stand_in.truth);
+    }
+}
+
+#[test]
+fn a_data_set_with_a_defect_is_refused_by_the_files_name() {
+    let stand_in = &STAND_INS[0];
+    let refusal = |harm: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        stand_in.write(folder.path());
+        harm(&stand_in.truth(folder.path()));
+        let root = folder.path().to_str().unwrap();
+        let arguments = [
+            "eval",
+            root,
+            "--layout",
+            stand_in.layout,
+            "--short-side",
+            "32",
+            "--templates",
+            "simple",
+        ];
+        let error = outcome(&arguments).expect_err("refused");
+        assert!(error.contains("SegmentationClass/second_000002.png"), "{error}");
+        error
+    };
+    let missing = refusal(&|truth| std::fs::remove_file(truth).unwrap());
+    assert!(missing.contains("second_000002.jpg has no truth"), "{missing}");
+    let foreign = refusal(&|truth| GrayImage::from_pixel(32, 32, Luma([21])).save(truth).unwrap());
+    assert!(
+        foreign.contains("has the value 21, which is none of the 20 classes"),
+        "{foreign}"
+    );
+    let small = refusal(&|truth| GrayImage::from_pixel(32, 31, Luma([1])).save(truth).unwrap());
+    assert!(small.contains("has 32 x 32 pixels, but its truth"), "{small}");
+    let colours = refusal(&|truth| RgbImage::new(32, 32).save(truth).unwrap());
+    assert!(
+        colours.contains("class indices are in indexed or grey ones"),
+        "{colours}"
+    );
+}
+
+#[test]
+fn images_of_a_folder_without_a_truth_are_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, truths) = (folder.path().join("images"), folder.path().join("truths"));
+    std::fs::create_dir_all(images.join("deep")).unwrap();
+    std::fs::create_dir_all(truths.join("deep")).unwrap();
+    for name in ["a.png", "b.jpg", "deep/c.png"] {
+        RgbImage::new(32, 32).save(images.join(name)).unwrap();
+    }
+    for name in ["a.png", "deep/c.png"] {
+        GrayImage::from_pixel(32, 32, Luma([1]))
+            .save(truths.join(name))
+            .unwrap();
+    }
+    let classes = folder.path().join("classes.txt");
+    std::fs::write(&classes, "tiger\nbus\n").unwrap();
+    let report = folder.path().join("report.json");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let arguments = [
+        "eval",
+        &text(&images),
+        "--truth",
+        &text(&truths),
+        "--classes",
+        &text(&classes),
+    ];
+    let more = [
+        "--json",
+        &text(&report),
+        "--reduce-zero-label",
+        "--short-side",
+        "32",
+        "--templates",
+        "simple",
+    ];
+    outcome(&[&arguments[..], &more].concat()).unwrap();
+    let report = json(&report);
+    assert_eq!(
+        (&report["images"], &report["images_without_truth"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(report["classes"][0]["truth_pixels"], 2 * 32 * 32);
+}
+
+/// Where docs/evaluation.md has the data sets, and the stand-ins that go there.
+const DOCUMENTED: [(&str, &str); 5] = [
+    ("VOCdevkit/VOC2012", "voc-20"),
+    ("VOCdevkit/VOC2010", "pascal-context-59"),
+    ("coco_stuff164k", "coco-stuff"),
+    ("cityscapes", "cityscapes"),
+    ("ADEChallengeData2016", "ade20k"),
+];
+
+#[test]
+fn the_documented_commands_for_the_papers_tables_run() {
+    let folder = tempfile::tempdir().unwrap();
+    for (root, layout) in DOCUMENTED {
+        // The last one of a layout: the files of the data set's own download, where there are two kinds.
+        let stand_in = STAND_INS.iter().rev().find(|stand_in| stand_in.layout == layout);
+        stand_in.unwrap().write(&folder.path().join(root));
+    }
+    // A tiny vision transformer in the form of OpenAI's files.
+    let weights = File::open(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/golden/forms/vit/openai.pt.gz"
+    ))
+    .unwrap();
+    let mut unpacked = File::create(folder.path().join("tiny.pt")).unwrap();
+    std::io::copy(&mut flate2::read::GzDecoder::new(weights), &mut unpacked).unwrap();
+
+    let document = include_str!("../../docs/evaluation.md");
+    let commands: Vec<&str> = document.lines().filter(|line| line.starts_with("maskclip ")).collect();
+    assert!(commands.len() > 10, "{commands:?}");
+    for command in commands {
+        let line = command.replace("--model ViT-B-16", "--model ./tiny.pt");
+        assert_ne!(line, command, "every command names its model");
+        let output = shell(&line, folder.path(), &folder.path().join("store"))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{command}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let rows = if command.starts_with("maskclip compare") { 41 } else { 1 };
+        assert_eq!(printed.lines().count(), 2 + rows, "{command}: {printed}");
+        assert!(
+            !printed.contains("NaN") && printed.starts_with("| "),
+            "{command}: {printed}"
+        );
+    }
+}
