@@ -129,6 +129,9 @@ pub enum Refinement {
     None,
     /// Pixel-adaptive mask refinement, [`PixelAffinity`](super::PixelAffinity).
     Pamr,
+    /// PEARL's propagation (Pei et al., CVPR 2026): scores flow between neighbours of one colour and one meaning, on about
+    /// 80 x 80 cells.
+    PearlPropagation,
 }
 
 impl Refinement {
@@ -137,6 +140,7 @@ impl Refinement {
         match self {
             Self::None => "none",
             Self::Pamr => "pamr",
+            Self::PearlPropagation => "pearl-propagation",
         }
     }
 }

@@ -105,10 +105,7 @@ pub(super) fn check_refinement(
     pixels: u64,
     limits: &LimitsConfig,
 ) -> Result<(), CostError> {
-    let bytes = match refinement {
-        Refinement::None => return Ok(()),
-        Refinement::Pamr => refinement_bytes(queries, pixels),
-    };
+    let bytes = refinement_bytes(refinement, queries, pixels);
     let limit = limits.max_refinement_bytes;
     if bytes > limit {
         return Err(CostError::Refinement {

@@ -66,9 +66,10 @@ pub struct SegmentBody {
     /// an object with `side` and `stride`. Costs as many passes; gains where the input is larger than what the model was
     /// trained on. At most `limits.max_windows`; `defaults.window` without it.
     pub window: Option<WindowBody>,
-    /// What is done to scores at the image's size: `none`, or `pamr`, pixel-adaptive mask refinement, which moves the labels'
-    /// borders to those of the colours. Takes memory and time for every pixel and text, at most
-    /// `limits.max_refinement_bytes`; `defaults.refinement` without it.
+    /// What is done to scores at the image's size: `none`; `pamr`, pixel-adaptive mask refinement, which moves the labels'
+    /// borders to those of the colours; or `pearl-propagation`, by which scores flow to unsure neighbours of one colour and one
+    /// meaning. Takes memory and time for every pixel and text, at most `limits.max_refinement_bytes`;
+    /// `defaults.refinement` without it.
     pub refinement: Option<Refinement>,
     /// Factor on cosines before the softmax: more makes probabilities sharper. CLIP's learned one is
     /// 100; `defaults.temperature` without it.
