@@ -94,6 +94,23 @@ impl Attention {
     }
 }
 
+impl Attention {
+    /// Whether it holds a number for every two cells in memory, where others never have the whole of such a matrix at once.
+    pub const fn pairs_cells(self) -> bool {
+        match self {
+            Self::Naclip | Self::ScClip | Self::Resclip | Self::ResclipRepaired => true,
+            Self::Clip
+            | Self::Maskclip
+            | Self::MaskclipNoResidual
+            | Self::Sclip
+            | Self::Clearclip
+            | Self::Pearl
+            | Self::PearlNewtonSchulz
+            | Self::Gem => false,
+        }
+    }
+}
+
 /// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys
 /// are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -109,6 +126,9 @@ pub enum KeySmoothing {
         /// Best probability from which a position is left alone, 0 to 1.
         threshold: f32,
     },
+    /// Logits instead of probabilities, averaged with weights that fall off sharply, `softmax_j(40 cos(k_i, k_j))`: not the
+    /// paper's, but what gains where its formula loses.
+    Likeness,
 }
 
 /// Square windows through which the model sees its input, one after the other; scores are averaged where they overlap.

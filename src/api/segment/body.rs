@@ -55,8 +55,10 @@ pub struct SegmentBody {
     /// off; `defaults.prompt_denoising` without it.
     #[schema(minimum = 0, maximum = 1)]
     pub prompt_denoising: Option<f32>,
-    /// Key smoothing: `formula` as printed in the paper, or `reference` as its implementation computes it, which
-    /// the published figures are from; none without it.
+    /// Key smoothing: `formula` as printed in the paper; `reference` as its implementation computes it, which the
+    /// published figures are from; `likeness`, which the paper does not have: logits averaged over positions with weights
+    /// `softmax(40 cos)` of their keys. On keys that share a large direction the formula makes all positions alike, and
+    /// `likeness` does not. None without it.
     pub key_smoothing: Option<KeySmoothingBody>,
     /// Short side of the model's input in pixels, at most `limits.max_short_side`. More sees smaller things
     /// and costs more time; `defaults.short_side`, then the model's own, without it.

@@ -92,6 +92,8 @@ pub enum KeySmoothingMethod {
     Formula,
     /// The reference implementation's variant, whose keys are normalised over positions per channel.
     Reference,
+    /// Logits averaged over positions whose keys are much alike, in place of the formula's sums of probabilities.
+    Likeness,
 }
 
 /// A way of key smoothing with its threshold.
@@ -114,7 +116,7 @@ impl<'de> Deserialize<'de> for KeySmoothingBody {
             type Value = KeySmoothingBody;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("none, formula, reference or an object with method and threshold")
+                formatter.write_str("none, formula, reference, likeness or an object with method and threshold")
             }
 
             fn visit_str<E: de::Error>(self, method: &str) -> Result<KeySmoothingBody, E> {
@@ -264,10 +266,10 @@ impl TryFrom<KeySmoothingBody> for KeySmoothing {
                 let threshold = probability("key_smoothing.threshold", threshold.unwrap_or(1.0))?;
                 Ok(Self::Reference { threshold })
             }
-            (KeySmoothingMethod::None | KeySmoothingMethod::Formula, Some(_)) => Err(ApiError::invalid(
-                "key_smoothing.threshold",
-                "only the method reference has a threshold",
-            )),
+            (KeySmoothingMethod::Likeness, None) => Ok(Self::Likeness),
+            (KeySmoothingMethod::None | KeySmoothingMethod::Formula | KeySmoothingMethod::Likeness, Some(_)) => Err(
+                ApiError::invalid("key_smoothing.threshold", "only the method reference has a threshold"),
+            ),
         }
     }
 }
