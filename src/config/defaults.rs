@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, LimitsConfig, in_range};
 use crate::dense::{Attention, Refinement, Window};
+use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
 /// Values of request fields that a request leaves out.
@@ -26,6 +27,8 @@ pub struct DefaultsConfig {
     pub background_area: f64,
     /// Short side of the model's input in pixels; 0 takes the model's own.
     pub short_side: u32,
+    /// How the image comes to that size.
+    pub resize: Resize,
     /// Windows over the model's input; none sees it as a whole.
     pub window: Option<Window>,
     /// What is done to the scores at the image's size.

@@ -5,10 +5,12 @@
 
 mod defaults;
 mod load;
+mod protocols;
 mod store_path;
 
 pub use defaults::DefaultsConfig;
 pub use load::ConfigError;
+pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use store_path::StorePath;
 
 use std::fmt;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::cost::CostError;
 use crate::dense::{DenseError, DenseOptions};
-use crate::image::{DecodeError, InputTooLarge};
+use crate::image::{DecodeError, InputTooLarge, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::telemetry::Stage;
 use crate::vocabulary::{Class, ClassListAdvice, Synonyms, TemplateSet, VocabularyError};
@@ -28,6 +28,8 @@ pub struct SegmentRequest {
     pub dense: DenseOptions,
     /// Short side of the model's input in pixels; `None` for the model's own.
     pub short_side: Option<u32>,
+    /// How the image comes to that size.
+    pub resize: Resize,
     /// How the label map is written.
     pub output: OutputOptions,
     /// When the answer stops being of use.

@@ -183,7 +183,8 @@ impl Run<'_> {
         request: &SegmentRequest,
     ) -> Result<NormalisedImage, SegmentError> {
         let short_side = request.short_side.unwrap_or(self.model.short_side);
-        let (width, height) = image::working_size(
+        let resize = request.resize;
+        let (width, height) = resize.working_size(
             pixels.width(),
             pixels.height(),
             short_side,
@@ -203,7 +204,7 @@ impl Run<'_> {
         cost::check_pairs(rows * columns, request.dense.attention, &self.engine.settings.limits)?;
         let normalisation = self.model.normalisation;
         self.blocking(Stage::Preprocess, move || {
-            image::preprocess(&pixels, width, height, &normalisation)
+            image::preprocess(&pixels, width, height, resize, &normalisation)
         })
         .await
     }

@@ -9,7 +9,7 @@ mod resize;
 
 pub use ::image::RgbImage;
 pub use decode::decode;
-pub use resize::{InputTooLarge, preprocess, working_size};
+pub use resize::{InputTooLarge, Resize, preprocess};
 
 /// CLIP's per-channel normalisation of pixels in 0 to 1: `(value - mean) / std`, RGB order.
 #[derive(Debug, Clone, Copy, PartialEq)]

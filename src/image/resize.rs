@@ -2,6 +2,8 @@
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Normalisation, NormalisedImage, RgbImage};
 
@@ -20,19 +22,59 @@ pub struct InputTooLarge {
     pub limit: u64,
 }
 
-/// Width and height in pixels at which the model sees an image of `width` x `height`.
-///
+/// How an image comes to the size of the model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resize {
+    /// As CLIP was trained: Pillow's antialiased bicubic. Each side is a whole number of patches.
+    #[default]
+    Bicubic,
+    /// As the published protocols of MaskCLIP's successors do it with mmcv: bilinear without antialiasing, the long side at
+    /// most 2048 pixels. Sides are what they come to; pixels right and below that fill no patch are not looked at.
+    Mmcv,
+}
+
+impl Resize {
+    /// Width and height in pixels at which the model sees an image of `width` x `height`; each at least a patch.
+    ///
+    /// # Errors
+    /// When the result has more than `max_input_pixels` pixels, as a long thin image may.
+    ///
+    /// # Panics
+    /// When a side of the image, or `patch_pixels`, is 0: decoded images and models have none such.
+    pub fn working_size(
+        self,
+        width: u32,
+        height: u32,
+        short_side: u32,
+        patch_pixels: u32,
+        max_input_pixels: u64,
+    ) -> Result<(u32, u32), InputTooLarge> {
+        match self {
+            Self::Bicubic => working_size(width, height, short_side, patch_pixels, max_input_pixels),
+            Self::Mmcv => {
+                let (width, height) = mmcv_size(width, height, short_side);
+                let (width, height) = (width.max(patch_pixels.into()), height.max(patch_pixels.into()));
+                within(width.into(), height.into(), max_input_pixels)
+            }
+        }
+    }
+}
+
+/// mmcv's `imrescale` to `(2048, short_side)`: whichever of the two factors is smaller, halves rounded up.
+fn mmcv_size(width: u32, height: u32, short_side: u32) -> (u64, u64) {
+    let (long, short) = (width.max(height), width.min(height));
+    let factor = (MMCV_LONG_SIDE / f64::from(long)).min(f64::from(short_side) / f64::from(short));
+    let scaled = |side: u32| (f64::from(side) * factor + 0.5) as u64;
+    (scaled(width), scaled(height))
+}
+
+/// The longest side of the published protocols, in pixels.
+const MMCV_LONG_SIDE: f64 = 2048.0;
+
 /// The aspect is kept, the short side becomes `short_side`, and each side is rounded to the nearest
 /// whole number of patches (halves up), at least one.
-///
-/// # Errors
-///
-/// When the result has more than `max_input_pixels` pixels, as a long thin image may.
-///
-/// # Panics
-///
-/// When a side of the image, or `patch_pixels`, is 0: decoded images and models have none such.
-pub fn working_size(
+fn working_size(
     width: u32,
     height: u32,
     short_side: u32,
@@ -48,12 +90,16 @@ pub fn working_size(
         let patches = (2 * scaled + shorter * patch) / (2 * shorter * patch);
         patches.max(1) * patch
     };
-    let (input_width, input_height) = (whole_patches(width), whole_patches(height));
-    match (u32::try_from(input_width), u32::try_from(input_height)) {
+    within(whole_patches(width), whole_patches(height), max_input_pixels)
+}
+
+/// The size, unless it has more than `max_input_pixels` pixels.
+fn within(width: u128, height: u128, max_input_pixels: u64) -> Result<(u32, u32), InputTooLarge> {
+    match (u32::try_from(width), u32::try_from(height)) {
         (Ok(width), Ok(height)) if u64::from(width) * u64::from(height) <= max_input_pixels => Ok((width, height)),
         _ => Err(InputTooLarge {
-            width: u64::try_from(input_width).unwrap_or(u64::MAX),
-            height: u64::try_from(input_height).unwrap_or(u64::MAX),
+            width: u64::try_from(width).unwrap_or(u64::MAX),
+            height: u64::try_from(height).unwrap_or(u64::MAX),
             limit: max_input_pixels,
         }),
     }
@@ -62,14 +108,23 @@ pub fn working_size(
 /// Resizes to `width` x `height` and normalises: the floats CLIP reads.
 ///
 /// The resize is Pillow's antialiased bicubic (a = -0.5, 8-bit result), which is what CLIP was
-/// trained with, to within 1/255 per value.
+/// trained with, or PyTorch's and OpenCV's bilinear without antialiasing, 8-bit result; each to within 1/255 per value.
 ///
 /// # Panics
 ///
-/// When `width` or `height` is 0; [`working_size`] never gives that.
-pub fn preprocess(image: &RgbImage, width: u32, height: u32, normalisation: &Normalisation) -> NormalisedImage {
+/// When `width` or `height` is 0; [`Resize::working_size`] never gives that.
+pub fn preprocess(
+    image: &RgbImage,
+    width: u32,
+    height: u32,
+    resize: Resize,
+    normalisation: &Normalisation,
+) -> NormalisedImage {
     assert!(width > 0 && height > 0, "the model's input has at least one pixel");
-    let pixels = resize(image, width, height);
+    let pixels = match resize {
+        Resize::Bicubic => bicubic(image, width, height),
+        Resize::Mmcv => bilinear(image, width, height),
+    };
     let plane = width as usize * height as usize;
     let mut values = Vec::with_capacity(3 * plane);
     for channel in 0..3 {
@@ -97,7 +152,7 @@ pub fn preprocess(image: &RgbImage, width: u32, height: u32, normalisation: &Nor
 /// One pass per axis, each rounded and clipped to 8 bits, so the order matters where the filter
 /// overshoots. It is Pillow 13's: columns first, unless the image grows wider and lower. The crate's
 /// own order for bytes is the other one.
-fn resize(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
+fn bicubic(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
     let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
         .expect("an RgbImage holds three bytes per pixel");
     let rows_first = width > image.width() && height < image.height();
@@ -118,6 +173,18 @@ fn resize(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
     result.into_vec()
 }
 
+/// Each pixel between its four nearest of the source, corners not aligned: interleaved RGB bytes.
+fn bilinear(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
+    let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
+        .expect("an RgbImage holds three bytes per pixel");
+    let mut result = Image::new(width, height, PixelType::U8x3);
+    let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Interpolation(FilterType::Bilinear));
+    Resizer::new()
+        .resize(&source, &mut result, &bilinear)
+        .expect("equal pixel types resize");
+    result.into_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -134,7 +201,10 @@ mod tests {
         source: String,
         width: u32,
         height: u32,
+        /// Pillow's bicubic.
         expected: String,
+        /// Without antialiasing.
+        bilinear: String,
     }
 
     fn load(name: &str) -> RgbImage {
@@ -143,28 +213,49 @@ mod tests {
             .into_rgb8()
     }
 
-    #[test]
-    fn resizes_as_pillow_does() {
+    fn cases() -> Vec<Case> {
         let cases = std::fs::read(Path::new(FOLDER).join("cases.json")).expect("the golden cases are there");
         let cases: Vec<Case> = serde_json::from_slice(&cases).expect("the golden cases are JSON");
         assert!(cases.len() > 10);
-        for Case {
-            source,
-            width,
-            height,
-            expected,
-        } in cases
-        {
-            let resized = resize(&load(&source), width, height);
-            let expected_pixels = load(&expected);
-            assert_eq!(resized.len(), expected_pixels.len(), "{expected}");
-            let difference = resized
-                .iter()
-                .zip(expected_pixels.as_raw())
-                .map(|(ours, pillow)| ours.abs_diff(*pillow))
-                .max();
-            assert!(difference <= Some(1), "{expected} differs by {difference:?}");
+        cases
+    }
+
+    fn assert_within_one(resized: &[u8], expected: &str) {
+        let expected_pixels = load(expected);
+        assert_eq!(resized.len(), expected_pixels.len(), "{expected}");
+        let difference = resized
+            .iter()
+            .zip(expected_pixels.as_raw())
+            .map(|(ours, theirs)| ours.abs_diff(*theirs))
+            .max();
+        assert!(difference <= Some(1), "{expected} differs by {difference:?}");
+    }
+
+    #[test]
+    fn resizes_as_pillow_does() {
+        for case in cases() {
+            assert_within_one(&bicubic(&load(&case.source), case.width, case.height), &case.expected);
         }
+    }
+
+    #[test]
+    fn resizes_without_antialiasing_as_opencv_defines_it() {
+        for case in cases() {
+            assert_within_one(&bilinear(&load(&case.source), case.width, case.height), &case.bilinear);
+        }
+    }
+
+    #[test]
+    fn the_published_protocols_sizes_are_what_they_come_to() {
+        let size = |width, height| Resize::Mmcv.working_size(width, height, 336, 16, u64::MAX);
+        assert_eq!(size(500, 375), Ok((448, 336)));
+        // 31 patches wide; 9 pixels fill none.
+        assert_eq!(size(500, 333), Ok((505, 336)));
+        assert_eq!(size(333, 500), Ok((336, 505)));
+        // The long side is at most 2048, and a side at least a patch.
+        assert_eq!(size(4096, 400), Ok((2048, 200)));
+        assert_eq!(size(4096, 10), Ok((2048, 16)));
+        assert!(Resize::Mmcv.working_size(500, 375, 336, 16, 448 * 336 - 1).is_err());
     }
 
     #[test]
@@ -174,6 +265,7 @@ mod tests {
             &image,
             2,
             1,
+            Resize::Bicubic,
             &Normalisation {
                 mean: [0.5, 0.25, 0.0],
                 std: [0.5, 0.25, 2.0],
@@ -194,7 +286,7 @@ mod tests {
     #[test]
     fn clip_s_constants_put_mid_grey_near_zero() {
         let image = RgbImage::from_pixel(3, 3, ::image::Rgb([123, 117, 104]));
-        let input = preprocess(&image, 16, 16, &Normalisation::CLIP);
+        let input = preprocess(&image, 16, 16, Resize::Mmcv, &Normalisation::CLIP);
         assert_eq!(input.values.len(), 3 * 16 * 16);
         assert!(
             input.values.iter().all(|value| value.abs() < 0.01),

@@ -11,11 +11,19 @@ pub(super) fn shipped() -> impl Iterator<Item = (&'static str, VocabularyDefinit
     })
 }
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 12] = [
     ("ade20k-150", include_str!("../../config/vocabularies/ade20k-150.txt")),
     (
         "cityscapes-19",
         include_str!("../../config/vocabularies/cityscapes-19.txt"),
+    ),
+    (
+        "coco-object-81",
+        include_str!("../../config/vocabularies/coco-object-81.txt"),
+    ),
+    (
+        "coco-object-plain-81",
+        include_str!("../../config/vocabularies/coco-object-plain-81.txt"),
     ),
     (
         "coco-stuff-171",
@@ -29,15 +37,29 @@ const FILES: [(&str, &str); 6] = [
         "pascal-context-59",
         include_str!("../../config/vocabularies/pascal-context-59.txt"),
     ),
+    (
+        "pascal-context-60",
+        include_str!("../../config/vocabularies/pascal-context-60.txt"),
+    ),
     ("voc-20", include_str!("../../config/vocabularies/voc-20.txt")),
+    ("voc-21", include_str!("../../config/vocabularies/voc-21.txt")),
+    (
+        "voc-plain-21",
+        include_str!("../../config/vocabularies/voc-plain-21.txt"),
+    ),
+    (
+        "voc-synonyms-20",
+        include_str!("../../config/vocabularies/voc-synonyms-20.txt"),
+    ),
 ];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::VocabularyText;
     use super::super::classes::tests::limits;
+    use super::super::{Synonyms, VocabularyText};
     use super::*;
+    use crate::label_map::UNLABELLED;
 
     #[test]
     fn every_list_has_the_number_of_classes_in_its_name() {
@@ -45,6 +67,22 @@ mod tests {
             let count = name.rsplit('-').next().unwrap();
             assert_eq!(list.classes().len().to_string(), count, "{name}");
         }
+    }
+
+    #[test]
+    fn protocols_have_their_number_of_texts_and_background_for_class_0() {
+        let texts = |wanted: &str| {
+            let (_, definition) = shipped().find(|(name, _)| *name == wanted).unwrap();
+            assert_eq!(definition.options.synonyms, Some(Synonyms::Max), "{wanted}");
+            (definition.list.texts().len(), definition.list.background_label())
+        };
+        assert_eq!(texts("voc-synonyms-20"), (30, UNLABELLED));
+        assert_eq!(texts("voc-21"), (56, 0));
+        assert_eq!(texts("voc-plain-21"), (21, 0));
+        assert_eq!(texts("pascal-context-60"), (60, 0));
+        // 113 as published, where "bed" stands for a class and for the background.
+        assert_eq!(texts("coco-object-81"), (112, 0));
+        assert_eq!(texts("coco-object-plain-81"), (81, 0));
     }
 
     #[test]

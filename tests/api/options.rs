@@ -175,3 +175,60 @@ async fn the_threshold_is_the_requests_or_the_defaults() {
     assert_eq!(unlabelled(json!({"names": [], "threshold": 0.4})).await, 0);
     assert_eq!(unlabelled(json!(false)).await, 0);
 }
+
+#[tokio::test]
+async fn a_protocol_says_what_the_request_leaves_out() {
+    let app = App::start_with(|config| config.limits.max_input_pixels = 1 << 20).await;
+    // The fake has neither the attention nor patches of 16 pixels: what a protocol says is seen where the request is refused
+    // or goes on.
+    let refused = app.segment(&with_image(json!({"protocol": "naclip-voc21"}))).await;
+    assert_eq!(refused.json()["type"], "/problems/unsupported-by-model");
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("cannot compute the attention naclip"), "{detail}");
+
+    let reply = app
+        .segment(&with_image(
+            json!({"protocol": "naclip-voc21", "attention": "maskclip"}),
+        ))
+        .await
+        .ok();
+    assert_eq!(reply["classes"].as_array().unwrap().len(), 21);
+    let asked = app.control.asked();
+    assert_eq!(
+        (asked.options.temperature, asked.options.refinement),
+        (40.0, Refinement::Pamr)
+    );
+    assert_eq!((asked.input, asked.owners.len()), ((672, 336), 56));
+
+    let own_words = json!({"protocol": "sclip-voc20", "attention": "clip", "classes": ["red", "blue"], "short_side": 8,
+                           "resize": "bicubic", "window": {"side": 4}, "temperature": 7});
+    app.segment(&with_image(own_words)).await.ok();
+    let asked = app.control.asked();
+    assert_eq!(
+        (asked.options.window, asked.options.temperature),
+        (Some(Window { side: 4, stride: 2 }), 7.0)
+    );
+    assert_eq!((asked.input, asked.owners.len()), ((16, 8), 2));
+
+    let (path, detail, _) = refusal(&app, json!({"classes": ["red"], "protocol": "sclip-voc12"})).await;
+    assert_eq!(path, "protocol");
+    assert!(
+        detail.starts_with("\"sclip-voc12\" is not a protocol: a method (sclip, clearclip, naclip, sc-clip)"),
+        "{detail}"
+    );
+}
+
+#[tokio::test]
+async fn synonyms_are_averaged_or_scored_apart() {
+    let app = App::start().await;
+    let classes = json!([{"name": "red", "synonyms": ["azure"]}, "blue"]);
+    let similarity = async |synonyms: &str| {
+        let body = with_image(json!({"classes": classes, "synonyms": synonyms}));
+        app.segment(&body).await.ok()["classes"][0]["similarity"]
+            .as_f64()
+            .unwrap()
+    };
+    // "azure" is to the fake at right angles to red, so their mean is half way between.
+    assert!((similarity("mean").await - 0.5_f64.sqrt()).abs() < 1e-5);
+    assert!((similarity("max").await - 1.0).abs() < 1e-5);
+}

@@ -243,11 +243,25 @@ fn the_shell_works_on_the_store_of_a_running_server() {
     let (folder, store) = place();
     let server = Server::start_on(&store);
     assert_eq!(
-        vocab(&store, &["add", "pets", "cat; kitty", "dog", "--background", "sky"]),
+        vocab(
+            &store,
+            &[
+                "add",
+                "pets",
+                "cat; kitty",
+                "dog",
+                "--background",
+                "sky",
+                "--synonyms",
+                "max",
+                "--background-area",
+                "0.01"
+            ]
+        ),
         Ok("created pets: 2 classes\n".to_owned())
     );
     assert_eq!(answer(&server, "pets")["classes"][1]["name"], "dog");
-    let shown = "cat; kitty\ndog\n[background]\nsky\n";
+    let shown = "[options]\nsynonyms: max\nbackground_area: 0.01\n[classes]\ncat; kitty\ndog\n[background]\nsky\n";
     assert_eq!(vocab(&store, &["show", "pets"]).unwrap(), shown);
     let error = vocab(&store, &["add", "pets", "cow"]).unwrap_err();
     assert!(error.contains("--replace"), "{error}");
@@ -273,10 +287,14 @@ fn the_shell_works_on_the_store_of_a_running_server() {
 
     // Embedded by the shell, the server has nothing to compute.
     let before = server.metric(MISSES);
-    vocab(&store, &["add", "fruit", "lemon", "strawberry"]).unwrap();
+    vocab(
+        &store,
+        &["add", "fruit", "lemon", "strawberry", "--templates", "simple"],
+    )
+    .unwrap();
     let embedded = vocab(&store, &["embed", "fruit", "--device", "cpu"]).unwrap();
     assert!(
-        embedded.starts_with("fruit: 2 of 2 texts embedded for demo with maskclip-85, 2 of them now"),
+        embedded.starts_with("fruit: 2 of 2 texts embedded for demo with simple, 2 of them now"),
         "{embedded}"
     );
     answer(&server, "fruit");
@@ -288,7 +306,7 @@ fn the_shell_works_on_the_store_of_a_running_server() {
         .lines()
         .map(|line| line.split_whitespace().next().unwrap().to_owned())
         .collect();
-    assert_eq!(names[5..], ["voc-20", "copy", "pets"]);
+    assert_eq!(names[11..], ["voc-synonyms-20", "copy", "pets"]);
     for arguments in [&["remove", "fruit"][..], &["show", "fruit"], &["embed", "fruit"]] {
         let error = vocab(&store, arguments).unwrap_err();
         assert!(error.contains("no vocabulary is called \"fruit\""), "{error}");

@@ -1,4 +1,6 @@
-"""Writes tests/golden/resize: images and what Pillow's bicubic makes of them.
+"""Writes tests/golden/resize: images, what Pillow's bicubic makes of them, and what a bilinear resize without antialiasing does.
+
+The latter is a plain writing of what OpenCV, and so mmcv, computes.
 
 Run from the repository's root, with Pillow and NumPy installed: python tools/golden/resize.py
 """
@@ -38,6 +40,22 @@ SIZES = {
 }
 
 
+def between(length, pixels):
+    """The two source pixels that each of `pixels` lies between, and how far towards the second."""
+    position = np.clip((np.arange(pixels) + 0.5) * length / pixels - 0.5, 0, length - 1)
+    first = np.floor(position).astype(int)
+    return first, np.minimum(first + 1, length - 1), position - first
+
+
+def bilinear(pixels, width, height):
+    pixels = pixels.astype(float)
+    above, below, down = between(pixels.shape[0], height)
+    rows = pixels[above] * (1 - down)[:, None, None] + pixels[below] * down[:, None, None]
+    left, right, across = between(pixels.shape[1], width)
+    result = rows[:, left] * (1 - across)[None, :, None] + rows[:, right] * across[None, :, None]
+    return (result + 0.5).astype(np.uint8)
+
+
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     cases = []
@@ -47,7 +65,10 @@ def main():
         for width, height in SIZES[name]:
             expected = f"{name}-{width}x{height}.png"
             image.resize((width, height), Image.Resampling.BICUBIC).save(FOLDER / expected)
-            cases.append({"source": f"{name}.png", "width": width, "height": height, "expected": expected})
+            mmcv = f"{name}-{width}x{height}-bilinear.png"
+            Image.fromarray(bilinear(pixels, width, height)).save(FOLDER / mmcv)
+            case = {"source": f"{name}.png", "width": width, "height": height, "expected": expected, "bilinear": mmcv}
+            cases.append(case)
     (FOLDER / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 

@@ -10,9 +10,10 @@ use super::forms::{BackgroundBody, KeySmoothingBody, WindowBody, background};
 use crate::api::error::ApiError;
 use crate::api::problem::Limit;
 use crate::api::wire::ClassBody;
-use crate::config::{Config, LimitsConfig};
+use crate::config::{Config, LimitsConfig, Protocol};
 use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement};
 use crate::engine::{ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
+use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
@@ -37,6 +38,12 @@ pub struct SegmentBody {
     /// The name of a vocabulary that was defined before. Either this or `classes`. Its own options take the place of the
     /// `defaults.` of the same names; what the request says itself goes before both.
     pub vocabulary: Option<String>,
+    /// A published test protocol by method and data set, as in `sclip-voc21`: what the request leaves out is as the method's
+    /// released code has it on ViT-B/16, the vocabulary too. Methods: `sclip`, `clearclip`, `naclip`, `sc-clip`; data sets:
+    /// `voc21`, `context60`, `object`, `voc20`, `context59`, `stuff`, `cityscapes`, `ade20k`. Goes before the vocabulary's
+    /// options and the defaults.
+    #[schema(value_type = Option<String>, example = "sclip-voc21")]
+    pub protocol: Option<Protocol>,
     /// What counts as none of the classes. Without it the vocabulary's own names, if any, and the thresholds of the
     /// defaults; where there are none, every pixel gets a class.
     pub background: Option<BackgroundBody>,
@@ -64,6 +71,9 @@ pub struct SegmentBody {
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
     #[schema(minimum = 1, example = 448)]
     pub short_side: Option<u32>,
+    /// How the image comes to that size: `bicubic`, as CLIP was trained; `mmcv`, as the published protocols of MaskCLIP's
+    /// successors do it, bilinear without antialiasing, with what fills no patch left out. `defaults.resize` without it.
+    pub resize: Option<Resize>,
     /// Windows through which the model sees its input one after the other, scores averaged where they overlap: `none`, or
     /// an object with `side` and `stride`. Costs as many passes; gains where the input is larger than what the model was
     /// trained on. At most `limits.max_windows`; `defaults.window` without it.
@@ -100,11 +110,15 @@ pub struct OutputBody {
 impl SegmentBody {
     /// The name of the vocabulary, if the request is to be answered with one.
     pub(super) fn vocabulary_name(&self) -> Option<&str> {
-        self.vocabulary.as_deref().filter(|_| self.classes.is_none())
+        match (&self.classes, &self.vocabulary) {
+            (Some(_), _) => None,
+            (None, Some(name)) => Some(name),
+            (None, None) => self.protocol.map(Protocol::vocabulary),
+        }
     }
 
     /// The engine's request: every value checked against its range and its limit, every absent one
-    /// filled in from the options of the vocabulary it names, then from the defaults.
+    /// filled in from the protocol it names, else from the options of the vocabulary it names, then from the defaults.
     ///
     /// # Errors
     /// [`ApiError::Invalid`] with the field's path, [`ApiError::UnknownModel`].
@@ -125,12 +139,19 @@ impl SegmentBody {
                 loaded: model.name.clone(),
             });
         }
-        let defaults = &config.defaults.with(vocabulary_options);
+        let defaults = &match self.protocol {
+            Some(protocol) => protocol.settings(),
+            None => config.defaults.with(vocabulary_options),
+        };
         let denoising = probability(
             "prompt_denoising",
             self.prompt_denoising.unwrap_or(defaults.prompt_denoising),
         )?;
-        let short_side = short_side(self.short_side, &config.limits)?.unwrap_or(defaults.short_side);
+        let short_side = match self.short_side {
+            None if defaults.short_side == 0 => None,
+            None => Some(short_side(defaults.short_side, &config.limits)?),
+            Some(pixels) => Some(short_side(pixels, &config.limits)?),
+        };
         let dense = DenseOptions {
             attention: self.attention.unwrap_or(defaults.attention),
             temperature: temperature(self.temperature.unwrap_or(defaults.temperature))?,
@@ -147,12 +168,13 @@ impl SegmentBody {
         };
         Ok(SegmentRequest {
             image,
-            vocabulary: vocabulary(self.classes, self.vocabulary)?,
+            vocabulary: vocabulary(self.classes, self.vocabulary, self.protocol)?,
             background: background(self.background, config, defaults)?,
             templates: self.templates.unwrap_or(defaults.templates),
             synonyms: self.synonyms.unwrap_or(defaults.synonyms),
             dense,
-            short_side: (short_side > 0).then_some(short_side),
+            short_side,
+            resize: self.resize.unwrap_or(defaults.resize),
             output: OutputOptions {
                 label_map: self.output.label_map,
                 confidence_map: self.output.confidence_map,
@@ -162,17 +184,22 @@ impl SegmentBody {
     }
 }
 
-fn vocabulary(classes: Option<Vec<ClassBody>>, name: Option<String>) -> Result<VocabularyChoice, ApiError> {
+fn vocabulary(
+    classes: Option<Vec<ClassBody>>,
+    name: Option<String>,
+    protocol: Option<Protocol>,
+) -> Result<VocabularyChoice, ApiError> {
     let invalid = |detail: &str| ApiError::Invalid {
         path: None,
         detail: detail.to_owned(),
         limit: None,
     };
-    match (classes, name) {
-        (Some(classes), None) => Ok(VocabularyChoice::Inline(classes.into_iter().map(Into::into).collect())),
-        (None, Some(name)) => Ok(VocabularyChoice::Named(name)),
-        (Some(_), Some(_)) => Err(invalid("classes and vocabulary exclude each other; give one of them")),
-        (None, None) => Err(invalid("one of classes and vocabulary is required")),
+    match (classes, name, protocol) {
+        (Some(classes), None, _) => Ok(VocabularyChoice::Inline(classes.into_iter().map(Into::into).collect())),
+        (None, Some(name), _) => Ok(VocabularyChoice::Named(name)),
+        (None, None, Some(protocol)) => Ok(VocabularyChoice::Named(protocol.vocabulary().to_owned())),
+        (Some(_), Some(_), _) => Err(invalid("classes and vocabulary exclude each other; give one of them")),
+        (None, None, None) => Err(invalid("one of classes and vocabulary is required")),
     }
 }
 
@@ -196,16 +223,16 @@ fn temperature(value: f32) -> Result<f32, ApiError> {
     }
 }
 
-fn short_side(value: Option<u32>, limits: &LimitsConfig) -> Result<Option<u32>, ApiError> {
+fn short_side(pixels: u32, limits: &LimitsConfig) -> Result<u32, ApiError> {
     let max = limits.max_short_side;
-    match value {
-        Some(pixels) if pixels == 0 || pixels > max => Err(ApiError::Invalid {
-            path: Some("short_side".to_owned()),
-            detail: format!("short_side must be 1 to limits.max_short_side = {max} pixels, not {pixels}"),
-            limit: (pixels > max).then(|| Limit::whole("limits.max_short_side", max.into())),
-        }),
-        within => Ok(within),
+    if (1..=max).contains(&pixels) {
+        return Ok(pixels);
     }
+    Err(ApiError::Invalid {
+        path: Some("short_side".to_owned()),
+        detail: format!("short_side must be 1 to limits.max_short_side = {max} pixels, not {pixels}"),
+        limit: (pixels > max).then(|| Limit::whole("limits.max_short_side", max.into())),
+    })
 }
 
 fn deadline_seconds(value: f64, max: f64) -> Result<f64, ApiError> {
