@@ -22,7 +22,7 @@ mod windows;
 
 pub use attention::{attentions, check_grid};
 pub use features::DenseFeatures;
-pub use options::{Attention, DenseOptions, KeySmoothing, Refinement, Window};
+pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, Refinement, Window};
 pub use pamr::PixelAffinity;
 pub use refinement::refinement_bytes;
 pub use scores::DenseScores;

@@ -131,6 +131,21 @@ pub enum KeySmoothing {
     Likeness,
 }
 
+/// The ways of [`KeySmoothing`], as requests and settings name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeySmoothingMethod {
+    /// No smoothing.
+    #[default]
+    None,
+    /// The paper's formula.
+    Formula,
+    /// The reference implementation's variant, whose keys are normalised over positions per channel.
+    Reference,
+    /// Logits averaged over positions whose keys are much alike, in place of the formula's sums of probabilities.
+    Likeness,
+}
+
 /// Square windows through which the model sees its input, one after the other; scores are averaged where they overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {

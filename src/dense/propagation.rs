@@ -109,15 +109,15 @@ impl System {
         let inner = |one: &Tensor, other: &Tensor| (one * other).sum(Kind::Float);
         // Scores that are constant are solved before the first step.
         let ratio = |over: &Tensor, under: &Tensor| over / under.clamp_min(f64::from(f32::MIN_POSITIVE));
-        let mut solution = scores.shallow_clone();
+        let mut solution = scores.copy(); // changed in place, as the residual is
         let mut residual = -self.laplacian(scores);
-        let mut direction = residual.shallow_clone();
+        let mut direction = residual.copy();
         let mut length = inner(&residual, &residual);
         for _ in 0..STEPS {
             let image = &direction * &self.certainty + self.laplacian(&direction);
             let step = ratio(&length, &inner(&direction, &image));
-            solution = solution + &direction * &step;
-            residual = residual - image * step;
+            solution += &direction * &step;
+            residual -= image * step;
             let next_length = inner(&residual, &residual);
             direction = &residual + direction * ratio(&next_length, &length);
             length = next_length;

@@ -11,7 +11,7 @@ use crate::api::error::ApiError;
 use crate::api::problem::Limit;
 use crate::api::wire::ClassBody;
 use crate::config::{Config, LimitsConfig, Protocol};
-use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement};
+use crate::dense::{Attention, DenseOptions, Refinement};
 use crate::engine::{ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
 use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
@@ -65,7 +65,7 @@ pub struct SegmentBody {
     /// Key smoothing: `formula` as printed in the paper; `reference` as its implementation computes it, which the
     /// published figures are from; `likeness`, which the paper does not have: logits averaged over positions with weights
     /// `softmax(40 cos)` of their keys. On keys that share a large direction the formula makes all positions alike, and
-    /// `likeness` does not. None without it.
+    /// `likeness` does not. `defaults.key_smoothing` without it.
     pub key_smoothing: Option<KeySmoothingBody>,
     /// Short side of the model's input in pixels, at most `limits.max_short_side`. More sees smaller things
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
@@ -156,9 +156,7 @@ impl SegmentBody {
             attention: self.attention.unwrap_or(defaults.attention),
             temperature: temperature(self.temperature.unwrap_or(defaults.temperature))?,
             prompt_denoising: (denoising > 0.0).then_some(denoising),
-            key_smoothing: self
-                .key_smoothing
-                .map_or(Ok(KeySmoothing::None), KeySmoothing::try_from)?,
+            key_smoothing: self.key_smoothing.unwrap_or(defaults.key_smoothing.into()).try_into()?,
             window: self.window.map_or(Ok(defaults.window), WindowBody::window)?,
             refinement: self.refinement.unwrap_or(defaults.refinement),
         };

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::body::probability;
 use crate::api::error::ApiError;
 use crate::config::{Config, DefaultsConfig};
-use crate::dense::{KeySmoothing, Window};
+use crate::dense::{KeySmoothing, KeySmoothingMethod, Window};
 use crate::engine::Background;
 
 /// Pixels that belong to none of the classes. They get the unlabelled value (255, or 65535 in 16-bit maps).
@@ -80,20 +80,6 @@ pub enum KeySmoothingBody {
     Method(KeySmoothingMethod),
     /// A method with its threshold.
     Detail(KeySmoothingDetail),
-}
-
-/// Ways of key smoothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeySmoothingMethod {
-    /// No smoothing.
-    None,
-    /// The paper's formula.
-    Formula,
-    /// The reference implementation's variant, whose keys are normalised over positions per channel.
-    Reference,
-    /// Logits averaged over positions whose keys are much alike, in place of the formula's sums of probabilities.
-    Likeness,
 }
 
 /// A way of key smoothing with its threshold.
@@ -248,6 +234,12 @@ fn share(path: &str, value: f64) -> Result<f64, ApiError> {
         Ok(value)
     } else {
         Err(ApiError::invalid(path, format!("{path} must be 0 to 1, not {value}")))
+    }
+}
+
+impl From<KeySmoothingMethod> for KeySmoothingBody {
+    fn from(method: KeySmoothingMethod) -> Self {
+        Self::Method(method)
     }
 }
 
