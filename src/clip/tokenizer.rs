@@ -2,13 +2,14 @@
 //!
 //! Owns the cleaning of text, its split into words and OpenAI's vocabulary file; the byte-pair
 //! merges are the `tokenizers` crate's. One step of the Python is left out: ftfy's repairs of
-//! mis-decoded text, typographic quotes, ligatures and full-width letters. Its normalisation to
-//! Unicode's composed form (NFC) is kept.
+//! mis-decoded text, typographic quotes, ligatures, full-width letters, control characters and
+//! entities escaped thrice. Its normalisation to Unicode's composed form (NFC) is kept.
 
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader};
 
 use flate2::read::GzDecoder;
-use regex::Regex;
+use regex::{Captures, Regex};
 use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, Vocab};
 use unicode_normalization::UnicodeNormalization;
@@ -33,8 +34,13 @@ const MERGE_COUNT: usize = VOCABULARY_SIZE as usize - 2 * 256 - 2;
 const END_OF_WORD: &str = "</w>";
 
 /// What is one word to the merges: the special tokens, English contractions, a run of letters, one
-/// digit, a run of anything else but spaces.
-const WORDS: &str = r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+/// digit, a run of anything else but spaces. U+0345, a combining iota, is in no word: where case is
+/// ignored, Python's pattern counts it neither among the letters nor among what is no letter.
+const WORDS: &str = r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+";
+
+/// What may be a reference to a character in HTML, as Python's `html.unescape` finds them: decimal,
+/// hexadecimal, named.
+const REFERENCES: &str = r"&(?:#([0-9]+);?|#[xX]([0-9a-fA-F]+);?|[^\t\n\x0c <&#;]{1,32};?)";
 
 /// A text's tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +56,7 @@ pub struct Tokens {
 pub struct Tokenizer {
     merges: BPE,
     words: Regex,
+    references: Regex,
     /// The printable character that stands for each byte in the vocabulary.
     byte_symbols: [char; 256],
     context_length: usize,
@@ -66,6 +73,7 @@ impl Tokenizer {
         Self {
             merges: load_merges(&alphabet),
             words: Regex::new(WORDS).expect("WORDS is a valid pattern"),
+            references: Regex::new(REFERENCES).expect("REFERENCES is a valid pattern"),
             byte_symbols,
             context_length,
         }
@@ -73,7 +81,7 @@ impl Tokenizer {
 
     /// The tokens of one text. Longer ones than the context length are cut and end all the same.
     pub fn encode(&self, text: &str) -> Tokens {
-        let text = clean(text);
+        let text = self.clean(text);
         let words = self
             .words
             .find_iter(&text)
@@ -92,6 +100,31 @@ impl Tokenizer {
         Tokens { ids, truncated }
     }
 
+    /// Text as the merges expect it: entities resolved (twice, for text that was escaped twice), runs
+    /// of white space one space, lower case.
+    fn clean(&self, text: &str) -> String {
+        let text: String = text.nfc().collect();
+        let text = self.unescape(&self.unescape(&text)).into_owned();
+        // Python counts the four separators of ASCII as white space, Unicode's property does not.
+        let spaced = text.split(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
+        spaced
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+            .to_lowercase()
+    }
+
+    /// Python's `html.unescape`.
+    fn unescape<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.references.replace_all(text, |reference: &Captures| {
+            let number = |group, radix| u32::from_str_radix(reference.get(group)?.as_str(), radix).ok();
+            match number(1, 10).or_else(|| number(2, 16)) {
+                Some(character) if is_dropped(character) => String::new(),
+                _ => htmlize::unescape(&reference[0]).into_owned(),
+            }
+        })
+    }
+
     fn encode_word(&self, word: &str) -> Vec<i64> {
         match word {
             "<start_of_text>" => vec![START_OF_TEXT],
@@ -105,18 +138,10 @@ impl Tokenizer {
     }
 }
 
-/// Text as the merges expect it: entities resolved (twice, for text that was escaped twice), runs
-/// of white space one space, lower case.
-fn clean(text: &str) -> String {
-    let text: String = text.nfc().collect();
-    let text = htmlize::unescape(htmlize::unescape(text));
-    // Python counts the four separators of ASCII as white space, Unicode's property does not.
-    let spaced = text.split(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
-    spaced
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
-        .to_lowercase()
+/// Whether Python leaves nothing of a reference to this character: control characters and
+/// noncharacters, which HTML5 keeps.
+fn is_dropped(character: u32) -> bool {
+    matches!(character, 0x1..=0x8 | 0xb | 0xe..=0x1f | 0x7f | 0xfdd0..=0xfdef) || character & 0xfffe == 0xfffe
 }
 
 /// Every byte with the printable character that stands for it, in the vocabulary's order: first the
@@ -180,6 +205,18 @@ mod tests {
     #[test]
     fn entities_are_resolved_twice() {
         assert_eq!(encode("rock &amp;amp; roll"), encode("rock & roll"));
+    }
+
+    #[test]
+    fn references_to_control_characters_and_noncharacters_leave_nothing() {
+        assert_eq!(encode("c&#1;a&#x7F;t&#xfdd0;s &#x10ffff"), encode("cats"));
+        assert_eq!(encode("&#0;&#xd800;&#99999999999;"), encode("\u{fffd}\u{fffd}\u{fffd}"));
+        assert_eq!(encode("&#128;&#13;&#65;"), encode("\u{20ac} a"));
+    }
+
+    #[test]
+    fn an_iota_below_is_no_part_of_any_word() {
+        assert_eq!(encode("!\u{345}!"), encode("! !"));
     }
 
     #[test]

@@ -125,6 +125,7 @@ mod tests {
 
     use super::*;
     use crate::config::DeviceChoice;
+    use crate::dense::{Refinement, Window};
 
     fn load_text(text: &str) -> Result<Config, ConfigError> {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -197,6 +198,18 @@ mod tests {
                 "defaults.prompt_denoising must be 0 to 1, is 2",
             ),
             (
+                "defaults:\n  background_area: 1.5\n",
+                "defaults.background_area must be 0 to 1, is 1.5",
+            ),
+            (
+                "defaults:\n  window: {side: 224, stride: 225}\n",
+                "defaults.window.stride must be 1 to defaults.window.side = 224, is 225",
+            ),
+            (
+                "limits:\n  max_windows: 0\n",
+                "limits.max_windows must be at least 1, is 0",
+            ),
+            (
                 "fetch:\n  hub: ftp://hub.example\n",
                 "fetch.hub must be an http or https address, is ftp://hub.example/",
             ),
@@ -207,6 +220,19 @@ mod tests {
         ] {
             assert_eq!(load_text(text).expect_err("out of range").to_string(), expected);
         }
+    }
+
+    #[test]
+    fn windows_are_off_until_a_layer_gives_both_lengths() {
+        assert_eq!(load_text("").expect("valid").defaults.window, None);
+        let flags = nest("defaults.window.side", 224.into())
+            .into_dict()
+            .expect("a dictionary");
+        let error = Config::load(None, flags).expect_err("no stride").to_string();
+        assert!(error.contains("stride"), "{error}");
+        let config = load_text("defaults:\n  window: {side: 224, stride: 112}\n  refinement: pamr\n").expect("valid");
+        assert_eq!(config.defaults.window, Some(Window { side: 224, stride: 112 }));
+        assert_eq!(config.defaults.refinement, Refinement::Pamr);
     }
 
     #[test]

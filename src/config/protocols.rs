@@ -117,12 +117,12 @@ impl Protocol {
     /// The shipped vocabulary with the protocol's names, background and synonyms.
     pub const fn vocabulary(self) -> &'static str {
         match (self.data_set, self.method) {
-            (Voc21, Clearclip) => "voc-plain-21",
-            (Voc21, _) => "voc-21",
+            (Voc21, Clearclip) => "clearclip-voc-21",
+            (Voc21, _) => "sclip-voc-21",
             (Voc20, Clearclip) => "voc-20",
-            (Voc20, _) => "voc-synonyms-20",
-            (Object, Clearclip) => "coco-object-plain-81",
-            (Object, _) => "coco-object-81",
+            (Voc20, _) => "sclip-voc-20",
+            (Object, Clearclip) => "clearclip-coco-object-81",
+            (Object, _) => "sclip-coco-object-81",
             (Context60, _) => "pascal-context-60",
             (Context59, _) => "pascal-context-59",
             (Stuff, _) => "coco-stuff-171",

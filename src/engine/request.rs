@@ -118,6 +118,7 @@ impl From<ClassListAdvice> for Warning {
     fn from(advice: ClassListAdvice) -> Self {
         let code = match &advice {
             ClassListAdvice::SingleClass { .. } => WarningCode::SingleClass,
+            ClassListAdvice::NoBackground => WarningCode::NoBackground,
             ClassListAdvice::Duplicate { .. } => WarningCode::DuplicateClass,
             ClassListAdvice::UnknownWords { .. } => WarningCode::UnknownWord,
             ClassListAdvice::TextTruncated { .. } => WarningCode::TextTruncated,
@@ -136,6 +137,8 @@ impl From<ClassListAdvice> for Warning {
 pub enum WarningCode {
     /// One class and no background: every pixel gets it with probability 1.
     SingleClass,
+    /// No class stands for what is around the others, and background was neither asked for nor declined.
+    NoBackground,
     /// A class or a synonym stands in the list twice.
     DuplicateClass,
     /// A class has words the model's training captions never had.
@@ -151,6 +154,7 @@ impl WarningCode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SingleClass => "single-class",
+            Self::NoBackground => "no-background",
             Self::DuplicateClass => "duplicate-class",
             Self::UnknownWord => "unknown-word",
             Self::TextTruncated => "text-truncated",

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::cost;
 use super::request::{
-    ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, Warning, WarningCode,
+    Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, Warning, WarningCode,
 };
 use super::slots::Slot;
 use super::worker::{Job, ScoreJob};
@@ -153,7 +153,7 @@ impl Run<'_> {
                 .collect(),
             label_map,
             confidence_map,
-            warnings: self.warnings(&list, &embeddings, denoising_dropped_all),
+            warnings: self.warnings(&request.background, &list, &embeddings, denoising_dropped_all),
             timings: self.timings,
         })
     }
@@ -313,11 +313,17 @@ impl Run<'_> {
         self.timings.set(stage, elapsed);
     }
 
-    fn warnings(&self, list: &ClassList, embeddings: &[TextEmbedding], denoising_dropped_all: bool) -> Vec<Warning> {
-        let mut warnings: Vec<Warning> = vocabulary::advice(list, embeddings, self.model.training_words.as_ref())
-            .into_iter()
-            .map(Warning::from)
-            .collect();
+    fn warnings(
+        &self,
+        background: &Background,
+        list: &ClassList,
+        embeddings: &[TextEmbedding],
+        denoising_dropped_all: bool,
+    ) -> Vec<Warning> {
+        let is_open = background.names.is_none();
+        let surroundings = is_open.then_some(&*self.engine.settings.vocabulary.background);
+        let advice = vocabulary::advice(list, embeddings, surroundings, self.model.training_words.as_ref());
+        let mut warnings: Vec<Warning> = advice.into_iter().map(Warning::from).collect();
         if denoising_dropped_all {
             warnings.push(Warning {
                 code: WarningCode::DenoisingDroppedAll,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use super::classes::fold;
+use super::classes::{BACKGROUND, fold};
 use super::{Class, ClassList, TextEmbedding};
 
 /// One observation. Its text, for people, is its `Display`.
@@ -17,6 +17,8 @@ pub enum ClassListAdvice {
         /// The class.
         class: String,
     },
+    /// Several classes, none of them for what is around the others, and nobody said whether there is a background.
+    NoBackground,
     /// The same name stands for several classes, or several times for one.
     Duplicate {
         /// The name, lower case.
@@ -47,6 +49,13 @@ impl fmt::Display for ClassListAdvice {
                     "{class:?} is the only class and there is no background: every pixel gets it"
                 )
             }
+            Self::NoBackground => {
+                write!(
+                    f,
+                    "no class stands for what is around the others, so what was not named gets the class it resembles \
+                     most: \"background\": true leaves it unlabelled, false says that this is meant"
+                )
+            }
             Self::Duplicate { name, classes } => {
                 write!(
                     f,
@@ -72,17 +81,23 @@ impl fmt::Display for ClassListAdvice {
 }
 
 /// Everything worth saying about a list and the embeddings of its texts, in the order of [`ClassList::texts`].
+/// `surroundings` are names of what is usually around things, when the caller left open what the background is;
 /// `training_words` are those of the model's training captions, lower case, when they are known.
 pub fn advice(
     list: &ClassList,
     embeddings: &[TextEmbedding],
+    surroundings: Option<&[String]>,
     training_words: Option<&HashSet<String>>,
 ) -> Vec<ClassListAdvice> {
     let mut advice = Vec::new();
-    if let ([class], []) = (list.classes(), list.background()) {
-        advice.push(ClassListAdvice::SingleClass {
+    match (list.classes(), list.background(), surroundings) {
+        ([class], [], _) => advice.push(ClassListAdvice::SingleClass {
             class: class.name.clone(),
-        });
+        }),
+        (classes, [], Some(surroundings)) if !any_stands_for(classes, surroundings) => {
+            advice.push(ClassListAdvice::NoBackground);
+        }
+        _ => {}
     }
     advice.extend(duplicates(list.classes()));
     if let Some(known) = training_words {
@@ -92,6 +107,16 @@ pub fn advice(
     let truncated = truncated.filter(|(_, embedding)| embedding.truncated);
     advice.extend(truncated.map(|(text, _)| ClassListAdvice::TextTruncated { text }));
     advice
+}
+
+/// Whether a class is called one of these names, or has one among its words ("brick wall"), or the word "background".
+fn any_stands_for(classes: &[Class], surroundings: &[String]) -> bool {
+    let names: HashSet<String> = surroundings.iter().map(|name| fold(name)).collect();
+    let is_named = |text: &str| names.contains(text) || text == BACKGROUND;
+    classes.iter().flat_map(Class::texts).any(|text| {
+        let text = fold(text);
+        is_named(&text) || words_of(&text).any(is_named)
+    })
 }
 
 fn duplicates(classes: &[Class]) -> impl Iterator<Item = ClassListAdvice> {
@@ -111,10 +136,7 @@ fn unknown_words(class: &Class, known: &HashSet<String>) -> Option<ClassListAdvi
     let mut words: Vec<String> = Vec::new();
     for text in class.texts() {
         let text = fold(text);
-        let new = text
-            .split(|c: char| !c.is_alphanumeric())
-            .filter(|word| !word.is_empty() && !known.contains(*word));
-        for word in new {
+        for word in words_of(&text).filter(|word| !known.contains(*word)) {
             if !words.iter().any(|listed| listed == word) {
                 words.push(word.to_owned());
             }
@@ -124,6 +146,11 @@ fn unknown_words(class: &Class, known: &HashSet<String>) -> Option<ClassListAdvi
         class: class.name.clone(),
         words,
     })
+}
+
+fn words_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
 }
 
 fn quoted(names: &[String]) -> String {
@@ -140,7 +167,7 @@ mod tests {
     use super::*;
 
     fn said(classes: &[&str], background: &[&str], training_words: Option<&HashSet<String>>) -> Vec<String> {
-        advice(&list(classes, background), &[], training_words)
+        advice(&list(classes, background), &[], None, training_words)
             .iter()
             .map(ToString::to_string)
             .collect()
@@ -154,6 +181,35 @@ mod tests {
         );
         assert!(said(&["cat"], &["sky"], None).is_empty());
         assert!(said(&["cat", "dog"], &[], None).is_empty());
+    }
+
+    #[test]
+    fn classes_without_surroundings_are_pointed_out_where_background_is_left_open() {
+        let surroundings = ["Sky", "wall", "green background"].map(str::to_owned);
+        let said = |classes: &[&str], background: &[&str], surroundings| {
+            advice(&list(classes, background), &[], surroundings, None)
+        };
+        let missing = [ClassListAdvice::NoBackground];
+        assert_eq!(
+            missing[0].to_string(),
+            "no class stands for what is around the others, so what was not named gets the class it resembles most: \
+             \"background\": true leaves it unlabelled, false says that this is meant"
+        );
+        assert_eq!(said(&["cat", "dog", "skyscraper"], &[], Some(&surroundings)), missing);
+        for classes in [
+            ["cat", "sky"],
+            ["cat", "WALL-brick"],
+            ["cat", "Background"],
+            ["cat", "house; wall"],
+        ] {
+            assert_eq!(said(&classes, &[], Some(&surroundings)), [], "{classes:?}");
+        }
+        assert_eq!(said(&["cat", "dog"], &["lawn"], Some(&surroundings)), []);
+        assert_eq!(
+            said(&["cat", "dog"], &[], None),
+            [],
+            "declined, or asked for as a threshold"
+        );
     }
 
     #[test]
@@ -189,6 +245,7 @@ mod tests {
         let said = advice(
             &list(&["cat; kitty"], &["sky"]),
             &[false, true, true].map(embedding),
+            None,
             None,
         );
         let truncated = |text: &str| ClassListAdvice::TextTruncated { text: text.to_owned() };

@@ -13,7 +13,7 @@ use crate::config::LimitsConfig;
 use crate::label_map::{QueryOwner, UNLABELLED};
 
 /// A class of this name is the background itself when background is asked for.
-const BACKGROUND: &str = "background";
+pub(super) const BACKGROUND: &str = "background";
 
 /// Classes in the order of their ids and the names that stand for everything else. Names are trimmed, printable and
 /// within the limits; there is at least one class.

@@ -18,12 +18,12 @@ const FILES: [(&str, &str); 12] = [
         include_str!("../../config/vocabularies/cityscapes-19.txt"),
     ),
     (
-        "coco-object-81",
-        include_str!("../../config/vocabularies/coco-object-81.txt"),
+        "clearclip-coco-object-81",
+        include_str!("../../config/vocabularies/clearclip-coco-object-81.txt"),
     ),
     (
-        "coco-object-plain-81",
-        include_str!("../../config/vocabularies/coco-object-plain-81.txt"),
+        "clearclip-voc-21",
+        include_str!("../../config/vocabularies/clearclip-voc-21.txt"),
     ),
     (
         "coco-stuff-171",
@@ -41,16 +41,19 @@ const FILES: [(&str, &str); 12] = [
         "pascal-context-60",
         include_str!("../../config/vocabularies/pascal-context-60.txt"),
     ),
+    (
+        "sclip-coco-object-81",
+        include_str!("../../config/vocabularies/sclip-coco-object-81.txt"),
+    ),
+    (
+        "sclip-voc-20",
+        include_str!("../../config/vocabularies/sclip-voc-20.txt"),
+    ),
+    (
+        "sclip-voc-21",
+        include_str!("../../config/vocabularies/sclip-voc-21.txt"),
+    ),
     ("voc-20", include_str!("../../config/vocabularies/voc-20.txt")),
-    ("voc-21", include_str!("../../config/vocabularies/voc-21.txt")),
-    (
-        "voc-plain-21",
-        include_str!("../../config/vocabularies/voc-plain-21.txt"),
-    ),
-    (
-        "voc-synonyms-20",
-        include_str!("../../config/vocabularies/voc-synonyms-20.txt"),
-    ),
 ];
 
 #[cfg(test)]
@@ -76,13 +79,13 @@ mod tests {
             assert_eq!(definition.options.synonyms, Some(Synonyms::Max), "{wanted}");
             (definition.list.texts().len(), definition.list.background_label())
         };
-        assert_eq!(texts("voc-synonyms-20"), (30, UNLABELLED));
-        assert_eq!(texts("voc-21"), (56, 0));
-        assert_eq!(texts("voc-plain-21"), (21, 0));
+        assert_eq!(texts("sclip-voc-20"), (30, UNLABELLED));
+        assert_eq!(texts("sclip-voc-21"), (56, 0));
+        assert_eq!(texts("clearclip-voc-21"), (21, 0));
         assert_eq!(texts("pascal-context-60"), (60, 0));
         // 113 as published, where "bed" stands for a class and for the background.
-        assert_eq!(texts("coco-object-81"), (112, 0));
-        assert_eq!(texts("coco-object-plain-81"), (81, 0));
+        assert_eq!(texts("sclip-coco-object-81"), (112, 0));
+        assert_eq!(texts("clearclip-coco-object-81"), (81, 0));
     }
 
     #[test]

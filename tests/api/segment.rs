@@ -13,7 +13,9 @@ use crate::support::{App, Reply, multipart, red_and_blue, segment_json, segment_
 async fn the_whole_reply() {
     let app = App::start().await;
     let mut reply = app
-        .segment(&with_image(json!({"classes": ["red", "green", "blue"]})))
+        .segment(&with_image(
+            json!({"classes": ["red", "green", "blue"], "background": false}),
+        ))
         .await
         .ok();
     let timings = reply["timings"].take();
@@ -88,7 +90,7 @@ async fn json_with_a_data_uri_and_multipart_say_the_same() {
 #[tokio::test]
 async fn accept_image_png_gets_the_label_map_itself() {
     let app = App::start().await;
-    let reply = post_for_png(&app, json!({"classes": ["red", "blue"]})).await;
+    let reply = post_for_png(&app, json!({"classes": ["red", "blue"], "background": false})).await;
     assert_eq!(
         (reply.status, reply.header("content-type")),
         (StatusCode::OK, "image/png")
@@ -372,14 +374,15 @@ async fn limits_on_classes_are_422_and_named() {
 #[tokio::test]
 async fn advice_comes_as_warnings() {
     let app = App::start().await;
-    let codes = async |classes: Value| {
-        let reply = app.segment(&with_image(json!({"classes": classes}))).await.ok();
+    let codes_of = async |fields: Value| {
+        let reply = app.segment(&with_image(fields)).await.ok();
         let warnings = reply["warnings"].as_array().unwrap().clone();
         warnings
             .iter()
             .map(|warning| warning["code"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
+    let codes = async |classes: Value| codes_of(json!({"classes": classes, "background": false})).await;
     assert_eq!(codes(json!(["red", "blue"])).await, Vec::<String>::new());
     assert_eq!(codes(json!(["red"])).await, ["single-class"]);
     assert_eq!(codes(json!(["red", "red"])).await, ["duplicate-class"]);
@@ -391,6 +394,9 @@ async fn advice_comes_as_warnings() {
         ["text-truncated"],
         "embedded before"
     );
+    assert_eq!(codes_of(json!({"classes": ["red", "blue"]})).await, ["no-background"]);
+    let surrounded = codes_of(json!({"classes": ["red", "sky"]})).await;
+    assert!(!surrounded.contains(&"no-background".to_owned()), "{surrounded:?}");
 }
 
 async fn post_for_png(app: &App, fields: Value) -> Reply {

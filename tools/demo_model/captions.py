@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -15,12 +16,21 @@ SIZES = ("big", "tiny")
 JOINED = ("on a {}", "on a {}", "in front of a {}", "with a {}")
 
 
+class Subject(IntEnum):
+    """What a caption is about."""
+
+    SCENE = 0
+    BACKGROUND = 1
+    THING = 2
+
+
 @dataclass(frozen=True)
 class Caption:
     """A sentence and the phrases it is made of; it is true of a scene that holds all of them."""
 
     text: str
     phrases: tuple[str, ...]
+    subject: Subject
 
 
 def sayable(placed: Placed, drawings: Drawings) -> tuple[list[str], list[str], list[str]]:
@@ -55,8 +65,9 @@ class Writer:
         self.templates = templates()
 
     def captions(self, rng: np.random.Generator, scene: Scene) -> list[Caption]:
-        """Three captions: of the whole scene, of one thing, and of some of it (or of the background)."""
-        return [self._whole(rng, scene), self._single(rng, scene), self._part(rng, scene)]
+        """One caption of the whole scene, one of the background, and one of each thing."""
+        things = [self._alone(rng, self._word(rng, placed), Subject.THING) for placed in scene.placed]
+        return [self._whole(rng, scene), self._alone(rng, self._background(rng, scene), Subject.BACKGROUND), *things]
 
     def _word(self, rng: np.random.Generator, placed: Placed) -> str:
         names, kinds, described = sayable(placed, self.drawings)
@@ -76,8 +87,8 @@ class Writer:
             text = f"{text} {str(rng.choice(JOINED)).format(background)}"
             used.append(background)
         if rng.random() < 0.25:
-            return Caption(f"{article} {text}", tuple(used))
-        return Caption(str(rng.choice(self.templates)).format(text), tuple(used))
+            return Caption(f"{article} {text}", tuple(used), Subject.SCENE)
+        return Caption(str(rng.choice(self.templates)).format(text), tuple(used), Subject.SCENE)
 
     def _background(self, rng: np.random.Generator, scene: Scene) -> str:
         return str(rng.choice(scene.phrases))
@@ -87,18 +98,8 @@ class Writer:
         words = [self._word(rng, scene.placed[i]) for i in order]
         return self._sentence(rng, words, self._background(rng, scene) if rng.random() < 0.75 else None)
 
-    def _single(self, rng: np.random.Generator, scene: Scene) -> Caption:
-        word = self._word(rng, scene.placed[rng.integers(len(scene.placed))])
-        return Caption(str(rng.choice(self.templates)).format(word), (word,))
-
-    def _part(self, rng: np.random.Generator, scene: Scene) -> Caption:
-        if rng.random() < 0.35:
-            phrase = self._background(rng, scene)
-            return Caption(str(rng.choice(self.templates)).format(phrase), (phrase,))
-        count = int(rng.integers(1, min(3, len(scene.placed)) + 1))
-        chosen = rng.choice(len(scene.placed), count, replace=False)
-        words = [self._word(rng, scene.placed[i]) for i in chosen]
-        return self._sentence(rng, words, self._background(rng, scene) if rng.random() < 0.4 else None)
+    def _alone(self, rng: np.random.Generator, phrase: str, subject: Subject) -> Caption:
+        return Caption(str(rng.choice(self.templates)).format(phrase), (phrase,), subject)
 
 
 def truth(captions: list[list[Caption]], true: list[set[str]]) -> torch.Tensor:

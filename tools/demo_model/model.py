@@ -17,7 +17,7 @@ TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "lay
 CONFIGS: dict[str, dict] = {
     "resnet": {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": 128, "layers": [1, 1, 2, 1], "width": 24, "head_width": 64, "patch_size": None},
+        "vision_cfg": {"image_size": 128, "layers": [1, 2, 3, 2], "width": 24, "head_width": 64, "patch_size": None},
         "text_cfg": TEXT,
         "quick_gelu": True,
     },
@@ -108,15 +108,26 @@ def pooled(pool: AttentionPool2d, x: torch.Tensor) -> torch.Tensor:
     return pool.c_proj(read.transpose(1, 2).reshape(batch, -1))
 
 
-def image_features(model: CLIP, pictures: torch.Tensor) -> list[torch.Tensor]:
-    """Picture features [N, D], not normalised, one for every way a picture is read in training.
-
-    A ResNet's map is read twice: by the attention pool, and by the plain mean of what every position says (its value at
-    unit length), so that no position is left out.
-    """
+def image_features(model: CLIP, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The picture's features [N, D] and every position's, MaskCLIP's reading, [N, P, D]; neither normalised."""
     visual = model.visual
     if isinstance(visual, VisionTransformer):
-        return [visual(pictures)]
+        return vit_features(visual, pictures)
     x = trunk(visual, pictures)
-    said = F.normalize(position_features(visual.attnpool, x).float(), dim=2)
-    return [pooled(visual.attnpool, x), said.mean(1)]
+    return pooled(visual.attnpool, x), position_features(visual.attnpool, x)
+
+
+def vit_features(visual: VisionTransformer, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A ViT's class token after the last block [N, D], and every patch's value there, projected, [N, P, D]."""
+    x = visual.conv1(pictures)
+    height, width = x.shape[2:]
+    x = x.flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1)
+    x = visual.ln_pre(x + grid_positions(visual.positional_embedding, height, width).to(x.dtype))
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        x = block(x)
+    width = x.shape[2]
+    attention = last.attn
+    value = F.linear(last.ln_1(x[:, 1:]), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+    return visual.ln_post(last(x)[:, 0]) @ visual.proj, visual.ln_post(attention.out_proj(value)) @ visual.proj

@@ -20,6 +20,8 @@ import train
 import world
 from vocabulary import things
 
+BACKGROUND, THING = captions.Subject.BACKGROUND, captions.Subject.THING
+
 
 def squares() -> drawings.Drawings:
     """A red square for each of three names."""
@@ -65,10 +67,10 @@ class Captions(unittest.TestCase):
     def test_truth_follows_what_captions_mention(self) -> None:
         known = squares()
         scenes = [plain(world.Placed(0, 0.5, 0.5, 0.4, 0, False, 0)), plain(world.Placed(1, 0.5, 0.5, 0.4, 0, False, 0))]
-        written = [[captions.Caption("a photo of a tiger.", ("tiger",))], [captions.Caption("a red food", ("red food",))]]
+        written = [[captions.Caption("a photo of a tiger.", ("tiger",), THING)], [captions.Caption("a red food", ("red food",), THING)]]
         true = captions.truth(written, [captions.phrases(s, known) for s in scenes])
         self.assertEqual(true.tolist(), [[True, False], [False, True]])
-        shared = [[captions.Caption("a blue background", ("blue background",))]] * 2
+        shared = [[captions.Caption("a blue background", ("blue background",), BACKGROUND)]] * 2
         self.assertTrue(captions.truth(shared, [captions.phrases(s, known) for s in scenes]).all())
 
     def test_own_captions_are_true_and_their_words_are_listed(self) -> None:
@@ -98,11 +100,14 @@ class Network(unittest.TestCase):
                 torch.testing.assert_close(network.image_features(model, picture)[0], model.encode_image(picture))
                 torch.testing.assert_close(network.text_features(model, tokens), model.encode_text(reference))
 
-    def test_the_second_reading_is_the_mean_of_the_dense_features(self) -> None:
-        model, picture = network.build(network.CONFIGS["resnet"]).eval(), torch.randn(1, 3, 96, 128)
-        with torch.inference_mode():
-            wanted = dense.dense(model, picture, "maskclip").features.mean((1, 2))
-            torch.testing.assert_close(network.image_features(model, picture)[1][0], wanted)
+    def test_what_training_reads_at_a_position_is_what_maskclip_reads(self) -> None:
+        picture = torch.randn(1, 3, 96, 128)
+        for config, method in (("resnet", "maskclip"), ("vit", "maskclip-no-residual")):
+            model = network.build(network.CONFIGS[config]).eval()
+            with torch.inference_mode():
+                wanted = dense.dense(model, picture, method).features.flatten(1).T
+                found = F.normalize(network.image_features(model, picture)[1][0], dim=1)
+                torch.testing.assert_close(found, wanted)
 
     def test_the_vits_last_block_without_the_change(self) -> None:
         model = network.build(network.CONFIGS["vit"]).eval()
@@ -111,11 +116,35 @@ class Network(unittest.TestCase):
             self.assertEqual(found.features.shape, (128, 8, 10))
             self.assertEqual(dense.dense(model, torch.randn(1, 3, 128, 160), "clip").keys.shape, (192, 8, 10))
 
+
+class Losses(unittest.TestCase):
     def test_one_caption_a_picture_gives_clips_loss(self) -> None:
-        images, texts, scale = torch.randn(6, 8), torch.randn(6, 8), torch.tensor(10.0)
-        logits = scale * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+        logits = torch.randn(6, 6)
         wanted = (F.cross_entropy(logits, torch.arange(6)) + F.cross_entropy(logits.T, torch.arange(6))) / 2
-        torch.testing.assert_close(train.contrastive_loss(images, texts, torch.eye(6, dtype=torch.bool), scale), wanted)
+        torch.testing.assert_close(train.contrastive_loss(logits, torch.eye(6, dtype=torch.bool), torch.arange(6)), wanted)
+
+    def test_one_position_and_one_caption_a_picture_give_clips_loss_too(self) -> None:
+        logits, own = torch.randn(6, 6), torch.arange(6)
+        true = torch.eye(6, dtype=torch.bool)
+        found = train.position_loss(logits[:, None], true, own, torch.full((6,), 0.5))
+        torch.testing.assert_close(found, train.contrastive_loss(logits, true, own))
+
+    def test_positions_are_shared_among_a_pictures_own_phrases_as_expected(self) -> None:
+        mine = torch.tensor([[True, True, False]])
+        # Every position says the first phrase most, and the last, which is another picture's, even more.
+        logits = torch.tensor([[[3.0, 2.0, 9.0], [3.0, 0.0, 9.0], [3.0, 0.0, 9.0], [3.0, 1.0, 9.0]]])
+        share = train.shares(logits, mine, torch.tensor([0.5, 0.5, 0.5]))
+        torch.testing.assert_close(share.sum(2), torch.ones(1, 4))
+        self.assertEqual(share[..., 2].abs().max(), 0)
+        torch.testing.assert_close(share.mean(1)[0, :2], torch.tensor([0.5, 0.5]), atol=0.02, rtol=0)
+        self.assertEqual(int(share[0, :, 1].argmax()), 0)
+
+    def test_things_share_what_the_background_leaves(self) -> None:
+        own = torch.tensor([0, 0, 0, 1, 1])
+        subjects = torch.tensor([BACKGROUND, THING, THING, BACKGROUND, THING])
+        found = train.expected_areas(own, subjects)
+        background = train.BACKGROUND_SHARE
+        torch.testing.assert_close(found, torch.tensor([background, (1 - background) / 2, (1 - background) / 2, background, 1 - background]))
 
 
 class Evaluation(unittest.TestCase):

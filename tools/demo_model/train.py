@@ -71,13 +71,16 @@ class Schedule:
 
 
 class Batches(IterableDataset):
-    """Batches of a schedule from a step on; the same step always gives the same batch."""
+    """Batches of a schedule from a step on; the same step always gives the same batch.
+
+    N pictures with M captions in all: pictures [N, 3, S, S], token ids [M, L], which caption is true of which picture
+    [N, M], the picture each caption was written for [M], and its subject [M].
+    """
 
     def __init__(self, schedule: Schedule, folder: Path, start: int) -> None:
         self.schedule, self.folder, self.start = schedule, folder, start
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Pictures [N, 3, S, S], token ids [3 N, L], truth [N, 3 N]."""
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         torch.set_num_threads(1)
         known = drawings.load(self.folder, drawings.TRAINING_STYLES)
         by_name = known.by_name()
@@ -91,24 +94,62 @@ class Batches(IterableDataset):
             pictures, _ = world.render(scenes, known, phase.side, recipe.change)
             written = [writer.captions(rng, s) for s in scenes]
             true = captions.truth(written, [captions.phrases(s, known) for s in scenes])
-            yield pictures, tokens([c.text for some in written for c in some]), true
+            own = torch.tensor([row for row, some in enumerate(written) for _ in some])
+            subjects = torch.tensor([c.subject for some in written for c in some])
+            yield pictures, tokens([c.text for some in written for c in some]), true, own, subjects
 
 
-def contrastive_loss(images: torch.Tensor, texts: torch.Tensor, true: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """CLIP's symmetric loss with K captions a picture.
+SINKHORN_STEPS = 3
+BACKGROUND_SHARE = 0.3  # of a picture's area; below the scenes' own, since every position sees some of the background
 
-    images [N, D], texts [K N, D] (picture by picture), true [N, K N]. A caption that happens to be true of another
-    picture too is no negative for it, and a picture's own captions do not compete with each other.
+
+def contrastive_loss(logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """CLIP's symmetric loss with several captions a picture.
+
+    logits and true [N, M], own [M] the picture of each caption. A caption that happens to be true of another picture
+    too is no negative for it, and a picture's own captions do not compete with each other.
     """
-    count = len(images)
-    each = len(texts) // count
-    logits = scale * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
-    own = torch.arange(count).repeat_interleave(each)
-    positive = logits[own, torch.arange(len(texts))]
+    positive = logits[own, torch.arange(len(own))]
     wrong = logits.masked_fill(true, -torch.inf)
     to_text = torch.logaddexp(positive, wrong.logsumexp(1)[own]) - positive
     to_image = torch.logaddexp(positive, wrong.logsumexp(0)) - positive
     return (to_text.mean() + to_image.mean()) / 2
+
+
+def position_loss(logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """What holds positions against phrases, knowing only which phrases are true of which picture.
+
+    logits [N, P, M] of N pictures' P positions and M captions of one phrase, true [N, M], own [M], prior [M]. Every
+    position has to say one of its picture's own phrases, the one that `shares` gives it (to text); every phrase has to be
+    said somewhere in its picture rather than anywhere in another (to image).
+    """
+    count, _, captions = logits.shape
+    mine = own == torch.arange(count)[:, None]
+    kept = logits.masked_fill((true & ~mine)[:, None], -torch.inf)
+    to_text = kept.logsumexp(2) - (shares(logits.detach(), mine, prior) * logits).sum(2)
+    anywhere = logits.logsumexp(1) - math.log(logits.shape[1])
+    positive = anywhere[own, torch.arange(captions)]
+    to_image = torch.logaddexp(positive, anywhere.masked_fill(true, -torch.inf).logsumexp(0)) - positive
+    return (to_text.mean() + to_image.mean()) / 2
+
+
+def shares(logits: torch.Tensor, mine: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """How much every position of a picture is about each of its own phrases, [N, P, M]; sums to one over M.
+
+    The posterior given the picture's phrases, drawn by a few Sinkhorn steps towards a picture whose phrases take the
+    shares of its area that `prior` [M] expects: else the background, which is everywhere, takes every position.
+    """
+    share = logits.masked_fill(~mine[:, None], -torch.inf).softmax(2)
+    for _ in range(SINKHORN_STEPS):
+        share = share * prior / share.mean(1, keepdim=True).clamp(min=1e-6)
+        share = share / share.sum(2, keepdim=True)
+    return share
+
+
+def expected_areas(own: torch.Tensor, subjects: torch.Tensor) -> torch.Tensor:
+    """The share of its picture that each caption of one phrase is expected to take, [M]: things share what the background leaves."""
+    things = torch.bincount(own[subjects == captions.Subject.THING], minlength=int(own.max()) + 1)[own]
+    return torch.where(subjects == captions.Subject.BACKGROUND, BACKGROUND_SHARE, (1 - BACKGROUND_SHARE) / things.clamp(min=1))
 
 
 def optimiser(model: CLIP) -> torch.optim.AdamW:
@@ -158,22 +199,27 @@ def train(schedule: Schedule, folder: Path, run: Path, weights: Path | None, eve
 
     loader = DataLoader(Batches(schedule, folder, step), batch_size=None, num_workers=1, prefetch_factor=4)
     saved = logged = time.monotonic()
-    losses: list[float] = []
+    losses: list[tuple[float, float]] = []
     waited = 0.0
     asked = time.monotonic()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     with open(run / "log.jsonl", "a") as log:
-        for pictures, tokens, true in loader:
+        for pictures, tokens, true, own, subjects in loader:
             waited += time.monotonic() - asked
             phase, rate = schedule.at(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / 200)
             with torch.autocast("cpu", torch.bfloat16):
-                readings = network.image_features(model, network.normalise(pictures))
+                read, positions = network.image_features(model, network.normalise(pictures))
                 texts = network.text_features(model, tokens)
             scale = model.logit_scale.exp()
-            loss = torch.stack([contrastive_loss(r.float(), texts.float(), true, scale) for r in readings]).mean()
+            read, positions, texts = (F.normalize(some.float(), dim=-1) for some in (read, positions, texts))
+            whole = contrastive_loss(scale * read @ texts.T, true, own)
+            one = subjects != captions.Subject.SCENE
+            prior = expected_areas(own[one], subjects[one])
+            local = position_loss(scale * positions @ texts[one].T, true[:, one], own[one], prior)
+            loss = whole + local
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -182,13 +228,14 @@ def train(schedule: Schedule, folder: Path, run: Path, weights: Path | None, eve
                 model.logit_scale.clamp_(0, math.log(100))
             average.update(model, step)
             step += 1
-            losses.append(loss.item())
+            losses.append((whole.item(), local.item()))
             if step % 25 == 0 or step == schedule.steps:
                 now = time.monotonic()
                 line = {
                     "step": step,
                     "side": phase.side,
-                    "loss": round(sum(losses) / len(losses), 4),
+                    "whole": round(sum(w for w, _ in losses) / len(losses), 4),
+                    "local": round(sum(p for _, p in losses) / len(losses), 4),
                     "scale": round(scale.item(), 2),
                     "rate": rate,
                     "scenes_a_second": round(len(losses) * schedule.batch / (now - logged), 1),

@@ -6,7 +6,9 @@ Writes into tests/golden/forms, for a ViT and a ResNet:
 - <model>/open_clip.safetensors.gz and <model>/open_clip.json: what open_clip puts on model hubs, in 16 bits;
 - <model>/hugging_face.safetensors.gz and <model>/config.json: what transformers saves (ViT only), in 16 bits;
 - <model>/arrays.safetensors: an image, and image and text features: `open_clip` and `hugging_face` in 32 bits from the
-  respective package, `openai` from running the archive in 16 bits.
+  respective package, `openai` from running the archive in 16 bits;
+- <model>/dense.safetensors: dense features, scores, denoised and smoothed scores at several sizes, as visual.py computes
+  them, in 64 bits.
 
 All forms hold the same numbers, rounded to 16 bits before any of them is written. The vocabulary is whole, its rows zero
 where no prompt needs them, so that compression keeps the files small.
@@ -20,6 +22,7 @@ import json
 import math
 import tempfile
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import open_clip
@@ -27,10 +30,11 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
+from visual import dense_arrays
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "forms"
 
-# tests/checkpoints.rs has the same.
+# tests/golden/checkpoints.rs has the same.
 PROMPTS = ["a photo of a tiger.", "a bad photo of the sky in the scene."]
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
@@ -48,6 +52,13 @@ MODELS = {
         "text_cfg": TEXT,
     },
 }
+
+# Height x width: the training grid, another square one, wide, tall.
+SIZES = {
+    "vit": [(32, 32), (48, 48), (24, 56), (64, 32)],
+    "resnet": [(64, 64), (96, 96), (64, 128), (96, 32)],
+}
+TEMPERATURE = {"vit": 20.0, "resnet": 100.0}
 
 STEP = 2.0**-7
 """Weights are whole multiples of it: as few different values compress to half."""
@@ -252,6 +263,10 @@ def write(name: str, config: dict, seed: int) -> None:
         reference = arrays.get(f"open_clip.{array.split('.')[-1]}", values)
         print(f"{name} {array}: {values.abs().max():.2f} at most, {(values - reference).abs().max():.1e} from open_clip's")
     save_file({key: value.detach().contiguous() for key, value in arrays.items()}, folder / "arrays.safetensors")
+
+    visual = deepcopy(model.visual).double()
+    dense = dense_arrays(name, visual, SIZES[name], TEMPERATURE[name], seed + 2)
+    save_file(dense, folder / "dense.safetensors")
 
 
 if __name__ == "__main__":

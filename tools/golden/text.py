@@ -2,6 +2,8 @@
 
 Writes into tests/golden:
 - tokens.json: texts with the ids open_clip's tokenizer gives them;
+- tokens_hostile.json.gz: the same of hostile.py's texts, 2,000 that ftfy leaves as they are but for Unicode's composition,
+  words of 10 kB among them;
 - text_{quick_gelu,gelu}.safetensors: a tiny text tower of open_clip's under its own tensor names, with the features and
   the ensemble embeddings it gives the texts in its metadata. The token embedding holds the rows those texts use alone
   (`token_embedding.rows` names them), which keeps the file small although the vocabulary is CLIP's.
@@ -9,13 +11,17 @@ Writes into tests/golden:
 
 from __future__ import annotations
 
+import gzip
 import json
 import unicodedata
 from pathlib import Path
 from unittest import mock
 
+import ftfy
 import open_clip
+import regex
 import torch
+from hostile import LONG_WORD_BYTES, hostile_texts, long_words
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 
@@ -26,6 +32,7 @@ ENSEMBLE_NAMES = ["cat", "traffic light", "Grüner Tee", "chest of drawers"]
 VOCABULARY_SIZE = 49_408
 CONTEXT_LENGTH = 77
 SHORT_CONTEXT_LENGTH = 8
+HOSTILE_TEXTS = 2_000
 
 # Of many lengths, out of order, one twice, one cut at the context length, one that spells out an end of its own.
 PROMPTS = [
@@ -148,6 +155,32 @@ def token_lists() -> list[dict]:
     return entries
 
 
+def hostile_token_lists() -> list[dict]:
+    """As token_lists; words of 10 kB are read to their end.
+
+    Left out as well are letters and digits that open_clip's dependencies disagree about: Python's lower case knows an older
+    Unicode than the `regex` package, and the server's tables lie between the two.
+    """
+    tokenizer = SimpleTokenizer()
+
+    def is_disputed(character: str) -> bool:
+        return unicodedata.category(character) == "Cn" and regex.match(r"[\p{L}\p{N}]", character) is not None
+
+    def entry(text: str, context_length: int) -> dict:
+        return {"text": text, "context_length": context_length, "ids": encode(tokenizer, text, context_length)}
+
+    entries = [entry(word, LONG_WORD_BYTES + 2) for word in long_words(seed=1)]
+    seen, source = set(), hostile_texts(seed=0)
+    while len(entries) < HOSTILE_TEXTS:
+        text = next(source)
+        is_kept = ftfy.fix_text(text) == unicodedata.normalize("NFC", text) and not any(map(is_disputed, text))
+        if text not in seen and is_kept:
+            entries.append(entry(text, CONTEXT_LENGTH))
+        seen.add(text)
+    print(f"{len(entries)} hostile texts; {len(seen) - len(entries)} others left out")
+    return entries
+
+
 def encode(tokenizer: SimpleTokenizer, text: str, context_length: int) -> list[int]:
     """Ids without the zeros after the end; the end itself is not 0."""
     ids = tokenizer([text], context_length)[0].tolist()
@@ -194,10 +227,17 @@ def text_golden(quick_gelu: bool) -> tuple[dict[str, torch.Tensor], dict[str, st
     return tensors, {"prompts": json.dumps(PROMPTS), "ensemble_names": json.dumps(ENSEMBLE_NAMES)}
 
 
+def as_lines(entries: list[dict]) -> str:
+    """JSON with a line per entry."""
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    return f"[\n{lines}\n]\n"
+
+
 def main() -> None:
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in token_lists())
-    (GOLDEN / "tokens.json").write_text(f"[\n{lines}\n]\n")
+    (GOLDEN / "tokens.json").write_text(as_lines(token_lists()))
+    hostile = as_lines(hostile_token_lists()).encode()
+    (GOLDEN / "tokens_hostile.json.gz").write_bytes(gzip.compress(hostile, compresslevel=9, mtime=0))
     for name, quick_gelu in ("quick_gelu", True), ("gelu", False):
         tensors, metadata = text_golden(quick_gelu)
         save_file(tensors, GOLDEN / f"text_{name}.safetensors", metadata)

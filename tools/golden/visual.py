@@ -4,7 +4,7 @@ Writes into tests/golden, for each model of MODELS:
 - visual_<model>.safetensors: a tiny random visual tower of open_clip's under its own tensor names, in 16 bits;
 - visual_<model>.json: its configuration, in open_clip's form;
 - visual_<model>_arrays.safetensors: text embeddings, and per image size the image, CLIP's own feature, and for every
-  attention the dense features and what tests/golden.rs makes of them.
+  attention the dense features and what tests/golden/visual.rs compares.
 
 CLIP's parts are open_clip's modules; MaskCLIP's are written here and in dense_reference.py from the paper, with the N x N
 matrices that the server never builds, all in 64 bits.
@@ -48,7 +48,7 @@ MODELS = {
 # Height x width: the training grid, another square one, wide, tall.
 SIZES = {16: [(64, 64), (96, 96), (48, 112), (128, 64)], 32: [(96, 96), (160, 160), (64, 192), (224, 96)]}
 
-# tests/golden.rs has the same owners and thresholds.
+# tests/golden/visual.rs has the same owners and thresholds.
 CLASS_OF_QUERY = [0, 0, 1, 2, 3, 4, None]  # None: background
 # High enough that some classes are certain somewhere, low enough that some cells are not.
 TEMPERATURE = {"vit_quick_gelu": 20.0, "vit_gelu": 20.0, "resnet": 100.0}
@@ -134,15 +134,17 @@ def text_embeddings(cells: Tensor, generator: torch.Generator) -> Tensor:
     return F.normalize(text, dim=-1).float()
 
 
-def write(name: str, config: dict, seed: int) -> None:
-    visual = randomised(config, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    temperature = TEMPERATURE[name]
+def dense_arrays(
+    name: str, visual: nn.Module, sizes: list[tuple[int, int]], temperature: float, seed: int
+) -> dict[str, Tensor]:
+    """What tests/golden compares of a tower in 64 bits: the text embeddings, and per size, height x width in pixels, the
+    image and everything that is computed of it."""
+    generator = torch.Generator().manual_seed(seed)
     arrays = {"temperature": torch.tensor(temperature)}
     text = None
     dropped_counts = set()
     unsure_cells = 0
-    for height, width in SIZES[cell_pixels(visual)]:
+    for height, width in sizes:
         size = f"{height}x{width}"
         # Blocks of colour under noise: cells that differ, as those of photographs do.
         blocks = torch.randn(1, 3, height // 16, width // 16, generator=generator)
@@ -180,14 +182,18 @@ def write(name: str, config: dict, seed: int) -> None:
     # Without these the arrays would agree with code that drops or smooths nothing.
     assert dropped_counts - {0, 5}, f"{name}: prompt denoising never drops some classes and keeps others"
     assert unsure_cells, f"{name}: the reference's smoothing never changes a cell"
+    return {key: value.detach().float().contiguous() for key, value in arrays.items()}
 
+
+def write(name: str, config: dict, seed: int) -> None:
+    visual = randomised(config, seed)
+    arrays = dense_arrays(name, visual, SIZES[cell_pixels(visual)], TEMPERATURE[name], seed + 1)
     stored = {
         f"visual.{key}": value if value.dtype == torch.int64 else value.half()
         for key, value in visual.state_dict().items()
     }
     save_file(stored, GOLDEN / f"visual_{name}.safetensors")
     (GOLDEN / f"visual_{name}.json").write_text(json.dumps(config, indent=4) + "\n")
-    arrays = {key: value.detach().float().contiguous() for key, value in arrays.items()}
     save_file(arrays, GOLDEN / f"visual_{name}_arrays.safetensors")
 
 

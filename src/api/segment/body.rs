@@ -45,7 +45,8 @@ pub struct SegmentBody {
     #[schema(value_type = Option<String>, example = "sclip-voc21")]
     pub protocol: Option<Protocol>,
     /// What counts as none of the classes. Without it the vocabulary's own names, if any, and the thresholds of the
-    /// defaults; where there are none, every pixel gets a class.
+    /// defaults; where there are none, every pixel gets a class, with the warning `no-background` where that is likely a
+    /// mistake.
     pub background: Option<BackgroundBody>,
     /// Prompt templates that every name is put into: `imagenet-80`, CLIP's own for ImageNet; `maskclip-85`, these and
     /// five "... in the scene"; `simple`, "a photo of a {}." alone, the quickest to embed. `defaults.templates`

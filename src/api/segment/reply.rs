@@ -123,10 +123,11 @@ pub enum ConfidenceMapReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WarningReply {
     /// A stable code. `single-class`: one class and no background, so every pixel gets it with probability 1.
-    /// `duplicate-class`: a class or a synonym stands in the list twice. `unknown-word`: a class has words
-    /// the model's training captions never had. `text-truncated`: a name is longer than the model reads, and the end
-    /// of some prompts with it was cut off. `denoising-dropped-all`: prompt denoising would have dropped every
-    /// class, so it dropped none.
+    /// `no-background`: no class has the name of something that surrounds others (the words of `vocabulary.background`:
+    /// sky, wall, ...) or "background", and the request leaves `background` open. `duplicate-class`: a class or a
+    /// synonym stands in the list twice. `unknown-word`: a class has words the model's training captions never had.
+    /// `text-truncated`: a name is longer than the model reads, and the end of some prompts with it was cut off.
+    /// `denoising-dropped-all`: prompt denoising would have dropped every class, so it dropped none.
     pub code: WarningCode,
     /// What it means for this request.
     pub message: String,

@@ -1,4 +1,4 @@
-//! One checkpoint as named tensors, whatever file it came in.
+//! One checkpoint as named tensors, whatever file or files it came in.
 //!
 //! Owns reading weights and handing each tensor out once, with its shape checked. The names are open_clip's; a file form
 //! with names of its own translates them in its own module, so that the towers know one vocabulary. Which form a file
@@ -10,6 +10,7 @@ mod error;
 mod hugging_face;
 mod pickle;
 mod safetensors;
+mod shards;
 mod stored;
 
 pub use config::ModelConfig;
@@ -28,11 +29,13 @@ use tch::{Device, Kind, Tensor};
 use self::stored::Stored;
 
 /// What weights are called in model hubs' folders, in the order they are looked for.
-pub const WEIGHTS_FILES: [&str; 4] = [
+pub const WEIGHTS_FILES: [&str; 6] = [
     "model.safetensors",
+    "model.safetensors.index.json",
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 ];
 
 /// Whose form a checkpoint has, which says where its configuration is.
@@ -52,9 +55,9 @@ pub enum Origin {
 /// of another architecture never loads halfway.
 #[derive(Debug)]
 pub struct Weights {
-    /// The checkpoint, usually a mapped file.
-    bytes: Bytes,
-    /// Where each tensor lies in it: read as they are taken, so that what is converted never exists twice.
+    /// The checkpoint, usually one mapped file.
+    files: Vec<Bytes>,
+    /// Where each tensor lies in them: read as they are taken, so that what is converted never exists twice.
     tensors: HashMap<String, Stored>,
     origin: Origin,
     device: Device,
@@ -63,23 +66,22 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads a checkpoint, a file or a folder with one, whose tensors will be handed out as `kind` on `device`.
+    /// Reads a checkpoint, a file, the index of several or a folder with one of these, whose tensors will be handed out as
+    /// `kind` on `device`.
     ///
     /// # Errors
-    /// When the file cannot be read, has none of the supported forms, or is damaged.
+    /// When a file cannot be read, has none of the supported forms, or is damaged.
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
         let path = weights_file(path)?;
-        let cannot_read = |source| CheckpointError::Unreadable {
-            path: path.clone(),
-            source,
+        let file = map(&path)?;
+        let files = match Container::of(&file) {
+            Container::Index => {
+                let listed = shards::listed(&file, &path)?;
+                listed.iter().map(|path| map(path)).collect::<Result<_, _>>()?
+            }
+            _ => vec![file],
         };
-        let file = File::open(&path).map_err(cannot_read)?;
-        // SAFETY: the mapping is read-only and lives as long as these weights, which is while a model is being loaded. As
-        // with any mapping, somebody who shortens the file in these moments ends the process; the tensors handed out are
-        // copies and stay valid.
-        #[allow(unsafe_code)]
-        let bytes = unsafe { Mmap::map(&file) }.map_err(cannot_read)?;
-        Self::from_bytes(Bytes::from_owner(bytes), device, kind)
+        Self::from_files(files, device, kind)
     }
 
     /// The same from a checkpoint's bytes in memory.
@@ -87,13 +89,21 @@ impl Weights {
     /// # Errors
     /// When the bytes have none of the supported forms or are damaged.
     pub fn from_bytes(bytes: impl Into<Bytes>, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
-        let bytes = bytes.into();
-        let (tensors, origin) = match Container::of(&bytes) {
-            Container::SafeTensors => (safetensors::read(&bytes)?, Origin::OpenClip),
-            Container::ZipArchive => archive::read(&bytes)?,
-            Container::Pickle => return Err(CheckpointError::UnsupportedForm("a bare Python pickle")),
-            Container::Unknown => return Err(CheckpointError::UnsupportedForm("of no known form")),
-        };
+        Self::from_files(vec![bytes.into()], device, kind)
+    }
+
+    fn from_files(files: Vec<Bytes>, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
+        let mut tensors = HashMap::new();
+        let mut origin = Origin::OpenClip;
+        for (number, file) in files.iter().enumerate() {
+            let (tensors_of_file, origin_of_file) = read(file)?;
+            origin = origin_of_file;
+            for (name, tensor) in tensors_of_file {
+                if tensors.insert(name.clone(), tensor.in_file(number)).is_some() {
+                    return Err(CheckpointError::Damaged(format!("{name} is in several of its files")));
+                }
+            }
+        }
         let tensors = weights_among(tensors)?;
         let (tensors, origin) = if hugging_face::is_form_of(&tensors) {
             (hugging_face::translate(tensors)?, Origin::HuggingFace)
@@ -101,8 +111,8 @@ impl Weights {
             (tensors, origin)
         };
         Ok(Self {
-            sha256: sha256_hexadecimal(&bytes),
-            bytes,
+            sha256: sha256_hexadecimal(&files),
+            files,
             tensors,
             origin,
             device,
@@ -151,7 +161,7 @@ impl Weights {
             let (name, expected) = self.in_file(name, shape);
             return Err(CheckpointError::WrongShape { name, expected, found });
         }
-        Ok(tensor.read(&self.bytes).to_device(self.device).to_kind(kind))
+        Ok(tensor.read(&self.files).to_device(self.device).to_kind(kind))
     }
 
     /// A tensor's name and shape as the file has them.
@@ -178,7 +188,7 @@ impl Weights {
         self.kind
     }
 
-    /// SHA-256 of the checkpoint's bytes, lower-case hexadecimal.
+    /// SHA-256 of the checkpoint's bytes, of several files one after the other, lower-case hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
@@ -192,6 +202,32 @@ impl Weights {
             return Ok(());
         }
         Err(CheckpointError::LeftOver { tensors: self.left() })
+    }
+}
+
+/// A file's bytes, mapped.
+fn map(path: &Path) -> Result<Bytes, CheckpointError> {
+    let cannot_read = |source| CheckpointError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(cannot_read)?;
+    // SAFETY: the mapping is read-only and lives as long as the weights, which is while a model is being loaded. As with any
+    // mapping, somebody who shortens the file in these moments ends the process; the tensors handed out are copies and stay
+    // valid.
+    #[allow(unsafe_code)]
+    let bytes = unsafe { Mmap::map(&file) }.map_err(cannot_read)?;
+    Ok(Bytes::from_owner(bytes))
+}
+
+/// Every tensor's place in one file.
+fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointError> {
+    match Container::of(file) {
+        Container::SafeTensors => Ok((safetensors::read(file)?, Origin::OpenClip)),
+        Container::ZipArchive => archive::read(file),
+        Container::Index => Err(CheckpointError::UnsupportedForm("JSON where tensors should be")),
+        Container::Pickle => Err(CheckpointError::UnsupportedForm("a bare Python pickle")),
+        Container::Unknown => Err(CheckpointError::UnsupportedForm("of no known form")),
     }
 }
 
@@ -244,6 +280,8 @@ enum Container {
     SafeTensors,
     /// What `torch.save` and `torch.jit.save` write.
     ZipArchive,
+    /// JSON, the index of a checkpoint in several files.
+    Index,
     /// What `torch.save` wrote before version 1.6.
     Pickle,
     Unknown,
@@ -253,6 +291,8 @@ impl Container {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
             [b'P', b'K', 3, 4, ..] => Self::ZipArchive,
+            // A safetensors header cannot be 2^56 bytes long, and JSON has no zero bytes.
+            [b'{', _, _, _, _, _, _, 1..=255, ..] => Self::Index,
             [0x80, 2..=5, ..] if bytes.get(8) != Some(&b'{') => Self::Pickle,
             [_, _, _, _, _, _, _, _, b'{', ..] => Self::SafeTensors,
             _ => Self::Unknown,
@@ -260,8 +300,10 @@ impl Container {
     }
 }
 
-fn sha256_hexadecimal(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
+fn sha256_hexadecimal(files: &[impl AsRef<[u8]>]) -> String {
+    let digest = files.iter().fold(Sha256::new(), Sha256::chain_update);
+    digest
+        .finalize()
         .iter()
         .fold(String::with_capacity(64), |mut text, byte| {
             write!(text, "{byte:02x}").expect("writing to a string cannot fail");
@@ -346,6 +388,7 @@ mod tests {
                 .to_string()
         };
         assert!(refused(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j").contains("is a bare Python pickle;"));
+        assert!(refused(b"{\"weight_map\": {}}").contains("is JSON where tensors should be;"));
         assert!(refused(b"").contains("is of no known form;"));
         assert!(refused(b"<!DOCTYPE html>").contains("is of no known form;"));
     }
@@ -357,7 +400,7 @@ mod tests {
         std::fs::write(&path, small_file()).unwrap();
         let mut weights = Weights::load(&path, Device::Cpu, Kind::Float).unwrap();
         // sha256sum of the same bytes, by the standard's test for the digest itself below.
-        assert_eq!(weights.sha256(), sha256_hexadecimal(&small_file()));
+        assert_eq!(weights.sha256(), sha256_hexadecimal(&[small_file()]));
         assert_eq!(weights.take("a", &[2, 3]).unwrap().double_value(&[1, 2]), 6.);
 
         let refused = |path: &Path| Weights::load(path, Device::Cpu, Kind::Float).unwrap_err().to_string();
@@ -371,7 +414,7 @@ mod tests {
     fn the_digest_is_sha_256_in_lower_case() {
         // FIPS 180-2, appendix B.1.
         assert_eq!(
-            sha256_hexadecimal(b"abc"),
+            sha256_hexadecimal(&["a", "bc"]),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }

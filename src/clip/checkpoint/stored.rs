@@ -1,10 +1,11 @@
-//! Where a tensor lies in a checkpoint's bytes: checked against them, read when it is asked for.
+//! Where a tensor lies in a checkpoint's files: checked against them, read when it is asked for.
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use tch::{Kind, Tensor};
 
-/// One tensor of a file: its pieces, joined along the first dimension. Nearly always there is one.
+/// One tensor of a checkpoint: its pieces, joined along the first dimension. Nearly always there is one.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     kind: Kind,
@@ -17,7 +18,9 @@ struct Piece {
     shape: Vec<i64>,
     /// Elements from one index to the next, dimension by dimension.
     strides: Vec<i64>,
-    /// In the checkpoint's bytes, from the first element to the last.
+    /// Which of the checkpoint's files has it.
+    file: usize,
+    /// In that file, from the first element to the last.
     bytes: Range<usize>,
 }
 
@@ -49,8 +52,21 @@ impl Stored {
         Ok(Self {
             kind,
             shape: shape.clone(),
-            pieces: vec![Piece { shape, strides, bytes }],
+            pieces: vec![Piece {
+                shape,
+                strides,
+                file: 0,
+                bytes,
+            }],
         })
+    }
+
+    /// The same place in another of the checkpoint's files than the first.
+    pub(super) fn in_file(mut self, number: usize) -> Self {
+        for piece in &mut self.pieces {
+            piece.file = number;
+        }
+        self
     }
 
     /// Several tensors as one, along the first dimension; `None` when they do not fit each other.
@@ -86,13 +102,13 @@ impl Stored {
         &self.shape
     }
 
-    /// Copies the tensor out of the checkpoint's bytes.
-    pub(super) fn read(&self, checkpoint: &[u8]) -> Tensor {
+    /// Copies the tensor out of the checkpoint's files.
+    pub(super) fn read(&self, files: &[Bytes]) -> Tensor {
         let pieces: Vec<Tensor> = self
             .pieces
             .iter()
             .map(|piece| {
-                let bytes = &checkpoint[piece.bytes.clone()];
+                let bytes = &files[piece.file][piece.bytes.clone()];
                 let elements = bytes.len() / self.kind.elt_size_in_bytes();
                 let elements = i64::try_from(elements).expect("a length in memory fits 63 bits");
                 Tensor::from_data_size(bytes, &[elements], self.kind)
@@ -140,10 +156,10 @@ mod tests {
     use super::*;
 
     /// 0 to 5 in 32 bits behind three bytes of something else.
-    fn bytes() -> Vec<u8> {
+    fn files() -> [Bytes; 1] {
         let values = [0f32, 1., 2., 3., 4., 5.];
         let values = values.iter().flat_map(|value| value.to_le_bytes());
-        [b'x'; 3].into_iter().chain(values).collect()
+        [[b'x'; 3].into_iter().chain(values).collect()]
     }
 
     fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
@@ -153,9 +169,9 @@ mod tests {
     #[test]
     fn rows_lie_one_after_another() {
         let stored = Stored::contiguous(Kind::Float, vec![2, 3], 3..27).unwrap();
-        assert_eq!(rows(&stored.read(&bytes())), [[0., 1., 2.], [3., 4., 5.]]);
+        assert_eq!(rows(&stored.read(&files())), [[0., 1., 2.], [3., 4., 5.]]);
         assert_eq!(
-            rows(&stored.transposed().read(&bytes())),
+            rows(&stored.transposed().read(&files())),
             [[0., 3.], [1., 4.], [2., 5.]]
         );
     }
@@ -163,7 +179,7 @@ mod tests {
     #[test]
     fn strides_and_the_offset_are_followed() {
         let stored = Stored::strided(Kind::Float, vec![2, 2], vec![1, 3], 3..27, 1).unwrap();
-        assert_eq!(rows(&stored.read(&bytes())), [[1., 4.], [2., 5.]]);
+        assert_eq!(rows(&stored.read(&files())), [[1., 4.], [2., 5.]]);
     }
 
     #[test]
@@ -171,9 +187,18 @@ mod tests {
         let stored = |shape: &[i64], bytes| Stored::contiguous(Kind::Float, shape.to_vec(), bytes).unwrap();
         let joined = Stored::joined([stored(&[1, 2], 19..27), stored(&[2, 2], 3..19)]).unwrap();
         assert_eq!(joined.shape(), [3, 2]);
-        assert_eq!(rows(&joined.read(&bytes())), [[4., 5.], [0., 1.], [2., 3.]]);
+        assert_eq!(rows(&joined.read(&files())), [[4., 5.], [0., 1.], [2., 3.]]);
         assert!(Stored::joined([stored(&[1, 2], 3..11), stored(&[1, 3], 11..23)]).is_none());
         assert!(Stored::joined([stored(&[], 3..7), stored(&[], 7..11)]).is_none());
+    }
+
+    #[test]
+    fn pieces_may_lie_in_several_files() {
+        let stored = |bytes| Stored::contiguous(Kind::Float, vec![1, 2], bytes).unwrap();
+        let joined = Stored::joined([stored(0..8).in_file(1), stored(3..11)]).unwrap();
+        let [first] = files();
+        let second = [7f32, 8.].iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(rows(&joined.read(&[first, second])), [[7., 8.], [0., 1.]]);
     }
 
     #[test]

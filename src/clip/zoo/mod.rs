@@ -33,7 +33,7 @@ pub const DEMO: EmbeddedModel = EmbeddedModel {
     weights: include_bytes!("../../../models/demo/model.safetensors"),
     config: include_str!("../../../models/demo/config.json"),
     training_words: include_str!("../../../models/demo/training_words.txt"),
-    short_side: 224,
+    short_side: 256,
 };
 
 /// A model whose weights somebody else publishes.

@@ -46,16 +46,16 @@ fn shipped_ones_come_first_and_cannot_be_changed() {
         [
             "ade20k-150",
             "cityscapes-19",
-            "coco-object-81",
-            "coco-object-plain-81",
+            "clearclip-coco-object-81",
+            "clearclip-voc-21",
             "coco-stuff-171",
             "pascal-context-459",
             "pascal-context-59",
             "pascal-context-60",
+            "sclip-coco-object-81",
+            "sclip-voc-20",
+            "sclip-voc-21",
             "voc-20",
-            "voc-21",
-            "voc-plain-21",
-            "voc-synonyms-20",
             "a"
         ]
     );

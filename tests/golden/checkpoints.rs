@@ -1,5 +1,4 @@
 //! Whole tiny models in every form they come in, and what is refused; `tools/golden/forms.py` makes the files.
-#![allow(clippy::disallowed_types)] // Tensors are compared.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,10 +24,10 @@ const HALF_TOLERANCE: f64 = 2e-3;
 const PROMPTS: [&str; 2] = ["a photo of a tiger.", "a bad photo of the sky in the scene."];
 
 /// Whose arrays features are compared with, and how closely.
-type References = &'static [(&'static str, f64)];
+pub type References = &'static [(&'static str, f64)];
 
 /// Model, file, whose form it is, its references.
-const FORMS: [(&str, &str, Origin, References); 7] = [
+pub const FORMS: [(&str, &str, Origin, References); 7] = [
     (
         "vit",
         "openai.pt",
@@ -111,6 +110,46 @@ fn a_hub_s_folder_is_a_checkpoint() {
     assert_eq!(weights.origin(), Origin::HuggingFace);
     let config = ModelConfig::find(weights.origin(), folder).expect("the folder has their configuration");
     Clip::load(weights, &config).expect("they are a whole model");
+}
+
+#[test]
+fn a_checkpoint_in_several_files_is_the_same_model() {
+    let checkpoint = Checkpoint::unpack("vit", "hugging_face.safetensors");
+    let whole = checkpoint.load().expect("the golden is a whole model");
+    let content = fs::read(&checkpoint.file).expect("it was unpacked");
+    let content = SafeTensors::deserialize(&content).expect("it is sound");
+    let mut names = content.names();
+    names.sort_unstable();
+    // By turns, so that queries, keys and values of one block lie apart.
+    let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let shard_of: HashMap<&str, &str> = names.into_iter().zip(shards.into_iter().cycle()).collect();
+    for shard in shards {
+        let tensors = content.iter().filter(|(name, _)| shard_of[name] == shard);
+        let bytes = safetensors::serialize(tensors, None).expect("the views are valid");
+        fs::write(checkpoint.beside(shard), bytes).expect("the folder is writable");
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": shard_of});
+    fs::write(checkpoint.beside("model.safetensors.index.json"), index.to_string()).expect("the folder is writable");
+
+    let folder = checkpoint.folder.path();
+    let load = || Weights::load(folder, Device::Cpu, Kind::Float);
+    let weights = load().expect("the index lists both files");
+    let config = ModelConfig::find(weights.origin(), folder).expect("the folder has their configuration");
+    let joined = Clip::load(weights, &config).expect("they are a whole model");
+    let image = arrays("vit")["image"].unsqueeze(0);
+    assert_eq!(joined.visual.encode_image(&image), whole.visual.encode_image(&image));
+    let prompts = PROMPTS.map(|prompt| whole.tokenizer.encode(prompt));
+    assert_eq!(joined.text.encode(&prompts), whole.text.encode(&prompts));
+
+    fs::copy(checkpoint.beside(shards[0]), checkpoint.beside(shards[1])).expect("the folder is writable");
+    let refused = load().expect_err("a file is there twice").to_string();
+    assert!(refused.ends_with(" is in several of its files"), "{refused}");
+    fs::remove_file(checkpoint.beside(shards[1])).expect("it was written");
+    let refused = load().expect_err("a file is missing").to_string();
+    assert!(
+        refused.contains(shards[1]) && refused.contains("cannot be read"),
+        "{refused}"
+    );
 }
 
 /// A file, what is done to it, and what is said then.
@@ -290,13 +329,13 @@ fn an_activation_that_is_not_known_is_refused() {
 }
 
 /// A checkpoint's file in a folder of its own, its model's configurations beside it.
-struct Checkpoint {
+pub struct Checkpoint {
     folder: TempDir,
     file: PathBuf,
 }
 
 impl Checkpoint {
-    fn unpack(model: &str, file: &str) -> Self {
+    pub fn unpack(model: &str, file: &str) -> Self {
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         for config in ["open_clip.json", "config.json"] {
             if golden(model, config).exists() {
@@ -320,7 +359,7 @@ impl Checkpoint {
         Weights::load(&self.file, Device::Cpu, Kind::Float)
     }
 
-    fn load(&self) -> Result<Clip, CheckpointError> {
+    pub fn load(&self) -> Result<Clip, CheckpointError> {
         let weights = self.weights()?;
         let config = ModelConfig::find(weights.origin(), &self.file)?;
         Clip::load(weights, &config)

@@ -1,7 +1,5 @@
 //! The visual towers and the dense scores against open_clip and an independent Python computation: see
-//! tools/golden/visual.py, which wrote the arrays.
-
-#![allow(clippy::disallowed_types)] // Golden arrays are compared as the layers below the engine make them: tensors.
+//! tools/golden/visual.py, which wrote the arrays. Whole models in every form they come in are checkpoints.rs's.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +8,8 @@ use maskclip::clip::{CheckpointError, ModelConfig, Origin, VisualTower, Weights}
 use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
 use maskclip::label_map::{QueryOwner, ScoreKind};
 use tch::{Device, Kind, Tensor};
+
+use crate::checkpoints::{Checkpoint, FORMS};
 
 /// Largest absolute difference allowed, in 32 bits.
 const TOLERANCE: f64 = 1e-4;
@@ -44,17 +44,8 @@ const SCORES: [(&str, Option<f32>, KeySmoothing); 8] = [
 fn every_array_is_the_python_references() {
     let mut comparison = Comparison::default();
     for model in MODELS {
-        let tower = load(model);
-        let arrays = Arrays::read(model);
-        for size in arrays.sizes() {
-            let image = arrays.get(&format!("{size}.image"));
-            let feature = tower.encode_image(&image.unsqueeze(0)).squeeze_dim(0);
-            comparison.add(&arrays, &format!("{size}.image_feature"), &feature);
-            for attention in maskclips(&tower) {
-                compare_features(&tower, &arrays, size, attention, &mut comparison);
-                compare_scores(&tower, &arrays, size, attention, &mut comparison);
-            }
-        }
+        let arrays = Arrays::read(model, &format!("visual_{model}_arrays.safetensors"));
+        compare(&load(model), &arrays, &mut comparison);
     }
     comparison.conclude();
 }
@@ -66,6 +57,31 @@ fn maskclips(tower: &VisualTower) -> Vec<Attention> {
     own.into_iter()
         .filter(|attention| possible.contains(attention))
         .collect()
+}
+
+#[test]
+fn every_form_of_a_model_gives_the_same_arrays() {
+    let mut comparison = Comparison::default();
+    for (model, file, ..) in FORMS {
+        let form = format!("{model}/{file}");
+        let clip = Checkpoint::unpack(model, file).load();
+        let clip = clip.unwrap_or_else(|error| panic!("{form}: {error}"));
+        let arrays = Arrays::read(&form, &format!("forms/{model}/dense.safetensors"));
+        compare(&clip.visual, &arrays, &mut comparison);
+    }
+    comparison.conclude();
+}
+
+fn compare(tower: &VisualTower, arrays: &Arrays, comparison: &mut Comparison) {
+    for size in arrays.sizes() {
+        let image = arrays.get(&format!("{size}.image"));
+        let feature = tower.encode_image(&image.unsqueeze(0)).squeeze_dim(0);
+        comparison.add(arrays, &format!("{size}.image_feature"), &feature);
+        for attention in maskclips(tower) {
+            compare_features(tower, arrays, size, attention, comparison);
+            compare_scores(tower, arrays, size, attention, comparison);
+        }
+    }
 }
 
 fn compare_features(
@@ -214,16 +230,16 @@ fn name_of(attention: Attention) -> String {
 }
 
 struct Arrays {
-    model: &'static str,
+    /// Whose they are, for messages.
+    model: String,
     by_name: HashMap<String, Tensor>,
 }
 
 impl Arrays {
-    fn read(model: &'static str) -> Self {
-        let path = golden(&format!("visual_{model}_arrays.safetensors"));
-        let arrays = Tensor::read_safetensors(path).expect("the golden arrays are committed");
+    fn read(model: &str, file: &str) -> Self {
+        let arrays = Tensor::read_safetensors(golden(file)).expect("the golden arrays are committed");
         Self {
-            model,
+            model: model.to_owned(),
             by_name: arrays.into_iter().collect(),
         }
     }

@@ -1,0 +1,8 @@
+//! What the Python references computed from the same weights and the same texts. The arrays beside are written by
+//! tools/golden.
+#![allow(clippy::disallowed_types)] // Golden arrays are compared as the layers below the engine make them: tensors.
+
+mod checkpoints;
+mod jpeg;
+mod text;
+mod visual;
