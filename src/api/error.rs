@@ -173,6 +173,7 @@ impl ApiError {
 fn cost_limit(error: &CostError) -> Option<Limit> {
     match error {
         CostError::TooManyWindows { limit, .. } => Some(Limit::whole("limits.max_windows", *limit as u64)),
+        CostError::PairedCells { limit, .. } => Some(Limit::whole("limits.max_paired_cells", *limit as u64)),
         CostError::WindowPixels { limit, .. } => Some(Limit::whole("limits.max_input_pixels", *limit)),
         CostError::Refinement { limit, .. } => Some(Limit::whole("limits.max_refinement_bytes", *limit)),
         _ => None,
@@ -184,6 +185,7 @@ fn cost_path(error: &CostError) -> &'static str {
     match error {
         CostError::SmallWindow { .. } => "window.side",
         CostError::Refinement { .. } => "refinement",
+        CostError::PairedCells { .. } => "attention",
         _ => "window",
     }
 }

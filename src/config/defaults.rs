@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, LimitsConfig, in_range};
-use crate::dense::{Attention, Refinement, Window};
+use crate::dense::{Attention, KeySmoothingMethod, Refinement, Window};
 use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
@@ -21,6 +21,8 @@ pub struct DefaultsConfig {
     pub temperature: f32,
     /// Prompt denoising threshold, 0 for off.
     pub prompt_denoising: f32,
+    /// Key smoothing; `reference` smooths every position.
+    pub key_smoothing: KeySmoothingMethod,
     /// Best class probability below which a pixel is background, 0 for off.
     pub background_threshold: f32,
     /// Share of the foreground up to which a class is nowhere, 0 for off.

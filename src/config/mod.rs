@@ -81,6 +81,9 @@ pub struct LimitsConfig {
     pub max_input_pixels: u64,
     /// Windows of one request.
     pub max_windows: usize,
+    /// Cells of an input or a window for attentions that compare every two of them: `naclip`, `sc-clip`, `resclip` and
+    /// `resclip-repaired`.
+    pub max_paired_cells: usize,
     /// Bytes that refining one request's scores at the image's size may take.
     pub max_refinement_bytes: u64,
 }
@@ -309,6 +312,7 @@ impl Config {
         at_least_one("limits.max_short_side", limits.max_short_side.into())?;
         at_least_one("limits.max_input_pixels", limits.max_input_pixels)?;
         at_least_one("limits.max_windows", limits.max_windows as u64)?;
+        at_least_one("limits.max_paired_cells", limits.max_paired_cells as u64)?;
         in_range(
             "fetch.hub",
             matches!(fetch.hub.scheme(), "http" | "https"),

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::DefaultsConfig;
-use crate::dense::{Attention, Refinement, Window};
+use crate::dense::{Attention, KeySmoothingMethod, Refinement, Window};
 use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet};
 
@@ -147,6 +147,7 @@ impl Protocol {
             attention: self.method.attention(),
             temperature: scale,
             prompt_denoising: 0.0,
+            key_smoothing: KeySmoothingMethod::None,
             background_threshold: threshold,
             background_area: area,
             short_side,

@@ -14,6 +14,7 @@ mod denoising;
 mod features;
 mod options;
 mod pamr;
+mod propagation;
 mod refinement;
 mod scores;
 mod smoothing;
@@ -21,7 +22,7 @@ mod windows;
 
 pub use attention::{attentions, check_grid};
 pub use features::DenseFeatures;
-pub use options::{Attention, DenseOptions, KeySmoothing, Refinement, Window};
+pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, Refinement, Window};
 pub use pamr::PixelAffinity;
 pub use refinement::refinement_bytes;
 pub use scores::DenseScores;
@@ -61,15 +62,27 @@ pub fn score(
     }
 }
 
-/// Refines scores at the image's size, `height` x `width` pixels: one cell per pixel comes back. `image` is what was scored,
-/// `[3, ..., ...]`; it is enlarged to that size for its colours. Memory is [`refinement_bytes`].
+/// Refines the scores that the texts, `[queries, embedding]`, have on an image of `height` x `width` pixels, with the
+/// refinement of the options they were scored with. `image` is what was scored, `[3, ..., ...]`; it is enlarged to that size
+/// for its colours. PAMR gives one cell per pixel, PEARL's propagation about 80 x 80. Memory is [`refinement_bytes`].
 ///
 /// # Panics
 /// When a shape is none of the above, or libtorch fails.
-pub fn refine(scores: ScoreGrid, image: &Tensor, height: usize, width: usize, refinement: Refinement) -> ScoreGrid {
-    match refinement {
+pub fn refine(
+    scores: ScoreGrid,
+    image: &Tensor,
+    text: &Tensor,
+    height: usize,
+    width: usize,
+    options: &DenseOptions,
+) -> ScoreGrid {
+    match options.refinement {
         Refinement::None => scores,
         Refinement::Pamr => tch::no_grad(|| refinement::by_pixel_affinity(&scores, image, height, width)),
+        Refinement::PearlPropagation => {
+            let temperature = f64::from(options.temperature);
+            tch::no_grad(|| refinement::by_propagation(&scores, image, text, height, width, temperature))
+        }
     }
 }
 

@@ -94,6 +94,23 @@ impl Attention {
     }
 }
 
+impl Attention {
+    /// Whether it holds a number for every two cells in memory, where others never have the whole of such a matrix at once.
+    pub const fn pairs_cells(self) -> bool {
+        match self {
+            Self::Naclip | Self::ScClip | Self::Resclip | Self::ResclipRepaired => true,
+            Self::Clip
+            | Self::Maskclip
+            | Self::MaskclipNoResidual
+            | Self::Sclip
+            | Self::Clearclip
+            | Self::Pearl
+            | Self::PearlNewtonSchulz
+            | Self::Gem => false,
+        }
+    }
+}
+
 /// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys
 /// are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -109,6 +126,24 @@ pub enum KeySmoothing {
         /// Best probability from which a position is left alone, 0 to 1.
         threshold: f32,
     },
+    /// Logits instead of probabilities, averaged with weights that fall off sharply, `softmax_j(40 cos(k_i, k_j))`: not the
+    /// paper's, but what gains where its formula loses.
+    Likeness,
+}
+
+/// The ways of [`KeySmoothing`], as requests and settings name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeySmoothingMethod {
+    /// No smoothing.
+    #[default]
+    None,
+    /// The paper's formula.
+    Formula,
+    /// The reference implementation's variant, whose keys are normalised over positions per channel.
+    Reference,
+    /// Logits averaged over positions whose keys are much alike, in place of the formula's sums of probabilities.
+    Likeness,
 }
 
 /// Square windows through which the model sees its input, one after the other; scores are averaged where they overlap.
@@ -129,6 +164,9 @@ pub enum Refinement {
     None,
     /// Pixel-adaptive mask refinement, [`PixelAffinity`](super::PixelAffinity).
     Pamr,
+    /// PEARL's propagation (Pei et al., CVPR 2026): scores flow between neighbours of one colour and one meaning, on about
+    /// 80 x 80 cells.
+    PearlPropagation,
 }
 
 impl Refinement {
@@ -137,6 +175,7 @@ impl Refinement {
         match self {
             Self::None => "none",
             Self::Pamr => "pamr",
+            Self::PearlPropagation => "pearl-propagation",
         }
     }
 }

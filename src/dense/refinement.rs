@@ -1,9 +1,10 @@
-//! Scores at the image's size, refined by its colours.
+//! Scores at the image's size, refined by its colours: what each refinement takes and gives.
 
 use tch::{Kind, Tensor};
 
-use super::PixelAffinity;
-use crate::label_map::{self, ScoreGrid};
+use super::scores::{floats, length};
+use super::{PixelAffinity, Refinement, propagation};
+use crate::label_map::{self, ScoreGrid, ScoreKind};
 
 /// Floats per pixel for its affinities to 16 neighbours, thrice while they are computed.
 const AFFINITY_FLOATS: u64 = 3 * 16;
@@ -11,13 +12,26 @@ const AFFINITY_FLOATS: u64 = 3 * 16;
 /// Floats whose refinement goes on at a time, as whole queries, at least one.
 const CHUNK_FLOATS: usize = 1 << 24;
 
-/// Bytes that refining an image's scores takes: the scores at its size and the affinities of its pixels. Scratch of a few
-/// queries comes on top.
-pub fn refinement_bytes(queries: usize, image_pixels: u64) -> u64 {
-    let floats = AFFINITY_FLOATS.saturating_add(queries as u64);
-    floats
-        .saturating_mul(image_pixels)
-        .saturating_mul(size_of::<f32>() as u64)
+/// Floats per pixel for the propagation: the image, its enlargement, and one query's scores twice.
+const PROPAGATION_FLOATS: u64 = 8;
+
+/// Floats per cell and query while the propagation's system is solved.
+const SOLVER_FLOATS: u64 = 8;
+
+/// Bytes that refining an image's scores takes. With PAMR these are the scores at its size and the affinities of its pixels,
+/// and scratch of a few queries comes on top; with the propagation mostly one query's scores at its size.
+pub fn refinement_bytes(refinement: Refinement, queries: usize, image_pixels: u64) -> u64 {
+    let queries = queries as u64;
+    let floats = match refinement {
+        Refinement::None => 0,
+        Refinement::Pamr => AFFINITY_FLOATS.saturating_add(queries).saturating_mul(image_pixels),
+        Refinement::PearlPropagation => {
+            let cells = propagation::MOST_CELLS.min(image_pixels);
+            let solver = SOLVER_FLOATS.saturating_mul(queries).saturating_mul(cells);
+            PROPAGATION_FLOATS.saturating_mul(image_pixels).saturating_add(solver)
+        }
+    };
+    floats.saturating_mul(size_of::<f32>() as u64)
 }
 
 /// Pixel-adaptive mask refinement. Logits are refined in place of the cosines that the papers refine: the factor between them
@@ -31,10 +45,58 @@ pub(super) fn by_pixel_affinity(scores: &ScoreGrid, image: &Tensor, height: usiz
         let values = Tensor::from_slice(chunk)
             .view([-1, size[0], size[1]])
             .to_device(image.device());
-        let length = chunk.len();
-        affinity.refine(&values).view(-1).copy_data(chunk, length);
+        let count = chunk.len();
+        affinity.refine(&values).view(-1).copy_data(chunk, count);
     }
     grid
+}
+
+/// PEARL's propagation of cosines, which logits are `temperature` times. Smoothed weights take their place as they are: the
+/// paper has none.
+pub(super) fn by_propagation(
+    scores: &ScoreGrid,
+    image: &Tensor,
+    text: &Tensor,
+    height: usize,
+    width: usize,
+    temperature: f64,
+) -> ScoreGrid {
+    let size = [height, width].map(|side| i64::try_from(side).expect("a side fits 63 bits"));
+    let pixels = size.map(propagation::pixels_per_cell);
+    let averaged = |maps: &Tensor| maps.avg_pool2d(pixels, pixels, 0, false, true, None);
+    let scale = match scores.kind {
+        ScoreKind::Logits => temperature,
+        ScoreKind::Weights => 1.0,
+    };
+    // One query at a time, so that all of them are never at the image's size together.
+    let cosines: Vec<_> = (0..scores.queries)
+        .map(|query| {
+            let enlarged = label_map::enlarge(&one_query(scores, query), height, width);
+            let map = Tensor::from_slice(&enlarged.values).view([1, size[0], size[1]]);
+            averaged(&map.to_device(image.device())) / scale
+        })
+        .collect();
+    let propagated = propagation::propagate(&Tensor::cat(&cosines, 0), &averaged(&enlarge_image(image, size)), text);
+    let (_, rows, columns) = propagated.size3().expect("scores are [queries, rows, columns]");
+    ScoreGrid {
+        kind: scores.kind,
+        queries: scores.queries,
+        height: length(rows),
+        width: length(columns),
+        windows: None,
+        values: floats(&(propagated * scale)),
+    }
+}
+
+/// The scores of one query alone.
+fn one_query(scores: &ScoreGrid, query: usize) -> ScoreGrid {
+    let cells = scores.height * scores.width;
+    ScoreGrid {
+        queries: 1,
+        values: scores.values[query * cells..][..cells].to_vec(),
+        windows: scores.windows.clone(),
+        ..*scores
+    }
 }
 
 /// Bilinearly to `[3, height, width]`, corners not aligned, without antialiasing, in 32 bits.

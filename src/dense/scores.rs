@@ -78,13 +78,17 @@ fn score_in_float(
         KeySmoothing::None => (ScoreKind::Logits, denoised.logits),
         KeySmoothing::Formula => (
             ScoreKind::Weights,
-            smoothed(features, &denoised.logits, smoothing::by_formula),
+            smoothed(features, &probabilities(&denoised.logits), smoothing::by_formula),
         ),
         KeySmoothing::Reference { threshold } => (
             ScoreKind::Weights,
-            smoothed(features, &denoised.logits, |probabilities, keys| {
+            smoothed(features, &probabilities(&denoised.logits), |probabilities, keys| {
                 smoothing::by_reference(probabilities, keys, threshold)
             }),
+        ),
+        KeySmoothing::Likeness => (
+            ScoreKind::Logits,
+            smoothed(features, &denoised.logits, smoothing::by_likeness),
         ),
     };
     let (rows, columns) = windows.as_ref().map_or((1, 1), |windows| {
@@ -108,11 +112,11 @@ fn score_in_float(
     }
 }
 
-/// Probabilities smoothed within each window: `[queries, windows x cells]` to the same shape.
-fn smoothed(features: &[DenseFeatures], logits: &Tensor, smooth: impl Fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
-    let windows = probabilities(logits).chunk(count(features.len()), 1);
+/// Scores smoothed within each window: `[queries, windows x cells]` to the same shape.
+fn smoothed(features: &[DenseFeatures], scores: &Tensor, smooth: impl Fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
+    let windows = scores.chunk(count(features.len()), 1);
     let smoothed = windows.iter().zip(features);
-    let smoothed = smoothed.map(|(probabilities, window)| smooth(probabilities, window.smoothing_keys()));
+    let smoothed = smoothed.map(|(scores, window)| smooth(scores, window.smoothing_keys()));
     Tensor::cat(&smoothed.collect::<Vec<_>>(), 1)
 }
 

@@ -257,8 +257,16 @@ mod tests {
             (0..80).take_while(|&x| wins(x)).count()
         };
         assert_eq!(border(&scores), 50);
-        assert_eq!(dense::refine(scores.clone(), &image, 64, 80, Refinement::None), scores);
-        let refined = dense::refine(scores, &image, 64, 80, Refinement::Pamr);
+        let text = Tensor::eye(2, (Kind::Float, Device::Cpu));
+        let by = |refinement: Refinement| {
+            let options = DenseOptions {
+                refinement,
+                ..DenseOptions::default()
+            };
+            dense::refine(scores.clone(), &image, &text, 64, 80, &options)
+        };
+        assert_eq!(by(Refinement::None), scores);
+        let refined = by(Refinement::Pamr);
         assert_eq!(
             (refined.queries, refined.height, refined.width, refined.values.len()),
             (2, 64, 80, 2 * 64 * 80)

@@ -275,16 +275,17 @@ impl Labeller for ClipLabeller {
         let text =
             Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
         let pixels = pixels.to_device(device);
+        let text = text.to_device(device);
         let mut scores = dense::score(
             &self.clip.visual,
             &pixels.to_kind(kind),
-            &text.to_device(device),
+            &text,
             &classifier.owners,
             options,
         )
         .map_err(|error| LabellerError::Model(error.to_string()))?;
         let (height, width) = (image.image_height, image.image_width);
-        scores.grid = dense::refine(scores.grid, &pixels, height, width, options.refinement);
+        scores.grid = dense::refine(scores.grid, &pixels, &text, height, width, options);
         Ok(scores)
     }
 }

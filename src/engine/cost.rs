@@ -1,10 +1,10 @@
-//! What a request may cost in the model beyond its input: windows and refinement.
+//! What a request may cost in the model beyond its input: windows, pairs of cells and refinement.
 
 use crate::config::LimitsConfig;
-use crate::dense::{Refinement, Window, refinement_bytes};
+use crate::dense::{Attention, Refinement, Window, refinement_bytes};
 use crate::label_map::Windows;
 
-/// Windows or a refinement that the server does not allow. Each limit is named as in the settings.
+/// Windows, an attention or a refinement that the server does not allow. Each limit is named as in the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CostError {
@@ -43,6 +43,19 @@ pub enum CostError {
         pixels: u64,
         /// The limit.
         limit: u64,
+    },
+    /// More cells than may be compared two by two.
+    #[error(
+        "the attention {attention} compares every two of {cells} cells, and limits.max_paired_cells = {limit}; a smaller short_side, or \
+         windows, make fewer"
+    )]
+    PairedCells {
+        /// The attention that was asked for.
+        attention: &'static str,
+        /// Cells that the model would see at once.
+        cells: usize,
+        /// The limit.
+        limit: usize,
     },
     /// A refinement that takes too much memory.
     #[error(
@@ -98,6 +111,19 @@ pub(super) fn check_windows(
     Ok(())
 }
 
+/// Checks the number of cells that the model sees at once.
+pub(super) fn check_pairs(cells: usize, attention: Attention, limits: &LimitsConfig) -> Result<(), CostError> {
+    let limit = limits.max_paired_cells;
+    if attention.pairs_cells() && cells > limit {
+        return Err(CostError::PairedCells {
+            attention: attention.name(),
+            cells,
+            limit,
+        });
+    }
+    Ok(())
+}
+
 /// Checks the refinement of an image of `pixels` pixels.
 pub(super) fn check_refinement(
     refinement: Refinement,
@@ -105,10 +131,7 @@ pub(super) fn check_refinement(
     pixels: u64,
     limits: &LimitsConfig,
 ) -> Result<(), CostError> {
-    let bytes = match refinement {
-        Refinement::None => return Ok(()),
-        Refinement::Pamr => refinement_bytes(queries, pixels),
-    };
+    let bytes = refinement_bytes(refinement, queries, pixels);
     let limit = limits.max_refinement_bytes;
     if bytes > limit {
         return Err(CostError::Refinement {
@@ -130,6 +153,7 @@ mod tests {
         LimitsConfig {
             max_windows: 6,
             max_input_pixels: 400_000,
+            max_paired_cells: 100,
             max_refinement_bytes: 4 * 50 * 100,
             ..Config::for_testing().limits
         }
@@ -162,6 +186,18 @@ mod tests {
                 .expect_err("15 < 16")
                 .to_string(),
             "window.side must be at least the model's patch of 16 pixels, not 15"
+        );
+    }
+
+    #[test]
+    fn only_what_compares_cells_is_limited_in_them() {
+        let check = |cells, attention| check_pairs(cells, attention, &limits());
+        assert_eq!(check(101, Attention::Clearclip), Ok(()));
+        assert_eq!(check(100, Attention::Naclip), Ok(()));
+        assert_eq!(
+            check(101, Attention::Naclip).expect_err("101 > 100").to_string(),
+            "the attention naclip compares every two of 101 cells, and limits.max_paired_cells = 100; a smaller short_side, or \
+             windows, make fewer"
         );
     }
 

@@ -201,6 +201,7 @@ impl Run<'_> {
         let seen = |side: u32| request.dense.window.map_or(side, |window| side.min(window.side));
         let [rows, columns] = [height, width].map(|side| (seen(side) / self.model.patch_pixels) as usize);
         dense::check_grid(request.dense.attention, rows, columns)?;
+        cost::check_pairs(rows * columns, request.dense.attention, &self.engine.settings.limits)?;
         let normalisation = self.model.normalisation;
         self.blocking(Stage::Preprocess, move || {
             image::preprocess(&pixels, width, height, resize, &normalisation)

@@ -236,7 +236,7 @@ async fn an_attention_the_model_does_not_have_is_422() {
         "type": "/problems/unsupported-by-model",
         "title": "The model cannot do this",
         "status": 422,
-        "detail": "the model colours (fake) cannot compute the attention maskclip-no-residual; it can: clip, maskclip, sc-clip",
+        "detail": "the model colours (fake) cannot compute the attention maskclip-no-residual; it can: clip, maskclip, sc-clip, resclip",
         "instance": REQUEST_ID,
     }));
 }

@@ -152,7 +152,12 @@ pub fn info() -> ModelInfo {
         patch_pixels: PATCH_PIXELS,
         short_side: 8,
         normalisation: Normalisation::CLIP,
-        attentions: vec![Attention::Clip, Attention::Maskclip, Attention::ScClip],
+        attentions: vec![
+            Attention::Clip,
+            Attention::Maskclip,
+            Attention::ScClip,
+            Attention::Resclip,
+        ],
         training_words: Some(["red", "green", "blue", "grey"].map(str::to_owned).into()),
     }
 }

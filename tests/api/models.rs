@@ -20,7 +20,7 @@ async fn the_loaded_model_is_listed_with_the_limits() {
             "embedding_dimension": 4,
             "patch_pixels": 4,
             "short_side": 8,
-            "attentions": ["clip", "maskclip", "sc-clip"],
+            "attentions": ["clip", "maskclip", "sc-clip", "resclip"],
         }])
     );
     assert_eq!(list["limits"]["max_classes"], 17);

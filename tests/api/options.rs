@@ -1,7 +1,7 @@
 //! Options of `POST /v1/segment` that reach the model or the label map: from the request, else from the defaults.
 
 use axum::http::StatusCode;
-use maskclip::dense::{Refinement, Window};
+use maskclip::dense::{KeySmoothing, KeySmoothingMethod, Refinement, Window};
 use serde_json::{Value, json};
 
 use crate::support::{App, REQUEST_ID, with_image};
@@ -98,6 +98,30 @@ async fn more_windows_than_allowed_are_422_with_the_limit() {
     ))
     .await
     .ok();
+}
+
+#[tokio::test]
+async fn key_smoothing_is_the_requests_or_the_defaults() {
+    let app = App::start_with(|config| config.defaults.key_smoothing = KeySmoothingMethod::Likeness).await;
+    app.segment(&with_image(json!({"classes": ["red"]}))).await.ok();
+    assert_eq!(app.control.asked().options.key_smoothing, KeySmoothing::Likeness);
+    app.segment(&with_image(json!({"classes": ["red"], "key_smoothing": "formula"})))
+        .await
+        .ok();
+    assert_eq!(app.control.asked().options.key_smoothing, KeySmoothing::Formula);
+}
+
+#[tokio::test]
+async fn an_attention_that_compares_cells_is_limited_in_them() {
+    // 16 x 8 pixels are 4 x 2 cells; a window of 8 pixels has 2 x 2.
+    let app = App::start_with(|config| config.limits.max_paired_cells = 7).await;
+    let whole = json!({"classes": ["red"], "attention": "resclip"});
+    let (path, detail, limit) = refusal(&app, whole).await;
+    assert_eq!(path, "attention");
+    assert!(detail.contains("resclip compares every two of 8 cells"), "{detail}");
+    assert_eq!(limit, json!({"name": "limits.max_paired_cells", "value": 7}));
+    let windows = json!({"classes": ["red"], "attention": "resclip", "window": {"side": 8, "stride": 8}});
+    app.segment(&with_image(windows)).await.ok();
 }
 
 #[tokio::test]

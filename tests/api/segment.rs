@@ -202,6 +202,7 @@ async fn every_option_is_taken() {
         json!({"key_smoothing": "none"}),
         json!({"key_smoothing": "formula"}),
         json!({"key_smoothing": "reference"}),
+        json!({"key_smoothing": "likeness"}),
         json!({"key_smoothing": {"method": "reference", "threshold": 0.9}}),
         json!({"short_side": 16}),
         json!({"temperature": 40}),

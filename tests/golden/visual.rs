@@ -29,13 +29,15 @@ const OWNERS: [QueryOwner; 7] = [
 const REFERENCE: KeySmoothing = KeySmoothing::Reference { threshold: 0.7 };
 
 /// Arrays of scores, with the prompt denoising and key smoothing that give them.
-const SCORES: [(&str, Option<f32>, KeySmoothing); 6] = [
+const SCORES: [(&str, Option<f32>, KeySmoothing); 8] = [
     ("logits", None, KeySmoothing::None),
     ("denoised", Some(0.5), KeySmoothing::None),
     ("formula", None, KeySmoothing::Formula),
     ("reference", None, REFERENCE),
     ("denoised_formula", Some(0.5), KeySmoothing::Formula),
     ("denoised_reference", Some(0.5), REFERENCE),
+    ("likeness", None, KeySmoothing::Likeness),
+    ("denoised_likeness", Some(0.5), KeySmoothing::Likeness),
 ];
 
 #[test]
@@ -119,12 +121,14 @@ fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: A
         // [queries, height, width] -> [queries, cells]
         let values = Tensor::from_slice(&grid.values).view([text.size()[0], -1]);
         let array = format!("{prefix}.{array}");
-        if key_smoothing == KeySmoothing::None {
-            assert_eq!(grid.kind, ScoreKind::Logits);
-            comparison.add(arrays, &array, &values);
-        } else {
-            assert_eq!(grid.kind, ScoreKind::Weights);
-            comparison.add_sums(arrays, &array, &values);
+        let kind = match key_smoothing {
+            KeySmoothing::None | KeySmoothing::Likeness => ScoreKind::Logits,
+            KeySmoothing::Formula | KeySmoothing::Reference { .. } => ScoreKind::Weights,
+        };
+        assert_eq!(grid.kind, kind);
+        match key_smoothing {
+            KeySmoothing::None => comparison.add(arrays, &array, &values),
+            _ => comparison.add_sums(arrays, &array, &values),
         }
         comparison.add(
             arrays,

@@ -117,6 +117,11 @@ def smoothed_as_the_reference(logits: Tensor, keys: Tensor) -> Tensor:
     return torch.where(probabilities.amax(0) < SMOOTHING_THRESHOLD, smoothed, probabilities)
 
 
+def smoothed_by_likeness(logits: Tensor, keys: Tensor) -> Tensor:
+    cosines = F.cosine_similarity(keys[:, None], keys[None], dim=-1)  # N x N
+    return torch.einsum("ij,cj->ci", (40 * cosines).softmax(1), logits)
+
+
 def text_embeddings(cells: Tensor, generator: torch.Generator) -> Tensor:
     """Unit rows, one per query: some close to cells of an image, those of two classes close to none."""
     cells = F.normalize(cells, dim=-1)
@@ -166,6 +171,8 @@ def dense_arrays(
                 f"{size}.{attention}.denoised": without,
                 f"{size}.{attention}.formula": smoothed_by_formula(logits, keys["formula"]),
                 f"{size}.{attention}.reference": smoothed_as_the_reference(logits, keys["reference"]),
+                f"{size}.{attention}.likeness": smoothed_by_likeness(logits, keys["formula"]),
+                f"{size}.{attention}.denoised_likeness": smoothed_by_likeness(without, keys["formula"]),
                 f"{size}.{attention}.denoised_formula": smoothed_by_formula(without, keys["formula"]),
                 f"{size}.{attention}.denoised_reference": smoothed_as_the_reference(without, keys["reference"]),
             }

@@ -11,7 +11,7 @@ use crate::api::error::ApiError;
 use crate::api::problem::Limit;
 use crate::api::wire::ClassBody;
 use crate::config::{Config, LimitsConfig, Protocol};
-use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement};
+use crate::dense::{Attention, DenseOptions, Refinement};
 use crate::engine::{ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
 use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
@@ -63,8 +63,10 @@ pub struct SegmentBody {
     /// off; `defaults.prompt_denoising` without it.
     #[schema(minimum = 0, maximum = 1)]
     pub prompt_denoising: Option<f32>,
-    /// Key smoothing: `formula` as printed in the paper, or `reference` as its implementation computes it, which
-    /// the published figures are from; none without it.
+    /// Key smoothing: `formula` as printed in the paper; `reference` as its implementation computes it, which the
+    /// published figures are from; `likeness`, which the paper does not have: logits averaged over positions with weights
+    /// `softmax(40 cos)` of their keys. On keys that share a large direction the formula makes all positions alike, and
+    /// `likeness` does not. `defaults.key_smoothing` without it.
     pub key_smoothing: Option<KeySmoothingBody>,
     /// Short side of the model's input in pixels, at most `limits.max_short_side`. More sees smaller things
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
@@ -77,9 +79,10 @@ pub struct SegmentBody {
     /// an object with `side` and `stride`. Costs as many passes; gains where the input is larger than what the model was
     /// trained on. At most `limits.max_windows`; `defaults.window` without it.
     pub window: Option<WindowBody>,
-    /// What is done to scores at the image's size: `none`, or `pamr`, pixel-adaptive mask refinement, which moves the labels'
-    /// borders to those of the colours. Takes memory and time for every pixel and text, at most
-    /// `limits.max_refinement_bytes`; `defaults.refinement` without it.
+    /// What is done to scores at the image's size: `none`; `pamr`, pixel-adaptive mask refinement, which moves the labels'
+    /// borders to those of the colours; or `pearl-propagation`, by which scores flow to unsure neighbours of one colour and one
+    /// meaning. Takes memory and time for every pixel and text, at most `limits.max_refinement_bytes`;
+    /// `defaults.refinement` without it.
     pub refinement: Option<Refinement>,
     /// Factor on cosines before the softmax: more makes probabilities sharper. CLIP's learned one is
     /// 100; `defaults.temperature` without it.
@@ -154,9 +157,7 @@ impl SegmentBody {
             attention: self.attention.unwrap_or(defaults.attention),
             temperature: temperature(self.temperature.unwrap_or(defaults.temperature))?,
             prompt_denoising: (denoising > 0.0).then_some(denoising),
-            key_smoothing: self
-                .key_smoothing
-                .map_or(Ok(KeySmoothing::None), KeySmoothing::try_from)?,
+            key_smoothing: self.key_smoothing.unwrap_or(defaults.key_smoothing.into()).try_into()?,
             window: self.window.map_or(Ok(defaults.window), WindowBody::window)?,
             refinement: self.refinement.unwrap_or(defaults.refinement),
         };

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::body::probability;
 use crate::api::error::ApiError;
 use crate::config::{Config, DefaultsConfig};
-use crate::dense::{KeySmoothing, Window};
+use crate::dense::{KeySmoothing, KeySmoothingMethod, Window};
 use crate::engine::Background;
 
 /// Pixels that belong to none of the classes. They get the unlabelled value (255, or 65535 in 16-bit maps).
@@ -82,18 +82,6 @@ pub enum KeySmoothingBody {
     Detail(KeySmoothingDetail),
 }
 
-/// Ways of key smoothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeySmoothingMethod {
-    /// No smoothing.
-    None,
-    /// The paper's formula.
-    Formula,
-    /// The reference implementation's variant, whose keys are normalised over positions per channel.
-    Reference,
-}
-
 /// A way of key smoothing with its threshold.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -114,7 +102,7 @@ impl<'de> Deserialize<'de> for KeySmoothingBody {
             type Value = KeySmoothingBody;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("none, formula, reference or an object with method and threshold")
+                formatter.write_str("none, formula, reference, likeness or an object with method and threshold")
             }
 
             fn visit_str<E: de::Error>(self, method: &str) -> Result<KeySmoothingBody, E> {
@@ -249,6 +237,12 @@ fn share(path: &str, value: f64) -> Result<f64, ApiError> {
     }
 }
 
+impl From<KeySmoothingMethod> for KeySmoothingBody {
+    fn from(method: KeySmoothingMethod) -> Self {
+        Self::Method(method)
+    }
+}
+
 impl TryFrom<KeySmoothingBody> for KeySmoothing {
     type Error = ApiError;
 
@@ -264,10 +258,10 @@ impl TryFrom<KeySmoothingBody> for KeySmoothing {
                 let threshold = probability("key_smoothing.threshold", threshold.unwrap_or(1.0))?;
                 Ok(Self::Reference { threshold })
             }
-            (KeySmoothingMethod::None | KeySmoothingMethod::Formula, Some(_)) => Err(ApiError::invalid(
-                "key_smoothing.threshold",
-                "only the method reference has a threshold",
-            )),
+            (KeySmoothingMethod::Likeness, None) => Ok(Self::Likeness),
+            (KeySmoothingMethod::None | KeySmoothingMethod::Formula | KeySmoothingMethod::Likeness, Some(_)) => Err(
+                ApiError::invalid("key_smoothing.threshold", "only the method reference has a threshold"),
+            ),
         }
     }
 }

@@ -18,8 +18,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 pub use body::{OutputBody, SegmentBody};
 pub use forms::{
-    BackgroundBody, BackgroundDetail, KeySmoothingBody, KeySmoothingDetail, KeySmoothingMethod, WholeInput, WindowBody,
-    WindowDetail,
+    BackgroundBody, BackgroundDetail, KeySmoothingBody, KeySmoothingDetail, WholeInput, WindowBody, WindowDetail,
 };
 pub use reply::{
     ClassReply, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,

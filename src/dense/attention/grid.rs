@@ -26,27 +26,26 @@ impl Grid {
         self.rows * self.columns
     }
 
-    /// Rows and columns between every two cells, `[cells, cells]` each, not negative.
-    pub(super) fn steps(self, device: Device) -> [Tensor; 2] {
-        let cell = Tensor::arange(self.cells(), (Kind::Int64, device));
-        let row = cell.divide_scalar_mode(self.columns, "floor");
-        let column = cell.remainder(self.columns);
-        [row, column].map(|along| (along.unsqueeze(1) - along.unsqueeze(0)).abs())
+    /// For every two cells the product of what `of_steps` makes of the rows and of the columns between them: from numbers that
+    /// are not negative, `[n, n]`, to the same shape; `[cells, cells]`.
+    pub(super) fn product(self, device: Device, of_steps: impl Fn(&Tensor) -> Tensor) -> Tensor {
+        let [rows, columns] = [self.rows, self.columns].map(|length| {
+            let place = Tensor::arange(length, (Kind::Float, device));
+            of_steps(&(place.unsqueeze(1) - place.unsqueeze(0)).abs())
+        });
+        rows.kron(&columns)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dense::scores::floats;
 
     #[test]
     fn steps_are_counted_along_rows_and_columns() {
         let grid = Grid { rows: 2, columns: 3 };
-        let [down, right] = grid.steps(Device::Cpu).map(|steps| {
-            let from_last = steps.get(5);
-            Vec::<i64>::try_from(&from_last).expect("one dimension of 64-bit integers")
-        });
-        assert_eq!(down, [1, 1, 1, 0, 0, 0]);
-        assert_eq!(right, [2, 1, 0, 2, 1, 0]);
+        let from_last = floats(&grid.product(Device::Cpu, |steps| steps + 1.0).get(5));
+        assert_eq!(from_last, [6.0, 4.0, 2.0, 3.0, 2.0, 1.0]);
     }
 }

@@ -101,7 +101,7 @@ impl<'tower> LastBlock<'tower> {
     pub(super) fn keys(&self, key_smoothing: KeySmoothing) -> Option<Tensor> {
         match key_smoothing {
             KeySmoothing::None => None,
-            KeySmoothing::Formula => Some(cells_of(&self.key)),
+            KeySmoothing::Formula | KeySmoothing::Likeness => Some(cells_of(&self.key)),
             // The reference implementation projects queries, keys and values alike.
             KeySmoothing::Reference { .. } => Some(self.block.attn.out_proj.forward(&cells_of(&self.key))),
         }

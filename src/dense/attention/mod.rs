@@ -148,7 +148,9 @@ pub(super) fn of_modified_resnet(
     };
     let keys = match key_smoothing {
         KeySmoothing::None => None,
-        KeySmoothing::Formula | KeySmoothing::Reference { .. } => Some(pool.k_proj.forward(&bare)),
+        KeySmoothing::Formula | KeySmoothing::Reference { .. } | KeySmoothing::Likeness => {
+            Some(pool.k_proj.forward(&bare))
+        }
     };
     Some(Ending {
         cells,

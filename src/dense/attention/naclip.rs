@@ -3,7 +3,7 @@
 //! Hajimiri, Ben Ayed, Dolz, "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation", WACV
 //! 2025, arXiv 2404.08181. Neither the block's residual nor its MLP.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::grid::Grid;
 use super::last_block::{Heads, attend, cells_of};
@@ -23,13 +23,14 @@ pub(super) fn neighbourhood(grid: Grid, device: Device) -> Tensor {
 }
 
 fn gaussian(grid: Grid, sigma: f64, device: Device) -> Tensor {
-    let [rows, columns] = grid.steps(device).map(|steps| steps.to_kind(Kind::Float).square());
-    let omega = ((rows + columns) / (-2.0 * sigma * sigma)).exp();
+    let omega = grid.product(device, |steps| (steps.square() / (-2.0 * sigma * sigma)).exp());
     omega.constant_pad_nd([1, 0]) // [cells, cells] -> [cells, 1 + cells]
 }
 
 #[cfg(test)]
 mod tests {
+    use tch::Kind;
+
     use super::*;
     use crate::dense::attention::testing::{assert_close, heads, row_sums};
 

@@ -101,13 +101,14 @@ fn is_outlier(tokens: &Tensor) -> Tensor {
 /// The matrix that puts the mean of the regular tokens around it in an outlier's place and leaves all others; an outlier
 /// among outliers stays, too. `[batch, cells]` to `[batch, cells, cells]`.
 fn repair(is_outlier: &Tensor, grid: Grid) -> Tensor {
-    let [rows, columns] = grid.steps(is_outlier.device());
-    let adjacent = rows.maximum(&columns).eq(1); // [cells, cells]
+    let identity = identity(grid.cells(), is_outlier.device());
+    let within_a_step = grid.product(is_outlier.device(), |steps| steps.le(1.0).to_kind(Kind::Float));
+    let adjacent = within_a_step.ne_tensor(&identity); // [cells, cells]
     let regular_around = adjacent.logical_and(&is_outlier.unsqueeze(1).logical_not()); // [batch, cells, cells]
     let count = regular_around.sum_dim_intlist([2i64].as_slice(), true, Kind::Float); // [batch, cells, 1]
     let mean = regular_around.to_kind(Kind::Float) / count.clamp_min(1.0);
     let is_repaired = is_outlier.unsqueeze(2).logical_and(&count.gt(0.0)); // [batch, cells, 1]
-    mean.where_self(&is_repaired, &identity(grid.cells(), is_outlier.device()))
+    mean.where_self(&is_repaired, &identity)
 }
 
 /// Of every two tokens, `[batch, cells, width]` to `[batch, cells, cells]`.

@@ -16,6 +16,7 @@ pub(in crate::vocabulary) fn limits() -> LimitsConfig {
         max_short_side: 0,
         max_input_pixels: 0,
         max_windows: 1,
+        max_paired_cells: 1,
         max_refinement_bytes: 1,
     }
 }

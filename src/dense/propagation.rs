@@ -1,0 +1,209 @@
+//! PEARL's propagation: scores flow between neighbouring cells of one colour and one meaning, most into those that are unsure.
+//!
+//! Pei et al., CVPR 2026, arXiv 2603.21528, as released: of the texts' likeness only the diagonal is used, and the system is
+//! solved once for the whole image. It acts on scores, whatever attention they are from, averaged over about 80 x 80 cells.
+
+use tch::{Kind, Tensor};
+
+/// Cells along a side that an image is averaged to; the release takes 224 for Cityscapes.
+const CELLS: i64 = 80;
+
+/// Cells of an image, at most: one pixel each up to 119 a side, two from 120 on.
+pub(super) const MOST_CELLS: u64 = 119 * 119;
+
+/// Steps of conjugate gradients, never fewer.
+const STEPS: usize = 25;
+
+/// Factor on a difference in grey relative to the mean one.
+const EDGE_SHARPNESS: f64 = 5.0;
+
+/// Brightness of the normalised channels.
+const GREY: [f32; 3] = [0.299, 0.587, 0.114];
+
+/// A cell holds on to its own scores as if its best class had at least this probability.
+const LEAST_CERTAINTY: f64 = 0.05;
+
+/// Temperature of the texts' likeness to each other.
+const TEXT_TEMPERATURE: f64 = 0.5;
+
+/// Weight of a text's likeness to itself beside the others'.
+const SELF_LIKENESS: f64 = 10.0;
+
+/// Pixels that are averaged along a side of `pixels` pixels: rounded, halves to even, at least 1. What is left over at the end
+/// is dropped.
+pub(super) fn pixels_per_cell(pixels: i64) -> i64 {
+    let ratio = pixels as f64 / CELLS as f64;
+    (ratio.round_ties_even() as i64).max(1)
+}
+
+/// Solves `(diag rho + L_a) X = rho Z` by conjugate gradients from `X = Z`: cosines `Z`, `[queries, rows, columns]`, in the
+/// colours of the normalised image, `[3, rows, columns]`, with the texts, `[queries, embedding]` of unit length. In 32 bits.
+pub(super) fn propagate(cosines: &Tensor, image: &Tensor, text: &Tensor) -> Tensor {
+    let [cosines, image, text] = [cosines, image, text].map(|part| part.to_kind(Kind::Float));
+    let probabilities = cosines.softmax(0, Kind::Float); // without a scale, as released
+    let likeness = self_likeness(&text).view([-1, 1, 1]);
+    let grey = (&image * Tensor::from_slice(&GREY).view([3, 1, 1]).to_device(image.device())).sum_dim_intlist(
+        [0i64].as_slice(),
+        false,
+        Kind::Float,
+    );
+    let system = System {
+        certainty: certainty(&probabilities, &likeness),
+        // [rows, columns - 1] and [rows - 1, columns]
+        conductance: AXES.map(|axis| conductance(&grey, &probabilities, &likeness, axis)),
+    };
+    system.solve(&cosines)
+}
+
+/// The dimension of rows and that of columns, counted from the end.
+const AXES: [i64; 2] = [-2, -1];
+
+/// `G_qq` of `G = sm(t t^T / 0.5) + 10 I`, its rows divided by their sums: `[queries]`.
+fn self_likeness(text: &Tensor) -> Tensor {
+    let likeness = (text.matmul(&text.transpose(0, 1)) / TEXT_TEMPERATURE).softmax(1, Kind::Float);
+    (likeness.diagonal(0, 0, 1) + SELF_LIKENESS) / (1.0 + SELF_LIKENESS)
+}
+
+/// `rho = max(max_q p, 0.05)^2 (1 + sum_q G_qq p_q^2)`, the sum at most 1: `[rows, columns]`.
+fn certainty(probabilities: &Tensor, likeness: &Tensor) -> Tensor {
+    let best = probabilities.amax([0], false).clamp_min(LEAST_CERTAINTY);
+    best.square() * (agreement(probabilities, probabilities, likeness) + 1.0)
+}
+
+/// `sum_q G_qq p_q p'_q`, 0 to 1.
+fn agreement(one: &Tensor, other: &Tensor, likeness: &Tensor) -> Tensor {
+    (one * other * likeness)
+        .sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
+        .clamp(0.0, 1.0)
+}
+
+/// `a = min(1, b (1 + sum_q G_qq p_iq p_jq))` with `b = exp(-5 |grey_i - grey_j| / mean)` between neighbours along an axis, the
+/// mean over all of that axis.
+fn conductance(grey: &Tensor, probabilities: &Tensor, likeness: &Tensor, axis: i64) -> Tensor {
+    let [grey, next_grey] = neighbours(grey, axis);
+    let difference = (next_grey - grey).abs();
+    // An image of one grey has no edges, and one of a single row no neighbours.
+    let mean = difference.mean(Kind::Float).nan_to_num(0.0, None, None);
+    let by_colour = (difference * -EDGE_SHARPNESS / mean.clamp_min(f64::from(f32::MIN_POSITIVE))).exp();
+    let [here, there] = neighbours(probabilities, axis);
+    (by_colour * (agreement(&here, &there, likeness) + 1.0)).clamp_max(1.0)
+}
+
+/// All cells but the last and all but the first along an axis.
+fn neighbours(cells: &Tensor, axis: i64) -> [Tensor; 2] {
+    let last = cells.size()[usize::try_from(cells.dim() as i64 + axis).expect("an axis of the tensor")] - 1;
+    [cells.narrow(axis, 0, last), cells.narrow(axis, 1, last)]
+}
+
+/// A grid of cells that are drawn to their own scores and to their neighbours'.
+struct System {
+    /// `rho`, `[rows, columns]`.
+    certainty: Tensor,
+    /// `a` along either axis, to the next cell.
+    conductance: [Tensor; 2],
+}
+
+impl System {
+    /// Starts from the scores themselves, `[queries, rows, columns]`; one step length for all queries.
+    fn solve(&self, scores: &Tensor) -> Tensor {
+        let inner = |one: &Tensor, other: &Tensor| (one * other).sum(Kind::Float);
+        // Scores that are constant are solved before the first step.
+        let ratio = |over: &Tensor, under: &Tensor| over / under.clamp_min(f64::from(f32::MIN_POSITIVE));
+        let mut solution = scores.copy(); // changed in place, as the residual is
+        let mut residual = -self.laplacian(scores);
+        let mut direction = residual.copy();
+        let mut length = inner(&residual, &residual);
+        for _ in 0..STEPS {
+            let image = &direction * &self.certainty + self.laplacian(&direction);
+            let step = ratio(&length, &inner(&direction, &image));
+            solution += &direction * &step;
+            residual -= image * step;
+            let next_length = inner(&residual, &residual);
+            direction = &residual + direction * ratio(&next_length, &length);
+            length = next_length;
+        }
+        solution
+    }
+
+    /// `sum_j a_ij (x_i - x_j)` over the four neighbours, `[queries, rows, columns]` to the same shape.
+    fn laplacian(&self, values: &Tensor) -> Tensor {
+        let [down, right] = [0, 1].map(|index| {
+            let [here, there] = neighbours(values, AXES[index]);
+            (there - here) * &self.conductance[index]
+        });
+        // What flows over an edge is gained by the cell behind it and lost by the one before.
+        let down = down.constant_pad_nd([0, 0, 1, 0]) - down.constant_pad_nd([0, 0, 0, 1]);
+        let right = right.constant_pad_nd([1, 0]) - right.constant_pad_nd([0, 1]);
+        down + right
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    fn noise(shape: &[i64], seed: f64) -> Tensor {
+        let count: i64 = shape.iter().product();
+        let angle = (Tensor::arange(count, (Kind::Double, Device::Cpu)) + 1.0) * seed;
+        angle.sin().to_kind(Kind::Float).view(shape)
+    }
+
+    fn largest_difference(one: &Tensor, other: &Tensor) -> f64 {
+        (one - other).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn an_image_is_averaged_to_about_80_cells_a_side() {
+        let cells = |pixels: i64| pixels / pixels_per_cell(pixels);
+        assert_eq!([500, 375, 30].map(cells), [83, 75, 30]);
+        assert_eq!(pixels_per_cell(200), 2); // 2.5, to even
+        let most = (1..5000).map(cells).max().expect("some sizes");
+        assert_eq!(MOST_CELLS, (most * most) as u64);
+    }
+
+    #[test]
+    fn constant_scores_stay() {
+        let scores = Tensor::from_slice(&[0.2f32, -0.1, 0.3])
+            .view([3, 1, 1])
+            .expand([3, 9, 7], false);
+        let propagated = propagate(&scores, &noise(&[3, 9, 7], 12.9), &noise(&[3, 8], 7.3));
+        assert!(largest_difference(&propagated, &scores) < 1e-6);
+    }
+
+    #[test]
+    fn twenty_five_steps_solve_a_small_system() {
+        let scores = noise(&[1, 4, 4], 12.9);
+        let system = System {
+            certainty: noise(&[4, 4], 3.1).abs() + 0.5,
+            conductance: [noise(&[3, 4], 5.3).abs(), noise(&[4, 3], 1.7).abs()],
+        };
+        let solution = system.solve(&scores);
+        let found = &solution * &system.certainty + system.laplacian(&solution);
+        assert!(largest_difference(&found, &(scores * &system.certainty)) < 1e-5);
+    }
+
+    #[test]
+    fn scores_flow_within_a_colour_and_not_over_its_edge() {
+        // Both halves are uniform but for a little noise; the left one has a single cell that is sure of the first query.
+        let columns = Tensor::arange(16, (Kind::Float, Device::Cpu)).expand([3, 8, 16], false);
+        let image = columns.ge(8.0).to_kind(Kind::Float) * 4.0 + noise(&[3, 8, 16], 12.9) * 0.01;
+        let scores = Tensor::zeros([2, 8, 16], (Kind::Float, Device::Cpu));
+        let _ = scores.get(0).get(4).narrow(0, 6, 1).fill_(1.0);
+        let propagated = propagate(&scores, &image, &noise(&[2, 8], 7.3)).get(0).get(4);
+        let [inside, outside] = [4, 9].map(|column| propagated.double_value(&[column]));
+        assert!(inside > 0.05 && outside < 0.001, "{inside} inside, {outside} outside");
+    }
+
+    #[test]
+    fn a_row_of_cells_and_a_grey_image_are_no_trouble() {
+        let scores = noise(&[2, 1, 5], 12.9);
+        let propagated = propagate(
+            &scores,
+            &Tensor::zeros([3, 1, 5], (Kind::Float, Device::Cpu)),
+            &noise(&[2, 4], 7.3),
+        );
+        assert!(bool::try_from(propagated.isfinite().all()).expect("one truth"));
+    }
+}
