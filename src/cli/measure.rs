@@ -341,7 +341,7 @@ impl MeasureArguments {
             let vocabulary = vocabulary.map_err(|error| format!("--classes {name} is no file, and {error}"))?;
             VocabularyDefinition {
                 list: vocabulary.list.as_ref().clone(),
-                options: vocabulary.options.clone(),
+                options: vocabulary.options,
             }
         };
         let list = &mut vocabulary.list;
