@@ -18,7 +18,9 @@ use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings, ModelInfo};
 use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
 use crate::telemetry::{self, Metrics};
-use crate::vocabulary::{ClassList, Registry, VocabularyDefinition, VocabularyOptions, VocabularyText, parse_vocabulary};
+use crate::vocabulary::{
+    ClassList, Registry, VocabularyDefinition, VocabularyOptions, VocabularyText, parse_vocabulary,
+};
 
 /// What a command ends with: words for whoever typed it.
 pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
