@@ -10,12 +10,13 @@
 //!      │                  ├─> dense ──────> clip      tensors live here and in the engine's worker
 //!      │                  └─> label_map   scores to labels at image size, encoders
 //!      ├─> evaluation ─> engine           label maps against truths
+//!      ├─> student ────> engine           MaskCLIP+: a network learns from a labeller
 //!      └─> fetch ─> clip::zoo             published weights into the folder of models
 //! ```
 //!
 //! `clip` is CLIP as published and knows nothing of MaskCLIP; `dense` knows nothing of HTTP; `api`
 //! knows nothing of libtorch. Layers hand each other plain data: tensor types appear only in
-//! [`clip`], [`dense`] and the engine's worker, which clippy's `disallowed-types` enforces.
+//! [`clip`], [`dense`], [`student`] and the engine's worker, which clippy's `disallowed-types` enforces.
 
 pub mod api;
 pub mod cli;
@@ -27,6 +28,8 @@ pub mod evaluation;
 pub mod fetch;
 pub mod image;
 pub mod label_map;
+mod random;
+pub mod student;
 pub mod telemetry;
 pub mod vocabulary;
 

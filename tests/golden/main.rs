@@ -4,5 +4,6 @@
 
 mod checkpoints;
 mod jpeg;
+mod student;
 mod text;
 mod visual;

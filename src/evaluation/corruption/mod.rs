@@ -9,7 +9,6 @@
 mod blur;
 mod jpeg;
 mod noise;
-mod random;
 mod spatter;
 
 use std::fmt;
@@ -18,7 +17,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::image::RgbImage;
-use random::Random;
+use crate::random::Random;
 
 /// The highest severity; the lowest is 1.
 const MAX_SEVERITY: u8 = 5;

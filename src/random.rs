@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 
 /// A stream of random numbers.
-pub(super) struct Random([u64; 4]);
+pub(crate) struct Random([u64; 4]);
 
 impl Random {
     /// The stream of a text.

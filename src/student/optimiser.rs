@@ -1,0 +1,108 @@
+//! Stochastic gradient descent with momentum and weight decay, and the learning rate's way down.
+//!
+//! Owned rather than libtorch's, whose buffers cannot be read: a run that is resumed needs them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::network::Parameters;
+
+/// How weights are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimiserSettings {
+    /// Learning rate of the first step.
+    pub learning_rate: f64,
+    /// Learning rate that the last steps come down to.
+    pub final_learning_rate: f64,
+    /// Power of the way between the two; 1 is a straight line.
+    pub decay_power: f64,
+    /// What is kept of the steps before, 0 to 1.
+    pub momentum: f64,
+    /// Share of each weight that is added to its gradient.
+    pub weight_decay: f64,
+}
+
+impl Default for OptimiserSettings {
+    /// MaskCLIP+'s.
+    fn default() -> Self {
+        Self {
+            learning_rate: 0.01,
+            final_learning_rate: 1e-4,
+            decay_power: 0.9,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+        }
+    }
+}
+
+impl OptimiserSettings {
+    /// The learning rate of a step, counted from 0, in a run of `steps`.
+    pub fn learning_rate_at(&self, step: u64, steps: u64) -> f64 {
+        let left = 1.0 - step as f64 / steps as f64;
+        let (first, last) = (self.learning_rate, self.final_learning_rate);
+        last + (first - last) * left.powf(self.decay_power)
+    }
+}
+
+/// The optimiser and what it remembers of earlier steps.
+#[derive(Debug)]
+pub struct Sgd {
+    momentum: f64,
+    weight_decay: f64,
+    /// By the parameter's name, of its shape.
+    buffers: BTreeMap<String, Tensor>,
+}
+
+impl Sgd {
+    /// An optimiser that has made no step.
+    pub fn new(settings: &OptimiserSettings, parameters: &Parameters) -> Self {
+        let zeros = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.detach().zeros_like());
+        Self {
+            momentum: settings.momentum,
+            weight_decay: settings.weight_decay,
+            buffers: parameters.trained().iter().map(zeros).collect(),
+        }
+    }
+
+    /// What it remembers, by the parameters' names.
+    pub fn buffers(&self) -> &BTreeMap<String, Tensor> {
+        &self.buffers
+    }
+
+    /// Changes the parameters by the gradients they hold, which are then gone:
+    /// `buffer = momentum * buffer + gradient + weight_decay * weight`, `weight -= learning_rate * buffer`.
+    pub fn step(&mut self, parameters: &Parameters, learning_rate: f64) {
+        tch::no_grad(|| {
+            for (name, parameter) in parameters.trained() {
+                let mut weight = parameter.shallow_clone();
+                let gradient = weight.grad();
+                if !gradient.defined() {
+                    continue;
+                }
+                let buffer = self.buffers.get_mut(name).expect("every parameter has a buffer");
+                let change = gradient + &weight * self.weight_decay;
+                *buffer = &*buffer * self.momentum + change;
+                let _ = weight.g_sub_(&(&*buffer * learning_rate));
+                weight.zero_grad();
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_goes_down_to_its_last_value() {
+        let settings = OptimiserSettings::default();
+        let at = |step| settings.learning_rate_at(step, 100);
+        assert_eq!(at(0), 0.01);
+        assert!((at(50) - (1e-4 + 0.0099 * 0.5_f64.powf(0.9))).abs() < 1e-12);
+        assert!(at(99) > 1e-4 && at(99) < 3e-4, "{}", at(99));
+        assert_eq!(at(100), 1e-4);
+    }
+}
