@@ -6,10 +6,112 @@
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
+mod checkpoint;
 mod loss;
 mod network;
 mod optimiser;
+mod run;
+mod settings;
+mod teacher;
+#[cfg(test)]
+mod tests;
+mod training;
+mod views;
+
+use std::path::PathBuf;
 
 pub use loss::cross_entropy;
 pub use network::{Backbone, Head, Mode, Network, NetworkConfig, ParameterError, Parameters, Stem};
 pub use optimiser::{OptimiserSettings, Sgd};
+pub use run::{CARD_FILE, LOG_FILE, STATE_FILE, STUDENT_FILE, StudentCard, TrainOutcome, TrainRun};
+pub use settings::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary, TrainSettings, TrainingImages};
+pub use teacher::Teacher;
+pub use training::StepReport;
+
+use crate::engine::LabellerError;
+use crate::image::DecodeError;
+
+/// Why a student cannot be trained.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting is out of its range.
+    #[error("{name} has to be {possible}")]
+    Setting {
+        /// Which.
+        name: &'static str,
+        /// What it may be.
+        possible: String,
+    },
+    /// There is nothing to learn from.
+    #[error("there are no images in {}", folder.display())]
+    NoImages {
+        /// Where they were looked for.
+        folder: PathBuf,
+    },
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file, or the folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is no image.
+    #[error("{}: {source}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// The state's file is not whole.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The state holds other tensors than the student has.
+    #[error("the state is none of this student: {0}")]
+    Foreign(String),
+    /// The folder's run has another plan.
+    #[error(
+        "{} holds a run with another {different}: give it the same, or another folder",
+        folder.display()
+    )]
+    OtherRun {
+        /// The folder.
+        folder: PathBuf,
+        /// Parts of the plan, separated by commas.
+        different: String,
+    },
+    /// The teacher failed.
+    #[error(transparent)]
+    Teacher(#[from] LabellerError),
+    /// The teacher is never sure.
+    #[error(
+        "the teacher labelled no pixel in {steps} steps: none of its probabilities reaches the confidence {confidence}; a \
+         lower one, or a vocabulary that fits the images, gives it something to say"
+    )]
+    NoPseudoLabels {
+        /// How many steps in a row.
+        steps: u64,
+        /// The probability that is asked for.
+        confidence: f32,
+    },
+    /// The loss left the numbers.
+    #[error(
+        "the loss of step {step} is no number at a learning rate of {learning_rate}, after {}: a lower rate may hold",
+        last_loss.map_or("none".to_owned(), |loss| loss.to_string())
+    )]
+    Diverged {
+        /// The step.
+        step: u64,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// The loss before.
+        last_loss: Option<f64>,
+    },
+}

@@ -2,7 +2,7 @@
 //!
 //! Owned rather than libtorch's, whose buffers cannot be read: a run that is resumed needs them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -70,6 +70,18 @@ impl Sgd {
     /// What it remembers, by the parameters' names.
     pub fn buffers(&self) -> &BTreeMap<String, Tensor> {
         &self.buffers
+    }
+
+    /// Takes what another optimiser remembered, out of `stored`. Gives the name of a buffer that is not there or has another
+    /// shape.
+    pub(super) fn restore(&mut self, stored: &mut HashMap<String, Tensor>) -> Result<(), String> {
+        for (name, buffer) in &mut self.buffers {
+            match stored.remove(name) {
+                Some(tensor) if tensor.size() == buffer.size() => buffer.copy_(&tensor),
+                _ => return Err(name.clone()),
+            }
+        }
+        Ok(())
     }
 
     /// Changes the parameters by the gradients they hold, which are then gone:

@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn stored_tensors_have_to_be_the_network_s_and_no_others() {
         let mut parameters = Parameters::stored(named(&["a", "b"]), Device::Cpu);
-        parameters.trainable("a".to_owned(), &[2], NORMAL).unwrap();
+        let _ = parameters.trainable("a".to_owned(), &[2], NORMAL).unwrap();
         assert_eq!(
             parameters
                 .statistic("b".to_owned(), &[3], NORMAL)
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(missing.unwrap_err().to_string(), "there is no tensor c");
 
         let mut parameters = Parameters::stored(named(&["a", "b"]), Device::Cpu);
-        parameters.trainable("a".to_owned(), &[2], NORMAL).unwrap();
+        let _ = parameters.trainable("a".to_owned(), &[2], NORMAL).unwrap();
         assert_eq!(
             parameters.finish().unwrap_err().to_string(),
             "the tensor b belongs to no layer of the network"

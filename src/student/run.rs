@@ -1,0 +1,210 @@
+//! A whole run in a folder: begun or gone on with, its log, its checkpoints, its end.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::TrainError;
+use super::checkpoint::{StateHeader, read_state, write_atomically};
+use super::settings::{Plan, hexadecimal};
+use super::teacher::Teacher;
+use super::training::{StepReport, Trainer};
+
+/// The student's tensors, in a run's folder.
+pub const STUDENT_FILE: &str = "student.safetensors";
+
+/// What the student is and where it comes from; written last.
+pub const CARD_FILE: &str = "student.json";
+
+/// From what an unfinished run goes on.
+pub const STATE_FILE: &str = "training.safetensors";
+
+/// What each step did.
+pub const LOG_FILE: &str = "log.csv";
+
+/// The log's first line.
+const LOG_HEADER: &str = "step,loss,learning_rate,labelled,images_per_second";
+
+/// A run of the training.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainRun<'a> {
+    /// Where everything is kept.
+    pub folder: &'a Path,
+    /// Everything that decides the result.
+    pub plan: &'a Plan,
+    /// The images, in the order that the plan's digest has them.
+    pub files: &'a [PathBuf],
+    /// Largest image that is decoded, in pixels.
+    pub max_image_pixels: u64,
+    /// Steps from one checkpoint to the next; at least 1.
+    pub checkpoint_steps: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum TrainOutcome {
+    /// The student is in its file.
+    Finished(StepReport),
+    /// Somebody asked for it; the same run can go on.
+    Stopped(StepReport),
+}
+
+/// What a student is and where it comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StudentCard {
+    /// The form of the files: [`StudentCard::FORMAT`].
+    pub format: String,
+    /// SHA-256 of the student's file, lower-case hexadecimal.
+    pub weights_sha256: String,
+    /// Everything that decided the weights.
+    #[serde(flatten)]
+    pub plan: Plan,
+    /// What the last step did.
+    pub last_step: StepReport,
+}
+
+impl StudentCard {
+    /// The form of the files that this version writes.
+    pub const FORMAT: &str = "maskclip-student-1";
+}
+
+impl TrainRun<'_> {
+    /// Trains from where the folder's state is, or from the beginning, until all steps are made, `stop` says so, or nothing
+    /// can come of it. `observe` is told of each step, and how many images it took a second.
+    ///
+    /// # Errors
+    /// When the folder holds another run, a file cannot be read or written, the teacher fails, the loss is no number, or the
+    /// teacher labels nothing. What was saved stays.
+    pub fn train(
+        &self,
+        teacher: &mut Teacher<'_>,
+        stop: impl Fn() -> bool,
+        mut observe: impl FnMut(&StepReport, f64),
+    ) -> Result<TrainOutcome, TrainError> {
+        let state_file = self.folder.join(STATE_FILE);
+        let state = if state_file.exists() {
+            let (tensors, header) = read_state(&state_file)?;
+            self.check_same(&header)?;
+            Some((tensors, header))
+        } else {
+            fs::create_dir_all(self.folder).map_err(file_error(self.folder))?;
+            None
+        };
+        let mut trainer = Trainer::new(self.plan, self.files, self.max_image_pixels, teacher.classifier, state)?;
+        let mut log = Log::open(&self.folder.join(LOG_FILE), trainer.last().map_or(0, |last| last.step))?;
+        let steps = self.plan.settings.steps;
+        loop {
+            if let Some(last) = trainer.last() {
+                if last.step >= steps {
+                    self.finish(&trainer, last)?;
+                    return Ok(TrainOutcome::Finished(last));
+                }
+                if stop() {
+                    self.save(&trainer)?;
+                    return Ok(TrainOutcome::Stopped(last));
+                }
+            }
+            let start = Instant::now();
+            let report = trainer.step(teacher)?;
+            let images_per_second = self.plan.settings.batch as f64 / start.elapsed().as_secs_f64();
+            log.add(&report, images_per_second)?;
+            observe(&report, images_per_second);
+            if report.step % self.checkpoint_steps == 0 || report.step == steps {
+                self.save(&trainer)?;
+            }
+        }
+    }
+
+    /// Whether a state is one of this run.
+    fn check_same(&self, header: &StateHeader) -> Result<(), TrainError> {
+        let fields = |plan: &Plan| match serde_json::to_value(plan) {
+            Ok(Value::Object(fields)) => fields,
+            _ => unreachable!("a plan is an object"),
+        };
+        let (begun, now) = (fields(&header.plan), fields(self.plan));
+        let different: Vec<_> = now
+            .iter()
+            .filter(|(key, value)| begun.get(*key) != Some(*value))
+            .collect();
+        match different.as_slice() {
+            [] => Ok(()),
+            different => Err(TrainError::OtherRun {
+                folder: self.folder.to_owned(),
+                different: different
+                    .iter()
+                    .map(|(key, _)| key.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            }),
+        }
+    }
+
+    fn save(&self, trainer: &Trainer<'_>) -> Result<(), TrainError> {
+        let state = trainer.state().expect("a step was made");
+        write_atomically(&self.folder.join(STATE_FILE), &state)
+    }
+
+    fn finish(&self, trainer: &Trainer<'_>, last: StepReport) -> Result<(), TrainError> {
+        let student = trainer.student();
+        let card = StudentCard {
+            format: StudentCard::FORMAT.to_owned(),
+            weights_sha256: hexadecimal(&Sha256::digest(&student)),
+            plan: self.plan.clone(),
+            last_step: last,
+        };
+        write_atomically(&self.folder.join(STUDENT_FILE), &student)?;
+        let card = serde_json::to_string_pretty(&card).expect("a card is plain data") + "\n";
+        write_atomically(&self.folder.join(CARD_FILE), card.as_bytes())
+    }
+}
+
+/// A line per step. Lines of steps after the state that a run goes on from are dropped: they are made again.
+struct Log {
+    file: File,
+    path: PathBuf,
+}
+
+impl Log {
+    fn open(path: &Path, done: u64) -> Result<Self, TrainError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(file_error(path)(error)),
+        };
+        let mut kept = format!("{LOG_HEADER}\n");
+        for line in text.lines().skip(1) {
+            let step = line.split(',').next().and_then(|step| step.parse::<u64>().ok());
+            if step.is_some_and(|step| step <= done) {
+                kept += line;
+                kept.push('\n');
+            }
+        }
+        write_atomically(path, kept.as_bytes())?;
+        Ok(Self {
+            file: OpenOptions::new().append(true).open(path).map_err(file_error(path))?,
+            path: path.to_owned(),
+        })
+    }
+
+    fn add(&mut self, report: &StepReport, images_per_second: f64) -> Result<(), TrainError> {
+        let StepReport {
+            step,
+            loss,
+            learning_rate,
+            labelled,
+        } = report;
+        let loss = loss.map_or(String::new(), |loss| loss.to_string());
+        let line = format!("{step},{loss},{learning_rate},{labelled:.4},{images_per_second:.2}\n");
+        self.file.write_all(line.as_bytes()).map_err(file_error(&self.path))
+    }
+}
+
+fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    let path = path.to_owned();
+    |source| TrainError::File { path, source }
+}

@@ -1,0 +1,222 @@
+//! Everything that decides a run: what is given by whoever starts it, and what follows from the teacher and the data.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::TrainError;
+use super::network::{Head, NetworkConfig};
+use super::optimiser::OptimiserSettings;
+
+/// Endings of the images in a folder, in lower case.
+const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+
+/// How a student is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Changes of the weights.
+    pub steps: u64,
+    /// Views per step.
+    pub batch: usize,
+    /// Side of a view in pixels, a whole number of the teacher's patches.
+    pub crop_pixels: u32,
+    /// Short side of an image before the random scale, in pixels.
+    pub short_side: u32,
+    /// Least and greatest random scale.
+    pub scale: [f64; 2],
+    /// How far brightness, contrast and saturation go either way, 0 to 1.
+    pub colour: f64,
+    /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
+    pub confidence: f32,
+    /// What everything random depends on.
+    pub seed: u64,
+    /// How weights are changed.
+    pub optimiser: OptimiserSettings,
+}
+
+impl Default for TrainSettings {
+    /// MaskCLIP+'s for a small data set, with a batch for one machine.
+    fn default() -> Self {
+        Self {
+            steps: 20_000,
+            batch: 8,
+            crop_pixels: 320,
+            short_side: 320,
+            scale: [0.5, 2.0],
+            colour: 0.4,
+            confidence: 0.0,
+            seed: 0,
+            optimiser: OptimiserSettings::default(),
+        }
+    }
+}
+
+impl TrainSettings {
+    /// Whether a student can be trained like that, by a teacher that has patches of this size.
+    ///
+    /// # Errors
+    /// Which setting is wrong, and what it may be.
+    pub fn check(&self, network: &NetworkConfig, patch_pixels: u32) -> Result<(), TrainError> {
+        let refuse = |name, possible: String| Err(TrainError::Setting { name, possible });
+        let [least, greatest] = self.scale;
+        let optimiser = &self.optimiser;
+        let smallest_batch = match network.head {
+            Head::DeeplabV2 => 1,
+            // Its pool sees one value per image, and one value has no variance.
+            Head::DeeplabV3Plus => 2,
+        };
+        if self.steps == 0 {
+            refuse("steps", "at least 1".to_owned())
+        } else if self.batch < smallest_batch {
+            refuse(
+                "batch",
+                format!("at least {smallest_batch} with {}", network.head.name()),
+            )
+        } else if self.crop_pixels == 0 || !self.crop_pixels.is_multiple_of(patch_pixels) {
+            refuse(
+                "crop-pixels",
+                format!("a multiple of {patch_pixels}, the teacher's patch"),
+            )
+        } else if self.short_side == 0 {
+            refuse("short-side", "at least 1".to_owned())
+        } else if !(least > 0.0 && least <= greatest && greatest <= 16.0) {
+            refuse(
+                "scale",
+                "two numbers above 0 and at most 16, the smaller first".to_owned(),
+            )
+        } else if !(0.0..=1.0).contains(&self.colour) {
+            refuse("colour", "0 to 1".to_owned())
+        } else if !(0.0..=1.0).contains(&self.confidence) {
+            refuse("confidence", "0 to 1".to_owned())
+        } else if !(optimiser.learning_rate > 0.0 && optimiser.learning_rate.is_finite()) {
+            refuse("learning-rate", "above 0".to_owned())
+        } else if !(0.0..=optimiser.learning_rate).contains(&optimiser.final_learning_rate) {
+            refuse("final-learning-rate", "0 to the learning rate".to_owned())
+        } else if !(optimiser.decay_power > 0.0 && optimiser.decay_power.is_finite()) {
+            refuse("decay-power", "above 0".to_owned())
+        } else if !(0.0..1.0).contains(&optimiser.momentum) {
+            refuse("momentum", "0 to below 1".to_owned())
+        } else if !(0.0..1.0).contains(&optimiser.weight_decay) {
+            refuse("weight-decay", "0 to below 1".to_owned())
+        } else if network.width < 2 || network.width % 2 != 0 {
+            refuse("width", "even, at least 2".to_owned())
+        } else if network.head_channels < 6 {
+            refuse("head-channels", "at least 6".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The images a student learns from.
+#[derive(Debug, Clone)]
+pub struct TrainingImages {
+    /// Sorted by path.
+    pub files: Vec<PathBuf>,
+    /// SHA-256 over the paths within the folder and the files' digests, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+impl TrainingImages {
+    /// Finds the images anywhere under a folder, by their endings, and reads all of them once for their digest.
+    ///
+    /// # Errors
+    /// When something cannot be read, or there is no image.
+    pub fn find(folder: &Path) -> Result<Self, TrainError> {
+        let unreadable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TrainError::File { path, source }
+        };
+        let mut files = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(inside) = folders.pop() {
+            for entry in std::fs::read_dir(&inside).map_err(unreadable(&inside))? {
+                let path = entry.map_err(unreadable(&inside))?.path();
+                let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+                if path.is_dir() {
+                    folders.push(path);
+                } else if ending.is_some_and(|ending| IMAGE_ENDINGS.contains(&ending.as_str())) {
+                    files.push(path);
+                }
+            }
+        }
+        if files.is_empty() {
+            return Err(TrainError::NoImages {
+                folder: folder.to_owned(),
+            });
+        }
+        files.sort();
+        let mut all = Sha256::new();
+        for file in &files {
+            let within = file.strip_prefix(folder).expect("the walk stays in the folder");
+            all.update(within.to_string_lossy().as_bytes());
+            all.update([0]);
+            all.update(Sha256::digest(std::fs::read(file).map_err(unreadable(file))?));
+        }
+        Ok(Self {
+            files,
+            sha256: hexadecimal(&all.finalize()),
+        })
+    }
+}
+
+/// Bytes in lower-case hexadecimal.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Everything that decides the weights a run ends with; a run is resumed with the same plan or not at all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The student.
+    pub network: NetworkConfig,
+    /// What it learns to tell apart.
+    pub vocabulary: PlannedVocabulary,
+    /// Who teaches.
+    pub teacher: PlannedTeacher,
+    /// Mean and standard deviation per channel, RGB, of pixels in 0 to 1.
+    pub normalisation: [[f32; 3]; 2],
+    /// How.
+    pub settings: TrainSettings,
+    /// From what.
+    pub data: PlannedData,
+}
+
+/// A vocabulary, as cards have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedVocabulary {
+    /// Each class's name and synonyms.
+    pub classes: Vec<Vec<String>>,
+    /// The background's names, which the student learns like classes.
+    pub background: Vec<String>,
+    /// The prompt templates' name.
+    pub templates: String,
+}
+
+/// A teacher, as cards have it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedTeacher {
+    /// The model's name.
+    pub name: String,
+    /// What it is.
+    pub architecture: String,
+    /// SHA-256 of its weights, lower-case hexadecimal. The student's texts are in this model's space.
+    pub weights_sha256: String,
+    /// Element type of its arithmetic.
+    pub precision: String,
+    /// What its last attention did.
+    pub attention: String,
+    /// Factor on cosines before the softmax.
+    pub temperature: f32,
+}
+
+/// Data, as cards have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedData {
+    /// How many images.
+    pub images: usize,
+    /// Their digest, [`TrainingImages::sha256`].
+    pub sha256: String,
+}

@@ -1,0 +1,356 @@
+//! Runs of the whole training with a teacher that knows red from blue.
+#![allow(clippy::unwrap_used)]
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::path::Path;
+
+use ::image::Rgb;
+use tch::{Device, Kind, Tensor};
+
+use super::*;
+use crate::dense::DenseScores;
+use crate::dense::{Attention, DenseOptions};
+use crate::engine::{Labeller, ModelInfo, Precision};
+use crate::image::{Normalisation, NormalisedImage, RgbImage};
+use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind};
+use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
+
+const SIDE: u32 = 64;
+const CELLS: usize = SIDE as usize / 8;
+
+/// Two texts: 0 is red, 1 is blue. Fails when it has been asked as often as it will answer.
+struct ColourTeacher {
+    info: ModelInfo,
+    /// Factor on the difference of the colours: how sure it is.
+    certainty: f32,
+    answers_left: usize,
+}
+
+impl Labeller for ColourTeacher {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn embed_texts(&mut self, _: &[String], _: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
+        unreachable!("training is given its texts' embeddings")
+    }
+
+    fn score(
+        &mut self,
+        image: &NormalisedImage,
+        classifier: &Classifier,
+        _: &DenseOptions,
+    ) -> Result<DenseScores, LabellerError> {
+        assert_eq!(classifier.owners, [QueryOwner::Class(0), QueryOwner::Class(1)]);
+        self.answers_left = match self.answers_left.checked_sub(1) {
+            Some(left) => left,
+            None => return Err(LabellerError::Model("out of answers".to_owned())),
+        };
+        let plane = image.height * image.width;
+        let logits = (0..CELLS * CELLS).map(|cell| {
+            let pixel = (cell / CELLS * 8 + 4) * image.width + cell % CELLS * 8 + 4;
+            self.certainty * (image.values[pixel] - image.values[2 * plane + pixel])
+        });
+        let red: Vec<f32> = logits.collect();
+        let blue = red.iter().map(|logit| -logit);
+        Ok(DenseScores {
+            grid: ScoreGrid {
+                kind: ScoreKind::Logits,
+                queries: 2,
+                height: CELLS,
+                width: CELLS,
+                windows: None,
+                values: red.iter().copied().chain(blue).collect(),
+            },
+            similarity: vec![0.0; 2],
+            image_probability: vec![0.5; 2],
+            denoising_dropped_all: false,
+        })
+    }
+}
+
+fn teacher(certainty: f32, answers: usize) -> ColourTeacher {
+    ColourTeacher {
+        info: ModelInfo {
+            name: "colours".to_owned(),
+            architecture: "none".to_owned(),
+            weights_sha256: "0".repeat(64),
+            precision: Precision::Float32,
+            device: "cpu".to_owned(),
+            embedding_dimension: 3,
+            patch_pixels: 8,
+            short_side: SIDE,
+            normalisation: Normalisation::CLIP,
+            attentions: vec![Attention::Maskclip],
+            training_words: None,
+        },
+        certainty,
+        answers_left: answers,
+    }
+}
+
+/// Red on one side, blue on the other.
+fn images(folder: &Path) -> TrainingImages {
+    for (number, edge) in [(0, 20), (1, 40), (2, 60)] {
+        let image = RgbImage::from_fn(80, 72, |x, y| {
+            let red = x < edge;
+            let shade = (200 + (x + y) % 30) as u8;
+            Rgb(if red { [shade, 30, 20] } else { [20, 30, shade] })
+        });
+        image.save(folder.join(format!("{number}.png"))).unwrap();
+    }
+    TrainingImages::find(folder).unwrap()
+}
+
+fn plan(images: &TrainingImages) -> Plan {
+    Plan {
+        network: NetworkConfig {
+            backbone: Backbone::Resnet18,
+            stem: Stem::V1c,
+            width: 4,
+            head: Head::DeeplabV2,
+            head_channels: 16,
+            embedding: 3,
+        },
+        vocabulary: PlannedVocabulary {
+            classes: vec![vec!["red".to_owned()], vec!["blue".to_owned()]],
+            background: Vec::new(),
+            templates: "simple".to_owned(),
+        },
+        teacher: PlannedTeacher {
+            name: "colours".to_owned(),
+            architecture: "none".to_owned(),
+            weights_sha256: "0".repeat(64),
+            precision: "float32".to_owned(),
+            attention: "maskclip".to_owned(),
+            temperature: 0.1,
+        },
+        normalisation: [Normalisation::CLIP.mean, Normalisation::CLIP.std],
+        settings: TrainSettings {
+            steps: 6,
+            batch: 2,
+            crop_pixels: SIDE,
+            short_side: 72,
+            scale: [0.8, 1.5],
+            confidence: 0.6,
+            seed: 5,
+            ..TrainSettings::default()
+        },
+        data: PlannedData {
+            images: images.files.len(),
+            sha256: images.sha256.clone(),
+        },
+    }
+}
+
+struct World {
+    images: TrainingImages,
+    plan: Plan,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let images_folder = folder.path().join("images");
+        std::fs::create_dir(&images_folder).unwrap();
+        let images = images(&images_folder);
+        Self {
+            plan: plan(&images),
+            images,
+            folder,
+        }
+    }
+
+    /// Trains in the folder `name`, checkpoints every second step, until `stop` steps were made in this call.
+    fn train(&self, name: &str, teacher: &mut ColourTeacher, stop: u64) -> Result<TrainOutcome, TrainError> {
+        let classifier = Classifier {
+            queries: 2,
+            dimension: 3,
+            embeddings: vec![1.0, 0.0, 0.0, 0.0, 0.6, 0.8],
+            owners: vec![QueryOwner::Class(0), QueryOwner::Background],
+        };
+        let made = Cell::new(0);
+        TrainRun {
+            folder: &self.folder.path().join(name),
+            plan: &self.plan,
+            files: &self.images.files,
+            max_image_pixels: 1 << 20,
+            checkpoint_steps: 2,
+        }
+        .train(
+            &mut Teacher {
+                labeller: teacher,
+                classifier: &classifier,
+                options: DenseOptions::default(),
+                confidence: self.plan.settings.confidence,
+            },
+            || made.get() >= stop,
+            |_, _| made.set(made.get() + 1),
+        )
+    }
+
+    fn read(&self, run: &str, file: &str) -> Vec<u8> {
+        std::fs::read(self.folder.path().join(run).join(file)).unwrap()
+    }
+
+    /// The log's lines without what a clock measured.
+    fn log(&self, run: &str) -> Vec<String> {
+        let text = String::from_utf8(self.read(run, LOG_FILE)).unwrap();
+        text.lines()
+            .map(|line| line.rsplit_once(',').unwrap().0.to_owned())
+            .collect()
+    }
+}
+
+const SURE: f32 = 1.0;
+const FOREVER: usize = usize::MAX;
+
+#[test]
+fn a_run_that_is_stopped_or_killed_ends_with_the_bits_of_an_unbroken_one() {
+    let world = World::new();
+    let whole = world.train("whole", &mut teacher(SURE, FOREVER), u64::MAX).unwrap();
+    assert!(
+        matches!(whole, TrainOutcome::Finished(StepReport { step: 6, .. })),
+        "{whole:?}"
+    );
+
+    let stopped = world.train("stopped", &mut teacher(SURE, FOREVER), 3).unwrap();
+    assert!(
+        matches!(stopped, TrainOutcome::Stopped(StepReport { step: 3, .. })),
+        "{stopped:?}"
+    );
+    assert_eq!(
+        world.train("stopped", &mut teacher(SURE, FOREVER), u64::MAX).unwrap(),
+        whole
+    );
+
+    // Dies in step 6: what step 5 did after the checkpoint of step 4 is lost.
+    world.train("killed", &mut teacher(SURE, 11), u64::MAX).unwrap_err();
+    assert_eq!(world.log("killed").len(), 1 + 5);
+    assert_eq!(
+        world.train("killed", &mut teacher(SURE, FOREVER), u64::MAX).unwrap(),
+        whole
+    );
+
+    for run in ["stopped", "killed"] {
+        for file in [STUDENT_FILE, CARD_FILE, STATE_FILE] {
+            assert!(
+                world.read(run, file) == world.read("whole", file),
+                "{file} of the run that was {run}"
+            );
+        }
+        assert_eq!(world.log(run), world.log("whole"));
+    }
+    // Once finished there is nothing left to do, and the teacher is not asked.
+    assert_eq!(world.train("whole", &mut teacher(SURE, 0), u64::MAX).unwrap(), whole);
+}
+
+#[test]
+fn the_student_learns_what_the_teacher_says() {
+    let mut world = World::new();
+    world.plan.settings.steps = 40;
+    world.plan.settings.optimiser.learning_rate = 0.05;
+    world.train("run", &mut teacher(SURE, FOREVER), u64::MAX).unwrap();
+    let log = world.log("run");
+    let loss = |line: &String| line.split(',').nth(1).unwrap().parse::<f64>().unwrap();
+    let mean = |lines: &[String]| lines.iter().map(loss).sum::<f64>() / lines.len() as f64;
+    let (first, last) = (mean(&log[1..6]), mean(&log[36..]));
+    assert!(last < 0.5 * first, "{first} to {last}");
+
+    // The file is the network and its texts, and tells red from blue in an image of its own.
+    let path = world.folder.path().join("run").join(STUDENT_FILE);
+    let mut tensors: HashMap<_, _> = Tensor::read_safetensors(path).unwrap().into_iter().collect();
+    let text = tensors.remove("classifier").unwrap();
+    let mut parameters = Parameters::stored(tensors, Device::Cpu);
+    let network = Network::new(&mut parameters, &world.plan.network).unwrap();
+    parameters.finish().unwrap();
+    let [red, blue] = [[220u8, 30, 20], [20, 30, 220]].map(|colour| {
+        let values: Vec<f32> = (0..3)
+            .map(|channel| {
+                (f32::from(colour[channel]) / 255.0 - Normalisation::CLIP.mean[channel])
+                    / Normalisation::CLIP.std[channel]
+            })
+            .collect();
+        Tensor::from_slice(&values)
+            .view([1, 3, 1, 1])
+            .expand([1, 3, 64, 64], false)
+    });
+    let share_of_blue = |image: &Tensor| {
+        let labels = network.logits(image, &text, Mode::Evaluate).argmax(1, false);
+        labels.mean(Kind::Double).double_value(&[])
+    };
+    let (red, blue) = (share_of_blue(&red), share_of_blue(&blue));
+    assert!(red < 0.1 && blue > 0.9, "blue is seen in {red} of red, {blue} of blue");
+}
+
+#[test]
+fn a_teacher_that_is_never_sure_stops_the_run() {
+    let world = World::new();
+    let error = world.train("run", &mut teacher(0.0, FOREVER), u64::MAX).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the teacher labelled no pixel in 6 steps: none of its probabilities reaches the confidence 0.6; a lower one, or a \
+         vocabulary that fits the images, gives it something to say"
+    );
+}
+
+#[test]
+fn a_run_that_diverges_stops_and_keeps_what_was_saved() {
+    let mut world = World::new();
+    world.plan.settings.steps = 200;
+    world.plan.settings.optimiser.learning_rate = 1e30;
+    let error = world.train("run", &mut teacher(SURE, FOREVER), u64::MAX).unwrap_err();
+    assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains("a lower rate may hold"), "{error}");
+    assert!(!world.folder.path().join("run").join(STUDENT_FILE).exists());
+}
+
+#[test]
+fn another_plan_does_not_go_on_with_a_run() {
+    let mut world = World::new();
+    world.train("run", &mut teacher(SURE, FOREVER), 2).unwrap();
+    world.plan.settings.seed = 6;
+    world.plan.teacher.temperature = 7.0;
+    let error = world
+        .train("run", &mut teacher(SURE, FOREVER), 2)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("a run with another settings, teacher:"), "{error}");
+}
+
+#[test]
+fn a_damaged_state_is_said_to_be() {
+    let world = World::new();
+    world.train("run", &mut teacher(SURE, FOREVER), 2).unwrap();
+    let state = world.folder.path().join("run").join(STATE_FILE);
+    let bytes = std::fs::read(&state).unwrap();
+    std::fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
+    let error = world.train("run", &mut teacher(SURE, FOREVER), 2).unwrap_err();
+    assert!(matches!(error, TrainError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn settings_out_of_range_are_named_with_what_is_possible() {
+    let world = World::new();
+    let refused = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = world.plan.clone();
+        change(&mut plan);
+        plan.settings.check(&plan.network, 8).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused(&|plan| plan.settings.crop_pixels = 60),
+        "crop-pixels has to be a multiple of 8, the teacher's patch"
+    );
+    assert_eq!(
+        refused(&|plan| plan.settings.scale = [2.0, 1.0]),
+        "scale has to be two numbers above 0 and at most 16, the smaller first"
+    );
+    let one_image = |plan: &mut Plan| {
+        plan.network.head = Head::DeeplabV3Plus;
+        plan.settings.batch = 1;
+    };
+    assert_eq!(refused(&one_image), "batch has to be at least 2 with deeplab-v3-plus");
+    world.plan.settings.check(&world.plan.network, 8).unwrap();
+}
