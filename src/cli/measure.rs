@@ -334,18 +334,7 @@ impl MeasureArguments {
                 return Err("a folder says nothing of its classes: --classes FILE, or a vocabulary's name".into());
             }
         };
-        let mut vocabulary = if Path::new(name).is_file() {
-            let text =
-                parse_vocabulary(&read(Path::new(name))?).map_err(|error| format!("--classes {name}: {error}"))?;
-            VocabularyDefinition::new(text, &config.limits)?
-        } else {
-            let vocabulary = registry.get(name);
-            let vocabulary = vocabulary.map_err(|error| format!("--classes {name} is no file, and {error}"))?;
-            VocabularyDefinition {
-                list: vocabulary.list.as_ref().clone(),
-                options: vocabulary.options,
-            }
-        };
+        let mut vocabulary = find_vocabulary(name, registry, config)?;
         let list = &mut vocabulary.list;
         if let LayoutChoice::Published(layout) = self.layout
             && list.classes().len() != layout.classes()
@@ -379,6 +368,20 @@ impl MeasureArguments {
         }
         Ok(Some(unseen))
     }
+}
+
+/// The vocabulary that `--classes` means: a text file's, or one that is known by name.
+pub fn find_vocabulary(name: &str, registry: &Registry, config: &Config) -> Result<VocabularyDefinition> {
+    if Path::new(name).is_file() {
+        let text = parse_vocabulary(&read(Path::new(name))?).map_err(|error| format!("--classes {name}: {error}"))?;
+        return Ok(VocabularyDefinition::new(text, &config.limits)?);
+    }
+    let vocabulary = registry.get(name);
+    let vocabulary = vocabulary.map_err(|error| format!("--classes {name} is no file, and {error}"))?;
+    Ok(VocabularyDefinition {
+        list: vocabulary.list.as_ref().clone(),
+        options: vocabulary.options,
+    })
 }
 
 /// All names of a text, synonyms and background too.

@@ -7,6 +7,7 @@ mod eval;
 mod fetch;
 mod measure;
 mod serve;
+mod train;
 mod vocab;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Command {
     Fetch(fetch::FetchArguments),
     /// Serve the JSON API and the page.
     Serve(serve::ServeArguments),
+    /// Train a segmentation network on unlabelled images, with the model as its teacher (MaskCLIP+).
+    Train(train::TrainArguments),
     /// Work on the named vocabularies and text embeddings that are kept on disk, beside a running server or without one.
     Vocab(vocab::VocabArguments),
 }
@@ -44,6 +47,7 @@ impl Cli {
             Command::Eval(arguments) => eval::run(arguments),
             Command::Fetch(arguments) => fetch::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Train(arguments) => train::run(arguments),
             Command::Vocab(arguments) => vocab::run(arguments),
         }
     }

@@ -112,7 +112,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Resolves on the first SIGTERM or SIGINT.
-fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+pub(super) fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

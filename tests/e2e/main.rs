@@ -9,4 +9,5 @@ mod loopback;
 mod segment;
 mod server;
 mod site;
+mod train;
 mod vocabulary;

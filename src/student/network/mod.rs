@@ -140,7 +140,7 @@ pub struct Network {
 #[derive(Debug)]
 enum HeadLayers {
     DeeplabV2(DeeplabV2),
-    DeeplabV3Plus(DeeplabV3Plus),
+    DeeplabV3Plus(Box<DeeplabV3Plus>),
 }
 
 impl Network {
@@ -154,9 +154,9 @@ impl Network {
             Head::DeeplabV2 => {
                 DeeplabV2::new(parameters, "head", backbone.channels(), config.embedding).map(HeadLayers::DeeplabV2)
             }
-            Head::DeeplabV3Plus => {
-                DeeplabV3Plus::new(parameters, "head", &backbone, config).map(HeadLayers::DeeplabV3Plus)
-            }
+            Head::DeeplabV3Plus => DeeplabV3Plus::new(parameters, "head", &backbone, config)
+                .map(Box::new)
+                .map(HeadLayers::DeeplabV3Plus),
         };
         Ok(Self { backbone, head: head? })
     }
@@ -183,5 +183,74 @@ impl Network {
         // [queries, embedding] -> [queries, embedding, 1, 1], the weight of a 1x1 convolution.
         let weight = text.unsqueeze(-1).unsqueeze(-1);
         self.features(images, mode).conv2d(&weight, None::<&Tensor>, 1, 0, 1, 1)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    fn config(backbone: Backbone, stem: Stem, head: Head) -> NetworkConfig {
+        NetworkConfig {
+            backbone,
+            stem,
+            width: 2,
+            head,
+            head_channels: 6,
+            embedding: 5,
+        }
+    }
+
+    fn network(config: &NetworkConfig) -> (Network, Parameters) {
+        let mut parameters = Parameters::from_scratch(0, Device::Cpu);
+        let network = Network::new(&mut parameters, config).unwrap();
+        (network, parameters)
+    }
+
+    #[test]
+    fn backbones_have_the_tensors_of_torchvision_and_timm() {
+        let names = |backbone, stem| {
+            let (_, parameters) = network(&config(backbone, stem, Head::DeeplabV2));
+            let names = parameters.trained().keys();
+            names
+                .filter_map(|name| Some(name.strip_prefix("backbone.")?.to_owned()))
+                .collect::<Vec<_>>()
+        };
+        // A convolution, and the scale and shift after it: torchvision's models have 20, 53 and 104 of them.
+        for (backbone, convolutions, last) in [
+            (Backbone::Resnet18, 20, "layer4.1.bn2.weight"),
+            (Backbone::Resnet50, 53, "layer4.2.bn3.weight"),
+            (Backbone::Resnet101, 104, "layer3.22.conv3.weight"),
+        ] {
+            let names = names(backbone, Stem::Plain);
+            assert_eq!(names.len(), 3 * convolutions, "{}", backbone.name());
+            assert!(names.iter().any(|name| name == last), "{}", backbone.name());
+        }
+        let deep = names(Backbone::Resnet50, Stem::V1c);
+        for name in [
+            "conv1.0.weight",
+            "conv1.4.bias",
+            "conv1.6.weight",
+            "bn1.weight",
+            "layer1.0.downsample.1.bias",
+        ] {
+            assert!(deep.iter().any(|deep| deep == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn any_texts_make_the_last_layer_on_any_size_of_image() {
+        let text = |queries: i64| Tensor::ones([queries, 5], (Kind::Float, Device::Cpu));
+        let image = Tensor::zeros([1, 3, 65, 47], (Kind::Float, Device::Cpu));
+        for (head, height, width) in [(Head::DeeplabV2, 9, 6), (Head::DeeplabV3Plus, 17, 12)] {
+            let (network, _) = network(&config(Backbone::Resnet18, Stem::V1c, head));
+            for queries in [1, 7] {
+                let logits = network.logits(&image, &text(queries), Mode::Evaluate);
+                assert_eq!(logits.size(), [1, queries, height, width]);
+            }
+        }
     }
 }

@@ -1,0 +1,178 @@
+//! `maskclip train` with the embedded model as the teacher of the smallest student there is.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::server::maskclip;
+
+/// Three example scenes to learn from, a vocabulary, and a place for students.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        std::fs::create_dir(world.path("images")).unwrap();
+        for name in ["00.png", "01.png", "02.png"] {
+            let scene = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("examples/scenes/in-style")
+                .join(name);
+            std::fs::copy(scene, world.path("images").join(name)).unwrap();
+        }
+        let vocabulary =
+            "[options]\ntemplates: simple\n[classes]\ntiger; big cat\nlemon\nbus\n[background]\ngreen background\n";
+        std::fs::write(world.path("classes.txt"), vocabulary).unwrap();
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts training into a folder of that name; small, where the arguments do not say otherwise.
+    fn start(&self, output: &str, arguments: &[&str]) -> Child {
+        let small = [
+            ["--backbone", "resnet18"],
+            ["--width", "4"],
+            ["--batch", "2"],
+            ["--crop-pixels", "64"],
+            ["--short-side", "96"],
+            ["--device", "cpu"],
+        ];
+        let small = small.iter().filter(|[name, _]| !arguments.contains(name)).flatten();
+        let mut command = maskclip();
+        command
+            .arg("train")
+            .arg(self.path("images"))
+            .arg("--classes")
+            .arg(self.path("classes.txt"))
+            .arg("--output")
+            .arg(self.path(output))
+            .args(small)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().expect("the binary starts")
+    }
+
+    fn train(&self, output: &str, arguments: &[&str]) -> Output {
+        let process = self.start(output, arguments);
+        process.wait_with_output().expect("the process is ours")
+    }
+
+    fn refusal(&self, arguments: &[&str]) -> String {
+        let output = self.train("refused", arguments);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Steps that the log of a run tells of.
+    fn steps(&self, output: &str) -> usize {
+        let log = std::fs::read_to_string(self.path(output).join("log.csv"));
+        log.map_or(0, |log| log.lines().count().saturating_sub(1))
+    }
+
+    fn wait_for_steps(&self, output: &str, steps: usize) {
+        let start = Instant::now();
+        while self.steps(output) < steps {
+            assert!(start.elapsed() < Duration::from_secs(120), "no step {steps}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn a_student_comes_with_a_card_of_what_it_is_and_where_it_is_from() {
+    let world = World::new();
+    let output = world.train("student", &["--steps", "3"]);
+    assert!(output.status.success(), "{output:?}");
+    let student = world.path("student").join("student.safetensors");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap().trim(),
+        student.to_str().unwrap()
+    );
+    assert_eq!(world.steps("student"), 3);
+
+    let card = std::fs::read(world.path("student").join("student.json")).unwrap();
+    let card: Value = serde_json::from_slice(&card).unwrap();
+    assert_eq!(card["format"], "maskclip-student-1");
+    assert_eq!(card["network"]["backbone"], "resnet18");
+    assert_eq!(
+        card["vocabulary"],
+        json!({"classes": [["tiger", "big cat"], ["lemon"], ["bus"]], "background": ["green background"], "templates": "simple"})
+    );
+    assert_eq!(card["teacher"]["name"], "demo");
+    assert_eq!(card["teacher"]["weights_sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(card["data"]["images"], 3);
+    assert_eq!(card["last_step"]["step"], 3);
+    assert!(card["last_step"]["loss"].as_f64().unwrap() > 0.0, "{card}");
+
+    #[allow(clippy::disallowed_types)] // To look into the file alone.
+    let tensors = tch::Tensor::read_safetensors(&student).unwrap();
+    let (_, classifier) = tensors.iter().find(|(name, _)| name == "classifier").unwrap();
+    assert_eq!(classifier.size()[0], 4);
+}
+
+#[test]
+fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one() {
+    let world = World::new();
+    let settings = ["--steps", "16", "--checkpoint-steps", "2"];
+    assert!(world.train("whole", &settings).status.success());
+
+    let mut killed = world.start("broken", &settings);
+    world.wait_for_steps("broken", 5);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let after_kill = world.steps("broken");
+    assert!((5..12).contains(&after_kill), "killed half-way");
+
+    let terminated = world.start("broken", &settings);
+    world.wait_for_steps("broken", after_kill + 3);
+    let sent = std::process::Command::new("kill")
+        .arg(terminated.id().to_string())
+        .status();
+    assert!(sent.unwrap().success());
+    let output = terminated.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        message.contains("of 16: the same command goes on from there"),
+        "{message}"
+    );
+    assert!(!world.path("broken").join("student.safetensors").exists());
+
+    assert!(world.train("broken", &settings).status.success());
+    assert_eq!(world.steps("broken"), 16);
+    for file in ["student.safetensors", "student.json"] {
+        let [whole, broken] = ["whole", "broken"].map(|run| std::fs::read(world.path(run).join(file)).unwrap());
+        assert!(whole == broken, "{file} differs");
+    }
+}
+
+#[test]
+fn mistakes_are_named_with_what_is_possible() {
+    let world = World::new();
+    let refused = |arguments: &[&str], expected: &str| {
+        let message = world.refusal(arguments);
+        assert!(message.contains(expected), "{expected} in {message}");
+    };
+    refused(&["--backbone", "resnet34"], "there are resnet18, resnet50, resnet101");
+    refused(
+        &["--crop-pixels", "60"],
+        "crop-pixels has to be a multiple of 32, the teacher's patch",
+    );
+    refused(&["--attention", "sclop"], "there are clip, maskclip");
+    refused(
+        &["--confidence", "1", "--temperature", "1"],
+        "the teacher labelled no pixel in 20 steps",
+    );
+    std::fs::remove_dir_all(world.path("images")).unwrap();
+    std::fs::create_dir(world.path("images")).unwrap();
+    refused(&[], "there are no images in");
+}
