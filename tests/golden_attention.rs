@@ -122,9 +122,10 @@ fn agrees_in_logits(attention: Attention, tower: &VisualTower, arrays: &Arrays, 
         ..DenseOptions::default()
     };
     let image = arrays.get(&format!("{size}.image"));
-    let scores = dense::score(tower, image, text, &owners, &options).expect("a ViT computes this attention");
+    let scores = dense::score(tower, std::slice::from_ref(image), text, &owners, &options)
+        .expect("a ViT computes this attention");
     // [queries, height, width] -> [queries, cells]
-    let logits = Tensor::from_slice(&scores.grid.values).view([text.size()[0], -1]);
+    let logits = Tensor::from_slice(&scores.map.grids[0].values).view([text.size()[0], -1]);
     arrays.compare(&format!("{size}.{}.logits", attention.name()), &logits);
 }
 

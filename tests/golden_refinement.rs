@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use maskclip::dense::{self, DenseOptions, Refinement};
-use maskclip::label_map::{ScoreGrid, ScoreKind};
+use maskclip::label_map::{ScoreGrid, ScoreKind, ScoreMap};
 use tch::Tensor;
 
 /// Largest absolute difference of cosines allowed, in 32 bits.
@@ -42,24 +42,27 @@ fn arrays() -> HashMap<String, Tensor> {
 fn refined(refinement: Refinement) -> ScoreGrid {
     let arrays = arrays();
     let logits = &arrays["logits"];
-    let scores = ScoreGrid {
+    let scores = ScoreMap {
         kind: ScoreKind::Logits,
         queries: 3,
-        height: 8,
-        width: 8,
-        windows: None,
-        values: Vec::try_from(logits.view(-1)).expect("an array of 32-bit floats"),
+        grids: vec![ScoreGrid {
+            height: 8,
+            width: 8,
+            windows: None,
+            values: Vec::try_from(logits.view(-1)).expect("an array of 32-bit floats"),
+        }],
     };
     let options = DenseOptions {
         temperature: TEMPERATURE,
         refinement,
         ..DenseOptions::default()
     };
-    dense::refine(scores, &arrays["image"], &arrays["text"], SIZE.0, SIZE.1, &options)
+    let refined = dense::refine(scores, &arrays["image"], &arrays["text"], SIZE.0, SIZE.1, &options);
+    assert_eq!((refined.kind, refined.grids.len()), (ScoreKind::Logits, 1));
+    refined.grids.into_iter().next().expect("one grid")
 }
 
 fn compare(name: &str, found: &ScoreGrid) {
-    assert_eq!(found.kind, ScoreKind::Logits);
     let expected = &arrays()[name];
     let found = Tensor::from_slice(&found.values).view_as(expected);
     let difference = (found - expected).abs().max().double_value(&[]) / f64::from(TEMPERATURE);

@@ -94,6 +94,9 @@ pub struct RequestArguments {
     /// Short side of the model's input in pixels (short_side).
     #[arg(long, value_name = "PIXELS", value_delimiter = ',')]
     short_side: Vec<String>,
+    /// Factors on the short side (scales), joined by '+': the image is scored at each of these sizes, as in 0.75+1+1.5.
+    #[arg(long, value_name = "FACTOR+...", value_delimiter = ',')]
+    scales: Vec<String>,
     /// How the image comes to that size (resize): bicubic or mmcv.
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     resize: Vec<String>,
@@ -126,19 +129,30 @@ pub struct Axis<'a> {
     pub name: &'static str,
     /// Where it stands in the request, a JSON pointer.
     pointer: &'static str,
+    /// What a typed value is there.
+    read: fn(&str) -> Value,
     /// The values, as they were typed.
     pub values: &'a [String],
 }
 
 impl RequestArguments {
     /// Every setting. A new field of the request is a flag above and a line here.
-    pub fn axes(&self) -> [Axis<'_>; 12] {
-        let axis = |name, pointer, values| Axis { name, pointer, values };
+    pub fn axes(&self) -> [Axis<'_>; 13] {
+        let axis = |name, pointer, values| Axis {
+            name,
+            pointer,
+            read: json_value,
+            values,
+        };
         [
             axis("attention", "/attention", self.attention.as_slice()),
             axis("key smoothing", "/key_smoothing", &self.key_smoothing),
             axis("prompt denoising", "/prompt_denoising", &self.prompt_denoising),
             axis("short side", "/short_side", &self.short_side),
+            Axis {
+                read: json_list,
+                ..axis("scales", "/scales", &self.scales)
+            },
             axis("resize", "/resize", &self.resize),
             axis("window", "/window", &self.window),
             axis("refinement", "/refinement", &self.refinement),
@@ -162,7 +176,7 @@ impl Axis<'_> {
         let parent = request
             .pointer_mut(folder)
             .expect("a request has its background from the start");
-        parent[field] = json_value(text);
+        parent[field] = (self.read)(text);
     }
 }
 
@@ -183,6 +197,11 @@ fn json_value(text: &str) -> Value {
         return json!({"method": method, "threshold": threshold});
     }
     json!(text)
+}
+
+/// Values joined by '+' as a list.
+fn json_list(text: &str) -> Value {
+    text.split('+').map(json_value).collect()
 }
 
 /// A corruption, or none.
@@ -457,6 +476,8 @@ mod tests {
         );
         assert_eq!(json_value("224/112"), json!({"side": 224, "stride": 112}));
         assert_eq!(json_value("true"), json!("true"));
+        assert_eq!(json_list("0.75+1"), json!([0.75, 1]));
+        assert_eq!(json_list("2"), json!([2]));
     }
 
     #[test]
@@ -465,6 +486,7 @@ mod tests {
         let axis = |pointer| Axis {
             name: "",
             pointer,
+            read: json_value,
             values: &[],
         };
         axis("/background/threshold").set(&mut request, "0.3");

@@ -1,7 +1,7 @@
 //! MaskCLIP: dense features from CLIP's own weights, their scores against text embeddings, prompt
 //! denoising, key smoothing, windows and refinement.
 //!
-//! Owns what happens between the visual tower's last stage and the score grid. Builds on [`clip`](crate::clip),
+//! Owns what happens between the visual tower's last stage and the score map. Builds on [`clip`](crate::clip),
 //! knows nothing of images, vocabularies' names or HTTP.
 //!
 //! The papers: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022 ("MaskCLIP" below); where its text and its
@@ -30,52 +30,47 @@ pub use scores::DenseScores;
 use tch::Tensor;
 
 use crate::clip::VisualTower;
-use crate::label_map::{QueryOwner, ScoreGrid};
+use crate::label_map::{QueryOwner, ScoreMap};
 
-/// Scores one image against text embeddings, as a whole or through windows: [`DenseFeatures::extract`], then
-/// [`DenseFeatures::score`], for each window.
+/// Scores one image at one or more sizes against text embeddings, as a whole or through windows: [`DenseFeatures::extract`], then
+/// [`DenseFeatures::score`], for each window of each size.
 ///
-/// `image` is `[3, height, width]`, normalised, in the tower's kind and on its device, each side (and each window's) at least
-/// [`VisualTower::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
+/// `sizes` are `[3, height, width]` each, normalised, in the tower's kind and on its device, each side (and each window's) at
+/// least [`VisualTower::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
 /// `[queries, embedding]`, each row of unit length, with one owner per query.
 ///
 /// # Errors
-/// When the tower cannot compute the attention asked for, or not on an image of that size.
+/// When the tower cannot compute the attention asked for, or not on an image of one of the sizes.
 ///
 /// # Panics
-/// When a shape is none of the above, or libtorch fails.
+/// When a shape is none of the above, there is no size, or libtorch fails.
 pub fn score(
     tower: &VisualTower,
-    image: &Tensor,
+    sizes: &[Tensor],
     text: &Tensor,
     owners: &[QueryOwner],
     options: &DenseOptions,
 ) -> Result<DenseScores, DenseError> {
-    let (_, height, width) = image.size3().expect("an image is [3, height, width]");
-    match windows::over(height, width, options.window) {
-        Some(windows) => windows::score(tower, image, windows, text, owners, options),
-        None => {
-            let image = windows::in_whole_patches(image, tower.patch_pixels());
-            let features = DenseFeatures::extract(tower, &image, options.attention, options.key_smoothing)?;
-            Ok(features.score(text, owners, options))
-        }
-    }
+    let views = sizes.iter().map(|image| windows::view(tower, image, options));
+    let views = views.collect::<Result<Vec<_>, _>>()?;
+    Ok(scores::score_views(&views, text, owners, options))
 }
 
 /// Refines the scores that the texts, `[queries, embedding]`, have on an image of `height` x `width` pixels, with the
-/// refinement of the options they were scored with. `image` is what was scored, `[3, ..., ...]`; it is enlarged to that size
-/// for its colours. PAMR gives one cell per pixel, PEARL's propagation about 80 x 80. Memory is [`refinement_bytes`].
+/// refinement of the options they were scored with. `image` is what was scored, at its largest size, `[3, ..., ...]`; it is
+/// enlarged to that of the image for its colours. PAMR gives one cell per pixel, PEARL's propagation about 80 x 80. Memory is
+/// [`refinement_bytes`].
 ///
 /// # Panics
 /// When a shape is none of the above, or libtorch fails.
 pub fn refine(
-    scores: ScoreGrid,
+    scores: ScoreMap,
     image: &Tensor,
     text: &Tensor,
     height: usize,
     width: usize,
     options: &DenseOptions,
-) -> ScoreGrid {
+) -> ScoreMap {
     match options.refinement {
         Refinement::None => scores,
         Refinement::Pamr => tch::no_grad(|| refinement::by_pixel_affinity(&scores, image, height, width)),

@@ -16,7 +16,7 @@ use crate::clip::zoo::{self, EmbeddedModel, PublishedModel};
 use crate::clip::{self, CheckpointError, Clip, Tokens, Weights, checkpoint};
 use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
 use crate::dense::{self, DenseOptions, DenseScores};
-use crate::image::{Normalisation, NormalisedImage};
+use crate::image::{ModelInput, Normalisation, NormalisedImage};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Short side of the input in pixels for models that come without a recommendation.
@@ -265,27 +265,27 @@ impl Labeller for ClipLabeller {
 
     fn score(
         &mut self,
-        image: &NormalisedImage,
+        input: &ModelInput,
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError> {
         let (device, kind) = self.clip.input();
-        // [3, height, width] and [queries, embedding]
-        let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+        // [3, height, width] each, and [queries, embedding]
+        let pixels = |image: &NormalisedImage| {
+            let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+            pixels.to_device(device)
+        };
+        let pixels: Vec<_> = input.sizes.iter().map(pixels).collect();
         let text =
             Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
-        let pixels = pixels.to_device(device);
         let text = text.to_device(device);
-        let mut scores = dense::score(
-            &self.clip.visual,
-            &pixels.to_kind(kind),
-            &text,
-            &classifier.owners,
-            options,
-        )
-        .map_err(|error| LabellerError::Model(error.to_string()))?;
-        let (height, width) = (image.image_height, image.image_width);
-        scores.grid = dense::refine(scores.grid, &pixels, &text, height, width, options);
+        let sizes: Vec<_> = pixels.iter().map(|image| image.to_kind(kind)).collect();
+        let mut scores = dense::score(&self.clip.visual, &sizes, &text, &classifier.owners, options)
+            .map_err(|error| LabellerError::Model(error.to_string()))?;
+        let largest = pixels.iter().max_by_key(|image| image.numel());
+        let largest = largest.expect("an image has at least one size");
+        let (height, width) = (input.image_height, input.image_width);
+        scores.map = dense::refine(scores.map, largest, &text, height, width, options);
         Ok(scores)
     }
 }

@@ -92,11 +92,13 @@ impl Task {
             synonyms,
             dense,
             short_side,
+            scales,
             resize,
         } = &self.request;
         let corruption = self.corruption;
         format!(
-            "{} {} {} {vocabulary:?} {background:?} {templates:?} {synonyms:?} {dense:?} {short_side:?} {resize:?} {corruption:?}",
+            "{} {} {} {vocabulary:?} {background:?} {templates:?} {synonyms:?} {dense:?} {short_side:?} {scales:?} {resize:?} \
+             {corruption:?}",
             crate::VERSION,
             model.weights_sha256,
             model.precision.name(),

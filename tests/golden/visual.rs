@@ -111,9 +111,10 @@ fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: A
             key_smoothing,
             ..DenseOptions::default()
         };
-        let scores = dense::score(tower, image, text, &OWNERS, &options).expect("the tower lists this attention");
+        let scores = dense::score(tower, std::slice::from_ref(image), text, &OWNERS, &options)
+            .expect("the tower lists this attention");
 
-        let grid = &scores.grid;
+        let grid = &scores.map.grids[0];
         assert_eq!(
             format!("{}x{}", grid.height, grid.width),
             cells_of(size, tower.patch_pixels())
@@ -125,7 +126,7 @@ fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: A
             KeySmoothing::None | KeySmoothing::Likeness => ScoreKind::Logits,
             KeySmoothing::Formula | KeySmoothing::Reference { .. } => ScoreKind::Weights,
         };
-        assert_eq!(grid.kind, kind);
+        assert_eq!(scores.map.kind, kind);
         match key_smoothing {
             KeySmoothing::None => comparison.add(arrays, &array, &values),
             _ => comparison.add_sums(arrays, &array, &values),
