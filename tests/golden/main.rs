@@ -4,5 +4,6 @@
 
 mod checkpoints;
 mod jpeg;
+mod scales;
 mod text;
 mod visual;
