@@ -360,7 +360,7 @@ fn many_stores_write_one_file_at_a_time() {
 #[test]
 fn many_stores_make_one_new_file_at_a_time() {
     const STORES: usize = 8;
-    for round in 0..40 {
+    for round in 0..12 {
         let (_folder, path) = place();
         let start = std::sync::Barrier::new(STORES);
         std::thread::scope(|scope| {
