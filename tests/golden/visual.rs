@@ -163,7 +163,7 @@ fn a_resnet_refuses_the_attention_that_needs_a_residual() {
     let refused = DenseFeatures::extract(&tower, &image, Attention::MaskclipNoResidual, KeySmoothing::None);
     assert_eq!(
         refused.expect_err("a ResNet has no residual to leave out").to_string(),
-        "ModifiedResNet (1, 2, 1, 1) width 16 cannot compute the attention MaskclipNoResidual; it can [Clip, Maskclip]"
+        "ModifiedResNet (1, 2, 1, 1) width 16 cannot compute the attention maskclip-no-residual; it can: clip, maskclip"
     );
 }
 
