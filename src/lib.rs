@@ -25,6 +25,7 @@ pub mod dense;
 pub mod engine;
 pub mod evaluation;
 pub mod fetch;
+mod hexadecimal;
 pub mod image;
 pub mod label_map;
 pub mod telemetry;

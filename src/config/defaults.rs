@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, LimitsConfig, in_range};
-use crate::dense::{Attention, KeySmoothingMethod, Refinement, Window};
+use crate::dense::{Attention, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
 use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
@@ -56,9 +56,9 @@ impl DefaultsConfig {
     pub(super) fn validate(&self, limits: &LimitsConfig) -> Result<(), ConfigError> {
         in_range(
             "defaults.temperature",
-            self.temperature > 0.0 && self.temperature <= 1000.0,
+            self.temperature > 0.0 && self.temperature <= MAX_TEMPERATURE,
             self.temperature,
-            "above 0 and at most 1000",
+            &format!("above 0 and at most {MAX_TEMPERATURE}"),
         )?;
         for (key, share) in [
             ("defaults.prompt_denoising", f64::from(self.prompt_denoising)),

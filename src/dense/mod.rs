@@ -1,11 +1,12 @@
-//! MaskCLIP: dense features from CLIP's own weights, their scores against text embeddings, prompt
+//! MaskCLIP and its successors: dense features from CLIP's own weights, their scores against text embeddings, prompt
 //! denoising, key smoothing, windows and refinement.
 //!
 //! Owns what happens between the visual tower's last stage and the score map. Builds on [`clip`](crate::clip),
 //! knows nothing of images, vocabularies' names or HTTP.
 //!
-//! The papers: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022 ("MaskCLIP" below); where its text and its
-//! reference implementation differ, the choice has a name of its own in [`DenseOptions`].
+//! "MaskCLIP" is Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022; where its text and its reference
+//! implementation differ, the choice has a name of its own in [`DenseOptions`]. The papers of the others stand at their
+//! names in [`Attention`] and [`Refinement`].
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
@@ -22,8 +23,7 @@ mod windows;
 
 pub use attention::{attentions, check_grid};
 pub use features::DenseFeatures;
-pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, Refinement, Window};
-pub use pamr::PixelAffinity;
+pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
 pub use refinement::refinement_bytes;
 pub use scores::DenseScores;
 
@@ -81,12 +81,18 @@ pub fn refine(
     }
 }
 
+/// Attentions by their names.
+fn names(attentions: &[Attention]) -> String {
+    let names: Vec<_> = attentions.iter().map(|attention| attention.name()).collect();
+    names.join(", ")
+}
+
 /// Why dense features cannot be computed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DenseError {
     /// The attention acts on what this kind of tower does not have.
-    #[error("{architecture} cannot compute the attention {asked:?}; it can {possible:?}")]
+    #[error("{architecture} cannot compute the attention {}; it can: {}", asked.name(), names(possible))]
     UnsupportedAttention {
         /// What was asked for.
         asked: Attention,

@@ -2,8 +2,9 @@
 
 use tch::{Kind, Tensor};
 
+use super::pamr::PixelAffinity;
 use super::scores::{floats, length};
-use super::{PixelAffinity, Refinement, propagation};
+use super::{Refinement, propagation};
 use crate::label_map::{self, ScoreGrid, ScoreKind, ScoreMap};
 
 /// Floats per pixel for its affinities to 16 neighbours, thrice while they are computed.

@@ -12,7 +12,7 @@ use tch::{Cuda, Device, Kind, Tensor};
 
 use super::labeller::{Labeller, LabellerError, ModelInfo, Precision};
 use super::worker::LabellerFactory;
-use crate::clip::zoo::{self, EmbeddedModel, PublishedModel};
+use crate::clip::zoo::{EmbeddedModel, PublishedModel};
 use crate::clip::{self, CheckpointError, Clip, Tokens, Weights, checkpoint};
 use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
 use crate::dense::{self, DenseOptions, DenseScores};
@@ -46,7 +46,7 @@ enum Source {
 pub enum ModelError {
     /// Neither a known name nor a path.
     #[error(
-        "model.name is {0:?}: no file, no folder, and no model known by name (demo, or one that `maskclip fetch --list` lists)"
+        "model.name is {0:?}: no file, no folder, and no model known by name (demo, demo-vit, or one that `maskclip fetch --list` lists)"
     )]
     NotFound(String),
     /// A model of the zoo that is not here.
@@ -154,8 +154,8 @@ impl ClipModel {
 impl Source {
     fn find(config: &ModelConfig) -> Result<Self, ModelError> {
         let name = &config.name;
-        if name == zoo::DEMO.name {
-            return Ok(Self::Embedded(zoo::DEMO));
+        if let Some(model) = EmbeddedModel::named(name) {
+            return Ok(Self::Embedded(model));
         }
         if let Some(model) = PublishedModel::named(name) {
             let folder = config.folder();
@@ -341,7 +341,9 @@ mod tests {
         assert_eq!(named(&folder.join("RN50.pt")), "RN50");
         assert_eq!(named(&folder.join("model.safetensors")), "ViT-B-16.v2");
         assert_eq!(named(&folder), "ViT-B-16.v2");
-        assert_eq!(source("demo").unwrap().model_name(), "demo");
+        for name in ["demo", "demo-vit"] {
+            assert_eq!(source(name).unwrap().model_name(), name);
+        }
     }
 
     #[test]

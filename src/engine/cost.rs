@@ -59,8 +59,8 @@ pub enum CostError {
     },
     /// More cells than may be compared two by two.
     #[error(
-        "the attention {attention} compares every two of {cells} cells, and limits.max_paired_cells = {limit}; a smaller short_side, or \
-         windows, make fewer"
+        "the attention {attention} compares every two of {cells} cells, more than limits.max_paired_cells = {limit}; a smaller \
+         short_side, or windows, make fewer"
     )]
     PairedCells {
         /// The attention that was asked for.
@@ -278,8 +278,8 @@ mod tests {
         assert_eq!(check(100, Attention::Naclip), Ok(()));
         assert_eq!(
             check(101, Attention::Naclip).expect_err("101 > 100").to_string(),
-            "the attention naclip compares every two of 101 cells, and limits.max_paired_cells = 100; a smaller short_side, or \
-             windows, make fewer"
+            "the attention naclip compares every two of 101 cells, more than limits.max_paired_cells = 100; a smaller \
+             short_side, or windows, make fewer"
         );
     }
 

@@ -1,5 +1,6 @@
 //! The request to segment as clients write it, and its checks that need no image.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,14 +12,11 @@ use crate::api::error::ApiError;
 use crate::api::problem::Limit;
 use crate::api::wire::ClassBody;
 use crate::config::{Config, LimitsConfig, Protocol};
-use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement};
+use crate::dense::{Attention, DenseOptions, KeySmoothing, MAX_TEMPERATURE, Refinement};
 use crate::engine::{ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
 use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
-
-/// The largest temperature a request may ask for: ten times CLIP's own.
-const MAX_TEMPERATURE: f32 = 1000.0;
 
 /// What to look for in an image, and how. Unknown fields are refused.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -149,7 +147,7 @@ impl SegmentBody {
             Some(protocol) => protocol.settings(),
             None => config.defaults.with(vocabulary_options),
         };
-        let denoising = probability(
+        let denoising = fraction(
             "prompt_denoising",
             self.prompt_denoising.unwrap_or(defaults.prompt_denoising),
         )?;
@@ -212,13 +210,13 @@ fn vocabulary(
         (None, Some(name), _) => Ok(VocabularyChoice::Named(name)),
         (None, None, Some(protocol)) => Ok(VocabularyChoice::Named(protocol.vocabulary().to_owned())),
         (Some(_), Some(_), _) => Err(invalid("classes and vocabulary exclude each other; give one of them")),
-        (None, None, None) => Err(invalid("one of classes and vocabulary is required")),
+        (None, None, None) => Err(invalid("one of classes, vocabulary and protocol is required")),
     }
 }
 
-/// A probability, 0 to 1.
-pub(super) fn probability(path: &str, value: f32) -> Result<f32, ApiError> {
-    if (0.0..=1.0).contains(&value) {
+/// A probability or a share of something, 0 to 1.
+pub(super) fn fraction<T: Copy + Into<f64> + Display>(path: &str, value: T) -> Result<T, ApiError> {
+    if (0.0..=1.0).contains(&value.into()) {
         Ok(value)
     } else {
         Err(ApiError::invalid(path, format!("{path} must be 0 to 1, not {value}")))

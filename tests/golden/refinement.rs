@@ -1,17 +1,11 @@
 //! What refines scores at the image's size against an independent Python writing of the formulas: see
 //! tools/golden/refinement.py, which wrote the arrays.
 
-#![allow(clippy::disallowed_types)] // Golden arrays are compared as the layers below the engine make them: tensors.
-
-use std::collections::HashMap;
-use std::path::Path;
-
 use maskclip::dense::{self, DenseOptions, Refinement};
 use maskclip::label_map::{ScoreGrid, ScoreKind, ScoreMap};
 use tch::Tensor;
 
-/// Largest absolute difference of cosines allowed, in 32 bits.
-const TOLERANCE: f64 = 1e-4;
+use crate::arrays::{Arrays, Comparison};
 
 const TEMPERATURE: f32 = 20.0;
 
@@ -33,15 +27,13 @@ fn the_propagation_of_pearl() {
     compare("propagated", &found);
 }
 
-fn arrays() -> HashMap<String, Tensor> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/refinement.safetensors");
-    let arrays = Tensor::read_safetensors(path).expect("the golden arrays are committed");
-    arrays.into_iter().collect()
+fn arrays() -> Arrays {
+    Arrays::read("refinement", "refinement.safetensors")
 }
 
 fn refined(refinement: Refinement) -> ScoreGrid {
     let arrays = arrays();
-    let logits = &arrays["logits"];
+    let logits = arrays.get("logits");
     let scores = ScoreMap {
         kind: ScoreKind::Logits,
         queries: 3,
@@ -57,16 +49,23 @@ fn refined(refinement: Refinement) -> ScoreGrid {
         refinement,
         ..DenseOptions::default()
     };
-    let refined = dense::refine(scores, &arrays["image"], &arrays["text"], SIZE.0, SIZE.1, &options);
+    let refined = dense::refine(
+        scores,
+        arrays.get("image"),
+        arrays.get("text"),
+        SIZE.0,
+        SIZE.1,
+        &options,
+    );
     assert_eq!((refined.kind, refined.grids.len()), (ScoreKind::Logits, 1));
     refined.grids.into_iter().next().expect("one grid")
 }
 
+/// The tolerance is that of cosines, which logits are the temperature times.
 fn compare(name: &str, found: &ScoreGrid) {
-    let expected = &arrays()[name];
-    let found = Tensor::from_slice(&found.values).view_as(expected);
-    let difference = (found - expected).abs().max().double_value(&[]) / f64::from(TEMPERATURE);
-    println!("{difference:9.2e}  {name}");
-    // Not "greater than": that does not hold for a NaN.
-    assert!(difference <= TOLERANCE, "{name} is {difference:e} off");
+    let arrays = arrays();
+    let found = Tensor::from_slice(&found.values).view_as(arrays.get(name));
+    let mut comparison = Comparison::default();
+    comparison.add_in_units(&arrays, name, &found, &Tensor::from(TEMPERATURE));
+    comparison.conclude();
 }
