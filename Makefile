@@ -15,7 +15,7 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint test test-page parity deny env install clean
+.PHONY: help build serve check fmt lint test test-page parity methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test: lint ## lint, then every test: documentation, unit, API, golden, end-to-en
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
+
+methods: build ## the tables of docs/methods.md (every variant on the example scenes; an hour)
+	@$(with_libtorch) python3 tools/methods/tables.py
 
 test-page: ## the page in headless Chromium (needs Node 20.15, npm, curl and Chromium)
 	@$(cargo) build $(locked)

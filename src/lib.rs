@@ -26,6 +26,7 @@ pub mod dense;
 pub mod engine;
 pub mod evaluation;
 pub mod fetch;
+mod hexadecimal;
 pub mod image;
 pub mod label_map;
 mod random;

@@ -254,7 +254,7 @@ async function loadModels() {
   element("short-side").max = list.limits.max_short_side;
   const [model] = list.models;
   element("model").textContent = [model.name, model.architecture, model.precision, model.device].join(" · ");
-  for (const note of document.querySelectorAll(".demo-note")) note.hidden = model.name !== "demo";
+  for (const note of document.querySelectorAll(".demo-note")) note.hidden = !["demo", "demo-vit"].includes(model.name);
   for (const name of model.attentions) element("attention").add(new Option(name));
 }
 

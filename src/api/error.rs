@@ -169,12 +169,13 @@ impl ApiError {
     }
 }
 
-/// The setting that windows or a refinement exceeded.
+/// The setting that scales, windows or a refinement exceeded.
 fn cost_limit(error: &CostError) -> Option<Limit> {
     match error {
         CostError::TooManyWindows { limit, .. } => Some(Limit::whole("limits.max_windows", *limit as u64)),
         CostError::PairedCells { limit, .. } => Some(Limit::whole("limits.max_paired_cells", *limit as u64)),
-        CostError::WindowPixels { limit, .. } => Some(Limit::whole("limits.max_input_pixels", *limit)),
+        CostError::InputPixels { limit, .. } => Some(Limit::whole("limits.max_input_pixels", *limit)),
+        CostError::ScaledShortSide { limit, .. } => Some(Limit::whole("limits.max_short_side", (*limit).into())),
         CostError::Refinement { limit, .. } => Some(Limit::whole("limits.max_refinement_bytes", *limit)),
         _ => None,
     }
@@ -186,6 +187,8 @@ fn cost_path(error: &CostError) -> &'static str {
         CostError::SmallWindow { .. } => "window.side",
         CostError::Refinement { .. } => "refinement",
         CostError::PairedCells { .. } => "attention",
+        CostError::ScaledShortSide { .. } => "scales",
+        CostError::InputPixels { sizes, .. } if sizes.0.len() > 1 => "scales",
         _ => "window",
     }
 }

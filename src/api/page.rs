@@ -8,6 +8,7 @@ use rust_embed::RustEmbed;
 use super::error::ApiError;
 use super::etag;
 use super::problem::NoProblems;
+use crate::hexadecimal::hexadecimal;
 
 /// The files of `web/`.
 #[derive(RustEmbed)]
@@ -56,13 +57,7 @@ fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiErr
     };
     let file = found.ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
     let digest = file.metadata.sha256_hash();
-    let etag = format!(
-        "\"{}\"",
-        digest[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    );
+    let etag = format!("\"{}\"", hexadecimal(&digest[..16]));
     let cache = [
         (header::ETAG, etag.clone()),
         (header::CACHE_CONTROL, "no-cache".to_owned()),

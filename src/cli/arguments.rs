@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use figment::value::{Dict, Value};
 
 /// Where the settings come from.
@@ -47,4 +48,16 @@ pub fn section(name: &str, entries: &[(&str, Option<String>)]) -> (String, Value
         .iter()
         .filter_map(|(key, value)| Some(((*key).to_owned(), Value::from(value.clone()?))));
     (name.to_owned(), Value::from(given.collect::<Dict>()))
+}
+
+/// Takes one of some values by its name; help and errors list the names.
+pub fn one_of<T: Copy + Send + Sync + 'static>(
+    values: &'static [T],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(values.iter().map(|value| name(*value))).map(move |text| {
+        let mut values = values.iter().copied();
+        let value = values.find(|value| name(*value) == text);
+        value.expect("the parser lets nothing else through")
+    })
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::measure::{Axis, Bench, MeasureArguments, Result, progress, with_bench, write};
+use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
 use crate::evaluation::{Corruption, Dataset, Subject, Summary, Task, table};
 
 /// Arguments of `maskclip compare`.
@@ -15,10 +15,10 @@ pub struct CompareArguments {
     #[command(flatten)]
     measure: MeasureArguments,
     /// Write the table, and what was measured, as JSON.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     json: Option<PathBuf>,
     /// Write the table as Markdown; it goes to standard output, too.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     markdown: Option<PathBuf>,
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::measure::{Bench, MeasureArguments, Result, progress, with_bench, write};
+use super::measure::{Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
 use crate::evaluation::{Report, Task, picture_grid};
 
 /// Arguments of `maskclip eval`.
@@ -13,16 +13,16 @@ pub struct EvalArguments {
     #[command(flatten)]
     measure: MeasureArguments,
     /// Write everything that was found, per class and per image, as JSON.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     json: Option<PathBuf>,
     /// Write the figures, per class too, as Markdown.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     markdown: Option<PathBuf>,
     /// Draw the worst cases into a PNG: image, truth and prediction side by side, the worst first.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     grid: Option<PathBuf>,
     /// How many cases the grid shows.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", help_heading = RESULTS, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     grid_rows: u32,
 }
 

@@ -7,7 +7,7 @@ use figment::value::{Dict, Value};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
 use crate::clip::Activation;
-use crate::clip::zoo::{DEMO, Origin, PUBLISHED, PublishedModel};
+use crate::clip::zoo::{EmbeddedModel, Origin, PUBLISHED, PublishedModel};
 use crate::config::Config;
 use crate::fetch::{Fetch, Fetched, Progress, Supply, Vouched};
 
@@ -53,8 +53,8 @@ pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> 
         }
         return Ok(());
     };
-    if name == DEMO.name {
-        return Err("demo is compiled in: there is nothing to fetch".into());
+    if EmbeddedModel::named(&name).is_some() {
+        return Err(format!("{name} is compiled in: there is nothing to fetch").into());
     }
     let model = PublishedModel::named(&name)
         .ok_or_else(|| format!("no model is called {name:?}: `maskclip fetch --list` lists those there are"))?;

@@ -1,5 +1,7 @@
 //! What `eval` and `compare` share: which images, which classes, which requests, and the engine that answers them.
 
+mod request;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,23 +21,31 @@ use crate::engine::{Engine, EngineSettings, ModelInfo};
 use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
 use crate::telemetry::{self, Metrics};
 use crate::vocabulary::{
-    ClassList, Registry, VocabularyDefinition, VocabularyOptions, VocabularyText, parse_vocabulary,
+    Class, ClassList, Registry, VocabularyDefinition, VocabularyOptions, VocabularyText, parse_vocabulary,
 };
+
+pub use request::{Axis, RequestArguments};
 
 /// What a command ends with: words for whoever typed it.
 pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+
+/// Headings in the help.
+const REQUEST: &str =
+    "Request (what is not given has its default; `compare` takes several values, separated by commas)";
+pub const RESULTS: &str = "Results";
 
 /// The layout of folders that are no published data set.
 const FOLDER: &str = "folder";
 
 /// Which images are measured, and against what.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Images and classes")]
 pub struct MeasureArguments {
     /// The data set's root: for a folder that of its images.
     root: PathBuf,
     /// How the root is laid out: folder (images, and truths as index PNGs), voc-20, voc-21, pascal-context-59,
     /// pascal-context-60, coco-stuff, coco-object, ade20k or cityscapes. docs/evaluation.md describes each.
-    #[arg(long, default_value = FOLDER, value_parser = parse_layout)]
+    #[arg(long, value_name = "NAME", default_value = FOLDER, value_parser = parse_layout)]
     layout: LayoutChoice,
     /// The classes in the order of the truths' values: a text file (one class a line, synonyms after ';', background names
     /// after a line `[background]`) or a vocabulary's name. A published layout has its own without it.
@@ -54,8 +64,8 @@ pub struct MeasureArguments {
     /// Of a folder: 0 is not counted and the classes start at 1.
     #[arg(long)]
     reduce_zero_label: bool,
-    /// Everything as a published protocol has it, as in `sclip-voc21` (docs/options.md); other flags go before it.
-    #[arg(long, value_name = "NAME")]
+    /// Everything as a published protocol has it, as in `sclip-voc21` (docs/options.md); the flags below overrule it.
+    #[arg(long, value_name = "NAME", help_heading = REQUEST)]
     protocol: Option<Protocol>,
     /// Classes of the zero-shot protocol that training must not see: names separated by commas, or a text file.
     #[arg(long, value_name = "FILE|NAMES")]
@@ -68,121 +78,14 @@ pub struct MeasureArguments {
     #[arg(long, value_name = "NAME:SEVERITY", value_delimiter = ',', value_parser = parse_corruption)]
     pub corruption: Vec<CorruptionChoice>,
     /// Keep what was measured in this file, and go on from there when it exists.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     state: Option<PathBuf>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = REQUEST)]
     pub request: RequestArguments,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model and settings")]
     config: ConfigArguments,
     #[command(flatten)]
     model: ModelArguments,
-}
-
-/// The fields of a request to segment, each a flag. Values are those of the API; a setting's default stands for what is not
-/// given. `compare` takes several of each, separated by commas.
-#[derive(Debug, Args)]
-pub struct RequestArguments {
-    /// What the last attention does (attention).
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    attention: Vec<String>,
-    /// Key smoothing (key_smoothing): none, formula, reference or reference:THRESHOLD.
-    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
-    key_smoothing: Vec<String>,
-    /// Prompt denoising (prompt_denoising), 0 for none.
-    #[arg(long, value_name = "THRESHOLD", value_delimiter = ',')]
-    prompt_denoising: Vec<String>,
-    /// Short side of the model's input in pixels (short_side).
-    #[arg(long, value_name = "PIXELS", value_delimiter = ',')]
-    short_side: Vec<String>,
-    /// How the image comes to that size (resize): bicubic or mmcv.
-    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
-    resize: Vec<String>,
-    /// Windows through which the model sees its input (window): none, or SIDE/STRIDE in pixels.
-    #[arg(long, value_name = "SIDE/STRIDE", value_delimiter = ',')]
-    window: Vec<String>,
-    /// What is done to scores at the image's size (refinement).
-    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
-    refinement: Vec<String>,
-    /// Prompt templates (templates).
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    templates: Vec<String>,
-    /// What a class's synonyms come to (synonyms): mean or max.
-    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
-    synonyms: Vec<String>,
-    /// Factor on cosines before the softmax (temperature).
-    #[arg(long, value_name = "FACTOR", value_delimiter = ',')]
-    temperature: Vec<String>,
-    /// A pixel whose best class has a lower probability is background (background.threshold).
-    #[arg(long, value_name = "PROBABILITY", value_delimiter = ',')]
-    background_threshold: Vec<String>,
-    /// A class that covers at most this share of what has a class is dropped (background.area).
-    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
-    background_area: Vec<String>,
-}
-
-/// A setting with the values it was given.
-pub struct Axis<'a> {
-    /// What tables call it.
-    pub name: &'static str,
-    /// Where it stands in the request, a JSON pointer.
-    pointer: &'static str,
-    /// The values, as they were typed.
-    pub values: &'a [String],
-}
-
-impl RequestArguments {
-    /// Every setting. A new field of the request is a flag above and a line here.
-    pub fn axes(&self) -> [Axis<'_>; 12] {
-        let axis = |name, pointer, values| Axis { name, pointer, values };
-        [
-            axis("attention", "/attention", self.attention.as_slice()),
-            axis("key smoothing", "/key_smoothing", &self.key_smoothing),
-            axis("prompt denoising", "/prompt_denoising", &self.prompt_denoising),
-            axis("short side", "/short_side", &self.short_side),
-            axis("resize", "/resize", &self.resize),
-            axis("window", "/window", &self.window),
-            axis("refinement", "/refinement", &self.refinement),
-            axis("templates", "/templates", &self.templates),
-            axis("synonyms", "/synonyms", &self.synonyms),
-            axis("temperature", "/temperature", &self.temperature),
-            axis(
-                "background threshold",
-                "/background/threshold",
-                &self.background_threshold,
-            ),
-            axis("background area", "/background/area", &self.background_area),
-        ]
-    }
-}
-
-impl Axis<'_> {
-    /// Puts one of the values into a request.
-    pub fn set(&self, request: &mut Value, text: &str) {
-        let (folder, field) = self.pointer.rsplit_once('/').expect("a pointer starts with a slash");
-        let parent = request
-            .pointer_mut(folder)
-            .expect("a request has its background from the start");
-        parent[field] = json_value(text);
-    }
-}
-
-/// What a typed value is in JSON: a number, a method with its threshold (`reference:0.9`), a window (`224/112`), or a name.
-fn json_value(text: &str) -> Value {
-    let number = |text: &str| serde_json::from_str(text).ok().filter(Value::is_number);
-    if let Some(number) = number(text) {
-        return number;
-    }
-    if let Some((side, stride)) = text.split_once('/')
-        && let (Some(side), Some(stride)) = (number(side), number(stride))
-    {
-        return json!({"side": side, "stride": stride});
-    }
-    if let Some((method, threshold)) = text.split_once(':')
-        && let Some(threshold) = number(threshold)
-    {
-        return json!({"method": method, "threshold": threshold});
-    }
-    json!(text)
 }
 
 /// A corruption, or none.
@@ -389,11 +292,7 @@ fn names(text: &str) -> Result<Vec<String>> {
     let VocabularyText {
         classes, background, ..
     } = parse_vocabulary(text)?;
-    let names = classes.into_iter().flat_map(|class| {
-        let mut names = class.synonyms;
-        names.insert(0, class.name);
-        names
-    });
+    let names = classes.iter().flat_map(Class::texts).map(str::to_owned);
     Ok(names.chain(background).collect())
 }
 
@@ -443,38 +342,4 @@ pub fn progress(images: usize) -> ProgressBar {
 /// Writes a file that was asked for.
 pub fn write(file: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     Ok(std::fs::write(file, bytes).map_err(|error| format!("cannot write {}: {error}", file.display()))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn typed_values_are_numbers_names_or_methods_with_a_threshold() {
-        assert_eq!(json_value("0.5"), json!(0.5));
-        assert_eq!(json_value("448"), json!(448));
-        assert_eq!(json_value("maskclip-85"), json!("maskclip-85"));
-        assert_eq!(
-            json_value("reference:0.9"),
-            json!({"method": "reference", "threshold": 0.9})
-        );
-        assert_eq!(json_value("224/112"), json!({"side": 224, "stride": 112}));
-        assert_eq!(json_value("true"), json!("true"));
-    }
-
-    #[test]
-    fn an_axis_sets_its_own_field() {
-        let mut request = json!({"classes": [], "background": {"names": ["sky"]}});
-        let axis = |pointer| Axis {
-            name: "",
-            pointer,
-            values: &[],
-        };
-        axis("/background/threshold").set(&mut request, "0.3");
-        axis("/attention").set(&mut request, "clip");
-        assert_eq!(
-            request,
-            json!({"classes": [], "background": {"names": ["sky"], "threshold": 0.3}, "attention": "clip"})
-        );
-    }
 }

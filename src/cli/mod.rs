@@ -22,18 +22,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure every combination of attentions, smoothing, resolutions, corruptions, ... in one table.
-    Compare(compare::CompareArguments),
-    /// Measure label maps against the truths of a data set: mIoU, accuracies, per class.
-    Eval(eval::EvalArguments),
-    /// Get a model's published weights.
-    Fetch(fetch::FetchArguments),
     /// Serve the JSON API and the page.
     Serve(serve::ServeArguments),
+    /// Get a model's published weights.
+    Fetch(fetch::FetchArguments),
+    /// Work on the named vocabularies and text embeddings on disk, beside a running server or without one.
+    Vocab(vocab::VocabArguments),
+    /// Measure label maps against the truths of a data set: mIoU, accuracies, per class.
+    Eval(eval::EvalArguments),
+    /// Measure every combination of settings in one table: attentions, smoothing, resolutions, corruptions, ...
+    Compare(compare::CompareArguments),
     /// Train a segmentation network on unlabelled images, with the model as its teacher (MaskCLIP+).
     Train(train::TrainArguments),
-    /// Work on the named vocabularies and text embeddings that are kept on disk, beside a running server or without one.
-    Vocab(vocab::VocabArguments),
 }
 
 impl Cli {
@@ -43,12 +43,12 @@ impl Cli {
     /// Whatever stopped the command, in words for whoever typed it.
     pub fn run(self) -> Result<(), Box<dyn std::error::Error>> {
         match self.command {
-            Command::Compare(arguments) => compare::run(arguments),
-            Command::Eval(arguments) => eval::run(arguments),
-            Command::Fetch(arguments) => fetch::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
-            Command::Train(arguments) => train::run(arguments),
+            Command::Fetch(arguments) => fetch::run(arguments),
             Command::Vocab(arguments) => vocab::run(arguments),
+            Command::Eval(arguments) => eval::run(arguments),
+            Command::Compare(arguments) => compare::run(arguments),
+            Command::Train(arguments) => train::run(arguments),
         }
     }
 }

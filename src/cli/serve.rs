@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::arguments::{ConfigArguments, ModelArguments, section};
 use super::disk::open_disk;
 use crate::api::{self, AppState};
+use crate::clip::zoo::EmbeddedModel;
 use crate::config::Config;
 use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings};
@@ -78,7 +79,7 @@ async fn serve(
     let loaded = async {
         match engine.ready().await {
             Ok(model) => {
-                if model.name == "demo" {
+                if EmbeddedModel::named(&model.name).is_some() {
                     println!("try it:\n  {}", example(&address));
                 }
                 std::future::pending().await

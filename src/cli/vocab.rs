@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::{Args, Subcommand};
 use figment::value::Dict;
 
-use super::arguments::{ConfigArguments, ModelArguments};
+use super::arguments::{ConfigArguments, ModelArguments, one_of};
 use crate::config::{Config, LimitsConfig};
 use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings};
@@ -35,10 +35,12 @@ pub struct VocabArguments {
 
 #[derive(Debug, Subcommand)]
 enum VocabCommand {
-    /// List all vocabularies: name, number of classes, who made it.
+    /// List all vocabularies: name, number of classes and background names, shipped or defined.
     List,
-    /// Show a vocabulary: options after a line `[options]`, classes after `[classes]`, one a line with synonyms after ';',
-    /// background names after `[background]`.
+    /// Show a vocabulary as text.
+    ///
+    /// Options stand after a line `[options]`, classes after `[classes]`, one a line with its synonyms after ';', background
+    /// names after `[background]`.
     Show {
         /// The vocabulary's name.
         name: String,
@@ -59,12 +61,16 @@ enum VocabCommand {
         #[arg(long)]
         replace: bool,
     },
-    /// Drop a vocabulary. Its texts' embeddings stay until others need the room.
+    /// Drop a vocabulary.
+    ///
+    /// The embeddings of its texts stay until others need the room.
     Remove {
         /// The vocabulary's name.
         name: String,
     },
-    /// Define a vocabulary by a text file, in the form that `show` prints; '#' starts a comment.
+    /// Define a vocabulary by a text file, in the form that `show` prints.
+    ///
+    /// '#' starts a comment; every part may be missing, and lines before the first heading are classes.
     Import {
         /// The vocabulary's name.
         name: String,
@@ -86,8 +92,8 @@ enum VocabCommand {
         /// The vocabularies' names.
         #[arg(required = true)]
         names: Vec<String>,
-        /// The prompt templates (the vocabulary's own, else defaults.templates): maskclip-85, imagenet-80 or simple.
-        #[arg(long, value_parser = template_set)]
+        /// The prompt templates; without it the vocabulary's own, else defaults.templates.
+        #[arg(long, value_name = "NAME", value_parser = one_of(&TemplateSet::ALL, TemplateSet::name))]
         templates: Option<TemplateSet>,
         #[command(flatten)]
         model: ModelArguments,
@@ -97,11 +103,11 @@ enum VocabCommand {
 /// What a vocabulary says in place of the server's defaults.
 #[derive(Debug, Args)]
 struct OptionArguments {
-    /// Prompt templates: maskclip-85, imagenet-80 or simple.
-    #[arg(long, value_parser = template_set)]
+    /// Prompt templates.
+    #[arg(long, value_name = "NAME", value_parser = one_of(&TemplateSet::ALL, TemplateSet::name))]
     templates: Option<TemplateSet>,
-    /// What the synonyms of a class come to: mean or max.
-    #[arg(long, value_parser = synonyms)]
+    /// What the synonyms of a class come to.
+    #[arg(long, value_name = "METHOD", value_parser = one_of(&Synonyms::ALL, Synonyms::name))]
     synonyms: Option<Synonyms>,
     /// A class whose best probability in the image is below this is dropped.
     #[arg(long, value_name = "THRESHOLD")]
@@ -109,7 +115,7 @@ struct OptionArguments {
     /// A pixel whose best class has a lower probability than this is background.
     #[arg(long, value_name = "THRESHOLD")]
     background_threshold: Option<f32>,
-    /// A class that covers at most this share of the foreground is nowhere.
+    /// A class that covers at most this share of the pixels that have a class is nowhere.
     #[arg(long, value_name = "SHARE")]
     background_area: Option<f64>,
 }
@@ -269,20 +275,6 @@ async fn embed(
 
 fn text_of(vocabulary: &NamedVocabulary) -> String {
     write_vocabulary(&vocabulary.list, &vocabulary.options)
-}
-
-fn synonyms(name: &str) -> Result<Synonyms, String> {
-    [Synonyms::Mean, Synonyms::Max]
-        .into_iter()
-        .find(|synonyms| synonyms.name() == name)
-        .ok_or_else(|| format!("synonyms come to mean or max, not {name:?}"))
-}
-
-fn template_set(name: &str) -> Result<TemplateSet, String> {
-    TemplateSet::ALL
-        .into_iter()
-        .find(|templates| templates.name() == name)
-        .ok_or_else(|| format!("no template set is called {name:?}"))
 }
 
 fn read(file: &Path) -> std::io::Result<String> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, LimitsConfig, in_range};
-use crate::dense::{Attention, KeySmoothingMethod, Refinement, Window};
+use crate::dense::{Attention, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
 use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
@@ -29,6 +29,8 @@ pub struct DefaultsConfig {
     pub background_area: f64,
     /// Short side of the model's input in pixels; 0 takes the model's own.
     pub short_side: u32,
+    /// Factors on it: the image is scored at each of these sizes.
+    pub scales: Vec<f64>,
     /// How the image comes to that size.
     pub resize: Resize,
     /// Windows over the model's input; none sees it as a whole.
@@ -54,9 +56,9 @@ impl DefaultsConfig {
     pub(super) fn validate(&self, limits: &LimitsConfig) -> Result<(), ConfigError> {
         in_range(
             "defaults.temperature",
-            self.temperature > 0.0 && self.temperature <= 1000.0,
+            self.temperature > 0.0 && self.temperature <= MAX_TEMPERATURE,
             self.temperature,
-            "above 0 and at most 1000",
+            &format!("above 0 and at most {MAX_TEMPERATURE}"),
         )?;
         for (key, share) in [
             ("defaults.prompt_denoising", f64::from(self.prompt_denoising)),
@@ -70,6 +72,21 @@ impl DefaultsConfig {
             self.short_side <= limits.max_short_side,
             self.short_side,
             &format!("at most limits.max_short_side = {}", limits.max_short_side),
+        )?;
+        in_range(
+            "defaults.scales",
+            (1..=limits.max_scales).contains(&self.scales.len()),
+            format!("{} of them", self.scales.len()),
+            &format!("1 to limits.max_scales = {} of them", limits.max_scales),
+        )?;
+        for &scale in &self.scales {
+            in_range("defaults.scales", scale > 0.0 && scale.is_finite(), scale, "above 0")?;
+        }
+        in_range(
+            "defaults.scales",
+            self.scales.len() == 1 || self.key_smoothing != KeySmoothingMethod::Formula,
+            format!("{} of them", self.scales.len()),
+            "one alone where defaults.key_smoothing is formula",
         )?;
         if let Some(Window { side, stride }) = self.window {
             in_range("defaults.window.side", side >= 1, side, "at least 1")?;

@@ -75,11 +75,13 @@ pub struct LimitsConfig {
     pub max_background_names: usize,
     /// Named vocabularies beside the shipped ones.
     pub max_vocabularies: usize,
-    /// Short side of the model's input in pixels.
+    /// Short side of the model's input in pixels, at every scale.
     pub max_short_side: u32,
-    /// Pixels of the model's input, width times height; of all windows together.
+    /// Scales of one request.
+    pub max_scales: usize,
+    /// Pixels of the model's input, width times height; of all scales and windows together.
     pub max_input_pixels: u64,
-    /// Windows of one request.
+    /// Windows of one request, at all scales.
     pub max_windows: usize,
     /// Cells of an input or a window for attentions that compare every two of them: `naclip`, `sc-clip`, `resclip` and
     /// `resclip-repaired`.
@@ -310,6 +312,7 @@ impl Config {
         )?;
         at_least_one("limits.max_name_characters", limits.max_name_characters as u64)?;
         at_least_one("limits.max_short_side", limits.max_short_side.into())?;
+        at_least_one("limits.max_scales", limits.max_scales as u64)?;
         at_least_one("limits.max_input_pixels", limits.max_input_pixels)?;
         at_least_one("limits.max_windows", limits.max_windows as u64)?;
         at_least_one("limits.max_paired_cells", limits.max_paired_cells as u64)?;

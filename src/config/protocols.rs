@@ -151,6 +151,7 @@ impl Protocol {
             background_threshold: threshold,
             background_area: area,
             short_side,
+            scales: vec![1.0],
             resize: Resize::Mmcv,
             window,
             refinement,

@@ -52,7 +52,7 @@ impl DenseFeatures {
     ///
     /// # Panics
     /// As above.
-    pub fn extract_batch(
+    pub(super) fn extract_batch(
         tower: &VisualTower,
         images: &Tensor,
         attention: Attention,

@@ -1,11 +1,12 @@
-//! MaskCLIP: dense features from CLIP's own weights, their scores against text embeddings, prompt
+//! MaskCLIP and its successors: dense features from CLIP's own weights, their scores against text embeddings, prompt
 //! denoising, key smoothing, windows and refinement.
 //!
-//! Owns what happens between the visual tower's last stage and the score grid. Builds on [`clip`](crate::clip),
+//! Owns what happens between the visual tower's last stage and the score map. Builds on [`clip`](crate::clip),
 //! knows nothing of images, vocabularies' names or HTTP.
 //!
-//! The papers: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022 ("MaskCLIP" below); where its text and its
-//! reference implementation differ, the choice has a name of its own in [`DenseOptions`].
+//! "MaskCLIP" is Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022; where its text and its reference
+//! implementation differ, the choice has a name of its own in [`DenseOptions`]. The papers of the others stand at their
+//! names in [`Attention`] and [`Refinement`].
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
@@ -22,60 +23,54 @@ mod windows;
 
 pub use attention::{attentions, check_grid};
 pub use features::DenseFeatures;
-pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, Refinement, Window};
-pub use pamr::PixelAffinity;
+pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
 pub use refinement::refinement_bytes;
 pub use scores::DenseScores;
 
 use tch::Tensor;
 
 use crate::clip::VisualTower;
-use crate::label_map::{QueryOwner, ScoreGrid};
+use crate::label_map::{QueryOwner, ScoreMap};
 
-/// Scores one image against text embeddings, as a whole or through windows: [`DenseFeatures::extract`], then
-/// [`DenseFeatures::score`], for each window.
+/// Scores one image at one or more sizes against text embeddings, as a whole or through windows: [`DenseFeatures::extract`], then
+/// [`DenseFeatures::score`], for each window of each size.
 ///
-/// `image` is `[3, height, width]`, normalised, in the tower's kind and on its device, each side (and each window's) at least
-/// [`VisualTower::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
+/// `sizes` are `[3, height, width]` each, normalised, in the tower's kind and on its device, each side (and each window's) at
+/// least [`VisualTower::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
 /// `[queries, embedding]`, each row of unit length, with one owner per query.
 ///
 /// # Errors
-/// When the tower cannot compute the attention asked for, or not on an image of that size.
+/// When the tower cannot compute the attention asked for, or not on an image of one of the sizes.
 ///
 /// # Panics
-/// When a shape is none of the above, or libtorch fails.
+/// When a shape is none of the above, there is no size, or libtorch fails.
 pub fn score(
     tower: &VisualTower,
-    image: &Tensor,
+    sizes: &[Tensor],
     text: &Tensor,
     owners: &[QueryOwner],
     options: &DenseOptions,
 ) -> Result<DenseScores, DenseError> {
-    let (_, height, width) = image.size3().expect("an image is [3, height, width]");
-    match windows::over(height, width, options.window) {
-        Some(windows) => windows::score(tower, image, windows, text, owners, options),
-        None => {
-            let image = windows::in_whole_patches(image, tower.patch_pixels());
-            let features = DenseFeatures::extract(tower, &image, options.attention, options.key_smoothing)?;
-            Ok(features.score(text, owners, options))
-        }
-    }
+    let views = sizes.iter().map(|image| windows::view(tower, image, options));
+    let views = views.collect::<Result<Vec<_>, _>>()?;
+    Ok(scores::score_views(&views, text, owners, options))
 }
 
 /// Refines the scores that the texts, `[queries, embedding]`, have on an image of `height` x `width` pixels, with the
-/// refinement of the options they were scored with. `image` is what was scored, `[3, ..., ...]`; it is enlarged to that size
-/// for its colours. PAMR gives one cell per pixel, PEARL's propagation about 80 x 80. Memory is [`refinement_bytes`].
+/// refinement of the options they were scored with. `image` is what was scored, at its largest size, `[3, ..., ...]`; it is
+/// enlarged to that of the image for its colours. PAMR gives one cell per pixel, PEARL's propagation about 80 x 80. Memory is
+/// [`refinement_bytes`].
 ///
 /// # Panics
 /// When a shape is none of the above, or libtorch fails.
 pub fn refine(
-    scores: ScoreGrid,
+    scores: ScoreMap,
     image: &Tensor,
     text: &Tensor,
     height: usize,
     width: usize,
     options: &DenseOptions,
-) -> ScoreGrid {
+) -> ScoreMap {
     match options.refinement {
         Refinement::None => scores,
         Refinement::Pamr => tch::no_grad(|| refinement::by_pixel_affinity(&scores, image, height, width)),
@@ -86,12 +81,18 @@ pub fn refine(
     }
 }
 
+/// Attentions by their names.
+fn names(attentions: &[Attention]) -> String {
+    let names: Vec<_> = attentions.iter().map(|attention| attention.name()).collect();
+    names.join(", ")
+}
+
 /// Why dense features cannot be computed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DenseError {
     /// The attention acts on what this kind of tower does not have.
-    #[error("{architecture} cannot compute the attention {asked:?}; it can {possible:?}")]
+    #[error("{architecture} cannot compute the attention {}; it can: {}", asked.name(), names(possible))]
     UnsupportedAttention {
         /// What was asked for.
         asked: Attention,

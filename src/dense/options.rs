@@ -92,9 +92,7 @@ impl Attention {
             Self::Gem => "gem",
         }
     }
-}
 
-impl Attention {
     /// Whether it holds a number for every two cells in memory, where others never have the whole of such a matrix at once.
     pub const fn pairs_cells(self) -> bool {
         match self {
@@ -162,7 +160,7 @@ pub enum Refinement {
     /// Nothing: they are interpolated.
     #[default]
     None,
-    /// Pixel-adaptive mask refinement, [`PixelAffinity`](super::PixelAffinity).
+    /// Pixel-adaptive mask refinement (Araslanov, Roth, CVPR 2020): scores spread among neighbours of like colour.
     Pamr,
     /// PEARL's propagation (Pei et al., CVPR 2026): scores flow between neighbours of one colour and one meaning, on about
     /// 80 x 80 cells.
@@ -170,6 +168,9 @@ pub enum Refinement {
 }
 
 impl Refinement {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Pamr, Self::PearlPropagation];
+
     /// The name in requests, settings and replies.
     pub const fn name(self) -> &'static str {
         match self {
@@ -179,6 +180,9 @@ impl Refinement {
         }
     }
 }
+
+/// The largest temperature that may be asked for: ten times CLIP's own.
+pub const MAX_TEMPERATURE: f32 = 1000.0;
 
 /// Everything a request may choose about scores.
 #[derive(Debug, Clone, Copy, PartialEq)]

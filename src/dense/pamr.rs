@@ -26,7 +26,7 @@ const DIRECTIONS: [(i64, i64); 8] = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1)
 
 /// How much each pixel of one image takes over from each of its neighbours.
 #[derive(Debug)]
-pub struct PixelAffinity {
+pub(super) struct PixelAffinity {
     /// `[neighbours, height, width]`, summing to 1 over the neighbours.
     weights: Tensor,
     /// Of the neighbours, in their order, eight to a distance.
@@ -34,15 +34,11 @@ pub struct PixelAffinity {
 }
 
 impl PixelAffinity {
-    /// Rows and columns further away than this have no part in a pixel's result, so that an image can be refined band by
-    /// band where its maps are too large.
-    pub const REACH_PIXELS: i64 = ITERATIONS * DISTANCES[1];
-
     /// The affinity of an image, `[channels, height, width]`; the scale of its values is of no consequence.
     ///
     /// # Panics
     /// When the image has another shape, or libtorch fails.
-    pub fn of(image: &Tensor) -> Self {
+    pub(super) fn of(image: &Tensor) -> Self {
         Self::at_distances(image, &DISTANCES)
     }
 
@@ -74,7 +70,7 @@ impl PixelAffinity {
     ///
     /// # Panics
     /// When the size is not the image's, or libtorch fails.
-    pub fn refine(&self, scores: &Tensor) -> Tensor {
+    pub(super) fn refine(&self, scores: &Tensor) -> Tensor {
         let (_, height, width) = scores.size3().expect("scores are [queries, height, width]");
         let (_, image_height, image_width) = self.weights.size3().expect("weights have three dimensions");
         assert_eq!(
@@ -217,11 +213,13 @@ mod tests {
         assert!(means(32, 32) > 0.99, "{} right of it", means(32, 32));
     }
 
+    /// Nothing further away than all steps together has a part in a pixel's result.
     #[test]
-    fn bands_with_the_reach_around_them_are_the_whole() {
+    fn scores_move_as_far_as_the_steps_reach_and_no_further() {
+        const REACH: i64 = ITERATIONS * DISTANCES[1];
         let (image, scores) = (noise(&[3, 400, 12]), noise(&[1, 400, 12]));
         let whole = PixelAffinity::of(&image).refine(&scores);
-        let with_reach = 20 + PixelAffinity::REACH_PIXELS;
+        let with_reach = 20 + REACH;
         let band = PixelAffinity::of(&image.narrow(1, 0, with_reach)).refine(&scores.narrow(1, 0, with_reach));
         assert!(largest_difference(&band.narrow(1, 0, 20), &whole.narrow(1, 0, 20)) < 1e-6);
         assert!(largest_difference(&band.narrow(1, 160, 20), &whole.narrow(1, 160, 20)) > 1e-6);

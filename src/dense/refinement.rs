@@ -2,9 +2,10 @@
 
 use tch::{Kind, Tensor};
 
+use super::pamr::PixelAffinity;
 use super::scores::{floats, length};
-use super::{PixelAffinity, Refinement, propagation};
-use crate::label_map::{self, ScoreGrid, ScoreKind};
+use super::{Refinement, propagation};
+use crate::label_map::{self, ScoreGrid, ScoreKind, ScoreMap};
 
 /// Floats per pixel for its affinities to 16 neighbours, thrice while they are computed.
 const AFFINITY_FLOATS: u64 = 3 * 16;
@@ -36,31 +37,31 @@ pub fn refinement_bytes(refinement: Refinement, queries: usize, image_pixels: u6
 
 /// Pixel-adaptive mask refinement. Logits are refined in place of the cosines that the papers refine: the factor between them
 /// changes nothing, since every step is a mean.
-pub(super) fn by_pixel_affinity(scores: &ScoreGrid, image: &Tensor, height: usize, width: usize) -> ScoreGrid {
+pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize, width: usize) -> ScoreMap {
     let size = [height, width].map(|side| i64::try_from(side).expect("a side fits 63 bits"));
     let affinity = PixelAffinity::of(&enlarge_image(image, size));
-    let mut grid = label_map::enlarge(scores, height, width);
+    let mut map = label_map::enlarge(scores, height, width);
     let pixels = height * width;
-    for chunk in grid.values.chunks_mut((CHUNK_FLOATS / pixels).max(1) * pixels) {
+    for chunk in map.grids[0].values.chunks_mut((CHUNK_FLOATS / pixels).max(1) * pixels) {
         let values = Tensor::from_slice(chunk)
             .view([-1, size[0], size[1]])
             .to_device(image.device());
         let count = chunk.len();
         affinity.refine(&values).view(-1).copy_data(chunk, count);
     }
-    grid
+    map
 }
 
 /// PEARL's propagation of cosines, which logits are `temperature` times. Smoothed weights take their place as they are: the
 /// paper has none.
 pub(super) fn by_propagation(
-    scores: &ScoreGrid,
+    scores: &ScoreMap,
     image: &Tensor,
     text: &Tensor,
     height: usize,
     width: usize,
     temperature: f64,
-) -> ScoreGrid {
+) -> ScoreMap {
     let size = [height, width].map(|side| i64::try_from(side).expect("a side fits 63 bits"));
     let pixels = size.map(propagation::pixels_per_cell);
     let averaged = |maps: &Tensor| maps.avg_pool2d(pixels, pixels, 0, false, true, None);
@@ -72,30 +73,38 @@ pub(super) fn by_propagation(
     let cosines: Vec<_> = (0..scores.queries)
         .map(|query| {
             let enlarged = label_map::enlarge(&one_query(scores, query), height, width);
-            let map = Tensor::from_slice(&enlarged.values).view([1, size[0], size[1]]);
+            let map = Tensor::from_slice(&enlarged.grids[0].values).view([1, size[0], size[1]]);
             averaged(&map.to_device(image.device())) / scale
         })
         .collect();
     let propagated = propagation::propagate(&Tensor::cat(&cosines, 0), &averaged(&enlarge_image(image, size)), text);
     let (_, rows, columns) = propagated.size3().expect("scores are [queries, rows, columns]");
-    ScoreGrid {
+    ScoreMap {
         kind: scores.kind,
         queries: scores.queries,
-        height: length(rows),
-        width: length(columns),
-        windows: None,
-        values: floats(&(propagated * scale)),
+        grids: vec![ScoreGrid {
+            height: length(rows),
+            width: length(columns),
+            windows: None,
+            values: floats(&(propagated * scale)),
+        }],
     }
 }
 
 /// The scores of one query alone.
-fn one_query(scores: &ScoreGrid, query: usize) -> ScoreGrid {
-    let cells = scores.height * scores.width;
-    ScoreGrid {
+fn one_query(scores: &ScoreMap, query: usize) -> ScoreMap {
+    let of_grid = |grid: &ScoreGrid| {
+        let cells = grid.height * grid.width;
+        ScoreGrid {
+            values: grid.values[query * cells..][..cells].to_vec(),
+            windows: grid.windows.clone(),
+            ..*grid
+        }
+    };
+    ScoreMap {
+        kind: scores.kind,
         queries: 1,
-        values: scores.values[query * cells..][..cells].to_vec(),
-        windows: scores.windows.clone(),
-        ..*scores
+        grids: scores.grids.iter().map(of_grid).collect(),
     }
 }
 

@@ -1,19 +1,21 @@
-//! Dense features against text embeddings: cosines, probabilities, the score grid.
+//! Dense features against text embeddings: cosines, probabilities, the score map.
+
+use std::borrow::Borrow;
 
 use tch::{Kind, Tensor};
 
 use super::features::unit_rows;
 use super::{DenseFeatures, DenseOptions, KeySmoothing, denoising, smoothing};
-use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, Windows};
+use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, Windows};
 
 /// What the texts score on one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DenseScores {
     /// Scores per query and grid cell, denoised and smoothed as asked.
-    pub grid: ScoreGrid,
-    /// Best raw cosine anywhere on the grid, per query, -1 to 1.
+    pub map: ScoreMap,
+    /// Best raw cosine in any cell, per query, -1 to 1.
     pub similarity: Vec<f32>,
-    /// Softmax over the queries of temperature times cosine with CLIP's pooled image feature, the windows' mean.
+    /// Softmax over the queries of temperature times cosine with CLIP's pooled image feature, the mean over windows, then sizes.
     pub image_probability: Vec<f32>,
     /// Prompt denoising would have dropped every class, so it dropped none.
     pub denoising_dropped_all: bool,
@@ -21,13 +23,21 @@ pub struct DenseScores {
 
 impl DenseFeatures {
     /// Scores the image against `text`, `[queries, embedding]`, each row of unit length, one owner per query. The options'
-    /// attention and key smoothing are those the features were extracted for; windows and refinement are left to
+    /// attention and key smoothing are those the features were extracted for; sizes, windows and refinement are left to
     /// [`dense::score`](super::score) and [`dense::refine`](super::refine).
     ///
     /// # Panics
     /// When shapes do not fit, when smoothing is asked for that was not announced, or when libtorch fails.
     pub fn score(&self, text: &Tensor, owners: &[QueryOwner], options: &DenseOptions) -> DenseScores {
-        score_windows(std::slice::from_ref(self), None, text, owners, options)
+        let view = View {
+            features: vec![self],
+            windows: None,
+        };
+        score_views(&[view], text, owners, options)
+    }
+
+    fn cell_count(&self) -> i64 {
+        self.height * self.width
     }
 
     fn smoothing_keys(&self) -> &Tensor {
@@ -37,34 +47,40 @@ impl DenseFeatures {
     }
 }
 
-/// [`DenseFeatures::score`] for the features of all windows, row by row; of the whole image without windows. Prompt denoising
-/// looks at all windows together, the pooled features' cosines are averaged.
-pub(super) fn score_windows(
-    features: &[DenseFeatures],
-    windows: Option<Windows>,
+/// An image at one size.
+pub(super) struct View<F> {
+    /// Of all windows, row by row; of the whole without windows.
+    pub(super) features: Vec<F>,
+    pub(super) windows: Option<Windows>,
+}
+
+/// [`DenseFeatures::score`] for an image at several sizes, each as a whole or through windows. Prompt denoising looks at all of
+/// them together, the pooled features' cosines are averaged.
+pub(super) fn score_views<F: Borrow<DenseFeatures>>(
+    views: &[View<F>],
     text: &Tensor,
     owners: &[QueryOwner],
     options: &DenseOptions,
 ) -> DenseScores {
     assert_eq!(text.size().first(), Some(&count(owners.len())), "one owner per query");
-    tch::no_grad(|| score_in_float(features, windows, &text.to_kind(Kind::Float), owners, options))
+    tch::no_grad(|| score_in_float(views, &text.to_kind(Kind::Float), owners, options))
 }
 
-fn score_in_float(
-    features: &[DenseFeatures],
-    windows: Option<Windows>,
+fn score_in_float<F: Borrow<DenseFeatures>>(
+    views: &[View<F>],
     text: &Tensor,
     owners: &[QueryOwner],
     options: &DenseOptions,
 ) -> DenseScores {
     let temperature = f64::from(options.temperature);
-    let cosines: Vec<_> = features.iter().map(|window| window.cosines(text)).collect();
-    let cosine = Tensor::cat(&cosines, 1); // [queries, cells] each -> [queries, windows x cells]
-    let pooled: Vec<_> = features.iter().map(|window| window.pooled.shallow_clone()).collect();
-    // [queries, embedding] x [embedding, windows] -> [queries, windows] -> [queries]
-    let pooled = text
-        .matmul(&unit_rows(&Tensor::stack(&pooled, 0)).transpose(0, 1))
-        .mean_dim(1, false, Kind::Float);
+    let features: Vec<&DenseFeatures> = views
+        .iter()
+        .flat_map(|view| view.features.iter().map(Borrow::borrow))
+        .collect();
+    let cosines: Vec<_> = features.iter().map(|features| features.cosines(text)).collect();
+    let cosine = Tensor::cat(&cosines, 1); // [queries, cells] each -> [queries, cells of all]
+    let pooled: Vec<_> = views.iter().map(|view| view.pooled_cosines(text)).collect();
+    let pooled = Tensor::stack(&pooled, 0).mean_dim(0, false, Kind::Float); // [sizes, queries] -> [queries]
     let logits = &cosine * temperature;
 
     let denoised = match options.prompt_denoising {
@@ -78,33 +94,27 @@ fn score_in_float(
         KeySmoothing::None => (ScoreKind::Logits, denoised.logits),
         KeySmoothing::Formula => (
             ScoreKind::Weights,
-            smoothed(features, &probabilities(&denoised.logits), smoothing::by_formula),
+            smoothed(&features, &probabilities(&denoised.logits), smoothing::by_formula),
         ),
         KeySmoothing::Reference { threshold } => (
             ScoreKind::Weights,
-            smoothed(features, &probabilities(&denoised.logits), |probabilities, keys| {
+            smoothed(&features, &probabilities(&denoised.logits), |probabilities, keys| {
                 smoothing::by_reference(probabilities, keys, threshold)
             }),
         ),
         KeySmoothing::Likeness => (
             ScoreKind::Logits,
-            smoothed(features, &denoised.logits, smoothing::by_likeness),
+            smoothed(&features, &denoised.logits, smoothing::by_likeness),
         ),
     };
-    let (rows, columns) = windows.as_ref().map_or((1, 1), |windows| {
-        (count(windows.rows.starts.len()), count(windows.columns.starts.len()))
-    });
-    let (height, width) = (features[0].height, features[0].width);
-    // [queries, windows x cells] -> [queries, window rows, window columns, height, width], then side by side
-    let values = values.view([-1, rows, columns, height, width]).permute([0, 1, 3, 2, 4]);
+    let cells: Vec<_> = views.iter().map(View::cells).collect();
+    let grids = values.split_with_sizes(&cells, 1);
+    let grids = views.iter().zip(grids).map(|(view, values)| view.grid(&values));
     DenseScores {
-        grid: ScoreGrid {
+        map: ScoreMap {
             kind,
             queries: owners.len(),
-            height: length(rows * height),
-            width: length(columns * width),
-            windows,
-            values: floats(&values),
+            grids: grids.collect(),
         },
         similarity: floats(&cosine.amax([1], false)),
         image_probability: floats(&probabilities(&(pooled * temperature))),
@@ -112,9 +122,44 @@ fn score_in_float(
     }
 }
 
-/// Scores smoothed within each window: `[queries, windows x cells]` to the same shape.
-fn smoothed(features: &[DenseFeatures], scores: &Tensor, smooth: impl Fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
-    let windows = scores.chunk(count(features.len()), 1);
+impl<F: Borrow<DenseFeatures>> View<F> {
+    /// The mean over the windows of the pooled features' cosines, `[queries]`.
+    fn pooled_cosines(&self, text: &Tensor) -> Tensor {
+        let pooled: Vec<_> = self.features.iter().map(|window| &window.borrow().pooled).collect();
+        // [queries, embedding] x [embedding, windows] -> [queries, windows] -> [queries]
+        text.matmul(&unit_rows(&Tensor::stack(&pooled, 0)).transpose(0, 1))
+            .mean_dim(1, false, Kind::Float)
+    }
+
+    /// Cells of all windows.
+    fn cells(&self) -> i64 {
+        self.features.iter().map(|window| window.borrow().cell_count()).sum()
+    }
+
+    /// The windows' scores, `[queries, windows x cells]`, side by side.
+    fn grid(&self, values: &Tensor) -> ScoreGrid {
+        let (rows, columns) = self.windows.as_ref().map_or((1, 1), |windows| {
+            (count(windows.rows.starts.len()), count(windows.columns.starts.len()))
+        });
+        let window = self.features[0].borrow();
+        let (height, width) = (window.height, window.width);
+        // [queries, windows x cells] -> [queries, window rows, window columns, height, width], then side by side
+        let values = values
+            .reshape([-1, rows, columns, height, width])
+            .permute([0, 1, 3, 2, 4]);
+        ScoreGrid {
+            height: length(rows * height),
+            width: length(columns * width),
+            windows: self.windows.clone(),
+            values: floats(&values),
+        }
+    }
+}
+
+/// Scores smoothed within each window of each size: `[queries, cells of all]` to the same shape.
+fn smoothed(features: &[&DenseFeatures], scores: &Tensor, smooth: impl Fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
+    let cells: Vec<_> = features.iter().map(|features| features.cell_count()).collect();
+    let windows = scores.split_with_sizes(&cells, 1);
     let smoothed = windows.iter().zip(features);
     let smoothed = smoothed.map(|(scores, window)| smooth(scores, window.smoothing_keys()));
     Tensor::cat(&smoothed.collect::<Vec<_>>(), 1)

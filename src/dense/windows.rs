@@ -1,36 +1,43 @@
-//! The input seen through windows: each is an image of its own to the tower, and all have one size.
+//! The input as a whole or through windows: each is an image of its own to the tower, and all have one size.
 
 use tch::Tensor;
 
-use super::scores::score_windows;
-use super::{DenseError, DenseFeatures, DenseOptions, DenseScores, Window};
+use super::scores::View;
+use super::{DenseError, DenseFeatures, DenseOptions, Window};
 use crate::clip::VisualTower;
-use crate::label_map::{QueryOwner, Windows};
+use crate::label_map::Windows;
 
 /// Pixels that pass through the tower together: as many windows as have no more, at least one.
 const BATCH_PIXELS: i64 = 1 << 19;
 
+/// What the tower sees of an image, `[3, height, width]`: all windows of it, or the whole.
+pub(super) fn view(
+    tower: &VisualTower,
+    image: &Tensor,
+    options: &DenseOptions,
+) -> Result<View<DenseFeatures>, DenseError> {
+    let (_, height, width) = image.size3().expect("an image is [3, height, width]");
+    let windows = over(height, width, options.window);
+    let features = match &windows {
+        Some(windows) => extract(tower, &crops(image, windows, tower.patch_pixels()), options)?,
+        None => extract(tower, &[in_whole_patches(image, tower.patch_pixels())], options)?,
+    };
+    Ok(View { features, windows })
+}
+
 /// The windows of an input of `height` x `width` pixels; `None` where it is seen as a whole.
-pub(super) fn over(height: i64, width: i64, window: Option<Window>) -> Option<Windows> {
+fn over(height: i64, width: i64, window: Option<Window>) -> Option<Windows> {
     let pixels = |side: i64| usize::try_from(side).expect("a side is not negative");
     let Window { side, stride } = window?;
     Windows::new(pixels(height), pixels(width), side as usize, stride as usize)
 }
 
-/// Scores an image, `[3, height, width]`, through windows.
-pub(super) fn score(
-    tower: &VisualTower,
-    image: &Tensor,
-    windows: Windows,
-    text: &Tensor,
-    owners: &[QueryOwner],
-    options: &DenseOptions,
-) -> Result<DenseScores, DenseError> {
-    let crops = crops(image, &windows, tower.patch_pixels());
-    let (_, height, width) = crops[0].size3().expect("a crop is [3, height, width]");
+/// Features of images of one size, `[3, height, width]` each, as many at a time as [`BATCH_PIXELS`] allows.
+fn extract(tower: &VisualTower, images: &[Tensor], options: &DenseOptions) -> Result<Vec<DenseFeatures>, DenseError> {
+    let (_, height, width) = images[0].size3().expect("an image is [3, height, width]");
     let together = (BATCH_PIXELS / (height * width)).max(1);
-    let mut features = Vec::with_capacity(crops.len());
-    for batch in crops.chunks(usize::try_from(together).expect("at least one")) {
+    let mut features = Vec::with_capacity(images.len());
+    for batch in images.chunks(usize::try_from(together).expect("at least one")) {
         features.extend(DenseFeatures::extract_batch(
             tower,
             &Tensor::stack(batch, 0),
@@ -38,7 +45,7 @@ pub(super) fn score(
             options.key_smoothing,
         )?);
     }
-    Ok(score_windows(&features, Some(windows), text, owners, options))
+    Ok(features)
 }
 
 /// What each window shows, row by row, `[3, height, width]`. Pixels right and below that fill no patch are left out, as a patch
@@ -57,7 +64,7 @@ fn crops(image: &Tensor, windows: &Windows, patch_pixels: i64) -> Vec<Tensor> {
 }
 
 /// The image without the pixels right and below that fill no patch, `[3, height, width]`.
-pub(super) fn in_whole_patches(image: &Tensor, patch_pixels: i64) -> Tensor {
+fn in_whole_patches(image: &Tensor, patch_pixels: i64) -> Tensor {
     let (_, height, width) = image.size3().expect("an image is [3, height, width]");
     image
         .narrow(1, 0, whole_patches(height, patch_pixels))
@@ -81,8 +88,8 @@ mod tests {
 
     use super::*;
     use crate::clip::{ModelConfig, Weights};
-    use crate::dense::{self, Attention, KeySmoothing, Refinement};
-    use crate::label_map::ScoreGrid;
+    use crate::dense::{self, Attention, DenseScores, KeySmoothing, Refinement};
+    use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
 
     const OWNERS: [QueryOwner; 3] = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
 
@@ -109,6 +116,18 @@ mod tests {
         &text / text.norm_scalaropt_dim(2, [-1], true)
     }
 
+    fn score(tower: &VisualTower, image: &Tensor, text: &Tensor, options: &DenseOptions) -> DenseScores {
+        dense::score(tower, std::slice::from_ref(image), text, &OWNERS, options).unwrap()
+    }
+
+    /// The grid of the only size.
+    fn grid(scores: &DenseScores) -> &ScoreGrid {
+        let [grid] = scores.map.grids.as_slice() else {
+            panic!("{} sizes", scores.map.grids.len());
+        };
+        grid
+    }
+
     fn options(window: Option<Window>) -> DenseOptions {
         DenseOptions {
             attention: Attention::Clip,
@@ -132,7 +151,7 @@ mod tests {
         let windows = grid.windows.as_ref().unwrap();
         let height = grid.height / windows.rows.starts.len();
         let width = grid.width / windows.columns.starts.len();
-        let all = Tensor::from_slice(&grid.values).view([grid.queries as i64, grid.height as i64, grid.width as i64]);
+        let all = Tensor::from_slice(&grid.values).view([3, grid.height as i64, grid.width as i64]);
         let cells =
             all.narrow(1, (row * height) as i64, height as i64)
                 .narrow(2, (column * width) as i64, width as i64);
@@ -154,8 +173,8 @@ mod tests {
                     attention,
                     ..options(Some(Window { side, stride }))
                 };
-                let scores = dense::score(&tower, &image, &text, &OWNERS, &asked).unwrap();
-                let windows = scores.grid.windows.clone().unwrap();
+                let scores = score(&tower, &image, &text, &asked);
+                let windows = grid(&scores).windows.clone().unwrap();
                 let mut similarity = vec![-1_f32; 3];
                 for (row, &top) in windows.rows.starts.iter().enumerate() {
                     for (column, &left) in windows.columns.starts.iter().enumerate() {
@@ -164,9 +183,9 @@ mod tests {
                                 .narrow(1, pixels(top), i64::from(side))
                                 .narrow(2, pixels(left), i64::from(side));
                         let alone = DenseOptions { window: None, ..asked };
-                        let alone = dense::score(&tower, &crop, &text, &OWNERS, &alone).unwrap();
+                        let alone = score(&tower, &crop, &text, &alone);
                         let what = format!("{name}, {}, window {row} {column}", attention.name());
-                        assert_close(&cells_of(&scores.grid, row, column), &alone.grid.values, &what);
+                        assert_close(&cells_of(grid(&scores), row, column), &grid(&alone).values, &what);
                         for (best, alone) in similarity.iter_mut().zip(alone.similarity) {
                             *best = best.max(alone);
                         }
@@ -181,22 +200,19 @@ mod tests {
     fn an_input_no_larger_than_a_window_is_scored_as_a_whole() {
         let tower = tower("vit_quick_gelu");
         let (image, text) = (noise(&[3, 48, 64]), text(&tower));
-        let whole = dense::score(&tower, &image, &text, &OWNERS, &options(None)).unwrap();
+        let whole = score(&tower, &image, &text, &options(None));
         let window = Some(Window { side: 64, stride: 32 });
-        assert_eq!(
-            dense::score(&tower, &image, &text, &OWNERS, &options(window)).unwrap(),
-            whole
-        );
+        assert_eq!(score(&tower, &image, &text, &options(window)), whole);
     }
 
     #[test]
     fn pixels_that_fill_no_patch_are_not_looked_at() {
         let tower = tower("vit_quick_gelu");
         let (image, text) = (noise(&[3, 57, 79]), text(&tower));
-        let score = |image: &Tensor| dense::score(&tower, image, &text, &OWNERS, &options(None)).unwrap();
-        let scores = score(&image);
-        assert_eq!((scores.grid.height, scores.grid.width), (3, 4));
-        assert_eq!(score(&image.narrow(1, 0, 48).narrow(2, 0, 64)), scores);
+        let scores = score(&tower, &image, &text, &options(None));
+        assert_eq!((grid(&scores).height, grid(&scores).width), (3, 4));
+        let whole_patches = image.narrow(1, 0, 48).narrow(2, 0, 64);
+        assert_eq!(score(&tower, &whole_patches, &text, &options(None)), scores);
     }
 
     #[test]
@@ -204,9 +220,9 @@ mod tests {
         let tower = tower("vit_quick_gelu");
         let (image, text) = (noise(&[3, 32, 96]), text(&tower));
         let window = Window { side: 32, stride: 32 };
-        let plain = dense::score(&tower, &image, &text, &OWNERS, &options(Some(window))).unwrap();
+        let plain = score(&tower, &image, &text, &options(Some(window)));
         // A class is dropped everywhere or nowhere: it is present in one window at least, or in none.
-        let probability = Tensor::from_slice(&plain.grid.values)
+        let probability = Tensor::from_slice(&grid(&plain).values)
             .view([3, -1])
             .softmax(0, Kind::Float);
         let best = super::super::scores::floats(&probability.amax([1], false));
@@ -215,7 +231,8 @@ mod tests {
             prompt_denoising: Some(threshold),
             ..options(Some(window))
         };
-        let denoised = dense::score(&tower, &image, &text, &OWNERS, &denoised).unwrap().grid;
+        let denoised = score(&tower, &image, &text, &denoised);
+        let denoised = grid(&denoised);
         for (class, best) in best[..2].iter().enumerate() {
             let values =
                 &denoised.values[class * denoised.height * denoised.width..][..denoised.height * denoised.width];
@@ -229,13 +246,57 @@ mod tests {
             key_smoothing: KeySmoothing::Formula,
             ..options(Some(window))
         };
-        let grid = dense::score(&tower, &image, &text, &OWNERS, &smoothed).unwrap().grid;
+        let scores = score(&tower, &image, &text, &smoothed);
         let alone = DenseOptions {
             window: None,
             ..smoothed
         };
-        let alone = dense::score(&tower, &image.narrow(2, 32, 32), &text, &OWNERS, &alone).unwrap();
-        assert_close(&cells_of(&grid, 0, 1), &alone.grid.values, "the middle window");
+        let alone = score(&tower, &image.narrow(2, 32, 32), &text, &alone);
+        assert_close(
+            &cells_of(grid(&scores), 0, 1),
+            &grid(&alone).values,
+            "the middle window",
+        );
+    }
+
+    #[test]
+    fn an_image_at_several_sizes_is_scored_at_each_and_classes_are_dropped_at_all_or_none() {
+        let tower = tower("vit_quick_gelu");
+        let sizes = [[3, 32, 48], [3, 64, 96]].map(|shape| noise(&shape));
+        let text = text(&tower);
+        let plain = options(Some(Window { side: 64, stride: 32 }));
+        let scores = dense::score(&tower, &sizes, &text, &OWNERS, &plain).unwrap();
+        let alone = [0, 1].map(|size| score(&tower, &sizes[size], &text, &plain));
+        assert_eq!(scores.map.grids.len(), 2);
+        let windows = |size: usize| scores.map.grids[size].windows.as_ref().map(Windows::count);
+        assert_eq!([windows(0), windows(1)], [None, Some(2)]);
+        for (found, alone) in scores.map.grids.iter().zip(&alone) {
+            assert_eq!((found.height, found.width), (grid(alone).height, grid(alone).width));
+            assert_close(&found.values, &grid(alone).values, "a size");
+        }
+        // Means of cosines are means of log-probabilities, but for one summand.
+        let mean = |query: usize| {
+            let ratio = |scores: &DenseScores| scores.image_probability[query] / scores.image_probability[0];
+            (ratio(&alone[0]) * ratio(&alone[1])).sqrt() - ratio(&scores)
+        };
+        assert!(mean(1).abs() < 1e-3 && mean(2).abs() < 1e-3);
+        for (query, best) in scores.similarity.iter().enumerate() {
+            assert_eq!(*best, alone[0].similarity[query].max(alone[1].similarity[query]));
+        }
+
+        // The second class is nowhere to be seen at the smaller size, and stays there for the sake of the larger.
+        let denoised = DenseOptions {
+            prompt_denoising: Some(0.5),
+            ..plain
+        };
+        let is_dropped = |grid: &ScoreGrid| {
+            let cells = grid.height * grid.width;
+            grid.values[cells..2 * cells].iter().all(|value| *value < -9_000.0)
+        };
+        let dropped_alone = [0, 1].map(|size| is_dropped(grid(&score(&tower, &sizes[size], &text, &denoised))));
+        assert_eq!(dropped_alone, [true, false]);
+        let together = dense::score(&tower, &sizes, &text, &OWNERS, &denoised).unwrap();
+        assert!(!together.map.grids.iter().any(is_dropped));
     }
 
     #[test]
@@ -244,16 +305,19 @@ mod tests {
         let column = Tensor::arange(80, (Kind::Float, Device::Cpu)).view([1, 1, 80]);
         let image = column.ge(40.0).to_kind(Kind::Float).expand([3, 64, 80], false);
         let left = column.lt(50.0).to_kind(Kind::Float).expand([1, 64, 80], false);
-        let scores = ScoreGrid {
-            kind: crate::label_map::ScoreKind::Logits,
+        let scores = ScoreMap {
+            kind: ScoreKind::Logits,
             queries: 2,
-            height: 64,
-            width: 80,
-            windows: None,
-            values: super::super::scores::floats(&Tensor::cat(&[left.shallow_clone(), 1.0 - left], 0)),
+            grids: vec![ScoreGrid {
+                height: 64,
+                width: 80,
+                windows: None,
+                values: super::super::scores::floats(&Tensor::cat(&[left.shallow_clone(), 1.0 - left], 0)),
+            }],
         };
-        let border = |grid: &ScoreGrid| {
-            let wins = |x: usize| grid.values[32 * 80 + x] > grid.values[64 * 80 + 32 * 80 + x];
+        let border = |scores: &ScoreMap| {
+            let values = &scores.grids[0].values;
+            let wins = |x: usize| values[32 * 80 + x] > values[64 * 80 + 32 * 80 + x];
             (0..80).take_while(|&x| wins(x)).count()
         };
         assert_eq!(border(&scores), 50);
@@ -268,8 +332,12 @@ mod tests {
         assert_eq!(by(Refinement::None), scores);
         let refined = by(Refinement::Pamr);
         assert_eq!(
-            (refined.queries, refined.height, refined.width, refined.values.len()),
-            (2, 64, 80, 2 * 64 * 80)
+            (
+                refined.grids[0].height,
+                refined.grids[0].width,
+                refined.grids[0].values.len()
+            ),
+            (64, 80, 2 * 64 * 80)
         );
         assert_eq!(border(&refined), 40);
     }

@@ -12,11 +12,11 @@ use tch::{Cuda, Device, Kind, Tensor};
 
 use super::labeller::{Labeller, LabellerError, ModelInfo, Precision};
 use super::worker::LabellerFactory;
-use crate::clip::zoo::{self, EmbeddedModel, PublishedModel};
+use crate::clip::zoo::{EmbeddedModel, PublishedModel};
 use crate::clip::{self, CheckpointError, Clip, Tokens, Weights, checkpoint};
 use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
 use crate::dense::{self, DenseOptions, DenseScores};
-use crate::image::{Normalisation, NormalisedImage};
+use crate::image::{ModelInput, Normalisation, NormalisedImage};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Short side of the input in pixels for models that come without a recommendation.
@@ -46,7 +46,7 @@ enum Source {
 pub enum ModelError {
     /// Neither a known name nor a path.
     #[error(
-        "model.name is {0:?}: no file, no folder, and no model known by name (demo, or one that `maskclip fetch --list` lists)"
+        "model.name is {0:?}: no file, no folder, and no model known by name (demo, demo-vit, or one that `maskclip fetch --list` lists)"
     )]
     NotFound(String),
     /// A model of the zoo that is not here.
@@ -154,8 +154,8 @@ impl ClipModel {
 impl Source {
     fn find(config: &ModelConfig) -> Result<Self, ModelError> {
         let name = &config.name;
-        if name == zoo::DEMO.name {
-            return Ok(Self::Embedded(zoo::DEMO));
+        if let Some(model) = EmbeddedModel::named(name) {
+            return Ok(Self::Embedded(model));
         }
         if let Some(model) = PublishedModel::named(name) {
             let folder = config.folder();
@@ -265,27 +265,27 @@ impl Labeller for ClipLabeller {
 
     fn score(
         &mut self,
-        image: &NormalisedImage,
+        input: &ModelInput,
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError> {
         let (device, kind) = self.clip.input();
-        // [3, height, width] and [queries, embedding]
-        let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+        // [3, height, width] each, and [queries, embedding]
+        let pixels = |image: &NormalisedImage| {
+            let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+            pixels.to_device(device)
+        };
+        let pixels: Vec<_> = input.sizes.iter().map(pixels).collect();
         let text =
             Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
-        let pixels = pixels.to_device(device);
         let text = text.to_device(device);
-        let mut scores = dense::score(
-            &self.clip.visual,
-            &pixels.to_kind(kind),
-            &text,
-            &classifier.owners,
-            options,
-        )
-        .map_err(|error| LabellerError::Model(error.to_string()))?;
-        let (height, width) = (image.image_height, image.image_width);
-        scores.grid = dense::refine(scores.grid, &pixels, &text, height, width, options);
+        let sizes: Vec<_> = pixels.iter().map(|image| image.to_kind(kind)).collect();
+        let mut scores = dense::score(&self.clip.visual, &sizes, &text, &classifier.owners, options)
+            .map_err(|error| LabellerError::Model(error.to_string()))?;
+        let largest = pixels.iter().max_by_key(|image| image.numel());
+        let largest = largest.expect("an image has at least one size");
+        let (height, width) = (input.image_height, input.image_width);
+        scores.map = dense::refine(scores.map, largest, &text, height, width, options);
         Ok(scores)
     }
 }
@@ -341,7 +341,9 @@ mod tests {
         assert_eq!(named(&folder.join("RN50.pt")), "RN50");
         assert_eq!(named(&folder.join("model.safetensors")), "ViT-B-16.v2");
         assert_eq!(named(&folder), "ViT-B-16.v2");
-        assert_eq!(source("demo").unwrap().model_name(), "demo");
+        for name in ["demo", "demo-vit"] {
+            assert_eq!(source(name).unwrap().model_name(), name);
+        }
     }
 
     #[test]

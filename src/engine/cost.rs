@@ -1,13 +1,28 @@
-//! What a request may cost in the model beyond its input: windows, pairs of cells and refinement.
+//! What a request may cost in the model beyond one input: scales, windows, pairs of cells and refinement.
+
+use std::fmt;
 
 use crate::config::LimitsConfig;
 use crate::dense::{Attention, Refinement, Window, refinement_bytes};
 use crate::label_map::Windows;
 
-/// Windows, an attention or a refinement that the server does not allow. Each limit is named as in the settings.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Scales, windows, an attention or a refinement that the server does not allow. Each limit is named as in the settings.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CostError {
+    /// A scale that makes the input larger than the server takes.
+    #[error(
+        "the short side at scale {scale} is {pixels} pixels, more than limits.max_short_side = {limit}; a smaller scale or \
+         short_side makes it smaller"
+    )]
+    ScaledShortSide {
+        /// The scale.
+        scale: f64,
+        /// The short side in pixels.
+        pixels: u32,
+        /// The limit in pixels.
+        limit: u32,
+    },
     /// A window that shows the model nothing.
     #[error("window.side must be at least the model's patch of {patch_pixels} pixels, not {side}")]
     SmallWindow {
@@ -18,36 +33,34 @@ pub enum CostError {
     },
     /// More windows than the server takes.
     #[error(
-        "the model's input of {width} x {height} pixels has {count} windows, more than limits.max_windows = {limit}; a larger \
-         window.stride makes fewer"
+        "the model's input of {sizes} pixels has {count} windows, more than limits.max_windows = {limit}; a larger \
+         window.stride or fewer scales make fewer"
     )]
     TooManyWindows {
-        /// Width of the model's input in pixels.
-        width: usize,
-        /// Height of the model's input in pixels.
-        height: usize,
-        /// The windows.
+        /// Width and height of the model's input in pixels, at each scale.
+        sizes: Sizes,
+        /// The windows of all scales.
         count: usize,
         /// The limit.
         limit: usize,
     },
-    /// Windows with more pixels than the server takes.
+    /// Scales and windows with more pixels in all than the server takes.
     #[error(
-        "{count} windows have {pixels} pixels in all, more than limits.max_input_pixels = {limit}; a larger window.stride or a \
-         smaller short_side makes fewer"
+        "the model's input of {sizes} pixels comes to {pixels} pixels in all scales and windows, more than \
+         limits.max_input_pixels = {limit}; a smaller short_side, fewer scales or a larger window.stride make fewer"
     )]
-    WindowPixels {
-        /// The windows.
-        count: usize,
-        /// Pixels of all windows.
+    InputPixels {
+        /// Width and height of the model's input in pixels, at each scale.
+        sizes: Sizes,
+        /// Pixels of all windows, or of the whole, at all scales.
         pixels: u64,
         /// The limit.
         limit: u64,
     },
     /// More cells than may be compared two by two.
     #[error(
-        "the attention {attention} compares every two of {cells} cells, and limits.max_paired_cells = {limit}; a smaller short_side, or \
-         windows, make fewer"
+        "the attention {attention} compares every two of {cells} cells, more than limits.max_paired_cells = {limit}; a smaller \
+         short_side, or windows, make fewer"
     )]
     PairedCells {
         /// The attention that was asked for.
@@ -74,36 +87,65 @@ pub enum CostError {
     },
 }
 
-/// Checks the windows over an input of `height` x `width` pixels.
-pub(super) fn check_windows(
-    height: usize,
-    width: usize,
+/// Width and height in pixels of each of several inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sizes(pub Vec<(u32, u32)>);
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (width, height)) in self.0.iter().enumerate() {
+            let separator = if index > 0 { ", " } else { "" };
+            write!(formatter, "{separator}{width} x {height}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The short side in pixels at a scale, at least 1. A scale of at most 1 exceeds nothing that was not allowed before.
+pub(super) fn scaled_short_side(short_side: u32, scale: f64, limits: &LimitsConfig) -> Result<u32, CostError> {
+    let pixels = (f64::from(short_side) * scale).round().max(1.0) as u32;
+    let limit = limits.max_short_side;
+    if scale > 1.0 && pixels > limit {
+        return Err(CostError::ScaledShortSide { scale, pixels, limit });
+    }
+    Ok(pixels)
+}
+
+/// Checks the inputs of all scales, and the windows over them.
+pub(super) fn check_sizes(
+    sizes: &[(u32, u32)],
     window: Option<Window>,
     patch_pixels: u32,
     limits: &LimitsConfig,
 ) -> Result<(), CostError> {
-    let Some(Window { side, stride }) = window else {
-        return Ok(());
-    };
-    if side < patch_pixels {
+    if let Some(Window { side, .. }) = window
+        && side < patch_pixels
+    {
         return Err(CostError::SmallWindow { side, patch_pixels });
     }
-    let Some(windows) = Windows::new(height, width, side as usize, stride as usize) else {
-        return Ok(());
-    };
-    let count = windows.count();
+    let (mut count, mut pixels) = (0, 0);
+    for &(width, height) in sizes {
+        let [width, height] = [width, height].map(|side| side as usize);
+        let windows =
+            window.and_then(|window| Windows::new(height, width, window.side as usize, window.stride as usize));
+        pixels += match &windows {
+            None => height * width,
+            Some(windows) => windows.count() * windows.rows.side * windows.columns.side,
+        };
+        count += windows.as_ref().map_or(0, Windows::count);
+    }
+    let sizes = || Sizes(sizes.to_vec());
     if count > limits.max_windows {
         return Err(CostError::TooManyWindows {
-            width,
-            height,
+            sizes: sizes(),
             count,
             limit: limits.max_windows,
         });
     }
-    let pixels = (count * windows.rows.side * windows.columns.side) as u64;
+    let pixels = pixels as u64;
     if pixels > limits.max_input_pixels {
-        return Err(CostError::WindowPixels {
-            count,
+        return Err(CostError::InputPixels {
+            sizes: sizes(),
             pixels,
             limit: limits.max_input_pixels,
         });
@@ -162,27 +204,67 @@ mod tests {
     #[test]
     fn windows_are_counted_and_so_are_their_pixels() {
         let check =
-            |height, width, side, stride| check_windows(height, width, Some(Window { side, stride }), 16, &limits());
-        assert_eq!(check(336, 448, 224, 112), Ok(()));
+            |width, height, side, stride| check_sizes(&[(width, height)], Some(Window { side, stride }), 16, &limits());
+        assert_eq!(check(448, 336, 224, 112), Ok(()));
         assert_eq!(
-            check(336, 449, 224, 112).expect_err("2 x 4").to_string(),
+            check(449, 336, 224, 112).expect_err("2 x 4").to_string(),
             "the model's input of 449 x 336 pixels has 8 windows, more than limits.max_windows = 6; a larger window.stride \
-             makes fewer"
+             or fewer scales make fewer"
         );
         assert_eq!(
             check(600, 600, 400, 200).expect_err("4 x 160000").to_string(),
-            "4 windows have 640000 pixels in all, more than limits.max_input_pixels = 400000; a larger window.stride or a \
-             smaller short_side makes fewer"
+            "the model's input of 600 x 600 pixels comes to 640000 pixels in all scales and windows, more than \
+             limits.max_input_pixels = 400000; a smaller short_side, fewer scales or a larger window.stride make fewer"
         );
-        // One window is the whole input, which has a limit of its own.
-        assert_eq!(check(600, 600, 800, 1), Ok(()));
+        assert_eq!(check(600, 600, 800, 1), Ok(())); // One window is the whole input.
+    }
+
+    #[test]
+    fn scales_add_up_with_windows_and_without() {
+        let check = |sizes: &[(u32, u32)], window| check_sizes(sizes, window, 16, &limits());
+        assert_eq!(check(&[(400, 400), (600, 400)], None), Ok(()));
+        let error = check(&[(400, 400), (601, 400)], None).expect_err("160000 and 240400");
+        assert!(
+            error
+                .to_string()
+                .contains("of 400 x 400, 601 x 400 pixels comes to 400400 pixels"),
+            "{error}"
+        );
+        // The smaller is seen as a whole, the larger through six windows.
+        let window = Some(Window { side: 224, stride: 112 });
+        assert_eq!(check(&[(224, 168), (448, 336)], window), Ok(()));
+        let error = check(&[(448, 336), (336, 224)], window).expect_err("6 and 2");
+        assert!(
+            error
+                .to_string()
+                .contains("of 448 x 336, 336 x 224 pixels has 8 windows"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_scale_is_limited_as_the_short_side_is() {
+        let limits = LimitsConfig {
+            max_short_side: 500,
+            ..limits()
+        };
+        let scaled = |short_side, scale| scaled_short_side(short_side, scale, &limits);
+        assert_eq!(scaled(333, 1.5), Ok(500)); // 499.5
+        assert_eq!(
+            scaled(334, 1.5).expect_err("501").to_string(),
+            "the short side at scale 1.5 is 501 pixels, more than limits.max_short_side = 500; a smaller scale or short_side \
+             makes it smaller"
+        );
+        assert_eq!(scaled(3, 0.1), Ok(1));
+        assert!(scaled(3, 1e300).is_err());
+        assert_eq!(scaled(600, 1.0), Ok(600)); // a model's own, which no request asked for
     }
 
     #[test]
     fn a_window_shows_at_least_a_patch() {
         let window = Some(Window { side: 15, stride: 15 });
         assert_eq!(
-            check_windows(32, 32, window, 16, &limits())
+            check_sizes(&[(32, 32)], window, 16, &limits())
                 .expect_err("15 < 16")
                 .to_string(),
             "window.side must be at least the model's patch of 16 pixels, not 15"
@@ -196,8 +278,8 @@ mod tests {
         assert_eq!(check(100, Attention::Naclip), Ok(()));
         assert_eq!(
             check(101, Attention::Naclip).expect_err("101 > 100").to_string(),
-            "the attention naclip compares every two of 101 cells, and limits.max_paired_cells = 100; a smaller short_side, or \
-             windows, make fewer"
+            "the attention naclip compares every two of 101 cells, more than limits.max_paired_cells = 100; a smaller \
+             short_side, or windows, make fewer"
         );
     }
 

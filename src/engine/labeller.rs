@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 pub use crate::dense::DenseScores;
 use crate::dense::{Attention, DenseOptions};
-use crate::image::{Normalisation, NormalisedImage};
+use crate::image::{ModelInput, Normalisation};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// A model that scores images against text. Lives on one worker thread and never leaves it.
@@ -23,13 +23,14 @@ pub trait Labeller {
     /// When the model fails; the worker answers the jobs it holds and goes on.
     fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError>;
 
-    /// Scores of one image: on the model's grid, on those of all windows, or, refined, one cell per pixel of the image.
+    /// Scores of one image: for each of its sizes on the model's grid or on those of all windows; refined, on one grid, with up
+    /// to one cell per pixel of the image.
     ///
     /// # Errors
     /// When the model fails; the worker answers the jobs it holds and goes on.
     fn score(
         &mut self,
-        image: &NormalisedImage,
+        input: &ModelInput,
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError>;

@@ -28,6 +28,8 @@ pub struct SegmentRequest {
     pub dense: DenseOptions,
     /// Short side of the model's input in pixels; `None` for the model's own.
     pub short_side: Option<u32>,
+    /// Factors on the short side: the image is scored at each of these sizes. At least one, each above 0.
+    pub scales: Vec<f64>,
     /// How the image comes to that size.
     pub resize: Resize,
     /// How the label map is written.

@@ -14,7 +14,7 @@ use super::slots::Slot;
 use super::worker::{Job, ScoreJob};
 use super::{Engine, ModelInfo, Readiness};
 use crate::dense::{self, DenseScores};
-use crate::image::{self, NormalisedImage, RgbImage};
+use crate::image::{self, ModelInput, RgbImage};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, QueryOwner};
 use crate::telemetry::Stage;
 use crate::vocabulary::{self, ClassList, Classifier, TextEmbedding};
@@ -109,7 +109,7 @@ impl Run<'_> {
         let scores = self.score(input, &classifier, &request).await?;
 
         let DenseScores {
-            grid,
+            map: scores,
             similarity,
             image_probability,
             denoising_dropped_all,
@@ -125,7 +125,9 @@ impl Run<'_> {
         };
         let owners = classifier.owners.clone();
         let map = self
-            .blocking(Stage::LabelMap, move || label_map::label_map(&grid, &owners, &options))
+            .blocking(Stage::LabelMap, move || {
+                label_map::label_map(&scores, &owners, &options)
+            })
             .await?;
         let statistics = map.classes.clone();
         let (label_map, confidence_map) = self.encode(map, request.output).await?;
@@ -177,42 +179,50 @@ impl Run<'_> {
         )))
     }
 
-    async fn preprocess(
-        &mut self,
-        pixels: RgbImage,
-        request: &SegmentRequest,
-    ) -> Result<NormalisedImage, SegmentError> {
-        let short_side = request.short_side.unwrap_or(self.model.short_side);
-        let resize = request.resize;
-        let (width, height) = resize.working_size(
-            pixels.width(),
-            pixels.height(),
-            short_side,
-            self.model.patch_pixels,
-            self.engine.settings.limits.max_input_pixels,
-        )?;
-        cost::check_windows(
-            height as usize,
-            width as usize,
-            request.dense.window,
-            self.model.patch_pixels,
-            &self.engine.settings.limits,
-        )?;
-        let seen = |side: u32| request.dense.window.map_or(side, |window| side.min(window.side));
-        let [rows, columns] = [height, width].map(|side| (seen(side) / self.model.patch_pixels) as usize);
-        dense::check_grid(request.dense.attention, rows, columns)?;
-        cost::check_pairs(rows * columns, request.dense.attention, &self.engine.settings.limits)?;
-        let normalisation = self.model.normalisation;
-        self.blocking(Stage::Preprocess, move || {
-            image::preprocess(&pixels, width, height, resize, &normalisation)
+    async fn preprocess(&mut self, pixels: RgbImage, request: &SegmentRequest) -> Result<ModelInput, SegmentError> {
+        let sizes = self.sizes(&pixels, request)?;
+        let (resize, normalisation) = (request.resize, self.model.normalisation);
+        self.blocking(Stage::Preprocess, move || ModelInput {
+            image_height: pixels.height() as usize,
+            image_width: pixels.width() as usize,
+            sizes: sizes
+                .into_iter()
+                .map(|(width, height)| image::preprocess(&pixels, width, height, resize, &normalisation))
+                .collect(),
         })
         .await
+    }
+
+    /// Width and height in pixels at which the model sees the image at each scale, once it is known that it may.
+    fn sizes(&self, pixels: &RgbImage, request: &SegmentRequest) -> Result<Vec<(u32, u32)>, SegmentError> {
+        let limits = &self.engine.settings.limits;
+        let patch_pixels = self.model.patch_pixels;
+        let short_side = request.short_side.unwrap_or(self.model.short_side);
+        let mut sizes = Vec::with_capacity(request.scales.len());
+        for &scale in &request.scales {
+            let short_side = cost::scaled_short_side(short_side, scale, limits)?;
+            let (width, height) = pixels.dimensions();
+            let max_pixels = limits.max_input_pixels;
+            sizes.push(
+                request
+                    .resize
+                    .working_size(width, height, short_side, patch_pixels, max_pixels)?,
+            );
+        }
+        cost::check_sizes(&sizes, request.dense.window, patch_pixels, limits)?;
+        let seen = |side: u32| request.dense.window.map_or(side, |window| side.min(window.side));
+        for &(width, height) in &sizes {
+            let [rows, columns] = [height, width].map(|side| (seen(side) / patch_pixels) as usize);
+            dense::check_grid(request.dense.attention, rows, columns)?;
+            cost::check_pairs(rows * columns, request.dense.attention, limits)?;
+        }
+        Ok(sizes)
     }
 
     /// Only when all texts are known is it known how many of them there are.
     fn check_refinement(
         &self,
-        input: &NormalisedImage,
+        input: &ModelInput,
         classifier: &Classifier,
         request: &SegmentRequest,
     ) -> Result<(), SegmentError> {
@@ -240,7 +250,7 @@ impl Run<'_> {
     /// Waits for a worker and its scores.
     async fn score(
         &mut self,
-        image: NormalisedImage,
+        input: ModelInput,
         classifier: &Arc<Classifier>,
         request: &SegmentRequest,
     ) -> Result<DenseScores, SegmentError> {
@@ -248,7 +258,7 @@ impl Run<'_> {
         let (reply, answer) = oneshot::channel();
         let (started, has_started) = oneshot::channel();
         let job = ScoreJob {
-            image,
+            input,
             classifier: Arc::clone(classifier),
             options: request.dense,
             queued: Instant::now(),

@@ -15,7 +15,7 @@ use super::labeller::{Labeller, LabellerError, ModelInfo};
 use super::queue::JobQueue;
 use super::slots::Slot;
 use crate::dense::{DenseOptions, DenseScores};
-use crate::image::NormalisedImage;
+use crate::image::{ModelInput, NormalisedImage};
 use crate::label_map::QueryOwner;
 use crate::telemetry::Metrics;
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
@@ -37,7 +37,7 @@ pub enum Job {
 /// An image to be scored.
 pub struct ScoreJob {
     /// The model's input.
-    pub image: NormalisedImage,
+    pub input: ModelInput,
     /// What to compare it with.
     pub classifier: Arc<Classifier>,
     /// How.
@@ -155,7 +155,7 @@ fn answer(labeller: &mut dyn Labeller, job: Job) {
             let _ = job.started.send(job.queued.elapsed());
             let _ = job
                 .reply
-                .send(labeller.score(&job.image, &job.classifier, &job.options));
+                .send(labeller.score(&job.input, &job.classifier, &job.options));
         }
         Job::Embed(job) if !job.reply.is_closed() => {
             let _ = job.reply.send(labeller.embed_texts(&job.texts, job.templates));
@@ -173,12 +173,14 @@ fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, Labelle
         .remove(0);
     let info = labeller.info().clone();
     let side = info.short_side as usize;
-    let image = NormalisedImage {
-        height: side,
-        width: side,
+    let input = ModelInput {
         image_height: side,
         image_width: side,
-        values: vec![0.0; 3 * side * side],
+        sizes: vec![NormalisedImage {
+            height: side,
+            width: side,
+            values: vec![0.0; 3 * side * side],
+        }],
     };
     let classifier = Classifier {
         queries: 1,
@@ -194,7 +196,7 @@ fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, Labelle
         attention,
         ..DenseOptions::default()
     };
-    labeller.score(&image, &classifier, &options)?;
+    labeller.score(&input, &classifier, &options)?;
     tracing::info!(
         model = info.name,
         architecture = info.architecture,

@@ -1,7 +1,8 @@
 //! Measuring label maps against truths: data sets, corruptions, runs over an engine, figures, reports.
 //!
-//! Owns what a data set is, how its truths are read, how images are corrupted, what is counted, and what the counts say. A run asks the same
-//! [`Engine`](crate::engine::Engine) that answers HTTP, so its figures are those of what is served. Knows nothing of tensors.
+//! Owns what a data set is, how its truths are read, how images are corrupted, what is counted, and what the counts say. A
+//! run asks the same [`Engine`](crate::engine::Engine) that answers HTTP, so its figures are those of what is served. Knows
+//! nothing of tensors.
 
 mod confusion;
 mod corruption;
@@ -18,5 +19,5 @@ pub use dataset::{Dataset, DatasetError, FolderLayout, LabelMapping, Layout, Sam
 pub use grid::picture_grid;
 pub use metrics::{ClassMetrics, Metrics, ZeroShot};
 pub use record::{ImageRecord, Recorder, StateError};
-pub use report::{ClassReport, ImageReport, Report, Subject, Summary, table, worst_first};
+pub use report::{ClassReport, ImageReport, Report, Subject, Summary, table};
 pub use run::{EvaluationError, Measured, Outcome, Run, Task};

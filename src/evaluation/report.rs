@@ -207,7 +207,7 @@ pub fn table(settings: &[&str], rows: &[(Vec<String>, &Summary)]) -> String {
 }
 
 /// The images by their own mean IoU, the worst first, equal ones by name; those where nothing counts last.
-pub fn worst_first(classes: usize, records: &[ImageRecord]) -> Vec<ImageReport> {
+fn worst_first(classes: usize, records: &[ImageRecord]) -> Vec<ImageReport> {
     let mut images: Vec<ImageReport> = records
         .iter()
         .map(|record| {

@@ -14,6 +14,7 @@ use super::dataset::{Dataset, DatasetError, Sample, Truth, unreadable};
 use super::metrics::Metrics;
 use super::record::{ImageRecord, Recorder, StateError};
 use crate::engine::{Engine, ModelInfo, OutputOptions, SegmentError, SegmentRequest, Timings};
+use crate::hexadecimal::hexadecimal;
 use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat, UNLABELLED};
 use crate::vocabulary::off_pool;
@@ -92,11 +93,13 @@ impl Task {
             synonyms,
             dense,
             short_side,
+            scales,
             resize,
         } = &self.request;
         let corruption = self.corruption;
         format!(
-            "{} {} {} {vocabulary:?} {background:?} {templates:?} {synonyms:?} {dense:?} {short_side:?} {resize:?} {corruption:?}",
+            "{} {} {} {vocabulary:?} {background:?} {templates:?} {synonyms:?} {dense:?} {short_side:?} {scales:?} {resize:?} \
+             {corruption:?}",
             crate::VERSION,
             model.weights_sha256,
             model.precision.name(),
@@ -113,10 +116,7 @@ fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
         digest.update(format!("{} {} {changed:?}", path.display(), metadata.len()));
     }
     digest.update(format!("{:?}", sample.labels));
-    Ok(digest.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hexadecimal(&digest.finalize()[..16]))
 }
 
 impl Run<'_> {

@@ -1,12 +1,13 @@
 //! The file a download grows in: its lock, its digest so far, and the moment it takes its name.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+
+use crate::hexadecimal::hexadecimal;
 
 /// A file on its way. Only one process at a time has it open.
 pub struct Partial {
@@ -84,7 +85,7 @@ impl Partial {
 
     /// SHA-256 of everything held, in hexadecimal.
     pub fn sha256(&self) -> String {
-        hexadecimal(self.digest.clone())
+        hexadecimal(&self.digest.clone().finalize())
     }
 
     /// Gives the file its name, once it is safely on the disk.
@@ -103,7 +104,7 @@ impl Partial {
 pub fn sha256_of(mut file: File) -> io::Result<String> {
     let mut digest = Sha256::new();
     hash(&mut file, &mut digest)?;
-    Ok(hexadecimal(digest))
+    Ok(hexadecimal(&digest.finalize()))
 }
 
 /// Reads to the end; how many bytes that were.
@@ -118,14 +119,6 @@ fn hash(file: &mut File, digest: &mut Sha256) -> io::Result<u64> {
         digest.update(&chunk[..count]);
         length += count as u64;
     }
-}
-
-fn hexadecimal(digest: Sha256) -> String {
-    let mut text = String::with_capacity(64);
-    for byte in digest.finalize() {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -29,17 +29,24 @@ impl Normalisation {
     };
 }
 
-/// A model's input for one image.
+/// A model's input for one image: the image at one or more sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInput {
+    /// Height in pixels of the image itself.
+    pub image_height: usize,
+    /// Width in pixels of the image itself.
+    pub image_width: usize,
+    /// At least one; scores of all of them count the same.
+    pub sizes: Vec<NormalisedImage>,
+}
+
+/// An image at one of the sizes at which a model sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormalisedImage {
     /// Height in pixels, at least one of the model's patches.
     pub height: usize,
     /// Width in pixels, at least one of the model's patches.
     pub width: usize,
-    /// Height in pixels of the image that it shows.
-    pub image_height: usize,
-    /// Width in pixels of the image that it shows.
-    pub image_width: usize,
     /// `[3, height, width]`, RGB planes, row-major.
     pub values: Vec<f32>,
 }

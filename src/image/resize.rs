@@ -141,8 +141,6 @@ pub fn preprocess(
     NormalisedImage {
         height: height as usize,
         width: width as usize,
-        image_height: image.height() as usize,
-        image_width: image.width() as usize,
         values,
     }
 }

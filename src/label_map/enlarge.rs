@@ -2,40 +2,33 @@
 
 use rayon::prelude::*;
 
-use super::ScoreGrid;
-use super::interpolation::Taps;
+use super::interpolation::Interpolation;
+use super::{ScoreGrid, ScoreMap};
 
-/// Interpolates the scores to `height` x `width` pixels, as [`label_map`](super::label_map) does row by row: one cell per
-/// pixel, no windows. Memory is that of the result, `[queries, height, width]`.
+/// Interpolates the scores to `height` x `width` pixels, as [`label_map`](super::label_map) does row by row: one grid without
+/// windows, one cell per pixel. Memory is that of the result, `[queries, height, width]`.
 ///
 /// # Panics
-/// When a side is 0, or cells are not those of the grid's windows.
-pub fn enlarge(scores: &ScoreGrid, height: usize, width: usize) -> ScoreGrid {
-    assert!(height > 0 && width > 0, "the image is empty");
-    let windows = scores.windows.as_ref();
-    assert!(
-        windows.is_none_or(|windows| windows.fit(scores)),
-        "cells are not those of the windows"
-    );
-    let rows = Taps::new(scores.height, windows.map(|windows| &windows.rows), height);
-    let columns = Taps::new(scores.width, windows.map(|windows| &windows.columns), width);
-    let cells = scores.height * scores.width;
+/// When a side is 0, or the map is none: see [`label_map`](super::label_map).
+pub fn enlarge(scores: &ScoreMap, height: usize, width: usize) -> ScoreMap {
+    let interpolation = Interpolation::new(scores, height, width);
     let mut values = vec![0.0; scores.queries * height * width];
     values.par_chunks_exact_mut(width).enumerate().for_each_init(
-        || (vec![0.0; scores.width], vec![(); width]),
-        |(grid_row, nothing), (row, pixels)| {
-            let plane = &scores.values[row / height * cells..][..cells];
-            rows.blend_rows(row % height, plane, grid_row);
-            columns.blend_columns(0, grid_row, pixels, nothing, |(), value| value);
+        || (vec![0.0; interpolation.row_cells()], vec![(); width]),
+        |(cells, nothing), (row, pixels)| {
+            interpolation.blend_rows(row / height, row % height, cells);
+            interpolation.blend_columns(0, cells, pixels, nothing, |(), value| value);
         },
     );
-    ScoreGrid {
+    ScoreMap {
         kind: scores.kind,
         queries: scores.queries,
-        height,
-        width,
-        windows: None,
-        values,
+        grids: vec![ScoreGrid {
+            height,
+            width,
+            windows: None,
+            values,
+        }],
     }
 }
 
@@ -68,15 +61,18 @@ mod tests {
         assert_eq!(goldens.len(), 6);
         for golden in goldens {
             let grid = ScoreGrid {
-                kind: ScoreKind::Logits,
-                queries: golden.queries,
                 height: golden.grid[0],
                 width: golden.grid[1],
                 windows: Windows::new(golden.input[0], golden.input[1], golden.side, golden.stride),
                 values: golden.scores,
             };
+            let scores = ScoreMap {
+                kind: ScoreKind::Logits,
+                queries: golden.queries,
+                grids: vec![grid],
+            };
             let [height, width] = golden.image;
-            let enlarged = enlarge(&grid, height, width).values;
+            let enlarged = enlarge(&scores, height, width).grids.remove(0).values;
             assert_eq!(enlarged.len(), golden.expected.len(), "{}", golden.name);
             for (ours, theirs) in enlarged.iter().zip(golden.expected) {
                 assert!((ours - theirs).abs() < 1e-4, "{}: {ours}, not {theirs}", golden.name);
@@ -86,14 +82,16 @@ mod tests {
 
     #[test]
     fn one_cell_per_pixel_stays_as_it_is() {
-        let grid = ScoreGrid {
+        let scores = ScoreMap {
             kind: ScoreKind::Weights,
             queries: 2,
-            height: 2,
-            width: 3,
-            windows: None,
-            values: (0_u8..12).map(f32::from).collect(),
+            grids: vec![ScoreGrid {
+                height: 2,
+                width: 3,
+                windows: None,
+                values: (0_u8..12).map(f32::from).collect(),
+            }],
         };
-        assert_eq!(enlarge(&grid, 2, 3), grid);
+        assert_eq!(enlarge(&scores, 2, 3), scores);
     }
 }

@@ -1,18 +1,88 @@
-//! Positions and weights of bilinear interpolation along one axis.
+//! Positions and weights of bilinear interpolation: along one axis, and from all grids of a score map to an image.
 
 use super::windows::WindowAxis;
+use super::{ScoreGrid, ScoreMap};
+
+/// Where the pixels of an image of one size take their scores from: the cells of all grids.
+///
+/// A pixel's score is a mean of means, and all of it is linear. So for a row of the image each grid's rows are blended first,
+/// which gives the cells of all grids side by side; then one set of taps goes from these to the row's pixels.
+#[derive(Debug, Clone)]
+pub(super) struct Interpolation<'a> {
+    grids: &'a [ScoreGrid],
+    /// Of each grid.
+    rows: Vec<Taps>,
+    /// Of all grids side by side.
+    columns: Taps,
+}
+
+impl<'a> Interpolation<'a> {
+    /// # Panics
+    /// When a side is 0, there is no grid, or a grid is empty, has other values than `[queries, height, width]`, or has cells
+    /// that are not those of its windows.
+    pub fn new(scores: &'a ScoreMap, height: usize, width: usize) -> Self {
+        assert!(height > 0 && width > 0, "the image is empty");
+        assert!(scores.queries > 0 && !scores.grids.is_empty(), "the score map is empty");
+        for grid in &scores.grids {
+            assert!(grid.height > 0 && grid.width > 0, "a score grid is empty");
+            let values = scores.queries * grid.height * grid.width;
+            assert_eq!(grid.values.len(), values, "values are not the grid's");
+            let fits = grid.windows.as_ref().is_none_or(|windows| windows.fit(grid));
+            assert!(fits, "cells are not those of the windows");
+        }
+        let rows =
+            |grid: &ScoreGrid| Taps::new(grid.height, grid.windows.as_ref().map(|windows| &windows.rows), height);
+        let columns = |grid: &ScoreGrid| {
+            let windows = grid.windows.as_ref().map(|windows| &windows.columns);
+            (grid.width, Taps::new(grid.width, windows, width))
+        };
+        Self {
+            grids: &scores.grids,
+            rows: scores.grids.iter().map(rows).collect(),
+            columns: Taps::mean(scores.grids.iter().map(columns)),
+        }
+    }
+
+    /// Cells of a row of all grids side by side.
+    pub fn row_cells(&self) -> usize {
+        self.grids.iter().map(|grid| grid.width).sum()
+    }
+
+    /// Writes a query's cells of all grids, [`Self::row_cells`], at row `y` of the image.
+    pub fn blend_rows(&self, query: usize, y: usize, row: &mut [f32]) {
+        let mut left = row;
+        for (grid, taps) in self.grids.iter().zip(&self.rows) {
+            let (own, others) = left.split_at_mut(grid.width);
+            let cells = grid.height * grid.width;
+            taps.blend_rows(y, &grid.values[query * cells..][..cells], own);
+            left = others;
+        }
+    }
+
+    /// Writes `store(accumulator, score)` for `pixels.len()` pixels of a row from pixel `x` on, out of the row's cells.
+    pub fn blend_columns<A>(
+        &self,
+        x: usize,
+        row: &[f32],
+        pixels: &mut [f32],
+        accumulators: &mut [A],
+        store: impl Fn(&mut A, f32) -> f32,
+    ) {
+        self.columns.blend_columns(x, row, pixels, accumulators, store);
+    }
+}
 
 /// The two grid cells a pixel lies between, and how far towards the second.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Tap {
+struct Tap {
     /// The cell before the pixel's centre.
-    pub first: usize,
+    first: usize,
     /// The cell after it; the same one at the grid's edge.
-    pub second: usize,
+    second: usize,
     /// Weight of the second cell, 0 to 1.
-    pub weight: f32,
+    weight: f32,
     /// What the value between them counts for, 0 to 1: the shares of one pixel's taps add up to 1.
-    pub share: f32,
+    share: f32,
 }
 
 impl Tap {
@@ -26,20 +96,20 @@ impl Tap {
 
     /// The value between the two cells' values, times the share.
     #[inline]
-    pub fn blend(self, first: f32, second: f32) -> f32 {
+    fn blend(self, first: f32, second: f32) -> f32 {
         self.share * (first * (1.0 - self.weight) + second * self.weight)
     }
 }
 
 /// Where an axis of the image takes its values from: layers of one tap per pixel, to be added up.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Taps {
+struct Taps {
     layers: Vec<Vec<Tap>>,
 }
 
 impl Taps {
     /// For `cells` cells that cover `pixels` pixels evenly, or are those of all windows side by side.
-    pub fn new(cells: usize, windows: Option<&WindowAxis>, pixels: usize) -> Self {
+    fn new(cells: usize, windows: Option<&WindowAxis>, pixels: usize) -> Self {
         let layers = match windows {
             None => vec![taps(cells, pixels)],
             Some(windows) => through_windows(cells / windows.starts.len(), windows, pixels),
@@ -47,8 +117,30 @@ impl Taps {
         Self { layers }
     }
 
+    /// The mean of several axes of equally many pixels, whose cells, a number each, stand one after the other.
+    fn mean(axes: impl ExactSizeIterator<Item = (usize, Self)>) -> Self {
+        let share = 1.0 / axes.len() as f32;
+        let mut layers = Vec::new();
+        let mut offset = 0;
+        for (cells, taps) in axes {
+            let moved = |tap: Tap| Tap {
+                first: offset + tap.first,
+                second: offset + tap.second,
+                share: share * tap.share,
+                ..tap
+            };
+            layers.extend(
+                taps.layers
+                    .into_iter()
+                    .map(|layer| layer.into_iter().map(moved).collect()),
+            );
+            offset += cells;
+        }
+        Self { layers }
+    }
+
     /// Writes the blend of a plane's rows for pixel `y` of this axis. The plane is `[cells, row.len()]`, row-major.
-    pub fn blend_rows(&self, y: usize, plane: &[f32], row: &mut [f32]) {
+    fn blend_rows(&self, y: usize, plane: &[f32], row: &mut [f32]) {
         row.fill(0.0);
         for tap in self.layers.iter().map(|layer| layer[y]).filter(|tap| tap.share > 0.0) {
             let rows = [tap.first, tap.second].map(|cell| &plane[cell * row.len()..][..row.len()]);
@@ -60,7 +152,7 @@ impl Taps {
 
     /// Writes `store(accumulator, interpolated value)` for `pixels.len()` pixels of this axis from pixel `x` on, out of one
     /// row of cells.
-    pub fn blend_columns<A>(
+    fn blend_columns<A>(
         &self,
         x: usize,
         cells: &[f32],
@@ -162,6 +254,22 @@ mod tests {
                 .iter()
                 .all(|tap| tap.blend(3.0, 3.0) == 3.0 && tap.first == 0 && tap.second == 0)
         );
+    }
+
+    #[test]
+    fn several_axes_count_the_same_and_their_cells_stand_side_by_side() {
+        let axes = [(2, taps(2, 4)), (1, taps(1, 4)), (4, taps(4, 4))];
+        let mean = Taps::mean(
+            axes.into_iter()
+                .map(|(cells, taps)| (cells, Taps { layers: vec![taps] })),
+        );
+        let mut pixels = [0.0; 4];
+        let cells = [1.0, 5.0, 30.0, 3.0, 6.0, 9.0, 12.0];
+        mean.blend_columns(0, &cells, &mut pixels, &mut [(); 4], |(), value| value * 3.0);
+        let expected = [1.0 + 30.0 + 3.0, 2.0 + 30.0 + 6.0, 4.0 + 30.0 + 9.0, 5.0 + 30.0 + 12.0];
+        for (found, expected) in pixels.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+        }
     }
 
     #[test]

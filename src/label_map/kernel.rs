@@ -1,15 +1,15 @@
 //! The one pass over the image: interpolation, softmax, argmax and statistics, row by row.
 //!
 //! Scores at image size never exist as a whole: 171 classes at 2048 x 1536 would be 2.1 GB. Each
-//! image row takes its grid rows, blends them into one of `[queries, grid_width]`, and then a
+//! image row takes its grids' rows, blends them into one of `[queries, cells of a row]`, and then a
 //! tile of [`TILE_PIXELS`] pixels at a time goes through interpolation, probabilities and argmax
 //! with the queries outermost, so that every inner loop runs along contiguous pixels.
 
 use rayon::prelude::*;
 
-use super::interpolation::Taps;
+use super::interpolation::Interpolation;
 use super::statistics::Statistics;
-use super::{LabelMap, LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, UNLABELLED};
+use super::{LabelMap, LabelMapOptions, QueryOwner, ScoreKind, ScoreMap, UNLABELLED};
 
 /// Rows that one task takes at a time.
 const BAND_ROWS: usize = 8;
@@ -21,8 +21,8 @@ const TILE_PIXELS: usize = 128;
 /// Labels every pixel of the image.
 ///
 /// Scores are interpolated bilinearly (corners not aligned) to the image's size as PyTorch's
-/// `F.interpolate` does it, those of [`Windows`](super::Windows) by way of the input's pixels, and become probabilities per
-/// pixel as [`ScoreKind`] says. The
+/// `F.interpolate` does it, those of [`Windows`](super::Windows) by way of the input's pixels; the mean over the grids becomes
+/// probabilities per pixel as [`ScoreKind`] says. The
 /// probability of an owner is the largest of its queries'; the pixel takes the owner of the largest,
 /// the lowest class id among equals, a class before the background. When
 /// [`LabelMapOptions::background_label`] is a class id, background queries count as that class's.
@@ -42,15 +42,17 @@ const TILE_PIXELS: usize = 128;
 /// Two classes on a grid of 1 x 2 cells, seen at 2 x 4 pixels:
 ///
 /// ```
-/// use maskclip::label_map::{LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, UNLABELLED, label_map};
+/// use maskclip::label_map::{LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED, label_map};
 ///
-/// let scores = ScoreGrid {
+/// let scores = ScoreMap {
 ///     kind: ScoreKind::Logits,
 ///     queries: 2,
-///     height: 1,
-///     width: 2,
-///     windows: None,
-///     values: vec![9.0, 1.0, 2.0, 8.0], // the first class scores 9 and 1, the second 2 and 8
+///     grids: vec![ScoreGrid {
+///         height: 1,
+///         width: 2,
+///         windows: None,
+///         values: vec![9.0, 1.0, 2.0, 8.0], // the first class scores 9 and 1, the second 2 and 8
+///     }],
 /// };
 /// let options = LabelMapOptions {
 ///     width: 4,
@@ -68,10 +70,10 @@ const TILE_PIXELS: usize = 128;
 ///
 /// # Panics
 ///
-/// When the arguments contradict each other, which is the caller's bug: no classes or no queries, an
-/// owner or a background label that is no class, values that are not `[queries, height, width]`, a
-/// side of length 0.
-pub fn label_map(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) -> LabelMap {
+/// When the arguments contradict each other, which is the caller's bug: no classes, no queries or no grid, an
+/// owner or a background label that is no class, values that are not `[queries, height, width]`, cells that are not those of the
+/// grid's windows, a side of length 0.
+pub fn label_map(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) -> LabelMap {
     check(scores, owners, options);
     let mut plan = Plan::new(scores, owners, options);
     if options.smallest_area > 0.0 {
@@ -118,28 +120,14 @@ fn label(plan: &Plan<'_>) -> LabelMap {
 }
 
 /// Stops at arguments that contradict each other.
-fn check(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) {
+fn check(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) {
     let class_exists = |id: u16| usize::from(id) < options.classes;
     assert!(
         (1..=usize::from(UNLABELLED)).contains(&options.classes),
         "1 to 65535 classes, got {}",
         options.classes
     );
-    assert!(
-        scores.queries > 0 && scores.height > 0 && scores.width > 0,
-        "the score grid is empty"
-    );
-    assert_eq!(
-        scores.values.len(),
-        scores.queries * scores.height * scores.width,
-        "values are not the grid's"
-    );
-    assert!(
-        scores.windows.as_ref().is_none_or(|windows| windows.fit(scores)),
-        "cells are not those of the windows"
-    );
     assert_eq!(owners.len(), scores.queries, "every query has one owner");
-    assert!(options.width > 0 && options.height > 0, "the image is empty");
     assert!(
         owners.iter().all(|owner| matches!(owner, QueryOwner::Background)
             || matches!(owner, QueryOwner::Class(id) if class_exists(*id))),
@@ -154,7 +142,7 @@ fn check(scores: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) {
 /// What all rows share.
 #[derive(Clone)]
 struct Plan<'a> {
-    scores: &'a ScoreGrid,
+    kind: ScoreKind,
     options: &'a LabelMapOptions,
     /// Queries by owner, lowest class first, the background last: the first maximum wins ties.
     queries: Vec<Query>,
@@ -162,16 +150,14 @@ struct Plan<'a> {
     background: usize,
     /// A pixel whose best class probability is below this becomes background.
     threshold: f32,
-    /// Grid rows of every image row.
-    rows: Taps,
-    /// Grid columns of every image column.
-    columns: Taps,
+    /// From the grids' cells to the image's pixels.
+    interpolation: Interpolation<'a>,
 }
 
 /// A query and whose it is.
 #[derive(Clone, Copy)]
 struct Query {
-    /// Index into the score grid.
+    /// Index into the score map.
     index: usize,
     /// Class id, or one past the last class for the background.
     owner: usize,
@@ -180,7 +166,7 @@ struct Query {
 }
 
 impl<'a> Plan<'a> {
-    fn new(scores: &'a ScoreGrid, owners: &[QueryOwner], options: &'a LabelMapOptions) -> Self {
+    fn new(scores: &'a ScoreMap, owners: &[QueryOwner], options: &'a LabelMapOptions) -> Self {
         let background = match options.background_label {
             UNLABELLED => options.classes,
             class => usize::from(class),
@@ -198,23 +184,13 @@ impl<'a> Plan<'a> {
             })
             .collect();
         queries.sort_by_key(|query| query.owner);
-        let windows = scores.windows.as_ref();
         Self {
-            scores,
+            kind: scores.kind,
             options,
             queries,
             background,
             threshold: options.background_threshold,
-            rows: Taps::new(
-                scores.height,
-                windows.map(|windows| &windows.rows),
-                options.height as usize,
-            ),
-            columns: Taps::new(
-                scores.width,
-                windows.map(|windows| &windows.columns),
-                options.width as usize,
-            ),
+            interpolation: Interpolation::new(scores, options.height as usize, options.width as usize),
         }
     }
 
@@ -244,8 +220,8 @@ impl<'a> Plan<'a> {
 /// One thread's buffers and what it has counted so far.
 struct Worker<'a> {
     plan: &'a Plan<'a>,
-    /// `[queries, grid_width]`, the grid at the height of the current image row, queries in the plan's order.
-    grid_row: Vec<f32>,
+    /// `[queries, cells of a row]`, the grids at the height of the current image row, queries in the plan's order.
+    cells: Vec<f32>,
     /// `[queries, TILE_PIXELS]`, scores and then unnormalised probabilities.
     tile: Vec<f32>,
     statistics: Statistics,
@@ -262,7 +238,7 @@ impl<'a> Worker<'a> {
     fn new(plan: &'a Plan<'a>) -> Self {
         Self {
             plan,
-            grid_row: vec![0.0; plan.queries.len() * plan.scores.width],
+            cells: vec![0.0; plan.queries.len() * plan.interpolation.row_cells()],
             tile: vec![0.0; plan.queries.len() * TILE_PIXELS],
             statistics: Statistics::new(plan.options.classes),
         }
@@ -270,11 +246,11 @@ impl<'a> Worker<'a> {
 
     /// Labels row `y` of the image.
     fn label_row(&mut self, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
-        self.blend_grid_rows(y);
+        self.blend_rows(y);
         let tiles = labels.chunks_mut(TILE_PIXELS).zip(confidence.chunks_mut(TILE_PIXELS));
         for (tile, (labels, confidence)) in tiles.enumerate() {
             let x = tile * TILE_PIXELS;
-            let sums = match self.plan.scores.kind {
+            let sums = match self.plan.kind {
                 ScoreKind::Logits => self.exponentials(x, labels.len()),
                 ScoreKind::Weights => self.clamped_weights(x, labels.len()),
             };
@@ -283,13 +259,12 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Fills `grid_row` with the blend of the grid's rows at row `y` of the image.
-    fn blend_grid_rows(&mut self, y: usize) {
-        let grid = self.plan.scores;
-        let cells = grid.height * grid.width;
-        for (query, row) in self.plan.queries.iter().zip(self.grid_row.chunks_exact_mut(grid.width)) {
-            let plane = &grid.values[query.index * cells..][..cells];
-            self.plan.rows.blend_rows(y, plane, row);
+    /// Fills `cells` with the blend of the grids' rows at row `y` of the image.
+    fn blend_rows(&mut self, y: usize) {
+        let interpolation = &self.plan.interpolation;
+        let rows = self.cells.chunks_exact_mut(interpolation.row_cells());
+        for (query, cells) in self.plan.queries.iter().zip(rows) {
+            interpolation.blend_rows(query.index, y, cells);
         }
     }
 
@@ -339,10 +314,10 @@ impl<'a> Worker<'a> {
         store: impl Fn(&mut f32, f32) -> f32,
         accumulators: &mut [f32; TILE_PIXELS],
     ) {
-        let grid_rows = self.grid_row.chunks_exact(self.plan.scores.width);
-        for (grid_row, row) in grid_rows.zip(self.tile.chunks_exact_mut(TILE_PIXELS)) {
-            let columns = &self.plan.columns;
-            columns.blend_columns(x, grid_row, &mut row[..pixels], accumulators, &store);
+        let interpolation = &self.plan.interpolation;
+        let rows = self.cells.chunks_exact(interpolation.row_cells());
+        for (cells, row) in rows.zip(self.tile.chunks_exact_mut(TILE_PIXELS)) {
+            interpolation.blend_columns(x, cells, &mut row[..pixels], accumulators, &store);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Scores on the model's grid to labels at image size, with confidence and statistics.
+//! Scores on the model's grids to labels at image size, with confidence and statistics.
 //!
 //! Owns the meaning of a label map (pixel values, the unlabelled value, what confidence is) and its
 //! encoders. Knows nothing of tensors, HTTP or where the scores come from.
@@ -24,7 +24,7 @@ pub use windows::{WindowAxis, Windows};
 /// 16-bit ones.
 pub const UNLABELLED: u16 = u16::MAX;
 
-/// What the numbers of a [`ScoreGrid`] are, and so how they become probabilities.
+/// What the numbers of a [`ScoreMap`] are, and so how they become probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScoreKind {
     /// Temperature times cosine: a softmax over the queries makes probabilities.
@@ -33,13 +33,20 @@ pub enum ScoreKind {
     Weights,
 }
 
-/// One score per query and grid cell.
+/// What the queries score on an image: at every place the mean over the grids, each interpolated from its own cells.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ScoreGrid {
+pub struct ScoreMap {
     /// What the values are.
     pub kind: ScoreKind,
     /// Number of queries (text embeddings the image was compared with).
     pub queries: usize,
+    /// One for each size at which the image was scored, at least one.
+    pub grids: Vec<ScoreGrid>,
+}
+
+/// One score per query and grid cell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreGrid {
     /// Cells from top to bottom, of all windows.
     pub height: usize,
     /// Cells from left to right, of all windows.

@@ -26,7 +26,7 @@ impl Teacher<'_> {
         let mut classifier = self.classifier.clone();
         classifier.owners = (0..).map(QueryOwner::Class).take(classifier.queries).collect();
         let scores = self.labeller.score(&view.plain, &classifier, &self.options)?;
-        let (width, height) = (view.plain.width, view.plain.height);
+        let (width, height) = (view.plain.image_width, view.plain.image_height);
         let options = LabelMapOptions {
             width: u32::try_from(width).expect("a view is some pixels wide"),
             height: u32::try_from(height).expect("a view is some pixels high"),
@@ -36,7 +36,7 @@ impl Teacher<'_> {
             smallest_area: 0.0,
             confidence_map: false,
         };
-        let labels = label_map(&scores.grid, &classifier.owners, &options).labels;
+        let labels = label_map(&scores.map, &classifier.owners, &options).labels;
         let shown = |pixel: usize| pixel % width < view.shown_width && pixel / width < view.shown_height;
         let labels = labels.into_iter().enumerate();
         let labels = labels.map(|(pixel, label)| i64::from(if shown(pixel) { label } else { UNLABELLED }));

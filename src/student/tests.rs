@@ -12,8 +12,8 @@ use super::*;
 use crate::dense::DenseScores;
 use crate::dense::{Attention, DenseOptions};
 use crate::engine::{Labeller, ModelInfo, Precision};
-use crate::image::{Normalisation, NormalisedImage, RgbImage};
-use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind};
+use crate::image::{ModelInput, Normalisation, RgbImage};
+use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 const SIDE: u32 = 64;
@@ -38,7 +38,7 @@ impl Labeller for ColourTeacher {
 
     fn score(
         &mut self,
-        image: &NormalisedImage,
+        input: &ModelInput,
         classifier: &Classifier,
         _: &DenseOptions,
     ) -> Result<DenseScores, LabellerError> {
@@ -47,6 +47,7 @@ impl Labeller for ColourTeacher {
             Some(left) => left,
             None => return Err(LabellerError::Model("out of answers".to_owned())),
         };
+        let image = &input.sizes[0];
         let plane = image.height * image.width;
         let logits = (0..CELLS * CELLS).map(|cell| {
             let pixel = (cell / CELLS * 8 + 4) * image.width + cell % CELLS * 8 + 4;
@@ -55,13 +56,15 @@ impl Labeller for ColourTeacher {
         let red: Vec<f32> = logits.collect();
         let blue = red.iter().map(|logit| -logit);
         Ok(DenseScores {
-            grid: ScoreGrid {
+            map: ScoreMap {
                 kind: ScoreKind::Logits,
                 queries: 2,
-                height: CELLS,
-                width: CELLS,
-                windows: None,
-                values: red.iter().copied().chain(blue).collect(),
+                grids: vec![ScoreGrid {
+                    height: CELLS,
+                    width: CELLS,
+                    windows: None,
+                    values: red.iter().copied().chain(blue).collect(),
+                }],
             },
             similarity: vec![0.0; 2],
             image_probability: vec![0.5; 2],

@@ -5,7 +5,7 @@
 
 use ::image::imageops;
 
-use crate::image::{Normalisation, NormalisedImage, Resize, RgbImage, preprocess};
+use crate::image::{ModelInput, Normalisation, NormalisedImage, Resize, RgbImage, preprocess};
 use crate::random::Random;
 
 /// Weights of red, green and blue in grey (ITU-R BT.601).
@@ -29,7 +29,7 @@ pub(super) struct ViewSettings {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct View {
     /// In the image's own colours: what the teacher sees.
-    pub plain: NormalisedImage,
+    pub plain: ModelInput,
     /// `[3, side, side]` in changed colours: what the student sees.
     pub coloured: Vec<f32>,
     /// Pixels from the left that show the image.
@@ -61,12 +61,14 @@ impl ViewSettings {
         let (shown_width, shown_height) = (shown_width as usize, shown_height as usize);
         let side = self.side as usize;
         View {
-            plain: NormalisedImage {
-                height: side,
-                width: side,
+            plain: ModelInput {
                 image_height: side,
                 image_width: side,
-                values: self.framed(&plain, shown_width),
+                sizes: vec![NormalisedImage {
+                    height: side,
+                    width: side,
+                    values: self.framed(&plain, shown_width),
+                }],
             },
             coloured: self.framed(&coloured, shown_width),
             shown_width,
@@ -190,13 +192,13 @@ mod tests {
         let seen: HashSet<u32> = (0..20)
             .map(|number| {
                 let view = settings().view(&image, &mut random(number));
-                let pairs = view.coloured.iter().zip(&view.plain.values);
+                let pairs = view.coloured.iter().zip(&view.plain.sizes[0].values);
                 assert!(
                     pairs.map(|(one, other)| (one - other).abs()).all(|by| by < 1e-6),
                     "colour is 0"
                 );
                 assert_eq!((view.shown_width, view.shown_height), (32, 32));
-                (view.plain.values[0] * 255.0).round() as u32
+                (view.plain.sizes[0].values[0] * 255.0).round() as u32
             })
             .collect();
         assert_eq!(seen, HashSet::from([0, 31]));
@@ -210,7 +212,7 @@ mod tests {
         };
         let view = settings.view(&ramp(48, 24), &mut random(3));
         assert_eq!((view.shown_width, view.shown_height), (32, 16));
-        let blue = &view.plain.values[2 * 32 * 32..];
+        let blue = &view.plain.sizes[0].values[2 * 32 * 32..];
         assert!(blue[..16 * 32].iter().all(|value| *value == 1.0));
         assert!(blue[16 * 32..].iter().all(|value| *value == 0.0));
     }
@@ -228,7 +230,7 @@ mod tests {
             ..settings()
         };
         let view = settings.view(&ramp(32, 32), &mut random(5));
-        assert_ne!(view.coloured, view.plain.values);
+        assert_ne!(view.coloured, view.plain.sizes[0].values);
         assert!(view.coloured.iter().all(|value| (0.0..=1.0).contains(value)));
     }
 

@@ -4,12 +4,12 @@
 //! [`store`](super::store).
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
 use super::{Class, Classifier, Synonyms, TemplateSet, TextEmbedding};
 use crate::config::LimitsConfig;
+use crate::hexadecimal::hexadecimal;
 use crate::label_map::{QueryOwner, UNLABELLED};
 
 /// A class of this name is the background itself when background is asked for.
@@ -271,16 +271,6 @@ struct Query<'a> {
 /// A name as the model reads it: it knows neither case nor the kind of white space.
 pub(super) fn fold(name: &str) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-            text
-        })
 }
 
 fn check_background(names: &[String], limits: &LimitsConfig) -> Result<Vec<String>, ClassListError> {

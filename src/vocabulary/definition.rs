@@ -2,10 +2,10 @@
 
 use sha2::{Digest, Sha256};
 
-use super::classes::hexadecimal;
 use super::text_form::VocabularyText;
 use super::{ClassList, ClassListError, VocabularyOptions};
 use crate::config::LimitsConfig;
+use crate::hexadecimal::hexadecimal;
 
 /// What a named vocabulary is defined with.
 #[derive(Debug, Clone, PartialEq)]

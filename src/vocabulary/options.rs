@@ -20,6 +20,9 @@ pub enum Synonyms {
 }
 
 impl Synonyms {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Mean, Self::Max];
+
     /// The name in requests, settings and vocabularies.
     pub const fn name(self) -> &'static str {
         match self {

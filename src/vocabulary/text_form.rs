@@ -219,7 +219,7 @@ mod tests {
     prop_compose! {
         fn options()(
             templates in prop::option::of(prop::sample::select(TemplateSet::ALL.to_vec())),
-            synonyms in prop::option::of(prop::sample::select(vec![Synonyms::Mean, Synonyms::Max])),
+            synonyms in prop::option::of(prop::sample::select(Synonyms::ALL.to_vec())),
             prompt_denoising in prop::option::of(0_f32..1.0),
             background_threshold in prop::option::of(0_f32..1.0),
             background_area in prop::option::of(0_f64..1.0),

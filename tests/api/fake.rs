@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use maskclip::dense::{Attention, DenseOptions, DenseScores};
 use maskclip::engine::{Labeller, LabellerError, LabellerFactory, ModelInfo, Precision};
-use maskclip::image::{Normalisation, NormalisedImage};
-use maskclip::label_map::{QueryOwner, ScoreGrid, ScoreKind};
+use maskclip::image::{ModelInput, Normalisation, NormalisedImage};
+use maskclip::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
 use maskclip::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 use tokio::sync::Semaphore;
 
@@ -47,8 +47,8 @@ struct Calls {
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub options: DenseOptions,
-    /// Width and height of the model's input in pixels.
-    pub input: (usize, usize),
+    /// Width and height of the model's input in pixels, at each scale.
+    pub sizes: Vec<(usize, usize)>,
     /// Width and height of the image itself in pixels.
     pub image: (usize, usize),
     /// Whose each query is.
@@ -184,49 +184,50 @@ impl Labeller for ColourLabeller {
 
     fn score(
         &mut self,
-        image: &NormalisedImage,
+        input: &ModelInput,
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError> {
         *self.control.0.asked.lock().unwrap() = Some(Asked {
             options: *options,
-            input: (image.width, image.height),
-            image: (image.image_width, image.image_height),
+            sizes: input.sizes.iter().map(|image| (image.width, image.height)).collect(),
+            image: (input.image_width, input.image_height),
             owners: classifier.owners.clone(),
         });
         let spoilt = self.control.perform(&self.control.0.score)?;
-        let side = PATCH_PIXELS as usize;
-        let (height, width) = (image.height / side, image.width / side);
-        let cells: Vec<[f32; 4]> = (0..height * width)
-            .map(|cell| feature(image, cell / width * side, cell % width * side))
-            .collect();
         let queries: Vec<&[f32]> = classifier.embeddings.chunks(classifier.dimension).collect();
-        let cosines: Vec<f32> = queries
-            .iter()
-            .flat_map(|query| cells.iter().map(|cell| dot(query, cell)))
-            .collect();
-        let best = |query: usize| {
-            cosines[query * cells.len()..][..cells.len()]
-                .iter()
-                .copied()
-                .fold(-1.0, f32::max)
+        let mut similarity = vec![-1_f32; queries.len()];
+        let mut grid = |image: &NormalisedImage| {
+            let side = PATCH_PIXELS as usize;
+            let (height, width) = (image.height / side, image.width / side);
+            let cells: Vec<[f32; 4]> = (0..height * width)
+                .map(|cell| feature(image, cell / width * side, cell % width * side))
+                .collect();
+            let mut values = Vec::with_capacity(queries.len() * cells.len());
+            for (query, best) in queries.iter().zip(&mut similarity) {
+                for cosine in cells.iter().map(|cell| dot(query, cell)) {
+                    *best = best.max(cosine);
+                    values.push(options.temperature * cosine);
+                }
+            }
+            ScoreGrid {
+                height,
+                width,
+                windows: None,
+                values,
+            }
         };
-        let mut similarity: Vec<f32> = (0..queries.len()).map(best).collect();
+        let map = ScoreMap {
+            kind: ScoreKind::Logits,
+            queries: queries.len(),
+            grids: input.sizes.iter().map(&mut grid).collect(),
+        };
         let image_probability = vec![1.0 / queries.len() as f32; queries.len()];
         if spoilt {
             similarity[0] = f32::NAN;
         }
-        let values = cosines.iter().map(|cosine| options.temperature * cosine).collect();
-        let grid = ScoreGrid {
-            kind: ScoreKind::Logits,
-            queries: queries.len(),
-            height,
-            width,
-            windows: None,
-            values,
-        };
         Ok(DenseScores {
-            grid,
+            map,
             similarity,
             image_probability,
             denoising_dropped_all: false,

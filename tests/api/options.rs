@@ -83,7 +83,7 @@ async fn more_windows_than_allowed_are_422_with_the_limit() {
         "title": "The request is invalid",
         "status": 422,
         "detail": "the model's input of 16 x 8 pixels has 5 windows, more than limits.max_windows = 4; a larger \
-                   window.stride makes fewer",
+                   window.stride or fewer scales make fewer",
         "instance": REQUEST_ID,
         "path": "window",
         "limit": {"name": "limits.max_windows", "value": 4},
@@ -95,6 +95,95 @@ async fn more_windows_than_allowed_are_422_with_the_limit() {
     );
     app.segment(&with_image(
         json!({"classes": ["red"], "window": {"side": 8, "stride": 8}}),
+    ))
+    .await
+    .ok();
+}
+
+#[tokio::test]
+async fn scales_are_the_requests_or_the_defaults() {
+    let app = App::start_with(|config| config.defaults.scales = vec![1.0, 2.0]).await;
+    for (fields, sizes) in [
+        (json!({}), vec![(16, 8), (32, 16)]),
+        (json!({"scales": [0.5, 1, 1.5]}), vec![(8, 4), (16, 8), (24, 12)]),
+        (json!({"scales": [1.5], "short_side": 16}), vec![(48, 24)]),
+    ] {
+        let mut body = with_image(json!({"classes": ["red", "blue"]}));
+        body.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        let reply = app.segment(&body).await.ok();
+        let asked = app.control.asked();
+        assert_eq!((asked.sizes, asked.image), (sizes, (16, 8)), "{fields}");
+        // Half of the image is red, half is blue, at every size.
+        assert_eq!(
+            (&reply["classes"][0]["pixels"], &reply["classes"][1]["pixels"]),
+            (&json!(64), &json!(64))
+        );
+    }
+}
+
+#[tokio::test]
+async fn scales_that_cannot_be_are_422() {
+    let app = App::start_with(|config| {
+        config.limits.max_scales = 3;
+        config.limits.max_short_side = 16;
+        config.limits.max_input_pixels = 700;
+    })
+    .await;
+    let limit = |name: &str, value: u64| json!({"name": name, "value": value});
+    for (fields, path, detail, limit) in [
+        (
+            json!({"scales": []}),
+            "scales",
+            "scales must be 1 to limits.max_scales = 3 factors, not 0",
+            Value::Null,
+        ),
+        (
+            json!({"scales": [1, 1, 1, 1]}),
+            "scales",
+            "scales must be 1 to limits.max_scales = 3 factors, not 4",
+            limit("limits.max_scales", 3),
+        ),
+        (
+            json!({"scales": [1, 0]}),
+            "scales[1]",
+            "a scale must be above 0, not 0",
+            Value::Null,
+        ),
+        (
+            json!({"scales": [1, 3]}),
+            "scales",
+            "the short side at scale 3 is 24 pixels, more than limits.max_short_side = 16; a smaller scale or short_side makes \
+             it smaller",
+            limit("limits.max_short_side", 16),
+        ),
+        (
+            json!({"scales": [1, 1, 2]}),
+            "scales",
+            "the model's input of 16 x 8, 16 x 8, 32 x 16 pixels comes to 768 pixels in all scales and windows, more than \
+             limits.max_input_pixels = 700; a smaller short_side, fewer scales or a larger window.stride make fewer",
+            limit("limits.max_input_pixels", 700),
+        ),
+        (
+            json!({"scales": [1, 2], "key_smoothing": "formula"}),
+            "key_smoothing",
+            "formula gives sums over the cells of an input, which have no mean over several scales; another method, or one \
+             of scales, does",
+            Value::Null,
+        ),
+    ] {
+        let mut body = json!({"classes": ["red"]});
+        body.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        assert_eq!(refusal(&app, body).await, (path.to_owned(), detail.to_owned(), limit));
+    }
+    app.segment(&with_image(json!({"classes": ["red"], "scales": [1, 2]})))
+        .await
+        .ok();
+    app.segment(&with_image(
+        json!({"classes": ["red"], "scales": [2], "key_smoothing": "formula"}),
     ))
     .await
     .ok();
@@ -135,8 +224,8 @@ async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
     app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
     let asked = app.control.asked();
     assert_eq!(
-        (asked.options.refinement, asked.image, asked.input),
-        (Refinement::Pamr, (16, 8), (16, 8))
+        (asked.options.refinement, asked.image, asked.sizes),
+        (Refinement::Pamr, (16, 8), vec![(16, 8)])
     );
 
     let three = json!({"classes": ["red", "blue", "green"]});
@@ -222,7 +311,7 @@ async fn a_protocol_says_what_the_request_leaves_out() {
         (asked.options.temperature, asked.options.refinement),
         (40.0, Refinement::Pamr)
     );
-    assert_eq!((asked.input, asked.owners.len()), ((672, 336), 56));
+    assert_eq!((asked.sizes, asked.owners.len()), (vec![(672, 336)], 56));
 
     let own_words = json!({"protocol": "sclip-voc20", "attention": "clip", "classes": ["red", "blue"], "short_side": 8,
                            "resize": "bicubic", "window": {"side": 4}, "temperature": 7});
@@ -232,7 +321,7 @@ async fn a_protocol_says_what_the_request_leaves_out() {
         (asked.options.window, asked.options.temperature),
         (Some(Window { side: 4, stride: 2 }), 7.0)
     );
-    assert_eq!((asked.input, asked.owners.len()), ((16, 8), 2));
+    assert_eq!((asked.sizes, asked.owners.len()), (vec![(16, 8)], 2));
 
     let (path, detail, _) = refusal(&app, json!({"classes": ["red"], "protocol": "sclip-voc12"})).await;
     assert_eq!(path, "protocol");

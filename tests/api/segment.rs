@@ -327,7 +327,10 @@ async fn one_of_classes_and_vocabulary_is_required_and_an_image() {
     let problem = app.segment(&with_image(json!({}))).await.json();
     assert_eq!(
         (&problem["status"], &problem["detail"]),
-        (&json!(422), &json!("one of classes and vocabulary is required"))
+        (
+            &json!(422),
+            &json!("one of classes, vocabulary and protocol is required")
+        )
     );
     let both = with_image(json!({"classes": ["red"], "vocabulary": "fruit"}));
     let problem = app.segment(&both).await.json();

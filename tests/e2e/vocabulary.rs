@@ -32,7 +32,6 @@ fn request(vocabulary: &str) -> Value {
     json!({
         "image": BASE64_STANDARD.encode(picnic()),
         "vocabulary": vocabulary,
-        "templates": "maskclip-85",
         "deadline_seconds": 300, // of use on a machine that has other things to do
         "output": {"label_map": "coco-rle"},
     })

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{Cursor, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
 use maskclip::clip::{CheckpointError, Clip, ModelConfig, Origin, Weights};
@@ -13,6 +13,8 @@ use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
+
+use crate::arrays::golden;
 
 /// Largest difference to references that run in 32 bits.
 const TOLERANCE: f64 = 1e-4;
@@ -338,11 +340,11 @@ impl Checkpoint {
     pub fn unpack(model: &str, file: &str) -> Self {
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         for config in ["open_clip.json", "config.json"] {
-            if golden(model, config).exists() {
-                fs::copy(golden(model, config), folder.path().join(config)).expect("the folder is writable");
+            if form(model, config).exists() {
+                fs::copy(form(model, config), folder.path().join(config)).expect("the folder is writable");
             }
         }
-        let compressed = fs::read(golden(model, &format!("{file}.gz"))).expect("the golden is committed");
+        let compressed = fs::read(form(model, &format!("{file}.gz"))).expect("the golden is committed");
         let mut content = Vec::new();
         let mut decoder = GzDecoder::new(compressed.as_slice());
         decoder.read_to_end(&mut content).expect("the golden is whole");
@@ -366,13 +368,12 @@ impl Checkpoint {
     }
 }
 
-fn golden(model: &str, file: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    root.join("tests/golden/forms").join(model).join(file)
+fn form(model: &str, file: &str) -> PathBuf {
+    golden(&format!("forms/{model}/{file}"))
 }
 
 fn arrays(model: &str) -> HashMap<String, Tensor> {
-    let arrays = Tensor::read_safetensors(golden(model, "arrays.safetensors")).expect("the arrays are committed");
+    let arrays = Tensor::read_safetensors(form(model, "arrays.safetensors")).expect("the arrays are committed");
     arrays.into_iter().collect()
 }
 

@@ -1,9 +1,9 @@
 //! How far the decoder is from libjpeg-turbo, with which CLIP's training images were read: tools/golden/jpeg.py wrote the
 //! files, docs/images.md reports the figures. `cargo test --test golden jpeg -- --nocapture` prints them.
 
-use std::path::Path;
-
 use maskclip::image::{RgbImage, decode};
+
+use crate::arrays::golden;
 
 /// A kind of JPEG with the largest and the mean difference allowed, of 255, over all samples.
 ///
@@ -43,9 +43,6 @@ fn jpegs_are_decoded_nearly_as_by_libjpeg_turbo() {
 }
 
 fn read(name: &str) -> RgbImage {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/jpeg")
-        .join(name);
-    let bytes = std::fs::read(path).expect("the golden is committed");
+    let bytes = std::fs::read(golden(&format!("jpeg/{name}"))).expect("the golden is committed");
     decode(&bytes, 1 << 20).expect("the golden is an image")
 }

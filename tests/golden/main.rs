@@ -2,8 +2,12 @@
 //! tools/golden.
 #![allow(clippy::disallowed_types)] // Golden arrays are compared as the layers below the engine make them: tensors.
 
+mod arrays;
+mod attention;
 mod checkpoints;
 mod jpeg;
+mod refinement;
+mod scales;
 mod student;
 mod text;
 mod visual;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 use maskclip::clip::{Activation, TextTower, Tokenizer, Tokens, VOCABULARY_SIZE, Weights};
@@ -12,15 +11,13 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
+use crate::arrays::golden;
+
 /// Largest difference to open_clip's float32 results.
 const TOLERANCE: f32 = 1e-4;
 
 /// Channels per head of the towers in the files.
 const HEAD_WIDTH: i64 = 16;
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
 
 #[derive(Deserialize)]
 struct TokenList {

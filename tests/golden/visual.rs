@@ -1,18 +1,13 @@
 //! The visual towers and the dense scores against open_clip and an independent Python computation: see
 //! tools/golden/visual.py, which wrote the arrays. Whole models in every form they come in are checkpoints.rs's.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-
-use maskclip::clip::{CheckpointError, ModelConfig, Origin, VisualTower, Weights};
+use maskclip::clip::{CheckpointError, ModelConfig, VisualTower};
 use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
 use maskclip::label_map::{QueryOwner, ScoreKind};
 use tch::{Device, Kind, Tensor};
 
+use crate::arrays::{Arrays, Comparison, load_tower, open_tower};
 use crate::checkpoints::{Checkpoint, FORMS};
-
-/// Largest absolute difference allowed, in 32 bits.
-const TOLERANCE: f64 = 1e-4;
 
 const MODELS: [&str; 3] = ["vit_quick_gelu", "vit_gelu", "resnet"];
 
@@ -50,7 +45,7 @@ fn every_array_is_the_python_references() {
     comparison.conclude();
 }
 
-/// MaskCLIP's own attentions; tests/golden_attention.rs has those that came after it.
+/// MaskCLIP's own attentions; attention.rs has those that came after it.
 fn maskclips(tower: &VisualTower) -> Vec<Attention> {
     let own = [Attention::Clip, Attention::Maskclip, Attention::MaskclipNoResidual];
     let possible = dense::attentions(tower);
@@ -95,14 +90,14 @@ fn compare_features(
     let features =
         DenseFeatures::extract(tower, image, attention, KeySmoothing::None).expect("the tower lists this attention");
     comparison.add(arrays, &format!("{size}.image_feature"), &features.pooled);
-    comparison.add(arrays, &format!("{size}.{}.cells", name_of(attention)), &features.cells);
+    comparison.add(arrays, &format!("{size}.{}.cells", attention.name()), &features.cells);
 }
 
 fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: Attention, comparison: &mut Comparison) {
     let image = arrays.get(&format!("{size}.image"));
     let text = arrays.get("text");
     let temperature = arrays.get("temperature").double_value(&[]) as f32;
-    let prefix = format!("{size}.{}", name_of(attention));
+    let prefix = format!("{size}.{}", attention.name());
     for (array, prompt_denoising, key_smoothing) in SCORES {
         let options = DenseOptions {
             attention,
@@ -111,9 +106,10 @@ fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: A
             key_smoothing,
             ..DenseOptions::default()
         };
-        let scores = dense::score(tower, image, text, &OWNERS, &options).expect("the tower lists this attention");
+        let scores = dense::score(tower, std::slice::from_ref(image), text, &OWNERS, &options)
+            .expect("the tower lists this attention");
 
-        let grid = &scores.grid;
+        let grid = &scores.map.grids[0];
         assert_eq!(
             format!("{}x{}", grid.height, grid.width),
             cells_of(size, tower.patch_pixels())
@@ -125,7 +121,7 @@ fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: A
             KeySmoothing::None | KeySmoothing::Likeness => ScoreKind::Logits,
             KeySmoothing::Formula | KeySmoothing::Reference { .. } => ScoreKind::Weights,
         };
-        assert_eq!(grid.kind, kind);
+        assert_eq!(scores.map.kind, kind);
         match key_smoothing {
             KeySmoothing::None => comparison.add(arrays, &array, &values),
             _ => comparison.add_sums(arrays, &array, &values),
@@ -168,16 +164,16 @@ fn a_resnet_refuses_the_attention_that_needs_a_residual() {
     let refused = DenseFeatures::extract(&tower, &image, Attention::MaskclipNoResidual, KeySmoothing::None);
     assert_eq!(
         refused.expect_err("a ResNet has no residual to leave out").to_string(),
-        "ModifiedResNet (1, 2, 1, 1) width 16 cannot compute the attention MaskclipNoResidual; it can [Clip, Maskclip]"
+        "ModifiedResNet (1, 2, 1, 1) width 16 cannot compute the attention maskclip-no-residual; it can: clip, maskclip"
     );
 }
 
 #[test]
 fn heads_that_do_not_divide_the_width_are_refused() {
-    let mut weights = open("vit_gelu");
+    let (mut weights, config) = open_tower("visual_vit_gelu");
     let config = ModelConfig {
         visual_head_width: 64,
-        ..config("vit_gelu")
+        ..config
     };
     let error = VisualTower::load(&mut weights, &config).expect_err("96 channels are not heads of 64");
     assert!(
@@ -192,26 +188,8 @@ fn heads_that_do_not_divide_the_width_are_refused() {
     );
 }
 
-fn golden(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
-}
-
-fn open(model: &str) -> Weights {
-    let path = golden(&format!("visual_{model}.safetensors"));
-    Weights::load(&path, Device::Cpu, Kind::Float).expect("the golden weights are committed")
-}
-
-fn config(model: &str) -> ModelConfig {
-    let weights = golden(&format!("visual_{model}.safetensors"));
-    ModelConfig::find(Origin::OpenClip, &weights).expect("the configuration is committed beside")
-}
-
-/// The tower, which has to use every tensor of its file.
 fn load(model: &str) -> VisualTower {
-    let mut weights = open(model);
-    let tower = VisualTower::load(&mut weights, &config(model)).expect("the golden weights are a whole tower");
-    weights.finish().expect("the tower uses every tensor");
-    tower
+    load_tower(&format!("visual_{model}"))
 }
 
 /// "96x128" in pixels to "6x8" in cells.
@@ -221,82 +199,4 @@ fn cells_of(size: &str, patch: i64) -> String {
         .map(|side| side.parse().expect("a size is two numbers"))
         .collect();
     format!("{}x{}", sides[0] / patch, sides[1] / patch)
-}
-
-/// The name of an attention in requests and in the arrays.
-fn name_of(attention: Attention) -> String {
-    let name = serde_json::to_value(attention).expect("an attention is a string");
-    name.as_str().expect("an attention is a string").to_owned()
-}
-
-struct Arrays {
-    /// Whose they are, for messages.
-    model: String,
-    by_name: HashMap<String, Tensor>,
-}
-
-impl Arrays {
-    fn read(model: &str, file: &str) -> Self {
-        let arrays = Tensor::read_safetensors(golden(file)).expect("the golden arrays are committed");
-        Self {
-            model: model.to_owned(),
-            by_name: arrays.into_iter().collect(),
-        }
-    }
-
-    fn get(&self, name: &str) -> &Tensor {
-        let found = self.by_name.get(name);
-        found.unwrap_or_else(|| panic!("the arrays of {} have no {name}", self.model))
-    }
-
-    /// The image sizes, "height x width" in pixels.
-    fn sizes(&self) -> Vec<&str> {
-        let mut sizes: Vec<&str> = self
-            .by_name
-            .keys()
-            .filter_map(|name| name.strip_suffix(".image"))
-            .collect();
-        sizes.sort_unstable();
-        assert_eq!(sizes.len(), 4, "the training grid, another square one, wide, tall");
-        sizes
-    }
-}
-
-/// Differences array by array, so that a failure shows all of them.
-#[derive(Default)]
-struct Comparison {
-    differences: Vec<(String, f64)>,
-}
-
-impl Comparison {
-    fn add(&mut self, arrays: &Arrays, name: &str, found: &Tensor) {
-        self.add_in_units(arrays, name, found, &Tensor::from(1f32));
-    }
-
-    /// For sums over all cells, which pass 100 where other arrays stay near 1: beyond 1 the difference is relative.
-    fn add_sums(&mut self, arrays: &Arrays, name: &str, found: &Tensor) {
-        self.add_in_units(arrays, name, found, &arrays.get(name).abs().clamp_min(1.0));
-    }
-
-    fn add_in_units(&mut self, arrays: &Arrays, name: &str, found: &Tensor, unit: &Tensor) {
-        let expected = arrays.get(name);
-        assert_eq!(found.size(), expected.size(), "{} {name}", arrays.model);
-        let difference = ((found - expected) / unit).abs().max().double_value(&[]);
-        self.differences.push((format!("{} {name}", arrays.model), difference));
-    }
-
-    fn conclude(mut self) {
-        self.differences.sort_by(|left, right| right.1.total_cmp(&left.1));
-        println!("{} comparisons, the largest differences:", self.differences.len());
-        for (name, difference) in self.differences.iter().take(10) {
-            println!("{difference:9.2e}  {name}");
-        }
-        let is_close = |difference: f64| difference <= TOLERANCE; // Not so for a NaN.
-        let beyond: Vec<_> = self
-            .differences
-            .iter()
-            .filter(|(_, difference)| !is_close(*difference))
-            .collect();
-        assert!(beyond.is_empty(), "beyond {TOLERANCE:e}: {beyond:#?}");
-    }
 }

@@ -22,6 +22,7 @@ import scenes
 METHODS = {
     "clip": ("clip", False, False),
     "maskclip": ("maskclip", False, False),
+    "maskclip-no-residual": ("maskclip-no-residual", False, False),  # a ViT's
     "denoised": ("maskclip", True, False),
     "smoothed": ("maskclip", False, True),
     "denoised and smoothed": ("maskclip", True, True),

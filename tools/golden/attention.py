@@ -20,7 +20,7 @@ from torch import Tensor
 from visual import GOLDEN, TEXT, randomised
 
 PATCH = 8
-TEMPERATURE = 20.0  # as in tests/golden_attention.rs
+TEMPERATURE = 20.0  # as in tests/golden/attention.rs
 QUERIES = 5
 
 

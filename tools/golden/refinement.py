@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from visual import GOLDEN
 
-TEMPERATURE = 20.0  # as in tests/golden_refinement.rs
+TEMPERATURE = 20.0  # as in tests/golden/refinement.rs
 HEIGHT, WIDTH = 130, 70
 
 

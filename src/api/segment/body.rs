@@ -1,5 +1,6 @@
 //! The request to segment as clients write it, and its checks that need no image.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,14 +12,11 @@ use crate::api::error::ApiError;
 use crate::api::problem::Limit;
 use crate::api::wire::ClassBody;
 use crate::config::{Config, LimitsConfig, Protocol};
-use crate::dense::{Attention, DenseOptions, Refinement};
+use crate::dense::{Attention, DenseOptions, KeySmoothing, MAX_TEMPERATURE, Refinement};
 use crate::engine::{ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
 use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
-
-/// The largest temperature a request may ask for: ten times CLIP's own.
-const MAX_TEMPERATURE: f32 = 1000.0;
 
 /// What to look for in an image, and how. Unknown fields are refused.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -72,6 +70,11 @@ pub struct SegmentBody {
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
     #[schema(minimum = 1, example = 448)]
     pub short_side: Option<u32>,
+    /// Factors on the short side: the image is scored at each of these sizes, and cosines are averaged at the image's size.
+    /// Costs the time of all of them; does not go with the key smoothing `formula`. At most `limits.max_scales`;
+    /// `defaults.scales`, one alone unless set otherwise, without it.
+    #[schema(min_items = 1, example = json!([0.75, 1, 1.5]))]
+    pub scales: Option<Vec<f64>>,
     /// How the image comes to that size: `bicubic`, as CLIP was trained; `mmcv`, as the published protocols of MaskCLIP's
     /// successors do it, bilinear without antialiasing, with what fills no patch left out. `defaults.resize` without it.
     pub resize: Option<Resize>,
@@ -144,7 +147,7 @@ impl SegmentBody {
             Some(protocol) => protocol.settings(),
             None => config.defaults.with(vocabulary_options),
         };
-        let denoising = probability(
+        let denoising = fraction(
             "prompt_denoising",
             self.prompt_denoising.unwrap_or(defaults.prompt_denoising),
         )?;
@@ -161,6 +164,14 @@ impl SegmentBody {
             window: self.window.map_or(Ok(defaults.window), WindowBody::window)?,
             refinement: self.refinement.unwrap_or(defaults.refinement),
         };
+        let scales = scales(self.scales.unwrap_or_else(|| defaults.scales.clone()), &config.limits)?;
+        if scales.len() > 1 && dense.key_smoothing == KeySmoothing::Formula {
+            return Err(ApiError::invalid(
+                "key_smoothing",
+                "formula gives sums over the cells of an input, which have no mean over several scales; another method, or one \
+                 of scales, does",
+            ));
+        }
         let deadline = match self.deadline_seconds {
             None => config.engine.default_deadline_seconds,
             Some(seconds) => deadline_seconds(seconds, config.engine.max_deadline_seconds)?,
@@ -173,6 +184,7 @@ impl SegmentBody {
             synonyms: self.synonyms.unwrap_or(defaults.synonyms),
             dense,
             short_side,
+            scales,
             resize: self.resize.unwrap_or(defaults.resize),
             output: OutputOptions {
                 label_map: self.output.label_map,
@@ -198,13 +210,13 @@ fn vocabulary(
         (None, Some(name), _) => Ok(VocabularyChoice::Named(name)),
         (None, None, Some(protocol)) => Ok(VocabularyChoice::Named(protocol.vocabulary().to_owned())),
         (Some(_), Some(_), _) => Err(invalid("classes and vocabulary exclude each other; give one of them")),
-        (None, None, None) => Err(invalid("one of classes and vocabulary is required")),
+        (None, None, None) => Err(invalid("one of classes, vocabulary and protocol is required")),
     }
 }
 
-/// A probability, 0 to 1.
-pub(super) fn probability(path: &str, value: f32) -> Result<f32, ApiError> {
-    if (0.0..=1.0).contains(&value) {
+/// A probability or a share of something, 0 to 1.
+pub(super) fn fraction<T: Copy + Into<f64> + Display>(path: &str, value: T) -> Result<T, ApiError> {
+    if (0.0..=1.0).contains(&value.into()) {
         Ok(value)
     } else {
         Err(ApiError::invalid(path, format!("{path} must be 0 to 1, not {value}")))
@@ -232,6 +244,24 @@ fn short_side(pixels: u32, limits: &LimitsConfig) -> Result<u32, ApiError> {
         detail: format!("short_side must be 1 to limits.max_short_side = {max} pixels, not {pixels}"),
         limit: (pixels > max).then(|| Limit::whole("limits.max_short_side", max.into())),
     })
+}
+
+fn scales(factors: Vec<f64>, limits: &LimitsConfig) -> Result<Vec<f64>, ApiError> {
+    let (count, max) = (factors.len(), limits.max_scales);
+    if !(1..=max).contains(&count) {
+        return Err(ApiError::Invalid {
+            path: Some("scales".to_owned()),
+            detail: format!("scales must be 1 to limits.max_scales = {max} factors, not {count}"),
+            limit: (count > max).then(|| Limit::whole("limits.max_scales", max as u64)),
+        });
+    }
+    match factors.iter().position(|&factor| factor <= 0.0) {
+        None => Ok(factors),
+        Some(index) => Err(ApiError::invalid(
+            &format!("scales[{index}]"),
+            format!("a scale must be above 0, not {}", factors[index]),
+        )),
+    }
 }
 
 fn deadline_seconds(value: f64, max: f64) -> Result<f64, ApiError> {

@@ -7,7 +7,7 @@ use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
-use super::body::probability;
+use super::body::fraction;
 use crate::api::error::ApiError;
 use crate::config::{Config, DefaultsConfig};
 use crate::dense::{KeySmoothing, KeySmoothingMethod, Window};
@@ -219,21 +219,12 @@ pub(super) fn background(
         Some(BackgroundBody::Names(names)) => Ok(with_names(Some(names))),
         Some(BackgroundBody::Detail(BackgroundDetail { names, threshold, area })) => Ok(Background {
             names: Some(names.unwrap_or_else(shipped)),
-            threshold: probability(
+            threshold: fraction(
                 "background.threshold",
                 threshold.unwrap_or(defaults.background_threshold),
             )?,
-            area: share("background.area", area.unwrap_or(defaults.background_area))?,
+            area: fraction("background.area", area.unwrap_or(defaults.background_area))?,
         }),
-    }
-}
-
-/// A share of something, 0 to 1.
-fn share(path: &str, value: f64) -> Result<f64, ApiError> {
-    if (0.0..=1.0).contains(&value) {
-        Ok(value)
-    } else {
-        Err(ApiError::invalid(path, format!("{path} must be 0 to 1, not {value}")))
     }
 }
 
@@ -255,7 +246,7 @@ impl TryFrom<KeySmoothingBody> for KeySmoothing {
             (KeySmoothingMethod::None, None) => Ok(Self::None),
             (KeySmoothingMethod::Formula, None) => Ok(Self::Formula),
             (KeySmoothingMethod::Reference, threshold) => {
-                let threshold = probability("key_smoothing.threshold", threshold.unwrap_or(1.0))?;
+                let threshold = fraction("key_smoothing.threshold", threshold.unwrap_or(1.0))?;
                 Ok(Self::Reference { threshold })
             }
             (KeySmoothingMethod::Likeness, None) => Ok(Self::Likeness),

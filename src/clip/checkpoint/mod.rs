@@ -17,7 +17,6 @@ pub use config::ModelConfig;
 pub use error::CheckpointError;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +26,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
+use crate::hexadecimal::hexadecimal;
 
 /// What weights are called in model hubs' folders, in the order they are looked for.
 pub const WEIGHTS_FILES: [&str; 6] = [
@@ -302,13 +302,7 @@ impl Container {
 
 fn sha256_hexadecimal(files: &[impl AsRef<[u8]>]) -> String {
     let digest = files.iter().fold(Sha256::new(), Sha256::chain_update);
-    digest
-        .finalize()
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-            text
-        })
+    hexadecimal(&digest.finalize())
 }
 
 #[cfg(test)]

@@ -3,25 +3,27 @@
 use proptest::prelude::*;
 use serde::Deserialize;
 
-use super::super::ClassStatistics;
+use super::super::{ClassStatistics, ScoreGrid};
 use super::*;
 
 /// All probabilities of an image, `[owners, height, width]`, in 64 bits: classes, then the background.
-/// Every pixel is interpolated from its four cells at once, by the textbook.
+/// Every pixel is interpolated from its four cells of each grid at once, by the textbook.
 struct Reference {
     owners: Vec<Vec<f64>>,
 }
 
 impl Reference {
-    fn new(grid: &ScoreGrid, query_owners: &[QueryOwner], options: &LabelMapOptions) -> Self {
+    fn new(map: &ScoreMap, query_owners: &[QueryOwner], options: &LabelMapOptions) -> Self {
         let (width, height) = (options.width as usize, options.height as usize);
         let mut owners = vec![vec![0.0_f64; width * height]; options.classes + 1];
         for y in 0..height {
             for x in 0..width {
-                let scores: Vec<f64> = (0..grid.queries)
-                    .map(|query| bilinear(grid, query, x, y, options))
-                    .collect();
-                let weights: Vec<f64> = match grid.kind {
+                let mean = |query| {
+                    let scores = map.grids.iter().map(|grid| bilinear(grid, query, x, y, options));
+                    scores.sum::<f64>() / map.grids.len() as f64
+                };
+                let scores: Vec<f64> = (0..map.queries).map(mean).collect();
+                let weights: Vec<f64> = match map.kind {
                     ScoreKind::Logits => {
                         let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                         scores.iter().map(|score| (score - largest).exp()).collect()
@@ -133,8 +135,8 @@ fn close(ours: Option<f32>, theirs: Option<f64>) -> bool {
 }
 
 /// Compares everything a label map says with the reference.
-fn assert_matches_reference(map: &LabelMap, grid: &ScoreGrid, owners: &[QueryOwner], options: &LabelMapOptions) {
-    let reference = Reference::new(grid, owners, options);
+fn assert_matches_reference(map: &LabelMap, scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) {
+    let reference = Reference::new(scores, owners, options);
     let confidence = map.confidence.as_ref().expect("these tests ask for confidence");
     for (pixel, &label) in map.labels.iter().enumerate() {
         let (expected, margin) = reference.label(pixel, options);
@@ -171,14 +173,21 @@ fn assert_matches_reference(map: &LabelMap, grid: &ScoreGrid, owners: &[QueryOwn
     }
 }
 
-fn grid(kind: ScoreKind, queries: usize, height: usize, width: usize, values: Vec<f32>) -> ScoreGrid {
+fn grid(height: usize, width: usize, values: Vec<f32>) -> ScoreGrid {
     ScoreGrid {
-        kind,
-        queries,
         height,
         width,
         windows: None,
         values,
+    }
+}
+
+/// A map of one grid.
+fn scores(kind: ScoreKind, queries: usize, height: usize, width: usize, values: Vec<f32>) -> ScoreMap {
+    ScoreMap {
+        kind,
+        queries,
+        grids: vec![grid(height, width, values)],
     }
 }
 
@@ -199,17 +208,26 @@ fn each_its_own(classes: u16) -> Vec<QueryOwner> {
 }
 
 prop_compose! {
-    /// Any grid, owners and options that do not contradict each other.
+    /// Any grid of so many queries.
+    fn any_grid(queries: usize)(height in 1_usize..9, width in 1_usize..9)(
+        values in prop::collection::vec(-3.0_f32..5.0, queries * height * width),
+        (height, width) in Just((height, width)),
+    ) -> ScoreGrid {
+        grid(height, width, values)
+    }
+}
+
+prop_compose! {
+    /// Any scores, owners and options that do not contradict each other.
     fn any_input()(
         kind in prop::sample::select(vec![ScoreKind::Logits, ScoreKind::Weights]),
-        (height, width) in (1_usize..9, 1_usize..9),
         (image_height, image_width) in (1_u32..40, 1_u32..300),
         owners in prop::collection::vec(prop::option::weighted(0.8, 0_u16..5), 1..9),
         background_label in prop::option::of(0_u16..5),
         background_threshold in prop::sample::select(vec![0.0_f32, 0.3, 0.7, 1.0]),
         smallest_area in prop::sample::select(vec![0.0_f64, 0.0, 0.1, 0.3]),
     )(
-        values in prop::collection::vec(-3.0_f32..5.0, owners.len() * height * width),
+        grids in prop::collection::vec(any_grid(owners.len()), 1..4),
         owners in Just(owners),
         options in Just(LabelMapOptions {
             width: image_width,
@@ -220,11 +238,11 @@ prop_compose! {
             smallest_area,
             confidence_map: true,
         }),
-        (kind, height, width) in Just((kind, height, width)),
-    ) -> (ScoreGrid, Vec<QueryOwner>, LabelMapOptions) {
+        kind in Just(kind),
+    ) -> (ScoreMap, Vec<QueryOwner>, LabelMapOptions) {
         let queries = owners.len();
         let owners = owners.into_iter().map(|owner| owner.map_or(QueryOwner::Background, QueryOwner::Class)).collect();
-        (grid(kind, queries, height, width, values), owners, options)
+        (ScoreMap { kind, queries, grids }, owners, options)
     }
 }
 
@@ -232,23 +250,23 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn equals_the_reference((grid, owners, options) in any_input()) {
-        assert_matches_reference(&label_map(&grid, &owners, &options), &grid, &owners, &options);
+    fn equals_the_reference((scores, owners, options) in any_input()) {
+        assert_matches_reference(&label_map(&scores, &owners, &options), &scores, &owners, &options);
     }
 
     #[test]
-    fn every_pixel_is_counted_once((grid, owners, options) in any_input()) {
-        let map = label_map(&grid, &owners, &options);
+    fn every_pixel_is_counted_once((scores, owners, options) in any_input()) {
+        let map = label_map(&scores, &owners, &options);
         let counted: u64 = map.classes.iter().map(|class| class.pixels).sum();
         let unlabelled = map.labels.iter().filter(|&&label| label == UNLABELLED).count() as u64;
         prop_assert_eq!(counted + unlabelled, u64::from(options.width) * u64::from(options.height));
     }
 
     #[test]
-    fn the_thread_count_changes_nothing((grid, owners, options) in any_input()) {
+    fn the_thread_count_changes_nothing((scores, owners, options) in any_input()) {
         let with_threads = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
-            pool.install(|| label_map(&grid, &owners, &options))
+            pool.install(|| label_map(&scores, &owners, &options))
         };
         prop_assert_eq!(with_threads(1), with_threads(5));
     }
@@ -285,8 +303,8 @@ fn equals_pytorch() {
             .map(|owner| owner.map_or(QueryOwner::Background, QueryOwner::Class))
             .collect();
         let [height, width] = golden.grid;
-        let grid = grid(ScoreKind::Logits, owners.len(), height, width, golden.scores);
-        let map = label_map(&grid, &owners, &options(golden.image[1], golden.image[0], classes));
+        let scores = scores(ScoreKind::Logits, owners.len(), height, width, golden.scores);
+        let map = label_map(&scores, &owners, &options(golden.image[1], golden.image[0], classes));
         let confidence = map.confidence.expect("asked for");
         for (pixel, &confidence) in confidence.iter().enumerate() {
             let label = usize::from(map.labels[pixel]).min(classes);
@@ -308,8 +326,8 @@ fn equals_pytorch() {
 
 #[test]
 fn one_cell_labels_the_whole_image() {
-    let grid = grid(ScoreKind::Weights, 2, 1, 1, vec![1.0, 3.0]);
-    let map = label_map(&grid, &each_its_own(2), &options(3, 2, 2));
+    let scores = scores(ScoreKind::Weights, 2, 1, 1, vec![1.0, 3.0]);
+    let map = label_map(&scores, &each_its_own(2), &options(3, 2, 2));
     assert_eq!(map.labels, [1; 6]);
     assert_eq!(map.confidence, Some(vec![191; 6]));
     assert_eq!(
@@ -328,30 +346,30 @@ fn one_cell_labels_the_whole_image() {
 
 #[test]
 fn ties_go_to_the_lowest_id_and_to_a_class_before_the_background() {
-    let grid = grid(ScoreKind::Logits, 3, 1, 1, vec![1.0, 1.0, 1.0]);
+    let scores = scores(ScoreKind::Logits, 3, 1, 1, vec![1.0, 1.0, 1.0]);
     let owners = [QueryOwner::Background, QueryOwner::Class(1), QueryOwner::Class(0)];
-    assert_eq!(label_map(&grid, &owners, &options(1, 1, 2)).labels, [0]);
+    assert_eq!(label_map(&scores, &owners, &options(1, 1, 2)).labels, [0]);
     let owners = [QueryOwner::Background, QueryOwner::Class(1), QueryOwner::Background];
-    assert_eq!(label_map(&grid, &owners, &options(1, 1, 2)).labels, [1]);
+    assert_eq!(label_map(&scores, &owners, &options(1, 1, 2)).labels, [1]);
 }
 
 #[test]
 fn synonyms_compete_one_by_one() {
     // Two middling queries of class 0 do not add up against class 1.
-    let grid = grid(ScoreKind::Weights, 3, 1, 1, vec![0.3, 0.3, 0.4]);
+    let scores = scores(ScoreKind::Weights, 3, 1, 1, vec![0.3, 0.3, 0.4]);
     let owners = [QueryOwner::Class(0), QueryOwner::Class(0), QueryOwner::Class(1)];
-    let map = label_map(&grid, &owners, &options(1, 1, 2));
+    let map = label_map(&scores, &owners, &options(1, 1, 2));
     assert_eq!(map.labels, [1]);
     assert!((map.classes[0].presence - 0.3).abs() < 1e-6);
 }
 
 #[test]
 fn under_the_threshold_is_background_with_the_background_s_own_probability() {
-    let grid = grid(ScoreKind::Weights, 3, 1, 1, vec![0.5, 0.375, 0.125]);
+    let scores = scores(ScoreKind::Weights, 3, 1, 1, vec![0.5, 0.375, 0.125]);
     let owners = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
     let at = |background_label, background_threshold| {
         let map = label_map(
-            &grid,
+            &scores,
             &owners,
             &LabelMapOptions {
                 background_label,
@@ -367,7 +385,7 @@ fn under_the_threshold_is_background_with_the_background_s_own_probability() {
 }
 
 /// One row of pixels, each its own cell; class `c` scores highest on its share of them, the background on none.
-fn shares(pixels: &[usize]) -> (ScoreGrid, Vec<QueryOwner>, LabelMapOptions) {
+fn shares(pixels: &[usize]) -> (ScoreMap, Vec<QueryOwner>, LabelMapOptions) {
     let classes = pixels.len();
     let winner: Vec<usize> = pixels
         .iter()
@@ -382,7 +400,7 @@ fn shares(pixels: &[usize]) -> (ScoreGrid, Vec<QueryOwner>, LabelMapOptions) {
     let values = values.map(|(class, pixel)| value(class, pixel)).collect();
     let width = winner.len() as u32;
     (
-        grid(ScoreKind::Weights, classes, 1, winner.len(), values),
+        scores(ScoreKind::Weights, classes, 1, winner.len(), values),
         each_its_own(classes as u16),
         options(width, 1, classes),
     )
@@ -390,14 +408,14 @@ fn shares(pixels: &[usize]) -> (ScoreGrid, Vec<QueryOwner>, LabelMapOptions) {
 
 #[test]
 fn a_class_with_at_most_its_share_of_the_foreground_is_nowhere() {
-    let (grid, owners, options) = shares(&[50, 45, 5]);
+    let (scores, owners, options) = shares(&[50, 45, 5]);
     let counts = |smallest_area, background_threshold| {
         let options = LabelMapOptions {
             smallest_area,
             background_threshold,
             ..options
         };
-        let map = label_map(&grid, &owners, &options);
+        let map = label_map(&scores, &owners, &options);
         assert_eq!(map.classes[2].presence > 0.0, map.classes[2].pixels > 0);
         map.classes.iter().map(|class| class.pixels).collect::<Vec<_>>()
     };
@@ -411,16 +429,16 @@ fn a_class_with_at_most_its_share_of_the_foreground_is_nowhere() {
 
 #[test]
 fn the_background_has_no_part_in_the_foreground_and_no_smallest_area() {
-    let (grid, mut owners, mut options) = shares(&[50, 45, 5]);
+    let (scores, mut owners, mut options) = shares(&[50, 45, 5]);
     options.smallest_area = 0.1;
     // 45 and 5 pixels of foreground: 5 <= 0.1 * 50.
     owners[0] = QueryOwner::Background;
-    assert_eq!(label_map(&grid, &owners, &options).classes[2].pixels, 0);
+    assert_eq!(label_map(&scores, &owners, &options).classes[2].pixels, 0);
     // The last class is the background, and as small as it is it stays.
     let (_, owners, mut options) = shares(&[50, 45, 5]);
     options.smallest_area = 0.1;
     options.background_label = 2;
-    assert_eq!(label_map(&grid, &owners, &options).classes[2].pixels, 5);
+    assert_eq!(label_map(&scores, &owners, &options).classes[2].pixels, 5);
 }
 
 #[test]
@@ -430,7 +448,7 @@ fn a_pixel_without_evidence_is_background_with_probability_0() {
         (ScoreKind::Logits, vec![f32::NAN, f32::NAN]),
         (ScoreKind::Logits, vec![f32::NEG_INFINITY, f32::NEG_INFINITY]),
     ] {
-        let map = label_map(&grid(kind, 2, 1, 1, values), &each_its_own(2), &options(1, 1, 2));
+        let map = label_map(&scores(kind, 2, 1, 1, values), &each_its_own(2), &options(1, 1, 2));
         assert_eq!(map.labels, [UNLABELLED], "{kind:?}");
         assert_eq!(map.confidence, Some(vec![0]));
         assert_eq!(map.classes[0].presence, 0.0);
@@ -441,7 +459,7 @@ fn a_pixel_without_evidence_is_background_with_probability_0() {
 fn dropped_classes_and_large_logits_stay_finite() {
     let values = vec![-10_000.0, 100.0, -10_000.0, 98.0];
     let map = label_map(
-        &grid(ScoreKind::Logits, 4, 1, 1, values),
+        &scores(ScoreKind::Logits, 4, 1, 1, values),
         &each_its_own(4),
         &options(5, 5, 4),
     );
@@ -455,14 +473,14 @@ fn dropped_classes_and_large_logits_stay_finite() {
 #[should_panic(expected = "every query has one owner")]
 fn owners_have_to_match_the_queries() {
     label_map(
-        &grid(ScoreKind::Logits, 2, 1, 1, vec![0.0, 0.0]),
+        &scores(ScoreKind::Logits, 2, 1, 1, vec![0.0, 0.0]),
         &each_its_own(1),
         &options(1, 1, 1),
     );
 }
 
 #[test]
-#[should_panic(expected = "the score grid is empty")]
+#[should_panic(expected = "the score map is empty")]
 fn there_is_at_least_one_query() {
-    label_map(&grid(ScoreKind::Logits, 0, 1, 1, vec![]), &[], &options(1, 1, 1));
+    label_map(&scores(ScoreKind::Logits, 0, 1, 1, vec![]), &[], &options(1, 1, 1));
 }

@@ -14,6 +14,7 @@ pub(in crate::vocabulary) fn limits() -> LimitsConfig {
         max_background_names: 3,
         max_vocabularies: 2,
         max_short_side: 0,
+        max_scales: 1,
         max_input_pixels: 0,
         max_windows: 1,
         max_paired_cells: 1,

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
 pub(super) use definitions::{ChangeMark, Definition};
@@ -183,27 +183,34 @@ fn open_file(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Makes the tables in an empty file; refuses a file that is not ours before anything is written to it.
 fn prepare(mut connection: Connection) -> Result<Connection, DiskError> {
-    let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-    let (application, format) = (number("application_id")?, number("user_version")?);
-    let objects: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    match (application, format) {
-        (0, 0) if objects == 0 => {
-            connection.pragma_update(None, "page_size", PAGE_BYTES)?;
-            connection.pragma_update(None, "auto_vacuum", "FULL")?;
-        }
-        (APPLICATION_ID, FORMAT) => {}
-        (APPLICATION_ID, found) => return Err(DiskError::OtherFormat { found }),
-        _ => return Err(DiskError::Foreign),
+    if is_new(&connection.transaction()?)? {
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+        connection.pragma_update(None, "auto_vacuum", "FULL")?;
     }
     // Readers and a writer do not wait for each other, and a commit is one append, on the disk when it returns.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another program may have been faster.
+    is_new(&transaction)?;
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()?;
     Ok(connection)
+}
+
+/// Whether the file is nobody's yet; an error unless it is that or ours. In a transaction, because another process may be
+/// making the file at this moment: the three numbers are to be of one state.
+fn is_new(transaction: &Transaction<'_>) -> Result<bool, DiskError> {
+    let number = |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+    let objects: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    match (number("application_id")?, number("user_version")?) {
+        (0, 0) if objects == 0 => Ok(true),
+        (APPLICATION_ID, FORMAT) => Ok(false),
+        (APPLICATION_ID, found) => Err(DiskError::OtherFormat { found }),
+        _ => Err(DiskError::Foreign),
+    }
 }
 
 /// Empties a damaged file and makes it anew. Definitions that can still be read are carried over, and the damaged file

@@ -355,3 +355,23 @@ fn many_stores_write_one_file_at_a_time() {
     let store = DiskStore::open(&path, ROOMY).unwrap();
     assert!(read(&store, &names(0..400)).iter().all(Option::is_some));
 }
+
+/// Each of them finds the file absent, half made or whole, and all get a store.
+#[test]
+fn many_stores_make_one_new_file_at_a_time() {
+    const STORES: usize = 8;
+    for round in 0..12 {
+        let (_folder, path) = place();
+        let start = std::sync::Barrier::new(STORES);
+        std::thread::scope(|scope| {
+            for _ in 0..STORES {
+                scope.spawn(|| {
+                    start.wait();
+                    if let Err(error) = DiskStore::open(&path, ROOMY) {
+                        panic!("round {round}: {error}");
+                    }
+                });
+            }
+        });
+    }
+}

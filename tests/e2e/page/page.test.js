@@ -189,6 +189,22 @@ pageTest("without an image or classes the page says what is missing", async (pag
   assert.match(await page.locator("#problem").textContent(), /no classes yet/);
 });
 
+pageTest("every choice that the settings offer is one that the server takes", async (page) => {
+  await takeExample(page);
+  await page.locator("#advanced summary").click();
+  for (const field of ["attention", "templates", "key-smoothing", "refinement"]) {
+    const select = page.locator(`#${field}`);
+    const values = await select.locator("option").evaluateAll((options) => options.map(({ value }) => value));
+    assert.ok(values.length > 2, field);
+    for (const value of values) {
+      await select.selectOption(value);
+      const response = await send(page);
+      assert.equal(response.status(), 200, `${field}: ${value}`);
+    }
+    await select.selectOption("");
+  }
+});
+
 pageTest("the curl command works as pasted, quotes and semicolons in class names too", async (page) => {
   await takeExample(page);
   await typeClasses(page, ["tiger", "bird's nest", "boat = ship; sailboat"]);

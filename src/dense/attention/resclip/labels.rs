@@ -2,8 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use crate::dense::PixelAffinity;
 use crate::dense::attention::grid::Grid;
+use crate::dense::pamr::PixelAffinity;
 
 /// Factor on cosines before the softmax.
 const SCALE: f64 = 40.0;

@@ -1,18 +1,12 @@
 //! The attentions that came after MaskCLIP against an independent Python writing of their formulas: see
 //! tools/golden/attention.py, which wrote the arrays.
 
-#![allow(clippy::disallowed_types)] // Golden arrays are compared as the layers below the engine make them: tensors.
-
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-
-use maskclip::clip::{ModelConfig, Origin, VisualTower, Weights};
+use maskclip::clip::VisualTower;
 use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
 use maskclip::label_map::QueryOwner;
 use tch::{Device, Kind, Tensor};
 
-/// Largest absolute difference allowed, in 32 bits.
-const TOLERANCE: f64 = 1e-4;
+use crate::arrays::{Arrays, Comparison, TOLERANCE, load_tower};
 
 /// The two published depths, and one that is not.
 const MODELS: [&str; 3] = ["vit_12", "vit_24", "vit_7"];
@@ -80,91 +74,59 @@ fn gem() {
 }
 
 fn agrees_on_every_grid(attention: Attention) {
-    agrees(attention, &SQUARE);
-    agrees(attention, &OBLONG);
+    agrees(attention, &[SQUARE, OBLONG].concat());
 }
 
-/// Features and logits are Python's, on every tower.
+/// Features and logits are Python's, on every tower, and the pooled feature stays CLIP's own.
 fn agrees(attention: Attention, sizes: &[&str]) {
+    let mut comparison = Comparison::default();
     for model in MODELS {
-        let tower = load(model);
-        let arrays = Arrays::read(model);
+        let (tower, arrays) = (load(model), read(model));
         for size in sizes {
             let image = arrays.get(&format!("{size}.image"));
             let features = DenseFeatures::extract(&tower, image, attention, KeySmoothing::None)
                 .expect("a ViT computes this attention");
-            arrays.compare(&format!("{size}.{}.cells", attention.name()), &features.cells);
+            comparison.add(&arrays, &format!("{size}.{}.cells", attention.name()), &features.cells);
             let pooled = tower.encode_image(&image.unsqueeze(0)).squeeze_dim(0);
             let difference = (&features.pooled - pooled).abs().max().double_value(&[]);
             assert!(difference <= TOLERANCE, "CLIP's own answer is {difference} off");
-            agrees_in_logits(attention, &tower, &arrays, size);
+            compare_logits(attention, &tower, &arrays, size, &mut comparison);
         }
     }
+    comparison.conclude();
 }
 
 fn agrees_in_logits_alone(attention: Attention) {
+    let mut comparison = Comparison::default();
     for model in MODELS {
-        let (tower, arrays) = (load(model), Arrays::read(model));
-        for size in SQUARE.into_iter().chain(OBLONG) {
-            agrees_in_logits(attention, &tower, &arrays, size);
+        let (tower, arrays) = (load(model), read(model));
+        for size in arrays.sizes() {
+            compare_logits(attention, &tower, &arrays, size, &mut comparison);
         }
     }
+    comparison.conclude();
 }
 
-fn agrees_in_logits(attention: Attention, tower: &VisualTower, arrays: &Arrays, size: &str) {
+fn compare_logits(attention: Attention, tower: &VisualTower, arrays: &Arrays, size: &str, comparison: &mut Comparison) {
     let text = arrays.get("text");
     let owners: Vec<_> = (0..).map(QueryOwner::Class).take(text.size()[0] as usize).collect();
     let options = DenseOptions {
         attention,
         temperature: TEMPERATURE,
-        prompt_denoising: None,
-        key_smoothing: KeySmoothing::None,
         ..DenseOptions::default()
     };
     let image = arrays.get(&format!("{size}.image"));
-    let scores = dense::score(tower, image, text, &owners, &options).expect("a ViT computes this attention");
+    let scores = dense::score(tower, std::slice::from_ref(image), text, &owners, &options)
+        .expect("a ViT computes this attention");
     // [queries, height, width] -> [queries, cells]
-    let logits = Tensor::from_slice(&scores.grid.values).view([text.size()[0], -1]);
-    arrays.compare(&format!("{size}.{}.logits", attention.name()), &logits);
-}
-
-fn golden(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
+    let logits = Tensor::from_slice(&scores.map.grids[0].values).view([text.size()[0], -1]);
+    comparison.add(arrays, &format!("{size}.{}.logits", attention.name()), &logits);
 }
 
 fn load(model: &str) -> VisualTower {
-    let path = golden(&format!("attention_{model}.safetensors"));
-    let mut weights = Weights::load(&path, Device::Cpu, Kind::Float).expect("the golden weights are committed");
-    let config = ModelConfig::find(Origin::OpenClip, &path).expect("the configuration is committed beside");
-    VisualTower::load(&mut weights, &config).expect("the golden weights are a whole tower")
+    load_tower(&format!("attention_{model}"))
 }
 
-struct Arrays {
-    model: &'static str,
-    by_name: HashMap<String, Tensor>,
-}
-
-impl Arrays {
-    fn read(model: &'static str) -> Self {
-        let path = golden(&format!("attention_{model}_arrays.safetensors"));
-        let arrays = Tensor::read_safetensors(path).expect("the golden arrays are committed");
-        Self {
-            model,
-            by_name: arrays.into_iter().collect(),
-        }
-    }
-
-    fn get(&self, name: &str) -> &Tensor {
-        let found = self.by_name.get(name);
-        found.unwrap_or_else(|| panic!("the arrays of {} have no {name}", self.model))
-    }
-
-    fn compare(&self, name: &str, found: &Tensor) {
-        let expected = self.get(name);
-        assert_eq!(found.size(), expected.size(), "{} {name}", self.model);
-        let difference = (found - expected).abs().max().double_value(&[]);
-        println!("{difference:9.2e}  {} {name}", self.model);
-        // Not "greater than": that does not hold for a NaN.
-        assert!(difference <= TOLERANCE, "{} {name} is {difference:e} off", self.model);
-    }
+fn read(model: &str) -> Arrays {
+    Arrays::read(model, &format!("attention_{model}_arrays.safetensors"))
 }

@@ -1,0 +1,130 @@
+"""Prints the tables of docs/methods.md: every variant on the embedded models' 64 scenes, clean and corrupted.
+
+    make methods        # which builds first; this script needs Python's standard library alone
+
+Each line is measured by `maskclip compare`, whose states in target/methods/ let a run go on where another was stopped. A
+corruption level's figure is the mean of the mIoU over the eight corruptions, the milliseconds are the clean scenes'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+WORK = TARGET / "methods"
+SCENES = Path("examples/scenes")
+
+CORRUPTIONS = (
+    "gaussian-noise", "shot-noise", "impulse-noise", "speckle-noise", "gaussian-blur", "defocus-blur", "spatter", "jpeg",
+)  # fmt: skip
+LEVELS = [1, 3, 5]
+VIT_ATTENTIONS = (
+    "clip", "maskclip", "maskclip-no-residual", "clearclip", "naclip", "sclip", "pearl", "pearl-newton-schulz", "sc-clip",
+    "resclip", "resclip-repaired", "gem",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: what it is called, and its settings beside the model's own."""
+
+    name: str
+    settings: dict[str, str] = field(default_factory=dict)
+    corrupted: bool = True  # whether the corrupted columns are measured, too
+
+
+@dataclass(frozen=True)
+class Table:
+    """A model's lines on one set of scenes."""
+
+    model: str
+    short_side: int
+    scenes: str
+    rows: tuple[Row, ...]
+
+
+def refined(attention: str) -> tuple[Row, ...]:
+    """What is offered on top of an attention, alone and together."""
+    settings = {
+        "prompt denoising": {"prompt-denoising": "0.5"},
+        "key smoothing: formula": {"key-smoothing": "formula"},
+        "key smoothing: reference": {"key-smoothing": "reference"},
+        "key smoothing: likeness": {"key-smoothing": "likeness"},
+        "prompt denoising, key smoothing: likeness": {"prompt-denoising": "0.5", "key-smoothing": "likeness"},
+        "PAMR": {"refinement": "pamr"},
+        "PEARL's propagation": {"refinement": "pearl-propagation"},
+    }
+    return tuple(
+        Row(f"{attention} + {name}", {"attention": attention, **more}, corrupted="refinement" not in more)
+        for name, more in settings.items()
+    )
+
+
+RESNET = (Row("clip", {"attention": "clip"}), Row("maskclip", {"attention": "maskclip"}), *refined("maskclip"))
+VIT = tuple(Row(name, {"attention": name}) for name in VIT_ATTENTIONS) + refined("maskclip-no-residual")
+TABLES = (
+    Table("demo", 256, "in-style", RESNET),
+    Table("demo", 256, "openmoji", RESNET),
+    Table("demo-vit", 160, "in-style", VIT),
+    Table("demo-vit", 160, "openmoji", VIT),
+)
+
+
+def measured(table: Table, row: Row, levels: list[int]) -> list[dict]:
+    """The rows of `maskclip compare` for one line: clean, and every corruption at every level where it has them."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    found = WORK / "found.json"
+    corruptions = ["none"]
+    if row.corrupted:
+        corruptions += [f"{name}:{level}" for level in levels for name in CORRUPTIONS]
+    command = [
+        str(TARGET / "release" / "maskclip"), "compare", str(SCENES / table.scenes),
+        "--model", table.model,
+        "--short-side", str(table.short_side),
+        "--classes", str(SCENES / "classes.txt"),
+        "--background", str(SCENES / "backgrounds.txt"),
+        "--corruption", ",".join(corruptions),
+        "--state", str(WORK / f"{table.model}-{table.scenes}.state"),
+        "--json", str(found),
+    ]  # fmt: skip
+    command += [argument for name, value in row.settings.items() for argument in (f"--{name}", value)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(found.read_text())["rows"]
+
+
+def line(row: Row, rows: list[dict], levels: list[int]) -> str:
+    """One line of a table in Markdown."""
+    clean = next(r for r in rows if r["corruption"] is None)
+    cells = [row.name, percent(clean["mean_iou"])]
+    for level in levels:
+        at_level = [r["mean_iou"] for r in rows if (r["corruption"] or "").endswith(f":{level}")]
+        cells.append(percent(statistics.mean(at_level)) if at_level else "")
+    cells.append(f"{clean['median_milliseconds']:.0f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--levels", type=int, nargs="*", default=LEVELS, help="levels of corruption; none for the clean scenes alone")
+    arguments = parser.parse_args()
+    for table in TABLES:
+        print(f"\n### {table.model}, short side {table.short_side}, {table.scenes}\n")
+        print("| | clean | " + "".join(f"level {level} | " for level in arguments.levels) + "median ms |")
+        print("|---|---:|" + "---:|" * (len(arguments.levels) + 1), flush=True)
+        for row in table.rows:
+            print(line(row, measured(table, row, arguments.levels), arguments.levels), flush=True)
+
+
+if __name__ == "__main__":
+    main()
