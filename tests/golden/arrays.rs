@@ -4,10 +4,22 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use maskclip::clip::{ModelConfig, Origin, VisualTower, Weights};
+use maskclip::label_map::QueryOwner;
 use tch::{Device, Kind, Tensor};
 
 /// Largest absolute difference allowed, in 32 bits.
 pub const TOLERANCE: f64 = 1e-4;
+
+/// What the texts of a tower's arrays stand for.
+pub const OWNERS: [QueryOwner; 7] = [
+    QueryOwner::Class(0),
+    QueryOwner::Class(0),
+    QueryOwner::Class(1),
+    QueryOwner::Class(2),
+    QueryOwner::Class(3),
+    QueryOwner::Class(4),
+    QueryOwner::Background,
+];
 
 /// A file of this folder.
 pub fn golden(file: &str) -> PathBuf {

@@ -1,15 +1,12 @@
 //! One image scored at several sizes together, against a plain Python writing: see tools/golden/scales.py, which wrote the arrays.
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use maskclip::clip::{ModelConfig, VisualTower, Weights};
 use maskclip::dense::{self, DenseOptions, KeySmoothing, Window};
-use maskclip::label_map::{self, QueryOwner};
-use tch::{Device, Kind, Tensor};
+use maskclip::label_map;
+use tch::Tensor;
 
-/// Largest absolute difference of logits, cosines and probabilities allowed, in 32 bits.
-const TOLERANCE: f64 = 1e-4;
+use crate::arrays::{OWNERS, TOLERANCE, golden, load_tower};
 
 /// Towers, with temperatures at which some classes are sure somewhere and others nowhere.
 const TOWERS: [(&str, f32); 2] = [("vit_quick_gelu", 8.0), ("resnet", 20.0)];
@@ -22,21 +19,11 @@ const WINDOW: Window = Window { side: 64, stride: 48 };
 /// Dropped classes have logits of -800 and less, whose last digits in 32 bits are beyond the tolerance; all else is far above this.
 const DROPPED: f64 = -100.0;
 
-const OWNERS: [QueryOwner; 7] = [
-    QueryOwner::Class(0),
-    QueryOwner::Class(0),
-    QueryOwner::Class(1),
-    QueryOwner::Class(2),
-    QueryOwner::Class(3),
-    QueryOwner::Class(4),
-    QueryOwner::Background,
-];
-
 #[test]
 fn scores_of_several_sizes_are_averaged_at_that_of_the_image() {
     let arrays = arrays();
     for (name, temperature) in TOWERS {
-        let tower = tower(name);
+        let tower = load_tower(&format!("visual_{name}"));
         let sizes: Vec<_> = (0..)
             .map_while(|index| arrays.get(&format!("{name}.image.{index}")))
             .map(Tensor::shallow_clone)
@@ -86,20 +73,6 @@ fn scores_of_several_sizes_are_averaged_at_that_of_the_image() {
 }
 
 fn arrays() -> HashMap<String, Tensor> {
-    let arrays =
-        Tensor::read_safetensors(folder().join("scales.safetensors")).expect("the golden arrays are committed");
+    let arrays = Tensor::read_safetensors(golden("scales.safetensors")).expect("the golden arrays are committed");
     arrays.into_iter().collect()
-}
-
-fn tower(name: &str) -> VisualTower {
-    let weights = folder().join(format!("visual_{name}.safetensors"));
-    let mut weights = Weights::load(&weights, Device::Cpu, Kind::Float).expect("the tower is committed");
-    let config =
-        std::fs::read_to_string(folder().join(format!("visual_{name}.json"))).expect("so is its configuration");
-    let config = ModelConfig::parse(&config).expect("which is open_clip's");
-    VisualTower::load(&mut weights, &config).expect("and of which the weights are")
-}
-
-fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }

@@ -3,23 +3,13 @@
 
 use maskclip::clip::{CheckpointError, ModelConfig, VisualTower};
 use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
-use maskclip::label_map::{QueryOwner, ScoreKind};
+use maskclip::label_map::ScoreKind;
 use tch::{Device, Kind, Tensor};
 
-use crate::arrays::{Arrays, Comparison, load_tower, open_tower};
+use crate::arrays::{Arrays, Comparison, OWNERS, load_tower, open_tower};
 use crate::checkpoints::{Checkpoint, FORMS};
 
 const MODELS: [&str; 3] = ["vit_quick_gelu", "vit_gelu", "resnet"];
-
-const OWNERS: [QueryOwner; 7] = [
-    QueryOwner::Class(0),
-    QueryOwner::Class(0),
-    QueryOwner::Class(1),
-    QueryOwner::Class(2),
-    QueryOwner::Class(3),
-    QueryOwner::Class(4),
-    QueryOwner::Background,
-];
 
 const REFERENCE: KeySmoothing = KeySmoothing::Reference { threshold: 0.7 };
 
