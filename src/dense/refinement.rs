@@ -52,7 +52,7 @@ pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize
     map
 }
 
-/// PEARL's propagation of cosines, which logits are `temperature` times. Smoothed weights take their place as they are: the
+/// PEARL's propagation of cosines, which logits are `temperature` times; a student's products stand for them. Smoothed weights take their place as they are: the
 /// paper has none.
 pub(super) fn by_propagation(
     scores: &ScoreMap,
