@@ -38,12 +38,7 @@ fn extract(tower: &VisualTower, images: &[Tensor], options: &DenseOptions) -> Re
     let together = (BATCH_PIXELS / (height * width)).max(1);
     let mut features = Vec::with_capacity(images.len());
     for batch in images.chunks(usize::try_from(together).expect("at least one")) {
-        features.extend(DenseFeatures::extract_batch(
-            tower,
-            &Tensor::stack(batch, 0),
-            options.attention,
-            options.key_smoothing,
-        )?);
+        features.extend(DenseFeatures::extract_batch(tower, &Tensor::stack(batch, 0), options)?);
     }
     Ok(features)
 }
