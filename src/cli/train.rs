@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use clap::Args;
-use figment::value::Dict;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Runtime;
 
@@ -16,8 +15,8 @@ use super::measure::{Result, find_vocabulary};
 use super::serve::shutdown_signal;
 use crate::config::{Config, DefaultsConfig};
 use crate::dense::{Attention, DenseOptions};
-use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Labeller, ModelInfo};
+use crate::models;
 use crate::student::{
     Backbone, CARD_FILE, Head, NetworkConfig, OptimiserSettings, Plan, PlannedData, PlannedTeacher, PlannedVocabulary,
     STUDENT_FILE, Stem, StepReport, Teacher, TrainOutcome, TrainRun, TrainSettings, TrainingImages,
@@ -149,12 +148,9 @@ impl TrainingArguments {
 
 /// Trains until the student is done, or SIGTERM or SIGINT saves where it is. The student's path goes to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
-    let config = Config::load(
-        arguments.config.config.as_deref(),
-        Dict::from([arguments.model.section()]),
-    )?;
+    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
-    let model = ClipModel::find(&config.model)?;
+    let model = models::find_teacher(&config)?;
     let registry = Registry::new(
         config.limits.max_vocabularies,
         open_disk(&config.vocabulary),
@@ -163,12 +159,12 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     let VocabularyDefinition { list, options } = find_vocabulary(&arguments.classes, &registry, &config)?;
     let defaults = config.defaults.with(&options);
     let settings = arguments.training.settings()?;
-    let mut labeller = model.into_factory()()?;
+    let mut labeller = model.load()?;
     let network = arguments.network.config(labeller.info());
     settings.check(&network, labeller.info().patch_pixels)?;
     let dense = arguments.dense_options(labeller.info(), &defaults)?;
     let images = TrainingImages::find(&arguments.images)?;
-    let classifier = embed(&mut *labeller, &list, defaults.templates)?;
+    let classifier = embed(&mut labeller, &list, defaults.templates)?;
     let plan = Plan {
         network,
         vocabulary: planned_vocabulary(&list, defaults.templates),
@@ -191,7 +187,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     }
     .train(
         &mut Teacher {
-            labeller: &mut *labeller,
+            labeller: &mut labeller,
             classifier: &classifier,
             options: dense,
             confidence: settings.confidence,

@@ -1,7 +1,8 @@
 //! MaskCLIP and its successors: dense features from CLIP's own weights, their scores against text embeddings, prompt
 //! denoising, key smoothing, windows and refinement.
 //!
-//! Owns what happens between the visual tower's last stage and the score map. Builds on [`clip`](crate::clip),
+//! Owns what happens between the visual tower's last stage and the score map, and the latter half of it for any network that
+//! has features on a grid ([`FeatureSource`]). Builds on [`clip`](crate::clip),
 //! knows nothing of images, vocabularies' names or HTTP.
 //!
 //! "MaskCLIP" is Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022; where its text and its reference
@@ -24,36 +25,35 @@ mod windows;
 
 pub use attention::{attentions, check_grid};
 pub use constants::{MethodConstants, PearlConstants, ResclipConstants};
-pub use features::DenseFeatures;
+pub use features::{Comparison, DenseFeatures, FeatureSource};
 pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
 pub use refinement::refinement_bytes;
 pub use scores::DenseScores;
 
 use tch::Tensor;
 
-use crate::clip::VisualTower;
 use crate::label_map::{QueryOwner, ScoreMap};
 
-/// Scores one image at one or more sizes against text embeddings, as a whole or through windows: [`DenseFeatures::extract`], then
+/// Scores one image at one or more sizes against text embeddings, as a whole or through windows: [`FeatureSource::features`], then
 /// [`DenseFeatures::score`], for each window of each size.
 ///
-/// `sizes` are `[3, height, width]` each, normalised, in the tower's kind and on its device, each side (and each window's) at
-/// least [`VisualTower::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
-/// `[queries, embedding]`, each row of unit length, with one owner per query.
+/// `sizes` are `[3, height, width]` each, normalised, in the network's kind and on its device, each side (and each window's) at
+/// least [`FeatureSource::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
+/// `[queries, embedding]`, each row of unit length but for what a student learned, with one owner per query.
 ///
 /// # Errors
-/// When the tower cannot compute the attention asked for, or not on an image of one of the sizes.
+/// When the network cannot compute the attention asked for, or not on an image of one of the sizes.
 ///
 /// # Panics
 /// When a shape is none of the above, there is no size, or libtorch fails.
 pub fn score(
-    tower: &VisualTower,
+    network: &dyn FeatureSource,
     sizes: &[Tensor],
     text: &Tensor,
     owners: &[QueryOwner],
     options: &DenseOptions,
 ) -> Result<DenseScores, DenseError> {
-    let views = sizes.iter().map(|image| windows::view(tower, image, options));
+    let views = sizes.iter().map(|image| windows::view(network, image, options));
     let views = views.collect::<Result<Vec<_>, _>>()?;
     Ok(scores::score_views(&views, text, owners, options))
 }

@@ -146,6 +146,11 @@ pub enum KeySmoothingMethod {
     Likeness,
 }
 
+impl KeySmoothingMethod {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::None, Self::Formula, Self::Reference, Self::Likeness];
+}
+
 /// Square windows through which the model sees its input, one after the other; scores are averaged where they overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
@@ -191,7 +196,7 @@ pub const MAX_TEMPERATURE: f32 = 1000.0;
 pub struct DenseOptions {
     /// The last attention.
     pub attention: Attention,
-    /// Factor on cosines before the softmax; CLIP's learned scale is 100.
+    /// Factor on cosines, or a student's products, before the softmax; CLIP's learned scale is 100, a student's 1.
     pub temperature: f32,
     /// Prompt denoising (MaskCLIP, section 3.3): a class whose best probability anywhere in the
     /// image is below this is dropped. `None` keeps all.

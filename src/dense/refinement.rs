@@ -52,8 +52,8 @@ pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize
     map
 }
 
-/// PEARL's propagation of cosines, which logits are the temperature times. Smoothed weights take their place as they are: the
-/// paper has none.
+/// PEARL's propagation of cosines, which logits are the temperature times; a student's products stand for them. Smoothed
+/// weights take their place as they are: the paper has none.
 pub(super) fn by_propagation(
     scores: &ScoreMap,
     image: &Tensor,

@@ -1,12 +1,14 @@
 //! MaskCLIP+: a segmentation network that learns from the labels MaskCLIP gives for free (Zhou, Loy, Dai, "Extract Free Dense
 //! Labels from CLIP", ECCV 2022, section 3.4).
 //!
-//! Owns the network and its training. Where labels come from it does not know: any [`Labeller`](crate::engine::Labeller)
-//! teaches.
+//! Owns the network, its training, and what a finished student is as a model. Where labels come from it does not know: any
+//! [`Labeller`](crate::engine::Labeller) teaches.
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
 mod checkpoint;
+mod labeller;
+mod load;
 mod loss;
 mod network;
 mod optimiser;
@@ -20,6 +22,8 @@ mod views;
 
 use std::path::PathBuf;
 
+pub use labeller::{StudentLabeller, StudentModel};
+pub use load::{LoadError, StudentFiles};
 pub use loss::cross_entropy;
 pub use network::{Backbone, Head, Mode, Network, NetworkConfig, ParameterError, Parameters, Stem};
 pub use optimiser::{OptimiserSettings, Sgd};
