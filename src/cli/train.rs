@@ -20,7 +20,7 @@ use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Labeller, ModelInfo};
 use crate::student::{
     Backbone, CARD_FILE, Head, NetworkConfig, OptimiserSettings, Plan, PlannedData, PlannedTeacher, PlannedVocabulary,
-    STUDENT_FILE, Stem, StepReport, Teacher, TrainOutcome, TrainRun, TrainSettings, TrainingImages,
+    STUDENT_FILE, Stem, StepReport, StudentPrecision, Teacher, TrainOutcome, TrainRun, TrainSettings, TrainingImages,
 };
 use crate::telemetry;
 use crate::vocabulary::{Class, ClassList, Classifier, Registry, Synonyms, TemplateSet, VocabularyDefinition};
@@ -104,6 +104,10 @@ struct TrainingArguments {
     /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
     #[arg(long, value_name = "PROBABILITY", default_value_t = TrainSettings::default().confidence)]
     confidence: f32,
+    /// Element type of the student's convolutions: float32 or bfloat16, which is faster on processors that compute in it. Weights
+    /// have 32 bits in either.
+    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = student_precision)]
+    student_precision: StudentPrecision,
     /// What everything random depends on.
     #[arg(long, value_name = "N", default_value_t = TrainSettings::default().seed)]
     seed: u64,
@@ -135,6 +139,7 @@ impl TrainingArguments {
             scale: scale.map_err(|_| "--scale takes two numbers, separated by a comma")?,
             colour: self.colour,
             confidence: self.confidence,
+            precision: self.student_precision,
             seed: self.seed,
             optimiser: OptimiserSettings {
                 learning_rate: self.learning_rate,
@@ -332,6 +337,10 @@ fn stem(name: &str) -> Result<Stem, String> {
 
 fn head(name: &str) -> Result<Head, String> {
     named(&Head::ALL, Head::name, name)
+}
+
+fn student_precision(name: &str) -> Result<StudentPrecision, String> {
+    named(&StudentPrecision::ALL, StudentPrecision::name, name)
 }
 
 fn attention(name: &str) -> Result<Attention, String> {

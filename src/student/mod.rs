@@ -24,7 +24,9 @@ pub use loss::cross_entropy;
 pub use network::{Backbone, Head, Mode, Network, NetworkConfig, ParameterError, Parameters, Stem};
 pub use optimiser::{OptimiserSettings, Sgd};
 pub use run::{CARD_FILE, LOG_FILE, STATE_FILE, STUDENT_FILE, StudentCard, TrainOutcome, TrainRun};
-pub use settings::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary, TrainSettings, TrainingImages};
+pub use settings::{
+    Plan, PlannedData, PlannedTeacher, PlannedVocabulary, StudentPrecision, TrainSettings, TrainingImages,
+};
 pub use teacher::Teacher;
 pub use training::StepReport;
 

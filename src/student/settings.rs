@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tch::Kind;
 
 use super::TrainError;
 use super::network::{Head, NetworkConfig};
@@ -11,6 +12,36 @@ use super::optimiser::OptimiserSettings;
 
 /// Endings of the images in a folder, in lower case.
 const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+
+/// Element type of a student's convolutions while it is trained. Weights, statistics, loss and optimiser have 32 bits in either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StudentPrecision {
+    /// 32-bit.
+    Float32,
+    /// 16-bit with float32's range; faster on processors that compute in it.
+    Bfloat16,
+}
+
+impl StudentPrecision {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Float32, Self::Bfloat16];
+
+    /// The name on the command line and in cards.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Float32 => Kind::Float,
+            Self::Bfloat16 => Kind::BFloat16,
+        }
+    }
+}
 
 /// How a student is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,6 +61,8 @@ pub struct TrainSettings {
     pub colour: f64,
     /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
     pub confidence: f32,
+    /// Element type of the student's convolutions.
+    pub precision: StudentPrecision,
     /// What everything random depends on.
     pub seed: u64,
     /// How weights are changed.
@@ -47,6 +80,7 @@ impl Default for TrainSettings {
             scale: [0.5, 2.0],
             colour: 0.4,
             confidence: 0.0,
+            precision: StudentPrecision::Float32,
             seed: 0,
             optimiser: OptimiserSettings::default(),
         }

@@ -181,10 +181,11 @@ impl<'a> Trainer<'a> {
             .iter()
             .map(|view| Tensor::from_slice(&view.coloured).view([3, side, side]))
             .collect();
-        let images = Tensor::stack(&images, 0);
+        let images = Tensor::stack(&images, 0).to_kind(self.plan.settings.precision.kind());
         let labels = Tensor::from_slice(labels).view([-1, side, side]);
         let loss = tch::with_grad(|| {
-            let loss = cross_entropy(&self.network.logits(&images, &self.text, Mode::Train), &labels);
+            let logits = self.network.logits(&images, &self.text, Mode::Train);
+            let loss = cross_entropy(&logits.to_kind(Kind::Float), &labels);
             loss.backward();
             loss
         });
