@@ -45,7 +45,7 @@ pub enum ModelsError {
         /// The teacher's name or path.
         teacher: String,
         /// What is wrong with it.
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// Only a student has a teacher.
     #[error("models[{index}].teacher: {name} is no student")]
@@ -159,7 +159,7 @@ fn find_student(config: &Config, index: usize, files: StudentFiles, place: Place
         index,
         student: files.name(),
         teacher: teacher.to_owned(),
-        source,
+        source: Box::new(source),
     })?;
     Ok(StudentModel::new(files, card, clip, place))
 }

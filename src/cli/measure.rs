@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
-use crate::api::error::ApiError;
-use crate::api::{ClassBody, segment};
+use crate::api::ClassBody;
 use crate::config::{Config, Protocol};
 use crate::engine::{Engine, EngineSettings, ModelInfo};
 use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
@@ -23,7 +22,7 @@ use crate::vocabulary::{
     Class, ClassList, Registry, VocabularyDefinition, VocabularyOptions, VocabularyText, parse_vocabulary,
 };
 
-pub use request::{Axis, RequestArguments};
+pub use request::{Axis, RequestArguments, ScoringArguments, engine_request, set_all, several};
 
 /// What a command ends with: words for whoever typed it.
 pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -243,14 +242,8 @@ impl MeasureArguments {
             let (given, expected) = (list.classes().len(), layout.classes());
             return Err(format!("{} has {expected} classes, but {name} has {given}", layout.name()).into());
         }
-        let background = match self.background.as_deref() {
-            None => None,
-            Some("none") => Some(Vec::new()),
-            Some("shipped") => Some(config.vocabulary.background.clone()),
-            Some(file) => Some(names(&read(Path::new(file))?)?),
-        };
-        if let Some(names) = background {
-            *list = list.with_background(&names, &config.limits)?;
+        if let Some(background) = &self.background {
+            *list = with_background(list, background, config)?;
         }
         Ok(vocabulary)
     }
@@ -285,8 +278,18 @@ pub fn find_vocabulary(name: &str, registry: &Registry, config: &Config) -> Resu
     })
 }
 
+/// The list with what `--background` means: a text file of names, those that are shipped, or none.
+pub fn with_background(list: &ClassList, background: &str, config: &Config) -> Result<ClassList> {
+    let names = match background {
+        "none" => Vec::new(),
+        "shipped" => config.vocabulary.background.clone(),
+        file => names(&read(Path::new(file))?)?,
+    };
+    Ok(list.with_background(&names, &config.limits)?)
+}
+
 /// All names of a text, synonyms and background too.
-fn names(text: &str) -> Result<Vec<String>> {
+pub fn names(text: &str) -> Result<Vec<String>> {
     let VocabularyText {
         classes, background, ..
     } = parse_vocabulary(text)?;
@@ -294,22 +297,14 @@ fn names(text: &str) -> Result<Vec<String>> {
     Ok(names.chain(background).collect())
 }
 
-fn read(file: &Path) -> Result<String> {
+pub fn read(file: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
 }
 
 impl Bench {
     /// The engine's task for a request in JSON; its texts are embedded when this returns, so that no image waits for them.
     pub async fn task(&self, request: &Value, corruption: Option<Corruption>) -> Result<Task> {
-        let request = segment::request_from_json(request, &self.config, &self.options, &self.model);
-        let request = request.map_err(|error| match error {
-            ApiError::Invalid {
-                path: Some(path),
-                detail,
-                ..
-            } => format!("{path}: {detail}"),
-            error => error.to_string(),
-        })?;
+        let request = engine_request(request, &self.config, &self.options, &self.model)?;
         self.engine
             .embed_ahead(&self.model.name, &self.list, request.templates)
             .await?;

@@ -8,6 +8,7 @@
 pub mod checkpoint;
 mod model;
 mod positions;
+mod prefix_tree;
 mod resnet;
 mod text;
 mod tokenizer;

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::attention::{self, Ending, Feedback, attentions, check_grid};
 use super::scores::length;
-use super::{Attention, DenseError, DenseOptions, KeySmoothing};
+use super::{DenseError, DenseOptions};
 use crate::clip::VisualTower;
 
 /// A network that gives features on a grid.
@@ -29,7 +29,7 @@ impl FeatureSource for VisualTower {
     }
 
     fn features(&self, images: &Tensor, options: &DenseOptions) -> Result<Vec<DenseFeatures>, DenseError> {
-        DenseFeatures::extract_batch(self, images, options.attention, options.key_smoothing)
+        DenseFeatures::extract_batch(self, images, options)
     }
 }
 
@@ -78,20 +78,16 @@ impl DenseFeatures {
     }
 
     /// Runs the tower on one image, `[3, height, width]`, sides whole multiples of [`VisualTower::patch_pixels`].
-    /// `key_smoothing` decides which keys are kept for [`DenseFeatures::score`].
+    /// Of the options, the attention with its constants is computed, and the key smoothing decides which keys are kept for
+    /// [`DenseFeatures::score`].
     ///
     /// # Errors
     /// When the tower cannot compute the attention asked for, or not on an image of that size.
     ///
     /// # Panics
     /// When the image has another shape, or libtorch fails.
-    pub fn extract(
-        tower: &VisualTower,
-        image: &Tensor,
-        attention: Attention,
-        key_smoothing: KeySmoothing,
-    ) -> Result<Self, DenseError> {
-        let mut features = Self::extract_batch(tower, &image.unsqueeze(0), attention, key_smoothing)?;
+    pub fn extract(tower: &VisualTower, image: &Tensor, options: &DenseOptions) -> Result<Self, DenseError> {
+        let mut features = Self::extract_batch(tower, &image.unsqueeze(0), options)?;
         Ok(features.remove(0))
     }
 
@@ -106,27 +102,19 @@ impl DenseFeatures {
     pub(super) fn extract_batch(
         tower: &VisualTower,
         images: &Tensor,
-        attention: Attention,
-        key_smoothing: KeySmoothing,
+        options: &DenseOptions,
     ) -> Result<Vec<Self>, DenseError> {
         let unsupported = || DenseError::UnsupportedAttention {
-            asked: attention,
+            asked: options.attention,
             architecture: tower.architecture(),
             possible: attentions(tower),
         };
         let (batch, _, height, width) = images.size4().expect("images are [batch, 3, height, width]");
         let [height, width] = [height, width].map(|side| side / tower.patch_pixels());
-        check_grid(attention, length(height), length(width))?;
+        check_grid(options.attention, length(height), length(width))?;
         let ending = tch::no_grad(|| match tower {
-            VisualTower::VisionTransformer(tower) => Some(attention::of_vision_transformer(
-                tower,
-                images,
-                attention,
-                key_smoothing,
-            )),
-            VisualTower::ModifiedResNet(tower) => {
-                attention::of_modified_resnet(tower, images, attention, key_smoothing)
-            }
+            VisualTower::VisionTransformer(tower) => Some(attention::of_vision_transformer(tower, images, options)),
+            VisualTower::ModifiedResNet(tower) => attention::of_modified_resnet(tower, images, options),
         });
         let Ending {
             cells,

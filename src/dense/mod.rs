@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
 mod attention;
+mod constants;
 mod denoising;
 mod features;
 mod options;
@@ -23,6 +24,7 @@ mod smoothing;
 mod windows;
 
 pub use attention::{attentions, check_grid};
+pub use constants::{MethodConstants, PearlConstants, ResclipConstants};
 pub use features::{Comparison, DenseFeatures, FeatureSource};
 pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
 pub use refinement::refinement_bytes;
@@ -58,8 +60,8 @@ pub fn score(
 
 /// Refines the scores that the texts, `[queries, embedding]`, have on an image of `height` x `width` pixels, with the
 /// refinement of the options they were scored with. `image` is what was scored, at its largest size, `[3, ..., ...]`; it is
-/// enlarged to that of the image for its colours. PAMR gives one cell per pixel, PEARL's propagation about 80 x 80. Memory is
-/// [`refinement_bytes`].
+/// enlarged to that of the image for its colours. PAMR gives one cell per pixel, PEARL's propagation about as many a side as the
+/// constants say. Memory is [`refinement_bytes`].
 ///
 /// # Panics
 /// When a shape is none of the above, or libtorch fails.
@@ -75,8 +77,7 @@ pub fn refine(
         Refinement::None => scores,
         Refinement::Pamr => tch::no_grad(|| refinement::by_pixel_affinity(&scores, image, height, width)),
         Refinement::PearlPropagation => {
-            let temperature = f64::from(options.temperature);
-            tch::no_grad(|| refinement::by_propagation(&scores, image, text, height, width, temperature))
+            tch::no_grad(|| refinement::by_propagation(&scores, image, text, height, width, options))
         }
     }
 }

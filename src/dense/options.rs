@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::MethodConstants;
+
 /// What the last attention of the visual tower does.
 ///
 /// - `clip`: CLIP without the change, the papers' baseline.
@@ -168,7 +170,7 @@ pub enum Refinement {
     /// Pixel-adaptive mask refinement (Araslanov, Roth, CVPR 2020): scores spread among neighbours of like colour.
     Pamr,
     /// PEARL's propagation (Pei et al., CVPR 2026): scores flow between neighbours of one colour and one meaning, on about
-    /// 80 x 80 cells.
+    /// 80 x 80 cells, unless the constants say otherwise.
     PearlPropagation,
 }
 
@@ -205,6 +207,8 @@ pub struct DenseOptions {
     pub window: Option<Window>,
     /// What is done to the scores at the image's size.
     pub refinement: Refinement,
+    /// Constants of the methods among them.
+    pub constants: MethodConstants,
 }
 
 impl Default for DenseOptions {
@@ -217,6 +221,7 @@ impl Default for DenseOptions {
             key_smoothing: KeySmoothing::None,
             window: None,
             refinement: Refinement::None,
+            constants: MethodConstants::default(),
         }
     }
 }

@@ -248,7 +248,7 @@ impl Run<'_> {
         let pixels = (input.image_height * input.image_width) as u64;
         let limits = &self.engine.settings.limits;
         Ok(cost::check_refinement(
-            request.dense.refinement,
+            &request.dense,
             classifier.queries,
             pixels,
             limits,

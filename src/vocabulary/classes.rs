@@ -171,6 +171,20 @@ impl ClassList {
         texts.filter(|text| seen.insert(*text)).map(str::to_owned).collect()
     }
 
+    /// The texts that [`classifier`](Self::classifier) has in one query under [`Synonyms::Mean`], as a class each, in the order
+    /// of the queries: a class list that tells the background's names apart.
+    pub fn queries_as_classes(&self) -> Vec<Class> {
+        let queries = self.queries(Synonyms::Mean).into_iter();
+        let class = |query: Query<'_>| {
+            let mut texts = query.texts.into_iter().map(str::to_owned);
+            Class {
+                name: texts.next().expect("a query has a text"),
+                synonyms: texts.collect(),
+            }
+        };
+        queries.map(class).collect()
+    }
+
     /// The label of background pixels: [`UNLABELLED`], or the id of the class that is called "background".
     pub fn background_label(&self) -> u16 {
         self.background_class().unwrap_or(UNLABELLED)

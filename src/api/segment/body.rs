@@ -37,9 +37,10 @@ pub struct SegmentBody {
     /// `defaults.` of the same names; what the request says itself goes before both.
     pub vocabulary: Option<String>,
     /// A published test protocol by method and data set, as in `sclip-voc21`: what the request leaves out is as the method's
-    /// released code has it on ViT-B/16, the vocabulary too. Methods: `sclip`, `clearclip`, `naclip`, `sc-clip`; data sets:
-    /// `voc21`, `context60`, `object`, `voc20`, `context59`, `stuff`, `cityscapes`, `ade20k`. Goes before the vocabulary's
-    /// options and the defaults. Not for students, which have no attention.
+    /// released code has it on ViT-B/16, the vocabulary too. Methods: `sclip`, `clearclip`, `naclip`, `sc-clip`, `resclip`,
+    /// `pearl`; data sets: `voc21`, `context60`, `object`, `voc20`, `context59`, `stuff`, `cityscapes`, `ade20k`. Goes before
+    /// the vocabulary's options and the defaults. What changes with the data set inside the attention of `resclip` and `pearl`
+    /// and in the refinement `pearl-propagation` has no field of its own. Not for students, which have no attention.
     #[schema(value_type = Option<String>, example = "sclip-voc21")]
     pub protocol: Option<Protocol>,
     /// What counts as none of the classes. Without it the vocabulary's own names, if any, and the thresholds of the
@@ -164,6 +165,7 @@ impl SegmentBody {
             },
             window: self.window.map_or(Ok(defaults.window), WindowBody::window)?,
             refinement: self.refinement.unwrap_or(defaults.refinement),
+            constants: self.protocol.map(Protocol::method_constants).unwrap_or_default(),
         };
         let scales = scales(self.scales.unwrap_or_else(|| defaults.scales.clone()), &config.limits)?;
         if scales.len() > 1 && dense.key_smoothing == KeySmoothing::Formula {

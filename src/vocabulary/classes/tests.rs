@@ -209,6 +209,19 @@ fn a_class_called_background_is_made_of_the_background_names() {
         ]
     );
     assert_eq!(list.background_label(), 0);
+    assert_eq!(
+        list.queries_as_classes(),
+        [class("cat"), class("sky"), class("wall"), class("void")]
+    );
+}
+
+#[test]
+fn queries_as_classes_keep_what_is_averaged_together() {
+    let list = list(&["person; man", "cat"], &["sky"]);
+    assert_eq!(
+        list.queries_as_classes(),
+        [class("person; man"), class("cat"), class("sky")]
+    );
 }
 
 #[test]
