@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::measure::{Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
+use super::measure::{Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, with_bench, write};
 use crate::evaluation::{Report, Task, picture_grid};
 
 /// Arguments of `maskclip eval`.
@@ -32,15 +32,8 @@ pub fn run(arguments: EvalArguments) -> Result<()> {
 }
 
 async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
-    let several = |name| format!("several values of {name}: `maskclip compare` takes those");
     let mut request = bench.request.clone();
-    for axis in arguments.measure.request.axes() {
-        match axis.values {
-            [] => {}
-            [value] => axis.set(&mut request, value),
-            _ => return Err(several(axis.name).into()),
-        }
-    }
+    set_all(&mut request, arguments.measure.request.axes())?;
     let corruption = match arguments.measure.corruption.as_slice() {
         [] => None,
         [(_, corruption)] => *corruption,

@@ -7,24 +7,22 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use figment::value::Dict;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
-use crate::api::error::ApiError;
-use crate::api::{ClassBody, segment};
+use crate::api::ClassBody;
 use crate::config::{Config, Protocol};
-use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings, ModelInfo};
 use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
+use crate::models;
 use crate::telemetry::{self, Metrics};
 use crate::vocabulary::{
     Class, ClassList, Registry, VocabularyDefinition, VocabularyOptions, VocabularyText, parse_vocabulary,
 };
 
-pub use request::{Axis, RequestArguments};
+pub use request::{Axis, RequestArguments, ScoringArguments, engine_request, set_all, several};
 
 /// What a command ends with: words for whoever typed it.
 pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -147,15 +145,14 @@ where
     F: FnOnce(Bench) -> Fut,
     Fut: Future<Output = Result<()>>,
 {
-    let flags = Dict::from([arguments.model.section()]);
-    let config = Config::load(arguments.config.config.as_deref(), flags)?;
+    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
     let dataset = arguments.dataset()?;
     let recorder = match &arguments.state {
         Some(path) => Recorder::open(path)?,
         None => Recorder::in_memory(),
     };
-    let model = ClipModel::find(&config.model)?;
+    let model = models::find_first(&config)?;
     let disk = open_disk(&config.vocabulary);
     let registry = Registry::new(config.limits.max_vocabularies, disk.clone(), SystemTime::now());
     let VocabularyDefinition { list, options } = arguments.vocabulary(&registry, &config)?;
@@ -165,8 +162,8 @@ where
         .build()?
         .block_on(async {
             let settings = EngineSettings::from(&config);
-            let engine = Engine::start(settings, model.into_factory(), disk, Arc::new(Metrics::new()));
-            let model = engine.ready().await?;
+            let engine = Engine::start(settings, vec![model], disk, Arc::new(Metrics::new()));
+            let model = engine.ready().await?.remove(0);
             let classes: Vec<ClassBody> = list.classes().iter().cloned().map(Into::into).collect();
             let request = json!({
                 "classes": classes,
@@ -245,14 +242,8 @@ impl MeasureArguments {
             let (given, expected) = (list.classes().len(), layout.classes());
             return Err(format!("{} has {expected} classes, but {name} has {given}", layout.name()).into());
         }
-        let background = match self.background.as_deref() {
-            None => None,
-            Some("none") => Some(Vec::new()),
-            Some("shipped") => Some(config.vocabulary.background.clone()),
-            Some(file) => Some(names(&read(Path::new(file))?)?),
-        };
-        if let Some(names) = background {
-            *list = list.with_background(&names, &config.limits)?;
+        if let Some(background) = &self.background {
+            *list = with_background(list, background, config)?;
         }
         Ok(vocabulary)
     }
@@ -287,8 +278,18 @@ pub fn find_vocabulary(name: &str, registry: &Registry, config: &Config) -> Resu
     })
 }
 
+/// The list with what `--background` means: a text file of names, those that are shipped, or none.
+pub fn with_background(list: &ClassList, background: &str, config: &Config) -> Result<ClassList> {
+    let names = match background {
+        "none" => Vec::new(),
+        "shipped" => config.vocabulary.background.clone(),
+        file => names(&read(Path::new(file))?)?,
+    };
+    Ok(list.with_background(&names, &config.limits)?)
+}
+
 /// All names of a text, synonyms and background too.
-fn names(text: &str) -> Result<Vec<String>> {
+pub fn names(text: &str) -> Result<Vec<String>> {
     let VocabularyText {
         classes, background, ..
     } = parse_vocabulary(text)?;
@@ -296,23 +297,17 @@ fn names(text: &str) -> Result<Vec<String>> {
     Ok(names.chain(background).collect())
 }
 
-fn read(file: &Path) -> Result<String> {
+pub fn read(file: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
 }
 
 impl Bench {
     /// The engine's task for a request in JSON; its texts are embedded when this returns, so that no image waits for them.
     pub async fn task(&self, request: &Value, corruption: Option<Corruption>) -> Result<Task> {
-        let request = segment::request_from_json(request, &self.config, &self.options, &self.model);
-        let request = request.map_err(|error| match error {
-            ApiError::Invalid {
-                path: Some(path),
-                detail,
-                ..
-            } => format!("{path}: {detail}"),
-            error => error.to_string(),
-        })?;
-        self.engine.embed_ahead(&self.list, request.templates).await?;
+        let request = engine_request(request, &self.config, &self.options, &self.model)?;
+        self.engine
+            .embed_ahead(&self.model.name, &self.list, request.templates)
+            .await?;
         Ok(Task {
             request,
             names: self.list.classes().iter().map(|class| class.name.clone()).collect(),

@@ -1,178 +1,58 @@
 //! `maskclip train`: a student from a folder of images, a vocabulary and a teacher.
 
-use std::path::PathBuf;
+mod arguments;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use clap::Args;
-use figment::value::Dict;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
-use super::measure::{Result, find_vocabulary};
+use super::measure::{Result, engine_request, find_vocabulary, progress, set_all, with_background};
 use super::serve::shutdown_signal;
-use crate::config::{Config, DefaultsConfig};
-use crate::dense::{Attention, DenseOptions};
-use crate::engine::clip_labeller::ClipModel;
-use crate::engine::{Labeller, ModelInfo};
+use crate::api::ClassBody;
+use crate::config::Config;
+use crate::engine::{Engine, EngineSettings, Labeller, ModelInfo, SegmentRequest, ServedModel};
+use crate::models;
 use crate::student::{
-    Backbone, CARD_FILE, Head, NetworkConfig, OptimiserSettings, Plan, PlannedData, PlannedTeacher, PlannedVocabulary,
-    STUDENT_FILE, Stem, StepReport, Teacher, TrainOutcome, TrainRun, TrainSettings, TrainingImages,
+    CARD_FILE, LabelCache, Plan, PlannedData, PlannedInput, PlannedTeacher, PlannedVocabulary, PseudoLabels,
+    STUDENT_FILE, StepReport, Teacher, TrainOutcome, TrainRun, TrainingImages,
 };
-use crate::telemetry;
-use crate::vocabulary::{Class, ClassList, Classifier, Registry, Synonyms, TemplateSet, VocabularyDefinition};
+use crate::telemetry::{self, Metrics};
+use crate::vocabulary::{
+    Class, ClassList, Classifier, DiskStore, Registry, Synonyms, TemplateSet, VocabularyDefinition,
+};
+
+pub use arguments::TrainArguments;
 
 /// Texts that are embedded at once, each in all templates.
 const TEXTS_AT_ONCE: usize = 8;
 
-/// Arguments of `maskclip train`.
-#[derive(Debug, Args)]
-pub struct TrainArguments {
-    /// The folder of images to learn from; folders inside it count.
-    images: PathBuf,
-    /// What the student learns to tell apart: a text file (one class a line, synonyms after ';', background names after a line
-    /// `[background]`) or a vocabulary's name. It takes other classes, too, when it is used.
-    #[arg(long, value_name = "FILE|NAME")]
-    classes: String,
-    /// Where the student, its card, the log and the run's state go. A run that was stopped or killed goes on when the same
-    /// command is given again.
-    #[arg(long, value_name = "FOLDER")]
-    output: PathBuf,
-    #[command(flatten)]
-    network: NetworkArguments,
-    #[command(flatten)]
-    training: TrainingArguments,
-    /// What the teacher's last attention does (defaults.attention).
-    #[arg(long, value_name = "NAME", value_parser = attention)]
-    attention: Option<Attention>,
-    /// Factor on the teacher's cosines before the softmax (defaults.temperature).
-    #[arg(long, value_name = "FACTOR")]
-    temperature: Option<f32>,
-    /// Steps from one save of the run's state to the next.
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
-    checkpoint_steps: u64,
-    #[command(flatten)]
-    config: ConfigArguments,
-    #[command(flatten)]
-    model: ModelArguments,
-}
-
-/// What the student is.
-#[derive(Debug, Args)]
-struct NetworkArguments {
-    /// The student's backbone: resnet18, resnet50 or resnet101.
-    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = backbone)]
-    backbone: Backbone,
-    /// The backbone's stem: plain or v1c.
-    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = stem)]
-    stem: Stem,
-    /// Channels of the backbone's first stage; 64 as published.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    width: i64,
-    /// The student's head: deeplab-v2 or deeplab-v3-plus.
-    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = head)]
-    head: Head,
-    /// Channels inside deeplab-v3-plus; 256 as published.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    head_channels: i64,
-}
-
-/// How it is trained.
-#[derive(Debug, Args)]
-struct TrainingArguments {
-    /// Changes of the weights.
-    #[arg(long, value_name = "N", default_value_t = TrainSettings::default().steps)]
-    steps: u64,
-    /// Views of images per step.
-    #[arg(long, value_name = "N", default_value_t = TrainSettings::default().batch)]
-    batch: usize,
-    /// Side of a view in pixels, a whole number of the teacher's patches.
-    #[arg(long, value_name = "PIXELS", default_value_t = TrainSettings::default().crop_pixels)]
-    crop_pixels: u32,
-    /// Short side of an image before the random scale, in pixels.
-    #[arg(long, value_name = "PIXELS", default_value_t = TrainSettings::default().short_side)]
-    short_side: u32,
-    /// Least and greatest random scale, separated by a comma.
-    #[arg(long, value_name = "LEAST,GREATEST", value_delimiter = ',', default_values_t = TrainSettings::default().scale)]
-    scale: Vec<f64>,
-    /// How far brightness, contrast and saturation go either way, 0 to 1.
-    #[arg(long, value_name = "SHARE", default_value_t = TrainSettings::default().colour)]
-    colour: f64,
-    /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
-    #[arg(long, value_name = "PROBABILITY", default_value_t = TrainSettings::default().confidence)]
-    confidence: f32,
-    /// What everything random depends on.
-    #[arg(long, value_name = "N", default_value_t = TrainSettings::default().seed)]
-    seed: u64,
-    /// Learning rate of the first step.
-    #[arg(long, value_name = "RATE", default_value_t = OptimiserSettings::default().learning_rate)]
-    learning_rate: f64,
-    /// Learning rate that the last steps come down to.
-    #[arg(long, value_name = "RATE", default_value_t = OptimiserSettings::default().final_learning_rate)]
-    final_learning_rate: f64,
-    /// Power of the way between the two.
-    #[arg(long, value_name = "POWER", default_value_t = OptimiserSettings::default().decay_power)]
-    decay_power: f64,
-    /// What is kept of earlier changes, 0 to below 1.
-    #[arg(long, value_name = "SHARE", default_value_t = OptimiserSettings::default().momentum)]
-    momentum: f64,
-    /// Share of each weight that is taken from it, times the learning rate.
-    #[arg(long, value_name = "SHARE", default_value_t = OptimiserSettings::default().weight_decay)]
-    weight_decay: f64,
-}
-
-impl TrainingArguments {
-    fn settings(&self) -> Result<TrainSettings> {
-        let scale = <[f64; 2]>::try_from(self.scale.as_slice());
-        Ok(TrainSettings {
-            steps: self.steps,
-            batch: self.batch,
-            crop_pixels: self.crop_pixels,
-            short_side: self.short_side,
-            scale: scale.map_err(|_| "--scale takes two numbers, separated by a comma")?,
-            colour: self.colour,
-            confidence: self.confidence,
-            seed: self.seed,
-            optimiser: OptimiserSettings {
-                learning_rate: self.learning_rate,
-                final_learning_rate: self.final_learning_rate,
-                decay_power: self.decay_power,
-                momentum: self.momentum,
-                weight_decay: self.weight_decay,
-            },
-        })
-    }
-}
-
 /// Trains until the student is done, or SIGTERM or SIGINT saves where it is. The student's path goes to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
-    let config = Config::load(
-        arguments.config.config.as_deref(),
-        Dict::from([arguments.model.section()]),
-    )?;
+    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
-    let model = ClipModel::find(&config.model)?;
-    let registry = Registry::new(
-        config.limits.max_vocabularies,
-        open_disk(&config.vocabulary),
-        SystemTime::now(),
-    );
-    let VocabularyDefinition { list, options } = find_vocabulary(&arguments.classes, &registry, &config)?;
-    let defaults = config.defaults.with(&options);
+    let model = models::find_teacher(&config)?;
+    let disk = open_disk(&config.vocabulary);
+    let registry = Registry::new(config.limits.max_vocabularies, disk.clone(), SystemTime::now());
+    let mut vocabulary = find_vocabulary(&arguments.classes, &registry, &config)?;
+    if let Some(background) = &arguments.background {
+        vocabulary.list = with_background(&vocabulary.list, background, &config)?;
+    }
     let settings = arguments.training.settings()?;
-    let mut labeller = model.into_factory()()?;
+    let mut labeller = model.load()?;
     let network = arguments.network.config(labeller.info());
     settings.check(&network, labeller.info().patch_pixels)?;
-    let dense = arguments.dense_options(labeller.info(), &defaults)?;
+    let request = arguments.request(&vocabulary, &config, labeller.info())?;
     let images = TrainingImages::find(&arguments.images)?;
-    let classifier = embed(&mut *labeller, &list, defaults.templates)?;
+    let classifier = embed(&mut labeller, &vocabulary.list, request.templates)?;
     let plan = Plan {
         network,
-        vocabulary: planned_vocabulary(&list, defaults.templates),
-        teacher: planned_teacher(labeller.info(), &dense),
+        vocabulary: planned_vocabulary(&vocabulary.list, request.templates),
+        teacher: planned_teacher(labeller.info(), &request, settings.pseudo_labels),
         normalisation: [labeller.info().normalisation.mean, labeller.info().normalisation.std],
         settings,
         data: PlannedData {
@@ -180,20 +60,41 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
             sha256: images.sha256,
         },
     };
-    let (_signals, stop) = stop_on_signal()?;
-    let mut bar = Bar::new(settings.steps);
-    let outcome = TrainRun {
+    let run = TrainRun {
         folder: &arguments.output,
         plan: &plan,
         files: &images.files,
         max_image_pixels: config.limits.max_image_pixels,
         checkpoint_steps: arguments.checkpoint_steps,
+    };
+    let steps_made = run.steps_made()?;
+    let (signals, stop) = stop_on_signal()?;
+    let cache = match settings.pseudo_labels {
+        PseudoLabels::EachView => None,
+        PseudoLabels::Once => Some(LabelCache::open(run.folder, &plan, classifier.queries)?),
+    };
+    if let Some(cache) = &cache
+        && steps_made < settings.steps
+    {
+        let once = LabelOnce {
+            config: &config,
+            model: models::find_first(&config)?,
+            disk,
+            request: &request,
+            cache,
+        };
+        if !signals.block_on(once.label(&run, &stop))? {
+            eprintln!("stopped while images were labelled: the same command goes on from there");
+            return Ok(());
+        }
     }
-    .train(
+    let mut bar = Bar::new(settings.steps);
+    let outcome = run.train(
         &mut Teacher {
-            labeller: &mut *labeller,
+            labeller: &mut labeller,
             classifier: &classifier,
-            options: dense,
+            options: request.dense,
+            cache: cache.as_ref(),
             confidence: settings.confidence,
         },
         || stop.load(Ordering::Relaxed),
@@ -214,6 +115,80 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     Ok(())
 }
 
+/// What it takes to label all images before the first step.
+struct LabelOnce<'a> {
+    config: &'a Config,
+    model: ServedModel,
+    disk: Option<Arc<DiskStore>>,
+    request: &'a SegmentRequest,
+    cache: &'a LabelCache,
+}
+
+impl LabelOnce<'_> {
+    /// Labels what is not labelled yet, with an engine that ends with it. False when it was stopped.
+    async fn label(self, run: &TrainRun<'_>, stop: &AtomicBool) -> Result<bool> {
+        if self.cache.is_complete(run.files.len()) {
+            return Ok(true);
+        }
+        let settings = EngineSettings::from(self.config);
+        let request = SegmentRequest {
+            model: self.model.name.clone(),
+            ..self.request.clone()
+        };
+        let engine = Engine::start(settings, vec![self.model], self.disk, Arc::new(Metrics::new()));
+        engine.ready().await?;
+        let patience = Duration::from_secs_f64(self.config.engine.max_deadline_seconds);
+        let bar = progress(run.files.len());
+        let stop = || stop.load(Ordering::Relaxed);
+        let done = self
+            .cache
+            .fill(&engine, &request, patience, run.files, stop, || bar.inc(1))
+            .await;
+        bar.finish_and_clear();
+        Ok(done?)
+    }
+}
+
+impl TrainArguments {
+    /// What the teacher is asked of an image: the label map of the vocabulary's texts, each as a class of its own, so that
+    /// labels are the numbers of the student's texts.
+    fn request(
+        &self,
+        vocabulary: &VocabularyDefinition,
+        config: &Config,
+        teacher: &ModelInfo,
+    ) -> Result<SegmentRequest> {
+        let classes: Vec<ClassBody> = vocabulary
+            .list
+            .queries_as_classes()
+            .into_iter()
+            .map(Into::into)
+            .collect();
+        let mut request = json!({
+            "classes": classes,
+            "background": {"names": [], "threshold": self.training.confidence, "area": 0},
+            "synonyms": Synonyms::Mean,
+        });
+        set_all(&mut request, self.scoring.axes())?;
+        let request = engine_request(&request, config, &vocabulary.options, teacher)?;
+        let attention = request.dense.attention;
+        if !teacher.attentions.contains(&attention) {
+            let possible: Vec<_> = teacher.attentions.iter().map(|attention| attention.name()).collect();
+            let (name, possible) = (attention.name(), possible.join(", "));
+            return Err(format!("--attention {name} is not for {}: {possible}", teacher.architecture).into());
+        }
+        let whole = self.scoring.of_whole_images();
+        if self.training.pseudo_labels == PseudoLabels::EachView && !whole.is_empty() {
+            let flags = whole.join(" and ");
+            return Err(format!(
+                "{flags}: a teacher that labels each view sees it at its own size; --pseudo-labels once"
+            )
+            .into());
+        }
+        Ok(request)
+    }
+}
+
 /// What becomes true on the first SIGTERM or SIGINT, for as long as the runtime lives.
 fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -230,41 +205,6 @@ fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
     Ok((runtime, stop))
 }
 
-impl NetworkArguments {
-    /// The student of a teacher, whose space it shares.
-    fn config(&self, teacher: &ModelInfo) -> NetworkConfig {
-        NetworkConfig {
-            backbone: self.backbone,
-            stem: self.stem,
-            width: self.width,
-            head: self.head,
-            head_channels: self.head_channels,
-            embedding: i64::try_from(teacher.embedding_dimension).expect("a length in memory fits 63 bits"),
-        }
-    }
-}
-
-impl TrainArguments {
-    /// What the teacher is asked: its scores as they are, without denoising, smoothing, windows or refinement.
-    fn dense_options(&self, teacher: &ModelInfo, defaults: &DefaultsConfig) -> Result<DenseOptions> {
-        let attention = self.attention.unwrap_or(defaults.attention);
-        if !teacher.attentions.contains(&attention) {
-            let possible: Vec<_> = teacher.attentions.iter().map(|attention| attention.name()).collect();
-            let (name, possible) = (attention.name(), possible.join(", "));
-            return Err(format!("--attention {name} is not for {}: {possible}", teacher.architecture).into());
-        }
-        let temperature = self.temperature.unwrap_or(defaults.temperature);
-        if !(temperature > 0.0 && temperature <= 1000.0) {
-            return Err(format!("--temperature is {temperature}, not above 0 and at most 1000").into());
-        }
-        Ok(DenseOptions {
-            attention,
-            temperature,
-            ..DenseOptions::default()
-        })
-    }
-}
-
 fn planned_vocabulary(list: &ClassList, templates: TemplateSet) -> PlannedVocabulary {
     let texts = |class: &Class| class.texts().map(str::to_owned).collect();
     PlannedVocabulary {
@@ -274,15 +214,16 @@ fn planned_vocabulary(list: &ClassList, templates: TemplateSet) -> PlannedVocabu
     }
 }
 
-fn planned_teacher(info: &ModelInfo, options: &DenseOptions) -> PlannedTeacher {
-    PlannedTeacher {
-        name: info.name.clone(),
-        architecture: info.architecture.clone(),
-        weights_sha256: info.weights_sha256.clone(),
-        precision: info.precision.name().to_owned(),
-        attention: options.attention.name().to_owned(),
-        temperature: options.temperature,
-    }
+fn planned_teacher(info: &ModelInfo, request: &SegmentRequest, pseudo_labels: PseudoLabels) -> PlannedTeacher {
+    let whole_images = match pseudo_labels {
+        PseudoLabels::EachView => None,
+        PseudoLabels::Once => Some(PlannedInput {
+            short_side: request.short_side.unwrap_or(info.short_side),
+            scales: request.scales.clone(),
+            resize: request.resize,
+        }),
+    };
+    PlannedTeacher::new(info, &request.dense, whole_images)
 }
 
 /// The vocabulary in the teacher's space: one text per class, the mean of its synonyms, and one per background name.
@@ -320,29 +261,4 @@ fn loss_of(report: &StepReport) -> String {
     report
         .loss
         .map_or("no labels".to_owned(), |loss| format!("loss {loss:.4}"))
-}
-
-fn backbone(name: &str) -> Result<Backbone, String> {
-    named(&Backbone::ALL, Backbone::name, name)
-}
-
-fn stem(name: &str) -> Result<Stem, String> {
-    named(&Stem::ALL, Stem::name, name)
-}
-
-fn head(name: &str) -> Result<Head, String> {
-    named(&Head::ALL, Head::name, name)
-}
-
-fn attention(name: &str) -> Result<Attention, String> {
-    named(&Attention::ALL, Attention::name, name)
-}
-
-/// The one of all that is called so.
-fn named<T: Copy>(all: &[T], name_of: impl Fn(T) -> &'static str, name: &str) -> Result<T, String> {
-    let found = all.iter().copied().find(|&one| name_of(one) == name);
-    found.ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(|&one| name_of(one)).collect();
-        format!("there are {}", names.join(", "))
-    })
 }

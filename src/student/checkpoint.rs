@@ -11,9 +11,9 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::TrainError;
 use super::settings::Plan;
 use super::training::StepReport;
+use super::{TrainError, file_error};
 
 /// The one key of the state's metadata: several would come in any order.
 const METADATA: &str = "maskclip-training";
@@ -64,10 +64,7 @@ pub(super) fn read_state(path: &Path) -> Result<(HashMap<String, Tensor>, StateH
         path: path.to_owned(),
         reason,
     };
-    let bytes = fs::read(path).map_err(|source| TrainError::File {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = fs::read(path).map_err(file_error(path))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
     let header = header.ok_or_else(|| damaged("it is no state of a training".to_owned()))?;
@@ -97,8 +94,5 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainErr
         fs::rename(&partial, path)?;
         File::open(path.parent().expect("a file lies in a folder"))?.sync_all()
     };
-    write().map_err(|source| TrainError::File {
-        path: path.to_owned(),
-        source,
-    })
+    write().map_err(file_error(path))
 }

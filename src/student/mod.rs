@@ -1,15 +1,18 @@
 //! MaskCLIP+: a segmentation network that learns from the labels MaskCLIP gives for free (Zhou, Loy, Dai, "Extract Free Dense
 //! Labels from CLIP", ECCV 2022, section 3.4).
 //!
-//! Owns the network and its training. Where labels come from it does not know: any [`Labeller`](crate::engine::Labeller)
-//! teaches.
+//! Owns the network, its training, and what a finished student is as a model. Where labels come from it does not know: any
+//! [`Labeller`](crate::engine::Labeller) teaches.
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
 mod checkpoint;
+mod labeller;
+mod load;
 mod loss;
 mod network;
 mod optimiser;
+mod pseudo_labels;
 mod run;
 mod settings;
 mod teacher;
@@ -18,17 +21,26 @@ mod tests;
 mod training;
 mod views;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+pub use labeller::{StudentLabeller, StudentModel};
+pub use load::{LoadError, StudentFiles};
 pub use loss::cross_entropy;
 pub use network::{Backbone, Head, Mode, Network, NetworkConfig, ParameterError, Parameters, Stem};
 pub use optimiser::{OptimiserSettings, Sgd};
+pub use pseudo_labels::{LABELS_FOLDER, LabelCache};
 pub use run::{CARD_FILE, LOG_FILE, STATE_FILE, STUDENT_FILE, StudentCard, TrainOutcome, TrainRun};
-pub use settings::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary, TrainSettings, TrainingImages};
+pub use settings::{
+    Plan, PlannedData, PlannedInput, PlannedTeacher, PlannedVocabulary, PseudoLabels, StudentPrecision, TrainSettings,
+    TrainingImages,
+};
 pub use teacher::Teacher;
 pub use training::StepReport;
 
-use crate::engine::LabellerError;
+use serde_json::Value;
+
+use crate::engine::{LabellerError, SegmentError};
+use crate::evaluation::DatasetError;
 use crate::image::DecodeError;
 
 /// Why a student cannot be trained.
@@ -87,6 +99,34 @@ pub enum TrainError {
         /// Parts of the plan, separated by commas.
         different: String,
     },
+    /// The folder's label maps are of another plan.
+    #[error(
+        "{} has label maps of another {different}: give it the same, delete them, or take another folder",
+        folder.display()
+    )]
+    OtherLabels {
+        /// The folder of label maps.
+        folder: PathBuf,
+        /// Parts of the plan, separated by commas.
+        different: String,
+    },
+    /// A label map cannot be used.
+    #[error(transparent)]
+    Labels(#[from] DatasetError),
+    /// A label map is of another size than its image.
+    #[error("the label map of {} has another size than the image", image.display())]
+    LabelSize {
+        /// The image.
+        image: PathBuf,
+    },
+    /// The engine refused or failed.
+    #[error("{}: {source}", path.display())]
+    Segment {
+        /// The image.
+        path: PathBuf,
+        /// What the engine said.
+        source: Box<SegmentError>,
+    },
     /// The teacher failed.
     #[error(transparent)]
     Teacher(#[from] LabellerError),
@@ -114,4 +154,19 @@ pub enum TrainError {
         /// The loss before.
         last_loss: Option<f64>,
     },
+}
+
+fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    let path = path.to_owned();
+    |source| TrainError::File { path, source }
+}
+
+/// Names of the fields in which `now` is not what was `begun`, separated by commas; none when all are the same.
+fn differences(begun: &Value, now: &Value) -> Option<String> {
+    let now = now.as_object().expect("a plan is an object");
+    let different = now
+        .iter()
+        .filter(|(key, value)| begun.get(key.as_str()) != Some(*value));
+    let names: Vec<_> = different.map(|(key, _)| key.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }

@@ -1,19 +1,21 @@
 //! A whole run in a folder: begun or gone on with, its log, its checkpoints, its end.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tch::Tensor;
 
-use super::TrainError;
 use super::checkpoint::{StateHeader, read_state, write_atomically};
-use super::settings::{Plan, hexadecimal};
+use super::settings::Plan;
 use super::teacher::Teacher;
 use super::training::{StepReport, Trainer};
+use super::{TrainError, differences, file_error};
+use crate::hexadecimal::hexadecimal;
 
 /// The student's tensors, in a run's folder.
 pub const STUDENT_FILE: &str = "student.safetensors";
@@ -86,15 +88,8 @@ impl TrainRun<'_> {
         stop: impl Fn() -> bool,
         mut observe: impl FnMut(&StepReport, f64),
     ) -> Result<TrainOutcome, TrainError> {
-        let state_file = self.folder.join(STATE_FILE);
-        let state = if state_file.exists() {
-            let (tensors, header) = read_state(&state_file)?;
-            self.check_same(&header)?;
-            Some((tensors, header))
-        } else {
-            fs::create_dir_all(self.folder).map_err(file_error(self.folder))?;
-            None
-        };
+        let state = self.state()?;
+        fs::create_dir_all(self.folder).map_err(file_error(self.folder))?;
         let mut trainer = Trainer::new(self.plan, self.files, self.max_image_pixels, teacher.classifier, state)?;
         let mut log = Log::open(&self.folder.join(LOG_FILE), trainer.last().map_or(0, |last| last.step))?;
         let steps = self.plan.settings.steps;
@@ -120,26 +115,28 @@ impl TrainRun<'_> {
         }
     }
 
-    /// Whether a state is one of this run.
-    fn check_same(&self, header: &StateHeader) -> Result<(), TrainError> {
-        let fields = |plan: &Plan| match serde_json::to_value(plan) {
-            Ok(Value::Object(fields)) => fields,
-            _ => unreachable!("a plan is an object"),
-        };
-        let (begun, now) = (fields(&header.plan), fields(self.plan));
-        let different: Vec<_> = now
-            .iter()
-            .filter(|(key, value)| begun.get(*key) != Some(*value))
-            .collect();
-        match different.as_slice() {
-            [] => Ok(()),
-            different => Err(TrainError::OtherRun {
+    /// How many steps of this run were made. Reads the state as [`TrainRun::train`] does, and leaves all as it is.
+    ///
+    /// # Errors
+    /// When the folder holds another run, or its state cannot be read.
+    pub fn steps_made(&self) -> Result<u64, TrainError> {
+        let state = self.state()?;
+        Ok(state.map_or(0, |(_, header)| header.last.step))
+    }
+
+    /// The folder's state, which is one of this run.
+    fn state(&self) -> Result<Option<(HashMap<String, Tensor>, StateHeader)>, TrainError> {
+        let state_file = self.folder.join(STATE_FILE);
+        if !state_file.exists() {
+            return Ok(None);
+        }
+        let (tensors, header) = read_state(&state_file)?;
+        let fields = |plan: &Plan| serde_json::to_value(plan).expect("a plan is plain data");
+        match differences(&fields(&header.plan), &fields(self.plan)) {
+            None => Ok(Some((tensors, header))),
+            Some(different) => Err(TrainError::OtherRun {
                 folder: self.folder.to_owned(),
-                different: different
-                    .iter()
-                    .map(|(key, _)| key.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                different,
             }),
         }
     }
@@ -202,9 +199,4 @@ impl Log {
         let line = format!("{step},{loss},{learning_rate},{labelled:.4},{images_per_second:.2}\n");
         self.file.write_all(line.as_bytes()).map_err(file_error(&self.path))
     }
-}
-
-fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
-    let path = path.to_owned();
-    |source| TrainError::File { path, source }
 }

@@ -4,13 +4,71 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tch::Kind;
 
-use super::TrainError;
 use super::network::{Head, NetworkConfig};
 use super::optimiser::OptimiserSettings;
+use super::{TrainError, file_error};
+use crate::dense::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, Refinement, Window};
+use crate::engine::ModelInfo;
+use crate::hexadecimal::hexadecimal;
+use crate::image::Resize;
 
 /// Endings of the images in a folder, in lower case.
 const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+
+/// Element type of a student's convolutions while it is trained. Weights, statistics, loss and optimiser have 32 bits in either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StudentPrecision {
+    /// 32-bit.
+    Float32,
+    /// 16-bit with float32's range; faster on processors that compute in it.
+    Bfloat16,
+}
+
+impl StudentPrecision {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Float32, Self::Bfloat16];
+
+    /// The name on the command line and in cards.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Float32 => Kind::Float,
+            Self::Bfloat16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// Where pseudo-labels come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PseudoLabels {
+    /// The teacher labels each view.
+    EachView,
+    /// The teacher labels each image once, as a request for it would; views cut their labels out of that.
+    Once,
+}
+
+impl PseudoLabels {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::EachView, Self::Once];
+
+    /// The name on the command line and in cards.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EachView => "each-view",
+            Self::Once => "once",
+        }
+    }
+}
 
 /// How a student is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -28,8 +86,12 @@ pub struct TrainSettings {
     pub scale: [f64; 2],
     /// How far brightness, contrast and saturation go either way, 0 to 1.
     pub colour: f64,
+    /// Where pseudo-labels come from.
+    pub pseudo_labels: PseudoLabels,
     /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
     pub confidence: f32,
+    /// Element type of the student's convolutions.
+    pub precision: StudentPrecision,
     /// What everything random depends on.
     pub seed: u64,
     /// How weights are changed.
@@ -46,7 +108,9 @@ impl Default for TrainSettings {
             short_side: 320,
             scale: [0.5, 2.0],
             colour: 0.4,
+            pseudo_labels: PseudoLabels::EachView,
             confidence: 0.0,
+            precision: StudentPrecision::Float32,
             seed: 0,
             optimiser: OptimiserSettings::default(),
         }
@@ -80,10 +144,10 @@ impl TrainSettings {
                 format!("a multiple of {patch_pixels}, the teacher's patch"),
             )
         } else if self.short_side == 0 {
-            refuse("short-side", "at least 1".to_owned())
+            refuse("view-short-side", "at least 1".to_owned())
         } else if !(least > 0.0 && least <= greatest && greatest <= 16.0) {
             refuse(
-                "scale",
+                "view-scale",
                 "two numbers above 0 and at most 16, the smaller first".to_owned(),
             )
         } else if !(0.0..=1.0).contains(&self.colour) {
@@ -125,15 +189,11 @@ impl TrainingImages {
     /// # Errors
     /// When something cannot be read, or there is no image.
     pub fn find(folder: &Path) -> Result<Self, TrainError> {
-        let unreadable = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TrainError::File { path, source }
-        };
         let mut files = Vec::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(inside) = folders.pop() {
-            for entry in std::fs::read_dir(&inside).map_err(unreadable(&inside))? {
-                let path = entry.map_err(unreadable(&inside))?.path();
+            for entry in std::fs::read_dir(&inside).map_err(file_error(&inside))? {
+                let path = entry.map_err(file_error(&inside))?.path();
                 let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
                 if path.is_dir() {
                     folders.push(path);
@@ -153,18 +213,13 @@ impl TrainingImages {
             let within = file.strip_prefix(folder).expect("the walk stays in the folder");
             all.update(within.to_string_lossy().as_bytes());
             all.update([0]);
-            all.update(Sha256::digest(std::fs::read(file).map_err(unreadable(file))?));
+            all.update(Sha256::digest(std::fs::read(file).map_err(file_error(file))?));
         }
         Ok(Self {
             files,
             sha256: hexadecimal(&all.finalize()),
         })
     }
-}
-
-/// Bytes in lower-case hexadecimal.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Everything that decides the weights a run ends with; a run is resumed with the same plan or not at all.
@@ -207,9 +262,58 @@ pub struct PlannedTeacher {
     /// Element type of its arithmetic.
     pub precision: String,
     /// What its last attention did.
-    pub attention: String,
+    pub attention: Attention,
     /// Factor on cosines before the softmax.
     pub temperature: f32,
+    /// The probability below which a text was dropped from an image.
+    pub prompt_denoising: Option<f32>,
+    /// How probabilities were averaged over places.
+    pub key_smoothing: KeySmoothingMethod,
+    /// The threshold of key smoothing, where it has one.
+    pub key_smoothing_threshold: Option<f32>,
+    /// Windows through which it saw its input.
+    pub window: Option<Window>,
+    /// What was done to scores at the image's size.
+    pub refinement: Refinement,
+    /// At which size it saw whole images, where it labelled those.
+    pub whole_images: Option<PlannedInput>,
+}
+
+/// At which size a teacher saw images, as cards have it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedInput {
+    /// Short side in pixels.
+    pub short_side: u32,
+    /// Factors on it, one for each size.
+    pub scales: Vec<f64>,
+    /// How images came to these sizes.
+    pub resize: Resize,
+}
+
+impl PlannedTeacher {
+    /// A model and what it is asked.
+    pub fn new(info: &ModelInfo, options: &DenseOptions, whole_images: Option<PlannedInput>) -> Self {
+        let (key_smoothing, key_smoothing_threshold) = match options.key_smoothing {
+            KeySmoothing::None => (KeySmoothingMethod::None, None),
+            KeySmoothing::Formula => (KeySmoothingMethod::Formula, None),
+            KeySmoothing::Reference { threshold } => (KeySmoothingMethod::Reference, Some(threshold)),
+            KeySmoothing::Likeness => (KeySmoothingMethod::Likeness, None),
+        };
+        Self {
+            name: info.name.clone(),
+            architecture: info.architecture.clone(),
+            weights_sha256: info.weights_sha256.clone(),
+            precision: info.precision.name().to_owned(),
+            attention: options.attention,
+            temperature: options.temperature,
+            prompt_denoising: options.prompt_denoising,
+            key_smoothing,
+            key_smoothing_threshold,
+            window: options.window,
+            refinement: options.refinement,
+            whole_images,
+        }
+    }
 }
 
 /// Data, as cards have it.

@@ -5,6 +5,7 @@ use crate::engine::{Labeller, LabellerError};
 use crate::label_map::{LabelMapOptions, QueryOwner, UNLABELLED, label_map};
 use crate::vocabulary::Classifier;
 
+use super::pseudo_labels::LabelCache;
 use super::views::View;
 
 /// Whoever teaches, and what it is asked.
@@ -15,6 +16,8 @@ pub struct Teacher<'a> {
     pub classifier: &'a Classifier,
     /// How.
     pub options: DenseOptions,
+    /// The label maps of whole images that take the place of asking for each view's.
+    pub cache: Option<&'a LabelCache>,
     /// Probability from which a pixel's best text is its label, 0 to 1.
     pub confidence: f32,
 }
@@ -22,7 +25,7 @@ pub struct Teacher<'a> {
 impl Teacher<'_> {
     /// One label per pixel of the view, row by row: the number of a text, or [`UNLABELLED`] where none is sure enough or there
     /// is no image. Every text counts for itself, a background's name like a class's.
-    pub(super) fn labels(&mut self, view: &View) -> Result<Vec<i64>, LabellerError> {
+    pub(super) fn labels(&mut self, view: &View) -> Result<Vec<u16>, LabellerError> {
         let mut classifier = self.classifier.clone();
         classifier.owners = (0..).map(QueryOwner::Class).take(classifier.queries).collect();
         let scores = self.labeller.score(&view.plain, &classifier, &self.options)?;
@@ -37,9 +40,8 @@ impl Teacher<'_> {
             confidence_map: false,
         };
         let labels = label_map(&scores.map, &classifier.owners, &options).labels;
-        let shown = |pixel: usize| pixel % width < view.shown_width && pixel / width < view.shown_height;
         let labels = labels.into_iter().enumerate();
-        let labels = labels.map(|(pixel, label)| i64::from(if shown(pixel) { label } else { UNLABELLED }));
+        let labels = labels.map(|(pixel, label)| if view.place.shows(pixel) { label } else { UNLABELLED });
         Ok(labels.collect())
     }
 }

@@ -9,10 +9,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{StateHeader, to_bytes};
 use super::network::{Mode, Network, Parameters};
+use super::pseudo_labels::LabelCache;
 use super::settings::Plan;
 use super::teacher::Teacher;
 use super::views::{View, ViewSettings, image_at};
-use super::{Sgd, TrainError, cross_entropy};
+use super::{Sgd, TrainError, cross_entropy, file_error};
 use crate::image::{Normalisation, RgbImage, decode};
 use crate::label_map::UNLABELLED;
 use crate::random::Random;
@@ -112,12 +113,16 @@ impl<'a> Trainer<'a> {
     pub(super) fn step(&mut self, teacher: &mut Teacher<'_>) -> Result<StepReport, TrainError> {
         let settings = &self.plan.settings;
         let done = self.last.map_or(0, |last| last.step);
-        let views = self.views(done)?;
+        let views = self.views(done, teacher.cache)?;
         let mut labels = Vec::new();
-        for view in &views {
-            labels.extend(teacher.labels(view)?);
+        for (view, cut) in &views {
+            match cut {
+                Some(cut) => labels.extend_from_slice(cut),
+                None => labels.extend(teacher.labels(view)?),
+            }
         }
-        let labelled = labels.iter().filter(|label| **label != i64::from(UNLABELLED)).count();
+        let views: Vec<View> = views.into_iter().map(|(view, _)| view).collect();
+        let labelled = labels.iter().filter(|label| **label != UNLABELLED).count();
         let learning_rate = settings.optimiser.learning_rate_at(done, settings.steps);
         let mut report = StepReport {
             step: done + 1,
@@ -149,8 +154,8 @@ impl<'a> Trainer<'a> {
         Ok(report)
     }
 
-    /// The views of the step after `done`.
-    fn views(&self, done: u64) -> Result<Vec<View>, TrainError> {
+    /// The views of the step after `done`, each with the labels that the cache has for it.
+    fn views(&self, done: u64, cache: Option<&LabelCache>) -> Result<Vec<(View, Option<Vec<u16>>)>, TrainError> {
         let settings = &self.plan.settings;
         let [mean, std] = self.plan.normalisation;
         let view = ViewSettings {
@@ -166,25 +171,36 @@ impl<'a> Trainer<'a> {
             .into_par_iter()
             .map(|index| {
                 let place = done * settings.batch as u64 + index;
-                let file = &files[image_at(place, files.len(), settings.seed)];
-                let image = read_image(file, max_image_pixels)?;
+                let number = image_at(place, files.len(), settings.seed);
+                let image = read_image(&files[number], max_image_pixels)?;
                 let mut random = Random::seeded(&format!("{} view {place}", settings.seed));
-                Ok(view.view(&image, &mut random))
+                let view = view.view(&image, &mut random);
+                let labels = cache.map(|cache| {
+                    let labels = cache.read(number)?;
+                    if (labels.width, labels.height) != image.dimensions() {
+                        let image = files[number].clone();
+                        return Err(TrainError::LabelSize { image });
+                    }
+                    Ok(view.place.cut(&labels.labels, labels.width as usize))
+                });
+                Ok((view, labels.transpose()?))
             })
             .collect()
     }
 
     /// Changes the weights by what the labels of the views, `[batch, side, side]`, teach. The loss before that.
-    fn learn(&mut self, views: &[View], labels: &[i64], learning_rate: f64) -> f64 {
+    fn learn(&mut self, views: &[View], labels: &[u16], learning_rate: f64) -> f64 {
         let side = i64::from(self.plan.settings.crop_pixels);
         let images: Vec<_> = views
             .iter()
             .map(|view| Tensor::from_slice(&view.coloured).view([3, side, side]))
             .collect();
-        let images = Tensor::stack(&images, 0);
-        let labels = Tensor::from_slice(labels).view([-1, side, side]);
+        let images = Tensor::stack(&images, 0).to_kind(self.plan.settings.precision.kind());
+        let labels: Vec<i64> = labels.iter().copied().map(i64::from).collect();
+        let labels = Tensor::from_slice(&labels).view([-1, side, side]);
         let loss = tch::with_grad(|| {
-            let loss = cross_entropy(&self.network.logits(&images, &self.text, Mode::Train), &labels);
+            let logits = self.network.logits(&images, &self.text, Mode::Train);
+            let loss = cross_entropy(&logits.to_kind(Kind::Float), &labels);
             loss.backward();
             loss
         });
@@ -219,10 +235,7 @@ impl<'a> Trainer<'a> {
 }
 
 fn read_image(file: &Path, max_image_pixels: u64) -> Result<RgbImage, TrainError> {
-    let bytes = std::fs::read(file).map_err(|source| TrainError::File {
-        path: file.to_owned(),
-        source,
-    })?;
+    let bytes = std::fs::read(file).map_err(file_error(file))?;
     decode(&bytes, max_image_pixels).map_err(|source| TrainError::Image {
         path: file.to_owned(),
         source,

@@ -6,6 +6,7 @@
 use ::image::imageops;
 
 use crate::image::{ModelInput, Normalisation, NormalisedImage, Resize, RgbImage, preprocess};
+use crate::label_map::UNLABELLED;
 use crate::random::Random;
 
 /// Weights of red, green and blue in grey (ITU-R BT.601).
@@ -32,10 +33,60 @@ pub(super) struct View {
     pub plain: ModelInput,
     /// `[3, side, side]` in changed colours: what the student sees.
     pub coloured: Vec<f32>,
-    /// Pixels from the left that show the image.
+    /// What of the image it shows.
+    pub place: Place,
+}
+
+/// Which part of its image a view shows, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Side of the view in pixels.
+    pub side: usize,
+    /// Pixels from the view's left that show the image.
     pub shown_width: usize,
-    /// Pixels from the top that show the image.
+    /// Pixels from the view's top that show the image.
     pub shown_height: usize,
+    /// First column of the image that is shown.
+    left: usize,
+    /// How many are.
+    columns: usize,
+    /// First row of the image that is shown.
+    top: usize,
+    /// How many are.
+    rows: usize,
+    /// Whether the image is shown mirrored.
+    mirrored: bool,
+}
+
+impl Place {
+    /// Whether a pixel of the view, `[side, side]`, shows the image.
+    pub fn shows(&self, pixel: usize) -> bool {
+        pixel % self.side < self.shown_width && pixel / self.side < self.shown_height
+    }
+
+    /// The view's labels, `[side, side]`, out of its image's, `[height, width]`: of the nearest pixel; [`UNLABELLED`] beyond the
+    /// image.
+    pub fn cut(&self, labels: &[u16], width: usize) -> Vec<u16> {
+        let mut cut = vec![UNLABELLED; self.side * self.side];
+        for (y, row) in cut.chunks_exact_mut(self.side).take(self.shown_height).enumerate() {
+            let from = self.top + nearest(y, self.rows, self.shown_height);
+            for (x, label) in row[..self.shown_width].iter_mut().enumerate() {
+                let column = nearest(x, self.columns, self.shown_width);
+                let column = if self.mirrored {
+                    self.columns - 1 - column
+                } else {
+                    column
+                };
+                *label = labels[from * width + self.left + column];
+            }
+        }
+        cut
+    }
+}
+
+/// Which of `from` pixels lies under the middle of pixel `at` when they are shown as `to`.
+fn nearest(at: usize, from: usize, to: usize) -> usize {
+    (2 * at + 1) * from / (2 * to)
 }
 
 impl ViewSettings {
@@ -49,7 +100,8 @@ impl ViewSettings {
         let (left, columns, shown_width) = self.part(width, factor, random);
         let (top, rows, shown_height) = self.part(height, factor, random);
         let mut part = imageops::crop_imm(image, left, top, columns, rows).to_image();
-        if random.uniform() < 0.5 {
+        let mirrored = random.uniform() < 0.5;
+        if mirrored {
             imageops::flip_horizontal_in_place(&mut part);
         }
         let between_0_and_1 = Normalisation {
@@ -58,8 +110,17 @@ impl ViewSettings {
         };
         let plain = preprocess(&part, shown_width, shown_height, Resize::Bicubic, &between_0_and_1).values;
         let coloured = self.recoloured(&plain, random);
-        let (shown_width, shown_height) = (shown_width as usize, shown_height as usize);
         let side = self.side as usize;
+        let place = Place {
+            side,
+            shown_width: shown_width as usize,
+            shown_height: shown_height as usize,
+            left: left as usize,
+            columns: columns as usize,
+            top: top as usize,
+            rows: rows as usize,
+            mirrored,
+        };
         View {
             plain: ModelInput {
                 image_height: side,
@@ -67,12 +128,11 @@ impl ViewSettings {
                 sizes: vec![NormalisedImage {
                     height: side,
                     width: side,
-                    values: self.framed(&plain, shown_width),
+                    values: self.framed(&plain, place.shown_width),
                 }],
             },
-            coloured: self.framed(&coloured, shown_width),
-            shown_width,
-            shown_height,
+            coloured: self.framed(&coloured, place.shown_width),
+            place,
         }
     }
 
@@ -197,7 +257,7 @@ mod tests {
                     pairs.map(|(one, other)| (one - other).abs()).all(|by| by < 1e-6),
                     "colour is 0"
                 );
-                assert_eq!((view.shown_width, view.shown_height), (32, 32));
+                assert_eq!((view.place.shown_width, view.place.shown_height), (32, 32));
                 (view.plain.sizes[0].values[0] * 255.0).round() as u32
             })
             .collect();
@@ -211,16 +271,47 @@ mod tests {
             ..settings()
         };
         let view = settings.view(&ramp(48, 24), &mut random(3));
-        assert_eq!((view.shown_width, view.shown_height), (32, 16));
+        assert_eq!((view.place.shown_width, view.place.shown_height), (32, 16));
         let blue = &view.plain.sizes[0].values[2 * 32 * 32..];
         assert!(blue[..16 * 32].iter().all(|value| *value == 1.0));
         assert!(blue[16 * 32..].iter().all(|value| *value == 0.0));
     }
 
     #[test]
+    fn labels_are_cut_where_the_view_is() {
+        // A label per column and band of rows, and red and green of the same pixels.
+        let (width, height) = (90, 60);
+        let image = RgbImage::from_fn(width, height, |x, y| {
+            ::image::Rgb([(x / 10 * 20) as u8, (y / 10 * 20) as u8, 0])
+        });
+        let labels: Vec<u16> = (0..height)
+            .flat_map(|y| (0..width).map(move |x| (y / 10 * 9 + x / 10) as u16))
+            .collect();
+        let settings = ViewSettings {
+            scale: [0.4, 2.5],
+            ..settings()
+        };
+        for number in 0..20 {
+            let view = settings.view(&image, &mut random(number));
+            let cut = view.place.cut(&labels, width as usize);
+            let plane = 32 * 32;
+            let values = &view.plain.sizes[0].values;
+            let agreeing = (0..plane).filter(|&pixel| {
+                let [x, y] = [0, plane].map(|plane| (values[plane + pixel] * 255.0 / 20.0).round() as u16);
+                match view.place.shows(pixel) {
+                    true => cut[pixel] == y * 9 + x,
+                    false => cut[pixel] == UNLABELLED,
+                }
+            });
+            // All but the edges, where the image is blended and labels are not.
+            assert!(agreeing.count() > plane * 7 / 10, "{number}: {:?}", view.place);
+        }
+    }
+
+    #[test]
     fn long_images_are_cut_before_they_are_resized() {
         let view = settings().view(&ramp(4000, 2), &mut random(4));
-        assert_eq!((view.shown_width, view.shown_height), (32, 32));
+        assert_eq!((view.place.shown_width, view.place.shown_height), (32, 32));
     }
 
     #[test]

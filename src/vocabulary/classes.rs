@@ -171,6 +171,20 @@ impl ClassList {
         texts.filter(|text| seen.insert(*text)).map(str::to_owned).collect()
     }
 
+    /// The texts that [`classifier`](Self::classifier) has in one query under [`Synonyms::Mean`], as a class each, in the order
+    /// of the queries: a class list that tells the background's names apart.
+    pub fn queries_as_classes(&self) -> Vec<Class> {
+        let queries = self.queries(Synonyms::Mean).into_iter();
+        let class = |query: Query<'_>| {
+            let mut texts = query.texts.into_iter().map(str::to_owned);
+            Class {
+                name: texts.next().expect("a query has a text"),
+                synonyms: texts.collect(),
+            }
+        };
+        queries.map(class).collect()
+    }
+
     /// The label of background pixels: [`UNLABELLED`], or the id of the class that is called "background".
     pub fn background_label(&self) -> u16 {
         self.background_class().unwrap_or(UNLABELLED)
@@ -179,7 +193,7 @@ impl ClassList {
     /// The classifier, from the unit embeddings of [`texts`](Self::texts) in their order.
     ///
     /// A class is one query, the mean of its name's and its synonyms' embeddings scaled to unit length, or as many queries as
-    /// it has texts. Each background name is a query of its own.
+    /// it has texts. Each background name is a query of its own. An embedding that stands alone is taken as it is.
     ///
     /// # Panics
     /// When there are not as many embeddings as texts.
@@ -324,8 +338,12 @@ fn check_name(name: &str, limits: &LimitsConfig, place: impl Fn() -> String) -> 
     Ok(name.to_owned())
 }
 
-/// The mean of unit vectors, scaled to unit length. Vectors that cancel each other out give zeros.
+/// The mean of unit vectors, scaled to unit length. Vectors that cancel each other out give zeros. One alone stays as it is: what a
+/// student learned for the background has a length of its own.
 fn unit_mean(vectors: &[&[f32]]) -> Vec<f32> {
+    if let [alone] = vectors {
+        return alone.to_vec();
+    }
     let mut sum = vectors[0].to_vec();
     for vector in &vectors[1..] {
         sum.iter_mut().zip(*vector).for_each(|(total, value)| *total += value);

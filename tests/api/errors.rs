@@ -222,7 +222,7 @@ async fn a_model_that_is_not_loaded_is_422() {
             "type": "/problems/unknown-model",
             "title": "The model is not loaded",
             "status": 422,
-            "detail": "the model \"ViT-L/14\" is not loaded; \"colours\" is",
+            "detail": "no model is called \"ViT-L/14\"; there is colours",
             "instance": REQUEST_ID,
             "path": "model",
         }));

@@ -31,6 +31,16 @@ impl Server {
         Self::spawn(command)
     }
 
+    /// Starts with settings in the environment, nothing on disk, and waits until it is ready.
+    pub fn start_with(environment: &[(&str, &str)]) -> Self {
+        let mut command = maskclip();
+        command
+            .args(SERVE)
+            .envs(environment.iter().copied())
+            .stderr(Stdio::null());
+        Self::spawn(command)
+    }
+
     /// Starts the embedded model on a store and waits until it is ready. Its log goes to the file `log` beside the store.
     pub fn start_on(store: &Path) -> Self {
         let log = File::options()

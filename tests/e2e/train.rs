@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use crate::server::maskclip;
+use crate::segment::segment;
+use crate::server::{Server, maskclip};
 
 /// Three example scenes to learn from, a vocabulary, and a place for students.
 struct World {
@@ -42,7 +45,7 @@ impl World {
             ["--width", "4"],
             ["--batch", "2"],
             ["--crop-pixels", "64"],
-            ["--short-side", "96"],
+            ["--view-short-side", "96"],
             ["--device", "cpu"],
         ];
         let small = small.iter().filter(|[name, _]| !arguments.contains(name)).flatten();
@@ -156,6 +159,60 @@ fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one(
 }
 
 #[test]
+fn whole_images_are_labelled_once_as_a_request_would_and_labelling_goes_on_where_it_was() {
+    let world = World::new();
+    let settings = [
+        "--steps",
+        "3",
+        "--pseudo-labels",
+        "once",
+        "--short-side",
+        "192",
+        "--scales",
+        "0.75+1",
+    ];
+    let settings = [settings.as_slice(), &["--refinement", "pamr", "--confidence", "0.2"]].concat();
+    assert!(world.train("whole", &settings).status.success());
+    let label_map = |run: &str, image: usize| {
+        let file = world.path(run).join("pseudo-labels").join(format!("{image}.png"));
+        std::fs::read(file).unwrap()
+    };
+
+    // The vocabulary's texts are the classes, the background's name one of them.
+    let request = json!({
+        "image": BASE64_STANDARD.encode(std::fs::read(world.path("images").join("01.png")).unwrap()),
+        "classes": [{"name": "tiger", "synonyms": ["big cat"]}, "lemon", "bus", "green background"],
+        "templates": "simple", "short_side": 192, "scales": [0.75, 1], "refinement": "pamr",
+        "background": {"names": [], "threshold": 0.2}, "output": {"label_map": "png"},
+    });
+    let answer = segment(&Server::start(&[]), &request);
+    assert_eq!(
+        answer["label_map"]["data"],
+        BASE64_STANDARD.encode(label_map("whole", 1))
+    );
+
+    // A run that was killed while it labelled.
+    std::fs::create_dir_all(world.path("broken")).unwrap();
+    let copy = |name: &str| std::fs::copy(world.path("whole").join(name), world.path("broken").join(name)).unwrap();
+    std::fs::create_dir(world.path("broken").join("pseudo-labels")).unwrap();
+    for name in ["plan.json", "0.png"] {
+        copy(&format!("pseudo-labels/{name}"));
+    }
+    assert!(world.train("broken", &settings).status.success());
+    for image in 0..3 {
+        assert!(label_map("broken", image) == label_map("whole", image), "{image}");
+    }
+    for file in ["student.safetensors", "student.json"] {
+        let [whole, broken] = ["whole", "broken"].map(|run| std::fs::read(world.path(run).join(file)).unwrap());
+        assert!(whole == broken, "{file} differs");
+    }
+
+    let other = world.train("broken", &[settings.as_slice(), &["--attention", "clip"]].concat());
+    let message = String::from_utf8(other.stderr).unwrap();
+    assert!(message.contains("holds a run with another teacher"), "{message}");
+}
+
+#[test]
 fn mistakes_are_named_with_what_is_possible() {
     let world = World::new();
     let refused = |arguments: &[&str], expected: &str| {
@@ -167,7 +224,12 @@ fn mistakes_are_named_with_what_is_possible() {
         &["--crop-pixels", "60"],
         "crop-pixels has to be a multiple of 32, the teacher's patch",
     );
-    refused(&["--attention", "sclop"], "there are clip, maskclip");
+    refused(&["--attention", "sclop"], "attention: unknown variant `sclop`");
+    refused(&["--attention", "sclip"], "--attention sclip is not for");
+    refused(
+        &["--short-side", "192"],
+        "--short-side: a teacher that labels each view sees it at its own size; --pseudo-labels once",
+    );
     refused(
         &["--confidence", "1", "--temperature", "1"],
         "the teacher labelled no pixel in 20 steps",

@@ -3,9 +3,32 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::Result;
+use crate::api::error::ApiError;
+use crate::api::segment;
+use crate::config::Config;
+use crate::engine::{ModelInfo, SegmentRequest};
+use crate::vocabulary::VocabularyOptions;
+
 /// The fields of a request to segment, each a flag. Values are those of the API, which checks them.
 #[derive(Debug, Args)]
 pub struct RequestArguments {
+    #[command(flatten)]
+    scoring: ScoringArguments,
+    /// What a class's synonyms come to (synonyms): mean or max.
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
+    synonyms: Vec<String>,
+    /// A pixel whose best class has a lower probability is background (background.threshold).
+    #[arg(long, value_name = "PROBABILITY", value_delimiter = ',')]
+    background_threshold: Vec<String>,
+    /// A class that covers at most this share of what has a class is dropped (background.area).
+    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
+    background_area: Vec<String>,
+}
+
+/// Those that say how texts score an image, whatever becomes of the scores.
+#[derive(Debug, Args)]
+pub struct ScoringArguments {
     /// What the last attention does (attention): clip or maskclip; on a ViT also maskclip-no-residual, sclip, clearclip, naclip,
     /// pearl, pearl-newton-schulz, sc-clip, resclip, resclip-repaired or gem.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -34,18 +57,9 @@ pub struct RequestArguments {
     /// Prompt templates (templates): maskclip-85, imagenet-80 or simple.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     templates: Vec<String>,
-    /// What a class's synonyms come to (synonyms): mean or max.
-    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
-    synonyms: Vec<String>,
     /// Factor on cosines before the softmax (temperature); CLIP's own is 100.
     #[arg(long, value_name = "FACTOR", value_delimiter = ',')]
     temperature: Vec<String>,
-    /// A pixel whose best class has a lower probability is background (background.threshold).
-    #[arg(long, value_name = "PROBABILITY", value_delimiter = ',')]
-    background_threshold: Vec<String>,
-    /// A class that covers at most this share of what has a class is dropped (background.area).
-    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
-    background_area: Vec<String>,
 }
 
 /// A setting with the values it was given.
@@ -61,36 +75,117 @@ pub struct Axis<'a> {
 }
 
 impl RequestArguments {
-    /// Every setting. A new field of the request is a flag above and a line here.
+    /// Every setting. A new field of the request is a flag above and a line here or below.
     pub fn axes(&self) -> [Axis<'_>; 13] {
-        let axis = |name, pointer, values| Axis {
-            name,
-            pointer,
-            read: json_value,
-            values,
-        };
+        let [
+            attention,
+            key_smoothing,
+            prompt_denoising,
+            short_side,
+            scales,
+            resize,
+            window,
+            refinement,
+            templates,
+            temperature,
+        ] = self.scoring.axes();
         [
-            axis("attention", "/attention", self.attention.as_slice()),
-            axis("key smoothing", "/key_smoothing", &self.key_smoothing),
-            axis("prompt denoising", "/prompt_denoising", &self.prompt_denoising),
-            axis("short side", "/short_side", &self.short_side),
-            Axis {
-                read: json_list,
-                ..axis("scales", "/scales", &self.scales)
-            },
-            axis("resize", "/resize", &self.resize),
-            axis("window", "/window", &self.window),
-            axis("refinement", "/refinement", &self.refinement),
-            axis("templates", "/templates", &self.templates),
-            axis("synonyms", "/synonyms", &self.synonyms),
-            axis("temperature", "/temperature", &self.temperature),
-            axis(
+            attention,
+            key_smoothing,
+            prompt_denoising,
+            short_side,
+            scales,
+            resize,
+            window,
+            refinement,
+            templates,
+            Axis::new("synonyms", "/synonyms", &self.synonyms),
+            temperature,
+            Axis::new(
                 "background threshold",
                 "/background/threshold",
                 &self.background_threshold,
             ),
-            axis("background area", "/background/area", &self.background_area),
+            Axis::new("background area", "/background/area", &self.background_area),
         ]
+    }
+}
+
+impl ScoringArguments {
+    /// Each of them.
+    pub fn axes(&self) -> [Axis<'_>; 10] {
+        [
+            Axis::new("attention", "/attention", &self.attention),
+            Axis::new("key smoothing", "/key_smoothing", &self.key_smoothing),
+            Axis::new("prompt denoising", "/prompt_denoising", &self.prompt_denoising),
+            Axis::new("short side", "/short_side", &self.short_side),
+            Axis {
+                read: json_list,
+                ..Axis::new("scales", "/scales", &self.scales)
+            },
+            Axis::new("resize", "/resize", &self.resize),
+            Axis::new("window", "/window", &self.window),
+            Axis::new("refinement", "/refinement", &self.refinement),
+            Axis::new("templates", "/templates", &self.templates),
+            Axis::new("temperature", "/temperature", &self.temperature),
+        ]
+    }
+
+    /// Names of the settings that were given and are about an image as a whole.
+    pub fn of_whole_images(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--short-side", &self.short_side),
+            ("--scales", &self.scales),
+            ("--resize", &self.resize),
+        ];
+        let given = flags.into_iter().filter(|(_, values)| !values.is_empty());
+        given.map(|(name, _)| name).collect()
+    }
+}
+
+/// Puts the axes' values into a request that has one value for each setting.
+pub fn set_all<'a>(request: &mut Value, axes: impl IntoIterator<Item = Axis<'a>>) -> Result<()> {
+    for axis in axes {
+        match axis.values {
+            [] => {}
+            [value] => axis.set(request, value),
+            _ => return Err(several(axis.name).into()),
+        }
+    }
+    Ok(())
+}
+
+/// The engine's request for one in JSON, whose classes come from a vocabulary with these options.
+pub fn engine_request(
+    request: &Value,
+    config: &Config,
+    options: &VocabularyOptions,
+    model: &ModelInfo,
+) -> Result<SegmentRequest> {
+    let request = segment::request_from_json(request, config, options, model);
+    Ok(request.map_err(|error| match error {
+        ApiError::Invalid {
+            path: Some(path),
+            detail,
+            ..
+        } => format!("{path}: {detail}"),
+        error => error.to_string(),
+    })?)
+}
+
+/// What is wrong where one value is needed.
+pub fn several(name: &str) -> String {
+    format!("several values of {name}: `maskclip compare` takes those")
+}
+
+impl<'a> Axis<'a> {
+    fn new(name: &'static str, pointer: &'static str, values: &'a [String]) -> Self {
+        Self {
+            name,
+            pointer,
+            read: json_value,
+            values,
+        }
     }
 }
 
@@ -173,12 +268,7 @@ mod tests {
     #[test]
     fn an_axis_sets_its_own_field() {
         let mut request = json!({"classes": [], "background": {"names": ["sky"]}});
-        let axis = |pointer| Axis {
-            name: "",
-            pointer,
-            read: json_value,
-            values: &[],
-        };
+        let axis = |pointer| Axis::new("", pointer, &[]);
         axis("/background/threshold").set(&mut request, "0.3");
         axis("/attention").set(&mut request, "clip");
         assert_eq!(

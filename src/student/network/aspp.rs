@@ -1,6 +1,6 @@
 //! DeepLab's heads: atrous spatial pyramid pooling, which looks at a map at several rates side by side.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::layers::{Convolution, NormalisedConvolution, Shape};
 use super::parameters::{ParameterError, Parameters};
@@ -99,7 +99,7 @@ impl DeeplabV3Plus {
     /// To `[batch, embedding, height / 4, width / 4]`.
     pub(super) fn forward(&self, stages: &Stages, mode: Mode) -> Tensor {
         let map = &stages.last;
-        let mean = map.mean_dim([2, 3].as_slice(), true, Kind::Float); // [batch, channels, 1, 1]
+        let mean = map.mean_dim([2, 3].as_slice(), true, map.kind()); // [batch, channels, 1, 1]
         let pooled = self.pool.forward_relu(&mean, mode);
         let mut maps: Vec<_> = self
             .branches

@@ -52,9 +52,11 @@ impl Shape {
         [self.outputs, self.inputs, self.kernel, self.kernel]
     }
 
+    /// Convolves in `x`'s kind; gradients reach the weights in their own.
     fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         let padding = self.dilation * (self.kernel / 2);
-        x.conv2d(weight, bias, self.stride, padding, self.dilation, 1)
+        let bias = bias.map(|bias| bias.to_kind(x.kind()));
+        x.conv2d(&weight.to_kind(x.kind()), bias, self.stride, padding, self.dilation, 1)
     }
 }
 
@@ -120,7 +122,7 @@ impl NormalisedConvolution {
         })
     }
 
-    /// Convolved and normalised. In [`Mode::Train`] the running statistics move.
+    /// Convolved and normalised, statistics in 32 bits whatever `x` is. In [`Mode::Train`] the running ones move.
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         self.shape.apply(x, &self.convolution, None).batch_norm(
             Some(&self.weight),

@@ -157,7 +157,7 @@ fn or_each_text_is_a_query_of_its_own_and_texts_stay_the_same() {
         truncated: false,
     };
     let made = list.classifier(&[1., 2., 3., 4., 5.].map(embedding), Synonyms::Max);
-    assert_eq!(made.embeddings, [1., 2., 3., 4., 5.].map(f32::signum));
+    assert_eq!(made.embeddings, [1., 2., 3., 4., 5.]); // each as it is
     let person = QueryOwner::Class(0);
     assert_eq!(
         made.owners,
@@ -209,6 +209,19 @@ fn a_class_called_background_is_made_of_the_background_names() {
         ]
     );
     assert_eq!(list.background_label(), 0);
+    assert_eq!(
+        list.queries_as_classes(),
+        [class("cat"), class("sky"), class("wall"), class("void")]
+    );
+}
+
+#[test]
+fn queries_as_classes_keep_what_is_averaged_together() {
+    let list = list(&["person; man", "cat"], &["sky"]);
+    assert_eq!(
+        list.queries_as_classes(),
+        [class("person; man"), class("cat"), class("sky")]
+    );
 }
 
 #[test]
