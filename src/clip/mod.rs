@@ -6,7 +6,9 @@
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
 pub mod checkpoint;
+mod linear;
 mod model;
+mod native;
 mod positions;
 mod resnet;
 mod text;
@@ -25,5 +27,5 @@ pub use transformer::Activation;
 pub use visual::VisualTower;
 pub use vit::VisionTransformer;
 
-pub(crate) use transformer::{Mask, ResidualAttentionBlock};
+pub(crate) use transformer::{Mask, ResidualAttentionBlock, attend};
 pub(crate) use vit::Readout;
