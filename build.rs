@@ -49,7 +49,13 @@ fn link_libtorch() {
 /// The operators that tch does not bind, against the same headers as torch-sys's own bindings.
 fn compile_native() {
     let folder = Path::new("src/clip/native");
-    for file in ["operators.cpp", "attention.h", "attention_kernel.h", "attention_float.cpp", "attention_bfloat16.cpp"] {
+    for file in [
+        "operators.cpp",
+        "attention.h",
+        "attention_kernel.h",
+        "attention_float.cpp",
+        "attention_bfloat16.cpp",
+    ] {
         println!("cargo::rerun-if-changed={}", folder.join(file).display());
     }
     println!("cargo::rerun-if-env-changed=LIBTORCH_INCLUDE");

@@ -155,7 +155,7 @@ where
         Some(path) => Recorder::open(path)?,
         None => Recorder::in_memory(),
     };
-    let model = ClipModel::find(&config.model)?;
+    let model = ClipModel::find(&config.model)?.for_workers(config.engine.workers);
     let disk = open_disk(&config.vocabulary);
     let registry = Registry::new(config.limits.max_vocabularies, disk.clone(), SystemTime::now());
     let VocabularyDefinition { list, options } = arguments.vocabulary(&registry, &config)?;

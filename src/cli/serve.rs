@@ -43,7 +43,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
     telemetry::start_logs(&config.telemetry)?;
     // Found before anything listens: a model that is not there, a device that is not there.
-    let model = ClipModel::find(&config.model)?;
+    let model = ClipModel::find(&config.model)?.for_workers(config.engine.workers);
     let disk = open_disk(&config.vocabulary);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

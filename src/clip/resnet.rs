@@ -18,7 +18,7 @@ use super::transformer::{Mask, multi_head_attention};
 const STRIDE_PIXELS: i64 = 32;
 
 /// Output channels of a bottleneck per inner channel.
-const EXPANSION: i64 = 4;
+pub(super) const EXPANSION: i64 = 4;
 
 /// Added to the variance in every batch normalisation.
 const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -195,7 +195,7 @@ impl AttentionPool {
 
 /// 1x1, 3x3, 1x1 with a shortcut; the stride is an average pool after the 3x3 and in the shortcut.
 #[derive(Debug)]
-struct Bottleneck {
+pub(super) struct Bottleneck {
     conv1: PixelConvolution,
     conv2: Convolution,
     conv3: PixelConvolution,
@@ -205,7 +205,7 @@ struct Bottleneck {
 }
 
 impl Bottleneck {
-    fn load(
+    pub(super) fn load(
         weights: &mut Weights,
         name: &str,
         channels: i64,
@@ -234,7 +234,7 @@ impl Bottleneck {
     }
 
     /// `[batch, channels, height, width]` to `[batch, 4 inner, height / stride, width / stride]`.
-    fn forward(&self, x: &Tensor) -> Tensor {
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
         let y = self.conv1.forward_then(x, Pointwise::Relu);
         let y = self.conv2.forward(&y, 1).relu_();
         let y = average_pool(&y, self.stride);

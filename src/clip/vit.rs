@@ -42,10 +42,7 @@ impl VisionTransformer {
             .take_while(|layer| weights.shape(&format!("{}.ln_1.weight", block_name(*layer))).is_some())
             .count();
         let conv1 = weights.take("visual.conv1.weight", &[width, 3, patch, patch])?;
-        if width % head_width != 0 {
-            return Err(CheckpointError::UnevenHeads { width, head_width });
-        }
-        let heads = width / head_width;
+        let heads = heads(width, head_width)?;
         Ok(Self {
             conv1: Linear::new(conv1.flatten(1, 3), None), // [width, 3, patch, patch] -> [width, 3 patch patch]
             patch,
@@ -192,6 +189,15 @@ impl Readout {
 
 const NEVER_EMPTY: &str = "a tower is loaded with at least one block";
 
-fn block_name(layer: usize) -> String {
+/// How many heads an attention has.
+pub(super) fn heads(width: i64, head_width: i64) -> Result<i64, CheckpointError> {
+    if width % head_width != 0 {
+        return Err(CheckpointError::UnevenHeads { width, head_width });
+    }
+    Ok(width / head_width)
+}
+
+/// What a checkpoint calls a block.
+pub(super) fn block_name(layer: usize) -> String {
     format!("visual.transformer.resblocks.{layer}")
 }

@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tch::{Cuda, Device, Kind, Tensor};
 
@@ -27,10 +27,24 @@ const SHORT_SIDE: u32 = 448;
 pub struct ClipModel {
     source: Source,
     device: Device,
-    precision: Precision,
-    /// libtorch's threads.
+    precision: PrecisionRule,
+    /// libtorch's threads of each worker; 0 leaves it to the processors there are.
     threads: usize,
+    workers: usize,
 }
+
+/// How the element type is found.
+#[derive(Debug, Clone)]
+enum PrecisionRule {
+    Fixed(Precision),
+    /// By the first worker to load the model, for all: they share one store of text embeddings.
+    Measured(Arc<OnceLock<Precision>>),
+}
+
+/// How many times as fast as float32 bfloat16 has to be before it is chosen. Where a CPU multiplies bfloat16, models are 1.5
+/// times as fast and more; where it does not, they are slower. In between, two starts on one machine could come to
+/// two answers, and texts embedded for the one would be embedded again for the other.
+const CLEARLY_FASTER: f64 = 1.25;
 
 /// Where a model's weights are.
 #[derive(Debug, Clone)]
@@ -92,12 +106,25 @@ impl ClipModel {
             source: Source::find(config)?,
             device,
             precision: find_precision(config.precision, device)?,
-            threads: match config.threads {
-                // Knows of the cgroup's quota.
-                0 => std::thread::available_parallelism().map_or(1, usize::from),
-                threads => threads,
-            },
+            threads: config.threads,
+            workers: 1,
         })
+    }
+
+    /// The same for that many workers, who compute at once: they share the processors where the settings name no threads.
+    pub fn for_workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// libtorch's threads of one worker.
+    fn threads_of_worker(&self) -> usize {
+        match self.threads {
+            // Knows of the cgroup's quota.
+            0 => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .div_ceil(self.workers),
+            threads => threads,
+        }
     }
 
     /// Loads the model anew on every call.
@@ -106,27 +133,27 @@ impl ClipModel {
     }
 
     fn load(&self) -> Result<ClipLabeller, LabellerError> {
-        tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
-        let kind = kind_of(self.precision);
+        tch::set_num_threads(i32::try_from(self.threads_of_worker()).unwrap_or(i32::MAX));
         let failed = |reason: &dyn std::fmt::Display| LabellerError::Load(format!("{}: {reason}", self.source));
         // The weights first: a file that holds none is not asked for the configuration beside it.
         let (weights, config) = match &self.source {
             Source::Embedded(model) => (
-                Weights::from_bytes(model.weights, self.device, kind).map_err(|error| failed(&error))?,
+                Weights::from_bytes(model.weights, self.device, Kind::Float).map_err(|error| failed(&error))?,
                 clip::ModelConfig::parse(model.config).map_err(|error| failed(&error))?,
             ),
             Source::Path(path) => {
-                let weights = Weights::load(path, self.device, kind).map_err(|error| failed(&error))?;
+                let weights = Weights::load(path, self.device, Kind::Float).map_err(|error| failed(&error))?;
                 let config = clip::ModelConfig::find(weights.origin(), path).map_err(|error| failed(&error))?;
                 (weights, config)
             }
         };
-        let clip = Clip::load(weights, &config).map_err(|error| failed(&error))?;
+        let precision = self.precision.find(&weights, &config).map_err(|error| failed(&error))?;
+        let clip = Clip::load(weights.in_kind(kind_of(precision)), &config).map_err(|error| failed(&error))?;
         let info = ModelInfo {
             name: self.source.model_name(),
             architecture: clip.visual.architecture(),
             weights_sha256: clip.weights_sha256.clone(),
-            precision: self.precision,
+            precision,
             device: match self.device {
                 Device::Cuda(index) => format!("cuda:{index}"),
                 _ => "cpu".to_owned(),
@@ -216,12 +243,44 @@ fn find_device(choice: DeviceChoice, cuda_devices: usize) -> Result<Device, Mode
     }
 }
 
-fn find_precision(choice: PrecisionChoice, device: Device) -> Result<Precision, ModelError> {
+fn find_precision(choice: PrecisionChoice, device: Device) -> Result<PrecisionRule, ModelError> {
     match (choice, device) {
-        (PrecisionChoice::Auto, Device::Cuda(_)) => Ok(Precision::Float16),
-        (PrecisionChoice::Auto, _) => Ok(Precision::Float32),
+        (PrecisionChoice::Auto, Device::Cuda(_)) => Ok(PrecisionRule::Fixed(Precision::Float16)),
+        (PrecisionChoice::Auto, _) => Ok(PrecisionRule::Measured(Arc::default())),
         (PrecisionChoice::Fixed(Precision::Float16), Device::Cpu) => Err(ModelError::Float16OnCpu),
-        (PrecisionChoice::Fixed(precision), _) => Ok(precision),
+        (PrecisionChoice::Fixed(precision), _) => Ok(PrecisionRule::Fixed(precision)),
+    }
+}
+
+impl PrecisionRule {
+    fn find(&self, weights: &Weights, config: &clip::ModelConfig) -> Result<Precision, CheckpointError> {
+        let measured = match self {
+            Self::Fixed(precision) => return Ok(*precision),
+            Self::Measured(measured) => measured,
+        };
+        if let Some(precision) = measured.get() {
+            return Ok(*precision);
+        }
+        let seconds = clip::sample_seconds(weights, config, [Kind::Float, Kind::BFloat16])?;
+        let precision = faster(seconds);
+        let [float32_seconds, bfloat16_seconds] = seconds;
+        tracing::info!(
+            precision = precision.name(),
+            float32_seconds,
+            bfloat16_seconds,
+            "the precision is chosen by what a part of the model takes here (model.precision: auto)"
+        );
+        // Another worker may have measured meanwhile: its result then holds for both.
+        Ok(*measured.get_or_init(|| precision))
+    }
+}
+
+/// Of seconds in float32 and in bfloat16.
+fn faster([float32, bfloat16]: [f64; 2]) -> Precision {
+    if float32 > CLEARLY_FASTER * bfloat16 {
+        Precision::Bfloat16
+    } else {
+        Precision::Float32
     }
 }
 
@@ -353,14 +412,35 @@ mod tests {
             find_precision(float16, Device::Cpu),
             Err(ModelError::Float16OnCpu)
         ));
-        assert_eq!(find_precision(float16, Device::Cuda(0)).unwrap(), Precision::Float16);
-        assert_eq!(
-            find_precision(PrecisionChoice::Auto, Device::Cuda(0)).unwrap(),
-            Precision::Float16
-        );
-        assert_eq!(
-            find_precision(PrecisionChoice::Auto, Device::Cpu).unwrap(),
-            Precision::Float32
-        );
+        for choice in [float16, PrecisionChoice::Auto] {
+            assert!(matches!(
+                find_precision(choice, Device::Cuda(0)),
+                Ok(PrecisionRule::Fixed(Precision::Float16))
+            ));
+        }
+    }
+
+    #[test]
+    fn bfloat16_is_chosen_where_it_is_clearly_faster() {
+        assert_eq!(faster([2.0, 1.0]), Precision::Bfloat16);
+        assert_eq!(faster([1.2, 1.0]), Precision::Float32);
+        assert_eq!(faster([1.0, 5.0]), Precision::Float32);
+    }
+
+    #[test]
+    fn workers_measure_once_and_agree() {
+        let model = EmbeddedModel::named("demo").unwrap();
+        let weights = Weights::from_bytes(model.weights, Device::Cpu, Kind::Float).unwrap();
+        let config = clip::ModelConfig::parse(model.config).unwrap();
+        let rule = find_precision(PrecisionChoice::Auto, Device::Cpu).unwrap();
+        let of_another_worker = rule.clone();
+        let chosen = rule.find(&weights, &config).unwrap();
+        let PrecisionRule::Measured(measured) = &of_another_worker else {
+            panic!("auto on a CPU is measured");
+        };
+        assert_eq!(measured.get(), Some(&chosen));
+        assert_eq!(of_another_worker.find(&weights, &config).unwrap(), chosen);
+        // Measuring takes nothing from what is loaded afterwards.
+        Clip::load(weights.in_kind(kind_of(chosen)), &config).unwrap();
     }
 }
