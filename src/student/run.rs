@@ -1,6 +1,5 @@
 //! A whole run in a folder: begun or gone on with, its log, its checkpoints, its end.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,9 +7,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::Tensor;
 
-use super::checkpoint::{StateHeader, read_state, write_atomically};
+use super::checkpoint::{State, read_state, write_atomically};
 use super::settings::Plan;
 use super::teacher::Teacher;
 use super::training::{StepReport, Trainer};
@@ -125,7 +123,7 @@ impl TrainRun<'_> {
     }
 
     /// The folder's state, which is one of this run.
-    fn state(&self) -> Result<Option<(HashMap<String, Tensor>, StateHeader)>, TrainError> {
+    fn state(&self) -> Result<Option<State>, TrainError> {
         let state_file = self.folder.join(STATE_FILE);
         if !state_file.exists() {
             return Ok(None);

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::checkpoint::{StateHeader, to_bytes};
+use super::checkpoint::{State, StateHeader, to_bytes};
 use super::network::{Mode, Network, Parameters};
 use super::pseudo_labels::LabelCache;
 use super::settings::Plan;
@@ -39,6 +39,9 @@ pub struct StepReport {
     pub labelled: f64,
 }
 
+/// A view, and the labels that a cache has for its pixels.
+type LabelledView = (View, Option<Vec<u16>>);
+
 /// A student that is being trained.
 #[derive(Debug)]
 pub(super) struct Trainer<'a> {
@@ -63,7 +66,7 @@ impl<'a> Trainer<'a> {
         files: &'a [PathBuf],
         max_image_pixels: u64,
         classifier: &Classifier,
-        state: Option<(HashMap<String, Tensor>, StateHeader)>,
+        state: Option<State>,
     ) -> Result<Self, TrainError> {
         let (mut student, mut momentum) = (HashMap::new(), HashMap::new());
         let mut last = None;
@@ -155,7 +158,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The views of the step after `done`, each with the labels that the cache has for it.
-    fn views(&self, done: u64, cache: Option<&LabelCache>) -> Result<Vec<(View, Option<Vec<u16>>)>, TrainError> {
+    fn views(&self, done: u64, cache: Option<&LabelCache>) -> Result<Vec<LabelledView>, TrainError> {
         let settings = &self.plan.settings;
         let [mean, std] = self.plan.normalisation;
         let view = ViewSettings {
