@@ -155,12 +155,13 @@ fn find_student(config: &Config, index: usize, files: StudentFiles, place: Place
     let card = files.card().map_err(|source| ModelsError::Student { index, source })?;
     let teacher = config.models[index].teacher.as_deref();
     let teacher = teacher.unwrap_or_else(|| called(&config.models, &card.plan.teacher.name));
-    let clip = ClipModel::find(teacher, config.model.folder(), place.clone()).map_err(|source| ModelsError::Teacher {
-        index,
-        student: files.name(),
-        teacher: teacher.to_owned(),
-        source: Box::new(source),
-    })?;
+    let clip =
+        ClipModel::find(teacher, config.model.folder(), place.clone()).map_err(|source| ModelsError::Teacher {
+            index,
+            student: files.name(),
+            teacher: teacher.to_owned(),
+            source: Box::new(source),
+        })?;
     Ok(StudentModel::new(files, card, clip, place))
 }
 

@@ -112,7 +112,11 @@ impl ClipModel {
                 (weights, config)
             }
         };
-        let precision = self.place.precision.of(&weights, &config).map_err(|error| failed(&error))?;
+        let precision = self
+            .place
+            .precision
+            .of(&weights, &config)
+            .map_err(|error| failed(&error))?;
         let clip = Clip::load(weights.in_kind(precision.kind()), &config).map_err(|error| failed(&error))?;
         let embedded = match &self.source {
             Source::Embedded(model) => Some(model),

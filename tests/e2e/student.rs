@@ -29,7 +29,7 @@ static STUDENT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
         .arg("--output")
         .arg(folder.path().join("tiny"))
         .args(["--backbone", "resnet18", "--width", "4", "--batch", "2", "--steps", "2"])
-        .args(["--crop-pixels", "64", "--short-side", "96", "--device", "cpu"])
+        .args(["--crop-pixels", "64", "--view-short-side", "96", "--device", "cpu"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
