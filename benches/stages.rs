@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use maskclip::clip::{Clip, ModelConfig, Weights};
-use maskclip::dense::{Attention, DenseFeatures, KeySmoothing};
+use maskclip::dense::{DenseFeatures, DenseOptions};
 use maskclip::image::{self, Normalisation, NormalisedImage, Resize};
 use maskclip::label_map::{
     LabelMap, LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED, label_map,
@@ -211,13 +211,9 @@ impl Stage for Forward {
     type Output = DenseFeatures;
 
     fn run(&self) -> Result<DenseFeatures, Box<dyn Error>> {
-        let (tower, attention) = (&self.clip.visual, Attention::Maskclip);
-        Ok(DenseFeatures::extract(
-            tower,
-            &self.pixels,
-            attention,
-            KeySmoothing::None,
-        )?)
+        // MaskCLIP, whole, without key smoothing.
+        let options = DenseOptions::default();
+        Ok(DenseFeatures::extract(&self.clip.visual, &self.pixels, &options)?)
     }
 
     fn tensors(output: DenseFeatures) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>> {
