@@ -45,7 +45,7 @@ pub enum ModelsError {
         /// The teacher's name or path.
         teacher: String,
         /// What is wrong with it.
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// Only a student has a teacher.
     #[error("models[{index}].teacher: {name} is no student")]
@@ -129,7 +129,7 @@ pub fn find_teacher(config: &Config) -> Result<ClipModel, ModelsError> {
 fn find(config: &Config, index: usize) -> Result<FoundModel, ModelsError> {
     let entry = &config.models[index];
     let wrong = |source| ModelsError::Model { index, source };
-    let place = Place::find(entry, &config.model).map_err(wrong)?;
+    let place = Place::find(entry, &config.model, config.engine.workers).map_err(wrong)?;
     let (name, model) = match StudentFiles::find(Path::new(&entry.name)) {
         // Names go before paths: a folder called "demo" is not in the embedded model's way.
         Some(files) if !zoo::is_name(&entry.name) => {
@@ -155,11 +155,11 @@ fn find_student(config: &Config, index: usize, files: StudentFiles, place: Place
     let card = files.card().map_err(|source| ModelsError::Student { index, source })?;
     let teacher = config.models[index].teacher.as_deref();
     let teacher = teacher.unwrap_or_else(|| called(&config.models, &card.plan.teacher.name));
-    let clip = ClipModel::find(teacher, config.model.folder(), place).map_err(|source| ModelsError::Teacher {
+    let clip = ClipModel::find(teacher, config.model.folder(), place.clone()).map_err(|source| ModelsError::Teacher {
         index,
         student: files.name(),
         teacher: teacher.to_owned(),
-        source,
+        source: Box::new(source),
     })?;
     Ok(StudentModel::new(files, card, clip, place))
 }

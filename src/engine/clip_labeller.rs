@@ -99,21 +99,21 @@ impl ClipModel {
     /// [`LabellerError::Load`].
     pub fn load(&self) -> Result<ClipLabeller, LabellerError> {
         self.place.prepare();
-        let kind = self.place.kind();
         let failed = |reason: &dyn std::fmt::Display| LabellerError::Load(format!("{}: {reason}", self.source));
         // The weights first: a file that holds none is not asked for the configuration beside it.
         let (weights, config) = match &self.source {
             Source::Embedded(model) => (
-                Weights::from_bytes(model.weights, self.place.device, kind).map_err(|error| failed(&error))?,
+                Weights::from_bytes(model.weights, self.place.device, Kind::Float).map_err(|error| failed(&error))?,
                 clip::ModelConfig::parse(model.config).map_err(|error| failed(&error))?,
             ),
             Source::Path(path) => {
-                let weights = Weights::load(path, self.place.device, kind).map_err(|error| failed(&error))?;
+                let weights = Weights::load(path, self.place.device, Kind::Float).map_err(|error| failed(&error))?;
                 let config = clip::ModelConfig::find(weights.origin(), path).map_err(|error| failed(&error))?;
                 (weights, config)
             }
         };
-        let clip = Clip::load(weights, &config).map_err(|error| failed(&error))?;
+        let precision = self.place.precision.of(&weights, &config).map_err(|error| failed(&error))?;
+        let clip = Clip::load(weights.in_kind(precision.kind()), &config).map_err(|error| failed(&error))?;
         let embedded = match &self.source {
             Source::Embedded(model) => Some(model),
             Source::Path(_) => None,
@@ -122,7 +122,7 @@ impl ClipModel {
             name: self.source.model_name(),
             architecture: clip.visual.architecture(),
             weights_sha256: clip.weights_sha256,
-            precision: self.place.precision,
+            precision,
             device: self.place.device_name(),
             embedding_dimension: clip.text.embedding_dimension(),
             patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide"),

@@ -48,6 +48,8 @@ impl StudentModel {
     /// [`LabellerError::Load`]: the tensors are damaged, or the teacher is not the one that the card names.
     pub fn load(&self) -> Result<StudentLabeller, LabellerError> {
         self.place.prepare();
+        // Of the teacher, whose texts these are, the precision is measured; a student's is what the settings say.
+        let precision = self.place.precision.unmeasured();
         let card = &self.card;
         let failed = |error: LoadError| LabellerError::Load(error.to_string());
         let stored = self.files.load(card, self.place.device).map_err(failed)?;
@@ -84,7 +86,7 @@ impl StudentModel {
                 network.head.name()
             ),
             weights_sha256: card.weights_sha256.clone(),
-            precision: self.place.precision,
+            precision,
             device: self.place.device_name(),
             embedding_dimension: teacher.embedding_dimension,
             patch_pixels: STRIDE_PIXELS,
@@ -113,7 +115,7 @@ impl StudentModel {
         };
         Ok(StudentLabeller {
             network: stored.network,
-            input: (self.place.device, self.place.kind()),
+            input: (self.place.device, precision.kind()),
             background: stored.background,
             texts,
             info,
