@@ -486,10 +486,11 @@ fn the_documented_commands_for_the_papers_tables_run() {
     let commands: Vec<&str> = document.lines().filter(is_command).collect();
     assert!(commands.len() > 20, "{commands:?}");
     for command in commands {
-        // The sizes of protocols take too long in a debug build; the tiny tower's 8 x 8 patches are enough for every method.
+        // The sizes and the templates of protocols take too long in a debug build; the tiny tower's 8 x 8 patches are enough
+        // for every method.
         let line = command
             .replace("--model ViT-B-16", "--model ./tiny.pt")
-            .replace("--protocol", "--short-side 64 --protocol");
+            .replace("--protocol", "--short-side 64 --templates simple --protocol");
         assert_ne!(line, command, "every command names its model");
         let output = shell(&line, folder.path(), &folder.path().join("store"))
             .output()
