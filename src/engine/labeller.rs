@@ -116,7 +116,7 @@ pub struct StudentInfo {
     pub background: Vec<String>,
     /// Name of the prompt templates they were put into.
     pub templates: String,
-    /// Whether it learned an embedding of its own for the text [`BACKGROUND_TEXT`].
+    /// Whether it learned an embedding of its own for the text `BACKGROUND_TEXT`.
     pub learned_background: bool,
     /// Whose labels it learned from, and whose text tower it has.
     pub teacher: TeacherInfo,
