@@ -95,6 +95,11 @@ impl DenseFeatures {
         Ok(features.collect())
     }
 
+    /// `[height * width, embedding]`: the cells at unit length, in 32 bits.
+    pub fn unit_cells(&self) -> Tensor {
+        unit_rows(&self.cells)
+    }
+
     /// The cells' cosines with texts of unit length in 32 bits, `[queries, embedding]`: `[queries, cells]`.
     pub(super) fn cosines(&self, text: &Tensor) -> Tensor {
         // [queries, embedding] x [embedding, cells] -> [queries, cells]

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use tch::{Cuda, Device, Kind, Tensor};
 
-use super::labeller::{Labeller, LabellerError, ModelInfo, Precision};
+use super::labeller::{DenseFeatureGrid, Labeller, LabellerError, ModelInfo, Precision};
 use super::worker::LabellerFactory;
 use crate::clip::zoo::{EmbeddedModel, PublishedModel};
 use crate::clip::{self, CheckpointError, Clip, Tokens, Weights, checkpoint};
 use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
-use crate::dense::{self, DenseOptions, DenseScores};
+use crate::dense::{self, Attention, DenseFeatures, DenseOptions, DenseScores, KeySmoothing};
 use crate::image::{ModelInput, Normalisation, NormalisedImage};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
@@ -287,6 +287,22 @@ impl Labeller for ClipLabeller {
         let (height, width) = (input.image_height, input.image_width);
         scores.map = dense::refine(scores.map, largest, &text, height, width, options);
         Ok(scores)
+    }
+
+    fn features(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
+        let (device, kind) = self.clip.input();
+        let image = &input.sizes[0];
+        let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+        let pixels = pixels.to_device(device).to_kind(kind);
+        let features = DenseFeatures::extract(&self.clip.visual, &pixels, attention, KeySmoothing::None)
+            .map_err(|error| LabellerError::Model(error.to_string()))?;
+        let cells = features.unit_cells().to_device(Device::Cpu).contiguous().flatten(0, -1);
+        Ok(DenseFeatureGrid {
+            rows: usize::try_from(features.height).expect("a grid has rows"),
+            columns: usize::try_from(features.width).expect("a grid has columns"),
+            dimension: self.info.embedding_dimension,
+            values: Vec::try_from(cells).map_err(|error: tch::TchError| LabellerError::Model(error.to_string()))?,
+        })
     }
 }
 

@@ -26,7 +26,7 @@ use crate::telemetry::Metrics;
 use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, Registry};
 
 pub use cost::CostError;
-pub use labeller::{Labeller, LabellerError, ModelInfo, Precision};
+pub use labeller::{DenseFeatureGrid, Labeller, LabellerError, ModelInfo, Precision};
 pub use request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, VocabularyChoice,
     Warning, WarningCode,
