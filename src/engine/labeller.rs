@@ -1,4 +1,4 @@
-//! What the engine asks of a model: three methods over plain data.
+//! What the engine asks of a model: a few methods over plain data.
 
 use std::collections::HashSet;
 

@@ -1,6 +1,5 @@
 //! A whole run in a folder: begun or gone on with, its log, its checkpoints, its end.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,10 +7,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::Tensor;
 
 use super::backbone_weights::BackboneWeights;
-use super::checkpoint::{StateHeader, read_state, write_atomically};
+use super::checkpoint::{StateHeader, Tensors, read_state, write_atomically};
 use super::settings::Plan;
 use super::teacher::Teacher;
 use super::training::{StepReport, Trainer};
@@ -135,7 +133,7 @@ impl TrainRun<'_> {
     }
 
     /// The folder's state, which is one of this run.
-    fn state(&self) -> Result<Option<(HashMap<String, Tensor>, StateHeader)>, TrainError> {
+    fn state(&self) -> Result<Option<(Tensors, StateHeader)>, TrainError> {
         let state_file = self.folder.join(STATE_FILE);
         if !state_file.exists() {
             return Ok(None);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::backbone_weights::BackboneWeights;
-use super::checkpoint::{StateHeader, to_bytes};
+use super::checkpoint::{StateHeader, Tensors, to_bytes};
 use super::network::{Initial, Mode, Network, Parameters, classify};
 use super::settings::{Plan, PseudoLabels};
 use super::teacher::Teacher;
@@ -74,7 +74,7 @@ impl<'a> Trainer<'a> {
         max_image_pixels: u64,
         texts: &Texts,
         backbone: Option<&BackboneWeights>,
-        state: Option<(HashMap<String, Tensor>, StateHeader)>,
+        state: Option<(Tensors, StateHeader)>,
     ) -> Result<Self, TrainError> {
         let foreign = |error: super::ParameterError| TrainError::Foreign(error.to_string());
         let last = state.as_ref().map(|(_, header)| header.last);
@@ -372,7 +372,7 @@ struct Seen {
 }
 
 /// A state's tensors: the student's, and the optimiser's.
-fn apart(state: HashMap<String, Tensor>) -> Result<(HashMap<String, Tensor>, HashMap<String, Tensor>), TrainError> {
+fn apart(state: Tensors) -> Result<(Tensors, Tensors), TrainError> {
     let (mut student, mut momentum) = (HashMap::new(), HashMap::new());
     for (name, tensor) in state {
         match (name.strip_prefix(STUDENT), name.strip_prefix(MOMENTUM)) {
