@@ -1,6 +1,6 @@
 # Everything a contributor types. `make` lists it; CONTRIBUTING.md says more.
 #
-#   ARGS="--help"           arguments handed on by serve
+#   ARGS="--help"           arguments handed on by serve and bench
 #   LIBTORCH_FLAVOUR=cuda   build against the CUDA libtorch (default: cpu)
 #   LIBTORCH=/folder        build against a libtorch 2.13.0 of your own
 
@@ -15,7 +15,7 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint test test-page parity methods deny env install clean
+.PHONY: help build serve check fmt lint test test-page parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: lint ## lint, then every test: documentation, unit, API, golden, end-to-en
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
 
+bench: ## time every stage beside what people would use instead (15 minutes on an idle machine; packages into .venv-bench)
+	@$(with_libtorch) tools/bench/run $(ARGS)
+
 methods: build ## the tables of docs/methods.md (every variant on the example scenes; an hour)
 	@$(with_libtorch) python3 tools/methods/tables.py
 
@@ -66,6 +69,6 @@ install: build ## put the server and the libraries it needs under PREFIX (defaul
 	@folder=$$($(with_libtorch)) && cp -P "$$folder"/lib/*.so* "$(DESTDIR)$(PREFIX)/lib"
 	@cp -r LICENSE NOTICE $$($(with_libtorch))/licenses/. "$(DESTDIR)$(PREFIX)/licenses"
 
-clean: ## remove what was built, and .venv (libtorch stays in the cache folder)
+clean: ## remove what was built, .venv and .venv-bench (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv
+	@rm -rf .venv .venv-bench

@@ -1,4 +1,5 @@
-//! Makes the linked programs find libtorch, and records what `maskclip --version` and the build-info metric say.
+//! Makes the linked programs find libtorch, compiles the C++ beside `clip::native`, and records what `maskclip --version` and
+//! the build-info metric say.
 //!
 //! torch-sys names the libraries for the linker, but flags of a dependency do not reach the programs of this package:
 //! the run path has to come from here. Where libtorch itself comes from is `tools/libtorch`'s business.
@@ -10,6 +11,7 @@ use std::{env, fs};
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     link_libtorch();
+    compile_native();
     record_build();
 }
 
@@ -42,6 +44,59 @@ fn link_libtorch() {
     if libraries.join("libtorch_cuda.so").exists() {
         println!("cargo::rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
     }
+}
+
+/// The operators that tch does not bind, against the same headers as torch-sys's own bindings.
+fn compile_native() {
+    let folder = Path::new("src/clip/native");
+    for file in [
+        "operators.cpp",
+        "attention.h",
+        "attention_kernel.h",
+        "attention_float.cpp",
+        "attention_bfloat16.cpp",
+    ] {
+        println!("cargo::rerun-if-changed={}", folder.join(file).display());
+    }
+    println!("cargo::rerun-if-env-changed=LIBTORCH_INCLUDE");
+    println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
+    let headers = env::var_os("LIBTORCH_INCLUDE").or_else(|| env::var_os("LIBTORCH"));
+    let headers = PathBuf::from(headers.expect("link_libtorch has found libtorch")).join("include");
+    let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
+    let mut operators = cc::Build::new();
+    operators
+        .cpp(true)
+        .std("c++17")
+        .flag("-isystem")
+        .flag(&headers)
+        .define("_GLIBCXX_USE_CXX11_ABI", &*abi)
+        // Parallel loops run on libtorch's own threads.
+        .flag("-fopenmp")
+        .file(folder.join("operators.cpp"));
+    // Kernels are entered after a look at the CPU: only these files may use what not every CPU has.
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        let float = ["-mavx512f", "-mfma"];
+        let bfloat16 = ["-mavx512f", "-mfma", "-mavx512bw", "-mavx512vl", "-mavx512bf16"];
+        operators.objects(kernel(folder, "attention_float.cpp", &float));
+        operators.objects(kernel(folder, "attention_bfloat16.cpp", &bfloat16));
+    }
+    operators.compile("maskclip_native");
+    println!("cargo::rustc-link-lib=gomp");
+}
+
+/// The objects of a file that is compiled for instructions of its own; optimised in every profile, since tests run it, too.
+fn kernel(folder: &Path, file: &str, instructions: &[&str]) -> Vec<PathBuf> {
+    let mut build = cc::Build::new();
+    // GCC warns of its own intrinsics' deliberately undefined operands.
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        .flag_if_supported("-Wno-maybe-uninitialized");
+    for instruction in instructions {
+        build.flag(instruction);
+    }
+    build.file(folder.join(file)).compile_intermediates()
 }
 
 /// cargo hands these names to the program's environment too, under `cargo run` and `cargo test`. Settings there are

@@ -10,7 +10,8 @@
 //!      │                  ├─> dense ──────> clip      tensors live here and in the engine's worker
 //!      │                  └─> label_map   scores to labels at image size, encoders
 //!      ├─> evaluation ─> engine           label maps against truths
-//!      ├─> student ────> engine           MaskCLIP+: a network learns from a labeller
+//!      ├─> models ─┬───> engine           CLIP's and students, by name
+//!      ├─> student ┴───> engine           MaskCLIP+: a network learns from a labeller, and is one
 //!      └─> fetch ─> clip::zoo             published weights into the folder of models
 //! ```
 //!
@@ -29,6 +30,7 @@ pub mod fetch;
 mod hexadecimal;
 pub mod image;
 pub mod label_map;
+pub mod models;
 mod random;
 pub mod student;
 pub mod telemetry;

@@ -1,8 +1,8 @@
 //! Logs and metrics: the tracing subscriber and the Prometheus registry.
 //!
 //! Owns every metric's name, labels and help text; others call the methods of [`Metrics`] and never
-//! see a label string. All label sets exist from the start, so that a rate over them is never
-//! undefined.
+//! see a label string. All label sets exist from the start, those of a model from when it is declared, so that a rate over
+//! them is never undefined.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -75,12 +75,10 @@ pub struct Metrics {
     http_request_seconds: HistogramVec,
     stage_seconds: HistogramVec,
     model_info: IntGaugeVec,
-    /// Jobs waiting for a worker.
-    pub queue_depth: IntGauge,
+    queue_depth: IntGaugeVec,
+    workers_live: IntGaugeVec,
     /// Requests the engine holds, waiting or running.
     pub requests_in_flight: IntGauge,
-    /// Worker threads with a warm model.
-    pub workers_live: IntGauge,
 }
 
 /// Upper bounds in seconds, from a cached PNG to a cold vocabulary.
@@ -110,20 +108,20 @@ impl Metrics {
             stage_seconds: HistogramVec::new(
                 HistogramOpts::new("maskclip_stage_seconds", "Seconds per stage of a segmentation request.")
                     .buckets(SECONDS_BUCKETS.to_vec()),
-                &["stage"],
+                &["model", "stage"],
             )
             .expect("the metric's definition is constant"),
             model_info: IntGaugeVec::new(
-                Opts::new("maskclip_model_info", "1 for the loaded model."),
+                Opts::new("maskclip_model_info", "1 for each loaded model."),
                 &["model", "architecture", "weights_sha256", "precision", "device"],
             )
             .expect("the metric's definition is constant"),
-            queue_depth: gauge("maskclip_queue_depth", "Jobs waiting for a worker."),
+            queue_depth: gauge_per_model("maskclip_queue_depth", "Jobs waiting for a worker."),
             requests_in_flight: gauge(
                 "maskclip_requests_in_flight",
                 "Requests the engine holds, waiting or running.",
             ),
-            workers_live: gauge("maskclip_workers_live", "Worker threads with a warm model."),
+            workers_live: gauge_per_model("maskclip_workers_live", "Worker threads with a warm model."),
             registry,
         };
         let build_info = IntGaugeVec::new(
@@ -132,9 +130,6 @@ impl Metrics {
         )
         .expect("the metric's definition is constant");
         build_info.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
-        for stage in Stage::ALL {
-            metrics.stage_seconds.with_label_values(&[stage.name()]);
-        }
         let collectors: [Box<dyn Collector>; 8] = [
             Box::new(metrics.http_requests.clone()),
             Box::new(metrics.http_request_seconds.clone()),
@@ -161,6 +156,25 @@ impl Metrics {
             .expect("one store is watched");
     }
 
+    /// Makes a model's label sets exist at 0.
+    pub fn declare_model(&self, model: &str) {
+        for stage in Stage::ALL {
+            self.stage_seconds.with_label_values(&[model, stage.name()]);
+        }
+        self.queue_depth(model);
+        self.workers_live(model);
+    }
+
+    /// Jobs waiting for a worker of a model.
+    pub fn queue_depth(&self, model: &str) -> IntGauge {
+        self.queue_depth.with_label_values(&[model])
+    }
+
+    /// Worker threads with a warm model.
+    pub fn workers_live(&self, model: &str) -> IntGauge {
+        self.workers_live.with_label_values(&[model])
+    }
+
     /// Makes the label set of a route's status exist at 0.
     pub fn declare_http(&self, route: &str, method: &str, status: u16) {
         self.http_requests
@@ -178,16 +192,15 @@ impl Metrics {
             .observe(elapsed.as_secs_f64());
     }
 
-    /// Records the seconds one request spent in one stage.
-    pub fn stage(&self, stage: Stage, elapsed: Duration) {
+    /// Records the seconds one request to a model spent in one stage.
+    pub fn stage(&self, model: &str, stage: Stage, elapsed: Duration) {
         self.stage_seconds
-            .with_label_values(&[stage.name()])
+            .with_label_values(&[model, stage.name()])
             .observe(elapsed.as_secs_f64());
     }
 
-    /// Says which model is loaded.
+    /// Says that a model is loaded. Loaded anew it is the same.
     pub fn model_loaded(&self, model: &ModelInfo) {
-        self.model_info.reset();
         self.model_info
             .with_label_values(&[
                 model.name.as_str(),
@@ -217,6 +230,10 @@ impl Default for Metrics {
 
 fn gauge(name: &str, help: &str) -> IntGauge {
     IntGauge::new(name, help).expect("the metric's definition is constant")
+}
+
+fn gauge_per_model(name: &str, help: &str) -> IntGaugeVec {
+    IntGaugeVec::new(Opts::new(name, help), &["model"]).expect("the metric's definition is constant")
 }
 
 /// Reads a store's own counts whenever metrics are gathered, so that they are kept in one place.
@@ -305,19 +322,23 @@ mod tests {
     fn label_sets_exist_from_the_start() {
         let metrics = Metrics::new();
         metrics.watch_store(EmbeddingStore::new(0, None));
+        metrics.declare_model("demo");
         let text = metrics.render();
         for stage in Stage::ALL {
             assert!(
-                text.contains(&format!("maskclip_stage_seconds_count{{stage=\"{}\"}} 0", stage.name())),
+                text.contains(&format!(
+                    "maskclip_stage_seconds_count{{model=\"demo\",stage=\"{}\"}} 0",
+                    stage.name()
+                )),
                 "{text}"
             );
         }
         for name in [
-            "maskclip_queue_depth 0",
+            "maskclip_queue_depth{model=\"demo\"} 0",
             "maskclip_vocabulary_misses_total 0",
             "maskclip_vocabulary_disk_hits_total 0",
             "maskclip_vocabulary_disk_bytes 0",
-            "maskclip_workers_live 0",
+            "maskclip_workers_live{model=\"demo\"} 0",
         ] {
             assert!(text.contains(name), "{name} is missing from\n{text}");
         }

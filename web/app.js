@@ -19,6 +19,8 @@ let classes = [];
 let classesOfExample = null;
 /** The controller of the request under way, or null. */
 let running = null;
+/** What the server has loaded, as `GET /v1/models` lists it; the first is the default. */
+let models = [];
 /** What the server reads of a request; unknown until it says. */
 let maxRequestBytes = Infinity;
 
@@ -242,7 +244,7 @@ async function loadVocabularies() {
   element("vocabulary").replaceChildren(...options);
 }
 
-/** Shows the loaded model and offers what it can do; asks again while the server is still loading it. */
+/** Offers the loaded models and what they can do; asks again while the server is still loading them. */
 async function loadModels() {
   const list = await getJson("/v1/models");
   if (!list || list.models.length === 0) {
@@ -252,10 +254,34 @@ async function loadModels() {
   }
   maxRequestBytes = list.limits.max_request_bytes;
   element("short-side").max = list.limits.max_short_side;
-  const [model] = list.models;
+  models = list.models;
+  const choice = element("model-choice");
+  choice.replaceChildren(...models.map(({ name }) => new Option(name)));
+  choice.addEventListener("change", showModel);
+  element("model-panel").hidden = models.length === 1;
+  showModel();
+}
+
+/** Shows the chosen model and offers what it can do; what it lacks is disabled. */
+function showModel() {
+  const model = models[element("model-choice").selectedIndex];
   element("model").textContent = [model.name, model.architecture, model.precision, model.device].join(" · ");
-  for (const note of document.querySelectorAll(".demo-note")) note.hidden = !["demo", "demo-vit"].includes(model.name);
-  for (const name of model.attentions) element("attention").add(new Option(name));
+  for (const note of document.querySelectorAll(".demo-note")) note.hidden = !model.embedded;
+  offer("attention", model.attentions);
+  offer("key-smoothing", model.key_smoothings);
+  element("temperature").placeholder = `${model.temperature}, the model’s own`;
+  const classes = model.student?.classes.map((entry) => entry.name ?? entry) ?? [];
+  element("trained-on").hidden = !model.student;
+  element("trained-on").textContent = `A student trained on ${classes.join(", ")}; it takes other classes, too.`;
+}
+
+/** Puts values into a choice beside the default, keeping the chosen one if it is among them; one that leaves no choice is off. */
+function offer(id, values) {
+  const select = element(id);
+  const chosen = select.value;
+  select.replaceChildren(new Option("default", ""), ...values.map((name) => new Option(name)));
+  select.value = values.includes(chosen) ? chosen : "";
+  select.disabled = values.length < 2;
 }
 
 /** A JSON document of the server, or null if it has none to give now: the page works without. */
@@ -275,8 +301,9 @@ function requestBody() {
   const body = usesNamedVocabulary()
     ? { vocabulary: element("vocabulary").value }
     : { classes: classes.map((entry) => (entry.synonyms.length === 0 ? entry.name : entry)) };
+  if (models.length > 1) body.model = element("model-choice").value;
   if (element("background").checked) body.background = true;
-  for (const field of element("advanced").querySelectorAll("[name]")) {
+  for (const field of element("advanced").querySelectorAll("[name]:enabled")) {
     if (field.value !== "") body[field.name] = field.type === "number" ? field.valueAsNumber : field.value;
   }
   return body;

@@ -58,14 +58,6 @@ pub enum ApiError {
         /// The setting that was exceeded.
         limit: Option<Limit>,
     },
-    /// The request names a model that is not loaded.
-    #[error("the model {asked:?} is not loaded; {loaded:?} is")]
-    UnknownModel {
-        /// The name in the request.
-        asked: String,
-        /// The name of the loaded one.
-        loaded: String,
-    },
     /// The engine refused or failed.
     #[error(transparent)]
     Segment(#[from] SegmentError),
@@ -100,7 +92,7 @@ impl ApiError {
             Self::RequestTooLarge { .. } => ProblemType::RequestTooLarge,
             Self::UnsupportedMediaType { .. } => ProblemType::UnsupportedMediaType,
             Self::Invalid { .. } => ProblemType::InvalidRequest,
-            Self::UnknownModel { .. } => ProblemType::UnknownModel,
+            Self::Segment(SegmentError::UnknownModel { .. }) => ProblemType::UnknownModel,
             Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => match error {
                 VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
                 VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
@@ -155,7 +147,7 @@ impl ApiError {
             instance: None,
             path: match self {
                 Self::Invalid { path, .. } => path.clone(),
-                Self::UnknownModel { .. } => Some("model".to_owned()),
+                Self::Segment(SegmentError::UnknownModel { .. }) => Some("model".to_owned()),
                 Self::Segment(SegmentError::UnsuitableInput(_)) => Some("attention".to_owned()),
                 Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
                 Self::Vocabulary(VocabularyError::Invalid(ClassListError::OptionRange { option, .. })) => {

@@ -36,8 +36,8 @@ pub(super) async fn get_liveness() -> Json<Health> {
 
 /// Can the server answer requests?
 ///
-/// Only while a worker is warm: its model loaded and run once. A failure means that requests should go
-/// elsewhere.
+/// Only while each model has a warm worker: the model loaded and run once. A failure means that requests should go
+/// elsewhere. While one model of several recovers from a failure, requests to the others are answered all the same.
 #[utoipa::path(
     get,
     path = "/health/ready",
@@ -48,10 +48,8 @@ pub(super) async fn get_liveness() -> Json<Health> {
 pub(super) async fn get_readiness(State(state): State<AppState>) -> Result<Json<Health>, ApiError> {
     match state.engine.readiness() {
         Readiness::Ready => Ok(Json(Health { status: "ready" })),
-        Readiness::Starting => Err(ApiError::Unavailable("the model is being loaded")),
-        Readiness::Recovering => Err(ApiError::Unavailable(
-            "the model's worker failed and is being restarted",
-        )),
+        Readiness::Starting => Err(ApiError::Unavailable("a model is being loaded")),
+        Readiness::Recovering => Err(ApiError::Unavailable("a model's worker failed and is being restarted")),
         Readiness::Draining => Err(ApiError::Unavailable("the server is going down")),
     }
 }

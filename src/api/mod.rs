@@ -38,7 +38,7 @@ use crate::telemetry::Metrics;
 use error::ApiError;
 use problem::{Problem, ProblemType};
 
-pub use models::{Model, ModelList};
+pub use models::{Model, ModelList, Student, Teacher};
 pub use serve::serve;
 pub use wire::{ClassBody, ClassDetail};
 
@@ -156,7 +156,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::engine::{EngineSettings, LabellerError};
+    use crate::engine::{EngineSettings, LabellerError, ModelKind, ServedModel};
 
     #[tokio::test]
     async fn a_panicking_handler_is_a_problem_without_detail() {
@@ -165,8 +165,17 @@ mod tests {
         }
 
         let (config, metrics) = (Config::for_testing(), Arc::new(Metrics::new()));
-        let no_model = Arc::new(|| Err(LabellerError::Model("there is none".to_owned())));
-        let engine = Engine::start(EngineSettings::from(&config), no_model, None, Arc::clone(&metrics));
+        let no_model = ServedModel {
+            name: "none".to_owned(),
+            kind: ModelKind::Clip,
+            factory: Arc::new(|| Err(LabellerError::Model("there is none".to_owned()))),
+        };
+        let engine = Engine::start(
+            EngineSettings::from(&config),
+            vec![no_model],
+            None,
+            Arc::clone(&metrics),
+        );
         let state = AppState {
             engine,
             config: Arc::new(config),

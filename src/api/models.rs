@@ -7,14 +7,15 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::problem::NoProblems;
+use super::wire::ClassBody;
 use crate::config::LimitsConfig;
-use crate::dense::Attention;
-use crate::engine::{ModelInfo, Precision};
+use crate::dense::{Attention, KeySmoothingMethod};
+use crate::engine::{ModelInfo, ModelKind, Precision, StudentInfo};
 
 /// The loaded models.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
-    /// One entry per loaded model; none until the first is loaded.
+    /// One entry per loaded model, the one first that answers requests that name none; none until one is loaded.
     pub models: Vec<Model>,
     /// What requests may ask for, by the settings' names.
     pub limits: LimitsConfig,
@@ -26,7 +27,13 @@ pub struct Model {
     /// The name that requests use.
     #[schema(example = "demo")]
     pub name: String,
-    /// The visual tower, for people.
+    /// `clip`, or `student` for a segmentation network that learned from one (MaskCLIP+).
+    pub kind: ModelKind,
+    /// Whether it came inside the program.
+    pub embedded: bool,
+    /// Whether it answers now; not while it is being loaded anew after a failure.
+    pub ready: bool,
+    /// The visual tower or the network, for people.
     #[schema(example = "ViT-B/16")]
     pub architecture: String,
     /// SHA-256 of the weights file, lower-case hexadecimal.
@@ -45,14 +52,53 @@ pub struct Model {
     /// Short side of its input when neither the request nor `defaults.short_side` names one, in pixels.
     #[schema(example = 448)]
     pub short_side: u32,
-    /// What its last attention can do.
+    /// Factor on cosines, or a student's products, when the request names none.
+    #[schema(example = 100.0)]
+    pub temperature: f32,
+    /// What its last attention can do; nothing of a student's.
     pub attentions: Vec<Attention>,
+    /// The key smoothing it can do; a student has no keys.
+    pub key_smoothings: Vec<KeySmoothingMethod>,
+    /// Of a student alone: what it was made of. It takes any other classes, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub student: Option<Student>,
 }
 
-impl From<&ModelInfo> for Model {
-    fn from(info: &ModelInfo) -> Self {
+/// What a student was made of.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Student {
+    /// The classes it was trained on.
+    pub classes: Vec<ClassBody>,
+    /// The names for what is none of them that it was trained on.
+    pub background: Vec<String>,
+    /// The prompt templates they were put into.
+    #[schema(example = "maskclip-85")]
+    pub templates: String,
+    /// Whether the text "background" has an embedding of its own that the student learned.
+    pub learned_background: bool,
+    /// The model whose labels it learned from.
+    pub teacher: Teacher,
+}
+
+/// The teacher of a student.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Teacher {
+    /// The model's name.
+    #[schema(example = "ViT-B-16")]
+    pub name: String,
+    /// SHA-256 of its weights file, lower-case hexadecimal. Its text tower embeds the student's texts.
+    pub weights_sha256: String,
+}
+
+impl Model {
+    /// A model as clients see it, with CLIP's default temperature.
+    fn new(info: &ModelInfo, ready: bool, temperature: f32) -> Self {
+        let kind = info.kind();
         Self {
             name: info.name.clone(),
+            kind,
+            embedded: info.embedded,
+            ready,
             architecture: info.architecture.clone(),
             weights_sha256: info.weights_sha256.clone(),
             precision: info.precision,
@@ -60,7 +106,25 @@ impl From<&ModelInfo> for Model {
             embedding_dimension: info.embedding_dimension,
             patch_pixels: info.patch_pixels,
             short_side: info.short_side,
+            temperature: kind.temperature(temperature),
             attentions: info.attentions.clone(),
+            key_smoothings: kind.key_smoothings().to_vec(),
+            student: info.student.as_ref().map(Student::from),
+        }
+    }
+}
+
+impl From<&StudentInfo> for Student {
+    fn from(info: &StudentInfo) -> Self {
+        Self {
+            classes: info.classes.iter().cloned().map(ClassBody::from).collect(),
+            background: info.background.clone(),
+            templates: info.templates.clone(),
+            learned_background: info.learned_background,
+            teacher: Teacher {
+                name: info.teacher.name.clone(),
+                weights_sha256: info.teacher.weights_sha256.clone(),
+            },
         }
     }
 }
@@ -76,14 +140,11 @@ impl From<&ModelInfo> for Model {
     responses((status = 200, description = "The loaded models.", body = ModelList), NoProblems),
 )]
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
-    let models = state
-        .engine
-        .model()
-        .iter()
-        .map(|info| Model::from(info.as_ref()))
-        .collect();
+    let temperature = state.config.defaults.temperature;
+    let models = state.engine.models();
+    let models = models.iter().map(|(info, ready)| Model::new(info, *ready, temperature));
     Json(ModelList {
-        models,
+        models: models.collect(),
         limits: state.config.limits.clone(),
     })
 }

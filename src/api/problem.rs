@@ -42,9 +42,9 @@ pub enum ProblemType {
     InvalidRequest,
     /// The image cannot be decoded.
     UndecodableImage,
-    /// The request names a model that is not loaded.
+    /// The request names a model that is not served.
     UnknownModel,
-    /// The loaded model cannot do what was asked.
+    /// The model cannot do what was asked.
     UnsupportedByModel,
     /// The queue is full.
     Overloaded,

@@ -60,7 +60,7 @@ pub struct Vocabulary {
     pub hits: u64,
     /// Seconds since it was defined; for a shipped one, since the server started.
     pub age_seconds: f64,
-    /// How much of it is embedded, per model.
+    /// How much of it is embedded, per model. A student has its teacher's texts, so that both count the same ones.
     pub embeddings: Vec<EmbeddingState>,
 }
 
@@ -112,7 +112,7 @@ pub struct VocabularySummary {
     pub hits: u64,
     /// Seconds since it was defined or first seen.
     pub age_seconds: f64,
-    /// How much of it is embedded, per model.
+    /// How much of it is embedded, per model. A student has its teacher's texts, so that both count the same ones.
     pub embeddings: Vec<EmbeddingState>,
 }
 
@@ -175,7 +175,7 @@ pub(super) async fn list_vocabularies(
 /// Define a vocabulary
 ///
 /// Requests can then name it instead of sending its classes. Its texts are embedded in the background for the
-/// loaded model and the vocabulary's own templates, else `defaults.templates`: the answer is 202 with the progress so far when that has
+/// loaded models and the vocabulary's own templates, else `defaults.templates`: the answer is 202 with the progress so far when that has
 /// work to do. A vocabulary can be used at once; a request that needs texts still missing waits for them.
 ///
 /// Definitions and embeddings outlive the server in the store on disk (`vocabulary.store_path`); without one they are
@@ -361,20 +361,20 @@ fn seconds_since(moment: SystemTime) -> f64 {
     moment.elapsed().map_or(0.0, |age| age.as_secs_f64())
 }
 
-/// The embeddings of the loaded model, if there is one.
+/// The embeddings of each loaded model.
 async fn embeddings(state: &AppState, list: &ClassList, templates: TemplateSet) -> Vec<EmbeddingState> {
-    let Some(model) = state.engine.model() else {
-        return Vec::new();
-    };
-    let (embedded, total) = state.engine.embedded(&model, list, templates).await;
-    let bytes = embedded * model.embedding_dimension * size_of::<f32>();
-    vec![EmbeddingState {
-        model: model.name.clone(),
-        templates,
-        embedded,
-        total,
-        bytes,
-    }]
+    let mut states = Vec::new();
+    for (model, _) in state.engine.models() {
+        let (embedded, total) = state.engine.embedded(&model, list, templates).await;
+        states.push(EmbeddingState {
+            model: model.name.clone(),
+            templates,
+            embedded,
+            total,
+            bytes: embedded * model.embedding_dimension * size_of::<f32>(),
+        });
+    }
+    states
 }
 
 /// The problems of `GET /v1/vocabularies`.

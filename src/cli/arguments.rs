@@ -17,9 +17,42 @@ pub struct ConfigArguments {
 /// Which model, where.
 #[derive(Debug, Default, Args)]
 pub struct ModelArguments {
-    /// The model (model.name): "demo", one that `maskclip fetch` brought, or the path of a checkpoint, file or folder.
+    /// The model (models): "demo", one that `maskclip fetch` brought, the path of a checkpoint, file or folder, or of a student's
+    /// folder. Without it, the first of the settings.
     #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
+    #[command(flatten)]
+    place: PlaceArguments,
+}
+
+impl ModelArguments {
+    /// The settings that were given, nested like the configuration file.
+    pub fn settings(&self) -> Dict {
+        self.place.settings(self.model.as_slice())
+    }
+}
+
+/// Which models, where.
+#[derive(Debug, Default, Args)]
+pub struct ModelsArguments {
+    /// A model (models): "demo", one that `maskclip fetch` brought, the path of a checkpoint, file or folder, or of a student's
+    /// folder. May be repeated; requests that name none get the first.
+    #[arg(long, value_name = "NAME|PATH")]
+    model: Vec<String>,
+    #[command(flatten)]
+    place: PlaceArguments,
+}
+
+impl ModelsArguments {
+    /// The settings that were given, nested like the configuration file.
+    pub fn settings(&self) -> Dict {
+        self.place.settings(&self.model)
+    }
+}
+
+/// Where models compute, and in what.
+#[derive(Debug, Default, Args)]
+struct PlaceArguments {
     /// Where it runs (model.device): auto, cpu or cuda:N.
     #[arg(long)]
     device: Option<String>,
@@ -28,17 +61,15 @@ pub struct ModelArguments {
     precision: Option<String>,
 }
 
-impl ModelArguments {
-    /// The settings' section `model`.
-    pub fn section(&self) -> (String, Value) {
-        section(
+impl PlaceArguments {
+    /// These and the models, if any are named.
+    fn settings(&self, models: &[String]) -> Dict {
+        let place = section(
             "model",
-            &[
-                ("name", self.model.clone()),
-                ("device", self.device.clone()),
-                ("precision", self.precision.clone()),
-            ],
-        )
+            &[("device", self.device.clone()), ("precision", self.precision.clone())],
+        );
+        let models = (!models.is_empty()).then(|| ("models".to_owned(), Value::from(models.to_vec())));
+        std::iter::once(place).chain(models).collect()
     }
 }
 

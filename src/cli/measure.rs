@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use figment::value::Dict;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -15,9 +14,9 @@ use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
 use crate::api::ClassBody;
 use crate::config::{Config, Protocol};
-use crate::engine::clip_labeller::ClipModel;
 use crate::engine::{Engine, EngineSettings, ModelInfo};
 use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
+use crate::models;
 use crate::telemetry::{self, Metrics};
 use crate::vocabulary::{
     Class, ClassList, Registry, VocabularyDefinition, VocabularyOptions, VocabularyText, parse_vocabulary,
@@ -146,15 +145,14 @@ where
     F: FnOnce(Bench) -> Fut,
     Fut: Future<Output = Result<()>>,
 {
-    let flags = Dict::from([arguments.model.section()]);
-    let config = Config::load(arguments.config.config.as_deref(), flags)?;
+    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
     let dataset = arguments.dataset()?;
     let recorder = match &arguments.state {
         Some(path) => Recorder::open(path)?,
         None => Recorder::in_memory(),
     };
-    let model = ClipModel::find(&config.model)?;
+    let model = models::find_first(&config)?;
     let disk = open_disk(&config.vocabulary);
     let registry = Registry::new(config.limits.max_vocabularies, disk.clone(), SystemTime::now());
     let VocabularyDefinition { list, options } = arguments.vocabulary(&registry, &config)?;
@@ -164,8 +162,8 @@ where
         .build()?
         .block_on(async {
             let settings = EngineSettings::from(&config);
-            let engine = Engine::start(settings, model.into_factory(), disk, Arc::new(Metrics::new()));
-            let model = engine.ready().await?;
+            let engine = Engine::start(settings, vec![model], disk, Arc::new(Metrics::new()));
+            let model = engine.ready().await?.remove(0);
             let classes: Vec<ClassBody> = list.classes().iter().cloned().map(Into::into).collect();
             let request = json!({
                 "classes": classes,
@@ -312,7 +310,9 @@ impl Bench {
     /// The engine's task for a request in JSON; its texts are embedded when this returns, so that no image waits for them.
     pub async fn task(&self, request: &Value, corruption: Option<Corruption>) -> Result<Task> {
         let request = engine_request(request, &self.config, &self.options, &self.model)?;
-        self.engine.embed_ahead(&self.list, request.templates).await?;
+        self.engine
+            .embed_ahead(&self.model.name, &self.list, request.templates)
+            .await?;
         Ok(Task {
             request,
             names: self.list.classes().iter().map(|class| class.name.clone()).collect(),

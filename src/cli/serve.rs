@@ -1,4 +1,4 @@
-//! `maskclip serve`: settings, model, engine, socket, and the end of them all on a signal.
+//! `maskclip serve`: settings, models, engine, socket, and the end of them all on a signal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -8,13 +8,12 @@ use figment::value::Dict;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::arguments::{ConfigArguments, ModelArguments, section};
+use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::open_disk;
 use crate::api::{self, AppState};
-use crate::clip::zoo::EmbeddedModel;
 use crate::config::Config;
-use crate::engine::clip_labeller::ClipModel;
-use crate::engine::{Engine, EngineSettings};
+use crate::engine::{Engine, EngineSettings, ServedModel};
+use crate::models;
 use crate::telemetry::{self, Metrics};
 use crate::vocabulary::DiskStore;
 
@@ -27,14 +26,16 @@ pub struct ServeArguments {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     #[command(flatten)]
-    model: ModelArguments,
+    models: ModelsArguments,
 }
 
 impl ServeArguments {
     /// The flags that were given, nested like the configuration file.
     fn settings(&self) -> Dict {
         let listen = self.listen.map(|address| address.to_string());
-        Dict::from([section("server", &[("listen", listen)]), self.model.section()])
+        let mut settings = self.models.settings();
+        settings.extend([section("server", &[("listen", listen)])]);
+        settings
     }
 }
 
@@ -43,17 +44,17 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
     telemetry::start_logs(&config.telemetry)?;
     // Found before anything listens: a model that is not there, a device that is not there.
-    let model = ClipModel::find(&config.model)?;
+    let models = models::find_all(&config)?;
     let disk = open_disk(&config.vocabulary);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
-        .block_on(serve(Arc::new(config), model, disk))
+        .block_on(serve(Arc::new(config), models, disk))
 }
 
 async fn serve(
     config: Arc<Config>,
-    model: ClipModel,
+    models: Vec<ServedModel>,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(config.server.listen)
@@ -63,12 +64,7 @@ async fn serve(
     println!("listening on http://{address}");
 
     let metrics = Arc::new(Metrics::new());
-    let engine = Engine::start(
-        EngineSettings::from(&*config),
-        model.into_factory(),
-        disk,
-        Arc::clone(&metrics),
-    );
+    let engine = Engine::start(EngineSettings::from(&*config), models, disk, Arc::clone(&metrics));
     let router = api::router(AppState {
         engine: Arc::clone(&engine),
         config: Arc::clone(&config),
@@ -78,8 +74,8 @@ async fn serve(
 
     let loaded = async {
         match engine.ready().await {
-            Ok(model) => {
-                if EmbeddedModel::named(&model.name).is_some() {
+            Ok(models) => {
+                if models[0].embedded {
                     println!("try it:\n  {}", example(&address));
                 }
                 std::future::pending().await

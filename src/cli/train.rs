@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use figment::value::Dict;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -16,9 +15,9 @@ use super::measure::{Result, classes_named, engine_request, find_vocabulary, pro
 use super::serve::shutdown_signal;
 use crate::api::ClassBody;
 use crate::config::Config;
-use crate::engine::clip_labeller::ClipModel;
-use crate::engine::{Engine, EngineSettings, Labeller, LabellerFactory, ModelInfo, SegmentRequest};
+use crate::engine::{Engine, EngineSettings, Labeller, ModelInfo, SegmentRequest, ServedModel};
 use crate::label_map::QueryOwner;
+use crate::models;
 use crate::student::{
     BackboneWeights, CARD_FILE, GivenLabels, LabelCache, Plan, PlannedData, PlannedInput, PlannedLabels,
     PlannedTeacher, PlannedVocabulary, PseudoLabels, STUDENT_FILE, StepReport, Teacher, Texts, TrainOutcome, TrainRun,
@@ -34,12 +33,9 @@ const TEXTS_AT_ONCE: usize = 8;
 
 /// Trains until the student is done, or SIGTERM or SIGINT saves where it is. The student's path goes to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
-    let config = Config::load(
-        arguments.config.config.as_deref(),
-        Dict::from([arguments.model.section()]),
-    )?;
+    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
-    let model = ClipModel::find(&config.model)?;
+    let model = models::find_teacher(&config)?;
     let disk = open_disk(&config.vocabulary);
     let registry = Registry::new(config.limits.max_vocabularies, disk.clone(), SystemTime::now());
     let mut vocabulary = find_vocabulary(&arguments.classes, &registry, &config)?;
@@ -47,8 +43,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
         vocabulary.list = with_background(&vocabulary.list, background, &config)?;
     }
     let settings = arguments.training.settings()?;
-    let factory = model.into_factory();
-    let mut labeller = factory()?;
+    let mut labeller = model.load()?;
     let network = arguments.network.config(labeller.info());
     settings.check(&network, labeller.info().patch_pixels)?;
     let labelled = arguments.labelled(&vocabulary.list)?;
@@ -58,7 +53,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
         &config,
         labeller.info(),
     )?;
-    let texts = arguments.texts(&mut *labeller, &vocabulary.list, request.templates, &labelled, &config)?;
+    let texts = arguments.texts(&mut labeller, &vocabulary.list, request.templates, &labelled, &config)?;
     settings.check_labels(&texts, arguments.labels.is_some())?;
     let backbone = arguments.network.backbone_weights.as_deref();
     let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
@@ -105,7 +100,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     {
         let once = LabelOnce {
             config: &config,
-            factory,
+            model: models::find_first(&config)?,
             disk,
             request: &request,
             cache,
@@ -118,7 +113,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     let mut bar = Bar::new(settings.steps);
     let outcome = run.train(
         &mut Teacher {
-            labeller: &mut *labeller,
+            labeller: &mut labeller,
             texts: &texts,
             options: request.dense,
             cache: cache.as_ref(),
@@ -146,7 +141,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
 /// What it takes to label all images before the first step.
 struct LabelOnce<'a> {
     config: &'a Config,
-    factory: LabellerFactory,
+    model: ServedModel,
     disk: Option<Arc<DiskStore>>,
     request: &'a SegmentRequest,
     cache: &'a LabelCache,
@@ -159,14 +154,18 @@ impl LabelOnce<'_> {
             return Ok(true);
         }
         let settings = EngineSettings::from(self.config);
-        let engine = Engine::start(settings, self.factory, self.disk, Arc::new(Metrics::new()));
+        let request = SegmentRequest {
+            model: self.model.name.clone(),
+            ..self.request.clone()
+        };
+        let engine = Engine::start(settings, vec![self.model], self.disk, Arc::new(Metrics::new()));
         engine.ready().await?;
         let patience = Duration::from_secs_f64(self.config.engine.max_deadline_seconds);
         let bar = progress(run.files.len());
         let stop = || stop.load(Ordering::Relaxed);
         let done = self
             .cache
-            .fill(&engine, self.request, patience, run.files, stop, || bar.inc(1))
+            .fill(&engine, &request, patience, run.files, stop, || bar.inc(1))
             .await;
         bar.finish_and_clear();
         Ok(done?)

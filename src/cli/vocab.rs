@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::{Args, Subcommand};
 use figment::value::Dict;
 
-use super::arguments::{ConfigArguments, ModelArguments, one_of};
+use super::arguments::{ConfigArguments, ModelsArguments, one_of};
 use crate::config::{Config, LimitsConfig};
-use crate::engine::clip_labeller::ClipModel;
-use crate::engine::{Engine, EngineSettings};
+use crate::engine::{Engine, EngineSettings, ModelInfo, ServedModel};
+use crate::models;
 use crate::telemetry::{self, Metrics};
 use crate::vocabulary::{
     DiskStore, EntityTags, NamedVocabulary, Precondition, Registry, Stored, Synonyms, TemplateSet,
@@ -96,7 +96,7 @@ enum VocabCommand {
         #[arg(long, value_name = "NAME", value_parser = one_of(&TemplateSet::ALL, TemplateSet::name))]
         templates: Option<TemplateSet>,
         #[command(flatten)]
-        model: ModelArguments,
+        models: ModelsArguments,
     },
 }
 
@@ -135,7 +135,7 @@ impl From<OptionArguments> for VocabularyOptions {
 /// Runs one command on the store that the settings name.
 pub fn run(arguments: VocabArguments) -> Outcome {
     let flags = match &arguments.command {
-        VocabCommand::Embed { model, .. } => Dict::from([model.section()]),
+        VocabCommand::Embed { models, .. } => models.settings(),
         _ => Dict::new(),
     };
     let config = Config::load(arguments.config.config.as_deref(), flags)?;
@@ -176,11 +176,11 @@ pub fn run(arguments: VocabArguments) -> Outcome {
         VocabCommand::Embed { names, templates, .. } => {
             let vocabularies = names.iter().map(|name| registry.get(name));
             let vocabularies = vocabularies.collect::<Result<Vec<_>, _>>()?;
-            let model = ClipModel::find(&config.model)?;
+            let models = models::find_all(&config)?;
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?
-                .block_on(embed(&config, model, disk, &vocabularies, templates))
+                .block_on(embed(&config, models, disk, &vocabularies, templates))
         }
     }
 }
@@ -230,47 +230,57 @@ fn define(registry: &Registry, name: &str, text: VocabularyText, replace: bool, 
 /// Embeds on an engine of its own, as a server would.
 async fn embed(
     config: &Config,
-    model: ClipModel,
+    models: Vec<ServedModel>,
     disk: Arc<DiskStore>,
     vocabularies: &[Arc<NamedVocabulary>],
     templates: Option<TemplateSet>,
 ) -> Outcome {
     let metrics = Arc::new(Metrics::new());
-    let engine = Engine::start(EngineSettings::from(config), model.into_factory(), Some(disk), metrics);
-    let model = engine.ready().await?;
+    let engine = Engine::start(EngineSettings::from(config), models, Some(disk), metrics);
+    let models = engine.ready().await?;
     for vocabulary in vocabularies {
-        let NamedVocabulary {
-            name, list, options, ..
-        } = &**vocabulary;
-        let templates = templates.unwrap_or_else(|| config.defaults.with(options).templates);
-        let (held, total) = engine.embedded(&model, list, templates).await;
-        let start = Instant::now();
-        let progress = async {
-            loop {
-                tokio::time::sleep(PROGRESS_PAUSE).await;
-                let (embedded, _) = engine.embedded(&model, list, templates).await;
-                if std::io::stderr().is_terminal() {
-                    eprint!("\r{name}: {embedded} of {total} texts");
-                }
-            }
-        };
-        tokio::select! {
-            embedded = engine.embed_ahead(list, templates) => embedded?,
-            () = progress => unreachable!("progress is shown without end"),
+        let templates = templates.unwrap_or_else(|| config.defaults.with(&vocabulary.options).templates);
+        for model in &models {
+            embed_one(&engine, model, vocabulary, templates).await?;
         }
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
-        }
-        let (embedded, _) = engine.embedded(&model, list, templates).await;
-        let seconds = start.elapsed().as_secs_f64();
-        print(&format!(
-            "{name}: {embedded} of {total} texts embedded for {} with {}, {} of them now, in {seconds:.1} s\n",
-            model.name,
-            templates.name(),
-            embedded.saturating_sub(held),
-        ))?;
     }
     Ok(())
+}
+
+/// Embeds one vocabulary for one model, and says how far that is.
+async fn embed_one(
+    engine: &Engine,
+    model: &ModelInfo,
+    vocabulary: &NamedVocabulary,
+    templates: TemplateSet,
+) -> Outcome {
+    let NamedVocabulary { name, list, .. } = vocabulary;
+    let (held, total) = engine.embedded(model, list, templates).await;
+    let start = Instant::now();
+    let progress = async {
+        loop {
+            tokio::time::sleep(PROGRESS_PAUSE).await;
+            let (embedded, _) = engine.embedded(model, list, templates).await;
+            if std::io::stderr().is_terminal() {
+                eprint!("\r{name}: {embedded} of {total} texts");
+            }
+        }
+    };
+    tokio::select! {
+        embedded = engine.embed_ahead(&model.name, list, templates) => embedded?,
+        () = progress => unreachable!("progress is shown without end"),
+    }
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    let (embedded, _) = engine.embedded(model, list, templates).await;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(print(&format!(
+        "{name}: {embedded} of {total} texts embedded for {} with {}, {} of them now, in {seconds:.1} s\n",
+        model.name,
+        templates.name(),
+        embedded.saturating_sub(held),
+    ))?)
 }
 
 fn text_of(vocabulary: &NamedVocabulary) -> String {

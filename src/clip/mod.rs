@@ -6,9 +6,13 @@
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
 pub mod checkpoint;
+mod linear;
 mod model;
+mod native;
 mod positions;
+mod prefix_tree;
 mod resnet;
+mod sample;
 mod text;
 mod tokenizer;
 mod transformer;
@@ -19,11 +23,12 @@ pub mod zoo;
 pub use checkpoint::{CheckpointError, ModelConfig, Origin, Weights};
 pub use model::Clip;
 pub use resnet::ModifiedResNet;
+pub use sample::sample_seconds;
 pub use text::TextTower;
 pub use tokenizer::{END_OF_TEXT, START_OF_TEXT, Tokenizer, Tokens, VOCABULARY_SIZE};
 pub use transformer::Activation;
 pub use visual::VisualTower;
 pub use vit::VisionTransformer;
 
-pub(crate) use transformer::{Mask, ResidualAttentionBlock};
+pub(crate) use transformer::{ResidualAttentionBlock, attend};
 pub(crate) use vit::Readout;

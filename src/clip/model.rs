@@ -1,7 +1,5 @@
 //! A whole CLIP model: both towers and the tokenizer, every tensor of the checkpoint used.
 
-use tch::{Device, Kind};
-
 use super::{CheckpointError, ModelConfig, TextTower, Tokenizer, VisualTower, Weights};
 
 /// A CLIP model.
@@ -36,10 +34,5 @@ impl Clip {
             tokenizer,
             weights_sha256,
         })
-    }
-
-    /// Device and element type of images given to the visual tower.
-    pub fn input(&self) -> (Device, Kind) {
-        (self.visual.device(), self.visual.kind())
     }
 }

@@ -1,20 +1,24 @@
 //! CLIP's ModifiedResNet (Radford et al. 2021, section 2.4): three stem convolutions, bottlenecks whose stride is an
 //! average pool, and an attention pool at the end.
 //!
-//! Owns the tower as published. Its last map and the attention pool's parts are open to the crate, so that `dense` can put
+//! Owns the tower as published. Maps are `[batch, channels, height, width]` with a pixel's channels side by side in memory
+//! ("channels last"): so a 1x1 convolution is a linear layer over pixels, as fast as those are, and no convolution reorders
+//! its input. Its last map and the attention pool's parts are open to the crate, so that `dense` can put
 //! another ending to them; this module knows of none but its own.
 
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{CheckpointError, Weights};
+use super::linear::Linear;
+use super::native::Pointwise;
 use super::positions::PositionalEmbedding;
-use super::transformer::{Linear, Mask, multi_head_attention};
+use super::transformer::multi_head_attention;
 
 /// Pixels of the image per cell of the last map: the stem's two halvings and one in each of layers 2 to 4.
 const STRIDE_PIXELS: i64 = 32;
 
 /// Output channels of a bottleneck per inner channel.
-const EXPANSION: i64 = 4;
+pub(super) const EXPANSION: i64 = 4;
 
 /// Added to the variance in every batch normalisation.
 const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -75,9 +79,9 @@ impl ModifiedResNet {
 
     /// The last stage's map: `[batch, 3, height, width]` to `[batch, channels, height / 32, width / 32]`.
     pub(crate) fn last_map(&self, image: &Tensor) -> Tensor {
-        let x = self.conv1.forward(image, 2).relu();
-        let x = self.conv2.forward(&x, 1).relu();
-        let x = self.conv3.forward(&x, 1).relu();
+        let x = self.conv1.forward(&channels_last(image), 2).relu_();
+        let x = self.conv2.forward(&x, 1).relu_();
+        let x = self.conv3.forward(&x, 1).relu_();
         let stem = average_pool(&x, 2);
         self.layers.iter().flatten().fold(stem, |x, block| block.forward(&x))
     }
@@ -94,17 +98,17 @@ impl ModifiedResNet {
 
     /// Length of the image feature.
     pub fn embedding_dimension(&self) -> i64 {
-        self.attnpool.c_proj.weight.size()[0]
+        self.attnpool.c_proj.outputs()
     }
 
     /// Element type it computes in.
     pub(crate) fn kind(&self) -> Kind {
-        self.attnpool.c_proj.weight.kind()
+        self.attnpool.c_proj.kind()
     }
 
     /// Device its weights are on.
     pub(crate) fn device(&self) -> Device {
-        self.attnpool.c_proj.weight.device()
+        self.attnpool.c_proj.device()
     }
 
     /// "RN50" for the published sizes, else the sizes themselves.
@@ -185,23 +189,23 @@ impl AttentionPool {
             self.v_proj.forward(tokens),
         ];
         self.c_proj
-            .forward(&multi_head_attention(&query, &key, &value, self.heads, Mask::None))
+            .forward(&multi_head_attention(&query, &key, &value, self.heads))
     }
 }
 
 /// 1x1, 3x3, 1x1 with a shortcut; the stride is an average pool after the 3x3 and in the shortcut.
 #[derive(Debug)]
-struct Bottleneck {
-    conv1: Convolution,
+pub(super) struct Bottleneck {
+    conv1: PixelConvolution,
     conv2: Convolution,
-    conv3: Convolution,
+    conv3: PixelConvolution,
     /// The shortcut's own convolution, where the shape changes.
-    downsample: Option<Convolution>,
+    downsample: Option<PixelConvolution>,
     stride: i64,
 }
 
 impl Bottleneck {
-    fn load(
+    pub(super) fn load(
         weights: &mut Weights,
         name: &str,
         channels: i64,
@@ -209,34 +213,36 @@ impl Bottleneck {
         stride: i64,
     ) -> Result<Self, CheckpointError> {
         let outer = inner * EXPANSION;
-        let mut convolution = |convolution: &str, normalisation: &str, shape| {
-            Convolution::load(
-                weights,
-                &format!("{name}.{convolution}"),
-                &format!("{name}.{normalisation}"),
-                shape,
-            )
+        let pixel = |weights: &mut Weights, convolution: &str, normalisation: &str, shape| {
+            let (convolution, normalisation) = (format!("{name}.{convolution}"), format!("{name}.{normalisation}"));
+            PixelConvolution::load(weights, &convolution, &normalisation, shape)
         };
         Ok(Self {
-            conv1: convolution("conv1", "bn1", [inner, channels, 1, 1])?,
-            conv2: convolution("conv2", "bn2", [inner, inner, 3, 3])?,
-            conv3: convolution("conv3", "bn3", [outer, inner, 1, 1])?,
+            conv1: pixel(weights, "conv1", "bn1", [inner, channels])?,
+            conv2: Convolution::load(
+                weights,
+                &format!("{name}.conv2"),
+                &format!("{name}.bn2"),
+                [inner, inner, 3, 3],
+            )?,
+            conv3: pixel(weights, "conv3", "bn3", [outer, inner])?,
             downsample: (stride > 1 || channels != outer)
-                .then(|| convolution("downsample.0", "downsample.1", [outer, channels, 1, 1]))
+                .then(|| pixel(weights, "downsample.0", "downsample.1", [outer, channels]))
                 .transpose()?,
             stride,
         })
     }
 
     /// `[batch, channels, height, width]` to `[batch, 4 inner, height / stride, width / stride]`.
-    fn forward(&self, x: &Tensor) -> Tensor {
-        let y = self.conv1.forward(x, 1).relu();
-        let y = self.conv2.forward(&y, 1).relu();
-        let y = self.conv3.forward(&average_pool(&y, self.stride), 1);
-        match &self.downsample {
-            Some(downsample) => (y + downsample.forward(&average_pool(x, self.stride), 1)).relu(),
-            None => (y + x).relu(),
-        }
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        let y = self.conv1.forward_then(x, Pointwise::Relu);
+        let y = self.conv2.forward(&y, 1).relu_();
+        let y = average_pool(&y, self.stride);
+        let shortcut = match &self.downsample {
+            Some(downsample) => downsample.forward_then(&average_pool(x, self.stride), Pointwise::Identity),
+            None => x.shallow_clone(),
+        };
+        self.conv3.forward_added(&y, &shortcut).relu_()
     }
 }
 
@@ -264,8 +270,9 @@ impl Convolution {
         let (scale, shift) = (vector("weight")?, vector("bias")?);
         let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
         let factor = scale / (variance + BATCH_NORM_EPSILON).sqrt();
+        let weight = weight * factor.view([-1, 1, 1, 1]); // [outputs] -> [outputs, 1, 1, 1]
         Ok(Self {
-            weight: (weight * factor.view([-1, 1, 1, 1])).to_kind(kind), // [outputs] -> [outputs, 1, 1, 1]
+            weight: channels_last(&weight.to_kind(kind)),
             bias: (shift - mean * factor).to_kind(kind),
         })
     }
@@ -275,6 +282,49 @@ impl Convolution {
         let padding = self.weight.size()[2] / 2;
         x.conv2d(&self.weight, Some(&self.bias), stride, padding, 1, 1)
     }
+}
+
+/// A 1x1 convolution and the batch normalisation after it: a linear layer over the pixels.
+#[derive(Debug)]
+struct PixelConvolution(Linear);
+
+impl PixelConvolution {
+    /// As [`Convolution::load`], of the shape `[outputs, inputs, 1, 1]`.
+    fn load(
+        weights: &mut Weights,
+        convolution: &str,
+        normalisation: &str,
+        [outputs, inputs]: [i64; 2],
+    ) -> Result<Self, CheckpointError> {
+        let Convolution { weight, bias } =
+            Convolution::load(weights, convolution, normalisation, [outputs, inputs, 1, 1])?;
+        Ok(Self(Linear::new(weight.view([outputs, inputs]), Some(bias)))) // [outputs, inputs, 1, 1] -> [outputs, inputs]
+    }
+
+    /// `[batch, inputs, height, width]` to `[batch, outputs, height, width]`.
+    fn forward_then(&self, x: &Tensor, then: Pointwise) -> Tensor {
+        from_pixels(&self.0.forward_then(&pixels(x), then))
+    }
+
+    /// The same added to `other`, which has the shape of the result.
+    fn forward_added(&self, x: &Tensor, other: &Tensor) -> Tensor {
+        from_pixels(&self.0.forward_added(&pixels(x), &pixels(other)))
+    }
+}
+
+/// `[batch, channels, height, width]` to `[batch, height, width, channels]`.
+fn pixels(map: &Tensor) -> Tensor {
+    map.permute([0, 2, 3, 1])
+}
+
+/// `[batch, height, width, channels]` to `[batch, channels, height, width]`.
+fn from_pixels(pixels: &Tensor) -> Tensor {
+    pixels.permute([0, 3, 1, 2])
+}
+
+/// The same values of four dimensions with those of the second side by side.
+fn channels_last(x: &Tensor) -> Tensor {
+    from_pixels(&pixels(x).contiguous())
 }
 
 /// Means of `size` x `size` cells without overlap.

@@ -1,18 +1,16 @@
 //! CLIP's text tower (Radford et al. 2021, section 2.4): tokens to one text feature.
 //!
 //! Owns the tower as published and the averaging of a text's prompts. Attention is causal and the feature is read at the
-//! end of the text, so what stands after it never matters: prompts are run in batches of like length, each only as far
-//! as its longest prompt goes. The result is the same as over the whole context.
+//! end of the text, so what stands after it never matters, and what prompts begin with in common is the same in each: the
+//! tower runs the nodes of the prompts' prefix trees ([`prefix_tree`](super::prefix_tree)), each once. The result is the
+//! same as over the whole context.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{CheckpointError, Weights};
+use super::prefix_tree::PrefixBatch;
 use super::tokenizer::{END_OF_TEXT, Tokens, VOCABULARY_SIZE};
-use super::transformer::{Activation, LayerNorm, Mask, ResidualAttentionBlock};
-
-/// Positions that are run at once, padding included: enough to keep the cores busy, few enough that the MLP's hidden
-/// layer stays at some megabytes.
-const BATCH_POSITIONS: usize = 2048;
+use super::transformer::{Activation, Attention, LayerNorm, ResidualAttentionBlock, join_heads};
 
 /// The text tower. Fields are named after the checkpoint's keys.
 #[derive(Debug)]
@@ -78,14 +76,14 @@ impl TextTower {
     /// embedding]` in the order given, not of unit length.
     pub fn encode(&self, prompts: &[Tokens]) -> Tensor {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|&prompt| read_ids(&prompts[prompt]).len());
+        order.sort_by_key(|&prompt| read_ids(&prompts[prompt]));
         let sorted: Vec<&[i64]> = order.iter().map(|&prompt| read_ids(&prompts[prompt])).collect();
 
         let none = Tensor::empty(
             [0, self.text_projection.size()[1]],
             (self.text_projection.kind(), self.device()),
         );
-        let batches = batches(&sorted).map(|batch| self.encode_batch(batch));
+        let batches = PrefixBatch::of(&sorted).map(|batch| self.encode_batch(&batch));
         let features = Tensor::cat(&std::iter::once(none).chain(batches).collect::<Vec<_>>(), 0);
 
         let mut place = vec![0; order.len()];
@@ -105,31 +103,66 @@ impl TextTower {
         unit(&means)
     }
 
-    /// Features of one batch, shortest prompt first: `[prompts, embedding]`.
-    fn encode_batch(&self, prompts: &[&[i64]]) -> Tensor {
-        let longest = prompts.last().map_or(0, |ids| ids.len());
-        // Padding stands after the end of a text, where the causal mask hides it.
-        let ids: Vec<i64> = prompts.iter().flat_map(|ids| padded(ids, longest)).collect();
-        // [prompts * longest] -> [prompts, longest]
-        let ids = Tensor::from_slice(&ids)
-            .to_device(self.device())
-            .unflatten(0, [-1, to_i64(longest)]);
-        let tokens = Tensor::embedding(&self.token_embedding, &ids, -1, false, false)
-            + self.positional_embedding.narrow(0, 0, to_i64(longest));
-        let tokens = self
-            .resblocks
-            .iter()
-            .fold(tokens, |tokens, block| block.forward(&tokens, Mask::Causal));
+    /// Features of one batch's prompts: `[prompts, embedding]`.
+    fn encode_batch(&self, batch: &PrefixBatch) -> Tensor {
+        let device = self.device();
+        let [ids, positions, ends] =
+            [&batch.ids, &batch.positions, &batch.ends].map(|indices| Tensor::from_slice(indices).to_device(device));
+        let sight = Sight::new(batch, device, self.text_projection.kind());
 
-        let ends: Vec<i64> = prompts.iter().map(|ids| to_i64(ids.len() - 1)).collect();
-        let prompt = Tensor::arange(to_i64(prompts.len()), (Kind::Int64, self.device()));
-        let end = Tensor::from_slice(&ends).to_device(self.device());
-        let ends = tokens.index(&[Some(prompt), Some(end)]); // [prompts, longest, width] -> [prompts, width]
+        let nodes = Tensor::embedding(&self.token_embedding, &ids, -1, false, false)
+            + self.positional_embedding.index_select(0, &positions); // [nodes, width]
+        let (last, others) = self.resblocks.split_last().expect("a tower has at least one block");
+        let nodes = others.iter().fold(nodes, |nodes, block| {
+            let mixed = sight.mix(&block.attn, &block.ln_1.forward(&nodes));
+            block.complete(&nodes, &block.attn.out_proj.forward(&mixed))
+        });
+        // Nothing looks at the last block's nodes any more: the ends alone go on. [nodes, width] -> [prompts, width]
+        let mixed = sight.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
+        let ends = last.complete(&nodes.index_select(0, &ends), &last.attn.out_proj.forward(&mixed));
         self.ln_final.forward(&ends).matmul(&self.text_projection)
     }
 
-    fn device(&self) -> tch::Device {
+    fn device(&self) -> Device {
         self.text_projection.device()
+    }
+}
+
+/// Which nodes of a batch see which.
+struct Sight {
+    tiles: i64,
+    /// Nodes that the tiles look at, `[tiles * keys]`.
+    keys: Tensor,
+    /// 0 or minus infinity, `[tiles, 1, nodes / tiles, keys]`.
+    bias: Tensor,
+}
+
+impl Sight {
+    fn new(batch: &PrefixBatch, device: Device, kind: Kind) -> Self {
+        let tiles = to_i64(batch.tiles);
+        let keys = to_i64(batch.keys.len()) / tiles;
+        // [nodes * keys] -> [tiles, 1, nodes / tiles, keys]
+        let bias = Tensor::from_slice(&batch.bias).view([tiles, 1, -1, keys]);
+        Self {
+            tiles,
+            keys: Tensor::from_slice(&batch.keys).to_device(device),
+            bias: bias.to_device(device).to_kind(kind),
+        }
+    }
+
+    /// The values each node sees, mixed by likeness; heads side by side and not yet projected: `[nodes, width]` to the same
+    /// shape.
+    fn mix(&self, attention: &Attention, x: &Tensor) -> Tensor {
+        let [query, key, value] = attention.query_key_value(x);
+        let [key, value] = [key, value].map(|part| part.index_select(0, &self.keys)); // [tiles * keys, width]
+        let [query, key, value] = [query, key, value].map(|part| {
+            // [tiles * tokens, width] -> [tiles, tokens, width] -> [tiles, heads, tokens, head_width]
+            attention.split_heads(&part.unflatten(0, [self.tiles, -1]))
+        });
+        let mixed =
+            Tensor::scaled_dot_product_attention(&query, &key, &value, Some(&self.bias), 0.0, false, None, false);
+        // [tiles, heads, nodes / tiles, head_width] -> [tiles, nodes / tiles, width] -> [nodes, width]
+        join_heads(&mixed).flatten(0, 1)
     }
 }
 
@@ -141,25 +174,6 @@ fn block_name(layer: usize) -> String {
 fn read_ids(prompt: &Tokens) -> &[i64] {
     let end = prompt.ids.iter().position(|&id| id == END_OF_TEXT);
     end.map_or(&prompt.ids, |end| &prompt.ids[..=end])
-}
-
-/// Cuts prompts, sorted by length, into runs of at most [`BATCH_POSITIONS`] positions when each is padded to the run's
-/// longest; a run has at least one prompt.
-fn batches<'a, 'ids>(mut sorted: &'a [&'ids [i64]]) -> impl Iterator<Item = &'a [&'ids [i64]]> {
-    std::iter::from_fn(move || {
-        let fits = sorted
-            .iter()
-            .zip(1..)
-            .take_while(|(ids, count)| ids.len() * count <= BATCH_POSITIONS)
-            .count();
-        let (batch, rest) = sorted.split_at(fits.max(1).min(sorted.len()));
-        sorted = rest;
-        (!batch.is_empty()).then_some(batch)
-    })
-}
-
-fn padded(ids: &[i64], length: usize) -> impl Iterator<Item = i64> {
-    ids.iter().copied().chain(std::iter::repeat(0)).take(length)
 }
 
 fn to_i64(size: usize) -> i64 {
@@ -174,6 +188,86 @@ fn unit(rows: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clip::START_OF_TEXT;
+
+    const CONTEXT_LENGTH: i64 = 77;
+
+    /// A tower with two heads and three blocks of random weights, larger than a fresh model's, so that every part tells.
+    fn tower(activation: Activation) -> TextTower {
+        const WIDTH: i64 = 32;
+        tch::manual_seed(5);
+        let normal = |shape: &[i64], scale: f64| Tensor::randn(shape, (Kind::Float, Device::Cpu)) * scale;
+        let mut tensors = vec![
+            (
+                "token_embedding.weight".to_owned(),
+                normal(&[VOCABULARY_SIZE, WIDTH], 0.3),
+            ),
+            ("positional_embedding".to_owned(), normal(&[CONTEXT_LENGTH, WIDTH], 0.3)),
+            ("text_projection".to_owned(), normal(&[WIDTH, 24], 0.2)),
+        ];
+        for name in (0..3).map(block_name) {
+            for (part, outputs, inputs) in [
+                ("attn.in_proj_", 3 * WIDTH, WIDTH),
+                ("attn.out_proj.", WIDTH, WIDTH),
+                ("mlp.c_fc.", 4 * WIDTH, WIDTH),
+                ("mlp.c_proj.", WIDTH, 4 * WIDTH),
+            ] {
+                tensors.push((format!("{name}.{part}weight"), normal(&[outputs, inputs], 0.2)));
+                tensors.push((format!("{name}.{part}bias"), normal(&[outputs], 0.3)));
+            }
+        }
+        let norms = (0..3).flat_map(|layer| [1, 2].map(|norm| format!("{}.ln_{norm}", block_name(layer))));
+        for norm in norms.chain(["ln_final".to_owned()]) {
+            tensors.push((format!("{norm}.weight"), normal(&[WIDTH], 0.3) + 1.0));
+            tensors.push((format!("{norm}.bias"), normal(&[WIDTH], 0.3)));
+        }
+        let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        Tensor::write_safetensors(&views.collect::<Vec<_>>(), file.path()).expect("it can be written");
+        let mut weights = Weights::load(file.path(), Device::Cpu, Kind::Float).expect("a checkpoint");
+        TextTower::load(&mut weights, activation, WIDTH / 2).expect("a text tower")
+    }
+
+    /// The feature as CLIP has it: one prompt alone, over the whole context, every position seeing those before it.
+    fn encode_plainly(tower: &TextTower, prompt: &Tokens) -> Tensor {
+        let mut ids = prompt.ids.clone();
+        ids.resize(77, 0);
+        let context = [CONTEXT_LENGTH, CONTEXT_LENGTH];
+        let later = Tensor::ones(context, (Kind::Bool, Device::Cpu)).triu(1);
+        let tokens = tower.token_embedding.index_select(0, &Tensor::from_slice(&ids)) + &tower.positional_embedding;
+        let tokens = tower.resblocks.iter().fold(tokens.unsqueeze(0), |tokens, block| {
+            let parts = block.attn.query_key_value(&block.ln_1.forward(&tokens));
+            let [query, key, value] = parts.map(|part| block.attn.split_heads(&part));
+            let likeness = query.matmul(&key.transpose(2, 3)) / 4.0; // the root of 16 channels a head
+            let weights = likeness.masked_fill(&later, f64::NEG_INFINITY).softmax(-1, Kind::Float);
+            block.complete(&tokens, &block.attn.project_heads(&weights.matmul(&value)))
+        });
+        let end = to_i64(read_ids(prompt).len() - 1);
+        tower
+            .ln_final
+            .forward(&tokens.select(1, end))
+            .matmul(&tower.text_projection)
+    }
+
+    fn prompt(words: impl IntoIterator<Item = i64>) -> Tokens {
+        let ids = [START_OF_TEXT].into_iter().chain(words).chain([END_OF_TEXT]);
+        Tokens {
+            ids: ids.collect(),
+            truncated: false,
+        }
+    }
+
+    fn assert_same_as_plainly(prompts: &[Tokens]) {
+        for activation in [Activation::QuickGelu, Activation::Gelu] {
+            let tower = tower(activation);
+            let features = tower.encode(prompts);
+            let plain = prompts.iter().map(|prompt| encode_plainly(&tower, prompt));
+            let plain = Tensor::cat(&plain.collect::<Vec<_>>(), 0);
+            assert!(plain.abs().max().double_value(&[]) > 1.0, "the features have weight");
+            let difference = (features - plain).abs().max().double_value(&[]);
+            assert!(difference <= 1e-5, "differs by {difference}");
+        }
+    }
 
     #[test]
     fn a_prompt_is_read_up_to_its_first_end_of_text() {
@@ -182,24 +276,55 @@ mod tests {
     }
 
     #[test]
-    fn batches_hold_all_prompts_in_order_and_stay_bounded_with_their_padding() {
-        let lengths = [vec![4; 700], vec![7; 3], vec![77; 30]].concat();
-        let ids = vec![0; 77];
-        let prompts: Vec<&[i64]> = lengths.iter().map(|&length| &ids[..length]).collect();
-        let batches: Vec<_> = batches(&prompts).collect();
-        assert!(
-            batches
-                .iter()
-                .all(|batch| batch.len() * batch[batch.len() - 1].len() <= BATCH_POSITIONS)
-        );
-        assert_eq!(batches[0].len(), 512);
-        assert_eq!(batches.concat(), prompts);
+    fn an_ensemble_in_any_order_is_as_each_prompt_alone() {
+        // Twelve beginnings, 40 middles of up to three tokens, two endings; the order is not the tree's.
+        let prompts = (0..960).map(|number| (number * 577) % 960).map(|number: i64| {
+            let (beginning, middle, ending) = (number % 12, number / 12 % 40, number / 480);
+            prompt(
+                (0..beginning)
+                    .chain((0..=middle % 3).map(|word| 100 + middle * word))
+                    .chain([900 + ending]),
+            )
+        });
+        assert_same_as_plainly(&prompts.collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_prompt_longer_than_a_batch_is_run_alone() {
-        let ids = vec![0; BATCH_POSITIONS + 1];
-        let prompts: [&[i64]; 2] = [&ids, &ids];
-        assert_eq!(batches(&prompts).map(<[_]>::len).collect::<Vec<_>>(), [1, 1]);
+    fn a_prompt_that_begins_another_is_as_it_is_alone() {
+        let whole = prompt(0..20);
+        let part = |length: usize| Tokens {
+            // Without an end of text, as no tokenizer gives it: an end inside the tree.
+            ids: whole.ids[..length].to_vec(),
+            truncated: false,
+        };
+        assert_same_as_plainly(&[whole.clone(), part(5), part(21), prompt(0..5), part(1), part(5)]);
+    }
+
+    #[test]
+    fn equal_prompts_have_equal_features() {
+        let cat = prompt([320, 1_125, 539, 320, 2_368]);
+        assert_same_as_plainly(&vec![cat; 50]);
+    }
+
+    #[test]
+    fn prompts_as_long_as_the_context_are_as_each_alone() {
+        // Apart at the first, the middle and the last word; more than a batch of them.
+        let apart_at =
+            |place: i64, other: i64| prompt((0..75).map(move |word| if word == place { other } else { word }));
+        let prompts = (0..30).flat_map(|other| [0, 37, 74].map(|place| apart_at(place, 1_000 + other)));
+        assert_same_as_plainly(&prompts.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn empty_texts_and_ends_inside_are_as_each_alone() {
+        let inside = prompt([320, END_OF_TEXT, 1_125]);
+        assert_same_as_plainly(&[prompt([320, 1_125]), prompt([]), inside, prompt([320]), prompt([])]);
+    }
+
+    #[test]
+    fn a_template_alone_is_as_each_prompt_alone() {
+        let prompts = (0..100).map(|class| prompt([320, 1_125, 539, 320, 2_000 + class, 269]));
+        assert_same_as_plainly(&prompts.collect::<Vec<_>>());
+        assert_same_as_plainly(&[prompt([320, 1_125])]);
     }
 }

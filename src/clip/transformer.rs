@@ -1,12 +1,14 @@
 //! The pre-norm transformer block of CLIP's towers, text and image alike.
 //!
-//! Owns one block's computation and its weights, named after the checkpoint's keys. Leaves to the
-//! towers what goes in and comes out; its parts are open to the crate, so that MaskCLIP can take
+//! Owns one block's computation and its weights, named after the checkpoint's keys, and attention by the fastest kernel there
+//! is. Leaves to the towers what goes in and comes out; its parts are open to the crate, so that MaskCLIP can take
 //! the last block apart.
 
 use tch::Tensor;
 
 use super::checkpoint::{CheckpointError, Weights};
+use super::linear::Linear;
+use super::native::{self, Pointwise};
 
 /// Added to the variance in every LayerNorm of CLIP.
 const LAYER_NORM_EPSILON: f64 = 1e-5;
@@ -20,14 +22,8 @@ pub enum Activation {
     Gelu,
 }
 
-impl Activation {
-    fn forward(self, x: &Tensor) -> Tensor {
-        match self {
-            Self::QuickGelu => x * (x * 1.702).sigmoid(),
-            Self::Gelu => x.gelu("none"),
-        }
-    }
-}
+/// What QuickGELU multiplies by inside the sigmoid.
+const QUICK_GELU_FACTOR: f64 = 1.702;
 
 /// Layer normalisation over the last dimension.
 #[derive(Debug)]
@@ -67,52 +63,14 @@ impl LayerNorm {
     }
 }
 
-/// `x W^T + b`.
-#[derive(Debug)]
-pub(crate) struct Linear {
-    /// `[outputs, inputs]`
-    pub(crate) weight: Tensor,
-    /// `[outputs]`
-    pub(crate) bias: Tensor,
-}
-
-impl Linear {
-    /// Takes `{name}.weight`, `[outputs, inputs]`, and `{name}.bias`, `[outputs]`.
-    pub(crate) fn load(weights: &mut Weights, name: &str, outputs: i64, inputs: i64) -> Result<Self, CheckpointError> {
-        Ok(Self {
-            weight: weights.take(&format!("{name}.weight"), &[outputs, inputs])?,
-            bias: weights.take(&format!("{name}.bias"), &[outputs])?,
-        })
-    }
-
-    /// The same weights under another owner; nothing is copied.
-    pub(crate) fn share(&self) -> Self {
-        Self {
-            weight: self.weight.shallow_clone(),
-            bias: self.bias.shallow_clone(),
-        }
-    }
-
-    /// `[..., inputs]` to `[..., outputs]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, Some(&self.bias))
-    }
-}
-
-/// Which positions an attention may look at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mask {
-    /// All of them: the image tower.
-    None,
-    /// Itself and those before it: the text tower.
-    Causal,
-}
-
-/// Multi-head self-attention with one fused projection for queries, keys and values.
+/// Multi-head self-attention. The checkpoint's one projection for queries, keys and values is kept as two, since the last block
+/// asks with fewer tokens than it looks at.
 #[derive(Debug)]
 pub(crate) struct Attention {
-    /// Queries, keys, values, in this order: `[3 width, width]` and `[3 width]`.
-    pub(crate) in_proj: Linear,
+    /// `[width, width]` and `[width]`
+    query: Linear,
+    /// Keys, then values: `[2 width, width]` and `[2 width]`.
+    key_value: Linear,
     /// `[width, width]` and `[width]`
     pub(crate) out_proj: Linear,
     heads: i64,
@@ -120,12 +78,16 @@ pub(crate) struct Attention {
 
 impl Attention {
     fn load(weights: &mut Weights, name: &str, width: i64, heads: i64) -> Result<Self, CheckpointError> {
+        // The one projection whose keys join the parts with an underscore.
+        let weight = weights.take(&format!("{name}.in_proj_weight"), &[3 * width, width])?;
+        let bias = weights.take(&format!("{name}.in_proj_bias"), &[3 * width])?;
+        let part = |first: i64, length: i64| {
+            let [weight, bias] = [&weight, &bias].map(|tensor| tensor.narrow(0, first, length));
+            Linear::new(weight, Some(bias))
+        };
         Ok(Self {
-            // The one projection whose keys join the parts with an underscore.
-            in_proj: Linear {
-                weight: weights.take(&format!("{name}.in_proj_weight"), &[3 * width, width])?,
-                bias: weights.take(&format!("{name}.in_proj_bias"), &[3 * width])?,
-            },
+            query: part(0, width),
+            key_value: part(width, 2 * width),
             out_proj: Linear::load(weights, &format!("{name}.out_proj"), width, width)?,
             heads,
         })
@@ -133,27 +95,19 @@ impl Attention {
 
     /// Queries, keys and values of `x`, each `[batch, tokens, width]` like `x`, heads side by side.
     pub(crate) fn query_key_value(&self, x: &Tensor) -> [Tensor; 3] {
-        let width = self.out_proj.weight.size()[0];
-        let fused = self.in_proj.forward(x); // [batch, tokens, width] -> [batch, tokens, 3 width]
-        [0, 1, 2].map(|part| fused.narrow(-1, part * width, width))
+        let [key, value] = self.key_value(x);
+        [self.query(x), key, value]
     }
 
     /// Queries alone, for when fewer tokens ask than are looked at; same shape as `x`.
     pub(crate) fn query(&self, x: &Tensor) -> Tensor {
-        let width = self.out_proj.weight.size()[0];
-        x.linear(
-            &self.in_proj.weight.narrow(0, 0, width),
-            Some(&self.in_proj.bias.narrow(0, 0, width)),
-        )
+        self.query.forward(x)
     }
 
     /// Keys and values alone, each the shape of `x`.
     pub(crate) fn key_value(&self, x: &Tensor) -> [Tensor; 2] {
-        let width = self.out_proj.weight.size()[0];
-        let fused = x.linear(
-            &self.in_proj.weight.narrow(0, width, 2 * width),
-            Some(&self.in_proj.bias.narrow(0, width, 2 * width)),
-        ); // [batch, tokens, width] -> [batch, tokens, 2 width]
+        let width = self.out_proj.outputs();
+        let fused = self.key_value.forward(x); // [batch, tokens, width] -> [batch, tokens, 2 width]
         [0, 1].map(|part| fused.narrow(-1, part * width, width))
     }
 
@@ -169,25 +123,33 @@ impl Attention {
     }
 
     /// Values mixed by the likeness of queries and keys, then projected: `[batch, queries, width]`.
-    pub(crate) fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor, mask: Mask) -> Tensor {
+    pub(crate) fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
         self.out_proj
-            .forward(&multi_head_attention(query, key, value, self.heads, mask))
+            .forward(&multi_head_attention(query, key, value, self.heads))
     }
 
-    /// `[batch, tokens, width]` to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor, mask: Mask) -> Tensor {
+    /// The attention of `x` to itself added to `residual`; all are `[batch, tokens, width]`.
+    fn forward_added(&self, x: &Tensor, residual: &Tensor) -> Tensor {
         let [query, key, value] = self.query_key_value(x);
-        self.attend(&query, &key, &value, mask)
+        let mixed = multi_head_attention(&query, &key, &value, self.heads);
+        self.out_proj.forward_added(&mixed, residual)
     }
 }
 
 /// Scaled dot-product attention over `heads` slices of the last dimension: queries
 /// `[batch, queries, width]`, keys and values `[batch, tokens, width]`, result like the queries.
-pub(crate) fn multi_head_attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: i64, mask: Mask) -> Tensor {
+pub(crate) fn multi_head_attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: i64) -> Tensor {
     let [query, key, value] = [query, key, value].map(|part| split_heads(part, heads));
-    let causal = mask == Mask::Causal;
-    let mixed = Tensor::scaled_dot_product_attention::<&Tensor>(&query, &key, &value, None, 0.0, causal, None, false);
-    join_heads(&mixed)
+    join_heads(&attend(&query, &key, &value, None))
+}
+
+/// `sm(scale query key^T) value`, per head, the scale `1 / sqrt(head_width)` unless given: queries
+/// `[batch, heads, asking, head_width]`, keys and values `[batch, heads, tokens, head_width]`. The matrix does not exist at once.
+pub(crate) fn attend(query: &Tensor, key: &Tensor, value: &Tensor, scale: Option<f64>) -> Tensor {
+    let factor = scale.unwrap_or_else(|| 1.0 / (query.size()[3] as f64).sqrt());
+    native::attention(query, key, value, factor).unwrap_or_else(|| {
+        Tensor::scaled_dot_product_attention::<&Tensor>(query, key, value, None, 0.0, false, scale, false)
+    })
 }
 
 /// `[batch, tokens, width]` to `[batch, heads, tokens, head_width]`.
@@ -201,13 +163,15 @@ pub(super) fn join_heads(mixed: &Tensor) -> Tensor {
 }
 
 /// Two layers with an activation between them.
+///
+/// With `f = 1.702`, QuickGELU is `silu(f x) / f`: both factors are in the layers' weights, and SiLU does the rest.
 #[derive(Debug)]
-pub(crate) struct Mlp {
+struct Mlp {
     /// `[hidden, width]`, hidden usually 4 width.
-    pub(crate) c_fc: Linear,
+    c_fc: Linear,
     /// `[width, hidden]`
-    pub(crate) c_proj: Linear,
-    activation: Activation,
+    c_proj: Linear,
+    between: Pointwise,
 }
 
 impl Mlp {
@@ -217,16 +181,25 @@ impl Mlp {
             .shape(&format!("{name}.c_fc.weight"))
             .and_then(|shape| shape.first().copied())
             .unwrap_or(4 * width);
-        Ok(Self {
-            c_fc: Linear::load(weights, &format!("{name}.c_fc"), hidden, width)?,
-            c_proj: Linear::load(weights, &format!("{name}.c_proj"), width, hidden)?,
-            activation,
+        let (c_fc, c_proj) = (format!("{name}.c_fc"), format!("{name}.c_proj"));
+        Ok(match activation {
+            Activation::QuickGelu => Self {
+                c_fc: Linear::load_scaled(weights, &c_fc, hidden, width, [QUICK_GELU_FACTOR; 2])?,
+                c_proj: Linear::load_scaled(weights, &c_proj, width, hidden, [1.0 / QUICK_GELU_FACTOR, 1.0])?,
+                between: Pointwise::Silu,
+            },
+            Activation::Gelu => Self {
+                c_fc: Linear::load(weights, &c_fc, hidden, width)?,
+                c_proj: Linear::load(weights, &c_proj, width, hidden)?,
+                between: Pointwise::Gelu,
+            },
         })
     }
 
-    /// `[..., width]` to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        self.c_proj.forward(&self.activation.forward(&self.c_fc.forward(x)))
+    /// What it makes of `x`, added to `residual`; both are `[..., width]`.
+    fn forward_added(&self, x: &Tensor, residual: &Tensor) -> Tensor {
+        let hidden = self.c_fc.forward_then(x, self.between);
+        self.c_proj.forward_added(&hidden, residual)
     }
 }
 
@@ -238,9 +211,9 @@ pub(crate) struct ResidualAttentionBlock {
     /// Mixes positions.
     pub(crate) attn: Attention,
     /// Before the MLP.
-    pub(crate) ln_2: LayerNorm,
+    ln_2: LayerNorm,
     /// Acts on each position alone.
-    pub(crate) mlp: Mlp,
+    mlp: Mlp,
 }
 
 impl ResidualAttentionBlock {
@@ -263,15 +236,18 @@ impl ResidualAttentionBlock {
         })
     }
 
-    /// `[batch, tokens, width]` to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor, mask: Mask) -> Tensor {
-        self.complete(x, &self.attn.forward(&self.ln_1.forward(x), mask))
+    /// `[batch, tokens, width]` to the same shape; every token looks at all of them, as in the image tower.
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        self.with_mlp(&self.attn.forward_added(&self.ln_1.forward(x), x))
     }
 
     /// What the block does after its attention: both residual connections and the MLP, on `x` as it
     /// came in and what the attention made of it, `[batch, tokens, width]` each.
     pub(crate) fn complete(&self, x: &Tensor, attended: &Tensor) -> Tensor {
-        let x = x + attended;
-        &x + self.mlp.forward(&self.ln_2.forward(&x))
+        self.with_mlp(&(x + attended))
+    }
+
+    fn with_mlp(&self, x: &Tensor) -> Tensor {
+        self.mlp.forward_added(&self.ln_2.forward(x), x)
     }
 }

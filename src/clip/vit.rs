@@ -6,14 +6,18 @@
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{CheckpointError, Weights};
+use super::linear::Linear;
 use super::positions::PositionalEmbedding;
-use super::transformer::{Activation, LayerNorm, Linear, Mask, ResidualAttentionBlock, join_heads};
+use super::transformer::{Activation, LayerNorm, ResidualAttentionBlock, join_heads};
 
 /// The visual tower of CLIP's ViT models. Fields are named after the checkpoint's keys.
 #[derive(Debug)]
 pub struct VisionTransformer {
-    /// `[width, 3, patch, patch]`, applied without overlap and without bias.
-    conv1: Tensor,
+    /// The checkpoint's convolution `[width, 3, patch, patch]`, without overlap and without bias, as a layer that reads the
+    /// `3 patch patch` values of one patch.
+    conv1: Linear,
+    /// Side of a patch in pixels.
+    patch: i64,
     /// `[width]`, the token that comes first.
     class_embedding: Tensor,
     positional_embedding: PositionalEmbedding,
@@ -21,8 +25,8 @@ pub struct VisionTransformer {
     /// In the order they run; never empty.
     resblocks: Vec<ResidualAttentionBlock>,
     ln_post: LayerNorm,
-    /// `[width, embedding]`, without bias.
-    proj: Tensor,
+    /// Width to embedding, without bias.
+    proj: Linear,
 }
 
 impl VisionTransformer {
@@ -38,12 +42,10 @@ impl VisionTransformer {
             .take_while(|layer| weights.shape(&format!("{}.ln_1.weight", block_name(*layer))).is_some())
             .count();
         let conv1 = weights.take("visual.conv1.weight", &[width, 3, patch, patch])?;
-        if width % head_width != 0 {
-            return Err(CheckpointError::UnevenHeads { width, head_width });
-        }
-        let heads = width / head_width;
+        let heads = heads(width, head_width)?;
         Ok(Self {
-            conv1,
+            conv1: Linear::new(conv1.flatten(1, 3), None), // [width, 3, patch, patch] -> [width, 3 patch patch]
+            patch,
             class_embedding: weights.take("visual.class_embedding", &[width])?,
             positional_embedding: PositionalEmbedding::load(weights, "visual.positional_embedding", width)?,
             ln_pre: LayerNorm::load(weights, "visual.ln_pre", width)?,
@@ -52,7 +54,11 @@ impl VisionTransformer {
                 .map(|layer| ResidualAttentionBlock::load(weights, &block_name(layer), width, heads, activation))
                 .collect::<Result<_, _>>()?,
             ln_post: LayerNorm::load(weights, "visual.ln_post", width)?,
-            proj: weights.take("visual.proj", &[width, embedding])?,
+            // [width, embedding] -> [embedding, width]
+            proj: Linear::new(
+                weights.take("visual.proj", &[width, embedding])?.tr().contiguous(),
+                None,
+            ),
         })
     }
 
@@ -60,7 +66,7 @@ impl VisionTransformer {
     /// multiples of the patch.
     pub fn encode_image(&self, image: &Tensor) -> Tensor {
         let tokens = self.before_last_block(image);
-        let tokens = self.last_block().forward(&tokens, Mask::None);
+        let tokens = self.last_block().forward(&tokens);
         self.project(&tokens.select(1, 0)) // [batch, tokens, width] -> [batch, width] -> [batch, embedding]
     }
 
@@ -78,7 +84,7 @@ impl VisionTransformer {
         let (_last, others) = self.resblocks.split_last().expect(NEVER_EMPTY);
         let mut others = others.iter();
         std::iter::successors(Some(self.embed(image)), move |tokens| {
-            others.next().map(|block| block.forward(tokens, Mask::None))
+            others.next().map(|block| block.forward(tokens))
         })
     }
 
@@ -94,7 +100,7 @@ impl VisionTransformer {
 
     /// Tokens into the space shared with texts: `[..., width]` to `[..., embedding]`.
     pub(crate) fn project(&self, tokens: &Tensor) -> Tensor {
-        self.ln_post.forward(tokens).matmul(&self.proj)
+        self.proj.forward(&self.ln_post.forward(tokens))
     }
 
     /// What follows the last attention where neither residual nor MLP does, to be used later than the tower.
@@ -102,25 +108,30 @@ impl VisionTransformer {
         Readout {
             out_proj: self.last_block().attn.out_proj.share(),
             ln_post: self.ln_post.share(),
-            proj: self.proj.shallow_clone(),
+            proj: self.proj.share(),
         }
     }
 
     /// Patches with the class token before them and positions added: `[batch, 3, height, width]` to
     /// `[batch, 1 + cells, width]`.
     fn embed(&self, image: &Tensor) -> Tensor {
-        let patch = self.patch_pixels();
-        let patches = image.conv2d::<&Tensor>(&self.conv1, None, patch, 0, 1, 1);
-        let (batch, width, rows, columns) = patches.size4().expect("a convolution of a batch keeps four dimensions");
-        let patches = patches.flatten(2, 3).transpose(1, 2); // [batch, width, rows, columns] -> [batch, cells, width]
-        let class = self.class_embedding.expand([batch, 1, width], false);
+        let (batch, _, height, width) = image.size4().expect("images are [batch, 3, height, width]");
+        let (rows, columns) = (height / self.patch, width / self.patch);
+        // [batch, 3, rows patch, columns patch] -> [batch, rows, columns, 3, patch, patch] -> [batch, cells, 3 patch patch]
+        let patches = image
+            .unflatten(3, [columns, self.patch])
+            .unflatten(2, [rows, self.patch])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch, rows * columns, -1]);
+        let patches = self.conv1.forward(&patches); // [batch, cells, width]
+        let class = self.class_embedding.expand([batch, 1, -1], false); // [width] -> [batch, 1, width]
         let tokens = Tensor::cat(&[class, patches], 1) + self.positional_embedding.at(rows, columns);
         self.ln_pre.forward(&tokens)
     }
 
     /// Side of a patch in pixels.
     pub fn patch_pixels(&self) -> i64 {
-        self.conv1.size()[2]
+        self.patch
     }
 
     /// Side in pixels of the square images the model was trained on.
@@ -130,7 +141,7 @@ impl VisionTransformer {
 
     /// Length of the image feature.
     pub fn embedding_dimension(&self) -> i64 {
-        self.proj.size()[1]
+        self.proj.outputs()
     }
 
     /// Element type it computes in.
@@ -146,7 +157,7 @@ impl VisionTransformer {
     /// "ViT-B/16" for the published sizes, else the sizes themselves.
     pub fn architecture(&self) -> String {
         let patch = self.patch_pixels();
-        let (layers, width) = (self.resblocks.len(), self.proj.size()[0]);
+        let (layers, width) = (self.resblocks.len(), self.conv1.outputs());
         let letter = match (layers, width) {
             (12, 384) => "S",
             (12, 768) => "B",
@@ -165,20 +176,28 @@ impl VisionTransformer {
 pub(crate) struct Readout {
     out_proj: Linear,
     ln_post: LayerNorm,
-    /// `[width, embedding]`
-    proj: Tensor,
+    proj: Linear,
 }
 
 impl Readout {
     /// `[batch, heads, tokens, head_width]` to `[batch, tokens, embedding]`.
     pub(crate) fn read(&self, mixed: &Tensor) -> Tensor {
         let tokens = self.out_proj.forward(&join_heads(mixed));
-        self.ln_post.forward(&tokens).matmul(&self.proj)
+        self.proj.forward(&self.ln_post.forward(&tokens))
     }
 }
 
 const NEVER_EMPTY: &str = "a tower is loaded with at least one block";
 
-fn block_name(layer: usize) -> String {
+/// How many heads an attention has.
+pub(super) fn heads(width: i64, head_width: i64) -> Result<i64, CheckpointError> {
+    if width % head_width != 0 {
+        return Err(CheckpointError::UnevenHeads { width, head_width });
+    }
+    Ok(width / head_width)
+}
+
+/// What a checkpoint calls a block.
+pub(super) fn block_name(layer: usize) -> String {
     format!("visual.transformer.resblocks.{layer}")
 }

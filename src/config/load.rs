@@ -61,9 +61,9 @@ impl Config {
             })?;
             layers = layers.merge(Yaml::parse(path.display().to_string(), &text)?);
         }
-        // Names without a section are not settings of the server (the build uses some).
+        // Other names without a section are not settings of the server (the build uses some).
         let environment = Env::prefixed(ENVIRONMENT_PREFIX)
-            .filter(|name| name.as_str().contains("__"))
+            .filter(|name| name == "models" || name.as_str().contains("__"))
             .split("__");
         Self::from_layers(layers.merge(environment).merge(Serialized::defaults(flags)))
     }
@@ -124,8 +124,9 @@ mod tests {
     use figment::util::nest;
 
     use super::*;
-    use crate::config::DeviceChoice;
+    use crate::config::{DeviceChoice, ModelEntry, PrecisionChoice};
     use crate::dense::{Refinement, Window};
+    use crate::engine::Precision;
 
     fn load_text(text: &str) -> Result<Config, ConfigError> {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -136,7 +137,7 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_serve_the_embedded_model() {
         let config = Config::load(None, Dict::new()).expect("valid");
-        assert_eq!(config.model.name, "demo");
+        assert_eq!(config.models, [ModelEntry::named("demo")]);
         assert_eq!(config.server.listen.port(), 8080);
         assert_eq!(config.vocabulary.background.len(), 26);
     }
@@ -144,11 +145,45 @@ mod tests {
     #[test]
     fn a_file_overrides_defaults_and_flags_override_the_file() {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        write!(file, "model:\n  name: /weights.safetensors\n  device: cpu\n").expect("writable");
-        let flags = nest("model.name", "demo".into()).into_dict().expect("a dictionary");
+        write!(file, "models: [/weights.safetensors]\nmodel:\n  device: cpu\n").expect("writable");
+        let flags = nest("models", vec!["demo"].into()).into_dict().expect("a dictionary");
         let config = Config::load(Some(file.path()), flags).expect("valid");
-        assert_eq!(config.model.name, "demo");
+        assert_eq!(config.models, [ModelEntry::named("demo")]);
         assert_eq!(config.model.device, DeviceChoice::Cpu);
+    }
+
+    #[test]
+    fn models_are_names_paths_or_objects_in_a_list_or_one_alone() {
+        let text = "models:\n  - demo\n  - {name: students/fruit, device: cpu, precision: bfloat16, threads: 1, teacher: demo, alias: fruit}\n";
+        let student = ModelEntry {
+            name: "students/fruit".to_owned(),
+            alias: Some("fruit".to_owned()),
+            device: Some(DeviceChoice::Cpu),
+            precision: Some(PrecisionChoice::Fixed(Precision::Bfloat16)),
+            threads: Some(1),
+            teacher: Some("demo".to_owned()),
+        };
+        assert_eq!(
+            load_text(text).expect("valid").models,
+            [ModelEntry::named("demo"), student]
+        );
+        let alone = load_text("models: /weights.safetensors\n").expect("valid").models;
+        assert_eq!(alone, [ModelEntry::named("/weights.safetensors")]);
+    }
+
+    #[test]
+    fn a_wrong_entry_of_the_models_is_refused_with_its_place() {
+        for (text, place) in [
+            ("models: [demo, {name: demo, device: gpu}]\n", "models.1.device"),
+            ("models: [{nme: demo}]\n", "models.0"),
+            ("models: [{name: demo, teecher: x}]\n", "teecher"),
+            ("models: 3\n", "models"),
+        ] {
+            let error = load_text(text).expect_err("wrong").to_string();
+            assert!(error.contains(place), "{error}");
+        }
+        let none = load_text("models: []\n").expect_err("none").to_string();
+        assert_eq!(none, "models must be at least one model, is an empty list");
     }
 
     #[test]

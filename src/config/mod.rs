@@ -5,11 +5,13 @@
 
 mod defaults;
 mod load;
+mod models;
 mod protocols;
 mod store_path;
 
 pub use defaults::DefaultsConfig;
 pub use load::ConfigError;
+pub use models::{ModelConfig, ModelEntry};
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use store_path::StorePath;
 
@@ -32,8 +34,11 @@ pub struct Config {
     pub server: ServerConfig,
     /// What requests may ask for.
     pub limits: LimitsConfig,
-    /// Weights, device, precision.
+    /// Device and precision, for all models.
     pub model: ModelConfig,
+    /// The models; requests that name none get the first.
+    #[serde(deserialize_with = "models::one_or_several")]
+    pub models: Vec<ModelEntry>,
     /// Getting weights.
     pub fetch: FetchConfig,
     /// Queue, workers, deadlines.
@@ -88,35 +93,6 @@ pub struct LimitsConfig {
     pub max_paired_cells: usize,
     /// Bytes that refining one request's scores at the image's size may take.
     pub max_refinement_bytes: u64,
-}
-
-/// Weights, device, precision.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// `demo` for the embedded model, a name of the zoo, or the path of a checkpoint, file or folder.
-    pub name: String,
-    /// Where fetched models are; [`ModelConfig::folder`] says where that is when unset.
-    pub folder: Option<PathBuf>,
-    /// Where it runs.
-    pub device: DeviceChoice,
-    /// Element type of its arithmetic.
-    pub precision: PrecisionChoice,
-    /// libtorch's threads per worker; 0 takes the cgroup's quota.
-    pub threads: usize,
-}
-
-impl ModelConfig {
-    /// Where fetched models are: as set, else `maskclip/models` in the user's cache folder.
-    pub fn folder(&self) -> PathBuf {
-        self.folder.clone().unwrap_or_else(|| {
-            let cache = std::env::var_os("XDG_CACHE_HOME")
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-                .unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache"));
-            cache.join("maskclip/models")
-        })
-    }
 }
 
 /// Getting weights.
@@ -287,6 +263,7 @@ impl Config {
             server,
             limits,
             model: _,
+            models,
             fetch,
             engine,
             vocabulary,
@@ -316,6 +293,7 @@ impl Config {
         at_least_one("limits.max_input_pixels", limits.max_input_pixels)?;
         at_least_one("limits.max_windows", limits.max_windows as u64)?;
         at_least_one("limits.max_paired_cells", limits.max_paired_cells as u64)?;
+        in_range("models", !models.is_empty(), "an empty list", "at least one model")?;
         in_range(
             "fetch.hub",
             matches!(fetch.hub.scheme(), "http" | "https"),

@@ -9,7 +9,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::DefaultsConfig;
-use crate::dense::{Attention, KeySmoothingMethod, Refinement, Window};
+use crate::dense::{
+    Attention, KeySmoothingMethod, MethodConstants, PearlConstants, Refinement, ResclipConstants, Window,
+};
 use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet};
 
@@ -34,6 +36,10 @@ pub enum ProtocolMethod {
     Naclip,
     /// SC-CLIP, SuleBai/SC-CLIP 0417ba9.
     ScClip,
+    /// ResCLIP, yvhangyang/ResCLIP 0e085f7, its path test as released.
+    Resclip,
+    /// PEARL, PGSmall/PEARL c26062b, its rotation as released, with its propagation.
+    Pearl,
 }
 
 /// Data sets that protocols are for.
@@ -58,19 +64,33 @@ pub enum ProtocolData {
 }
 
 use ProtocolData::{Ade20k, Cityscapes, Context59, Context60, Object, Stuff, Voc20, Voc21};
-use ProtocolMethod::{Clearclip, Naclip, ScClip, Sclip};
+use ProtocolMethod::{Clearclip, Naclip, Pearl, Resclip, ScClip, Sclip};
 
 impl ProtocolMethod {
     /// Every one.
-    pub const ALL: [Self; 4] = [Sclip, Clearclip, Naclip, ScClip];
+    pub const ALL: [Self; 6] = [Sclip, Clearclip, Naclip, ScClip, Resclip, Pearl];
 
-    /// Its last attention, whose name is its own.
+    /// The name in a protocol's.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Sclip => "sclip",
+            Clearclip => "clearclip",
+            Naclip => "naclip",
+            ScClip => "sc-clip",
+            Resclip => "resclip",
+            Pearl => "pearl",
+        }
+    }
+
+    /// Its last attention.
     const fn attention(self) -> Attention {
         match self {
             Sclip => Attention::Sclip,
             Clearclip => Attention::Clearclip,
             Naclip => Attention::Naclip,
             ScClip => Attention::ScClip,
+            Resclip => Attention::Resclip,
+            Pearl => Attention::PearlNewtonSchulz,
         }
     }
 }
@@ -128,6 +148,22 @@ impl Protocol {
             (Stuff, _) => "coco-stuff-171",
             (Cityscapes, _) => "cityscapes-19",
             (Ade20k, _) => "ade20k-150",
+        }
+    }
+
+    /// What its method's constants are; those of the others are the default.
+    pub fn method_constants(self) -> MethodConstants {
+        let common = MethodConstants::default();
+        match self.method {
+            Sclip | Clearclip | Naclip | ScClip => common,
+            Resclip => MethodConstants {
+                resclip: resclip(self.data_set),
+                ..common
+            },
+            Pearl => MethodConstants {
+                pearl: pearl(self.data_set),
+                ..common
+            },
         }
     }
 
@@ -200,7 +236,7 @@ impl Protocol {
                 },
                 ..common
             },
-            (Naclip, data_set) => Constants {
+            (Naclip | Resclip | Pearl, data_set) => Constants {
                 threshold: if matches!(data_set, Voc21 | Context60 | Object) {
                     0.1
                 } else {
@@ -211,7 +247,11 @@ impl Protocol {
                 } else {
                     common.window
                 },
-                refinement: Refinement::Pamr,
+                refinement: match self.method {
+                    Naclip => Refinement::Pamr,
+                    Pearl => Refinement::PearlPropagation,
+                    Resclip | Sclip | Clearclip | ScClip => Refinement::None,
+                },
                 ..common
             },
             (ScClip, Voc21) => Constants {
@@ -238,9 +278,41 @@ const fn window(side: u32, stride: u32) -> Option<Window> {
     Some(Window { side, stride })
 }
 
+const fn resclip(data_set: ProtocolData) -> ResclipConstants {
+    let (threshold, middle_share, score_scale, layout_share) = match data_set {
+        Voc21 => (0.5, 0.3, 2.2, 0.7),
+        Context60 => (0.3, 0.3, 1.8, 0.7),
+        Object | Stuff => (0.11, 0.4, 1.8, 0.7),
+        Voc20 => (0.1, 0.6, 2.1, 0.6),
+        Context59 => (0.25, 0.4, 1.8, 0.7),
+        Cityscapes => (0.1, 0.2, 2.1, 0.6),
+        Ade20k => (0.25, 0.3, 2.1, 0.7),
+    };
+    ResclipConstants {
+        threshold,
+        middle_share,
+        score_scale,
+        layout_share,
+    }
+}
+
+fn pearl(data_set: ProtocolData) -> PearlConstants {
+    let common = PearlConstants::default();
+    PearlConstants {
+        key_weight: match data_set {
+            Cityscapes | Ade20k => 0.3,
+            Voc21 | Context60 | Object | Voc20 | Context59 | Stuff => common.key_weight,
+        },
+        cells: match data_set {
+            Cityscapes => 224,
+            Voc21 | Context60 | Object | Voc20 | Context59 | Stuff | Ade20k => common.cells,
+        },
+    }
+}
+
 impl fmt::Display for Protocol {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{}", self.method.attention().name(), self.data_set.name())
+        write!(formatter, "{}-{}", self.method.name(), self.data_set.name())
     }
 }
 
@@ -249,7 +321,7 @@ impl FromStr for Protocol {
 
     fn from_str(name: &str) -> Result<Self, String> {
         Self::all().find(|protocol| protocol.to_string() == name).ok_or_else(|| {
-            let methods = ProtocolMethod::ALL.map(|method| method.attention().name()).join(", ");
+            let methods = ProtocolMethod::ALL.map(ProtocolMethod::name).join(", ");
             let data = ProtocolData::ALL.map(ProtocolData::name).join(", ");
             format!("{name:?} is not a protocol: a method ({methods}), a hyphen and a data set ({data}), as in sclip-voc21")
         })
@@ -283,14 +355,14 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        assert_eq!(Protocol::all().count(), 32);
+        assert_eq!(Protocol::all().count(), 48);
         for protocol in Protocol::all() {
             assert_eq!(protocol.to_string().parse(), Ok(protocol));
         }
         assert_eq!(
             "sclip-voc12".parse::<Protocol>().unwrap_err(),
-            "\"sclip-voc12\" is not a protocol: a method (sclip, clearclip, naclip, sc-clip), a hyphen and a data set (voc21, \
-             context60, object, voc20, context59, stuff, cityscapes, ade20k), as in sclip-voc21"
+            "\"sclip-voc12\" is not a protocol: a method (sclip, clearclip, naclip, sc-clip, resclip, pearl), a hyphen and a \
+             data set (voc21, context60, object, voc20, context59, stuff, cityscapes, ade20k), as in sclip-voc21"
         );
     }
 
@@ -322,8 +394,58 @@ mod tests {
         assert_eq!(constants("naclip-voc21"), (336, None, 40.0, 0.1, 0.0));
         assert_eq!(constants("naclip-ade20k"), (336, Some((224, 112)), 40.0, 0.0, 0.0));
         assert_eq!(constants("sc-clip-object"), (336, Some((224, 112)), 55.0, 0.35, 0.0));
-        assert_eq!(settings("naclip-stuff").refinement, Refinement::Pamr);
-        assert_eq!(settings("sclip-stuff").refinement, Refinement::None);
+        assert_eq!(constants("resclip-voc21"), (336, None, 40.0, 0.1, 0.0));
+        assert_eq!(constants("resclip-object"), (336, Some((224, 112)), 40.0, 0.1, 0.0));
+        assert_eq!(constants("pearl-voc20"), (336, None, 40.0, 0.0, 0.0));
+        assert_eq!(constants("pearl-cityscapes"), (560, Some((224, 112)), 40.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn attentions_and_refinements_are_the_released_ones() {
+        let parts = |name: &str| (settings(name).attention, settings(name).refinement);
+        assert_eq!(parts("sclip-stuff"), (Attention::Sclip, Refinement::None));
+        assert_eq!(parts("naclip-stuff"), (Attention::Naclip, Refinement::Pamr));
+        assert_eq!(parts("resclip-stuff"), (Attention::Resclip, Refinement::None));
+        assert_eq!(
+            parts("pearl-stuff"),
+            (Attention::PearlNewtonSchulz, Refinement::PearlPropagation)
+        );
+    }
+
+    #[test]
+    fn constants_inside_the_methods_are_the_released_ones() {
+        let constants = |name: &str| name.parse::<Protocol>().unwrap().method_constants();
+        let resclip = |data_set: &str| {
+            let constants = constants(&format!("resclip-{data_set}"));
+            assert_eq!(constants.pearl, PearlConstants::default());
+            let ResclipConstants {
+                threshold,
+                middle_share,
+                score_scale,
+                layout_share,
+            } = constants.resclip;
+            (threshold, middle_share, score_scale, layout_share)
+        };
+        assert_eq!(resclip("voc21"), (0.5, 0.3, 2.2, 0.7));
+        assert_eq!(resclip("context60"), (0.3, 0.3, 1.8, 0.7));
+        assert_eq!(resclip("object"), (0.11, 0.4, 1.8, 0.7));
+        assert_eq!(resclip("voc20"), (0.1, 0.6, 2.1, 0.6));
+        assert_eq!(resclip("context59"), (0.25, 0.4, 1.8, 0.7));
+        assert_eq!(resclip("stuff"), (0.11, 0.4, 1.8, 0.7));
+        assert_eq!(resclip("cityscapes"), (0.1, 0.2, 2.1, 0.6));
+        assert_eq!(resclip("ade20k"), (0.25, 0.3, 2.1, 0.7));
+
+        let pearl = |data_set: &str| {
+            let constants = constants(&format!("pearl-{data_set}"));
+            assert_eq!(constants.resclip, ResclipConstants::default());
+            (constants.pearl.key_weight, constants.pearl.cells)
+        };
+        assert_eq!(pearl("cityscapes"), (0.3, 224));
+        assert_eq!(pearl("ade20k"), (0.3, 80));
+        for data_set in ["voc21", "context60", "object", "voc20", "context59", "stuff"] {
+            assert_eq!(pearl(data_set), (0.08, 80), "{data_set}");
+        }
+        assert_eq!(constants("naclip-cityscapes"), MethodConstants::default());
     }
 
     #[test]

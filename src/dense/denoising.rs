@@ -4,12 +4,24 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
+use super::Comparison;
 use super::scores::{floats, probabilities};
 use crate::label_map::QueryOwner;
 
 /// What a dropped class scores in place of its cosine, as in the reference implementation: no probability is left of it
 /// at any temperature in use.
 const DROPPED_COSINE: f64 = -100.0;
+
+/// How far below all others the logit of a dropped class is where logits have no bound.
+const DROPPED_BELOW: f64 = 100.0;
+
+/// What a dropped class scores in place of its `logits`.
+pub(super) fn dropped_logit(comparison: Comparison, logits: &Tensor, temperature: f64) -> f64 {
+    match comparison {
+        Comparison::Cosine => temperature * DROPPED_COSINE,
+        Comparison::Product => logits.min().double_value(&[]) - DROPPED_BELOW,
+    }
+}
 
 /// Logits of the classes that stayed.
 pub(super) struct Denoised {
@@ -20,13 +32,9 @@ pub(super) struct Denoised {
 }
 
 /// Drops every class whose probability, the best of its queries' in a softmax over all queries, is below `threshold` in
-/// every cell. Background queries take part in the softmax and are never dropped. `logits` are `[queries, cells]`.
-pub(super) fn drop_absent_classes(
-    logits: &Tensor,
-    owners: &[QueryOwner],
-    threshold: f32,
-    temperature: f64,
-) -> Denoised {
+/// every cell. Background queries take part in the softmax and are never dropped. `logits` are `[queries, cells]`; those of what
+/// is dropped become `dropped`.
+pub(super) fn drop_absent_classes(logits: &Tensor, owners: &[QueryOwner], threshold: f32, dropped: f64) -> Denoised {
     let best_of_query = floats(&probabilities(logits).amax([1], false)); // [queries, cells] -> [queries]
     let mut best_of_class = BTreeMap::<u16, f32>::new();
     for (owner, &best) in owners.iter().zip(&best_of_query) {
@@ -42,19 +50,19 @@ pub(super) fn drop_absent_classes(
             dropped_all: true,
         };
     }
-    let dropped: Vec<bool> = owners
+    let is_dropped: Vec<bool> = owners
         .iter()
         .map(|owner| match owner {
             QueryOwner::Class(class) => best_of_class.get(class).is_some_and(is_absent),
             QueryOwner::Background => false,
         })
         .collect();
-    let dropped = Tensor::from_slice(&dropped)
+    let is_dropped = Tensor::from_slice(&is_dropped)
         .to_kind(Kind::Bool)
         .to_device(logits.device())
         .unsqueeze(1); // [queries] -> [queries, 1]
     Denoised {
-        logits: logits.masked_fill(&dropped, temperature * DROPPED_COSINE),
+        logits: logits.masked_fill(&is_dropped, dropped),
         dropped_all: false,
     }
 }
@@ -65,7 +73,7 @@ mod tests {
     use super::*;
     use QueryOwner::{Background, Class};
 
-    const TEMPERATURE: f64 = 100.0;
+    const DROPPED: f64 = -10_000.0;
 
     /// Logits whose softmax over the first dimension is the rows given: `[queries][cells]`.
     fn logits(probabilities: &[[f32; 2]]) -> Tensor {
@@ -82,7 +90,7 @@ mod tests {
     #[test]
     fn a_class_below_the_threshold_everywhere_is_dropped_everywhere() {
         let logits = logits(&[[0.8, 0.3], [0.1, 0.6], [0.1, 0.1]]);
-        let denoised = drop_absent_classes(&logits, &[Class(0), Class(1), Class(2)], 0.5, TEMPERATURE);
+        let denoised = drop_absent_classes(&logits, &[Class(0), Class(1), Class(2)], 0.5, DROPPED);
         assert!(!denoised.dropped_all);
         assert_eq!(floats(&denoised.logits.get(2)), [-10_000.0, -10_000.0]);
         assert_eq!(
@@ -94,29 +102,37 @@ mod tests {
     #[test]
     fn a_class_is_as_present_as_its_best_query() {
         let logits = logits(&[[0.1, 0.2], [0.7, 0.6], [0.2, 0.2]]);
-        let denoised = drop_absent_classes(&logits, &[Class(0), Class(0), Class(1)], 0.5, TEMPERATURE);
+        let denoised = drop_absent_classes(&logits, &[Class(0), Class(0), Class(1)], 0.5, DROPPED);
         assert_eq!(kept(&denoised), [true, true, false]);
     }
 
     #[test]
     fn background_competes_and_is_never_dropped() {
         let logits = logits(&[[0.6, 0.2], [0.2, 0.4], [0.2, 0.4]]);
-        let denoised = drop_absent_classes(&logits, &[Class(0), Class(1), Background], 0.5, TEMPERATURE);
+        let denoised = drop_absent_classes(&logits, &[Class(0), Class(1), Background], 0.5, DROPPED);
         assert_eq!(kept(&denoised), [true, false, true]);
     }
 
     #[test]
     fn when_every_class_would_go_all_stay_and_it_is_said() {
         let logits = logits(&[[0.2, 0.3], [0.3, 0.2], [0.5, 0.5]]);
-        let denoised = drop_absent_classes(&logits, &[Class(0), Class(1), Background], 0.5, TEMPERATURE);
+        let denoised = drop_absent_classes(&logits, &[Class(0), Class(1), Background], 0.5, DROPPED);
         assert!(denoised.dropped_all);
         assert_eq!(floats(&denoised.logits), floats(&logits));
     }
 
     #[test]
+    fn what_is_dropped_is_below_all_others_at_any_length_of_the_features() {
+        let logits = logits(&[[0.8, 0.3], [0.2, 0.7]]) * 5000.0;
+        assert_eq!(dropped_logit(Comparison::Cosine, &logits, 40.0), -4000.0);
+        let dropped = dropped_logit(Comparison::Product, &logits, 1.0);
+        assert!((dropped - (5000.0 * 0.2_f64.ln() - 100.0)).abs() < 1e-2, "{dropped}");
+    }
+
+    #[test]
     fn a_class_exactly_at_the_threshold_stays() {
         let logits = Tensor::from_slice2(&[[0f32, 0.], [0., 0.]]); // Both probabilities are exactly one half.
-        let denoised = drop_absent_classes(&logits, &[Class(0), Class(1)], 0.5, TEMPERATURE);
+        let denoised = drop_absent_classes(&logits, &[Class(0), Class(1)], 0.5, DROPPED);
         assert!(!denoised.dropped_all);
         assert_eq!(kept(&denoised), [true, true]);
     }

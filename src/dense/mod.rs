@@ -1,7 +1,8 @@
 //! MaskCLIP and its successors: dense features from CLIP's own weights, their scores against text embeddings, prompt
 //! denoising, key smoothing, windows and refinement.
 //!
-//! Owns what happens between the visual tower's last stage and the score map. Builds on [`clip`](crate::clip),
+//! Owns what happens between the visual tower's last stage and the score map, and the latter half of it for any network that
+//! has features on a grid ([`FeatureSource`]). Builds on [`clip`](crate::clip),
 //! knows nothing of images, vocabularies' names or HTTP.
 //!
 //! "MaskCLIP" is Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022; where its text and its reference
@@ -11,6 +12,7 @@
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
 mod attention;
+mod constants;
 mod denoising;
 mod features;
 mod options;
@@ -22,44 +24,44 @@ mod smoothing;
 mod windows;
 
 pub use attention::{attentions, check_grid};
-pub use features::DenseFeatures;
+pub use constants::{MethodConstants, PearlConstants, ResclipConstants};
+pub use features::{Comparison, DenseFeatures, FeatureSource};
 pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
 pub use refinement::refinement_bytes;
 pub use scores::DenseScores;
 
 use tch::Tensor;
 
-use crate::clip::VisualTower;
 use crate::label_map::{QueryOwner, ScoreMap};
 
-/// Scores one image at one or more sizes against text embeddings, as a whole or through windows: [`DenseFeatures::extract`], then
+/// Scores one image at one or more sizes against text embeddings, as a whole or through windows: [`FeatureSource::features`], then
 /// [`DenseFeatures::score`], for each window of each size.
 ///
-/// `sizes` are `[3, height, width]` each, normalised, in the tower's kind and on its device, each side (and each window's) at
-/// least [`VisualTower::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
-/// `[queries, embedding]`, each row of unit length, with one owner per query.
+/// `sizes` are `[3, height, width]` each, normalised, in the network's kind and on its device, each side (and each window's) at
+/// least [`FeatureSource::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
+/// `[queries, embedding]`, each row of unit length but for what a student learned, with one owner per query.
 ///
 /// # Errors
-/// When the tower cannot compute the attention asked for, or not on an image of one of the sizes.
+/// When the network cannot compute the attention asked for, or not on an image of one of the sizes.
 ///
 /// # Panics
 /// When a shape is none of the above, there is no size, or libtorch fails.
 pub fn score(
-    tower: &VisualTower,
+    network: &dyn FeatureSource,
     sizes: &[Tensor],
     text: &Tensor,
     owners: &[QueryOwner],
     options: &DenseOptions,
 ) -> Result<DenseScores, DenseError> {
-    let views = sizes.iter().map(|image| windows::view(tower, image, options));
+    let views = sizes.iter().map(|image| windows::view(network, image, options));
     let views = views.collect::<Result<Vec<_>, _>>()?;
     Ok(scores::score_views(&views, text, owners, options))
 }
 
 /// Refines the scores that the texts, `[queries, embedding]`, have on an image of `height` x `width` pixels, with the
 /// refinement of the options they were scored with. `image` is what was scored, at its largest size, `[3, ..., ...]`; it is
-/// enlarged to that of the image for its colours. PAMR gives one cell per pixel, PEARL's propagation about 80 x 80. Memory is
-/// [`refinement_bytes`].
+/// enlarged to that of the image for its colours. PAMR gives one cell per pixel, PEARL's propagation about as many a side as the
+/// constants say. Memory is [`refinement_bytes`].
 ///
 /// # Panics
 /// When a shape is none of the above, or libtorch fails.
@@ -75,8 +77,7 @@ pub fn refine(
         Refinement::None => scores,
         Refinement::Pamr => tch::no_grad(|| refinement::by_pixel_affinity(&scores, image, height, width)),
         Refinement::PearlPropagation => {
-            let temperature = f64::from(options.temperature);
-            tch::no_grad(|| refinement::by_propagation(&scores, image, text, height, width, temperature))
+            tch::no_grad(|| refinement::by_propagation(&scores, image, text, height, width, options))
         }
     }
 }

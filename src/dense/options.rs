@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::MethodConstants;
+
 /// What the last attention of the visual tower does.
 ///
 /// - `clip`: CLIP without the change, the papers' baseline.
@@ -144,6 +146,11 @@ pub enum KeySmoothingMethod {
     Likeness,
 }
 
+impl KeySmoothingMethod {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::None, Self::Formula, Self::Reference, Self::Likeness];
+}
+
 /// Square windows through which the model sees its input, one after the other; scores are averaged where they overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
@@ -163,7 +170,7 @@ pub enum Refinement {
     /// Pixel-adaptive mask refinement (Araslanov, Roth, CVPR 2020): scores spread among neighbours of like colour.
     Pamr,
     /// PEARL's propagation (Pei et al., CVPR 2026): scores flow between neighbours of one colour and one meaning, on about
-    /// 80 x 80 cells.
+    /// 80 x 80 cells, unless the constants say otherwise.
     PearlPropagation,
 }
 
@@ -189,7 +196,7 @@ pub const MAX_TEMPERATURE: f32 = 1000.0;
 pub struct DenseOptions {
     /// The last attention.
     pub attention: Attention,
-    /// Factor on cosines before the softmax; CLIP's learned scale is 100.
+    /// Factor on cosines, or a student's products, before the softmax; CLIP's learned scale is 100, a student's 1.
     pub temperature: f32,
     /// Prompt denoising (MaskCLIP, section 3.3): a class whose best probability anywhere in the
     /// image is below this is dropped. `None` keeps all.
@@ -200,6 +207,8 @@ pub struct DenseOptions {
     pub window: Option<Window>,
     /// What is done to the scores at the image's size.
     pub refinement: Refinement,
+    /// Constants of the methods among them.
+    pub constants: MethodConstants,
 }
 
 impl Default for DenseOptions {
@@ -212,6 +221,7 @@ impl Default for DenseOptions {
             key_smoothing: KeySmoothing::None,
             window: None,
             refinement: Refinement::None,
+            constants: MethodConstants::default(),
         }
     }
 }

@@ -1,15 +1,10 @@
 //! PEARL's propagation: scores flow between neighbouring cells of one colour and one meaning, most into those that are unsure.
 //!
 //! Pei et al., CVPR 2026, arXiv 2603.21528, as released: of the texts' likeness only the diagonal is used, and the system is
-//! solved once for the whole image. It acts on scores, whatever attention they are from, averaged over about 80 x 80 cells.
+//! solved once for the whole image. It acts on scores, whatever attention they are from, averaged over about 80 x 80 cells, or as
+//! many as [`PearlConstants`](super::PearlConstants) say.
 
 use tch::{Kind, Tensor};
-
-/// Cells along a side that an image is averaged to; the release takes 224 for Cityscapes.
-const CELLS: i64 = 80;
-
-/// Cells of an image, at most: one pixel each up to 119 a side, two from 120 on.
-pub(super) const MOST_CELLS: u64 = 119 * 119;
 
 /// Steps of conjugate gradients, never fewer.
 const STEPS: usize = 25;
@@ -29,11 +24,17 @@ const TEXT_TEMPERATURE: f64 = 0.5;
 /// Weight of a text's likeness to itself beside the others'.
 const SELF_LIKENESS: f64 = 10.0;
 
-/// Pixels that are averaged along a side of `pixels` pixels: rounded, halves to even, at least 1. What is left over at the end
-/// is dropped.
-pub(super) fn pixels_per_cell(pixels: i64) -> i64 {
-    let ratio = pixels as f64 / CELLS as f64;
+/// Pixels that are averaged along a side of `pixels` pixels, which gives about `cells` cells: rounded, halves to even, at least
+/// 1. What is left over at the end is dropped.
+pub(super) fn pixels_per_cell(pixels: i64, cells: u32) -> i64 {
+    let ratio = pixels as f64 / f64::from(cells);
     (ratio.round_ties_even() as i64).max(1)
+}
+
+/// Cells of an image, at most, where a side has about `cells`: one pixel each below one and a half times that, where two begin.
+pub(super) fn most_cells(cells: u32) -> u64 {
+    let side = (3 * u64::from(cells)).div_ceil(2) - 1;
+    side * side
 }
 
 /// Solves `(diag rho + L_a) X = rho Z` by conjugate gradients from `X = Z`: cosines `Z`, `[queries, rows, columns]`, in the
@@ -155,12 +156,15 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_averaged_to_about_80_cells_a_side() {
-        let cells = |pixels: i64| pixels / pixels_per_cell(pixels);
-        assert_eq!([500, 375, 30].map(cells), [83, 75, 30]);
-        assert_eq!(pixels_per_cell(200), 2); // 2.5, to even
-        let most = (1..5000).map(cells).max().expect("some sizes");
-        assert_eq!(MOST_CELLS, (most * most) as u64);
+    fn an_image_is_averaged_to_about_as_many_cells_as_asked_for() {
+        let cells = |pixels: i64, about: u32| pixels / pixels_per_cell(pixels, about);
+        assert_eq!([500, 375, 30].map(|pixels| cells(pixels, 80)), [83, 75, 30]);
+        assert_eq!([2048, 1024].map(|pixels| cells(pixels, 224)), [227, 204]);
+        assert_eq!(pixels_per_cell(200, 80), 2); // 2.5, to even
+        for about in [1, 7, 80, 224] {
+            let most = (1..5000).map(|pixels| cells(pixels, about)).max().expect("some sizes");
+            assert_eq!(most_cells(about), (most * most) as u64, "{about}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::pamr::PixelAffinity;
 use super::scores::{floats, length};
-use super::{Refinement, propagation};
+use super::{DenseOptions, Refinement, propagation};
 use crate::label_map::{self, ScoreGrid, ScoreKind, ScoreMap};
 
 /// Floats per pixel for its affinities to 16 neighbours, thrice while they are computed.
@@ -21,13 +21,13 @@ const SOLVER_FLOATS: u64 = 8;
 
 /// Bytes that refining an image's scores takes. With PAMR these are the scores at its size and the affinities of its pixels,
 /// and scratch of a few queries comes on top; with the propagation mostly one query's scores at its size.
-pub fn refinement_bytes(refinement: Refinement, queries: usize, image_pixels: u64) -> u64 {
+pub fn refinement_bytes(options: &DenseOptions, queries: usize, image_pixels: u64) -> u64 {
     let queries = queries as u64;
-    let floats = match refinement {
+    let floats = match options.refinement {
         Refinement::None => 0,
         Refinement::Pamr => AFFINITY_FLOATS.saturating_add(queries).saturating_mul(image_pixels),
         Refinement::PearlPropagation => {
-            let cells = propagation::MOST_CELLS.min(image_pixels);
+            let cells = propagation::most_cells(options.constants.pearl.cells).min(image_pixels);
             let solver = SOLVER_FLOATS.saturating_mul(queries).saturating_mul(cells);
             PROPAGATION_FLOATS.saturating_mul(image_pixels).saturating_add(solver)
         }
@@ -52,21 +52,21 @@ pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize
     map
 }
 
-/// PEARL's propagation of cosines, which logits are `temperature` times. Smoothed weights take their place as they are: the
-/// paper has none.
+/// PEARL's propagation of cosines, which logits are the temperature times; a student's products stand for them. Smoothed
+/// weights take their place as they are: the paper has none.
 pub(super) fn by_propagation(
     scores: &ScoreMap,
     image: &Tensor,
     text: &Tensor,
     height: usize,
     width: usize,
-    temperature: f64,
+    options: &DenseOptions,
 ) -> ScoreMap {
     let size = [height, width].map(|side| i64::try_from(side).expect("a side fits 63 bits"));
-    let pixels = size.map(propagation::pixels_per_cell);
+    let pixels = size.map(|side| propagation::pixels_per_cell(side, options.constants.pearl.cells));
     let averaged = |maps: &Tensor| maps.avg_pool2d(pixels, pixels, 0, false, true, None);
     let scale = match scores.kind {
-        ScoreKind::Logits => temperature,
+        ScoreKind::Logits => f64::from(options.temperature),
         ScoreKind::Weights => 1.0,
     };
     // One query at a time, so that all of them are never at the image's size together.

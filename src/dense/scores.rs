@@ -4,7 +4,6 @@ use std::borrow::Borrow;
 
 use tch::{Kind, Tensor};
 
-use super::features::unit_rows;
 use super::{DenseFeatures, DenseOptions, KeySmoothing, denoising, smoothing};
 use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, Windows};
 
@@ -15,14 +14,15 @@ pub struct DenseScores {
     pub map: ScoreMap,
     /// Best raw cosine in any cell, per query, -1 to 1.
     pub similarity: Vec<f32>,
-    /// Softmax over the queries of temperature times cosine with CLIP's pooled image feature, the mean over windows, then sizes.
+    /// Softmax over the queries of the logits of the pooled feature, their mean over windows, then sizes.
     pub image_probability: Vec<f32>,
     /// Prompt denoising would have dropped every class, so it dropped none.
     pub denoising_dropped_all: bool,
 }
 
 impl DenseFeatures {
-    /// Scores the image against `text`, `[queries, embedding]`, each row of unit length, one owner per query. The options'
+    /// Scores the image against `text`, `[queries, embedding]`, each row of unit length but for what a student learned, one owner
+    /// per query. The options'
     /// attention and key smoothing are those the features were extracted for; sizes, windows and refinement are left to
     /// [`dense::score`](super::score) and [`dense::refine`](super::refine).
     ///
@@ -55,7 +55,7 @@ pub(super) struct View<F> {
 }
 
 /// [`DenseFeatures::score`] for an image at several sizes, each as a whole or through windows. Prompt denoising looks at all of
-/// them together, the pooled features' cosines are averaged.
+/// them together, the pooled features' logits are averaged. All features are of one network.
 pub(super) fn score_views<F: Borrow<DenseFeatures>>(
     views: &[View<F>],
     text: &Tensor,
@@ -78,13 +78,21 @@ fn score_in_float<F: Borrow<DenseFeatures>>(
         .flat_map(|view| view.features.iter().map(Borrow::borrow))
         .collect();
     let cosines: Vec<_> = features.iter().map(|features| features.cosines(text)).collect();
+    let compared: Vec<_> = features
+        .iter()
+        .zip(&cosines)
+        .map(|(features, cosines)| features.compare(text, cosines))
+        .collect();
     let cosine = Tensor::cat(&cosines, 1); // [queries, cells] each -> [queries, cells of all]
-    let pooled: Vec<_> = views.iter().map(|view| view.pooled_cosines(text)).collect();
+    let logits = Tensor::cat(&compared, 1) * temperature;
+    let pooled: Vec<_> = views.iter().map(|view| view.pooled(text)).collect();
     let pooled = Tensor::stack(&pooled, 0).mean_dim(0, false, Kind::Float); // [sizes, queries] -> [queries]
-    let logits = &cosine * temperature;
 
     let denoised = match options.prompt_denoising {
-        Some(threshold) => denoising::drop_absent_classes(&logits, owners, threshold, temperature),
+        Some(threshold) => {
+            let dropped = denoising::dropped_logit(features[0].comparison, &logits, temperature);
+            denoising::drop_absent_classes(&logits, owners, threshold, dropped)
+        }
         None => denoising::Denoised {
             logits,
             dropped_all: false,
@@ -123,12 +131,14 @@ fn score_in_float<F: Borrow<DenseFeatures>>(
 }
 
 impl<F: Borrow<DenseFeatures>> View<F> {
-    /// The mean over the windows of the pooled features' cosines, `[queries]`.
-    fn pooled_cosines(&self, text: &Tensor) -> Tensor {
-        let pooled: Vec<_> = self.features.iter().map(|window| &window.borrow().pooled).collect();
-        // [queries, embedding] x [embedding, windows] -> [queries, windows] -> [queries]
-        text.matmul(&unit_rows(&Tensor::stack(&pooled, 0)).transpose(0, 1))
-            .mean_dim(1, false, Kind::Float)
+    /// What the texts have in common with the pooled features, the mean over the windows, `[queries]`.
+    fn pooled(&self, text: &Tensor) -> Tensor {
+        let windows: Vec<_> = self
+            .features
+            .iter()
+            .map(|window| window.borrow().compare_pooled(text))
+            .collect();
+        Tensor::stack(&windows, 0).mean_dim(0, false, Kind::Float) // [windows, queries] -> [queries]
     }
 
     /// Cells of all windows.
@@ -182,4 +192,36 @@ fn count(length: usize) -> i64 {
 
 pub(super) fn length(count: i64) -> usize {
     usize::try_from(count).expect("a tensor's dimension is not negative")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use QueryOwner::Class;
+
+    #[test]
+    fn features_whose_length_counts_score_their_products_and_are_similar_by_their_cosines() {
+        // Two cells, [cells, embedding]; the second text is of twice the unit length.
+        let features = || DenseFeatures::of_grid(1, 2, Tensor::from_slice2(&[[3f32, 4.], [0., 10.]]));
+        let text = Tensor::from_slice2(&[[1f32, 0.], [0., 2.]]);
+        let options = DenseOptions {
+            temperature: 0.5,
+            ..DenseOptions::default()
+        };
+        let scores = features().score(&text, &[Class(0), Class(1)], &options);
+        assert_eq!(scores.map.kind, ScoreKind::Logits);
+        assert_eq!(scores.map.grids[0].values, [1.5, 0., 4., 10.]);
+        assert_eq!(scores.similarity, [0.6, 1.]);
+        // The mean feature is (1.5, 7), its products 1.5 and 14.
+        let first = 1.0 / (1.0 + (0.5_f32 * 12.5).exp());
+        assert!((scores.image_probability[0] - first).abs() < 1e-6, "{scores:?}");
+
+        // The first text has at most 1 / (1 + e^2.5) in any cell.
+        let denoised = DenseOptions {
+            prompt_denoising: Some(0.5),
+            ..options
+        };
+        let scores = features().score(&text, &[Class(0), Class(1)], &denoised);
+        assert_eq!(scores.map.grids[0].values, [-100., -100., 4., 10.]);
+    }
 }

@@ -1,26 +1,25 @@
-//! The input as a whole or through windows: each is an image of its own to the tower, and all have one size.
+//! The input as a whole or through windows: each is an image of its own to the network, and all have one size.
 
 use tch::Tensor;
 
 use super::scores::View;
-use super::{DenseError, DenseFeatures, DenseOptions, Window};
-use crate::clip::VisualTower;
+use super::{DenseError, DenseFeatures, DenseOptions, FeatureSource, Window};
 use crate::label_map::Windows;
 
-/// Pixels that pass through the tower together: as many windows as have no more, at least one.
+/// Pixels that pass through the network together: as many windows as have no more, at least one.
 const BATCH_PIXELS: i64 = 1 << 19;
 
-/// What the tower sees of an image, `[3, height, width]`: all windows of it, or the whole.
+/// What the network sees of an image, `[3, height, width]`: all windows of it, or the whole.
 pub(super) fn view(
-    tower: &VisualTower,
+    network: &dyn FeatureSource,
     image: &Tensor,
     options: &DenseOptions,
 ) -> Result<View<DenseFeatures>, DenseError> {
     let (_, height, width) = image.size3().expect("an image is [3, height, width]");
     let windows = over(height, width, options.window);
     let features = match &windows {
-        Some(windows) => extract(tower, &crops(image, windows, tower.patch_pixels()), options)?,
-        None => extract(tower, &[in_whole_patches(image, tower.patch_pixels())], options)?,
+        Some(windows) => extract(network, &crops(image, windows, network.patch_pixels()), options)?,
+        None => extract(network, &[in_whole_patches(image, network.patch_pixels())], options)?,
     };
     Ok(View { features, windows })
 }
@@ -33,17 +32,16 @@ fn over(height: i64, width: i64, window: Option<Window>) -> Option<Windows> {
 }
 
 /// Features of images of one size, `[3, height, width]` each, as many at a time as [`BATCH_PIXELS`] allows.
-fn extract(tower: &VisualTower, images: &[Tensor], options: &DenseOptions) -> Result<Vec<DenseFeatures>, DenseError> {
+fn extract(
+    network: &dyn FeatureSource,
+    images: &[Tensor],
+    options: &DenseOptions,
+) -> Result<Vec<DenseFeatures>, DenseError> {
     let (_, height, width) = images[0].size3().expect("an image is [3, height, width]");
     let together = (BATCH_PIXELS / (height * width)).max(1);
     let mut features = Vec::with_capacity(images.len());
     for batch in images.chunks(usize::try_from(together).expect("at least one")) {
-        features.extend(DenseFeatures::extract_batch(
-            tower,
-            &Tensor::stack(batch, 0),
-            options.attention,
-            options.key_smoothing,
-        )?);
+        features.extend(network.features(&Tensor::stack(batch, 0), options)?);
     }
     Ok(features)
 }
@@ -87,7 +85,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::clip::{ModelConfig, Weights};
+    use crate::clip::{ModelConfig, VisualTower, Weights};
     use crate::dense::{self, Attention, DenseScores, KeySmoothing, Refinement};
     use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
 

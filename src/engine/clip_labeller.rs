@@ -1,21 +1,19 @@
 //! The [`Labeller`] that CLIP is: towers on one device, dense scores on request.
 //!
-//! Owns finding a model by its name or path, choosing device and precision, and the step from plain
-//! data to tensors. It is the only place of the engine that knows libtorch.
+//! Owns finding a model by its name or path, and the step from plain data to tensors. It is the only place of the engine where
+//! tensors are.
 #![allow(clippy::disallowed_types)]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::labeller::{DenseFeatureGrid, Labeller, LabellerError, ModelInfo, Precision};
-use super::worker::LabellerFactory;
+use super::labeller::{DenseFeatureGrid, Labeller, LabellerError, ModelInfo};
+use super::place::Place;
 use crate::clip::zoo::{EmbeddedModel, PublishedModel};
-use crate::clip::{self, CheckpointError, Clip, Tokens, Weights, checkpoint};
-use crate::config::{DeviceChoice, ModelConfig, PrecisionChoice};
-use crate::dense::{self, Attention, DenseFeatures, DenseOptions, DenseScores, KeySmoothing};
+use crate::clip::{self, CheckpointError, Clip, TextTower, Tokenizer, Tokens, VisualTower, Weights, checkpoint};
+use crate::dense::{self, Attention, DenseFeatures, DenseOptions, DenseScores, FeatureSource};
 use crate::image::{ModelInput, Normalisation, NormalisedImage};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
@@ -26,10 +24,7 @@ const SHORT_SIDE: u32 = 448;
 #[derive(Debug, Clone)]
 pub struct ClipModel {
     source: Source,
-    device: Device,
-    precision: Precision,
-    /// libtorch's threads.
-    threads: usize,
+    place: Place,
 }
 
 /// Where a model's weights are.
@@ -46,7 +41,7 @@ enum Source {
 pub enum ModelError {
     /// Neither a known name nor a path.
     #[error(
-        "model.name is {0:?}: no file, no folder, and no model known by name (demo, demo-vit, or one that `maskclip fetch --list` lists)"
+        "{0:?} is no file, no folder, and no model known by name (demo, demo-vit, or one that `maskclip fetch --list` lists)"
     )]
     NotFound(String),
     /// A model of the zoo that is not here.
@@ -63,11 +58,11 @@ pub enum ModelError {
         licence: &'static str,
     },
     /// A folder without weights.
-    #[error("model.name: {0}")]
+    #[error(transparent)]
     NoWeights(#[from] CheckpointError),
     /// A CUDA device was asked for that is not there.
     #[error(
-        "model.device is cuda:{index}, but libtorch sees {count} CUDA devices here: use --device cpu, or a build with \
+        "the device is cuda:{index}, but libtorch sees {count} CUDA devices here: use --device cpu, or a build with \
          LIBTORCH_FLAVOUR=cuda on a machine with a GPU"
     )]
     NoCuda {
@@ -77,88 +72,91 @@ pub enum ModelError {
         count: usize,
     },
     /// The precision does not exist on the device.
-    #[error("model.precision is float16, which is for CUDA: on a CPU use float32 or bfloat16")]
+    #[error("the precision is float16, which is for CUDA: on a CPU use float32 or bfloat16")]
     Float16OnCpu,
 }
 
 impl ClipModel {
-    /// Finds the model, the device and the precision that the settings ask for, without loading anything.
+    /// Finds a model by its name, among the fetched ones in `folder` too, or its path, without loading anything.
     ///
     /// # Errors
-    /// When the model or the device is not there, or the device cannot compute in the precision.
-    pub fn find(config: &ModelConfig) -> Result<Self, ModelError> {
-        let device = find_device(config.device, usize::try_from(Cuda::device_count()).unwrap_or(0))?;
+    /// When it is not there.
+    pub fn find(name: &str, folder: PathBuf, place: Place) -> Result<Self, ModelError> {
         Ok(Self {
-            source: Source::find(config)?,
-            device,
-            precision: find_precision(config.precision, device)?,
-            threads: match config.threads {
-                // Knows of the cgroup's quota.
-                0 => std::thread::available_parallelism().map_or(1, usize::from),
-                threads => threads,
-            },
+            source: Source::find(name, folder)?,
+            place,
         })
     }
 
-    /// Loads the model anew on every call.
-    pub fn into_factory(self) -> LabellerFactory {
-        Arc::new(move || Ok(Box::new(self.load()?)))
+    /// The name it has by itself.
+    pub fn name(&self) -> String {
+        self.source.model_name()
     }
 
-    fn load(&self) -> Result<ClipLabeller, LabellerError> {
-        tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
-        let kind = kind_of(self.precision);
+    /// Loads the model, anew on every call.
+    ///
+    /// # Errors
+    /// [`LabellerError::Load`].
+    pub fn load(&self) -> Result<ClipLabeller, LabellerError> {
+        self.place.prepare();
         let failed = |reason: &dyn std::fmt::Display| LabellerError::Load(format!("{}: {reason}", self.source));
         // The weights first: a file that holds none is not asked for the configuration beside it.
         let (weights, config) = match &self.source {
             Source::Embedded(model) => (
-                Weights::from_bytes(model.weights, self.device, kind).map_err(|error| failed(&error))?,
+                Weights::from_bytes(model.weights, self.place.device, Kind::Float).map_err(|error| failed(&error))?,
                 clip::ModelConfig::parse(model.config).map_err(|error| failed(&error))?,
             ),
             Source::Path(path) => {
-                let weights = Weights::load(path, self.device, kind).map_err(|error| failed(&error))?;
+                let weights = Weights::load(path, self.place.device, Kind::Float).map_err(|error| failed(&error))?;
                 let config = clip::ModelConfig::find(weights.origin(), path).map_err(|error| failed(&error))?;
                 (weights, config)
             }
         };
-        let clip = Clip::load(weights, &config).map_err(|error| failed(&error))?;
+        let precision = self
+            .place
+            .precision
+            .of(&weights, &config)
+            .map_err(|error| failed(&error))?;
+        let clip = Clip::load(weights.in_kind(precision.kind()), &config).map_err(|error| failed(&error))?;
+        let embedded = match &self.source {
+            Source::Embedded(model) => Some(model),
+            Source::Path(_) => None,
+        };
         let info = ModelInfo {
             name: self.source.model_name(),
             architecture: clip.visual.architecture(),
-            weights_sha256: clip.weights_sha256.clone(),
-            precision: self.precision,
-            device: match self.device {
-                Device::Cuda(index) => format!("cuda:{index}"),
-                _ => "cpu".to_owned(),
-            },
+            weights_sha256: clip.weights_sha256,
+            precision,
+            device: self.place.device_name(),
             embedding_dimension: clip.text.embedding_dimension(),
             patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide"),
-            short_side: match &self.source {
-                Source::Embedded(model) => model.short_side,
-                Source::Path(_) => SHORT_SIDE,
-            },
+            short_side: embedded.map_or(SHORT_SIDE, |model| model.short_side),
             normalisation: Normalisation {
                 mean: config.mean.unwrap_or(Normalisation::CLIP.mean),
                 std: config.std.unwrap_or(Normalisation::CLIP.std),
             },
             attentions: dense::attentions(&clip.visual).to_vec(),
-            training_words: match &self.source {
-                Source::Embedded(model) => Some(model.training_words.lines().map(str::to_owned).collect()),
-                Source::Path(_) => None,
-            },
+            training_words: embedded.map(|model| model.training_words.lines().map(str::to_owned).collect()),
+            embedded: embedded.is_some(),
+            student: None,
         };
-        Ok(ClipLabeller { clip, info })
+        Ok(ClipLabeller {
+            visual: clip.visual,
+            texts: TextEncoder {
+                tower: clip.text,
+                tokenizer: clip.tokenizer,
+            },
+            info,
+        })
     }
 }
 
 impl Source {
-    fn find(config: &ModelConfig) -> Result<Self, ModelError> {
-        let name = &config.name;
+    fn find(name: &str, folder: PathBuf) -> Result<Self, ModelError> {
         if let Some(model) = EmbeddedModel::named(name) {
             return Ok(Self::Embedded(model));
         }
         if let Some(model) = PublishedModel::named(name) {
-            let folder = config.folder();
             return match model.find_in(&folder) {
                 Some(path) => Ok(Self::Path(path)),
                 None => Err(ModelError::NotFetched {
@@ -204,39 +202,18 @@ impl std::fmt::Display for Source {
     }
 }
 
-fn find_device(choice: DeviceChoice, cuda_devices: usize) -> Result<Device, ModelError> {
-    match choice {
-        DeviceChoice::Auto if cuda_devices > 0 => Ok(Device::Cuda(0)),
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(index) if index < cuda_devices => Ok(Device::Cuda(index)),
-        DeviceChoice::Cuda(index) => Err(ModelError::NoCuda {
-            index,
-            count: cuda_devices,
-        }),
-    }
-}
-
-fn find_precision(choice: PrecisionChoice, device: Device) -> Result<Precision, ModelError> {
-    match (choice, device) {
-        (PrecisionChoice::Auto, Device::Cuda(_)) => Ok(Precision::Float16),
-        (PrecisionChoice::Auto, _) => Ok(Precision::Float32),
-        (PrecisionChoice::Fixed(Precision::Float16), Device::Cpu) => Err(ModelError::Float16OnCpu),
-        (PrecisionChoice::Fixed(precision), _) => Ok(precision),
-    }
-}
-
-fn kind_of(precision: Precision) -> Kind {
-    match precision {
-        Precision::Float32 => Kind::Float,
-        Precision::Bfloat16 => Kind::BFloat16,
-        Precision::Float16 => Kind::Half,
-    }
-}
-
-/// CLIP on a worker thread.
-struct ClipLabeller {
-    clip: Clip,
+/// CLIP on one thread.
+pub struct ClipLabeller {
+    visual: VisualTower,
+    texts: TextEncoder,
     info: ModelInfo,
+}
+
+impl ClipLabeller {
+    /// The text tower alone, with what the model is; the visual tower's memory is free again.
+    pub fn into_text_encoder(self) -> (TextEncoder, ModelInfo) {
+        (self.texts, self.info)
+    }
 }
 
 impl Labeller for ClipLabeller {
@@ -245,14 +222,65 @@ impl Labeller for ClipLabeller {
     }
 
     fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
+        self.texts.embed(texts, templates)
+    }
+
+    fn score(
+        &mut self,
+        input: &ModelInput,
+        classifier: &Classifier,
+        options: &DenseOptions,
+    ) -> Result<DenseScores, LabellerError> {
+        score_input(
+            &self.visual,
+            (self.visual.device(), self.visual.kind()),
+            input,
+            classifier,
+            options,
+        )
+    }
+
+    fn features(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
+        let failed = |reason: &dyn std::fmt::Display| LabellerError::Model(reason.to_string());
+        let image = &input.sizes[0];
+        let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+        let pixels = pixels.to_device(self.visual.device()).to_kind(self.visual.kind());
+        let options = DenseOptions {
+            attention,
+            ..DenseOptions::default()
+        };
+        let features = DenseFeatures::extract(&self.visual, &pixels, &options).map_err(|error| failed(&error))?;
+        let cells = features.unit_cells().to_device(Device::Cpu).contiguous().flatten(0, -1);
+        Ok(DenseFeatureGrid {
+            rows: usize::try_from(features.height).expect("a grid has rows"),
+            columns: usize::try_from(features.width).expect("a grid has columns"),
+            dimension: self.info.embedding_dimension,
+            values: Vec::try_from(cells).map_err(|error: tch::TchError| failed(&error))?,
+        })
+    }
+}
+
+/// CLIP's text tower with its tokenizer.
+#[derive(Debug)]
+pub struct TextEncoder {
+    tower: TextTower,
+    tokenizer: Tokenizer,
+}
+
+impl TextEncoder {
+    /// As [`Labeller::embed_texts`].
+    ///
+    /// # Errors
+    /// When libtorch gives no vectors back.
+    pub fn embed(&self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
         let prompts: Vec<_> = texts
             .iter()
             .flat_map(|text| templates.prompts(text))
-            .map(|prompt| self.clip.tokenizer.encode(&prompt))
+            .map(|prompt| self.tokenizer.encode(&prompt))
             .collect();
         let ensemble = templates.templates().len();
         // [texts, embedding]
-        let vectors = self.clip.text.encode_ensembles(&prompts, ensemble);
+        let vectors = self.tower.encode_ensembles(&prompts, ensemble);
         let vectors = Vec::<Vec<f32>>::try_from(vectors.to_device(Device::Cpu))
             .map_err(|error| LabellerError::Model(error.to_string()))?;
         let embeddings = vectors.into_iter().zip(prompts.chunks(ensemble));
@@ -262,48 +290,35 @@ impl Labeller for ClipLabeller {
         };
         Ok(embeddings.map(embedding).collect())
     }
+}
 
-    fn score(
-        &mut self,
-        input: &ModelInput,
-        classifier: &Classifier,
-        options: &DenseOptions,
-    ) -> Result<DenseScores, LabellerError> {
-        let (device, kind) = self.clip.input();
-        // [3, height, width] each, and [queries, embedding]
-        let pixels = |image: &NormalisedImage| {
-            let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
-            pixels.to_device(device)
-        };
-        let pixels: Vec<_> = input.sizes.iter().map(pixels).collect();
-        let text =
-            Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
-        let text = text.to_device(device);
-        let sizes: Vec<_> = pixels.iter().map(|image| image.to_kind(kind)).collect();
-        let mut scores = dense::score(&self.clip.visual, &sizes, &text, &classifier.owners, options)
-            .map_err(|error| LabellerError::Model(error.to_string()))?;
-        let largest = pixels.iter().max_by_key(|image| image.numel());
-        let largest = largest.expect("an image has at least one size");
-        let (height, width) = (input.image_height, input.image_width);
-        scores.map = dense::refine(scores.map, largest, &text, height, width, options);
-        Ok(scores)
-    }
-
-    fn features(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
-        let (device, kind) = self.clip.input();
-        let image = &input.sizes[0];
+/// [`Labeller::score`] by a network that takes images of this kind on this device.
+///
+/// # Errors
+/// When the network cannot compute the options' attention, or not on images of that size.
+pub fn score_input(
+    network: &dyn FeatureSource,
+    (device, kind): (Device, Kind),
+    input: &ModelInput,
+    classifier: &Classifier,
+    options: &DenseOptions,
+) -> Result<DenseScores, LabellerError> {
+    // [3, height, width] each, and [queries, embedding]
+    let pixels = |image: &NormalisedImage| {
         let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
-        let pixels = pixels.to_device(device).to_kind(kind);
-        let features = DenseFeatures::extract(&self.clip.visual, &pixels, attention, KeySmoothing::None)
-            .map_err(|error| LabellerError::Model(error.to_string()))?;
-        let cells = features.unit_cells().to_device(Device::Cpu).contiguous().flatten(0, -1);
-        Ok(DenseFeatureGrid {
-            rows: usize::try_from(features.height).expect("a grid has rows"),
-            columns: usize::try_from(features.width).expect("a grid has columns"),
-            dimension: self.info.embedding_dimension,
-            values: Vec::try_from(cells).map_err(|error: tch::TchError| LabellerError::Model(error.to_string()))?,
-        })
-    }
+        pixels.to_device(device)
+    };
+    let pixels: Vec<_> = input.sizes.iter().map(pixels).collect();
+    let text = Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
+    let text = text.to_device(device);
+    let sizes: Vec<_> = pixels.iter().map(|image| image.to_kind(kind)).collect();
+    let mut scores = dense::score(network, &sizes, &text, &classifier.owners, options)
+        .map_err(|error| LabellerError::Model(error.to_string()))?;
+    let largest = pixels.iter().max_by_key(|image| image.numel());
+    let largest = largest.expect("an image has at least one size");
+    let (height, width) = (input.image_height, input.image_width);
+    scores.map = dense::refine(scores.map, largest, &text, height, width, options);
+    Ok(scores)
 }
 
 fn size(length: usize) -> i64 {
@@ -317,28 +332,7 @@ mod tests {
 
     /// What the settings find when they ask for this model.
     fn source(name: &str) -> Result<Source, ModelError> {
-        let settings = crate::config::Config::for_testing().model;
-        Source::find(&ModelConfig {
-            name: name.to_owned(),
-            ..settings
-        })
-    }
-
-    #[test]
-    fn auto_takes_cuda_where_there_is_one() {
-        assert_eq!(find_device(DeviceChoice::Auto, 0).unwrap(), Device::Cpu);
-        assert_eq!(find_device(DeviceChoice::Auto, 2).unwrap(), Device::Cuda(0));
-        assert_eq!(find_device(DeviceChoice::Cpu, 2).unwrap(), Device::Cpu);
-        assert_eq!(find_device(DeviceChoice::Cuda(1), 2).unwrap(), Device::Cuda(1));
-    }
-
-    #[test]
-    fn a_cuda_device_that_is_not_there_is_refused_with_what_is() {
-        let error = find_device(DeviceChoice::Cuda(2), 2).unwrap_err().to_string();
-        assert!(
-            error.contains("cuda:2") && error.contains("sees 2 CUDA devices"),
-            "{error}"
-        );
+        Source::find(name, PathBuf::new())
     }
 
     #[test]
@@ -360,23 +354,5 @@ mod tests {
         for name in ["demo", "demo-vit"] {
             assert_eq!(source(name).unwrap().model_name(), name);
         }
-    }
-
-    #[test]
-    fn float16_is_for_cuda() {
-        let float16 = PrecisionChoice::Fixed(Precision::Float16);
-        assert!(matches!(
-            find_precision(float16, Device::Cpu),
-            Err(ModelError::Float16OnCpu)
-        ));
-        assert_eq!(find_precision(float16, Device::Cuda(0)).unwrap(), Precision::Float16);
-        assert_eq!(
-            find_precision(PrecisionChoice::Auto, Device::Cuda(0)).unwrap(),
-            Precision::Float16
-        );
-        assert_eq!(
-            find_precision(PrecisionChoice::Auto, Device::Cpu).unwrap(),
-            Precision::Float32
-        );
     }
 }

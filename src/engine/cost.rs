@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::config::LimitsConfig;
-use crate::dense::{Attention, Refinement, Window, refinement_bytes};
+use crate::dense::{Attention, DenseOptions, Window, refinement_bytes};
 use crate::label_map::Windows;
 
 /// Scales, windows, an attention or a refinement that the server does not allow. Each limit is named as in the settings.
@@ -168,12 +168,12 @@ pub(super) fn check_pairs(cells: usize, attention: Attention, limits: &LimitsCon
 
 /// Checks the refinement of an image of `pixels` pixels.
 pub(super) fn check_refinement(
-    refinement: Refinement,
+    options: &DenseOptions,
     queries: usize,
     pixels: u64,
     limits: &LimitsConfig,
 ) -> Result<(), CostError> {
-    let bytes = refinement_bytes(refinement, queries, pixels);
+    let bytes = refinement_bytes(options, queries, pixels);
     let limit = limits.max_refinement_bytes;
     if bytes > limit {
         return Err(CostError::Refinement {
@@ -190,6 +190,7 @@ pub(super) fn check_refinement(
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::dense::{MethodConstants, PearlConstants, Refinement};
 
     fn limits() -> LimitsConfig {
         LimitsConfig {
@@ -285,14 +286,43 @@ mod tests {
 
     #[test]
     fn a_refinement_is_weighed_by_pixels_and_texts() {
-        assert_eq!(check_refinement(Refinement::Pamr, 2, 100, &limits()), Ok(()));
-        assert_eq!(check_refinement(Refinement::None, 3, 100, &limits()), Ok(()));
+        let check = |refinement, queries| {
+            let options = DenseOptions {
+                refinement,
+                ..DenseOptions::default()
+            };
+            check_refinement(&options, queries, 100, &limits())
+        };
+        assert_eq!(check(Refinement::Pamr, 2), Ok(()));
+        assert_eq!(check(Refinement::None, 3), Ok(()));
         assert_eq!(
-            check_refinement(Refinement::Pamr, 3, 100, &limits())
-                .expect_err("51 floats a pixel")
-                .to_string(),
+            check(Refinement::Pamr, 3).expect_err("51 floats a pixel").to_string(),
             "the refinement of 3 texts at 100 pixels takes 20400 bytes, more than limits.max_refinement_bytes = 20000; a \
              smaller image or fewer classes take less"
         );
+    }
+
+    #[test]
+    fn more_cells_make_the_propagation_dearer() {
+        let check = |cells| {
+            let key_weight = PearlConstants::default().key_weight;
+            let options = DenseOptions {
+                refinement: Refinement::PearlPropagation,
+                constants: MethodConstants {
+                    pearl: PearlConstants { key_weight, cells },
+                    ..MethodConstants::default()
+                },
+                ..DenseOptions::default()
+            };
+            let limits = LimitsConfig {
+                max_refinement_bytes: 40_000_000,
+                ..limits()
+            };
+            check_refinement(&options, 10, 1_000_000, &limits)
+        };
+        assert_eq!(check(80), Ok(()));
+        // 32 bytes for each of a million pixels, and for each of 10 texts in 335 x 335 cells.
+        let error = check(224).expect_err("more than 40 million bytes").to_string();
+        assert!(error.contains("takes 67912000 bytes"), "{error}");
     }
 }

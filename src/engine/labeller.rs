@@ -6,9 +6,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use crate::dense::DenseScores;
-use crate::dense::{Attention, DenseOptions};
+use crate::dense::{Attention, DenseOptions, KeySmoothingMethod};
 use crate::image::{ModelInput, Normalisation};
-use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
+use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
 
 /// A model that scores images against text. Lives on one worker thread and never leaves it.
 pub trait Labeller {
@@ -78,7 +78,7 @@ pub enum LabellerError {
 pub struct ModelInfo {
     /// The name requests use.
     pub name: String,
-    /// For people: "ViT-B/16", "ModifiedResNet (1, 1, 1, 1) width 24".
+    /// For people: "ViT-B/16", "ModifiedResNet (1, 1, 1, 1) width 24", "resnet50 v1c, deeplab-v2".
     pub architecture: String,
     /// SHA-256 of the weights file, lower-case hexadecimal.
     pub weights_sha256: String,
@@ -94,11 +94,97 @@ pub struct ModelInfo {
     pub short_side: u32,
     /// Pixel normalisation.
     pub normalisation: Normalisation,
-    /// The attention names this model can compute.
+    /// The attention names this model can compute; none for a student.
     pub attentions: Vec<Attention>,
     /// Words of the training captions, lower case, when the model's card lists them: other words
     /// earn a warning.
     pub training_words: Option<HashSet<String>>,
+    /// Whether it is compiled into the program.
+    pub embedded: bool,
+    /// What a student was made of; none of a CLIP.
+    pub student: Option<StudentInfo>,
+}
+
+impl ModelInfo {
+    /// What kind of model it is.
+    pub fn kind(&self) -> ModelKind {
+        match self.student {
+            None => ModelKind::Clip,
+            Some(_) => ModelKind::Student,
+        }
+    }
+
+    /// Whose text tower embeds its texts, and in which element type: its own, or its teacher's.
+    pub fn text_tower(&self) -> (&str, Precision) {
+        match &self.student {
+            None => (&self.weights_sha256, self.precision),
+            Some(student) => (&student.teacher.weights_sha256, student.teacher.precision),
+        }
+    }
+
+    /// Whether a text's embedding is none of the text tower's: what the student learned for the background.
+    pub fn has_own_embedding(&self, text: &str) -> bool {
+        let learned = self.student.as_ref().is_some_and(|student| student.learned_background);
+        learned && text.eq_ignore_ascii_case(BACKGROUND_TEXT)
+    }
+}
+
+/// The text that means what a student learned for the background, where it learned that.
+pub const BACKGROUND_TEXT: &str = "background";
+
+/// What a student was made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StudentInfo {
+    /// The classes it was trained on.
+    pub classes: Vec<Class>,
+    /// The names for what is none of them that it was trained on.
+    pub background: Vec<String>,
+    /// Name of the prompt templates they were put into.
+    pub templates: String,
+    /// Whether it learned an embedding of its own for the text [`BACKGROUND_TEXT`].
+    pub learned_background: bool,
+    /// Whose labels it learned from, and whose text tower it has.
+    pub teacher: TeacherInfo,
+}
+
+/// The teacher of a student.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeacherInfo {
+    /// The model's name.
+    pub name: String,
+    /// SHA-256 of its weights, lower-case hexadecimal.
+    pub weights_sha256: String,
+    /// Element type in which its text tower computes here.
+    pub precision: Precision,
+}
+
+/// Kinds of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelKind {
+    /// CLIP, by MaskCLIP or one of its successors.
+    Clip,
+    /// A segmentation network that `maskclip train` made (MaskCLIP+).
+    Student,
+}
+
+impl ModelKind {
+    /// Factor on cosines, or a student's products, before the softmax when nobody names one; `clip` is CLIP's. Students are
+    /// trained without any (MaskCLIP, section 3.4).
+    pub fn temperature(self, clip: f32) -> f32 {
+        match self {
+            Self::Clip => clip,
+            Self::Student => 1.0,
+        }
+    }
+
+    /// The key smoothing that it can do.
+    pub fn key_smoothings(self) -> &'static [KeySmoothingMethod] {
+        match self {
+            Self::Clip => &KeySmoothingMethod::ALL,
+            Self::Student => &[KeySmoothingMethod::None],
+        }
+    }
 }
 
 /// Element type of a model's arithmetic.

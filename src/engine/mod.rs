@@ -1,12 +1,14 @@
 //! From a request to a result: admission, decoding, text embeddings, the model's worker threads,
 //! the label map and its encoding, each under the request's deadline.
 //!
-//! Owns the order of the stages, the queue, the threads and all waiting. Knows nothing of HTTP; the
-//! only libtorch here is in [`clip_labeller`].
+//! Owns the order of the stages, the queues, the threads and all waiting. Knows nothing of HTTP; the
+//! only tensors here are in [`clip_labeller`].
 
 pub mod clip_labeller;
 mod cost;
+mod host;
 mod labeller;
+mod place;
 mod queue;
 mod request;
 mod segment;
@@ -19,23 +21,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use tokio::sync::watch;
-
 use crate::config::{Config, EngineConfig, LimitsConfig, VocabularyConfig};
 use crate::telemetry::Metrics;
 use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, Registry};
 
 pub use cost::CostError;
-pub use labeller::{DenseFeatureGrid, Labeller, LabellerError, ModelInfo, Precision};
+pub use host::ServedModel;
+pub use labeller::{
+    DenseFeatureGrid, Labeller, LabellerError, ModelInfo, ModelKind, Precision, StudentInfo, TeacherInfo,
+};
+pub use place::{Place, PrecisionRule};
 pub use request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, VocabularyChoice,
     Warning, WarningCode,
 };
 pub use worker::LabellerFactory;
 
-use queue::JobQueue;
+use host::ModelHost;
 use slots::Slots;
-use worker::{Job, WorkerContext, WorkersState};
 
 /// The settings the engine obeys.
 #[derive(Debug, Clone)]
@@ -61,11 +64,11 @@ impl From<&Config> for EngineSettings {
 /// Whether requests are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// No worker has been ready yet.
+    /// A model has had no worker ready yet.
     Starting,
-    /// At least one worker has a warm model.
+    /// Each model has at least one warm worker.
     Ready,
-    /// All workers have panicked and are loading the model anew.
+    /// All workers of a model have panicked and are loading it anew; requests to the others are answered.
     Recovering,
     /// The server is going down.
     Draining,
@@ -76,8 +79,8 @@ pub struct Engine {
     settings: EngineSettings,
     metrics: Arc<Metrics>,
     slots: Slots,
-    queue: Arc<JobQueue<Job>>,
-    workers: watch::Receiver<WorkersState>,
+    /// In the order of the settings, the default first; never empty.
+    models: Vec<ModelHost>,
     draining: AtomicBool,
     embeddings: Arc<EmbeddingStore>,
     registry: Arc<Registry>,
@@ -85,23 +88,22 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the workers. Returns at once; [`Engine::ready`] waits for the model. Vocabularies and text embeddings
-    /// outlive the engine on `disk`, if there is one.
+    /// Starts the workers of all models, each with a name of its own; requests that name none get the first. Returns at once;
+    /// [`Engine::ready`] waits for them. Vocabularies and text embeddings outlive the engine on `disk`, if there is one.
+    ///
+    /// # Panics
+    /// When there is no model.
     pub fn start(
         settings: EngineSettings,
-        factory: LabellerFactory,
+        models: Vec<ServedModel>,
         disk: Option<Arc<DiskStore>>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let queue = Arc::new(JobQueue::new(metrics.queue_depth.clone()));
-        let (state, workers) = watch::channel(WorkersState::Loading);
-        let context = Arc::new(WorkerContext {
-            queue: Arc::clone(&queue),
-            factory,
-            state,
-            metrics: Arc::clone(&metrics),
-        });
-        worker::spawn(&context, settings.engine.workers);
+        assert!(!models.is_empty(), "the settings have at least one model");
+        let models = models
+            .into_iter()
+            .map(|model| ModelHost::start(model, &settings, &metrics));
+        let models = models.collect();
         let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes, disk.clone());
         metrics.watch_store(Arc::clone(&embeddings));
         Arc::new(Self {
@@ -111,39 +113,32 @@ impl Engine {
             recent: RecentLists::new(settings.vocabulary.recent_lists),
             settings,
             metrics,
-            queue,
-            workers,
+            models,
             draining: AtomicBool::new(false),
         })
     }
 
-    /// Waits until the first worker is ready.
+    /// Waits until each model has a worker ready; what they are, in their order.
     ///
     /// # Errors
-    /// When the model cannot be loaded: no request will ever be answered.
-    pub async fn ready(&self) -> Result<Arc<ModelInfo>, Arc<LabellerError>> {
-        let mut workers = self.workers.clone();
-        let state = workers
-            .wait_for(|state| !matches!(state, WorkersState::Loading))
-            .await
-            .expect("workers publish their state for as long as the engine lives");
-        match &*state {
-            WorkersState::Loaded { model, .. } => Ok(Arc::clone(model)),
-            WorkersState::Failed(error) => Err(Arc::clone(error)),
-            WorkersState::Loading => unreachable!("just waited for another state"),
+    /// When one cannot be loaded: no request to it will ever be answered.
+    pub async fn ready(&self) -> Result<Vec<Arc<ModelInfo>>, Arc<LabellerError>> {
+        let mut models = Vec::with_capacity(self.models.len());
+        for host in &self.models {
+            models.push(host.ready().await?);
         }
+        Ok(models)
     }
 
-    /// Whether requests are taken.
+    /// Whether requests are taken, to any of the models.
     pub fn readiness(&self) -> Readiness {
         if self.draining.load(Ordering::Relaxed) {
             return Readiness::Draining;
         }
-        match &*self.workers.borrow() {
-            WorkersState::Loading | WorkersState::Failed(_) => Readiness::Starting,
-            WorkersState::Loaded { live: 0, .. } => Readiness::Recovering,
-            WorkersState::Loaded { .. } => Readiness::Ready,
-        }
+        let states: Vec<_> = self.models.iter().map(ModelHost::readiness).collect();
+        let worst = [Readiness::Starting, Readiness::Recovering];
+        let worst = worst.into_iter().find(|state| states.contains(state));
+        worst.unwrap_or(Readiness::Ready)
     }
 
     /// Refuses further requests; those admitted go on.
@@ -151,17 +146,30 @@ impl Engine {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The model, once one has been loaded.
-    pub fn model(&self) -> Option<Arc<ModelInfo>> {
-        match &*self.workers.borrow() {
-            WorkersState::Loaded { model, .. } => Some(Arc::clone(model)),
-            WorkersState::Loading | WorkersState::Failed(_) => None,
-        }
+    /// The models that have been loaded, in their order, and whether each answers now.
+    pub fn models(&self) -> Vec<(Arc<ModelInfo>, bool)> {
+        let loaded = |host: &ModelHost| Some((host.info()?, host.readiness() == Readiness::Ready));
+        self.models.iter().filter_map(loaded).collect()
     }
-}
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.queue.close();
+    /// The name and the kind of the model that a request names, or of the first; known before any is loaded.
+    ///
+    /// # Errors
+    /// [`SegmentError::UnknownModel`].
+    pub fn find_model(&self, name: Option<&str>) -> Result<(&str, ModelKind), SegmentError> {
+        let host = match name {
+            None => &self.models[0],
+            Some(name) => self.host(name)?,
+        };
+        Ok((&host.name, host.kind))
+    }
+
+    /// The model of that name.
+    fn host(&self, name: &str) -> Result<&ModelHost, SegmentError> {
+        let unknown = || SegmentError::UnknownModel {
+            asked: name.to_owned(),
+            served: self.models.iter().map(|host| host.name.clone()).collect(),
+        };
+        self.models.iter().find(|host| host.name == name).ok_or_else(unknown)
     }
 }

@@ -14,6 +14,8 @@ use crate::vocabulary::{Class, ClassListAdvice, Synonyms, TemplateSet, Vocabular
 /// One image to be labelled. Everything has been given a value: defaults are the caller's.
 #[derive(Debug, Clone)]
 pub struct SegmentRequest {
+    /// The name of the model that must answer.
+    pub model: String,
     /// The encoded image (JPEG, PNG, ...), not yet looked at.
     pub image: Bytes,
     /// What to look for.
@@ -103,7 +105,7 @@ pub struct ClassResult {
     pub statistics: ClassStatistics,
     /// Best raw cosine anywhere on the grid, -1 to 1.
     pub similarity: f32,
-    /// CLIP's own image-level probability, relative to the class list, 0 to 1.
+    /// The model's image-level probability, relative to the class list, 0 to 1: CLIP's own, or that of a student's mean feature.
     pub image_probability: f32,
 }
 
@@ -203,6 +205,14 @@ pub enum SegmentError {
     /// The attention that was asked for is not defined on the model's input for this image.
     #[error(transparent)]
     UnsuitableInput(#[from] DenseError),
+    /// The request names a model that is not served.
+    #[error("no model is called {asked:?}; there {}", list(served))]
+    UnknownModel {
+        /// The name in the request.
+        asked: String,
+        /// The names of those there are.
+        served: Vec<String>,
+    },
     /// The model at hand cannot do what was asked; the text says what it can.
     #[error("{0}")]
     Unsupported(String),
@@ -226,6 +236,12 @@ pub enum SegmentError {
     /// Our fault; the log has the detail.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// "is demo", or "are demo, fruit".
+fn list(names: &[String]) -> String {
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{verb} {}", names.join(", "))
 }
 
 impl Timings {

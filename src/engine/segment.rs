@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::cost;
+use super::host::ModelHost;
 use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, Warning, WarningCode,
 };
 use super::slots::Slot;
 use super::worker::{Job, ScoreJob};
-use super::{Engine, ModelInfo, Readiness};
-use crate::dense::{self, DenseScores};
+use super::{Engine, ModelInfo, ModelKind, Readiness};
+use crate::dense::{self, DenseScores, KeySmoothing};
 use crate::image::{self, ModelInput, RgbImage};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, QueryOwner};
 use crate::telemetry::Stage;
@@ -28,13 +29,15 @@ impl Engine {
     /// # Errors
     /// See [`SegmentError`]: the image, the vocabulary, the options, the engine's state, the deadline.
     pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        let model = self.ready_model()?;
+        let host = self.host(&request.model)?;
+        let model = self.ready_model(host)?;
         let slot = self.take_slot()?;
         let progress = Progress::default();
         let deadline = request.deadline;
         let start = Instant::now();
         let run = Run {
             engine: self,
+            host,
             model,
             slot,
             progress: &progress,
@@ -49,15 +52,19 @@ impl Engine {
         }
     }
 
-    /// The model, if a request can be answered now.
-    pub(super) fn ready_model(&self) -> Result<Arc<ModelInfo>, SegmentError> {
-        match (self.readiness(), self.model()) {
+    /// What a model is, if a request to it can be answered now, whatever becomes of the others.
+    pub(super) fn ready_model(&self, host: &ModelHost) -> Result<Arc<ModelInfo>, SegmentError> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(SegmentError::Unavailable("the server is going down"));
+        }
+        match (host.readiness(), host.info()) {
             (Readiness::Ready, Some(model)) => Ok(model),
-            (Readiness::Draining, _) => Err(SegmentError::Unavailable("the server is going down")),
             (Readiness::Recovering, _) => Err(SegmentError::Unavailable(
                 "the model is being loaded anew after a failure",
             )),
-            (Readiness::Starting | Readiness::Ready, _) => Err(SegmentError::Unavailable("the model is being loaded")),
+            (Readiness::Starting | Readiness::Ready | Readiness::Draining, _) => {
+                Err(SegmentError::Unavailable("the model is being loaded"))
+            }
         }
     }
 
@@ -85,6 +92,7 @@ impl Progress {
 /// One request on its way.
 struct Run<'engine> {
     engine: &'engine Engine,
+    host: &'engine ModelHost,
     model: Arc<ModelInfo>,
     slot: Arc<Slot>,
     progress: &'engine Progress,
@@ -162,6 +170,17 @@ impl Run<'_> {
 
     /// What the model at hand cannot do.
     fn check(&self, request: &SegmentRequest) -> Result<(), SegmentError> {
+        match self.host.kind {
+            ModelKind::Clip => self.check_attention(request),
+            ModelKind::Student if request.dense.key_smoothing != KeySmoothing::None => Err(SegmentError::Unsupported(
+                format!("the model {} is a student: it has no keys to smooth", self.model.name),
+            )),
+            // It has no attention, and does not look at the request's.
+            ModelKind::Student => Ok(()),
+        }
+    }
+
+    fn check_attention(&self, request: &SegmentRequest) -> Result<(), SegmentError> {
         let possible = &self.model.attentions;
         if possible.contains(&request.dense.attention) {
             return Ok(());
@@ -229,7 +248,7 @@ impl Run<'_> {
         let pixels = (input.image_height * input.image_width) as u64;
         let limits = &self.engine.settings.limits;
         Ok(cost::check_refinement(
-            request.dense.refinement,
+            &request.dense,
             classifier.queries,
             pixels,
             limits,
@@ -241,7 +260,7 @@ impl Run<'_> {
         let start = Instant::now();
         let embeddings = self
             .engine
-            .embed(list, request.templates, &self.model, &self.slot)
+            .embed(list, request.templates, self.host, &self.model, &self.slot)
             .await?;
         self.record(Stage::Text, start.elapsed());
         Ok(embeddings)
@@ -266,7 +285,7 @@ impl Run<'_> {
             reply,
             _slot: Arc::clone(&self.slot),
         };
-        if self.engine.queue.push(Job::Score(job)).is_err() {
+        if self.host.queue.push(Job::Score(job)).is_err() {
             return Err(SegmentError::Unavailable("the server is going down"));
         }
         let stopped = |_| SegmentError::Internal("the worker stopped before it answered".to_owned());
@@ -319,7 +338,7 @@ impl Run<'_> {
     }
 
     fn record(&mut self, stage: Stage, elapsed: Duration) {
-        self.engine.metrics.stage(stage, elapsed);
+        self.engine.metrics.stage(&self.host.name, stage, elapsed);
         self.timings.set(stage, elapsed);
     }
 

@@ -1,9 +1,11 @@
 //! Text embeddings: what is not held is computed on a worker.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::host::ModelHost;
 use super::queue::JobQueue;
 use super::request::SegmentError;
 use super::slots::Slot;
@@ -14,47 +16,64 @@ use crate::vocabulary::{
 };
 
 impl Engine {
-    /// The embeddings of a class list's texts, in the order of [`ClassList::texts`].
+    /// The embeddings of a class list's texts for a model, in the order of [`ClassList::texts`].
     pub(super) async fn embed(
         &self,
         list: &ClassList,
         templates: TemplateSet,
+        host: &ModelHost,
         model: &ModelInfo,
         slot: &Arc<Slot>,
     ) -> Result<Vec<TextEmbedding>, EmbeddingError> {
-        let embedder = QueueEmbedder {
-            queue: Arc::clone(&self.queue),
-            slot: Arc::clone(slot),
-        };
-        self.embeddings
-            .resolve(&embedding_space(model, templates), &list.texts(), Arc::new(embedder))
-            .await
+        let mut embeddings = HashMap::new();
+        for (space, texts) in spaces(model, templates, &list.texts()) {
+            let embedder = QueueEmbedder {
+                queue: Arc::clone(&host.queue),
+                slot: Arc::clone(slot),
+            };
+            let resolved = self.embeddings.resolve(&space, &texts, Arc::new(embedder)).await?;
+            embeddings.extend(texts.into_iter().zip(resolved));
+        }
+        let embedding_of = |text: &String| embeddings[text].clone();
+        Ok(list.texts().iter().map(embedding_of).collect())
     }
 
-    /// Embeds a class list's texts before they are needed; what is held already is not computed again.
+    /// Embeds a class list's texts for a model before they are needed; what is held already is not computed again.
     ///
     /// # Errors
-    /// When no worker is ready, the engine has no slot free, or the model fails.
-    pub async fn embed_ahead(&self, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
-        let (model, slot) = (self.ready_model()?, self.take_slot()?);
-        self.embed(list, templates, &model, &slot).await?;
+    /// When there is no such model, no worker of it is ready, the engine has no slot free, or the model fails.
+    pub async fn embed_ahead(&self, model: &str, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
+        let host = self.host(model)?;
+        let (model, slot) = (self.ready_model(host)?, self.take_slot()?);
+        self.embed(list, templates, host, &model, &slot).await?;
         Ok(())
     }
 
     /// How many of a class list's texts are embedded for a model, in memory or on disk, and how many there are.
     pub async fn embedded(&self, model: &ModelInfo, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
-        let texts = list.texts();
-        let space = embedding_space(model, templates);
-        (self.embeddings.embedded(&space, &texts).await, texts.len())
+        let mut embedded = 0;
+        for (space, texts) in spaces(model, templates, &list.texts()) {
+            embedded += self.embeddings.embedded(&space, &texts).await;
+        }
+        (embedded, list.texts().len())
     }
 }
 
-fn embedding_space(model: &ModelInfo, templates: TemplateSet) -> EmbeddingSpace {
-    EmbeddingSpace {
-        weights_sha256: model.weights_sha256.as_str().into(),
-        precision: model.precision.name(),
+/// Texts by whose their embeddings are: the text tower's, so that a student shares them with its teacher, or the model's own.
+fn spaces(
+    model: &ModelInfo,
+    templates: TemplateSet,
+    texts: &[String],
+) -> impl Iterator<Item = (EmbeddingSpace, Vec<String>)> {
+    let (own, towers): (Vec<_>, Vec<_>) = texts.iter().cloned().partition(|text| model.has_own_embedding(text));
+    let (tower_sha256, precision) = model.text_tower();
+    let space = |weights_sha256: &str| EmbeddingSpace {
+        weights_sha256: weights_sha256.into(),
+        precision: precision.name(),
         templates,
-    }
+    };
+    let spaces = [(space(tower_sha256), towers), (space(&model.weights_sha256), own)];
+    spaces.into_iter().filter(|(_, texts)| !texts.is_empty())
 }
 
 /// Embeds texts on a worker. Holds its request's slot for as long as the store works with it, so

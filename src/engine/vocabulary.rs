@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::Engine;
 use super::request::{SegmentError, SegmentRequest, VocabularyChoice};
+use super::slots::Slot;
 use crate::vocabulary::{
     ClassList, NamedVocabulary, Precondition, RecentLists, Registry, Stored, TemplateSet, VocabularyDefinition,
     VocabularyError, off_pool,
@@ -30,8 +31,8 @@ impl Engine {
         &self.recent
     }
 
-    /// Defines a vocabulary, or defines it anew, and starts to embed its texts with `templates` if
-    /// the engine has a slot free; [`Engine::embedded`] tells how far that is.
+    /// Defines a vocabulary, or defines it anew, and starts to embed its texts with `templates` for every
+    /// model that is ready, if the engine has a slot free; [`Engine::embedded`] tells how far that is.
     ///
     /// Call it inside a tokio runtime.
     ///
@@ -47,15 +48,22 @@ impl Engine {
         let name = name.to_owned();
         let put = move |registry: &Registry| registry.put(&name, definition, &precondition, SystemTime::now());
         let (vocabulary, stored) = self.with_registry(put).await?;
-        if let (Ok(model), Ok(slot)) = (self.ready_model(), self.take_slot()) {
+        if let Ok(slot) = self.take_slot() {
             let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
-            tokio::spawn(async move {
-                if let Err(error) = engine.embed(&list, templates, &model, &slot).await {
-                    tracing::warn!(%error, "a vocabulary could not be embedded ahead; its first request will");
-                }
-            });
+            tokio::spawn(async move { engine.embed_for_all(&list, templates, &slot).await });
         }
         Ok((vocabulary, stored))
+    }
+
+    /// Embeds a class list's texts for every model that is ready, one after the other.
+    async fn embed_for_all(&self, list: &ClassList, templates: TemplateSet, slot: &Arc<Slot>) {
+        for host in &self.models {
+            let Ok(model) = self.ready_model(host) else { continue };
+            if let Err(error) = self.embed(list, templates, host, &model, slot).await {
+                let model = &host.name;
+                tracing::warn!(%error, model, "a vocabulary could not be embedded ahead; its first request will");
+            }
+        }
     }
 
     /// Drops a vocabulary.

@@ -64,7 +64,7 @@ pub struct EmbedJob {
     pub _slot: Arc<Slot>,
 }
 
-/// What is known of the workers as a whole.
+/// What is known of a model's workers as a whole.
 #[derive(Debug, Clone)]
 pub enum WorkersState {
     /// No worker has been ready yet.
@@ -80,8 +80,10 @@ pub enum WorkersState {
     },
 }
 
-/// What every worker shares.
+/// What every worker of a model shares.
 pub struct WorkerContext {
+    /// What requests call the model.
+    pub model: String,
     /// Where jobs come from.
     pub queue: Arc<JobQueue<Job>>,
     /// Makes the model.
@@ -107,14 +109,16 @@ pub fn spawn(context: &Arc<WorkerContext>, count: usize) {
 /// One worker's life: load, warm, answer jobs; after a panic again from the start.
 fn work(context: &WorkerContext) {
     loop {
-        match catch(|| load_and_warm(&context.factory)) {
+        match catch(|| load_and_warm(context)) {
             Ok(Ok(mut labeller)) => {
                 context.worker_is_live(labeller.info());
                 let outcome = answer_jobs(&context.queue, labeller.as_mut());
                 context.worker_is_gone();
                 match outcome {
                     Outcome::QueueClosed => return,
-                    Outcome::Panicked(message) => tracing::error!(%message, "the model panicked; loading it anew"),
+                    Outcome::Panicked(message) => {
+                        tracing::error!(model = context.model, %message, "the model panicked; loading it anew");
+                    }
                 }
             }
             Ok(Err(error)) => {
@@ -165,9 +169,9 @@ fn answer(labeller: &mut dyn Labeller, job: Job) {
 }
 
 /// A model that has answered once: allocators, thread pools and kernels are in place.
-fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, LabellerError> {
+fn load_and_warm(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerError> {
     let start = Instant::now();
-    let mut labeller = factory()?;
+    let mut labeller = (context.factory)()?;
     let embedding = labeller
         .embed_texts(&["warm-up".to_owned()], TemplateSet::Simple)?
         .remove(0);
@@ -188,17 +192,14 @@ fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, Labelle
         embeddings: embedding.vector.to_vec(),
         owners: vec![QueryOwner::Class(0)],
     };
-    let attention = *info
-        .attentions
-        .first()
-        .expect("a model computes at least one attention");
     let options = DenseOptions {
-        attention,
+        // A student has none, and looks at none.
+        attention: info.attentions.first().copied().unwrap_or_default(),
         ..DenseOptions::default()
     };
     labeller.score(&input, &classifier, &options)?;
     tracing::info!(
-        model = info.name,
+        model = context.model,
         architecture = info.architecture,
         device = info.device,
         precision = info.precision.name(),
@@ -210,8 +211,12 @@ fn load_and_warm(factory: &LabellerFactory) -> Result<Box<dyn Labeller>, Labelle
 
 impl WorkerContext {
     fn worker_is_live(&self, model: &ModelInfo) {
-        self.metrics.workers_live.inc();
-        self.metrics.model_loaded(model);
+        let model = ModelInfo {
+            name: self.model.clone(),
+            ..model.clone()
+        };
+        self.metrics.workers_live(&self.model).inc();
+        self.metrics.model_loaded(&model);
         self.state.send_modify(|state| {
             *state = match state {
                 WorkersState::Loaded { model, live } => WorkersState::Loaded {
@@ -227,7 +232,7 @@ impl WorkerContext {
     }
 
     fn worker_is_gone(&self) {
-        self.metrics.workers_live.dec();
+        self.metrics.workers_live(&self.model).dec();
         self.state.send_modify(|state| {
             if let WorkersState::Loaded { live, .. } = state {
                 *live -= 1;
@@ -238,7 +243,7 @@ impl WorkerContext {
     /// Publishes a failed load. True when no worker has ever been ready, so that trying again is
     /// pointless: the checkpoint or the settings are wrong.
     fn load_failed(&self, error: LabellerError) -> bool {
-        tracing::error!(%error, "the model could not be loaded");
+        tracing::error!(model = self.model, %error, "the model could not be loaded");
         let error = Arc::new(error);
         self.state.send_if_modified(|state| match state {
             WorkersState::Loading => {

@@ -84,6 +84,7 @@ impl Task {
     fn settings(&self, model: &ModelInfo) -> String {
         // Taken apart, so that a new field has to be thought of here.
         let SegmentRequest {
+            model: _, // its weights say more
             image: _,
             deadline: _,
             output: _,

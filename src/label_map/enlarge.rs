@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::interpolation::Interpolation;
+use super::lanes::LANES;
 use super::{ScoreGrid, ScoreMap};
 
 /// Interpolates the scores to `height` x `width` pixels, as [`label_map`](super::label_map) does row by row: one grid without
@@ -14,10 +15,17 @@ pub fn enlarge(scores: &ScoreMap, height: usize, width: usize) -> ScoreMap {
     let interpolation = Interpolation::new(scores, height, width);
     let mut values = vec![0.0; scores.queries * height * width];
     values.par_chunks_exact_mut(width).enumerate().for_each_init(
-        || (vec![0.0; interpolation.row_cells()], vec![(); width]),
-        |(cells, nothing), (row, pixels)| {
-            interpolation.blend_rows(row / height, row % height, cells);
-            interpolation.blend_columns(0, cells, pixels, nothing, |(), value| value);
+        || (vec![0.0; interpolation.row_cells()], Vec::new()),
+        |(row_cells, tile_cells), (row, pixels)| {
+            interpolation.blend_rows(row / height, row % height, row_cells);
+            let mut blocks = pixels.chunks_mut(LANES);
+            for tile in interpolation.tiles() {
+                tile_cells.clear();
+                tile_cells.extend(tile.cells.iter().map(|&cell| row_cells[cell]));
+                for (block, pixels) in tile.blocks.iter().zip(&mut blocks) {
+                    pixels.copy_from_slice(&block.blend::<false>(tile_cells).0[..pixels.len()]);
+                }
+            }
         },
     );
     ScoreMap {

@@ -1,19 +1,25 @@
 //! Positions and weights of bilinear interpolation: along one axis, and from all grids of a score map to an image.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::lanes::{LANES, Lanes, multiply_add};
 use super::windows::WindowAxis;
 use super::{ScoreGrid, ScoreMap};
+
+/// Blocks of a [`Tile`].
+const TILE_BLOCKS: usize = 8;
 
 /// Where the pixels of an image of one size take their scores from: the cells of all grids.
 ///
 /// A pixel's score is a mean of means, and all of it is linear. So for a row of the image each grid's rows are blended first,
-/// which gives the cells of all grids side by side; then one set of taps goes from these to the row's pixels.
+/// which gives the cells of all grids side by side; then one set of weights goes from these to the row's pixels.
 #[derive(Debug, Clone)]
 pub(super) struct Interpolation<'a> {
     grids: &'a [ScoreGrid],
     /// Of each grid.
     rows: Vec<Taps>,
-    /// Of all grids side by side.
-    columns: Taps,
+    /// Of all grids side by side, from left to right.
+    tiles: Vec<Tile>,
 }
 
 impl<'a> Interpolation<'a> {
@@ -39,7 +45,7 @@ impl<'a> Interpolation<'a> {
         Self {
             grids: &scores.grids,
             rows: scores.grids.iter().map(rows).collect(),
-            columns: Taps::mean(scores.grids.iter().map(columns)),
+            tiles: Taps::mean(scores.grids.iter().map(columns)).tiles(),
         }
     }
 
@@ -59,16 +65,57 @@ impl<'a> Interpolation<'a> {
         }
     }
 
-    /// Writes `store(accumulator, score)` for `pixels.len()` pixels of a row from pixel `x` on, out of the row's cells.
-    pub fn blend_columns<A>(
-        &self,
-        x: usize,
-        row: &[f32],
-        pixels: &mut [f32],
-        accumulators: &mut [A],
-        store: impl Fn(&mut A, f32) -> f32,
-    ) {
-        self.columns.blend_columns(x, row, pixels, accumulators, store);
+    /// The pixels of a row, as many at a time as share cells and buffers.
+    pub fn tiles(&self) -> &[Tile] {
+        &self.tiles
+    }
+}
+
+/// Up to [`TILE_BLOCKS`] neighbouring blocks of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Tile {
+    /// The cells its pixels take their scores from, ascending, as positions in the row of cells.
+    pub cells: Vec<usize>,
+    /// From left to right.
+    pub blocks: Vec<Block>,
+}
+
+/// [`LANES`] neighbouring pixels of a row; those past its end repeat its last.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Block {
+    /// The cells that count, as positions in the tile's.
+    cells: Vec<usize>,
+    /// What each of them counts for in each pixel.
+    weights: Vec<Lanes>,
+}
+
+impl Tile {
+    /// Of blocks whose weights belong to cells of the row.
+    fn new(blocks: &[BTreeMap<usize, Lanes>]) -> Self {
+        let cells: BTreeSet<usize> = blocks.iter().flat_map(|block| block.keys().copied()).collect();
+        let cells = Vec::from_iter(cells);
+        let in_tile = |cell: &usize| cells.binary_search(cell).expect("the tile has all cells of its blocks");
+        let block = |weights: &BTreeMap<usize, Lanes>| Block {
+            cells: weights.keys().map(in_tile).collect(),
+            weights: weights.values().copied().collect(),
+        };
+        Self {
+            blocks: blocks.iter().map(block).collect(),
+            cells,
+        }
+    }
+}
+
+impl Block {
+    /// The pixels' scores, out of those of the tile's cells.
+    #[inline(always)]
+    pub fn blend<const FUSED: bool>(&self, cells: &[f32]) -> Lanes {
+        let mut sum = Lanes::splat(0.0);
+        for (&cell, &weights) in self.cells.iter().zip(&self.weights) {
+            let score = cells[cell];
+            sum = sum.zip(weights, |sum, weight| multiply_add::<FUSED>(score, weight, sum));
+        }
+        sum
     }
 }
 
@@ -150,27 +197,32 @@ impl Taps {
         }
     }
 
-    /// Writes `store(accumulator, interpolated value)` for `pixels.len()` pixels of this axis from pixel `x` on, out of one
-    /// row of cells.
-    fn blend_columns<A>(
-        &self,
-        x: usize,
-        cells: &[f32],
-        pixels: &mut [f32],
-        accumulators: &mut [A],
-        store: impl Fn(&mut A, f32) -> f32,
-    ) {
-        let value_of = |tap: &Tap| tap.blend(cells[tap.first], cells[tap.second]);
-        let (last, others) = self.layers.split_last().expect("every axis has a layer of taps");
-        pixels.fill(0.0);
-        for layer in others {
-            for (value, tap) in pixels.iter_mut().zip(&layer[x..]) {
-                *value += value_of(tap);
+    /// The same for many pixels at a time.
+    fn tiles(&self) -> Vec<Tile> {
+        let pixels = self.layers.first().expect("every axis has a layer of taps").len();
+        (0..pixels.div_ceil(LANES))
+            .map(|block| self.weights(block, pixels))
+            .collect::<Vec<_>>()
+            .chunks(TILE_BLOCKS)
+            .map(Tile::new)
+            .collect()
+    }
+
+    /// What every cell that counts in a block counts for in each of its pixels.
+    fn weights(&self, block: usize, pixels: usize) -> BTreeMap<usize, Lanes> {
+        let mut weights = BTreeMap::new();
+        for lane in 0..LANES {
+            let pixel = (block * LANES + lane).min(pixels - 1);
+            for tap in self.layers.iter().map(|layer| layer[pixel]) {
+                for (cell, weight) in [(tap.first, 1.0 - tap.weight), (tap.second, tap.weight)] {
+                    let weight = tap.share * weight;
+                    if weight > 0.0 {
+                        weights.entry(cell).or_insert(Lanes::splat(0.0)).0[lane] += weight;
+                    }
+                }
             }
         }
-        for ((value, tap), accumulator) in pixels.iter_mut().zip(&last[x..]).zip(accumulators) {
-            *value = store(accumulator, *value + value_of(tap));
-        }
+        weights
     }
 }
 
@@ -263,13 +315,33 @@ mod tests {
             axes.into_iter()
                 .map(|(cells, taps)| (cells, Taps { layers: vec![taps] })),
         );
-        let mut pixels = [0.0; 4];
-        let cells = [1.0, 5.0, 30.0, 3.0, 6.0, 9.0, 12.0];
-        mean.blend_columns(0, &cells, &mut pixels, &mut [(); 4], |(), value| value * 3.0);
-        let expected = [1.0 + 30.0 + 3.0, 2.0 + 30.0 + 6.0, 4.0 + 30.0 + 9.0, 5.0 + 30.0 + 12.0];
-        for (found, expected) in pixels.iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+        let [tile] = &mean.tiles()[..] else {
+            panic!("four pixels are one tile")
+        };
+        assert_eq!(tile.cells, [0, 1, 2, 3, 4, 5, 6]);
+        let pixels = tile.blocks[0].blend::<false>(&[1.0, 5.0, 30.0, 3.0, 6.0, 9.0, 12.0]);
+        // Past the row's end its last pixel is repeated.
+        let sums = [1.0 + 30.0 + 3.0, 2.0 + 30.0 + 6.0, 4.0 + 30.0 + 9.0, 5.0 + 30.0 + 12.0];
+        for (found, expected) in pixels.0.into_iter().zip(sums.into_iter().chain([sums[3]; 12])) {
+            assert!((found - expected / 3.0).abs() < 1e-5, "{found}, not {expected} / 3");
         }
+    }
+
+    #[test]
+    fn a_tile_knows_the_cells_of_its_own_pixels() {
+        let taps = Taps::new(9, None, 300); // 33.3 pixels a cell
+        let tiles = taps.tiles();
+        let blocks = |tile: &Tile| tile.blocks.len();
+        assert_eq!(tiles.iter().map(blocks).collect::<Vec<_>>(), [8, 8, 3]);
+        assert_eq!(tiles[1].cells, [3, 4, 5, 6, 7, 8]);
+        // Pixels 128 to 143 lie between cells 3 and 4, 3.36 to 3.81.
+        assert_eq!(tiles[1].blocks[0].cells, [0, 1]);
+        let scores: Vec<f32> = tiles[1].cells.iter().map(|&cell| 10.0 * cell as f32).collect();
+        let first = tiles[1].blocks[0].blend::<false>(&scores).0;
+        assert!(
+            (first[0] - 33.55).abs() < 1e-4 && (first[15] - 38.05).abs() < 1e-4,
+            "{first:?}"
+        );
     }
 
     #[test]

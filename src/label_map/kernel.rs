@@ -1,22 +1,23 @@
-//! The one pass over the image: interpolation, softmax, argmax and statistics, row by row.
+//! The one pass over the image: what is asked for becomes a plan, whose rows are shared out among threads.
 //!
 //! Scores at image size never exist as a whole: 171 classes at 2048 x 1536 would be 2.1 GB. Each
-//! image row takes its grids' rows, blends them into one of `[queries, cells of a row]`, and then a
-//! tile of [`TILE_PIXELS`] pixels at a time goes through interpolation, probabilities and argmax
-//! with the queries outermost, so that every inner loop runs along contiguous pixels.
+//! image row takes its grids' rows and blends them into one of `[queries, cells of a row]`; a tile of the row then picks the
+//! queries that matter in it ([`candidates`]), and a block of its pixels at a time goes through interpolation, probabilities
+//! and argmax ([`worker`]).
+
+mod candidates;
+mod worker;
 
 use rayon::prelude::*;
 
+use self::worker::Worker;
+use super::instructions::Instructions;
 use super::interpolation::Interpolation;
 use super::statistics::Statistics;
 use super::{LabelMap, LabelMapOptions, QueryOwner, ScoreKind, ScoreMap, UNLABELLED};
 
 /// Rows that one task takes at a time.
 const BAND_ROWS: usize = 8;
-
-/// Pixels whose scores are held at a time: `[queries, TILE_PIXELS]` floats fit a core's cache for
-/// some hundred queries.
-const TILE_PIXELS: usize = 128;
 
 /// Labels every pixel of the image.
 ///
@@ -32,10 +33,17 @@ const TILE_PIXELS: usize = 128;
 /// rule).
 ///
 /// A pixel without evidence, where all weights are 0 or below or the scores are not finite, is
-/// background with probability 0.
+/// background with probability 0. Scores that are not finite may take up to 15 pixels beside their own with them.
 ///
 /// Runs on the threads of the rayon pool it is called in. The result, to the last bit, does not
-/// depend on how many there are.
+/// depend on how many there are. It does depend on the processor's vectors, by rounding.
+///
+/// # Accuracy
+///
+/// Labels are those of exact arithmetic where the best two probabilities, and the best and the threshold, differ by more than the
+/// rounding of 32-bit scores (the interpolation's, about 1e-7 of the largest logit) and 1e-6. A probability is off by at most as
+/// much. That includes queries that are left out of a softmax because all of them together could not change it by 5e-7
+/// (their own probabilities, below that, count as 0) and the exponential's error.
 ///
 /// # Example
 ///
@@ -74,8 +82,18 @@ const TILE_PIXELS: usize = 128;
 /// owner or a background label that is no class, values that are not `[queries, height, width]`, cells that are not those of the
 /// grid's windows, a side of length 0.
 pub fn label_map(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) -> LabelMap {
+    label_map_with(Instructions::widest(), scores, owners, options)
+}
+
+/// [`label_map`] with a certain set of the processor's instructions.
+fn label_map_with(
+    instructions: Instructions,
+    scores: &ScoreMap,
+    owners: &[QueryOwner],
+    options: &LabelMapOptions,
+) -> LabelMap {
     check(scores, owners, options);
-    let mut plan = Plan::new(scores, owners, options);
+    let mut plan = Plan::new(instructions, scores, owners, options);
     if options.smallest_area > 0.0 {
         let pixels = label(&Plan {
             threshold: 0.0,
@@ -107,7 +125,7 @@ fn label(plan: &Plan<'_>) -> LabelMap {
                 worker
             },
         )
-        .map(|worker| worker.statistics)
+        .map(Worker::finish)
         .reduce(|| Statistics::new(options.classes), Statistics::merge);
 
     LabelMap {
@@ -142,9 +160,10 @@ fn check(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) {
 /// What all rows share.
 #[derive(Clone)]
 struct Plan<'a> {
+    instructions: Instructions,
     kind: ScoreKind,
     options: &'a LabelMapOptions,
-    /// Queries by owner, lowest class first, the background last: the first maximum wins ties.
+    /// First those that count; among these by owner, lowest class first, the background last: the first maximum wins ties.
     queries: Vec<Query>,
     /// The owner of background pixels: a class id, or one past the last class.
     background: usize,
@@ -166,7 +185,12 @@ struct Query {
 }
 
 impl<'a> Plan<'a> {
-    fn new(scores: &'a ScoreMap, owners: &[QueryOwner], options: &'a LabelMapOptions) -> Self {
+    fn new(
+        instructions: Instructions,
+        scores: &'a ScoreMap,
+        owners: &[QueryOwner],
+        options: &'a LabelMapOptions,
+    ) -> Self {
         let background = match options.background_label {
             UNLABELLED => options.classes,
             class => usize::from(class),
@@ -185,6 +209,7 @@ impl<'a> Plan<'a> {
             .collect();
         queries.sort_by_key(|query| query.owner);
         Self {
+            instructions,
             kind: scores.kind,
             options,
             queries,
@@ -205,6 +230,7 @@ impl<'a> Plan<'a> {
         for query in &mut self.queries {
             query.counts = query.owner == self.background || pixels[query.owner] as f64 > smallest;
         }
+        self.queries.sort_by_key(|query| !query.counts);
     }
 
     /// The pixel value of an owner.
@@ -213,160 +239,6 @@ impl<'a> Plan<'a> {
             UNLABELLED
         } else {
             owner as u16
-        }
-    }
-}
-
-/// One thread's buffers and what it has counted so far.
-struct Worker<'a> {
-    plan: &'a Plan<'a>,
-    /// `[queries, cells of a row]`, the grids at the height of the current image row, queries in the plan's order.
-    cells: Vec<f32>,
-    /// `[queries, TILE_PIXELS]`, scores and then unnormalised probabilities.
-    tile: Vec<f32>,
-    statistics: Statistics,
-}
-
-/// What a tile's pixels have come to.
-struct Winners {
-    owner: [usize; TILE_PIXELS],
-    probability: [f32; TILE_PIXELS],
-    background_probability: [f32; TILE_PIXELS],
-}
-
-impl<'a> Worker<'a> {
-    fn new(plan: &'a Plan<'a>) -> Self {
-        Self {
-            plan,
-            cells: vec![0.0; plan.queries.len() * plan.interpolation.row_cells()],
-            tile: vec![0.0; plan.queries.len() * TILE_PIXELS],
-            statistics: Statistics::new(plan.options.classes),
-        }
-    }
-
-    /// Labels row `y` of the image.
-    fn label_row(&mut self, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
-        self.blend_rows(y);
-        let tiles = labels.chunks_mut(TILE_PIXELS).zip(confidence.chunks_mut(TILE_PIXELS));
-        for (tile, (labels, confidence)) in tiles.enumerate() {
-            let x = tile * TILE_PIXELS;
-            let sums = match self.plan.kind {
-                ScoreKind::Logits => self.exponentials(x, labels.len()),
-                ScoreKind::Weights => self.clamped_weights(x, labels.len()),
-            };
-            let winners = self.winners(&sums, labels.len());
-            self.write(&winners, x, y, labels, confidence);
-        }
-    }
-
-    /// Fills `cells` with the blend of the grids' rows at row `y` of the image.
-    fn blend_rows(&mut self, y: usize) {
-        let interpolation = &self.plan.interpolation;
-        let rows = self.cells.chunks_exact_mut(interpolation.row_cells());
-        for (query, cells) in self.plan.queries.iter().zip(rows) {
-            interpolation.blend_rows(query.index, y, cells);
-        }
-    }
-
-    /// Fills the tile with `exp(score - largest score of the pixel)`; returns the sums over queries.
-    fn exponentials(&mut self, x: usize, pixels: usize) -> [f32; TILE_PIXELS] {
-        let mut largest = [f32::NEG_INFINITY; TILE_PIXELS];
-        self.interpolate(
-            x,
-            pixels,
-            |largest, score| {
-                *largest = largest.max(score);
-                score
-            },
-            &mut largest,
-        );
-        let mut sums = [0.0; TILE_PIXELS];
-        for row in self.tile.chunks_exact_mut(TILE_PIXELS) {
-            for ((value, largest), sum) in row[..pixels].iter_mut().zip(&largest).zip(&mut sums) {
-                *value = (*value - largest).exp();
-                *sum += *value;
-            }
-        }
-        sums
-    }
-
-    /// Fills the tile with weights, negative ones as 0; returns the sums over queries.
-    fn clamped_weights(&mut self, x: usize, pixels: usize) -> [f32; TILE_PIXELS] {
-        let mut sums = [0.0; TILE_PIXELS];
-        self.interpolate(
-            x,
-            pixels,
-            |sum, weight| {
-                let weight = weight.max(0.0);
-                *sum += weight;
-                weight
-            },
-            &mut sums,
-        );
-        sums
-    }
-
-    /// Fills the tile with `store(accumulator of the pixel, interpolated score)`.
-    fn interpolate(
-        &mut self,
-        x: usize,
-        pixels: usize,
-        store: impl Fn(&mut f32, f32) -> f32,
-        accumulators: &mut [f32; TILE_PIXELS],
-    ) {
-        let interpolation = &self.plan.interpolation;
-        let rows = self.cells.chunks_exact(interpolation.row_cells());
-        for (cells, row) in rows.zip(self.tile.chunks_exact_mut(TILE_PIXELS)) {
-            interpolation.blend_columns(x, cells, &mut row[..pixels], accumulators, &store);
-        }
-    }
-
-    /// Divides the tile by the sums and finds each pixel's owner; notes every class's presence.
-    fn winners(&mut self, sums: &[f32; TILE_PIXELS], pixels: usize) -> Winners {
-        let background = self.plan.background;
-        let mut winners = Winners {
-            owner: [background; TILE_PIXELS],
-            probability: [0.0; TILE_PIXELS],
-            background_probability: [0.0; TILE_PIXELS],
-        };
-        let tile_rows = self.plan.queries.iter().zip(self.tile.chunks_exact(TILE_PIXELS));
-        for (query, row) in tile_rows.filter(|(query, _)| query.counts) {
-            let mut presence = 0_f32;
-            for (pixel, (value, sum)) in row.iter().zip(sums).take(pixels).enumerate() {
-                // 0 / 0 is not a number: it exceeds nothing, so the pixel stays background.
-                let probability = value / sum;
-                presence = presence.max(probability);
-                let wins = probability > winners.probability[pixel];
-                winners.owner[pixel] = if wins { query.owner } else { winners.owner[pixel] };
-                winners.probability[pixel] = if wins { probability } else { winners.probability[pixel] };
-            }
-            self.statistics.note_presence(query.owner, presence);
-            if query.owner == background {
-                for (most, (value, sum)) in winners
-                    .background_probability
-                    .iter_mut()
-                    .zip(row.iter().zip(sums))
-                    .take(pixels)
-                {
-                    *most = most.max(value / sum);
-                }
-            }
-        }
-        winners
-    }
-
-    /// Applies the threshold, writes labels and confidence, counts.
-    fn write(&mut self, winners: &Winners, x: usize, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
-        for (pixel, (label, confidence)) in labels.iter_mut().zip(confidence).enumerate() {
-            let (owner, probability) = if winners.probability[pixel] < self.plan.threshold {
-                (self.plan.background, winners.background_probability[pixel])
-            } else {
-                (winners.owner[pixel], winners.probability[pixel])
-            };
-            *label = self.plan.label(owner);
-            *confidence = (probability * 255.0).round() as u8;
-            self.statistics
-                .note_pixel(owner, (x + pixel) as u32, y as u32, probability);
         }
     }
 }

@@ -6,8 +6,10 @@
 mod coco_rle;
 mod encode;
 mod enlarge;
+mod instructions;
 mod interpolation;
 mod kernel;
+mod lanes;
 mod palette;
 mod png;
 mod statistics;

@@ -1,6 +1,6 @@
-//! Label maps and confidence as PNG files.
+//! Label maps and confidence as PNG files, written for speed: compression is a client's waiting time too.
 
-use png::{BitDepth, ColorType, Encoder};
+use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 
 use super::encode::{UNLABELLED_8_BIT, is_8_bit, label_8_bit};
 use super::palette::palette_color;
@@ -43,6 +43,8 @@ pub(super) fn grey_png(width: u32, height: u32, samples: &[u8]) -> Vec<u8> {
     write_png(width, height, ColorType::Grayscale, BitDepth::Eight, None, samples)
 }
 
+/// Rows go in as differences to the row above: 0 almost everywhere in a label map, and what the fast compression, whose codes
+/// favour small differences, is made for.
 fn write_png(
     width: u32,
     height: u32,
@@ -55,6 +57,8 @@ fn write_png(
     let mut encoder = Encoder::new(&mut file, width, height);
     encoder.set_color(color_type);
     encoder.set_depth(depth);
+    encoder.set_compression(Compression::Fast);
+    encoder.set_filter(Filter::Up);
     if let Some(palette) = palette {
         encoder.set_palette(palette);
     }

@@ -79,16 +79,21 @@ impl Statistics {
         }
     }
 
-    /// Counts the pixel at (`x`, `y`) for its owner; owners past the last class are not counted.
-    pub fn note_pixel(&mut self, owner: usize, x: u32, y: u32, probability: f32) {
+    /// Counts neighbouring pixels of row `y`, from `x` on, for their owner; owners past the last class are not counted.
+    pub fn note_run(&mut self, owner: usize, x: usize, y: usize, probabilities: &[f32]) {
         if let Some(tally) = self.classes.get_mut(owner) {
-            tally.pixels += 1;
-            tally.left = tally.left.min(x);
-            tally.top = tally.top.min(y);
-            tally.right = tally.right.max(x);
-            tally.bottom = tally.bottom.max(y);
-            tally.confidence_sum += (f64::from(probability) * ONE) as u64;
-            tally.max_confidence = tally.max_confidence.max(probability);
+            // Exact: a float times a power of two, cut off as the sum's unit says.
+            let in_units = |&probability: &f32| u64::from((probability * ONE as f32) as u32);
+            *tally = tally.merge(Tally {
+                pixels: probabilities.len() as u64,
+                left: x as u32,
+                top: y as u32,
+                right: (x + probabilities.len() - 1) as u32,
+                bottom: y as u32,
+                confidence_sum: probabilities.iter().map(in_units).sum(),
+                max_confidence: probabilities.iter().copied().fold(0.0, f32::max),
+                presence: 0.0,
+            });
         }
     }
 

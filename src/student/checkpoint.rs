@@ -61,8 +61,11 @@ pub(super) fn to_bytes<'a>(
     safetensors::serialize(views, metadata).expect("tensors of known shapes and bytes are a file")
 }
 
+/// A run's state: its tensors by name, and what it says beside them.
+pub(super) type State = (Tensors, StateHeader);
+
 /// A run's state out of a file's bytes.
-pub(super) fn read_state(path: &Path) -> Result<(Tensors, StateHeader), TrainError> {
+pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
     let damaged = |reason: String| TrainError::Damaged {
         path: path.to_owned(),
         reason,

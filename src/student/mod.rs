@@ -1,8 +1,8 @@
 //! MaskCLIP+: a segmentation network that learns from the labels MaskCLIP gives for free (Zhou, Loy, Dai, "Extract Free Dense
 //! Labels from CLIP", ECCV 2022, section 3.4).
 //!
-//! Owns the network and its training. Where labels come from it does not know: any [`Labeller`](crate::engine::Labeller)
-//! teaches.
+//! Owns the network, its training, and what a finished student is as a model. Where labels come from it does not know: any
+//! [`Labeller`](crate::engine::Labeller) teaches.
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
@@ -10,6 +10,8 @@ mod backbone_weights;
 mod checkpoint;
 mod given_labels;
 mod images;
+mod labeller;
+mod load;
 mod loss;
 mod network;
 mod optimiser;
@@ -28,6 +30,8 @@ use std::path::{Path, PathBuf};
 pub use backbone_weights::BackboneWeights;
 pub use given_labels::GivenLabels;
 pub use images::TrainingImages;
+pub use labeller::{StudentLabeller, StudentModel};
+pub use load::{LoadError, StudentFiles};
 pub use loss::{cross_entropy, feature_distance};
 pub use network::{Backbone, Head, Mode, Network, NetworkConfig, ParameterError, Parameters, Stem};
 pub use optimiser::{OptimiserSettings, Sgd};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::backbone_weights::BackboneWeights;
-use super::checkpoint::{StateHeader, Tensors, read_state, write_atomically};
+use super::checkpoint::{State, read_state, write_atomically};
 use super::settings::Plan;
 use super::teacher::Teacher;
 use super::training::{StepReport, Trainer};
@@ -133,7 +133,7 @@ impl TrainRun<'_> {
     }
 
     /// The folder's state, which is one of this run.
-    fn state(&self) -> Result<Option<(Tensors, StateHeader)>, TrainError> {
+    fn state(&self) -> Result<Option<State>, TrainError> {
         let state_file = self.folder.join(STATE_FILE);
         if !state_file.exists() {
             return Ok(None);

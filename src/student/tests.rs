@@ -114,6 +114,8 @@ fn teacher(certainty: f32, answers: usize) -> ColourTeacher {
             normalisation: Normalisation::CLIP,
             attentions: vec![Attention::Maskclip],
             training_words: None,
+            embedded: false,
+            student: None,
         },
         certainty,
         answers_left: answers,

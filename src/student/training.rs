@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::backbone_weights::BackboneWeights;
-use super::checkpoint::{StateHeader, Tensors, to_bytes};
+use super::checkpoint::{State, StateHeader, Tensors, to_bytes};
 use super::network::{Initial, Mode, Network, Parameters, classify};
 use super::settings::{Plan, PseudoLabels};
 use super::teacher::Teacher;
@@ -74,7 +74,7 @@ impl<'a> Trainer<'a> {
         max_image_pixels: u64,
         texts: &Texts,
         backbone: Option<&BackboneWeights>,
-        state: Option<(Tensors, StateHeader)>,
+        state: Option<State>,
     ) -> Result<Self, TrainError> {
         let foreign = |error: super::ParameterError| TrainError::Foreign(error.to_string());
         let last = state.as_ref().map(|(_, header)| header.last);

@@ -199,7 +199,7 @@ impl ClassList {
     /// The classifier, from the unit embeddings of [`texts`](Self::texts) in their order.
     ///
     /// A class is one query, the mean of its name's and its synonyms' embeddings scaled to unit length, or as many queries as
-    /// it has texts. Each background name is a query of its own.
+    /// it has texts. Each background name is a query of its own. An embedding that stands alone is taken as it is.
     ///
     /// # Panics
     /// When there are not as many embeddings as texts.
@@ -344,8 +344,12 @@ fn check_name(name: &str, limits: &LimitsConfig, place: impl Fn() -> String) -> 
     Ok(name.to_owned())
 }
 
-/// The mean of unit vectors, scaled to unit length. Vectors that cancel each other out give zeros.
+/// The mean of unit vectors, scaled to unit length. Vectors that cancel each other out give zeros. One alone stays as it is: what a
+/// student learned for the background has a length of its own.
 fn unit_mean(vectors: &[&[f32]]) -> Vec<f32> {
+    if let [alone] = vectors {
+        return alone.to_vec();
+    }
     let mut sum = vectors[0].to_vec();
     for vector in &vectors[1..] {
         sum.iter_mut().zip(*vector).for_each(|(total, value)| *total += value);

@@ -9,7 +9,7 @@ use super::TemplateSet;
 /// What a model makes of one text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextEmbedding {
-    /// Of unit length.
+    /// Of unit length, but for what a student learned itself.
     pub vector: Arc<[f32]>,
     /// Whether a prompt with the text was longer than the model reads and lost its end.
     pub truncated: bool,

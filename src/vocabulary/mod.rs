@@ -46,14 +46,14 @@ impl Class {
     }
 }
 
-/// Unit text embeddings, ready to be compared with image features.
+/// Text embeddings, ready to be compared with image features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classifier {
     /// Number of queries.
     pub queries: usize,
     /// Embedding dimension.
     pub dimension: usize,
-    /// `[queries, dimension]`, row-major, each row of unit length.
+    /// `[queries, dimension]`, row-major, each row of unit length but for what a student learned itself.
     pub embeddings: Vec<f32>,
     /// Whose each query is, `[queries]`.
     pub owners: Vec<QueryOwner>,

@@ -18,8 +18,10 @@ use super::TemplateSet;
 use super::disk::{DiskStore, off_pool};
 use super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
 
-/// Texts handed to the embedder at once: few, so that images get their turn between the chunks of a long vocabulary.
-const CHUNK_TEXTS: usize = 16;
+/// Tokens beyond their templates' own that a chunk of texts may come to: what is handed to the embedder at once, so that
+/// images get their turn between the chunks of a long vocabulary. A chunk is some 20 class names in 85 templates, or 1,800
+/// in one.
+const CHUNK_TOKENS: usize = 16_384;
 
 /// What [`TextEmbedder::embed`] promises: one embedding per text, in the texts' order.
 pub type EmbeddingFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<TextEmbedding>, EmbeddingError>> + Send + 'a>>;
@@ -287,7 +289,7 @@ async fn provide(
     let mut claims = store.settle_from_disk(claims).await;
     store.misses.fetch_add(claims.len() as u64, Ordering::Relaxed);
     while !claims.is_empty() {
-        let rest = claims.split_off(claims.len().min(CHUNK_TEXTS));
+        let rest = claims.split_off(chunk_length(claims.iter().map(|claim| &*claim.key.text), templates));
         let chunk = std::mem::replace(&mut claims, rest);
         let texts = chunk.iter().map(|claim| claim.key.text.clone()).collect();
         match embedder.embed(texts, templates).await {
@@ -299,6 +301,17 @@ async fn provide(
             Err(error) => return fail(chunk, claims, &error),
         }
     }
+}
+
+/// How many of the texts go into the next chunk, at least one.
+fn chunk_length<'a>(texts: impl Iterator<Item = &'a str>, templates: TemplateSet) -> usize {
+    // No token is shorter than a byte; a prompt has about two more for what ends its sentence.
+    let most_tokens = |text: &str| templates.templates().len() * (text.len() + 2);
+    let totals = texts.scan(0, |total, text| {
+        *total += most_tokens(text);
+        Some(*total)
+    });
+    totals.take_while(|total| *total <= CHUNK_TOKENS).count().max(1)
 }
 
 fn fail(chunk: Vec<Claim>, rest: Vec<Claim>, error: &EmbeddingError) {

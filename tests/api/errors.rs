@@ -222,7 +222,7 @@ async fn a_model_that_is_not_loaded_is_422() {
             "type": "/problems/unknown-model",
             "title": "The model is not loaded",
             "status": 422,
-            "detail": "the model \"ViT-L/14\" is not loaded; \"colours\" is",
+            "detail": "no model is called \"ViT-L/14\"; there is colours",
             "instance": REQUEST_ID,
             "path": "model",
         }));
@@ -311,7 +311,7 @@ async fn a_panicking_model_is_500_and_the_server_is_not_ready_until_it_is_loaded
 
     app.get("/health/ready")
         .await
-        .assert_problem(&unavailable("the model's worker failed and is being restarted"));
+        .assert_problem(&unavailable("a model's worker failed and is being restarted"));
     app.segment(&body)
         .await
         .assert_problem(&unavailable("the model is being loaded anew after a failure"));
@@ -329,7 +329,7 @@ async fn before_the_model_is_loaded_requests_are_503() {
     let body = with_image(json!({"classes": ["red"]}));
     app.get("/health/ready")
         .await
-        .assert_problem(&unavailable("the model is being loaded"));
+        .assert_problem(&unavailable("a model is being loaded"));
     app.segment(&body)
         .await
         .assert_problem(&unavailable("the model is being loaded"));

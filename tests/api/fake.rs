@@ -5,10 +5,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, mpsc};
 
 use maskclip::dense::{Attention, DenseOptions, DenseScores};
-use maskclip::engine::{Labeller, LabellerError, LabellerFactory, ModelInfo, Precision};
+use maskclip::engine::{
+    Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, Precision, ServedModel, StudentInfo, TeacherInfo,
+};
 use maskclip::image::{ModelInput, Normalisation, NormalisedImage};
 use maskclip::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
-use maskclip::vocabulary::{Classifier, TemplateSet, TextEmbedding};
+use maskclip::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
 use tokio::sync::Semaphore;
 
 /// Sides of the fake's grid cells in pixels.
@@ -103,16 +105,30 @@ impl Control {
         self.0.asked.lock().unwrap().clone().expect("an image has been scored")
     }
 
-    /// Makes models that obey this control.
-    pub fn factory(&self) -> LabellerFactory {
+    /// A model that obeys this control.
+    pub fn model(&self) -> ServedModel {
+        self.served("colours", ModelKind::Clip, info)
+    }
+
+    /// A student that obeys this control.
+    pub fn student(&self) -> ServedModel {
+        self.served("fruit", ModelKind::Student, student_info)
+    }
+
+    fn served(&self, name: &str, kind: ModelKind, info: fn() -> ModelInfo) -> ServedModel {
         let control = self.clone();
-        Arc::new(move || {
+        let factory: LabellerFactory = Arc::new(move || {
             control.perform(&control.0.load)?;
             Ok(Box::new(ColourLabeller {
                 info: info(),
                 control: control.clone(),
             }))
-        })
+        });
+        ServedModel {
+            name: name.to_owned(),
+            kind,
+            factory,
+        }
     }
 
     /// Carries out the next action; says whether the answer is to be spoilt.
@@ -159,6 +175,35 @@ pub fn info() -> ModelInfo {
             Attention::Resclip,
         ],
         training_words: Some(["red", "green", "blue", "grey"].map(str::to_owned).into()),
+        embedded: false,
+        student: None,
+    }
+}
+
+/// The same as a student of the other, with a background of its own.
+pub fn student_info() -> ModelInfo {
+    let teacher = info();
+    let class = |name: &str| Class {
+        name: name.to_owned(),
+        synonyms: Vec::new(),
+    };
+    ModelInfo {
+        // What it is called by itself; it is served under another name.
+        name: "student".to_owned(),
+        weights_sha256: "5d".repeat(32),
+        attentions: Vec::new(),
+        student: Some(StudentInfo {
+            classes: ["red", "blue"].map(class).into(),
+            background: Vec::new(),
+            templates: "simple".to_owned(),
+            learned_background: true,
+            teacher: TeacherInfo {
+                name: teacher.name.clone(),
+                weights_sha256: teacher.weights_sha256.clone(),
+                precision: teacher.precision,
+            },
+        }),
+        ..teacher
     }
 }
 

@@ -14,4 +14,5 @@ mod openapi;
 mod options;
 mod page;
 mod segment;
+mod several_models;
 mod vocabularies;

@@ -13,6 +13,9 @@ async fn the_loaded_model_is_listed_with_the_limits() {
         list["models"],
         json!([{
             "name": "colours",
+            "kind": "clip",
+            "embedded": false,
+            "ready": true,
             "architecture": "fake",
             "weights_sha256": "c0".repeat(32),
             "precision": "float32",
@@ -20,7 +23,9 @@ async fn the_loaded_model_is_listed_with_the_limits() {
             "embedding_dimension": 4,
             "patch_pixels": 4,
             "short_side": 8,
+            "temperature": 100.0,
             "attentions": ["clip", "maskclip", "sc-clip", "resclip"],
+            "key_smoothings": ["none", "formula", "reference", "likeness"],
         }])
     );
     assert_eq!(list["limits"]["max_classes"], 17);

@@ -1,7 +1,7 @@
 //! Options of `POST /v1/segment` that reach the model or the label map: from the request, else from the defaults.
 
 use axum::http::StatusCode;
-use maskclip::dense::{KeySmoothing, KeySmoothingMethod, Refinement, Window};
+use maskclip::dense::{KeySmoothing, KeySmoothingMethod, MethodConstants, Refinement, ResclipConstants, Window};
 use serde_json::{Value, json};
 
 use crate::support::{App, REQUEST_ID, with_image};
@@ -326,9 +326,45 @@ async fn a_protocol_says_what_the_request_leaves_out() {
     let (path, detail, _) = refusal(&app, json!({"classes": ["red"], "protocol": "sclip-voc12"})).await;
     assert_eq!(path, "protocol");
     assert!(
-        detail.starts_with("\"sclip-voc12\" is not a protocol: a method (sclip, clearclip, naclip, sc-clip)"),
+        detail.starts_with(
+            "\"sclip-voc12\" is not a protocol: a method (sclip, clearclip, naclip, sc-clip, resclip, pearl)"
+        ),
         "{detail}"
     );
+}
+
+#[tokio::test]
+async fn a_protocol_brings_the_constants_of_its_method() {
+    let app = App::start_with(|config| config.limits.max_input_pixels = 1 << 20).await;
+    let asked = async |fields: Value| {
+        let mut body = with_image(fields);
+        body["attention"] = json!("maskclip"); // The fake has none of the others.
+        app.segment(&body).await.ok();
+        app.control.asked().options
+    };
+    let resclip = asked(json!({"protocol": "resclip-voc21"})).await;
+    let expected = ResclipConstants {
+        threshold: 0.5,
+        middle_share: 0.3,
+        score_scale: 2.2,
+        layout_share: 0.7,
+    };
+    assert_eq!(
+        (resclip.constants.resclip, resclip.refinement, resclip.window),
+        (expected, Refinement::None, None)
+    );
+
+    let pearl = asked(json!({"protocol": "pearl-voc20"})).await;
+    assert_eq!(pearl.refinement, Refinement::PearlPropagation);
+    assert_eq!(pearl.constants, MethodConstants::default());
+    let pearl = asked(json!({"protocol": "pearl-cityscapes", "window": "none"})).await;
+    assert_eq!(
+        (pearl.constants.pearl.key_weight, pearl.constants.pearl.cells),
+        (0.3, 224)
+    );
+
+    let own = asked(json!({"classes": ["red"]})).await;
+    assert_eq!(own.constants, MethodConstants::default());
 }
 
 #[tokio::test]

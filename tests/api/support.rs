@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use maskclip::api::{AppState, openapi_yaml, router};
 use maskclip::config::Config;
-use maskclip::engine::{Engine, EngineSettings, Readiness};
+use maskclip::engine::{Engine, EngineSettings, Readiness, ServedModel};
 use maskclip::telemetry::Metrics;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -29,6 +29,7 @@ pub const BOUNDARY: &str = "frontier";
 pub struct App {
     router: Router,
     pub engine: Arc<Engine>,
+    /// Of the first model.
     pub control: Control,
 }
 
@@ -47,6 +48,12 @@ impl App {
 
     /// Perhaps not ready yet.
     pub fn launch(control: Control, change: impl FnOnce(&mut Config)) -> Self {
+        let models = vec![control.model()];
+        Self::launch_models(models, control, change)
+    }
+
+    /// Several models, the first of which obeys the control; perhaps not ready yet.
+    pub fn launch_models(models: Vec<ServedModel>, control: Control, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::for_testing();
         change(&mut config);
         let metrics = Arc::new(Metrics::new());
@@ -55,7 +62,7 @@ impl App {
             limits: config.limits.clone(),
             vocabulary: config.vocabulary.clone(),
         };
-        let engine = Engine::start(settings, control.factory(), None, Arc::clone(&metrics));
+        let engine = Engine::start(settings, models, None, Arc::clone(&metrics));
         let state = AppState {
             engine: Arc::clone(&engine),
             config: Arc::new(config),

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
+use maskclip::config::{ProtocolData, ProtocolMethod};
 use serde_json::Value;
 
 use crate::server::{maskclip, run, shell};
@@ -447,6 +448,22 @@ const DOCUMENTED: [(&str, &str); 5] = [
     ("ADEChallengeData2016", "ade20k"),
 ];
 
+/// How the commands start that ask for the protocols of all methods, one after the other.
+const EVERY_METHOD: &str = "for method in ";
+
+#[test]
+fn every_protocol_is_among_the_documented_commands() {
+    let methods = ProtocolMethod::ALL.map(ProtocolMethod::name).join(" ");
+    let document = include_str!("../../docs/evaluation.md");
+    for data in ProtocolData::ALL {
+        let line = document.lines().find(|line| {
+            line.starts_with(&format!("{EVERY_METHOD}{methods}; do maskclip eval "))
+                && line.ends_with(&format!("--protocol $method-{}; done", data.name()))
+        });
+        assert!(line.is_some(), "{} for {methods}", data.name());
+    }
+}
+
 #[test]
 fn the_documented_commands_for_the_papers_tables_run() {
     let folder = tempfile::tempdir().unwrap();
@@ -465,10 +482,15 @@ fn the_documented_commands_for_the_papers_tables_run() {
     std::io::copy(&mut flate2::read::GzDecoder::new(weights), &mut unpacked).unwrap();
 
     let document = include_str!("../../docs/evaluation.md");
-    let commands: Vec<&str> = document.lines().filter(|line| line.starts_with("maskclip ")).collect();
-    assert!(commands.len() > 10, "{commands:?}");
+    let is_command = |line: &&str| line.starts_with("maskclip ") || line.starts_with(EVERY_METHOD);
+    let commands: Vec<&str> = document.lines().filter(is_command).collect();
+    assert!(commands.len() > 20, "{commands:?}");
     for command in commands {
-        let line = command.replace("--model ViT-B-16", "--model ./tiny.pt");
+        // The sizes and the templates of protocols take too long in a debug build; the tiny tower's 8 x 8 patches are enough
+        // for every method.
+        let line = command
+            .replace("--model ViT-B-16", "--model ./tiny.pt")
+            .replace("--protocol", "--short-side 64 --templates simple --protocol");
         assert_ne!(line, command, "every command names its model");
         let output = shell(&line, folder.path(), &folder.path().join("store"))
             .output()
@@ -479,8 +501,12 @@ fn the_documented_commands_for_the_papers_tables_run() {
             String::from_utf8_lossy(&output.stderr)
         );
         let printed = String::from_utf8(output.stdout).unwrap();
-        let rows = if command.starts_with("maskclip compare") { 41 } else { 1 };
-        assert_eq!(printed.lines().count(), 2 + rows, "{command}: {printed}");
+        let lines = match command {
+            _ if command.starts_with(EVERY_METHOD) => ProtocolMethod::ALL.len() * (2 + 1),
+            _ if command.starts_with("maskclip compare") => 2 + 41,
+            _ => 2 + 1,
+        };
+        assert_eq!(printed.lines().count(), lines, "{command}: {printed}");
         assert!(
             !printed.contains("NaN") && printed.starts_with("| "),
             "{command}: {printed}"

@@ -28,5 +28,5 @@ fn metrics_tell_what_was_served() {
     let text = server.metrics();
     assert!(text.contains(r#"status="404"} 1"#), "{text}");
     assert!(text.contains(r#"maskclip_model_info{architecture="#), "{text}");
-    assert!(text.contains("maskclip_workers_live 1"), "{text}");
+    assert!(text.contains("maskclip_workers_live{model=\"demo\"} 1"), "{text}");
 }

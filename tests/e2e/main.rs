@@ -9,5 +9,6 @@ mod loopback;
 mod segment;
 mod server;
 mod site;
+mod student;
 mod train;
 mod vocabulary;

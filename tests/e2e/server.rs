@@ -31,6 +31,16 @@ impl Server {
         Self::spawn(command)
     }
 
+    /// Starts with settings in the environment, nothing on disk, and waits until it is ready.
+    pub fn start_with(environment: &[(&str, &str)]) -> Self {
+        let mut command = maskclip();
+        command
+            .args(SERVE)
+            .envs(environment.iter().copied())
+            .stderr(Stdio::null());
+        Self::spawn(command)
+    }
+
     /// Starts the embedded model on a store and waits until it is ready. Its log goes to the file `log` beside the store.
     pub fn start_on(store: &Path) -> Self {
         let log = File::options()
@@ -156,12 +166,15 @@ pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
     command
 }
 
-/// Settings of whoever runs the tests are not part of them, and nothing is on disk.
+/// Settings of whoever runs the tests are not part of them, and nothing is on disk. 32 bits, since what the machine at hand is
+/// faster in is not part of them either.
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
         command.env_remove(name);
     }
-    command.env(STORE_PATH, "none");
+    command
+        .env(STORE_PATH, "none")
+        .env("MASKCLIP_MODEL__PRECISION", "float32");
     command
 }
 

@@ -2,7 +2,9 @@
 //! tools/golden/attention.py, which wrote the arrays.
 
 use maskclip::clip::VisualTower;
-use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
+use maskclip::dense::{
+    self, Attention, DenseFeatures, DenseOptions, MethodConstants, PearlConstants, ResclipConstants,
+};
 use maskclip::label_map::QueryOwner;
 use tch::{Device, Kind, Tensor};
 
@@ -51,7 +53,7 @@ fn sc_clip_refuses_what_is_no_square_of_31_cells() {
     let tower = load("vit_12");
     for (rows, columns) in [(8, 7), (5, 5)] {
         let image = Tensor::zeros([3, 8 * rows, 8 * columns], (Kind::Float, Device::Cpu));
-        let refused = DenseFeatures::extract(&tower, &image, Attention::ScClip, KeySmoothing::None);
+        let refused = DenseFeatures::extract(&tower, &image, &options(Attention::ScClip));
         let error = refused.expect_err("it is not defined there").to_string();
         assert!(error.contains(&format!("not at {rows} rows of {columns}")), "{error}");
     }
@@ -73,6 +75,46 @@ fn gem() {
     agrees_on_every_grid(Attention::Gem);
 }
 
+/// As in tools/golden/attention.py; each differs from its default.
+fn other_constants(attention: Attention) -> DenseOptions {
+    let resclip = ResclipConstants {
+        threshold: 0.5,
+        middle_share: 0.6,
+        score_scale: 2.2,
+        layout_share: 0.6,
+    };
+    let pearl = PearlConstants {
+        key_weight: 0.3,
+        ..PearlConstants::default()
+    };
+    DenseOptions {
+        constants: MethodConstants { resclip, pearl },
+        ..options(attention)
+    }
+}
+
+#[test]
+fn constants_other_than_the_default_reach_the_attentions() {
+    let mut comparison = Comparison::default();
+    for model in MODELS {
+        let (tower, arrays) = (load(model), read(model));
+        for size in arrays.sizes() {
+            for attention in [Attention::Resclip, Attention::PearlNewtonSchulz] {
+                let name = format!("{size}.{}.other.logits", attention.name());
+                compare_logits(
+                    &name,
+                    &other_constants(attention),
+                    &tower,
+                    &arrays,
+                    size,
+                    &mut comparison,
+                );
+            }
+        }
+    }
+    comparison.conclude();
+}
+
 fn agrees_on_every_grid(attention: Attention) {
     agrees(attention, &[SQUARE, OBLONG].concat());
 }
@@ -84,13 +126,14 @@ fn agrees(attention: Attention, sizes: &[&str]) {
         let (tower, arrays) = (load(model), read(model));
         for size in sizes {
             let image = arrays.get(&format!("{size}.image"));
-            let features = DenseFeatures::extract(&tower, image, attention, KeySmoothing::None)
-                .expect("a ViT computes this attention");
+            let features = DenseFeatures::extract(&tower, image, &options(attention));
+            let features = features.expect("a ViT computes this attention");
             comparison.add(&arrays, &format!("{size}.{}.cells", attention.name()), &features.cells);
             let pooled = tower.encode_image(&image.unsqueeze(0)).squeeze_dim(0);
             let difference = (&features.pooled - pooled).abs().max().double_value(&[]);
             assert!(difference <= TOLERANCE, "CLIP's own answer is {difference} off");
-            compare_logits(attention, &tower, &arrays, size, &mut comparison);
+            let name = format!("{size}.{}.logits", attention.name());
+            compare_logits(&name, &options(attention), &tower, &arrays, size, &mut comparison);
         }
     }
     comparison.conclude();
@@ -101,26 +144,37 @@ fn agrees_in_logits_alone(attention: Attention) {
     for model in MODELS {
         let (tower, arrays) = (load(model), read(model));
         for size in arrays.sizes() {
-            compare_logits(attention, &tower, &arrays, size, &mut comparison);
+            let name = format!("{size}.{}.logits", attention.name());
+            compare_logits(&name, &options(attention), &tower, &arrays, size, &mut comparison);
         }
     }
     comparison.conclude();
 }
 
-fn compare_logits(attention: Attention, tower: &VisualTower, arrays: &Arrays, size: &str, comparison: &mut Comparison) {
-    let text = arrays.get("text");
-    let owners: Vec<_> = (0..).map(QueryOwner::Class).take(text.size()[0] as usize).collect();
-    let options = DenseOptions {
+fn options(attention: Attention) -> DenseOptions {
+    DenseOptions {
         attention,
         temperature: TEMPERATURE,
         ..DenseOptions::default()
-    };
+    }
+}
+
+fn compare_logits(
+    name: &str,
+    options: &DenseOptions,
+    tower: &VisualTower,
+    arrays: &Arrays,
+    size: &str,
+    comparison: &mut Comparison,
+) {
+    let text = arrays.get("text");
+    let owners: Vec<_> = (0..).map(QueryOwner::Class).take(text.size()[0] as usize).collect();
     let image = arrays.get(&format!("{size}.image"));
-    let scores = dense::score(tower, std::slice::from_ref(image), text, &owners, &options)
+    let scores = dense::score(tower, std::slice::from_ref(image), text, &owners, options)
         .expect("a ViT computes this attention");
     // [queries, height, width] -> [queries, cells]
     let logits = Tensor::from_slice(&scores.map.grids[0].values).view([text.size()[0], -1]);
-    comparison.add(arrays, &format!("{size}.{}.logits", attention.name()), &logits);
+    comparison.add(arrays, name, &logits);
 }
 
 fn load(model: &str) -> VisualTower {

@@ -6,6 +6,7 @@ mod arrays;
 mod attention;
 mod checkpoints;
 mod jpeg;
+mod precision;
 mod refinement;
 mod scales;
 mod student;

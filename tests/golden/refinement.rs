@@ -1,7 +1,7 @@
 //! What refines scores at the image's size against an independent Python writing of the formulas: see
 //! tools/golden/refinement.py, which wrote the arrays.
 
-use maskclip::dense::{self, DenseOptions, Refinement};
+use maskclip::dense::{self, DenseOptions, MethodConstants, PearlConstants, Refinement};
 use maskclip::label_map::{ScoreGrid, ScoreKind, ScoreMap};
 use tch::Tensor;
 
@@ -14,7 +14,7 @@ const SIZE: (usize, usize) = (130, 70);
 
 #[test]
 fn pixel_adaptive_mask_refinement() {
-    let found = refined(Refinement::Pamr);
+    let found = refined(Refinement::Pamr, PearlConstants::default());
     assert_eq!((found.height, found.width), SIZE);
     compare("pamr", &found);
 }
@@ -22,16 +22,28 @@ fn pixel_adaptive_mask_refinement() {
 /// 130 rows are averaged two by two, 70 columns are kept.
 #[test]
 fn the_propagation_of_pearl() {
-    let found = refined(Refinement::PearlPropagation);
+    let found = refined(Refinement::PearlPropagation, PearlConstants::default());
     assert_eq!((found.height, found.width), (65, 70));
     compare("propagated", &found);
+}
+
+/// Six and a half pixels a row and three and a half a column, rounded to even: 4 rows and 2 columns are dropped.
+#[test]
+fn the_propagation_on_as_many_cells_as_the_constants_say() {
+    let pearl = PearlConstants {
+        cells: 20,
+        ..PearlConstants::default()
+    };
+    let found = refined(Refinement::PearlPropagation, pearl);
+    assert_eq!((found.height, found.width), (21, 17));
+    compare("propagated_coarsely", &found);
 }
 
 fn arrays() -> Arrays {
     Arrays::read("refinement", "refinement.safetensors")
 }
 
-fn refined(refinement: Refinement) -> ScoreGrid {
+fn refined(refinement: Refinement, pearl: PearlConstants) -> ScoreGrid {
     let arrays = arrays();
     let logits = arrays.get("logits");
     let scores = ScoreMap {
@@ -47,6 +59,10 @@ fn refined(refinement: Refinement) -> ScoreGrid {
     let options = DenseOptions {
         temperature: TEMPERATURE,
         refinement,
+        constants: MethodConstants {
+            pearl,
+            ..MethodConstants::default()
+        },
         ..DenseOptions::default()
     };
     let refined = dense::refine(

@@ -77,8 +77,11 @@ fn compare_features(
     comparison: &mut Comparison,
 ) {
     let image = arrays.get(&format!("{size}.image"));
-    let features =
-        DenseFeatures::extract(tower, image, attention, KeySmoothing::None).expect("the tower lists this attention");
+    let options = DenseOptions {
+        attention,
+        ..DenseOptions::default()
+    };
+    let features = DenseFeatures::extract(tower, image, &options).expect("the tower lists this attention");
     comparison.add(arrays, &format!("{size}.image_feature"), &features.pooled);
     comparison.add(arrays, &format!("{size}.{}.cells", attention.name()), &features.cells);
 }
@@ -151,7 +154,11 @@ fn sizes_are_read_off_the_shapes() {
 fn a_resnet_refuses_the_attention_that_needs_a_residual() {
     let tower = load("resnet");
     let image = Tensor::zeros([3, 96, 96], (Kind::Float, Device::Cpu));
-    let refused = DenseFeatures::extract(&tower, &image, Attention::MaskclipNoResidual, KeySmoothing::None);
+    let options = DenseOptions {
+        attention: Attention::MaskclipNoResidual,
+        ..DenseOptions::default()
+    };
+    let refused = DenseFeatures::extract(&tower, &image, &options);
     assert_eq!(
         refused.expect_err("a ResNet has no residual to leave out").to_string(),
         "ModifiedResNet (1, 2, 1, 1) width 16 cannot compute the attention maskclip-no-residual; it can: clip, maskclip"

@@ -2,7 +2,8 @@
 
 Writes into tests/golden, for each tower of MODELS, attention_<model>.safetensors (the tower under open_clip's names, in 16
 bits), attention_<model>.json (its configuration) and attention_<model>_arrays.safetensors: text embeddings, and per image
-size the image, and for every attention that reads no text its dense features, for every attention its logits.
+size the image, and for every attention that reads no text its dense features, for every attention its logits; the logits of
+resclip and of pearl-newton-schulz with other constants than their default, too.
 
 The formulas are attention_reference.py's, in 64 bits.
 """
@@ -10,6 +11,7 @@ The formulas are attention_reference.py's, in 64 bits.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import attention_reference as reference
 import torch
@@ -18,6 +20,10 @@ from dense_reference import at_size
 from safetensors.torch import save_file
 from torch import Tensor
 from visual import GOLDEN, TEXT, randomised
+
+# As in tests/golden/attention.rs; each differs from its default.
+RESCLIP = reference.ResclipConstants(theta=0.5, lambda_r=0.6, tau_s=2.2, lambda_s=0.6)
+ALPHA = 0.3
 
 PATCH = 8
 TEMPERATURE = 20.0  # as in tests/golden/attention.rs
@@ -85,6 +91,18 @@ def write(name: str, config: dict, seed: int) -> None:
             arrays[f"{size}.{attention}.logits"] = TEMPERATURE * cosines_of(before)
         difference = (passes[0] - passes[1]).abs().max()
         print(f"{name} {size} resclip: repaired differs by {difference:.3f}, labels {cosines_of(passes[0]).argmax(0).unique().tolist()}")
+
+        other = reference.pearl(tower, states, grid, turn=reference.newton_schulz, alpha=ALPHA)
+        arrays[f"{size}.pearl-newton-schulz.other.logits"] = TEMPERATURE * cosines_of(other)
+
+        def resclip(constants: reference.ResclipConstants) -> Tensor:
+            return TEMPERATURE * cosines_of(reference.resclip(tower, states, grid, cosines_of, image, False, constants))
+
+        arrays[f"{size}.resclip.other.logits"] = resclip(RESCLIP)
+        for constant in ("theta", "lambda_r", "tau_s", "lambda_s"):
+            default = getattr(reference.ResclipConstants(), constant)
+            difference = (resclip(replace(RESCLIP, **{constant: default})) - resclip(RESCLIP)).abs().max()
+            print(f"{name} {size} resclip: another {constant} moves logits by {difference:.4f}")
 
     stored = {f"visual.{key}": value.half() for key, value in visual.state_dict().items()}
     save_file(stored, GOLDEN / f"attention_{name}.safetensors")

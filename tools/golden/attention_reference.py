@@ -7,6 +7,7 @@ notation: q, k, v of a block are heads x tokens x head width, grids are rows x c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -194,16 +195,25 @@ def pamr(scores: Tensor, image: Tensor) -> Tensor:
     return scores
 
 
-# Of the release's constants, those for Pascal Context 59.
-THETA, LAMBDA_R, TAU_R, TAU_S, LAMBDA_S = 0.25, 0.4, 2.0, 1.8, 0.7
+TAU_R = 2.0
 
 
-def labels_of_patches(cosines: Tensor, image: Tensor, grid: tuple[int, int]) -> list[int]:
+@dataclass(frozen=True)
+class ResclipConstants:
+    """Of the release's, those for Pascal Context 59."""
+
+    theta: float = 0.25
+    lambda_r: float = 0.4
+    tau_s: float = 1.8
+    lambda_s: float = 0.7
+
+
+def labels_of_patches(cosines: Tensor, image: Tensor, grid: tuple[int, int], theta: float) -> list[int]:
     """The most frequent label of each patch's pixels after refinement; of equally frequent ones the lowest."""
     at_size = F.interpolate(cosines.unflatten(1, grid)[None], image.shape[1:], mode="bilinear", align_corners=False)[0]
     probabilities = (40 * pamr(at_size, image)).softmax(0)
     best, labels = probabilities.max(0)
-    labels[best < THETA] = 0
+    labels[best < theta] = 0
     height, width = image.shape[1] // grid[0], image.shape[2] // grid[1]
     patches = [
         labels[row * height : (row + 1) * height, column * width : (column + 1) * width].flatten().bincount()
@@ -243,7 +253,15 @@ def layout(labels: list[int], grid: tuple[int, int], repaired: bool) -> Tensor:
     return F.pad(smooth / smooth.max(), (1, 0, 1, 0))
 
 
-def resclip(visual: VisionTransformer, x: list[Tensor], grid: tuple[int, int], cosines_of, image: Tensor, repaired: bool) -> Tensor:
+def resclip(
+    visual: VisionTransformer,
+    x: list[Tensor],
+    grid: tuple[int, int],
+    cosines_of,
+    image: Tensor,
+    repaired: bool,
+    constants: ResclipConstants = ResclipConstants(),
+) -> Tensor:
     """`cosines_of` takes the cells before ln_post to queries x cells, `image` is 3 x height x width."""
     blocks = visual.transformer.resblocks
     numbers = range(published(len(blocks), 6, 6), published(len(blocks), 9, 9) + 1)
@@ -255,12 +273,13 @@ def resclip(visual: VisionTransformer, x: list[Tensor], grid: tuple[int, int], c
     _, k, v = heads_of(blocks[-1], x[-1])
 
     def read(s: Tensor) -> Tensor:
-        a = TAU_R * ((1 - LAMBDA_R) * (s + omega(*grid)).softmax(-1) + LAMBDA_R * c)
+        a = TAU_R * ((1 - constants.lambda_r) * (s + omega(*grid)).softmax(-1) + constants.lambda_r * c)
         return out(blocks[-1], a @ v)[1:]
 
     s0 = likeness(k, k)
-    labels = labels_of_patches(cosines_of(read(s0)), image, grid)
-    return read(TAU_S * ((1 - LAMBDA_S) * s0 + LAMBDA_S * layout(labels, grid, repaired)))
+    labels = labels_of_patches(cosines_of(read(s0)), image, grid, constants.theta)
+    share = constants.lambda_s
+    return read(constants.tau_s * ((1 - share) * s0 + share * layout(labels, grid, repaired)))
 
 
 WITHOUT_TEXT = {

@@ -1,7 +1,8 @@
 """Goldens of what refines scores at the image's size: run it, commit what it writes.
 
 Writes tests/golden/refinement.safetensors: scores of a grid, the image and the texts they are of, and what pixel-adaptive mask
-refinement and PEARL's propagation make of them at another size. In 64 bits, from the formulas.
+refinement and PEARL's propagation, on about 80 and about 20 cells a side, make of them at another size. In 64 bits, from the
+formulas.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def write() -> None:
     large, pixels = at_size(cosines), at_size(image)
     arrays["pamr"] = TEMPERATURE * pamr(large, pixels)
     arrays["propagated"] = TEMPERATURE * propagated(large, pixels, text.double())
+    arrays["propagated_coarsely"] = TEMPERATURE * propagated(large, pixels, text.double(), cells=20)
     difference = arrays["propagated"] - TEMPERATURE * F.avg_pool2d(large[None], (2, 1))[0]
     print(f"propagation moves scores by up to {difference.abs().max():.2f}, {tuple(difference.shape)}")
     save_file({name: values.float().contiguous() for name, values in arrays.items()}, GOLDEN / "refinement.safetensors")

@@ -13,7 +13,7 @@ use crate::api::problem::Limit;
 use crate::api::wire::ClassBody;
 use crate::config::{Config, LimitsConfig, Protocol};
 use crate::dense::{Attention, DenseOptions, KeySmoothing, MAX_TEMPERATURE, Refinement};
-use crate::engine::{ModelInfo, OutputOptions, SegmentRequest, VocabularyChoice};
+use crate::engine::{ModelKind, OutputOptions, SegmentError, SegmentRequest, VocabularyChoice};
 use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
@@ -27,7 +27,7 @@ pub struct SegmentBody {
     /// pixels; EXIF orientation is applied.
     #[schema(example = "data:image/jpeg;base64,/9j/4AAQSkZJRg...")]
     pub image: Option<String>,
-    /// The model that must answer, one of `GET /v1/models`; without it, the one that is loaded.
+    /// The model that must answer, one of `GET /v1/models`; without it, the first of them.
     #[schema(example = "demo")]
     pub model: Option<String>,
     /// The classes, in the order of their ids. Either this or `vocabulary`. At most `limits.max_classes`.
@@ -37,9 +37,10 @@ pub struct SegmentBody {
     /// `defaults.` of the same names; what the request says itself goes before both.
     pub vocabulary: Option<String>,
     /// A published test protocol by method and data set, as in `sclip-voc21`: what the request leaves out is as the method's
-    /// released code has it on ViT-B/16, the vocabulary too. Methods: `sclip`, `clearclip`, `naclip`, `sc-clip`; data sets:
-    /// `voc21`, `context60`, `object`, `voc20`, `context59`, `stuff`, `cityscapes`, `ade20k`. Goes before the vocabulary's
-    /// options and the defaults.
+    /// released code has it on ViT-B/16, the vocabulary too. Methods: `sclip`, `clearclip`, `naclip`, `sc-clip`, `resclip`,
+    /// `pearl`; data sets: `voc21`, `context60`, `object`, `voc20`, `context59`, `stuff`, `cityscapes`, `ade20k`. Goes before
+    /// the vocabulary's options and the defaults. What changes with the data set inside the attention of `resclip` and `pearl`
+    /// and in the refinement `pearl-propagation` has no field of its own. Not for students, which have no attention.
     #[schema(value_type = Option<String>, example = "sclip-voc21")]
     pub protocol: Option<Protocol>,
     /// What counts as none of the classes. Without it the vocabulary's own names, if any, and the thresholds of the
@@ -55,7 +56,8 @@ pub struct SegmentBody {
     /// `defaults.synonyms` without it.
     pub synonyms: Option<Synonyms>,
     /// What the model's last attention does: `maskclip`, the unchanged `clip` it is compared with, or, on vision
-    /// transformers, one of its successors. `GET /v1/models` lists those the model has; `defaults.attention` without it.
+    /// transformers, one of its successors. `GET /v1/models` lists those the model has; a student has none, and refuses one that
+    /// is named. `defaults.attention` without it.
     pub attention: Option<Attention>,
     /// Prompt denoising: a class whose best probability anywhere is below this is dropped. 0 turns it
     /// off; `defaults.prompt_denoising` without it.
@@ -64,7 +66,7 @@ pub struct SegmentBody {
     /// Key smoothing: `formula` as printed in the paper; `reference` as its implementation computes it, which the
     /// published figures are from; `likeness`, which the paper does not have: logits averaged over positions with weights
     /// `softmax(40 cos)` of their keys. On keys that share a large direction the formula makes all positions alike, and
-    /// `likeness` does not. `defaults.key_smoothing` without it.
+    /// `likeness` does not. A student has no keys, and refuses all but `none`. `defaults.key_smoothing` without it.
     pub key_smoothing: Option<KeySmoothingBody>,
     /// Short side of the model's input in pixels, at most `limits.max_short_side`. More sees smaller things
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
@@ -87,8 +89,9 @@ pub struct SegmentBody {
     /// meaning. Takes memory and time for every pixel and text, at most `limits.max_refinement_bytes`;
     /// `defaults.refinement` without it.
     pub refinement: Option<Refinement>,
-    /// Factor on cosines before the softmax: more makes probabilities sharper. CLIP's learned one is
-    /// 100; `defaults.temperature` without it.
+    /// Factor on cosines before the softmax: more makes probabilities sharper. CLIP's learned one is 100. A student is trained
+    /// without: its factor, on products with features of any length, is 1 unless the request names another. For all other
+    /// models `defaults.temperature` without it.
     #[schema(exclusive_minimum = 0, maximum = 1000)]
     pub temperature: Option<f32>,
     /// Seconds after which the answer is of no use, counted from the request's last byte. At most
@@ -125,24 +128,16 @@ impl SegmentBody {
     /// filled in from the protocol it names, else from the options of the vocabulary it names, then from the defaults.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`] with the field's path, [`ApiError::UnknownModel`].
+    /// [`ApiError::Invalid`] with the field's path; when the model has nothing that a field is about.
     pub(super) fn into_request(
         self,
         image: Bytes,
         config: &Config,
         vocabulary_options: &VocabularyOptions,
-        model: Option<&ModelInfo>,
+        (model, kind): (&str, ModelKind),
         now: Instant,
     ) -> Result<SegmentRequest, ApiError> {
-        // Before a model is loaded the engine refuses every request, whatever it names.
-        if let (Some(asked), Some(model)) = (&self.model, model)
-            && *asked != model.name
-        {
-            return Err(ApiError::UnknownModel {
-                asked: asked.clone(),
-                loaded: model.name.clone(),
-            });
-        }
+        self.check_kind(model, kind)?;
         let defaults = &match self.protocol {
             Some(protocol) => protocol.settings(),
             None => config.defaults.with(vocabulary_options),
@@ -157,12 +152,20 @@ impl SegmentBody {
             Some(pixels) => Some(short_side(pixels, &config.limits)?),
         };
         let dense = DenseOptions {
-            attention: self.attention.unwrap_or(defaults.attention),
-            temperature: temperature(self.temperature.unwrap_or(defaults.temperature))?,
+            attention: self.attention.unwrap_or(match kind {
+                ModelKind::Clip => defaults.attention,
+                ModelKind::Student => Attention::default(), // not looked at
+            }),
+            temperature: temperature(self.temperature.unwrap_or(kind.temperature(defaults.temperature)))?,
             prompt_denoising: (denoising > 0.0).then_some(denoising),
-            key_smoothing: self.key_smoothing.unwrap_or(defaults.key_smoothing.into()).try_into()?,
+            key_smoothing: match (self.key_smoothing, kind) {
+                (Some(smoothing), _) => smoothing.try_into()?,
+                (None, ModelKind::Clip) => KeySmoothingBody::from(defaults.key_smoothing).try_into()?,
+                (None, ModelKind::Student) => KeySmoothing::None,
+            },
             window: self.window.map_or(Ok(defaults.window), WindowBody::window)?,
             refinement: self.refinement.unwrap_or(defaults.refinement),
+            constants: self.protocol.map(Protocol::method_constants).unwrap_or_default(),
         };
         let scales = scales(self.scales.unwrap_or_else(|| defaults.scales.clone()), &config.limits)?;
         if scales.len() > 1 && dense.key_smoothing == KeySmoothing::Formula {
@@ -177,6 +180,7 @@ impl SegmentBody {
             Some(seconds) => deadline_seconds(seconds, config.engine.max_deadline_seconds)?,
         };
         Ok(SegmentRequest {
+            model: model.to_owned(),
             image,
             vocabulary: vocabulary(self.classes, self.vocabulary, self.protocol)?,
             background: background(self.background, config, defaults)?,
@@ -192,6 +196,19 @@ impl SegmentBody {
             },
             deadline: now + Duration::from_secs_f64(deadline),
         })
+    }
+}
+
+impl SegmentBody {
+    /// Whether a model of this kind has what the request names. Its key smoothing is the engine's to refuse.
+    fn check_kind(&self, model: &str, kind: ModelKind) -> Result<(), ApiError> {
+        let named = match (kind, self.attention, self.protocol) {
+            (ModelKind::Clip, ..) | (ModelKind::Student, None, None) => return Ok(()),
+            (ModelKind::Student, Some(attention), _) => format!("attention {}", attention.name()),
+            (ModelKind::Student, None, Some(protocol)) => format!("protocol {protocol}"),
+        };
+        let why = format!("the model {model} is a student, which has no attention; the request's {named} is about one");
+        Err(SegmentError::Unsupported(why).into())
     }
 }
 

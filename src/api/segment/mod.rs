@@ -29,7 +29,7 @@ use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::{AppState, accept, run_blocking};
 use crate::config::Config;
-use crate::engine::{ModelInfo, SegmentRequest, Warning};
+use crate::engine::{ModelInfo, SegmentError, SegmentRequest, Warning};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::vocabulary::VocabularyOptions;
 
@@ -37,7 +37,7 @@ use crate::vocabulary::VocabularyOptions;
 /// `options` are those of the vocabulary whose classes it asks for.
 ///
 /// # Errors
-/// [`ApiError::Invalid`] with the field's path, [`ApiError::UnknownModel`].
+/// [`ApiError::Invalid`] with the field's path; when the request names another model, or what this one does not have.
 pub fn request_from_json(
     request: &serde_json::Value,
     config: &Config,
@@ -45,7 +45,12 @@ pub fn request_from_json(
     model: &ModelInfo,
 ) -> Result<SegmentRequest, ApiError> {
     let body: SegmentBody = parse_json(request.to_string().as_bytes())?;
-    body.into_request(Bytes::new(), config, options, Some(model), Instant::now())
+    if let Some(asked) = body.model.clone().filter(|asked| *asked != model.name) {
+        let served = vec![model.name.clone()];
+        return Err(SegmentError::UnknownModel { asked, served }.into());
+    }
+    let model = (model.name.as_str(), model.kind());
+    body.into_request(Bytes::new(), config, options, model, Instant::now())
 }
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
@@ -132,13 +137,13 @@ pub(super) async fn segment(State(state): State<AppState>, request: Request) -> 
     if media_type == PNG {
         require_png(&body.output)?;
     }
-    let model = state.engine.model();
+    let model = state.engine.find_model(body.model.as_deref())?;
     let now = Instant::now();
     let options = match body.vocabulary_name() {
         Some(name) => state.engine.vocabulary(name).await?.options,
         None => VocabularyOptions::default(),
     };
-    let request = body.into_request(image, &state.config, &options, model.as_deref(), now)?;
+    let request = body.into_request(image, &state.config, &options, model, now)?;
     let segmentation = state.engine.segment(request).await?;
     if media_type == PNG
         && let EncodedLabelMap::Png(png) = segmentation.label_map

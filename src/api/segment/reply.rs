@@ -76,11 +76,13 @@ pub struct ClassReply {
     /// for a class that is absent.
     #[schema(minimum = 0, maximum = 1, example = 0.99)]
     pub presence: f32,
-    /// The best raw cosine between the class's text and any position of the image, -1 to 1. Unlike the
+    /// The best raw cosine between the class's text and any position of the image, -1 to 1, of a student as of CLIP. Unlike the
     /// probabilities it does not depend on the other classes.
     #[schema(minimum = -1, maximum = 1, example = 0.31)]
     pub similarity: f32,
-    /// CLIP's own image-level answer: the probability of the class from the pooled image feature.
+    /// The image-level answer: the probability of the class from one feature of the whole image. CLIP's is the one it was
+    /// trained to pool; a student has none, and takes the mean of its features over the image, whose logits go through the
+    /// softmax as those of a position do.
     #[schema(minimum = 0, maximum = 1, example = 0.72)]
     pub image_probability: f32,
 }

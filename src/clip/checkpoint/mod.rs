@@ -19,6 +19,7 @@ pub use error::CheckpointError;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use memmap2::Mmap;
@@ -62,7 +63,8 @@ pub struct Weights {
     origin: Origin,
     device: Device,
     kind: Kind,
-    sha256: String,
+    /// Taken on a thread of its own while the tensors are read: it would be a quarter of a model's start.
+    sha256: Arc<OnceLock<String>>,
 }
 
 impl Weights {
@@ -111,13 +113,30 @@ impl Weights {
             (tensors, origin)
         };
         Ok(Self {
-            sha256: sha256_hexadecimal(&files),
+            sha256: digest_aside(&files),
             files,
             tensors,
             origin,
             device,
             kind,
         })
+    }
+
+    /// The tensors that have not been taken yet, to be handed out as `kind`. What is taken from one is still in the other; the
+    /// files are shared.
+    pub fn again(&self, kind: Kind) -> Self {
+        Self {
+            files: self.files.clone(),
+            tensors: self.tensors.clone(),
+            sha256: Arc::clone(&self.sha256),
+            kind,
+            ..*self
+        }
+    }
+
+    /// These, to be handed out as `kind`.
+    pub fn in_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// Whose form the checkpoint has.
@@ -188,9 +207,14 @@ impl Weights {
         self.kind
     }
 
+    /// Device of the tensors handed out.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// SHA-256 of the checkpoint's bytes, of several files one after the other, lower-case hexadecimal.
     pub fn sha256(&self) -> &str {
-        &self.sha256
+        self.sha256.wait()
     }
 
     /// Ends the reading.
@@ -212,9 +236,9 @@ fn map(path: &Path) -> Result<Bytes, CheckpointError> {
         source,
     };
     let file = File::open(path).map_err(cannot_read)?;
-    // SAFETY: the mapping is read-only and lives as long as the weights, which is while a model is being loaded. As with any
-    // mapping, somebody who shortens the file in these moments ends the process; the tensors handed out are copies and stay
-    // valid.
+    // SAFETY: the mapping is read-only and lives as long as the weights and their digest's thread, which is while a model is being
+    // loaded. As with any mapping, somebody who shortens the file in these moments ends the process; the tensors handed out
+    // are copies and stay valid.
     #[allow(unsafe_code)]
     let bytes = unsafe { Mmap::map(&file) }.map_err(cannot_read)?;
     Ok(Bytes::from_owner(bytes))
@@ -298,6 +322,14 @@ impl Container {
             _ => Self::Unknown,
         }
     }
+}
+
+/// The digest of the files, there when the thread that takes it is done.
+fn digest_aside(files: &[Bytes]) -> Arc<OnceLock<String>> {
+    let digest = Arc::new(OnceLock::new());
+    let (to_set, files) = (Arc::clone(&digest), files.to_vec());
+    std::thread::spawn(move || to_set.get_or_init(|| sha256_hexadecimal(&files)).len());
+    digest
 }
 
 fn sha256_hexadecimal(files: &[impl AsRef<[u8]>]) -> String {

@@ -206,6 +206,11 @@ impl PublishedModel {
     }
 }
 
+/// Whether a model is known by this name, embedded or published; a file or a folder of the name is not looked at then.
+pub fn is_name(name: &str) -> bool {
+    EmbeddedModel::named(name).is_some() || PublishedModel::named(name).is_some()
+}
+
 /// One form for spellings that differ in case and separators alone.
 fn simplify(name: &str) -> String {
     name.to_lowercase().replace(['/', '@', '_'], "-")

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::clip::{Mask, ResidualAttentionBlock, VisionTransformer};
+use crate::clip::{self, ResidualAttentionBlock, VisionTransformer};
 use crate::dense::KeySmoothing;
 
 /// The last block and what it reads.
@@ -94,7 +94,7 @@ impl<'tower> LastBlock<'tower> {
 
     fn attended_by(&self, asking: &Tensor) -> Tensor {
         let attention = &self.block.attn;
-        attention.attend(&attention.query(asking), &self.key, &self.value, Mask::None)
+        attention.attend(&attention.query(asking), &self.key, &self.value)
     }
 
     /// The keys that the smoothing takes, `[batch, cells, width]`.
@@ -129,6 +129,9 @@ pub(super) fn attend_at_scale(
     bias: Option<&Tensor>,
     scale: Option<f64>,
 ) -> Tensor {
-    let bias = bias.map(|bias| bias.to_kind(query.kind()));
-    Tensor::scaled_dot_product_attention(query, key, value, bias, 0.0, false, scale, false)
+    let Some(bias) = bias else {
+        return clip::attend(query, key, value, scale);
+    };
+    let bias = bias.to_kind(query.kind());
+    Tensor::scaled_dot_product_attention(query, key, value, Some(bias), 0.0, false, scale, false)
 }

@@ -20,7 +20,7 @@ mod trunk;
 
 use tch::Tensor;
 
-use super::{Attention, DenseError, KeySmoothing};
+use super::{Attention, DenseError, DenseOptions, KeySmoothing};
 use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
 use grid::Grid;
 use last_block::{LastBlock, cells_of};
@@ -63,21 +63,20 @@ pub(super) struct Ending {
 }
 
 /// The tower's ending on `[batch, 3, height, width]`.
-pub(super) fn of_vision_transformer(
-    tower: &VisionTransformer,
-    image: &Tensor,
-    attention: Attention,
-    key_smoothing: KeySmoothing,
-) -> Ending {
+pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, options: &DenseOptions) -> Ending {
+    let DenseOptions {
+        attention, constants, ..
+    } = *options;
     let grid = Grid::of(image, tower.patch_pixels());
     let trunk = Trunk::run(tower, image, blocks_read(attention, Depth::of(tower)));
     let last = LastBlock::of(tower, trunk.before_last().shallow_clone());
     let mut feedback = None;
     let mut first_pass = |path_test| {
-        let (cells, kept) = resclip::first_pass(&trunk, &last, image, grid, path_test);
+        let (cells, kept) = resclip::first_pass(&trunk, &last, image, grid, path_test, constants.resclip);
         feedback = Some(kept);
         cells
     };
+    let pearl = |rotation| last.alone(&pearl::mix(&last.heads(), rotation, constants.pearl.key_weight));
     let cells = match attention {
         Attention::Clip => maskclip::unchanged(&last),
         Attention::Maskclip => maskclip::with_residual(&last),
@@ -85,8 +84,8 @@ pub(super) fn of_vision_transformer(
         Attention::Sclip => last.with_residual(&sclip::mix(&last.heads())),
         Attention::Clearclip => last.alone(&clearclip::mix(&last.heads())),
         Attention::Naclip => last.alone(&naclip::mix(&last.heads(), grid)),
-        Attention::Pearl => last.alone(&pearl::mix(&last.heads(), pearl::Rotation::Exact)),
-        Attention::PearlNewtonSchulz => last.alone(&pearl::mix(&last.heads(), pearl::Rotation::NewtonSchulz)),
+        Attention::Pearl => pearl(pearl::Rotation::Exact),
+        Attention::PearlNewtonSchulz => pearl(pearl::Rotation::NewtonSchulz),
         Attention::ScClip => sc_clip::cells(&trunk, grid),
         Attention::Resclip => first_pass(resclip::PathTest::Released),
         Attention::ResclipRepaired => first_pass(resclip::PathTest::WholePath),
@@ -95,7 +94,7 @@ pub(super) fn of_vision_transformer(
     Ending {
         cells: tower.project(&cells),
         pooled: tower.project(&last.class_token()).squeeze_dim(1), // [batch, 1, embedding] -> [batch, embedding]
-        keys: last.keys(key_smoothing),
+        keys: last.keys(options.key_smoothing),
         feedback,
     }
 }
@@ -119,17 +118,12 @@ fn blocks_read(attention: Attention, depth: Depth) -> usize {
 
 /// The tower's ending on `[batch, 3, height, width]`. `None` when it has nothing that the attention could act on: an
 /// attention pool has neither residual nor MLP, and its queries are never those of a cell.
-pub(super) fn of_modified_resnet(
-    tower: &ModifiedResNet,
-    image: &Tensor,
-    attention: Attention,
-    key_smoothing: KeySmoothing,
-) -> Option<Ending> {
+pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options: &DenseOptions) -> Option<Ending> {
     let pool = &tower.attnpool;
     let map = tower.last_map(image);
     // The pool's positions are part of its attention alone: MaskCLIP's features and keys do without.
     let bare = map.flatten(2, 3).transpose(1, 2); // [batch, channels, height, width] -> [batch, cells, channels]
-    let cells = match attention {
+    let cells = match options.attention {
         Attention::Clip => {
             let tokens = pool.tokens(&map); // [batch, 1 + cells, channels]
             pool.attend(&tokens.narrow(1, 1, bare.size()[1]), &tokens)
@@ -146,7 +140,7 @@ pub(super) fn of_modified_resnet(
         | Attention::ResclipRepaired
         | Attention::Gem => return None,
     };
-    let keys = match key_smoothing {
+    let keys = match options.key_smoothing {
         KeySmoothing::None => None,
         KeySmoothing::Formula | KeySmoothing::Reference { .. } | KeySmoothing::Likeness => {
             Some(pool.k_proj.forward(&bare))

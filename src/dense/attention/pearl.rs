@@ -1,15 +1,13 @@
 //! PEARL's attention: queries meet keys that have been turned towards them.
 //!
-//! Pei et al., CVPR 2026, arXiv 2603.21528; the definitions are the released code's, whose term `alpha` the paper has not.
+//! Pei et al., CVPR 2026, arXiv 2603.21528; the definitions are the released code's, whose term `alpha`, the weight of the keys'
+//! likeness to each other, the paper has not.
 //! Neither the block's residual nor its MLP. The release does not compute the rotation but approaches it; both
 //! are here, each under its own name.
 
 use tch::{Kind, Tensor};
 
 use super::last_block::{Heads, attend_at_scale, cells_of};
-
-/// Weight of the keys' likeness to each other; the release takes 0.3 for ADE20K and Cityscapes.
-const ALPHA: f64 = 0.08;
 
 /// Steps of the approximation.
 const NEWTON_SCHULZ_STEPS: usize = 5;
@@ -26,11 +24,7 @@ pub(super) enum Rotation {
 
 /// `A = sm([q (k R)^T + alpha K K^T] / sqrt d)` with centred keys `K` and the rotation `R` between centred keys and queries.
 /// `[batch, heads, cells, head_width]`.
-pub(super) fn mix(heads: &Heads, rotation: Rotation) -> Tensor {
-    mix_with(heads, rotation, ALPHA)
-}
-
-fn mix_with(heads: &Heads, rotation: Rotation, alpha: f64) -> Tensor {
+pub(super) fn mix(heads: &Heads, rotation: Rotation, alpha: f64) -> Tensor {
     // A decomposition in 16 bits exists nowhere.
     let [query, key] = [&heads.query, &heads.key].map(|part| part.to_kind(Kind::Float));
     let weight = token_weights(&query);
@@ -105,7 +99,7 @@ mod tests {
         let turn = Rotation::Exact.of(&noise(&[4, 4], 5.7));
         assert_close(&turn.matmul(&turn.transpose(0, 1)), &diagonal(&[1.0; 4]));
         heads.key = heads.query.matmul(&turn);
-        assert_close(&mix_with(&heads, Rotation::Exact, 0.0), &clearclip::mix(&heads));
+        assert_close(&mix(&heads, Rotation::Exact, 0.0), &clearclip::mix(&heads));
     }
 
     #[test]
@@ -124,7 +118,7 @@ mod tests {
     #[test]
     fn rows_sum_to_one() {
         for rotation in [Rotation::Exact, Rotation::NewtonSchulz] {
-            assert_close(&row_sums(|heads| mix(heads, rotation)), &Tensor::from(1f32));
+            assert_close(&row_sums(|heads| mix(heads, rotation, 0.3)), &Tensor::from(1f32));
         }
     }
 

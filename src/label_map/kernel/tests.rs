@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde::Deserialize;
 
-use super::super::{ClassStatistics, ScoreGrid};
+use super::super::{ClassStatistics, ScoreGrid, Windows, enlarge};
 use super::*;
 
 /// All probabilities of an image, `[owners, height, width]`, in 64 bits: classes, then the background.
@@ -183,7 +183,7 @@ fn grid(height: usize, width: usize, values: Vec<f32>) -> ScoreGrid {
 }
 
 /// A map of one grid.
-fn scores(kind: ScoreKind, queries: usize, height: usize, width: usize, values: Vec<f32>) -> ScoreMap {
+pub(super) fn scores(kind: ScoreKind, queries: usize, height: usize, width: usize, values: Vec<f32>) -> ScoreMap {
     ScoreMap {
         kind,
         queries,
@@ -191,7 +191,7 @@ fn scores(kind: ScoreKind, queries: usize, height: usize, width: usize, values: 
     }
 }
 
-fn options(width: u32, height: u32, classes: usize) -> LabelMapOptions {
+pub(super) fn options(width: u32, height: u32, classes: usize) -> LabelMapOptions {
     LabelMapOptions {
         width,
         height,
@@ -203,17 +203,17 @@ fn options(width: u32, height: u32, classes: usize) -> LabelMapOptions {
     }
 }
 
-fn each_its_own(classes: u16) -> Vec<QueryOwner> {
+pub(super) fn each_its_own(classes: u16) -> Vec<QueryOwner> {
     (0..classes).map(QueryOwner::Class).collect()
 }
 
 prop_compose! {
-    /// Any grid of so many queries.
-    fn any_grid(queries: usize)(height in 1_usize..9, width in 1_usize..9)(
+    /// Any grid of so many queries. Scores up to `spread` times as far apart as those that everybody has a part in.
+    fn any_grid(queries: usize, spread: f32)(height in 1_usize..9, width in 1_usize..9)(
         values in prop::collection::vec(-3.0_f32..5.0, queries * height * width),
         (height, width) in Just((height, width)),
     ) -> ScoreGrid {
-        grid(height, width, values)
+        grid(height, width, values.into_iter().map(|value| value * spread).collect())
     }
 }
 
@@ -223,11 +223,12 @@ prop_compose! {
         kind in prop::sample::select(vec![ScoreKind::Logits, ScoreKind::Weights]),
         (image_height, image_width) in (1_u32..40, 1_u32..300),
         owners in prop::collection::vec(prop::option::weighted(0.8, 0_u16..5), 1..9),
+        spread in prop::sample::select(vec![1.0_f32, 1.0, 12.0]),
         background_label in prop::option::of(0_u16..5),
         background_threshold in prop::sample::select(vec![0.0_f32, 0.3, 0.7, 1.0]),
         smallest_area in prop::sample::select(vec![0.0_f64, 0.0, 0.1, 0.3]),
     )(
-        grids in prop::collection::vec(any_grid(owners.len()), 1..4),
+        grids in prop::collection::vec(any_grid(owners.len(), spread), 1..4),
         owners in Just(owners),
         options in Just(LabelMapOptions {
             width: image_width,
@@ -250,8 +251,28 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn equals_the_reference((scores, owners, options) in any_input()) {
-        assert_matches_reference(&label_map(&scores, &owners, &options), &scores, &owners, &options);
+    fn equals_the_reference_with_whatever_instructions((scores, owners, options) in any_input()) {
+        for instructions in Instructions::supported() {
+            let map = label_map_with(instructions, &scores, &owners, &options);
+            assert_matches_reference(&map, &scores, &owners, &options);
+        }
+    }
+
+    #[test]
+    fn windows_come_to_what_their_enlargement_comes_to(
+        (mut scores, owners, options) in any_input(),
+        (side, stride) in (3_usize..9).prop_flat_map(|side| (Just(side), 1..=side)),
+    ) {
+        for grid in &mut scores.grids {
+            // An input of one pixel per cell and as many more as make the windows fit.
+            let windows = Windows::new(grid.height + side, grid.width + side, side, stride);
+            let fits = |windows: &Windows| {
+                grid.height.is_multiple_of(windows.rows.starts.len()) && grid.width.is_multiple_of(windows.columns.starts.len())
+            };
+            grid.windows = windows.filter(fits);
+        }
+        let enlarged = enlarge(&scores, options.height as usize, options.width as usize);
+        assert_matches_reference(&label_map(&scores, &owners, &options), &enlarged, &owners, &options);
     }
 
     #[test]
@@ -467,6 +488,43 @@ fn dropped_classes_and_large_logits_stay_finite() {
     assert_eq!(map.classes[0].presence, 0.0);
     let expected = 1.0 / (1.0 + (-2_f32).exp());
     assert!((map.classes[1].presence - expected).abs() < 1e-6);
+}
+
+#[test]
+fn the_next_best_class_gets_a_pixel_however_far_it_is_below_a_small_one() {
+    // One cell of class 0 among nine of class 1; where class 0 is nowhere, its pixel is class 1's by whatever margin.
+    let mut values = vec![0.0; 10];
+    values[3] = 60.0;
+    values.extend([30.0; 10]);
+    values[13] = 0.0;
+    let scores = scores(ScoreKind::Logits, 2, 1, 10, values);
+    let at = |smallest_area| {
+        let options = LabelMapOptions {
+            smallest_area,
+            ..options(10, 1, 2)
+        };
+        label_map(&scores, &each_its_own(2), &options).labels
+    };
+    assert_eq!(at(0.0)[2..5], [1, 0, 1]);
+    assert_eq!(at(0.2), [1; 10]);
+}
+
+/// Hundreds of queries over many tiles, of which few matter in any one of them.
+#[test]
+fn equals_the_reference_where_most_queries_are_left_out() {
+    let (queries, height, width) = (150, 3, 12);
+    let region = |query: usize, x: usize| if query % width == x { 40.0 } else { 0.0 };
+    let jitter = |query: usize, y: usize, x: usize| ((query * 37 + y * 11 + x * 5) % 64) as f32 / 8.0;
+    let cells = (0..queries).flat_map(|query| (0..height * width).map(move |cell| (query, cell / width, cell % width)));
+    let values = cells
+        .map(|(query, y, x)| region(query, x) + jitter(query, y, x))
+        .collect();
+    let scores = scores(ScoreKind::Logits, queries, height, width, values);
+    let (owners, options) = (each_its_own(queries as u16), options(700, 20, queries));
+    for instructions in Instructions::supported() {
+        let map = label_map_with(instructions, &scores, &owners, &options);
+        assert_matches_reference(&map, &scores, &owners, &options);
+    }
 }
 
 #[test]

@@ -82,6 +82,11 @@ fn embedding(text: &str) -> TextEmbedding {
 
 const ROOMY: u64 = 1 << 20;
 
+/// A text that is told apart by its number. One template gives it as many tokens as 16 of them may have in a chunk.
+fn a_sixteenth_of_a_chunk(number: usize) -> String {
+    format!("{number:0width$}", width = CHUNK_TOKENS / 16 - 2)
+}
+
 fn space(weights: &str) -> EmbeddingSpace {
     EmbeddingSpace {
         weights_sha256: weights.into(),
@@ -184,7 +189,7 @@ async fn many_threads_compute_every_text_once() {
 #[tokio::test]
 async fn a_long_list_goes_in_chunks_and_what_is_done_is_held() {
     let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[]));
-    let names: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
+    let names: Vec<String> = (0..40).map(a_sixteenth_of_a_chunk).collect();
     let request = {
         let (store, embedder, names) = (store.clone(), embedder.clone(), names.clone());
         tokio::spawn(async move { store.resolve(&space("w"), &names, embedder).await })
@@ -195,6 +200,18 @@ async fn a_long_list_goes_in_chunks_and_what_is_done_is_held() {
     embedder.permits.add_permits(2);
     assert_eq!(request.await.unwrap().unwrap().len(), 40);
     assert_eq!(embedder.calls().iter().map(Vec::len).collect::<Vec<_>>(), [16, 16, 8]);
+}
+
+#[test]
+fn a_chunk_has_as_many_texts_as_their_lengths_and_templates_allow() {
+    let names = |text: &str| vec![text.to_owned(); 5_000];
+    let length = |texts: &[String], templates| chunk_length(texts.iter().map(String::as_str), templates);
+    assert_eq!(length(&names("traffic light"), TemplateSet::Maskclip85), 12);
+    assert_eq!(length(&names("cat"), TemplateSet::Maskclip85), 38);
+    assert_eq!(length(&names("cat"), TemplateSet::Simple), 3_276);
+    // Longer than a chunk, yet somebody has to embed it.
+    assert_eq!(length(&names(&"cat ".repeat(50)), TemplateSet::Maskclip85), 1);
+    assert_eq!(length(&names("cat")[..3], TemplateSet::Maskclip85), 3);
 }
 
 #[tokio::test]
@@ -235,7 +252,7 @@ async fn a_failure_reaches_everybody_who_waits_and_leaves_nothing_behind() {
 async fn chunks_after_a_failure_are_not_tried_and_those_before_it_are_held() {
     let script = [Behaviour::Succeed, Behaviour::Fail];
     let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&script));
-    let names: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
+    let names: Vec<String> = (0..40).map(a_sixteenth_of_a_chunk).collect();
     store.resolve(&space("w"), &names, embedder.clone()).await.unwrap_err();
     assert_eq!(embedder.calls().len(), 2);
     assert_eq!(store.embedded(&space("w"), &names).await, 16);

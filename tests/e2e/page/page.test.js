@@ -205,6 +205,38 @@ pageTest("every choice that the settings offer is one that the server takes", as
   }
 });
 
+pageTest("the model that is picked answers and offers what it can do", async (page) => {
+  await takeExample(page);
+  const { models } = await (await fetch(new URL("/v1/models", server))).json();
+  assert.deepEqual(await page.locator("#model-choice option").allTextContents(), ["demo", "demo-vit"]);
+  for (const { name, attentions } of models) {
+    await page.locator("#model-choice").selectOption(name);
+    const offered = await page.locator("#attention option").evaluateAll((options) => options.map(({ value }) => value));
+    assert.deepEqual(offered, ["", ...attentions]);
+    assert.equal((await (await send(page)).json()).model, name);
+  }
+});
+
+pageTest("what a model lacks is off and not asked for", async (page) => {
+  const student = { name: "student", attentions: [], key_smoothings: ["none"], student: { classes: ["tiger"] } };
+  await page.route("**/v1/models", async (route) => {
+    const response = await route.fetch();
+    const list = await response.json();
+    list.models[1] = { ...list.models[1], ...student };
+    await route.fulfill({ response, json: list });
+  });
+  await page.reload();
+  await page.locator("#advanced summary").click();
+  await page.locator("#attention").selectOption("clip");
+  await page.locator("#model-choice").selectOption("student");
+  assert.ok(await page.locator("#attention").isDisabled());
+  assert.ok(await page.locator("#key-smoothing").isDisabled());
+  assert.match(await page.locator("#trained-on").textContent(), /trained on tiger;/);
+  await page.locator("#copy-curl").click();
+  const command = await page.locator("#curl-command").inputValue();
+  assert.ok(command.includes('"model":"student"') && !command.includes("attention"), command);
+});
+
 pageTest("the curl command works as pasted, quotes and semicolons in class names too", async (page) => {
   await takeExample(page);
   await typeClasses(page, ["tiger", "bird's nest", "boat = ship; sailboat"]);

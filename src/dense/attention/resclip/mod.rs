@@ -16,30 +16,11 @@ use super::last_block::{Heads, LastBlock, attend, attend_at_scale, cells_of};
 use super::naclip::neighbourhood;
 use super::trunk::{Depth, Trunk};
 use crate::clip::Readout;
+use crate::dense::ResclipConstants;
 pub(super) use layout::PathTest;
 
-/// The release's constants; it has others for each data set.
-struct Constants {
-    /// A pixel whose best probability is below this counts as of the first query.
-    threshold: f32,
-    /// `lambda_r`: share of the middle blocks' attention.
-    middle_share: f64,
-    /// `tau_r`: factor on all of the attention. The projection's bias has no part in it, so it is of consequence.
-    attention_scale: f64,
-    /// `lambda_s`: share of the layout in what the softmax sees.
-    layout_share: f64,
-    /// `tau_s`: factor on what the softmax sees but the neighbourhood.
-    score_scale: f64,
-}
-
-/// Those for Pascal Context 59, where everything in the picture has a class of its own.
-const CONSTANTS: Constants = Constants {
-    threshold: 0.25,
-    middle_share: 0.4,
-    attention_scale: 2.0,
-    layout_share: 0.7,
-    score_scale: 1.8,
-};
+/// `tau_r`: factor on all of the attention. The projection's bias has no part in it, so it is of consequence.
+const ATTENTION_SCALE: f64 = 2.0;
 
 /// The first of the blocks whose attention is taken over, in towers of 12 and of 24, counted from 1.
 const FIRST_BLOCK: usize = 6;
@@ -61,6 +42,7 @@ fn first_block(depth: Depth) -> usize {
 pub(in crate::dense) struct Feedback {
     grid: Grid,
     path_test: PathTest,
+    constants: ResclipConstants,
     /// `[3, height, width]`, what the tower saw.
     image: Tensor,
     mixture: Mixture,
@@ -86,12 +68,14 @@ pub(super) fn first_pass(
     image: &Tensor,
     grid: Grid,
     path_test: PathTest,
+    constants: ResclipConstants,
 ) -> (Tensor, Vec<Feedback>) {
     let mixture = Mixture::of(trunk, last);
-    let mixed = mixture.mix(1.0, &neighbourhood(grid, image.device()));
+    let mixed = mixture.mix(1.0, &neighbourhood(grid, image.device()), constants.middle_share);
     let feedback = |index: i64| Feedback {
         grid,
         path_test,
+        constants,
         image: image.get(index),
         mixture: mixture.of_image(index),
         readout: trunk.tower.readout(),
@@ -102,16 +86,19 @@ pub(super) fn first_pass(
 impl Feedback {
     /// The second pass: from the cosines of the first, `[queries, cells]`, to features `[cells, embedding]`.
     pub(in crate::dense) fn cells(&self, cosines: &Tensor) -> Tensor {
-        let labels = labels::of_cells(cosines, &self.image, self.grid, CONSTANTS.threshold);
+        let ResclipConstants {
+            threshold,
+            middle_share,
+            score_scale,
+            layout_share,
+        } = self.constants;
+        let labels = labels::of_cells(cosines, &self.image, self.grid, threshold);
         let layout = layout::likeness(&labels, self.grid, self.path_test).to_device(self.image.device());
-        let Constants {
-            layout_share: share,
-            score_scale: scale,
-            ..
-        } = CONSTANTS;
         // S1 + omega; the class token has no place in the layout.
-        let bias = neighbourhood(self.grid, self.image.device()) + layout.constant_pad_nd([1, 0]) * (scale * share);
-        let mixed = self.mixture.mix(scale * (1.0 - share), &bias);
+        let layout = layout.constant_pad_nd([1, 0]) * (score_scale * layout_share);
+        let bias = neighbourhood(self.grid, self.image.device()) + layout;
+        let factor = score_scale * (1.0 - layout_share);
+        let mixed = self.mixture.mix(factor, &bias, middle_share);
         self.readout.read(&mixed).squeeze_dim(0) // [1, cells, embedding] -> [cells, embedding]
     }
 }
@@ -132,14 +119,10 @@ impl Mixture {
 
     /// `A(S) = tau_r [(1 - lambda_r) sm(S + omega) + lambda_r C]` applied to the values, where
     /// `S + omega = factor k k^T / sqrt d + bias`: `[batch, heads, cells, head_width]`.
-    fn mix(&self, factor: f64, bias: &Tensor) -> Tensor {
-        self.mix_with(factor, bias, CONSTANTS.middle_share, CONSTANTS.attention_scale)
-    }
-
-    fn mix_with(&self, factor: f64, bias: &Tensor, middle_share: f64, attention_scale: f64) -> Tensor {
+    fn mix(&self, factor: f64, bias: &Tensor, middle_share: f64) -> Tensor {
         let scale = factor / (self.key.size()[3] as f64).sqrt();
         let by_keys = attend_at_scale(&cells_of(&self.key), &self.key, &self.value, Some(bias), Some(scale));
-        (by_keys * (1.0 - middle_share) + &self.by_middle * middle_share) * attention_scale
+        (by_keys * (1.0 - middle_share) + &self.by_middle * middle_share) * ATTENTION_SCALE
     }
 
     fn of_image(&self, index: i64) -> Self {
@@ -166,8 +149,8 @@ mod tests {
 
     #[test]
     fn without_the_middle_blocks_it_is_naclip() {
-        let mixed = mixture().mix_with(1.0, &neighbourhood(GRID, Device::Cpu), 0.0, 1.0);
-        assert_close(&mixed, &naclip::mix(&heads(GRID.cells()), GRID));
+        let mixed = mixture().mix(1.0, &neighbourhood(GRID, Device::Cpu), 0.0);
+        assert_close(&(mixed / ATTENTION_SCALE), &naclip::mix(&heads(GRID.cells()), GRID));
     }
 
     #[test]
@@ -175,7 +158,7 @@ mod tests {
         let mut mixture = mixture();
         mixture.value = mixture.value.ones_like();
         mixture.by_middle = mixture.by_middle.ones_like();
-        let sums = mixture.mix(1.0, &neighbourhood(GRID, Device::Cpu));
+        let sums = mixture.mix(1.0, &neighbourhood(GRID, Device::Cpu), 0.4);
         assert_close(&sums, &Tensor::from(2f32));
     }
 }

@@ -1,0 +1,330 @@
+//! One stage of a request under a clock, for `make bench`: the driver, tools/bench/bench.py, starts this program once for each of
+//! our rows and makes it take turns with what people would use instead.
+//!
+//! Owns the protocol and what exactly is timed; inputs come from files, which the others read as well. When everything is
+//! loaded, standard output gets `{"ready":true}`. Then each line of standard input is a command that is answered with one line:
+//!
+//! - `run`: the stage once; `{"seconds":0.41}`
+//! - `write PATH`: what the last run gave, in the safetensors form, to be compared; `{"written":"PATH"}`
+//!
+//! The end of standard input ends the program.
+#![allow(clippy::disallowed_types)] // Towers take tensors, and results are compared as such.
+
+use std::error::Error;
+use std::io::{BufRead, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use maskclip::clip::{Clip, ModelConfig, Weights};
+use maskclip::dense::{DenseFeatures, DenseOptions};
+use maskclip::image::{self, Normalisation, NormalisedImage, Resize};
+use maskclip::label_map::{
+    LabelMap, LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED, label_map,
+};
+use maskclip::vocabulary::TemplateSet;
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+
+/// Class names that are embedded at once: about what the vocabulary's store hands to the text tower.
+const CHUNK_NAMES: usize = 16;
+
+/// Pixels that the benchmark's images may have.
+const MAX_IMAGE_PIXELS: u64 = 1 << 26;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    stage: Option<StageArguments>,
+    /// Threads of libtorch and of the pool for pixels.
+    #[arg(long, default_value_t = 1, global = true)]
+    threads: usize,
+    /// `cargo bench` hands this to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum StageArguments {
+    /// MaskCLIP's dense features of one image.
+    Forward {
+        #[command(flatten)]
+        model: ModelArguments,
+        /// A safetensors file with `pixels`, `[3, height, width]`, normalised.
+        #[arg(long)]
+        pixels: PathBuf,
+    },
+    /// Text embeddings of class names in all templates, tokens included.
+    Texts {
+        #[command(flatten)]
+        model: ModelArguments,
+        /// A text file with one class name a line.
+        #[arg(long)]
+        names: PathBuf,
+    },
+    /// Labels, confidence and statistics at image size.
+    LabelMap {
+        /// A safetensors file with `scores`, `[classes, rows, columns]`, temperature times cosine.
+        #[arg(long)]
+        scores: PathBuf,
+        #[arg(long)]
+        width: u32,
+        #[arg(long)]
+        height: u32,
+    },
+    /// An encoded image to the model's input.
+    Pixels {
+        #[arg(long)]
+        image: PathBuf,
+        #[arg(long)]
+        short_side: u32,
+        /// Side of the model's patches.
+        #[arg(long)]
+        patch: u32,
+    },
+}
+
+#[derive(Args)]
+struct ModelArguments {
+    /// A checkpoint.
+    #[arg(long)]
+    weights: PathBuf,
+    #[arg(long)]
+    precision: Precision,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Precision {
+    Float32,
+    Bfloat16,
+}
+
+impl ModelArguments {
+    fn load(&self) -> Result<Clip, Box<dyn Error>> {
+        let weights = Weights::load(&self.weights, Device::Cpu, self.kind())?;
+        let config = ModelConfig::find(weights.origin(), &self.weights)?;
+        Ok(Clip::load(weights, &config)?)
+    }
+
+    fn kind(&self) -> Kind {
+        match self.precision {
+            Precision::Float32 => Kind::Float,
+            Precision::Bfloat16 => Kind::BFloat16,
+        }
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let Some(stage) = arguments.stage else {
+        println!("This benchmark takes turns with others: `make bench` runs it.");
+        return Ok(());
+    };
+    tch::set_num_threads(i32::try_from(arguments.threads)?);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(arguments.threads)
+        .build_global()?;
+    match stage {
+        StageArguments::Forward { model, pixels } => answer(&Forward {
+            pixels: read(&pixels, "pixels")?.to_kind(model.kind()),
+            clip: model.load()?,
+        }),
+        StageArguments::Texts { model, names } => answer(&Texts {
+            clip: model.load()?,
+            names: std::fs::read_to_string(names)?.lines().map(str::to_owned).collect(),
+        }),
+        StageArguments::LabelMap { scores, width, height } => {
+            answer(&Labels::new(&read(&scores, "scores")?, width, height)?)
+        }
+        StageArguments::Pixels {
+            image,
+            short_side,
+            patch,
+        } => answer(&Pixels {
+            file: std::fs::read(image)?,
+            short_side,
+            patch,
+        }),
+    }
+}
+
+/// A tensor of a safetensors file.
+fn read(path: &Path, name: &str) -> Result<Tensor, Box<dyn Error>> {
+    let tensors = Tensor::read_safetensors(path)?;
+    let found = tensors.into_iter().find(|(found, _)| found == name);
+    let (_, tensor) = found.ok_or_else(|| format!("{} holds no {name}", path.display()))?;
+    Ok(tensor)
+}
+
+/// A stage, everything it needs in memory.
+trait Stage {
+    /// What it gives.
+    type Output;
+
+    /// Does it once. This is what is timed.
+    fn run(&self) -> Result<Self::Output, Box<dyn Error>>;
+
+    /// What the others' outputs are compared with, by name.
+    fn tensors(output: Self::Output) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>>;
+}
+
+/// Answers commands until there are none.
+fn answer<S: Stage>(stage: &S) -> Result<(), Box<dyn Error>> {
+    say(&json!({"ready": true}))?;
+    let mut last = None;
+    for line in stdin().lock().lines() {
+        let line = line?;
+        match line.split_once(' ') {
+            None if line == "run" => {
+                drop(last.take()); // Before the clock starts.
+                let start = Instant::now();
+                let output = stage.run()?;
+                let seconds = start.elapsed().as_secs_f64();
+                last = Some(output);
+                say(&json!({"seconds": seconds}))?;
+            }
+            Some(("write", path)) => {
+                let output = last.take().ok_or("write comes after run")?;
+                Tensor::write_safetensors(&S::tensors(output)?, path)?;
+                say(&json!({"written": path}))?;
+            }
+            _ => return Err(format!("{line:?} is no command").into()),
+        }
+    }
+    Ok(())
+}
+
+fn say(reply: &serde_json::Value) -> std::io::Result<()> {
+    let mut stdout = stdout().lock();
+    writeln!(stdout, "{reply}")?;
+    stdout.flush()
+}
+
+/// `forward`
+struct Forward {
+    clip: Clip,
+    /// `[3, height, width]`
+    pixels: Tensor,
+}
+
+impl Stage for Forward {
+    type Output = DenseFeatures;
+
+    fn run(&self) -> Result<DenseFeatures, Box<dyn Error>> {
+        // MaskCLIP, whole, without key smoothing.
+        let options = DenseOptions::default();
+        Ok(DenseFeatures::extract(&self.clip.visual, &self.pixels, &options)?)
+    }
+
+    fn tensors(output: DenseFeatures) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>> {
+        Ok(vec![("features", output.cells.to_kind(Kind::Float))])
+    }
+}
+
+/// `texts`
+struct Texts {
+    clip: Clip,
+    names: Vec<String>,
+}
+
+impl Stage for Texts {
+    /// `[chunk's names, embedding]` each.
+    type Output = Vec<Tensor>;
+
+    fn run(&self) -> Result<Vec<Tensor>, Box<dyn Error>> {
+        let templates = TemplateSet::Maskclip85;
+        let ensemble = templates.templates().len();
+        let chunks = self.names.chunks(CHUNK_NAMES).map(|names| {
+            let prompts = names.iter().flat_map(|name| templates.prompts(name));
+            let prompts: Vec<_> = prompts.map(|prompt| self.clip.tokenizer.encode(&prompt)).collect();
+            tch::no_grad(|| self.clip.text.encode_ensembles(&prompts, ensemble))
+        });
+        Ok(chunks.collect())
+    }
+
+    fn tensors(output: Vec<Tensor>) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>> {
+        Ok(vec![("embeddings", Tensor::cat(&output, 0))])
+    }
+}
+
+/// `label-map`
+struct Labels {
+    scores: ScoreMap,
+    owners: Vec<QueryOwner>,
+    options: LabelMapOptions,
+}
+
+impl Labels {
+    /// Of scores, `[classes, rows, columns]`.
+    fn new(scores: &Tensor, width: u32, height: u32) -> Result<Self, Box<dyn Error>> {
+        let (classes, rows, columns) = scores.size3()?;
+        let classes = u16::try_from(classes)?;
+        Ok(Self {
+            scores: ScoreMap {
+                kind: ScoreKind::Logits,
+                queries: classes.into(),
+                grids: vec![ScoreGrid {
+                    height: usize::try_from(rows)?,
+                    width: usize::try_from(columns)?,
+                    windows: None,
+                    // [classes, rows, columns] -> [classes * rows * columns]
+                    values: Vec::try_from(scores.flatten(0, 2))?,
+                }],
+            },
+            owners: (0..classes).map(QueryOwner::Class).collect(),
+            options: LabelMapOptions {
+                width,
+                height,
+                classes: classes.into(),
+                background_label: UNLABELLED,
+                background_threshold: 0.0,
+                smallest_area: 0.0,
+                confidence_map: true,
+            },
+        })
+    }
+}
+
+impl Stage for Labels {
+    type Output = LabelMap;
+
+    fn run(&self) -> Result<LabelMap, Box<dyn Error>> {
+        Ok(label_map(&self.scores, &self.owners, &self.options))
+    }
+
+    fn tensors(output: LabelMap) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>> {
+        let size = [output.height.into(), output.width.into()];
+        let labels: Vec<i32> = output.labels.iter().map(|&label| label.into()).collect();
+        let confidence = output.confidence.ok_or("the confidence map was asked for")?;
+        // [height * width] -> [height, width]
+        Ok(vec![
+            ("labels", Tensor::from_slice(&labels).view::<[i64; 2]>(size)),
+            ("confidence", Tensor::from_slice(&confidence).view::<[i64; 2]>(size)),
+        ])
+    }
+}
+
+/// `pixels`
+struct Pixels {
+    /// An encoded image.
+    file: Vec<u8>,
+    short_side: u32,
+    patch: u32,
+}
+
+impl Stage for Pixels {
+    type Output = NormalisedImage;
+
+    fn run(&self) -> Result<NormalisedImage, Box<dyn Error>> {
+        let image = image::decode(&self.file, MAX_IMAGE_PIXELS)?;
+        let resize = Resize::Bicubic;
+        let (width, height) = image.dimensions();
+        let (width, height) = resize.working_size(width, height, self.short_side, self.patch, MAX_IMAGE_PIXELS)?;
+        Ok(image::preprocess(&image, width, height, resize, &Normalisation::CLIP))
+    }
+
+    fn tensors(output: NormalisedImage) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>> {
+        let size = [3, i64::try_from(output.height)?, i64::try_from(output.width)?];
+        Ok(vec![("pixels", Tensor::from_slice(&output.values).view(size))])
+    }
+}

@@ -1,0 +1,91 @@
+//! One served model: its queue, its workers, and what is known of them.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::labeller::{LabellerError, ModelInfo, ModelKind};
+use super::queue::JobQueue;
+use super::worker::{self, Job, LabellerFactory, WorkerContext, WorkersState};
+use super::{EngineSettings, Readiness};
+use crate::telemetry::Metrics;
+
+/// A model to be served.
+#[derive(Clone)]
+pub struct ServedModel {
+    /// What requests call it; no two have the same.
+    pub name: String,
+    /// What it is, known before it is loaded.
+    pub kind: ModelKind,
+    /// Makes it, on each worker's thread.
+    pub factory: LabellerFactory,
+}
+
+/// A model with its queue and its workers, which end with it. Their failures are no other model's.
+pub(super) struct ModelHost {
+    pub(super) name: String,
+    pub(super) kind: ModelKind,
+    pub(super) queue: Arc<JobQueue<Job>>,
+    workers: watch::Receiver<WorkersState>,
+}
+
+impl ModelHost {
+    /// Starts the workers; returns at once.
+    pub(super) fn start(model: ServedModel, settings: &EngineSettings, metrics: &Arc<Metrics>) -> Self {
+        let ServedModel { name, kind, factory } = model;
+        metrics.declare_model(&name);
+        let queue = Arc::new(JobQueue::new(metrics.queue_depth(&name)));
+        let (state, workers) = watch::channel(WorkersState::Loading);
+        let context = Arc::new(WorkerContext {
+            model: name.clone(),
+            queue: Arc::clone(&queue),
+            factory,
+            state,
+            metrics: Arc::clone(metrics),
+        });
+        worker::spawn(&context, settings.engine.workers);
+        Self {
+            name,
+            kind,
+            queue,
+            workers,
+        }
+    }
+
+    /// Waits until the first worker is ready.
+    pub(super) async fn ready(&self) -> Result<Arc<ModelInfo>, Arc<LabellerError>> {
+        let mut workers = self.workers.clone();
+        let state = workers
+            .wait_for(|state| !matches!(state, WorkersState::Loading))
+            .await
+            .expect("workers publish their state for as long as the engine lives");
+        match &*state {
+            WorkersState::Loaded { model, .. } => Ok(Arc::clone(model)),
+            WorkersState::Failed(error) => Err(Arc::clone(error)),
+            WorkersState::Loading => unreachable!("just waited for another state"),
+        }
+    }
+
+    /// Whether a worker answers, the engine's draining aside.
+    pub(super) fn readiness(&self) -> Readiness {
+        match &*self.workers.borrow() {
+            WorkersState::Loading | WorkersState::Failed(_) => Readiness::Starting,
+            WorkersState::Loaded { live: 0, .. } => Readiness::Recovering,
+            WorkersState::Loaded { .. } => Readiness::Ready,
+        }
+    }
+
+    /// What the model is, once it has been loaded.
+    pub(super) fn info(&self) -> Option<Arc<ModelInfo>> {
+        match &*self.workers.borrow() {
+            WorkersState::Loaded { model, .. } => Some(Arc::clone(model)),
+            WorkersState::Loading | WorkersState::Failed(_) => None,
+        }
+    }
+}
+
+impl Drop for ModelHost {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}

@@ -1,0 +1,197 @@
+//! One thread's share of the pass: buffers, the arithmetic of a row's pixels, and what has been counted.
+
+use super::super::ScoreKind;
+use super::super::instructions::VectorWork;
+use super::super::interpolation::Block;
+use super::super::lanes::{LANES, Lanes, exp_of_difference};
+use super::super::statistics::Statistics;
+use super::Plan;
+use super::candidates::Candidates;
+
+/// One thread's buffers and what it has counted so far.
+pub(super) struct Worker<'a> {
+    plan: &'a Plan<'a>,
+    /// `[queries, cells of a row]`, the grids at the height of the current image row, queries in the plan's order.
+    row_cells: Vec<f32>,
+    /// The queries that matter in the current tile.
+    candidates: Candidates,
+    /// Of each candidate in the current block: its score, then its unnormalised probability.
+    parts: Vec<Lanes>,
+    /// Of each query, the largest probability so far in each of a block's pixels.
+    presence: Vec<Lanes>,
+    /// Of the current row's pixels.
+    owners: Vec<usize>,
+    /// Of the current row's pixels, their owners'.
+    probabilities: Vec<f32>,
+    statistics: Statistics,
+}
+
+/// No candidate: the background takes the pixel.
+const NONE: u32 = u32::MAX;
+
+/// What a block's pixels have come to.
+struct Winners {
+    /// As positions among the candidates, or [`NONE`].
+    candidates: [u32; LANES],
+    /// Of whoever takes the pixel.
+    probabilities: Lanes,
+}
+
+impl<'a> Worker<'a> {
+    pub fn new(plan: &'a Plan<'a>) -> Self {
+        let (queries, width) = (plan.queries.len(), plan.options.width as usize);
+        Self {
+            plan,
+            row_cells: vec![0.0; queries * plan.interpolation.row_cells()],
+            candidates: Candidates::new(),
+            parts: vec![Lanes::splat(0.0); queries],
+            presence: vec![Lanes::splat(0.0); queries],
+            owners: vec![plan.background; width],
+            probabilities: vec![0.0; width],
+            statistics: Statistics::new(plan.options.classes),
+        }
+    }
+
+    /// Labels row `y` of the image.
+    pub fn label_row(&mut self, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
+        let interpolation = &self.plan.interpolation;
+        let rows = self.row_cells.chunks_exact_mut(interpolation.row_cells());
+        for (query, cells) in self.plan.queries.iter().zip(rows) {
+            interpolation.blend_rows(query.index, y, cells);
+        }
+        self.plan.instructions.run(LabelPixels {
+            worker: self,
+            confidence,
+        });
+        let mut x = 0;
+        for owners in self.owners.chunk_by(|one, next| one == next) {
+            let pixels = x..x + owners.len();
+            labels[pixels.clone()].fill(self.plan.label(owners[0]));
+            self.statistics
+                .note_run(owners[0], x, y, &self.probabilities[pixels.clone()]);
+            x = pixels.end;
+        }
+    }
+
+    /// What has been counted.
+    pub fn finish(mut self) -> Statistics {
+        for (query, presence) in self.plan.queries.iter().zip(self.presence) {
+            self.statistics.note_presence(query.owner, presence.largest());
+        }
+        self.statistics
+    }
+
+    /// Finds out who takes a block's pixels; notes every class's presence.
+    #[inline(always)]
+    fn label_block<const FUSED: bool>(&mut self, block: &Block, tile_cells: usize) -> Winners {
+        let candidates = &self.candidates;
+        let counting = candidates.counting;
+        let parts = &mut self.parts[..candidates.queries.len()];
+
+        let (mut best, mut winner) = (Lanes::splat(f32::NEG_INFINITY), [NONE; LANES]);
+        let mut cells = candidates.cells.chunks_exact(tile_cells);
+        for (candidate, (part, cells)) in (0..).zip(parts[..counting].iter_mut().zip(&mut cells)) {
+            let scores = block.blend::<FUSED>(cells);
+            *part = scores;
+            for (winner, (score, best)) in winner.iter_mut().zip(scores.0.iter().zip(best.0)) {
+                *winner = if *score > best { candidate } else { *winner };
+            }
+            best = best.max(scores);
+        }
+        let mut largest = best;
+        for (part, cells) in parts[counting..].iter_mut().zip(cells) {
+            *part = block.blend::<FUSED>(cells);
+            largest = largest.max(*part);
+        }
+
+        let exponential = |score, largest| exp_of_difference::<FUSED>(score - largest);
+        let positive = |weight: f32, _| weight.max(0.0);
+        let (best, sum) = match self.plan.kind {
+            ScoreKind::Logits => (best.zip(largest, exponential), to_parts(parts, largest, exponential)),
+            ScoreKind::Weights => (best.zip(largest, positive), to_parts(parts, largest, positive)),
+        };
+        // Written this way around, a sum that is not a number stays that, and so wins and notes nothing.
+        let inverse = sum.map(|sum| {
+            1.0 / if sum < f32::MIN_POSITIVE {
+                f32::MIN_POSITIVE
+            } else {
+                sum
+            }
+        });
+        for (&query, part) in candidates.queries.iter().zip(&parts[..counting]) {
+            let presence = &mut self.presence[query];
+            *presence = presence.max(part.zip(inverse, |part, inverse| part * inverse));
+        }
+
+        let mut winners = Winners {
+            candidates: winner,
+            probabilities: best.zip(inverse, |best, inverse| best * inverse),
+        };
+        self.leave_to_background(&mut winners, inverse);
+        winners
+    }
+
+    /// Gives the background the pixels without evidence and those below the threshold.
+    #[inline(always)]
+    fn leave_to_background(&self, winners: &mut Winners, inverse: Lanes) {
+        let threshold = self.plan.threshold;
+        let mut background = Lanes::splat(0.0);
+        if threshold > 0.0 {
+            for part in &self.parts[self.candidates.background.clone()] {
+                background = background.max(part.zip(inverse, |part, inverse| part * inverse));
+            }
+        }
+        for lane in 0..LANES {
+            let probability = winners.probabilities.0[lane];
+            if !(probability > 0.0 && probability >= threshold) {
+                winners.candidates[lane] = NONE;
+                winners.probabilities.0[lane] = background.0[lane];
+            }
+        }
+    }
+}
+
+/// Turns scores into unnormalised probabilities; returns their sum.
+#[inline(always)]
+fn to_parts(scores: &mut [Lanes], largest: Lanes, part: impl Fn(f32, f32) -> f32) -> Lanes {
+    let mut sum = Lanes::splat(0.0);
+    for score in scores {
+        *score = score.zip(largest, &part);
+        sum = sum.zip(*score, |sum, part| sum + part);
+    }
+    sum
+}
+
+/// The pixels of a row whose cells the worker holds: owners and probabilities, and confidence in 255ths.
+struct LabelPixels<'w, 'a> {
+    worker: &'w mut Worker<'a>,
+    confidence: &'w mut [u8],
+}
+
+impl VectorWork for LabelPixels<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let Self { worker, confidence } = self;
+        let plan = worker.plan;
+        let mut confidence = confidence.chunks_mut(LANES);
+        let mut x = 0;
+        for tile in plan.interpolation.tiles() {
+            worker.candidates.choose(plan, tile, &worker.row_cells);
+            for (block, confidence) in tile.blocks.iter().zip(&mut confidence) {
+                let winners = worker.label_block::<FUSED>(block, tile.cells.len());
+                let pixels = confidence.len();
+                for (byte, probability) in confidence.iter_mut().zip(winners.probabilities.0) {
+                    *byte = (probability * 255.0 + 0.5) as u8;
+                }
+                worker.probabilities[x..x + pixels].copy_from_slice(&winners.probabilities.0[..pixels]);
+                for (owner, &winner) in worker.owners[x..x + pixels].iter_mut().zip(&winners.candidates) {
+                    let query = worker.candidates.queries.get(winner as usize);
+                    *owner = query.map_or(plan.background, |&query| plan.queries[query].owner);
+                }
+                x += pixels;
+            }
+        }
+    }
+}

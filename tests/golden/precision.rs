@@ -1,0 +1,125 @@
+//! bfloat16 against float32, the reference here being this program itself: what `model.precision: auto` may choose has to
+//! label like what it replaces.
+
+use std::path::Path;
+
+use maskclip::clip::zoo::EmbeddedModel;
+use maskclip::clip::{Clip, ModelConfig, Weights};
+use maskclip::dense::{self, DenseFeatures, DenseOptions};
+use maskclip::image::{self, Normalisation, Resize};
+use maskclip::label_map::{LabelMapOptions, QueryOwner, UNLABELLED, label_map};
+use maskclip::vocabulary::TemplateSet;
+use tch::{Device, Kind, Tensor};
+
+use crate::arrays::golden;
+
+/// Share of the scenes' pixels that have the same label in both precisions.
+const AGREEMENT: f64 = 0.99;
+
+/// Every sixteenth scene of each style: half a million pixels.
+const SCENES_APART: usize = 16;
+
+#[test]
+fn the_embedded_models_label_the_example_scenes_alike_in_both_precisions() {
+    for name in ["demo", "demo-vit"] {
+        let model = EmbeddedModel::named(name).expect("the model is embedded");
+        let [in_float32, in_bfloat16] = [Kind::Float, Kind::BFloat16].map(|kind| labels(model, kind));
+        let same = in_float32.iter().zip(&in_bfloat16).filter(|(a, b)| a == b).count();
+        let agreement = same as f64 / in_float32.len() as f64;
+        println!("{name}: {agreement:.4} of {} pixels", in_float32.len());
+        assert_eq!(in_float32.len(), in_bfloat16.len());
+        assert!(agreement >= AGREEMENT, "{name}: {agreement} of the pixels");
+    }
+}
+
+/// The labels of all pixels of the scenes, one scene after the other.
+fn labels(model: EmbeddedModel, kind: Kind) -> Vec<u16> {
+    let weights = Weights::from_bytes(model.weights, Device::Cpu, kind).expect("the embedded weights can be read");
+    let config = ModelConfig::parse(model.config).expect("the embedded configuration can be read");
+    let clip = Clip::load(weights, &config).expect("the embedded weights are a whole model");
+    let scenes = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenes");
+    let names = |file: &str| std::fs::read_to_string(scenes.join(file)).expect("the scenes' names are committed");
+    let (classes, background) = (names("classes.txt"), names("backgrounds.txt"));
+    // What competes with the classes stands for the background, as their own entry of that name says.
+    let classes: Vec<&str> = classes.lines().filter(|name| *name != "background").collect();
+    let owners: Vec<QueryOwner> = (0..classes.len())
+        .map(|id| QueryOwner::Class(u16::try_from(id).expect("there are few classes")))
+        .chain(background.lines().map(|_| QueryOwner::Background))
+        .collect();
+    let prompts: Vec<_> = classes
+        .iter()
+        .copied()
+        .chain(background.lines())
+        .flat_map(|name| TemplateSet::Simple.prompts(name))
+        .map(|prompt| clip.tokenizer.encode(&prompt))
+        .collect();
+    let text = tch::no_grad(|| clip.text.encode_ensembles(&prompts, 1));
+
+    let mut labels = Vec::new();
+    for style in ["in-style", "openmoji"] {
+        for number in (0..64).step_by(SCENES_APART) {
+            let file = scenes.join(style).join(format!("{number:02}.png"));
+            let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            let pixels = image::decode(&bytes, 1 << 24).expect("a scene is a picture");
+            let (width, height) = pixels.dimensions();
+            let patch = u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide");
+            let size = Resize::Bicubic.working_size(width, height, model.short_side, patch, 1 << 24);
+            let size = size.expect("a scene is small");
+            let input = image::preprocess(&pixels, size.0, size.1, Resize::Bicubic, &Normalisation::CLIP);
+            // [3 * height * width] -> [3, height, width]
+            let input = Tensor::from_slice(&input.values).view([3, size.1.into(), size.0.into()]);
+            let options = DenseOptions::default();
+            let scores = dense::score(&clip.visual, &[input.to_kind(kind)], &text, &owners, &options);
+            let options = LabelMapOptions {
+                width,
+                height,
+                classes: classes.len(),
+                background_label: UNLABELLED,
+                background_threshold: 0.0,
+                smallest_area: 0.0,
+                confidence_map: false,
+            };
+            let scores = scores.expect("every tower computes MaskCLIP");
+            labels.extend(label_map(&scores.map, &owners, &options).labels);
+        }
+    }
+    labels
+}
+
+/// Cosines may move by this much in bfloat16; so a cell whose best text leads by more than twice that keeps its label.
+const COSINE_TOLERANCE: f64 = 0.02;
+
+#[test]
+fn a_random_towers_cosines_move_by_less_than_the_tolerance() {
+    for name in ["visual_vit_quick_gelu", "visual_vit_gelu", "visual_resnet"] {
+        let [in_float32, in_bfloat16] = [Kind::Float, Kind::BFloat16].map(|kind| random_cosines(name, kind));
+        let moved = (in_float32 - in_bfloat16).abs().max().double_value(&[]);
+        println!("{name}: {moved:.4}");
+        assert!(moved > 0.0 && moved < COSINE_TOLERANCE, "{name}: {moved}");
+    }
+}
+
+/// Of the cells of a golden tower with random directions: `[cells, texts]`.
+fn random_cosines(name: &str, kind: Kind) -> Tensor {
+    let path = golden(&format!("{name}.safetensors"));
+    let mut weights = Weights::load(&path, Device::Cpu, kind).expect("the golden weights are committed");
+    let config = ModelConfig::find(weights.origin(), &path).expect("the configuration is committed beside");
+    let tower = maskclip::clip::VisualTower::load(&mut weights, &config).expect("the weights are a whole tower");
+    let wave = |shape: &[i64], seed: f64| {
+        let count: i64 = shape.iter().product();
+        let angle = (Tensor::arange(count, (Kind::Double, Device::Cpu)) + 1.0) * seed;
+        angle.sin().to_kind(Kind::Float).view(shape)
+    };
+    let side = tower.patch_pixels() * 6;
+    let image = wave(&[3, side, side], 12.9) * 2.0;
+    let features = DenseFeatures::extract(&tower, &image.to_kind(kind), &DenseOptions::default());
+    let unit = |rows: Tensor| &rows / rows.norm_scalaropt_dim(2, [-1], true);
+    let cells = unit(
+        features
+            .expect("every tower computes MaskCLIP")
+            .cells
+            .to_kind(Kind::Float),
+    );
+    let text = unit(wave(&[5, tower.embedding_dimension()], 7.3));
+    tch::no_grad(|| cells.matmul(&text.transpose(0, 1)))
+}

@@ -1,0 +1,113 @@
+"""Every stage of a request beside what people would use instead, on the same inputs, in turns: `make bench`.
+
+Builds the server and benches/stages.rs, makes the inputs (inputs.py), then goes through STAGES (stages.py). Each side is a process of
+its own with the same number of threads; outputs are compared before anything is timed. Every sample goes to
+target/bench/results.json, tables to standard output as docs/performance.md has them; that document says how to read them.
+
+An idle machine is the caller's business: load averages before and after each stage are kept with its samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from inputs import REPOSITORY, prepare
+from report import Row, table
+from stages import STAGES, Bench
+
+
+def build() -> dict[str, Path]:
+    """The programs of this checkout, optimised, by their names."""
+    command = ["cargo", "build", "--release", "--bin", "maskclip", "--bench", "stages", "--message-format", "json-render-diagnostics"]
+    built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    messages = map(json.loads, built.stdout.splitlines())
+    return {message["target"]["name"]: Path(message["executable"]) for message in messages if message.get("executable")}
+
+
+def commit() -> str:
+    """Of the checkout, marked when it holds changes beyond it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
+    return subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def machine() -> dict[str, str | int]:
+    processor = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {"processor": processor[1] if processor else "unknown", "cores": len(os.sched_getaffinity(0))}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="how often every side has its turn (default: 7)")
+    parser.add_argument(
+        "--stages", default=",".join(STAGES), metavar="LIST", help=f"separated by commas (default: all of {','.join(STAGES)})"
+    )
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every side (default: one a core)")
+    parser.add_argument("--resume", action="store_true", help="leave out what results.json has of this commit and these options")
+    parser.add_argument("--quick", action="store_true", help="two classes for a vocabulary, one round: does everything run?")
+    chosen = parser.parse_args()
+    chosen.stages = chosen.stages.split(",")
+    unknown = set(chosen.stages) - set(STAGES)
+    if unknown:
+        parser.error(f"--stages: there is no {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
+    if chosen.quick:
+        chosen.rounds = 1
+    if chosen.rounds < 1:
+        parser.error("--rounds: at least one")
+    return chosen
+
+
+def main() -> None:
+    chosen = arguments()
+    programs = build()
+    folder = Path(programs["maskclip"]).parents[1] / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = folder / "results.json"
+    kept = json.loads(results.read_text()) if results.exists() else {}
+    bench = Bench(
+        inputs=prepare(folder),
+        program=programs["stages"],
+        maskclip=programs["maskclip"],
+        python=sys.executable,
+        folder=folder,
+        threads=chosen.threads,
+        rounds=chosen.rounds,
+        quick=chosen.quick,
+    )
+    options = {"commit": commit(), "threads": bench.threads, "rounds": bench.rounds, "quick": bench.quick, **machine()}
+    rows = []
+    for name in chosen.stages:
+        record = kept.get(name)
+        if not (chosen.resume and record and record["options"] == options):
+            start, load = time.monotonic(), os.getloadavg()[0]
+            measured = STAGES[name](bench)
+            record = {
+                "options": options,
+                "load": [load, os.getloadavg()[0]],
+                "seconds": time.monotonic() - start,
+                **asdict(measured),
+            }
+            kept[name] = record
+            write(results, kept)
+        rows_of_stage = [Row(**row) for row in record["rows"]]
+        print(f"{name}: {record['seconds']:.0f} s, load {record['load'][0]:.1f} before\n\n{table(rows_of_stage)}\n", flush=True)
+        rows += rows_of_stage
+    print(f"{options}\n\n{table(rows)}\n\nall samples: {results}")
+
+
+def write(path: Path, content: dict) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=1))
+    unfinished.rename(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Samples to medians, ratios and Markdown."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table, as docs/performance.md has them."""
+
+    stage: str
+    ours: str
+    peer: str = ""
+    ratio: str = ""
+    bar: str = ""
+
+    def markdown(self) -> str:
+        return f"| {self.stage} | {self.ours} | {self.peer} | {self.ratio} | {self.bar} |"
+
+
+def table(rows: Sequence[Row]) -> str:
+    head = ["| stage | ours | peer | ratio | bar |", "|---|---|---|---|---|"]
+    return "\n".join(head + [row.markdown() for row in rows])
+
+
+def spread(samples: Sequence[float], unit: str = "", digits: int = 3) -> str:
+    """Median, least and most, to so many significant digits."""
+    median, least, most = (
+        significant(value, digits) for value in (statistics.median(samples), min(samples), max(samples))
+    )
+    return f"{median} ({least} to {most}){unit and ' '}{unit}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e" in text else text
+
+
+def seconds(samples: Sequence[float]) -> str:
+    """In milliseconds below one second."""
+    if statistics.median(samples) < 1:
+        return spread([1000 * sample for sample in samples], "ms")
+    return spread(samples, "s")
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Of samples of the same round: what the machine did at that time counts for both."""
+    return [above / below for above, below in zip(numerators, denominators, strict=True)]
+
+
+def at_least(samples: Sequence[float], bar: float) -> str:
+    met = statistics.median(samples) >= bar
+    return f"at least {significant(bar)}: {'met' if met else 'not met'}"
+
+
+def at_most(samples: Sequence[float], bar: float, text: str) -> str:
+    met = statistics.median(samples) <= bar
+    return f"at most {text}: {'met' if met else 'not met'}"
+
+
+def compared(stage: str, ours: tuple[str, Sequence[float]], peer: tuple[str, Sequence[float]], bar: float | None = None) -> Row:
+    """Two sides' seconds, each with its name; the ratio says how many times as fast ours is."""
+    faster = ratios(peer[1], ours[1])
+    return Row(
+        stage,
+        f"{ours[0]}: {seconds(ours[1])}",
+        f"{peer[0]}: {seconds(peer[1])}",
+        spread(faster),
+        "" if bar is None else at_least(faster, bar),
+    )
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The smallest sample that so large a share of them does not exceed."""
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -1,0 +1,174 @@
+"""The processes that take turns: programs that speak the protocol of benches/stages.rs, and servers.
+
+Owns their environment, their lives and a look at their memory. Leaves what they are asked to stages.py.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+START_SECONDS = 600
+REPLY_SECONDS = 600
+BOUNDARY = "a-boundary-that-no-part-holds"
+
+
+def environment(threads: int, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The same for all: so many threads, which sleep while they wait, so that nobody slows down whose turn it is. Settings of
+    whoever runs this are nobody's."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MASKCLIP_")}
+    count = str(threads)
+    shared = {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "RAYON_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "passive",
+        "KMP_BLOCKTIME": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return own | shared | dict(more or {})
+
+
+class Process:
+    """A running program."""
+
+    def __init__(self, name: str, command: list[str | Path], environment: dict[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("a") as errors:
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
+            )
+
+    def read_line(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with status {self.process.wait()}; its log is {self.log}")
+        return line
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+    def status_bytes(self, field: str) -> int:
+        """Of /proc: VmRSS, what it has in memory; VmHWM, the most it had since `forget_peak`."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1])
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+
+class Side(Process):
+    """A program that does one thing each time it is asked."""
+
+    def __init__(self, name: str, command: list[str | Path], environment: dict[str, str], log: Path) -> None:
+        super().__init__(name, command, environment, log)
+        self.peak_bytes = 0
+        """The most memory that a run took beyond what the program had before it."""
+        if not json.loads(self.read_line()).get("ready"):
+            raise SystemExit(f"{name} is not ready")
+
+    def ask(self, command: str) -> dict:
+        self.process.stdin.write(f"{command}\n")
+        return json.loads(self.read_line())
+
+    def run(self) -> float:
+        """Seconds, by its own clock."""
+        self.forget_peak()
+        before = self.status_bytes("VmRSS")
+        seconds = self.ask("run")["seconds"]
+        self.peak_bytes = max(self.peak_bytes, self.status_bytes("VmHWM") - before)
+        return seconds
+
+    def output(self, folder: Path) -> dict[str, Tensor]:
+        """What a run gives."""
+        self.run()
+        path = folder / "output.safetensors"
+        self.ask(f"write {path}")
+        tensors = load_file(path)
+        path.unlink()
+        return tensors
+
+
+@dataclass(frozen=True)
+class Reply:
+    seconds: float
+    """From before the request is written until its answer is read."""
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Server(Process):
+    """A server on a port of its own, ready."""
+
+    def __init__(self, name: str, command: list[str | Path], environment: dict[str, str], log: Path) -> None:
+        start = time.perf_counter()
+        super().__init__(name, command, environment, log)
+        while not (found := re.search(r"listening on (http://\S+)", self.read_line())):
+            pass
+        address = urlsplit(found[1])
+        self.host, self.port = address.hostname, address.port
+        while self.request(self.connect(), "GET", "/health/ready", allowed=(200, 503)).headers[":status"] != "200":
+            if time.perf_counter() - start > START_SECONDS:
+                raise SystemExit(f"{name} is not ready after {START_SECONDS} seconds")
+            time.sleep(0.005)
+        self.start_seconds = time.perf_counter() - start
+        """From its process to its readiness."""
+
+    def connect(self) -> http.client.HTTPConnection:
+        """One connection, to be kept."""
+        return http.client.HTTPConnection(self.host, self.port, timeout=REPLY_SECONDS)
+
+    def request(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        allowed: tuple[int, ...] = (200,),
+    ) -> Reply:
+        start = time.perf_counter()
+        connection.request(method, path, body, dict(headers or {}))
+        response = connection.getresponse()
+        content = response.read()
+        seconds = time.perf_counter() - start
+        if response.status not in allowed:
+            raise SystemExit(f"{self.name} answered {response.status} to {method} {path}: {content[:500].decode()}")
+        return Reply(seconds, {name.lower(): value for name, value in response.getheaders()} | {":status": str(response.status)}, content)
+
+    def segment(
+        self, connection: http.client.HTTPConnection, image: bytes, request: dict, accept: str, allowed: tuple[int, ...] = (200,)
+    ) -> Reply:
+        """One image as a multipart form."""
+        parts = [
+            ('name="image"; filename="image.jpg"', "image/jpeg", image),
+            ('name="request"', "application/json", json.dumps(request).encode()),
+        ]
+        body = b"".join(
+            f"--{BOUNDARY}\r\nContent-Disposition: form-data; {name}\r\nContent-Type: {kind}\r\n\r\n".encode() + content + b"\r\n"
+            for name, kind, content in parts
+        )
+        body += f"--{BOUNDARY}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Accept": accept}
+        return self.request(connection, "POST", "/v1/segment", body, headers, allowed)
+
+    def model_seconds(self) -> float:
+        """All that the model has taken so far, of every request."""
+        metrics = self.request(self.connect(), "GET", "/metrics").body.decode()
+        values = re.findall(r'^maskclip_stage_seconds_sum\{[^}]*stage="model"[^}]*\} (\S+)$', metrics, re.MULTILINE)
+        return sum(map(float, values))

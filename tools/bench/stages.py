@@ -1,0 +1,437 @@
+"""What is timed: for each stage who takes turns, what is compared before, and the rows that come of it.
+
+A round is every side once, ours and theirs next to each other; ratios are of samples of the same round.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from inputs import COMPARED_NAMES, LABEL_MAP_SIZE, NAMES, PATCH, SAMPLED_PROMPTS, SIDE, TEMPLATES, Inputs, forward_flop
+from peer import GEMM_SIDE
+from report import Row, at_least, at_most, compared, percentile, ratios, seconds, significant, spread
+from sides import Process, Server, Side, environment
+from torch import Tensor
+
+HERE = Path(__file__).parent
+WARM_UPS = 2
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
+    "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
+)  # fmt: skip
+CLIENTS = 16
+REQUESTS_PER_CLIENT = 2
+"""In each round."""
+REQUESTS_PER_ROUND = 3
+"""Of one client."""
+SMALLEST_COSINE = {"float32": 0.9999, "bfloat16": 0.99}
+"""Of any cell's feature, or any name's embedding, with open_clip's in float32."""
+SAME_LABELS = 0.9999
+LARGEST_PIXEL_ERROR = 4 / 255 / 0.26
+"""In units of the normalisation: decoders of JPEG differ by up to 3 of 255, resizes by 1."""
+
+
+@dataclass
+class Measured:
+    """A stage's rows, and all that they were made of."""
+
+    rows: list[Row] = field(default_factory=list)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds unless the name says otherwise, in the order they were taken."""
+    compared: dict[str, float] = field(default_factory=dict)
+    """How alike outputs were."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all stages need."""
+
+    inputs: Inputs
+    program: Path
+    """benches/stages.rs"""
+    maskclip: Path
+    """The server."""
+    python: str
+    folder: Path
+    """For logs and what is passed between processes."""
+    threads: int
+    rounds: int
+    quick: bool
+    """Less work, to see whether everything runs."""
+
+    def ours(self, stage: str, *arguments: str | Path) -> Side:
+        command = [self.program, stage, "--threads", str(self.threads), *arguments]
+        return self.side(f"ours {stage}", command)
+
+    def our_model(self, stage: str, precision: str, *arguments: str | Path) -> Side:
+        return self.ours(stage, "--weights", self.inputs.weights, "--precision", precision, *arguments)
+
+    def peer(self, kind: str, precision: str = "float32") -> Side:
+        options = ["--inputs", self.inputs.folder, "--precision", precision, "--threads", str(self.threads)]
+        return self.side(kind, [self.python, HERE / "peer.py", kind, *options])
+
+    def side(self, name: str, command: list[str | Path]) -> Side:
+        # What torch.compile makes is kept beside the inputs.
+        more = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}
+        return Side(name, command, environment(self.threads, more), self.folder / "log.txt")
+
+    def our_server(self, store: str = "none") -> Server:
+        command = [self.maskclip, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--model", self.inputs.weights]
+        more = {
+            "MASKCLIP_TELEMETRY__LOG_FILTER": "warn",
+            "MASKCLIP_VOCABULARY__STORE_PATH": store,
+            "MASKCLIP_MODEL__THREADS": str(self.threads),
+        }
+        return Server("our server", command, environment(self.threads, more), self.folder / "log.txt")
+
+    def peer_server(self) -> Server:
+        options = ["--inputs", self.inputs.folder, "--precision", "bfloat16", "--threads", str(self.threads)]
+        command = [self.python, HERE / "peer_server.py", *options]
+        return Server("FastAPI and open_clip", command, environment(self.threads), self.folder / "log.txt")
+
+    def interleave(self, sides: Mapping[str, Callable[[], float]], warm_ups: int = WARM_UPS) -> dict[str, list[float]]:
+        """Samples of each side, a round after the other."""
+        for _ in range(warm_ups):
+            for run in sides.values():
+                run()
+        samples: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(self.rounds):
+            for name, run in sides.items():
+                samples[name].append(run())
+        return samples
+
+
+@contextmanager
+def all_of(**processes: Process) -> Iterator[dict[str, Process]]:
+    """They end with the block."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(closing(process)) for name, process in processes.items()}
+
+
+def check_cosines(name: str, precision: str, ours: Tensor, reference: Tensor) -> float:
+    """The smallest cosine of any two rows; stops where it shows that something else was computed."""
+    if ours.shape != reference.shape:
+        raise SystemExit(f"{name} gives {list(ours.shape)}, not {list(reference.shape)}")
+    smallest = torch.cosine_similarity(ours, reference, dim=-1).min().item()
+    if not smallest >= SMALLEST_COSINE[precision]:
+        raise SystemExit(f"{name} computes something else: the smallest cosine with open_clip's float32 is {smallest}")
+    return smallest
+
+
+def forward(bench: Bench) -> Measured:
+    """One image through the visual tower, MaskCLIP's dense features of all tokens."""
+    arguments = ("--pixels", bench.inputs.tensors)
+    precisions = ("float32", "bfloat16")
+    makers = {
+        (precision, name): make
+        for precision in precisions
+        for name, make in {
+            "ours": lambda precision: bench.our_model("forward", precision, *arguments),
+            "open_clip": lambda precision: bench.peer("eager", precision),
+            "torch.compile": lambda precision: bench.peer("compile", precision),
+            "OpenVINO": lambda precision: bench.peer("openvino", precision),
+            "ONNX Runtime": lambda precision: bench.peer("onnxruntime", precision),
+            "GEMM": lambda precision: bench.peer("gemm", precision),
+        }.items()
+        if (precision, name) != ("bfloat16", "ONNX Runtime")  # it has no bfloat16 on a CPU
+    }
+    measured = Measured()
+    with ExitStack() as stack:
+        sides = {
+            f"{name} {precision}": stack.enter_context(closing(make(precision)))
+            for (precision, name), make in makers.items()
+        }
+        reference = sides["open_clip float32"].output(bench.folder)["features"]
+        for (precision, kind), name in zip(makers, sides, strict=True):
+            if kind != "GEMM":
+                features = sides[name].output(bench.folder)["features"]
+                measured.compared[name] = check_cosines(name, precision, features, reference)
+        measured.samples = bench.interleave({name: side.run for name, side in sides.items()})
+
+    samples = measured.samples
+    bars = {
+        ("ours bfloat16", "OpenVINO bfloat16"): 0.95,
+        ("ours float32", "ONNX Runtime float32"): 1.0,
+    }
+    for precision in precisions:
+        ours = f"ours {precision}"
+        for (peer_precision, kind), name in zip(makers, samples, strict=True):
+            if peer_precision == precision and kind not in ("ours", "GEMM"):
+                bar = bars.get((ours, name))
+                measured.rows.append(compared(f"forward, {precision}", (ours, samples[ours]), (name, samples[name]), bar))
+    ours, eager = "ours bfloat16", "open_clip float32"
+    measured.rows.append(compared("forward, bfloat16 beside float32", (ours, samples[ours]), (eager, samples[eager])))
+    for precision, bar in (("float32", None), ("bfloat16", 0.85)):
+        rate = [forward_flop() / sample for sample in samples[f"ours {precision}"]]
+        limit = [2 * GEMM_SIDE**3 / sample for sample in samples[f"GEMM {precision}"]]
+        share = ratios(rate, limit)
+        row = Row(
+            f"forward, {precision}, share of the GEMM rate",
+            spread([value / 1e9 for value in rate], "GFLOPS"),
+            f"torch {GEMM_SIDE} x {GEMM_SIDE} matmul: {spread([value / 1e9 for value in limit], 'GFLOPS')}",
+            spread(share),
+            "" if bar is None else at_least(share, bar),
+        )
+        measured.rows.append(row)
+    return measured
+
+
+def texts(bench: Bench) -> Measured:
+    """A vocabulary of 171 classes in 85 templates, cold. open_clip gets a sample of the prompts and its time is scaled."""
+    names = bench.inputs.compared_names if bench.quick else NAMES
+    prompts = len(names.read_text().splitlines()) * len(TEMPLATES.read_text().splitlines())
+    measured = Measured()
+    with all_of(peer=bench.peer("texts")) as sides:
+        peer = sides["peer"]
+        reference = peer.output(bench.folder)["embeddings"]
+        for precision in SMALLEST_COSINE:
+            few = ("--names", bench.inputs.compared_names)
+            with all_of(ours=bench.our_model("texts", precision, *few)) as few_names:
+                embeddings = few_names["ours"].output(bench.folder)["embeddings"]
+            measured.compared[f"ours {precision}"] = check_cosines(f"ours {precision}", precision, embeddings, reference)
+        ours = {
+            f"ours {precision}": bench.our_model("texts", precision, "--names", names) for precision in SMALLEST_COSINE
+        }
+        with all_of(**ours):
+            runs = {name: side.run for name, side in ours.items()}
+            scale = prompts / SAMPLED_PROMPTS
+            runs["open_clip float32, scaled"] = lambda: scale * peer.run()
+            # Nothing is left cold by what was compared, and a run is long.
+            measured.samples = bench.interleave(runs, warm_ups=0)
+    samples = measured.samples
+    peer_samples = ("open_clip float32, scaled", samples["open_clip float32, scaled"])
+    for precision, bar in (("float32", 20), ("bfloat16", 40)):
+        name = f"ours {precision}"
+        measured.rows.append(compared(f"vocabulary, cold, {prompts:,} prompts", (name, samples[name]), peer_samples, bar))
+    return measured
+
+
+def seen(bench: Bench) -> Measured:
+    """The server's start, and a vocabulary it has seen: the reply's `text_seconds`, in memory and after a restart."""
+    photograph = bench.inputs.jpeg.read_bytes()
+    names = [NAMES.read_text().splitlines()[index] for index in COMPARED_NAMES]
+    request = {
+        **({"classes": names} if bench.quick else {"vocabulary": "coco-stuff-171"}),
+        "templates": "maskclip-85",
+        "short_side": 224,
+        "deadline_seconds": 300,
+        "output": {"label_map": "none"},
+    }
+    samples: dict[str, list[float]] = {"start": [], "after a restart": [], "in memory": []}
+
+    def text_seconds(server: Server) -> float:
+        # What the deadline cuts off goes on, so that a repeat finds it.
+        while (reply := server.segment(server.connect(), photograph, request, "application/json", (200, 504))).headers[
+            ":status"
+        ] == "504":
+            pass
+        return json.loads(reply.body)["timings"]["text_seconds"]
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"{folder}/store.sqlite3"
+        with closing(bench.our_server(store)) as server:
+            samples["cold, through the server"] = [text_seconds(server)]
+        for _ in range(bench.rounds):
+            with closing(bench.our_server(store)) as server:
+                samples["start"].append(server.start_seconds)
+                samples["after a restart"].append(text_seconds(server))
+                samples["in memory"].append(text_seconds(server))
+    bars = {"start": (2.0, "2 s"), "after a restart": (0.010, "10 ms"), "in memory": (0.001, "1 ms")}
+    titles = {"start": "start, until ready"}
+    rows = [
+        Row(titles.get(name, f"vocabulary seen before, {name}"), seconds(samples[name]), bar=at_most(samples[name], *bar))
+        for name, bar in bars.items()
+    ]
+    return Measured(rows, samples)
+
+
+def label_map(bench: Bench) -> Measured:
+    """Labels and confidence of 171 classes at image size; ours with its statistics."""
+    width, height = LABEL_MAP_SIZE
+    arguments = ("--scores", bench.inputs.tensors, "--width", str(width), "--height", str(height))
+    measured = Measured()
+    with all_of(ours=bench.ours("label-map", *arguments), torch=bench.peer("label-map")) as sides:
+        ours, theirs = (side.output(bench.folder) for side in sides.values())
+        same = (ours["labels"] == theirs["labels"]).float().mean().item()
+        error = (ours["confidence"].int() - theirs["confidence"].int()).abs().max().item()
+        if same < SAME_LABELS or error > 1:
+            raise SystemExit(f"the label maps differ: {same:.4%} of the labels are the same, confidence by up to {error} of 255")
+        measured.compared = {"labels that are the same": same, "confidence, largest difference of 255": error}
+        measured.samples = bench.interleave({name: side.run for name, side in sides.items()})
+        peaks = {name: side.peak_bytes for name, side in sides.items()}
+    samples = measured.samples
+    measured.samples |= {f"{name}, peak bytes": [peak] for name, peak in peaks.items()}
+    size = f"{width} x {height}"
+    beyond = max(0, peaks["ours"] - width * height * 3) / 1e6  # 16 bits of label and 8 of confidence
+    memory = Row(
+        f"label map, {size}, memory beyond the result",
+        f"{significant(beyond)} MB",
+        f"{significant(peaks['torch'] / 1e6)} MB, its result of 12 bytes a pixel included",
+        bar=at_most([beyond], 64, "64 MB"),
+    )
+    ours, peer = (("ours", samples["ours"]), ("torch interpolate, softmax, max", samples["torch"]))
+    measured.rows = [compared(f"label map, {size}", ours, peer, 20), memory]
+    return measured
+
+
+def pixels(bench: Bench) -> Measured:
+    """A JPEG of one megapixel to the model's input."""
+    arguments = ("--image", bench.inputs.jpeg, "--short-side", str(SIDE), "--patch", str(PATCH))
+    measured = Measured()
+    with all_of(ours=bench.ours("pixels", *arguments), peer=bench.peer("pixels")) as sides:
+        ours, theirs = (side.output(bench.folder)["pixels"] for side in sides.values())
+        error = (ours - theirs).abs().max().item()
+        if error > LARGEST_PIXEL_ERROR:
+            raise SystemExit(f"the model's inputs differ by up to {error}")
+        measured.compared = {"largest difference": error}
+        measured.samples = bench.interleave({name: side.run for name, side in sides.items()})
+    samples = measured.samples
+    pair = (("ours", samples["ours"]), ("Pillow and torchvision", samples["peer"]))
+    measured.rows = [compared("decode, resize, normalise, 1 megapixel", *pair)]
+    return measured
+
+
+REQUEST = {"classes": CLASSES, "templates": "simple", "short_side": SIDE, "deadline_seconds": 300}
+
+
+def segment(server: Server, photograph: bytes) -> tuple[float, float]:
+    """Seconds of a whole request by a client that has a connection, and how many of them were the model's."""
+    connection = server.connect()
+    connection.connect()
+    before = server.model_seconds()
+    reply = server.segment(connection, photograph, REQUEST, "image/png")
+    connection.close()
+    return reply.seconds, server.model_seconds() - before
+
+
+def our_precision(server: Server) -> str:
+    """What `auto` came to."""
+    models = json.loads(server.request(server.connect(), "GET", "/v1/models").body)["models"]
+    return models[0]["precision"]
+
+
+def requests(bench: Bench) -> Measured:
+    """A JPEG of one megapixel in, a PNG out, 20 classes whose embeddings are there: one client."""
+    photograph = bench.inputs.jpeg.read_bytes()
+    samples: dict[str, list[float]] = {f"{side}{part}": [] for side in ("ours", "peer") for part in ("", ", model")}
+    with all_of(ours=bench.our_server(), peer=bench.peer_server()) as servers:
+        ours = f"ours {our_precision(servers['ours'])}"
+        for server in servers.values():
+            for _ in range(WARM_UPS):
+                segment(server, photograph)
+        for _ in range(bench.rounds * REQUESTS_PER_ROUND):
+            for name, server in servers.items():
+                whole, model = segment(server, photograph)
+                samples[name].append(whole)
+                samples[f"{name}, model"].append(model)
+        memory = [f"{significant(server.status_bytes('VmRSS') / 1e6)} MB" for server in servers.values()]
+    rest, peer_rest = (
+        [whole - model for whole, model in zip(samples[name], samples[f"{name}, model"], strict=True)]
+        for name in ("ours", "peer")
+    )
+    peer = "FastAPI and open_clip bfloat16"
+    less_model = compared("whole request less the model", (ours, rest), (peer, peer_rest))
+    rows = [
+        compared("whole request, 1 megapixel, 20 classes", (ours, samples["ours"]), (peer, samples["peer"])),
+        Row(less_model.stage, less_model.ours, less_model.peer, less_model.ratio, at_most(rest, 0.025, "25 ms")),
+        Row("resident memory after these", memory[0], memory[1]),
+    ]
+    return Measured(rows, samples)
+
+
+def crowd(server: Server, photograph: bytes) -> tuple[list[float], float]:
+    """Every client's requests, one after the other: the seconds of each, and of all together from the first to the last."""
+
+    def client(_: int) -> list[float]:
+        with closing(server.connect()) as connection:
+            return [
+                server.segment(connection, photograph, REQUEST, "image/png").seconds for _ in range(REQUESTS_PER_CLIENT)
+            ]
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        start = time.perf_counter()
+        latencies = [seconds for client_seconds in pool.map(client, range(CLIENTS)) for seconds in client_seconds]
+        return latencies, time.perf_counter() - start
+
+
+def clients(bench: Bench) -> Measured:
+    """16 clients at once, beside one client at the same server in the same round."""
+    photograph = bench.inputs.jpeg.read_bytes()
+    kinds = ("alone", "alone, model", "latency", "requests per second", "resident bytes")
+    samples: dict[str, list[float]] = {f"{side}, {kind}": [] for side in ("ours", "peer") for kind in kinds}
+    with all_of(ours=bench.our_server(), peer=bench.peer_server()) as servers:
+        ours = f"ours {our_precision(servers['ours'])}"
+        for server in servers.values():
+            for _ in range(WARM_UPS):
+                segment(server, photograph)
+        for _ in range(bench.rounds):
+            for name, server in servers.items():
+                alone = [segment(server, photograph) for _ in range(REQUESTS_PER_ROUND)]
+                samples[f"{name}, alone"].append(statistics.median(whole for whole, _ in alone))
+                samples[f"{name}, alone, model"].append(statistics.median(model for _, model in alone))
+                latencies, elapsed = crowd(server, photograph)
+                samples[f"{name}, latency"] += latencies
+                samples[f"{name}, requests per second"].append(len(latencies) / elapsed)
+                samples[f"{name}, resident bytes"].append(server.status_bytes("VmRSS"))
+    return Measured(rows_of_clients(samples, ours), samples)
+
+
+def rows_of_clients(samples: Mapping[str, Sequence[float]], ours: str) -> list[Row]:
+    peer = "FastAPI and open_clip bfloat16"
+    rates = {name: samples[f"{name}, requests per second"] for name in ("ours", "peer")}
+    shares = {
+        name: [rate * model for rate, model in zip(rates[name], samples[f"{name}, alone, model"], strict=True)]
+        for name in rates
+    }
+
+    def latency(name: str) -> str:
+        p50, p99 = (1000 * percentile(samples[f"{name}, latency"], share) for share in (0.5, 0.99))
+        return f"{significant(p50)} and {significant(p99)} ms"
+
+    def memory(name: str) -> str:
+        first, last = (samples[f"{name}, resident bytes"][index] / 1e6 for index in (0, -1))
+        return f"{first:.0f} and {last:.0f} MB"
+
+    service = [percentile(samples["ours, latency"], 0.99) / statistics.median(samples["ours, alone"])]
+    return [
+        Row(
+            f"{CLIENTS} clients at once",
+            f"{ours}: {spread(rates['ours'], 'requests/s')}",
+            f"{peer}: {spread(rates['peer'], 'requests/s')}",
+            spread(ratios(rates["ours"], rates["peer"])),
+        ),
+        Row(
+            f"{CLIENTS} clients, share of one client's model rate",
+            spread(shares["ours"]),
+            spread(shares["peer"]),
+            bar=at_least(shares["ours"], 0.95),
+        ),
+        Row(f"{CLIENTS} clients, median and 99th percentile", latency("ours"), latency("peer")),
+        Row(
+            f"{CLIENTS} clients, 99th percentile in service times of one client",
+            significant(service[0]),
+            bar=at_most(service, 20, "20"),
+        ),
+        Row(f"{CLIENTS} clients, resident memory after the first and the last round", memory("ours"), memory("peer")),
+    ]
+
+
+STAGES: dict[str, Callable[[Bench], Measured]] = {
+    "forward": forward,
+    "texts": texts,
+    "seen": seen,
+    "label-map": label_map,
+    "pixels": pixels,
+    "requests": requests,
+    "clients": clients,
+}
+"""In the order they run."""
