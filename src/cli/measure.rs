@@ -250,18 +250,23 @@ impl MeasureArguments {
 
     /// Which classes are unseen.
     fn unseen(&self, list: &ClassList) -> Result<Option<Vec<bool>>> {
-        let Some(text) = &self.unseen else { return Ok(None) };
-        let names = match Path::new(text).is_file() {
-            true => names(&read(Path::new(text))?)?,
-            false => text.split(',').map(|name| name.trim().to_owned()).collect(),
-        };
-        let mut unseen = vec![false; list.classes().len()];
-        for name in names {
-            let place = list.classes().iter().position(|class| class.name == name);
-            unseen[place.ok_or_else(|| format!("--unseen: no class is called {name:?}"))?] = true;
-        }
-        Ok(Some(unseen))
+        let named = |text: &String| classes_named(list, text, "--unseen");
+        self.unseen.as_ref().map(named).transpose()
     }
+}
+
+/// Which classes a flag names, separated by commas or in a text file: `[classes]`.
+pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<bool>> {
+    let names = match Path::new(text).is_file() {
+        true => names(&read(Path::new(text))?)?,
+        false => text.split(',').map(|name| name.trim().to_owned()).collect(),
+    };
+    let mut named = vec![false; list.classes().len()];
+    for name in names {
+        let place = list.classes().iter().position(|class| class.name == name);
+        named[place.ok_or_else(|| format!("{flag}: no class is called {name:?}"))?] = true;
+    }
+    Ok(named)
 }
 
 /// The vocabulary that `--classes` means: a text file's, or one that is known by name.
@@ -289,7 +294,7 @@ pub fn with_background(list: &ClassList, background: &str, config: &Config) -> R
 }
 
 /// All names of a text, synonyms and background too.
-pub fn names(text: &str) -> Result<Vec<String>> {
+fn names(text: &str) -> Result<Vec<String>> {
     let VocabularyText {
         classes, background, ..
     } = parse_vocabulary(text)?;
@@ -297,7 +302,7 @@ pub fn names(text: &str) -> Result<Vec<String>> {
     Ok(names.chain(background).collect())
 }
 
-pub fn read(file: &Path) -> Result<String> {
+fn read(file: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
 }
 

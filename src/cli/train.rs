@@ -11,20 +11,20 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::disk::open_disk;
-use super::measure::{Result, engine_request, find_vocabulary, progress, set_all, with_background};
+use super::measure::{Result, classes_named, engine_request, find_vocabulary, progress, set_all, with_background};
 use super::serve::shutdown_signal;
 use crate::api::ClassBody;
 use crate::config::Config;
 use crate::engine::{Engine, EngineSettings, Labeller, ModelInfo, SegmentRequest, ServedModel};
+use crate::label_map::QueryOwner;
 use crate::models;
 use crate::student::{
-    CARD_FILE, LabelCache, Plan, PlannedData, PlannedInput, PlannedTeacher, PlannedVocabulary, PseudoLabels,
-    STUDENT_FILE, StepReport, Teacher, TrainOutcome, TrainRun, TrainingImages,
+    BackboneWeights, CARD_FILE, GivenLabels, LabelCache, Plan, PlannedData, PlannedInput, PlannedLabels,
+    PlannedTeacher, PlannedVocabulary, PseudoLabels, STUDENT_FILE, StepReport, Teacher, Texts, TrainOutcome, TrainRun,
+    TrainingImages,
 };
 use crate::telemetry::{self, Metrics};
-use crate::vocabulary::{
-    Class, ClassList, Classifier, DiskStore, Registry, Synonyms, TemplateSet, VocabularyDefinition,
-};
+use crate::vocabulary::{Class, ClassList, Classifier, DiskStore, Registry, Synonyms, TemplateSet, VocabularyOptions};
 
 pub use arguments::TrainArguments;
 
@@ -46,32 +46,54 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     let mut labeller = model.load()?;
     let network = arguments.network.config(labeller.info());
     settings.check(&network, labeller.info().patch_pixels)?;
-    let request = arguments.request(&vocabulary, &config, labeller.info())?;
-    let images = TrainingImages::find(&arguments.images)?;
-    let classifier = embed(&mut labeller, &vocabulary.list, request.templates)?;
+    let labelled = arguments.labelled(&vocabulary.list)?;
+    let request = arguments.request(
+        taught_classes(&vocabulary.list, &labelled),
+        &vocabulary.options,
+        &config,
+        labeller.info(),
+    )?;
+    let texts = arguments.texts(&mut labeller, &vocabulary.list, request.templates, &labelled, &config)?;
+    settings.check_labels(&texts, arguments.labels.is_some())?;
+    let backbone = arguments.network.backbone_weights.as_deref();
+    let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
+    let images = TrainingImages::find(&arguments.images, config.limits.max_image_pixels)?;
+    tell_left_out(&images);
+    let given = arguments.labels.as_deref().map(|folder| {
+        let queries = texts.labelled.clone();
+        GivenLabels::find(folder, &arguments.images, &images, queries)
+    });
+    let given = given.transpose()?;
     let plan = Plan {
         network,
         vocabulary: planned_vocabulary(&vocabulary.list, request.templates),
         teacher: planned_teacher(labeller.info(), &request, settings.pseudo_labels),
         normalisation: [labeller.info().normalisation.mean, labeller.info().normalisation.std],
         settings,
+        backbone_sha256: backbone.as_ref().map(|backbone| backbone.sha256.clone()),
         data: PlannedData {
             images: images.files.len(),
             sha256: images.sha256,
+            undecodable: images.undecodable.len(),
+            label_maps: images.label_maps,
         },
+        given_labels: given
+            .as_ref()
+            .map(|given| planned_labels(&vocabulary.list, &labelled, given)),
     };
     let run = TrainRun {
         folder: &arguments.output,
         plan: &plan,
         files: &images.files,
+        backbone: backbone.as_ref(),
         max_image_pixels: config.limits.max_image_pixels,
         checkpoint_steps: arguments.checkpoint_steps,
     };
     let steps_made = run.steps_made()?;
     let (signals, stop) = stop_on_signal()?;
     let cache = match settings.pseudo_labels {
-        PseudoLabels::EachView => None,
-        PseudoLabels::Once => Some(LabelCache::open(run.folder, &plan, classifier.queries)?),
+        PseudoLabels::EachView | PseudoLabels::None => None,
+        PseudoLabels::Once => Some(LabelCache::open(run.folder, &plan, &texts.taught)?),
     };
     if let Some(cache) = &cache
         && steps_made < settings.steps
@@ -92,9 +114,10 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     let outcome = run.train(
         &mut Teacher {
             labeller: &mut labeller,
-            classifier: &classifier,
+            texts: &texts,
             options: request.dense,
             cache: cache.as_ref(),
+            given: given.as_ref(),
             confidence: settings.confidence,
         },
         || stop.load(Ordering::Relaxed),
@@ -150,27 +173,47 @@ impl LabelOnce<'_> {
 }
 
 impl TrainArguments {
-    /// What the teacher is asked of an image: the label map of the vocabulary's texts, each as a class of its own, so that
-    /// labels are the numbers of the student's texts.
+    /// Which classes have given labels, `[classes]`.
+    fn labelled(&self, list: &ClassList) -> Result<Vec<bool>> {
+        match (&self.labels, &self.labelled_classes) {
+            (None, _) => Ok(vec![false; list.classes().len()]),
+            (Some(_), None) => Ok(vec![true; list.classes().len()]),
+            (Some(_), Some(text)) => classes_named(list, text, "--labelled-classes"),
+        }
+    }
+
+    /// The texts of student and teacher, embedded.
+    fn texts(
+        &self,
+        labeller: &mut dyn Labeller,
+        list: &ClassList,
+        templates: TemplateSet,
+        labelled: &[bool],
+        config: &Config,
+    ) -> Result<Texts> {
+        let full = embed(labeller, list, templates)?;
+        let plain = match self.training.learned_background {
+            false => None,
+            true => Some(embed(labeller, &list.with_background(&[], &config.limits)?, templates)?),
+        };
+        Ok(Texts::new(list, &full, plain.as_ref(), labelled)?)
+    }
+
+    /// What the teacher is asked of an image: the label map of its texts, each as a class of its own.
     fn request(
         &self,
-        vocabulary: &VocabularyDefinition,
+        classes: Vec<ClassBody>,
+        options: &VocabularyOptions,
         config: &Config,
         teacher: &ModelInfo,
     ) -> Result<SegmentRequest> {
-        let classes: Vec<ClassBody> = vocabulary
-            .list
-            .queries_as_classes()
-            .into_iter()
-            .map(Into::into)
-            .collect();
         let mut request = json!({
             "classes": classes,
             "background": {"names": [], "threshold": self.training.confidence, "area": 0},
             "synonyms": Synonyms::Mean,
         });
         set_all(&mut request, self.scoring.axes())?;
-        let request = engine_request(&request, config, &vocabulary.options, teacher)?;
+        let request = engine_request(&request, config, options, teacher)?;
         let attention = request.dense.attention;
         if !teacher.attentions.contains(&attention) {
             let possible: Vec<_> = teacher.attentions.iter().map(|attention| attention.name()).collect();
@@ -178,7 +221,7 @@ impl TrainArguments {
             return Err(format!("--attention {name} is not for {}: {possible}", teacher.architecture).into());
         }
         let whole = self.scoring.of_whole_images();
-        if self.training.pseudo_labels == PseudoLabels::EachView && !whole.is_empty() {
+        if self.training.pseudo_labels != PseudoLabels::Once && !whole.is_empty() {
             let flags = whole.join(" and ");
             return Err(format!(
                 "{flags}: a teacher that labels each view sees it at its own size; --pseudo-labels once"
@@ -205,6 +248,37 @@ fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
     Ok((runtime, stop))
 }
 
+/// Each of the teacher's texts as a class.
+fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<ClassBody> {
+    let classes = list.queries_as_classes().into_iter().zip(list.query_owners());
+    let taught = classes.filter(|(_, owner)| match owner {
+        QueryOwner::Class(id) => !labelled[usize::from(*id)],
+        QueryOwner::Background => true,
+    });
+    taught.map(|(class, _)| class.into()).collect()
+}
+
+/// Says on standard error what was found in the folder and is not learned from.
+fn tell_left_out(images: &TrainingImages) {
+    for (file, reason) in &images.undecodable {
+        eprintln!("left out: {}: {reason}", file.display());
+    }
+    if images.label_maps > 0 {
+        eprintln!(
+            "{} label maps (.truth.png) beside images are no images to learn from",
+            images.label_maps
+        );
+    }
+}
+
+fn planned_labels(list: &ClassList, labelled: &[bool], given: &GivenLabels) -> PlannedLabels {
+    let classes = list.classes().iter().zip(labelled).filter(|(_, labelled)| **labelled);
+    PlannedLabels {
+        classes: classes.map(|(class, _)| class.name.clone()).collect(),
+        sha256: given.sha256.clone(),
+    }
+}
+
 fn planned_vocabulary(list: &ClassList, templates: TemplateSet) -> PlannedVocabulary {
     let texts = |class: &Class| class.texts().map(str::to_owned).collect();
     PlannedVocabulary {
@@ -216,7 +290,7 @@ fn planned_vocabulary(list: &ClassList, templates: TemplateSet) -> PlannedVocabu
 
 fn planned_teacher(info: &ModelInfo, request: &SegmentRequest, pseudo_labels: PseudoLabels) -> PlannedTeacher {
     let whole_images = match pseudo_labels {
-        PseudoLabels::EachView => None,
+        PseudoLabels::EachView | PseudoLabels::None => None,
         PseudoLabels::Once => Some(PlannedInput {
             short_side: request.short_side.unwrap_or(info.short_side),
             scales: request.scales.clone(),

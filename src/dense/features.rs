@@ -135,6 +135,11 @@ impl DenseFeatures {
         Ok(features.collect())
     }
 
+    /// `[height * width, embedding]`: the cells at unit length, in 32 bits.
+    pub fn unit_cells(&self) -> Tensor {
+        unit_rows(&self.cells)
+    }
+
     /// The cells' cosines with texts in 32 bits, `[queries, embedding]`, of unit length for [`Comparison::Cosine`]:
     /// `[queries, cells]`.
     pub(super) fn cosines(&self, text: &Tensor) -> Tensor {

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use super::labeller::{Labeller, LabellerError, ModelInfo};
+use super::labeller::{DenseFeatureGrid, Labeller, LabellerError, ModelInfo};
 use super::place::Place;
 use crate::clip::zoo::{EmbeddedModel, PublishedModel};
 use crate::clip::{self, CheckpointError, Clip, TextTower, Tokenizer, Tokens, VisualTower, Weights, checkpoint};
-use crate::dense::{self, DenseOptions, DenseScores, FeatureSource};
+use crate::dense::{self, Attention, DenseFeatures, DenseOptions, DenseScores, FeatureSource};
 use crate::image::{ModelInput, Normalisation, NormalisedImage};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
@@ -238,6 +238,25 @@ impl Labeller for ClipLabeller {
             classifier,
             options,
         )
+    }
+
+    fn features(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
+        let failed = |reason: &dyn std::fmt::Display| LabellerError::Model(reason.to_string());
+        let image = &input.sizes[0];
+        let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+        let pixels = pixels.to_device(self.visual.device()).to_kind(self.visual.kind());
+        let options = DenseOptions {
+            attention,
+            ..DenseOptions::default()
+        };
+        let features = DenseFeatures::extract(&self.visual, &pixels, &options).map_err(|error| failed(&error))?;
+        let cells = features.unit_cells().to_device(Device::Cpu).contiguous().flatten(0, -1);
+        Ok(DenseFeatureGrid {
+            rows: usize::try_from(features.height).expect("a grid has rows"),
+            columns: usize::try_from(features.width).expect("a grid has columns"),
+            dimension: self.info.embedding_dimension,
+            values: Vec::try_from(cells).map_err(|error: tch::TchError| failed(&error))?,
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the engine asks of a model: three methods over plain data.
+//! What the engine asks of a model: a few methods over plain data.
 
 use std::collections::HashSet;
 
@@ -34,6 +34,31 @@ pub trait Labeller {
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError>;
+
+    /// The features of one image, at the first of its sizes, that [`Labeller::score`] compares with texts; those of the first
+    /// pass where the attention has a second.
+    ///
+    /// # Errors
+    /// When the model has none, or fails.
+    fn features(&mut self, _input: &ModelInput, _attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
+        Err(LabellerError::Model(format!(
+            "{} has no features to learn from",
+            self.info().name
+        )))
+    }
+}
+
+/// Dense features of one image as plain data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenseFeatureGrid {
+    /// Cells from top to bottom.
+    pub rows: usize,
+    /// Cells from left to right.
+    pub columns: usize,
+    /// Length of a feature: [`ModelInfo::embedding_dimension`].
+    pub dimension: usize,
+    /// `[rows, columns, dimension]`, row-major, each feature of unit length.
+    pub values: Vec<f32>,
 }
 
 /// Why a model could not answer. Not the request's fault: those are refused before the model.

@@ -27,7 +27,9 @@ use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, Registry};
 
 pub use cost::CostError;
 pub use host::ServedModel;
-pub use labeller::{Labeller, LabellerError, ModelInfo, ModelKind, Precision, StudentInfo, TeacherInfo};
+pub use labeller::{
+    DenseFeatureGrid, Labeller, LabellerError, ModelInfo, ModelKind, Precision, StudentInfo, TeacherInfo,
+};
 pub use place::{Place, PrecisionRule};
 pub use request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, VocabularyChoice,

@@ -18,6 +18,9 @@ use super::{TrainError, file_error};
 /// The one key of the state's metadata: several would come in any order.
 const METADATA: &str = "maskclip-training";
 
+/// Tensors by name.
+pub(super) type Tensors = HashMap<String, Tensor>;
+
 /// What a run's state says beside its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct StateHeader {
@@ -59,7 +62,7 @@ pub(super) fn to_bytes<'a>(
 }
 
 /// A run's state: its tensors by name, and what it says beside them.
-pub(super) type State = (HashMap<String, Tensor>, StateHeader);
+pub(super) type State = (Tensors, StateHeader);
 
 /// A run's state out of a file's bytes.
 pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {

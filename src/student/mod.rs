@@ -6,7 +6,10 @@
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
+mod backbone_weights;
 mod checkpoint;
+mod given_labels;
+mod images;
 mod labeller;
 mod load;
 mod loss;
@@ -18,23 +21,28 @@ mod settings;
 mod teacher;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod training;
 mod views;
 
 use std::path::{Path, PathBuf};
 
+pub use backbone_weights::BackboneWeights;
+pub use given_labels::GivenLabels;
+pub use images::TrainingImages;
 pub use labeller::{StudentLabeller, StudentModel};
 pub use load::{LoadError, StudentFiles};
-pub use loss::cross_entropy;
+pub use loss::{cross_entropy, feature_distance};
 pub use network::{Backbone, Head, Mode, Network, NetworkConfig, ParameterError, Parameters, Stem};
 pub use optimiser::{OptimiserSettings, Sgd};
 pub use pseudo_labels::{LABELS_FOLDER, LabelCache};
 pub use run::{CARD_FILE, LOG_FILE, STATE_FILE, STUDENT_FILE, StudentCard, TrainOutcome, TrainRun};
 pub use settings::{
-    Plan, PlannedData, PlannedInput, PlannedTeacher, PlannedVocabulary, PseudoLabels, StudentPrecision, TrainSettings,
-    TrainingImages,
+    Plan, PlannedData, PlannedInput, PlannedLabels, PlannedTeacher, PlannedVocabulary, PseudoLabels, StudentPrecision,
+    TrainSettings,
 };
 pub use teacher::Teacher;
+pub use texts::{Texts, TextsError};
 pub use training::StepReport;
 
 use serde_json::Value;
@@ -56,7 +64,7 @@ pub enum TrainError {
         possible: String,
     },
     /// There is nothing to learn from.
-    #[error("there are no images in {}", folder.display())]
+    #[error("there are no images that can be decoded in {}", folder.display())]
     NoImages {
         /// Where they were looked for.
         folder: PathBuf,
@@ -69,7 +77,7 @@ pub enum TrainError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is no image.
+    /// A file that was an image when the run began is none any more.
     #[error("{}: {source}", path.display())]
     Image {
         /// The file.
@@ -77,6 +85,17 @@ pub enum TrainError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// The weights for the backbone are another network's.
+    #[error("{} does not fit the backbone: {source}", path.display())]
+    Backbone {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: ParameterError,
+    },
+    /// The labels that are given do not go with the texts.
+    #[error(transparent)]
+    Texts(#[from] TextsError),
     /// The state's file is not whole.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
@@ -130,10 +149,10 @@ pub enum TrainError {
     /// The teacher failed.
     #[error(transparent)]
     Teacher(#[from] LabellerError),
-    /// The teacher is never sure.
+    /// Nobody labels anything.
     #[error(
-        "the teacher labelled no pixel in {steps} steps: none of its probabilities reaches the confidence {confidence}; a \
-         lower one, or a vocabulary that fits the images, gives it something to say"
+        "no pixel had a label in {steps} steps: no probability reaches the confidence {confidence}; a lower one, or a \
+         vocabulary that fits the images, gives something to learn from"
     )]
     NoPseudoLabels {
         /// How many steps in a row.

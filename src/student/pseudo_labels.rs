@@ -16,7 +16,7 @@ use super::settings::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary};
 use super::{TrainError, differences, file_error};
 use crate::engine::{Engine, OutputOptions, SegmentRequest};
 use crate::evaluation::{LabelMapping, Sample, Truth};
-use crate::label_map::{EncodedLabelMap, LabelMapFormat};
+use crate::label_map::{EncodedLabelMap, LabelMapFormat, UNLABELLED};
 
 /// The folder of label maps, in a run's folder.
 pub const LABELS_FOLDER: &str = "pseudo-labels";
@@ -32,22 +32,25 @@ struct LabelPlan<'a> {
     teacher: &'a PlannedTeacher,
     confidence: f32,
     data: &'a PlannedData,
+    /// The student's number of each of the teacher's texts.
+    texts: &'a [u16],
 }
 
 /// Label maps of a run's images, `0.png` being the first image's. Each is written whole or not at all.
 #[derive(Debug, Clone)]
 pub struct LabelCache {
     folder: PathBuf,
-    /// How many labels there are.
-    queries: usize,
+    /// What the values mean: the student's query for each.
+    taught: Vec<u16>,
 }
 
 impl LabelCache {
-    /// The label maps in a run's folder, or a place for them. Labels run from 0 to one less than `queries`.
+    /// The label maps in a run's folder, or a place for them. Their values are places in `taught`, which holds queries of the
+    /// student.
     ///
     /// # Errors
     /// When label maps of another plan are there, or a file cannot be read or written.
-    pub fn open(run: &Path, plan: &Plan, queries: usize) -> Result<Self, TrainError> {
+    pub fn open(run: &Path, plan: &Plan, taught: &[u16]) -> Result<Self, TrainError> {
         let folder = run.join(LABELS_FOLDER);
         let plan_file = folder.join(PLAN_FILE);
         let plan = serde_json::to_value(LabelPlan {
@@ -56,6 +59,7 @@ impl LabelCache {
             teacher: &plan.teacher,
             confidence: plan.settings.confidence,
             data: &plan.data,
+            texts: taught,
         });
         let plan = plan.expect("a plan is plain data");
         fs::create_dir_all(&folder).map_err(file_error(&folder))?;
@@ -71,7 +75,10 @@ impl LabelCache {
         } else {
             write_atomically(&plan_file, format!("{plan:#}\n").as_bytes())?;
         }
-        Ok(Self { folder, queries })
+        Ok(Self {
+            folder,
+            taught: taught.to_vec(),
+        })
     }
 
     /// Whether all of the first `images` images are labelled.
@@ -123,7 +130,7 @@ impl LabelCache {
         Ok(true)
     }
 
-    /// The label map of an image.
+    /// The student's query per pixel of an image, or [`UNLABELLED`].
     pub(super) fn read(&self, image: usize) -> Result<Truth, TrainError> {
         let sample = Sample {
             name: image.to_string(),
@@ -131,7 +138,11 @@ impl LabelCache {
             truth: self.file(image),
             labels: LabelMapping::Identity,
         };
-        Ok(Truth::read(&sample, self.queries)?)
+        let mut labels = Truth::read(&sample, self.taught.len())?;
+        for label in &mut labels.labels {
+            *label = self.taught.get(usize::from(*label)).copied().unwrap_or(UNLABELLED);
+        }
+        Ok(labels)
     }
 
     fn file(&self, image: usize) -> PathBuf {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::backbone_weights::BackboneWeights;
 use super::checkpoint::{State, read_state, write_atomically};
 use super::settings::Plan;
 use super::teacher::Teacher;
@@ -28,7 +29,7 @@ pub const STATE_FILE: &str = "training.safetensors";
 pub const LOG_FILE: &str = "log.csv";
 
 /// The log's first line.
-const LOG_HEADER: &str = "step,loss,learning_rate,labelled,images_per_second";
+const LOG_HEADER: &str = "step,loss,distillation,learning_rate,labelled,images_per_second";
 
 /// A run of the training.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +40,8 @@ pub struct TrainRun<'a> {
     pub plan: &'a Plan,
     /// The images, in the order that the plan's digest has them.
     pub files: &'a [PathBuf],
+    /// What the backbone begins with, if not at random.
+    pub backbone: Option<&'a BackboneWeights>,
     /// Largest image that is decoded, in pixels.
     pub max_image_pixels: u64,
     /// Steps from one checkpoint to the next; at least 1.
@@ -88,7 +91,14 @@ impl TrainRun<'_> {
     ) -> Result<TrainOutcome, TrainError> {
         let state = self.state()?;
         fs::create_dir_all(self.folder).map_err(file_error(self.folder))?;
-        let mut trainer = Trainer::new(self.plan, self.files, self.max_image_pixels, teacher.classifier, state)?;
+        let mut trainer = Trainer::new(
+            self.plan,
+            self.files,
+            self.max_image_pixels,
+            teacher.texts,
+            self.backbone,
+            state,
+        )?;
         let mut log = Log::open(&self.folder.join(LOG_FILE), trainer.last().map_or(0, |last| last.step))?;
         let steps = self.plan.settings.steps;
         loop {
@@ -190,11 +200,12 @@ impl Log {
         let StepReport {
             step,
             loss,
+            distillation,
             learning_rate,
             labelled,
         } = report;
-        let loss = loss.map_or(String::new(), |loss| loss.to_string());
-        let line = format!("{step},{loss},{learning_rate},{labelled:.4},{images_per_second:.2}\n");
+        let [loss, distillation] = [loss, distillation].map(|part| part.map_or(String::new(), |part| part.to_string()));
+        let line = format!("{step},{loss},{distillation},{learning_rate},{labelled:.4},{images_per_second:.2}\n");
         self.file.write_all(line.as_bytes()).map_err(file_error(&self.path))
     }
 }

@@ -1,21 +1,14 @@
 //! Everything that decides a run: what is given by whoever starts it, and what follows from the teacher and the data.
 
-use std::path::{Path, PathBuf};
-
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tch::Kind;
 
 use super::network::{Head, NetworkConfig};
 use super::optimiser::OptimiserSettings;
-use super::{TrainError, file_error};
+use super::{Texts, TrainError};
 use crate::dense::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, Refinement, Window};
 use crate::engine::ModelInfo;
-use crate::hexadecimal::hexadecimal;
 use crate::image::Resize;
-
-/// Endings of the images in a folder, in lower case.
-const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
 /// Element type of a student's convolutions while it is trained. Weights, statistics, loss and optimiser have 32 bits in either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,17 +48,20 @@ pub enum PseudoLabels {
     EachView,
     /// The teacher labels each image once, as a request for it would; views cut their labels out of that.
     Once,
+    /// Nobody labels what has no given label, but the student itself, if it trains itself.
+    None,
 }
 
 impl PseudoLabels {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::EachView, Self::Once];
+    pub const ALL: [Self; 3] = [Self::EachView, Self::Once, Self::None];
 
     /// The name on the command line and in cards.
     pub const fn name(self) -> &'static str {
         match self {
             Self::EachView => "each-view",
             Self::Once => "once",
+            Self::None => "none",
         }
     }
 }
@@ -88,7 +84,13 @@ pub struct TrainSettings {
     pub colour: f64,
     /// Where pseudo-labels come from.
     pub pseudo_labels: PseudoLabels,
-    /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
+    /// The first step, counted from 1, whose pseudo-labels are the student's own predictions; none for the teacher throughout.
+    pub self_training_from: Option<u64>,
+    /// Whether the class called "background" has an embedding that is learned, in place of its texts'.
+    pub learned_background: bool,
+    /// Weight of the distance between the student's features and the teacher's in the loss; 0 for none.
+    pub distillation: f64,
+    /// Probability from which the best text is a pixel's pseudo-label, 0 to 1.
     pub confidence: f32,
     /// Element type of the student's convolutions.
     pub precision: StudentPrecision,
@@ -109,6 +111,9 @@ impl Default for TrainSettings {
             scale: [0.5, 2.0],
             colour: 0.4,
             pseudo_labels: PseudoLabels::EachView,
+            self_training_from: None,
+            learned_background: false,
+            distillation: 0.0,
             confidence: 0.0,
             precision: StudentPrecision::Float32,
             seed: 0,
@@ -152,6 +157,13 @@ impl TrainSettings {
             )
         } else if !(0.0..=1.0).contains(&self.colour) {
             refuse("colour", "0 to 1".to_owned())
+        } else if self
+            .self_training_from
+            .is_some_and(|from| from == 0 || from > self.steps)
+        {
+            refuse("self-training-from", format!("1 to the last of {} steps", self.steps))
+        } else if !(self.distillation >= 0.0 && self.distillation.is_finite()) {
+            refuse("distillation", "0 or above".to_owned())
         } else if !(0.0..=1.0).contains(&self.confidence) {
             refuse("confidence", "0 to 1".to_owned())
         } else if !(optimiser.learning_rate > 0.0 && optimiser.learning_rate.is_finite()) {
@@ -174,51 +186,26 @@ impl TrainSettings {
     }
 }
 
-/// The images a student learns from.
-#[derive(Debug, Clone)]
-pub struct TrainingImages {
-    /// Sorted by path.
-    pub files: Vec<PathBuf>,
-    /// SHA-256 over the paths within the folder and the files' digests, lower-case hexadecimal.
-    pub sha256: String,
-}
-
-impl TrainingImages {
-    /// Finds the images anywhere under a folder, by their endings, and reads all of them once for their digest.
+impl TrainSettings {
+    /// Whether there are labels to learn from.
     ///
     /// # Errors
-    /// When something cannot be read, or there is no image.
-    pub fn find(folder: &Path) -> Result<Self, TrainError> {
-        let mut files = Vec::new();
-        let mut folders = vec![folder.to_owned()];
-        while let Some(inside) = folders.pop() {
-            for entry in std::fs::read_dir(&inside).map_err(file_error(&inside))? {
-                let path = entry.map_err(file_error(&inside))?.path();
-                let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-                if path.is_dir() {
-                    folders.push(path);
-                } else if ending.is_some_and(|ending| IMAGE_ENDINGS.contains(&ending.as_str())) {
-                    files.push(path);
-                }
-            }
+    /// Which setting leaves nobody to label, or nothing to be labelled.
+    pub fn check_labels(&self, texts: &Texts, is_given: bool) -> Result<(), TrainError> {
+        let refuse = |name, possible: &str| {
+            let possible = possible.to_owned();
+            Err(TrainError::Setting { name, possible })
+        };
+        let pseudo_labelled = texts.pseudo_labelled.contains(&true);
+        if self.pseudo_labels == PseudoLabels::None && !is_given {
+            refuse("pseudo-labels", "each-view or once where no labels are given")
+        } else if self.pseudo_labels != PseudoLabels::None && !pseudo_labelled {
+            refuse("pseudo-labels", "none where all classes are labelled")
+        } else if self.self_training_from.is_some() && !pseudo_labelled {
+            refuse("self-training-from", "left out where all classes are labelled")
+        } else {
+            Ok(())
         }
-        if files.is_empty() {
-            return Err(TrainError::NoImages {
-                folder: folder.to_owned(),
-            });
-        }
-        files.sort();
-        let mut all = Sha256::new();
-        for file in &files {
-            let within = file.strip_prefix(folder).expect("the walk stays in the folder");
-            all.update(within.to_string_lossy().as_bytes());
-            all.update([0]);
-            all.update(Sha256::digest(std::fs::read(file).map_err(file_error(file))?));
-        }
-        Ok(Self {
-            files,
-            sha256: hexadecimal(&all.finalize()),
-        })
     }
 }
 
@@ -235,8 +222,12 @@ pub struct Plan {
     pub normalisation: [[f32; 3]; 2],
     /// How.
     pub settings: TrainSettings,
+    /// SHA-256 of the weights that the backbone begins with, lower-case hexadecimal; none when it begins at random.
+    pub backbone_sha256: Option<String>,
     /// From what.
     pub data: PlannedData,
+    /// The labels that were given for it, if any.
+    pub given_labels: Option<PlannedLabels>,
 }
 
 /// A vocabulary, as cards have it.
@@ -321,6 +312,19 @@ impl PlannedTeacher {
 pub struct PlannedData {
     /// How many images.
     pub images: usize,
-    /// Their digest, [`TrainingImages::sha256`].
+    /// Their digest, [`TrainingImages::sha256`](super::TrainingImages::sha256).
+    pub sha256: String,
+    /// How many files with an image's ending were left out because they cannot be decoded.
+    pub undecodable: usize,
+    /// How many were left out as label maps beside their images.
+    pub label_maps: usize,
+}
+
+/// Given labels, as cards have them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedLabels {
+    /// Names of the classes whose labels count.
+    pub classes: Vec<String>,
+    /// Digest of the label maps, [`GivenLabels::sha256`](super::GivenLabels::sha256).
     pub sha256: String,
 }

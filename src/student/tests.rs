@@ -1,6 +1,8 @@
 //! Runs of the whole training with a teacher that knows red from blue.
 #![allow(clippy::unwrap_used)]
 
+mod labels;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,12 +11,13 @@ use ::image::Rgb;
 use tch::{Device, Kind, Tensor};
 
 use super::*;
+use crate::config::Config;
 use crate::dense::DenseScores;
 use crate::dense::{Attention, DenseOptions};
-use crate::engine::{Labeller, ModelInfo, Precision};
+use crate::engine::{DenseFeatureGrid, Labeller, ModelInfo, Precision};
 use crate::image::{ModelInput, Normalisation, RgbImage};
-use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
-use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
+use crate::label_map::{ScoreGrid, ScoreKind, ScoreMap};
+use crate::vocabulary::{Class, ClassList, Classifier, Synonyms, TemplateSet, TextEmbedding};
 
 const SIDE: u32 = 64;
 const CELLS: usize = SIDE as usize / 8;
@@ -42,7 +45,12 @@ impl Labeller for ColourTeacher {
         classifier: &Classifier,
         _: &DenseOptions,
     ) -> Result<DenseScores, LabellerError> {
-        assert_eq!(classifier.owners, [QueryOwner::Class(0), QueryOwner::Class(1)]);
+        // Of the two texts, those that it may label.
+        let asked: Vec<usize> = classifier
+            .embeddings
+            .chunks(3)
+            .map(|text| usize::from(text[0] < 0.5))
+            .collect();
         self.answers_left = match self.answers_left.checked_sub(1) {
             Some(left) => left,
             None => return Err(LabellerError::Model("out of answers".to_owned())),
@@ -54,21 +62,40 @@ impl Labeller for ColourTeacher {
             self.certainty * (image.values[pixel] - image.values[2 * plane + pixel])
         });
         let red: Vec<f32> = logits.collect();
-        let blue = red.iter().map(|logit| -logit);
+        let blue = red.iter().map(|logit| -logit).collect();
+        let scores: [Vec<f32>; 2] = [red, blue];
         Ok(DenseScores {
             map: ScoreMap {
                 kind: ScoreKind::Logits,
-                queries: 2,
+                queries: asked.len(),
                 grids: vec![ScoreGrid {
                     height: CELLS,
                     width: CELLS,
                     windows: None,
-                    values: red.iter().copied().chain(blue).collect(),
+                    values: asked.iter().flat_map(|&text| scores[text].clone()).collect(),
                 }],
             },
             similarity: vec![0.0; 2],
             image_probability: vec![0.5; 2],
             denoising_dropped_all: false,
+        })
+    }
+
+    /// Red and blue of each cell's middle.
+    fn features(&mut self, input: &ModelInput, _: Attention) -> Result<DenseFeatureGrid, LabellerError> {
+        let image = &input.sizes[0];
+        let plane = image.height * image.width;
+        let features = (0..CELLS * CELLS).flat_map(|cell| {
+            let pixel = (cell / CELLS * 8 + 4) * image.width + cell % CELLS * 8 + 4;
+            let [red, blue] = [image.values[pixel], image.values[2 * plane + pixel]];
+            let length = (red * red + blue * blue).sqrt().max(1e-6);
+            [red / length, 0.0, blue / length]
+        });
+        Ok(DenseFeatureGrid {
+            rows: CELLS,
+            columns: CELLS,
+            dimension: 3,
+            values: features.collect(),
         })
     }
 }
@@ -108,7 +135,7 @@ fn images(folder: &Path) -> TrainingImages {
         });
         image.save(folder.join(format!("{number}.png"))).unwrap();
     }
-    TrainingImages::find(folder).unwrap()
+    TrainingImages::find(folder, 1 << 20).unwrap()
 }
 
 fn plan(images: &TrainingImages) -> Plan {
@@ -138,11 +165,37 @@ fn plan(images: &TrainingImages) -> Plan {
             seed: 5,
             ..TrainSettings::default()
         },
+        backbone_sha256: None,
         data: PlannedData {
             images: images.files.len(),
             sha256: images.sha256.clone(),
+            undecodable: 0,
+            label_maps: 0,
         },
+        given_labels: None,
     }
+}
+
+/// Red and blue as the student's texts, some of them labelled.
+fn texts(labelled: [bool; 2]) -> Texts {
+    let names = ["red", "blue"].map(|name| Class {
+        name: name.to_owned(),
+        synonyms: Vec::new(),
+    });
+    let list = ClassList::new(names.to_vec(), Vec::new(), &Config::for_testing().limits).unwrap();
+    let embeddings = [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]].map(|vector| TextEmbedding {
+        vector: vector.to_vec().into(),
+        truncated: false,
+    });
+    let classifier = list.classifier(&embeddings, Synonyms::Mean);
+    Texts::new(&list, &classifier, None, &labelled).unwrap()
+}
+
+/// Where labels come from beside the teacher.
+struct Guide {
+    texts: Texts,
+    cache: Option<LabelCache>,
+    given: Option<GivenLabels>,
 }
 
 struct World {
@@ -166,37 +219,38 @@ impl World {
 
     /// Trains in the folder `name`, checkpoints every second step, until `stop` steps were made in this call.
     fn train(&self, name: &str, teacher: &mut ColourTeacher, stop: u64) -> Result<TrainOutcome, TrainError> {
-        self.train_with(name, teacher, None, stop)
+        let guide = Guide {
+            texts: texts([false; 2]),
+            cache: None,
+            given: None,
+        };
+        self.train_with(name, teacher, &guide, stop)
     }
 
-    /// The same, with label maps.
+    /// The same, with other labels.
     fn train_with(
         &self,
         name: &str,
         teacher: &mut ColourTeacher,
-        cache: Option<&LabelCache>,
+        guide: &Guide,
         stop: u64,
     ) -> Result<TrainOutcome, TrainError> {
-        let classifier = Classifier {
-            queries: 2,
-            dimension: 3,
-            embeddings: vec![1.0, 0.0, 0.0, 0.0, 0.6, 0.8],
-            owners: vec![QueryOwner::Class(0), QueryOwner::Background],
-        };
         let made = Cell::new(0);
         TrainRun {
             folder: &self.folder.path().join(name),
             plan: &self.plan,
             files: &self.images.files,
+            backbone: None,
             max_image_pixels: 1 << 20,
             checkpoint_steps: 2,
         }
         .train(
             &mut Teacher {
                 labeller: teacher,
-                classifier: &classifier,
+                texts: &guide.texts,
                 options: DenseOptions::default(),
-                cache,
+                cache: guide.cache.as_ref(),
+                given: guide.given.as_ref(),
                 confidence: self.plan.settings.confidence,
             },
             || made.get() >= stop,
@@ -304,8 +358,8 @@ fn a_teacher_that_is_never_sure_stops_the_run() {
     let error = world.train("run", &mut teacher(0.0, FOREVER), u64::MAX).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the teacher labelled no pixel in 6 steps: none of its probabilities reaches the confidence 0.6; a lower one, or a \
-         vocabulary that fits the images, gives it something to say"
+        "no pixel had a label in 6 steps: no probability reaches the confidence 0.6; a lower one, or a vocabulary that fits \
+         the images, gives something to learn from"
     );
 }
 
@@ -331,57 +385,6 @@ fn another_plan_does_not_go_on_with_a_run() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("a run with another settings, teacher:"), "{error}");
-}
-
-/// What an engine would have written: red to the left of the edge, blue to the right.
-fn label_maps(world: &World, run: &str) -> LabelCache {
-    let folder = world.folder.path().join(run);
-    let cache = LabelCache::open(&folder, &world.plan, 2).unwrap();
-    for (number, edge) in EDGES {
-        let map = ::image::GrayImage::from_fn(80, 72, |x, _| ::image::Luma([u8::from(x >= edge)]));
-        map.save(folder.join(LABELS_FOLDER).join(format!("{number}.png")))
-            .unwrap();
-    }
-    assert!(cache.is_complete(EDGES.len()));
-    cache
-}
-
-#[test]
-fn label_maps_of_whole_images_take_the_place_of_the_teacher() {
-    let mut world = World::new();
-    world.plan.settings.pseudo_labels = PseudoLabels::Once;
-    let cache = label_maps(&world, "run");
-    // It would label every pixel where its colours are, too; but it answers nobody.
-    let mut silent = teacher(SURE, 0);
-    world.train_with("run", &mut silent, Some(&cache), u64::MAX).unwrap();
-    let log = world.log("run");
-    let labelled = |line: &String| line.rsplit(',').next().unwrap().parse::<f64>().unwrap();
-    assert!(log[1..].iter().all(|line| labelled(line) > 0.9), "{log:?}");
-}
-
-#[test]
-fn label_maps_of_another_plan_or_size_are_refused() {
-    let mut world = World::new();
-    world.plan.settings.pseudo_labels = PseudoLabels::Once;
-    let cache = label_maps(&world, "run");
-    let map = world.folder.path().join("run").join(LABELS_FOLDER).join("1.png");
-    ::image::GrayImage::new(80, 71).save(map).unwrap();
-    let error = world
-        .train_with("run", &mut teacher(SURE, 0), Some(&cache), u64::MAX)
-        .unwrap_err();
-    assert!(matches!(error, TrainError::LabelSize { .. }), "{error}");
-
-    // The learning rate says nothing of labels, the confidence does.
-    world.plan.settings.optimiser.learning_rate = 0.002;
-    LabelCache::open(&world.folder.path().join("run"), &world.plan, 2).unwrap();
-    world.plan.settings.confidence = 0.7;
-    let error = LabelCache::open(&world.folder.path().join("run"), &world.plan, 2).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("has label maps of another confidence: give it the same"),
-        "{error}"
-    );
 }
 
 #[test]

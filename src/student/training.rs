@@ -7,17 +7,18 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::checkpoint::{State, StateHeader, to_bytes};
-use super::network::{Mode, Network, Parameters};
-use super::pseudo_labels::LabelCache;
-use super::settings::Plan;
+use super::backbone_weights::BackboneWeights;
+use super::checkpoint::{State, StateHeader, Tensors, to_bytes};
+use super::network::{Initial, Mode, Network, Parameters, classify};
+use super::settings::{Plan, PseudoLabels};
 use super::teacher::Teacher;
+use super::texts::Texts;
 use super::views::{View, ViewSettings, image_at};
-use super::{Sgd, TrainError, cross_entropy, file_error};
+use super::{Sgd, TrainError, cross_entropy, feature_distance, file_error};
+use crate::evaluation::Truth;
 use crate::image::{Normalisation, RgbImage, decode};
 use crate::label_map::UNLABELLED;
 use crate::random::Random;
-use crate::vocabulary::Classifier;
 
 /// Steps in a row without a single labelled pixel after which nobody will come.
 const BARREN_STEPS: u64 = 20;
@@ -26,6 +27,9 @@ const BARREN_STEPS: u64 = 20;
 const STUDENT: &str = "student.";
 const MOMENTUM: &str = "momentum.";
 
+/// The tensor of a learned background.
+const BACKGROUND: &str = "background";
+
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
@@ -33,14 +37,13 @@ pub struct StepReport {
     pub step: u64,
     /// Mean cross-entropy over the labelled pixels; none when there were none, and no weight was changed.
     pub loss: Option<f64>,
+    /// Mean distance between the student's features and the teacher's, where it is made smaller.
+    pub distillation: Option<f64>,
     /// The learning rate.
     pub learning_rate: f64,
     /// Share of the views' pixels that were labelled, 0 to 1.
     pub labelled: f64,
 }
-
-/// A view, and the labels that a cache has for its pixels.
-type LabelledView = (View, Option<Vec<u16>>);
 
 /// A student that is being trained.
 #[derive(Debug)]
@@ -53,6 +56,10 @@ pub(super) struct Trainer<'a> {
     optimiser: Sgd,
     /// `[queries, embedding]`, not trained.
     text: Tensor,
+    /// The query whose embedding is trained, and that, `[embedding]`.
+    learned: Option<(i64, Tensor)>,
+    /// Queries that pseudo-labels may be.
+    pseudo_labelled: Vec<i64>,
     /// Of the last step that was made.
     last: Option<StepReport>,
     /// How many steps in a row had no labelled pixel.
@@ -60,32 +67,43 @@ pub(super) struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A student that has learned nothing, or what `state` holds.
+    /// A student that has learned nothing but what its backbone may begin with, or what `state` holds.
     pub(super) fn new(
         plan: &'a Plan,
         files: &'a [PathBuf],
         max_image_pixels: u64,
-        classifier: &Classifier,
+        texts: &Texts,
+        backbone: Option<&BackboneWeights>,
         state: Option<State>,
     ) -> Result<Self, TrainError> {
-        let (mut student, mut momentum) = (HashMap::new(), HashMap::new());
-        let mut last = None;
-        let mut parameters = match state {
-            None => Parameters::from_scratch(plan.settings.seed, Device::Cpu),
-            Some((tensors, header)) => {
-                last = Some(header.last);
-                for (name, tensor) in tensors {
-                    match (name.strip_prefix(STUDENT), name.strip_prefix(MOMENTUM)) {
-                        (Some(name), _) => student.insert(name.to_owned(), tensor),
-                        (_, Some(name)) => momentum.insert(name.to_owned(), tensor),
-                        (None, None) => return Err(TrainError::Foreign(format!("it has a tensor {name}"))),
-                    };
-                }
-                Parameters::stored(student, Device::Cpu)
+        let foreign = |error: super::ParameterError| TrainError::Foreign(error.to_string());
+        let last = state.as_ref().map(|(_, header)| header.last);
+        let (student, mut momentum) = match state {
+            None => (None, HashMap::new()),
+            Some((tensors, _)) => {
+                let (student, momentum) = apart(tensors)?;
+                (Some(student), momentum)
             }
         };
-        let foreign = |error: super::ParameterError| TrainError::Foreign(error.to_string());
-        let network = Network::new(&mut parameters, &plan.network).map_err(foreign)?;
+        let (network, mut parameters) = match (student, backbone) {
+            (None, Some(backbone)) => backbone.begin(plan.settings.seed, &plan.network)?,
+            (student, _) => {
+                let mut parameters = match student {
+                    None => Parameters::from_scratch(plan.settings.seed, Device::Cpu),
+                    Some(student) => Parameters::stored(student, Device::Cpu),
+                };
+                let network = Network::new(&mut parameters, &plan.network).map_err(foreign)?;
+                (network, parameters)
+            }
+        };
+        let learned = texts.learned.map(|query| {
+            let length = size(texts.student.dimension);
+            // About as long as a text's embedding.
+            let deviation = 1.0 / (length as f64).sqrt();
+            let begun = parameters.trainable(BACKGROUND.to_owned(), &[length], Initial::Normal { deviation });
+            Ok::<_, TrainError>((i64::from(query), begun.map_err(foreign)?))
+        });
+        let learned = learned.transpose()?;
         parameters.finish().map_err(foreign)?;
         let mut optimiser = Sgd::new(&plan.settings.optimiser, &parameters);
         if last.is_some() {
@@ -93,7 +111,8 @@ impl<'a> Trainer<'a> {
                 .restore(&mut momentum)
                 .map_err(|name| TrainError::Foreign(format!("the momentum of {name} is not what it should be")))?;
         }
-        let shape = [classifier.queries, classifier.dimension].map(size);
+        let shape = [texts.student.queries, texts.student.dimension].map(size);
+        let pseudo_labelled = (0..).zip(&texts.pseudo_labelled);
         Ok(Self {
             plan,
             files,
@@ -101,7 +120,12 @@ impl<'a> Trainer<'a> {
             network,
             parameters,
             optimiser,
-            text: Tensor::from_slice(&classifier.embeddings).view(shape),
+            text: Tensor::from_slice(&texts.student.embeddings).view(shape),
+            learned,
+            pseudo_labelled: pseudo_labelled
+                .filter(|(_, may)| **may)
+                .map(|(query, _)| query)
+                .collect(),
             last,
             barren: 0,
         })
@@ -116,20 +140,15 @@ impl<'a> Trainer<'a> {
     pub(super) fn step(&mut self, teacher: &mut Teacher<'_>) -> Result<StepReport, TrainError> {
         let settings = &self.plan.settings;
         let done = self.last.map_or(0, |last| last.step);
-        let views = self.views(done, teacher.cache)?;
-        let mut labels = Vec::new();
-        for (view, cut) in &views {
-            match cut {
-                Some(cut) => labels.extend_from_slice(cut),
-                None => labels.extend(teacher.labels(view)?),
-            }
-        }
-        let views: Vec<View> = views.into_iter().map(|(view, _)| view).collect();
+        let seen = self.views(done, teacher)?;
+        let labels = self.labels(&seen, teacher)?;
+        let views: Vec<View> = seen.into_iter().map(|seen| seen.view).collect();
         let labelled = labels.iter().filter(|label| **label != UNLABELLED).count();
         let learning_rate = settings.optimiser.learning_rate_at(done, settings.steps);
         let mut report = StepReport {
             step: done + 1,
             loss: None,
+            distillation: None,
             learning_rate,
             labelled: labelled as f64 / labels.len() as f64,
         };
@@ -143,8 +162,12 @@ impl<'a> Trainer<'a> {
             }
         } else {
             self.barren = 0;
-            let loss = self.learn(&views, &labels, learning_rate);
-            if !loss.is_finite() {
+            let features = match settings.distillation > 0.0 {
+                true => Some(teacher.features(views.iter())?),
+                false => None,
+            };
+            let (loss, distillation) = self.learn(&views, &labels, features, learning_rate);
+            if !(loss + distillation.unwrap_or(0.0)).is_finite() {
                 return Err(TrainError::Diverged {
                     step: report.step,
                     learning_rate,
@@ -152,13 +175,14 @@ impl<'a> Trainer<'a> {
                 });
             }
             report.loss = Some(loss);
+            report.distillation = distillation;
         }
         self.last = Some(report);
         Ok(report)
     }
 
-    /// The views of the step after `done`, each with the labels that the cache has for it.
-    fn views(&self, done: u64, cache: Option<&LabelCache>) -> Result<Vec<LabelledView>, TrainError> {
+    /// The views of the step after `done`, each with the labels that are known of its image.
+    fn views(&self, done: u64, teacher: &Teacher<'_>) -> Result<Vec<Seen>, TrainError> {
         let settings = &self.plan.settings;
         let [mean, std] = self.plan.normalisation;
         let view = ViewSettings {
@@ -168,8 +192,10 @@ impl<'a> Trainer<'a> {
             colour: settings.colour,
             normalisation: Normalisation { mean, std },
         };
-        // Threads get the plain parts: tensors stay on this one.
+        // Threads get the plain parts: tensors and the teacher's model stay on this one.
         let (files, max_image_pixels) = (self.files, self.max_image_pixels);
+        let cache = teacher.cache.filter(|_| !self.trains_itself());
+        let given = teacher.given;
         (0..settings.batch as u64)
             .into_par_iter()
             .map(|index| {
@@ -178,41 +204,139 @@ impl<'a> Trainer<'a> {
                 let image = read_image(&files[number], max_image_pixels)?;
                 let mut random = Random::seeded(&format!("{} view {place}", settings.seed));
                 let view = view.view(&image, &mut random);
-                let labels = cache.map(|cache| {
-                    let labels = cache.read(number)?;
+                let cut = |labels: Truth| {
                     if (labels.width, labels.height) != image.dimensions() {
                         let image = files[number].clone();
                         return Err(TrainError::LabelSize { image });
                     }
                     Ok(view.place.cut(&labels.labels, labels.width as usize))
-                });
-                Ok((view, labels.transpose()?))
+                };
+                let cached = cache.map(|cache| cut(cache.read(number)?)).transpose()?;
+                let given = given.map(|given| cut(given.read(number)?)).transpose()?;
+                Ok(Seen { view, cached, given })
             })
             .collect()
     }
 
-    /// Changes the weights by what the labels of the views, `[batch, side, side]`, teach. The loss before that.
-    fn learn(&mut self, views: &[View], labels: &[u16], learning_rate: f64) -> f64 {
+    /// Whether the next step's pseudo-labels are the student's own.
+    fn trains_itself(&self) -> bool {
+        let next = 1 + self.last.map_or(0, |last| last.step);
+        self.plan.settings.self_training_from.is_some_and(|from| next >= from)
+    }
+
+    /// One label per pixel of the views, `[batch, side, side]`: the given one, else the pseudo-label.
+    fn labels(&self, seen: &[Seen], teacher: &mut Teacher<'_>) -> Result<Vec<u16>, TrainError> {
+        let own = self.trains_itself().then(|| self.own_labels(seen));
+        let mut labels = Vec::new();
+        for (index, Seen { view, cached, given }) in seen.iter().enumerate() {
+            let area = view.place.side * view.place.side;
+            let mut of_view = match (&own, cached, self.plan.settings.pseudo_labels) {
+                (Some(own), ..) => own[index * area..][..area].to_vec(),
+                (None, Some(cached), _) => cached.clone(),
+                (None, None, PseudoLabels::EachView | PseudoLabels::Once) => teacher.labels(view)?,
+                (None, None, PseudoLabels::None) => vec![UNLABELLED; area],
+            };
+            for (label, given) in of_view.iter_mut().zip(given.iter().flatten()) {
+                if *given != UNLABELLED {
+                    *label = *given;
+                }
+            }
+            labels.extend(of_view);
+        }
+        Ok(labels)
+    }
+
+    /// What the student itself says of views in their own colours, of the queries that pseudo-labels may be.
+    fn own_labels(&self, seen: &[Seen]) -> Vec<u16> {
+        let side = i64::from(self.plan.settings.crop_pixels);
+        let (probabilities, best) = tch::no_grad(|| {
+            let images = self.batch(seen.iter().map(|seen| &seen.view.plain.sizes[0].values));
+            let logits = self
+                .network
+                .logits(&images, &self.text(), Mode::Evaluate)
+                .to_kind(Kind::Float);
+            let queries = Tensor::from_slice(&self.pseudo_labelled);
+            let logits = logits.index_select(1, &queries);
+            let logits = logits.upsample_bilinear2d([side, side], false, None, None);
+            let (probabilities, best) = logits.softmax(1, Kind::Float).max_dim(1, false);
+            (probabilities.flatten(0, -1), best.flatten(0, -1))
+        });
+        let probabilities = Vec::<f32>::try_from(probabilities).expect("probabilities are floats on the CPU");
+        let best = Vec::<i64>::try_from(best).expect("places are integers on the CPU");
+        let shown = seen.iter().flat_map(|seen| {
+            let place = seen.view.place;
+            (0..place.side * place.side).map(move |pixel| place.shows(pixel))
+        });
+        let pixels = probabilities.into_iter().zip(best).zip(shown);
+        let label = |((probability, best), shown): ((f32, i64), bool)| {
+            let query = self.pseudo_labelled[usize::try_from(best).expect("a place is not negative")];
+            match shown && probability >= self.plan.settings.confidence {
+                true => u16::try_from(query).expect("there are at most 65535 queries"),
+                false => UNLABELLED,
+            }
+        };
+        pixels.map(label).collect()
+    }
+
+    /// Views of `[3, side, side]` as one tensor in the student's precision.
+    fn batch<'v>(&self, views: impl Iterator<Item = &'v Vec<f32>>) -> Tensor {
         let side = i64::from(self.plan.settings.crop_pixels);
         let images: Vec<_> = views
-            .iter()
-            .map(|view| Tensor::from_slice(&view.coloured).view([3, side, side]))
+            .map(|view| Tensor::from_slice(view).view([3, side, side]))
             .collect();
-        let images = Tensor::stack(&images, 0).to_kind(self.plan.settings.precision.kind());
+        Tensor::stack(&images, 0).to_kind(self.plan.settings.precision.kind())
+    }
+
+    /// The texts, `[queries, embedding]`, with what is learned in its place.
+    fn text(&self) -> Tensor {
+        match &self.learned {
+            None => self.text.shallow_clone(),
+            Some((query, embedding)) => {
+                let after = self.text.size()[0] - query - 1;
+                let rows = [
+                    self.text.narrow(0, 0, *query),
+                    embedding.unsqueeze(0),
+                    self.text.narrow(0, query + 1, after),
+                ];
+                Tensor::cat(&rows, 0)
+            }
+        }
+    }
+
+    /// Changes the weights by what the labels of the views, `[batch, side, side]`, teach, and the teacher's features,
+    /// `[batch, embedding, ...]`, where those do. Both parts of the loss before that.
+    fn learn(
+        &mut self,
+        views: &[View],
+        labels: &[u16],
+        features: Option<Tensor>,
+        learning_rate: f64,
+    ) -> (f64, Option<f64>) {
+        let side = i64::from(self.plan.settings.crop_pixels);
+        let images = self.batch(views.iter().map(|view| &view.coloured));
         let labels: Vec<i64> = labels.iter().copied().map(i64::from).collect();
         let labels = Tensor::from_slice(&labels).view([-1, side, side]);
-        let loss = tch::with_grad(|| {
-            let logits = self.network.logits(&images, &self.text, Mode::Train);
-            let loss = cross_entropy(&logits.to_kind(Kind::Float), &labels);
-            loss.backward();
-            loss
+        let (loss, distance) = tch::with_grad(|| {
+            let own = self.network.features(&images, Mode::Train);
+            let loss = cross_entropy(&classify(&own, &self.text()).to_kind(Kind::Float), &labels);
+            let distance = features.map(|features| {
+                let (_, _, rows, columns) = own.size4().expect("features are [batch, embedding, rows, columns]");
+                let counted = shown_cells(views, rows, columns);
+                feature_distance(&own.to_kind(Kind::Float), &features, &counted)
+            });
+            match &distance {
+                None => loss.backward(),
+                Some(distance) => (&loss + distance * self.plan.settings.distillation).backward(),
+            }
+            (loss, distance)
         });
-        let loss = loss.detach().to_kind(Kind::Double).double_value(&[]);
+        let value = |loss: Tensor| loss.detach().to_kind(Kind::Double).double_value(&[]);
+        let (loss, distance) = (value(loss), distance.map(value));
         // Weights that were finite stay so: what diverged is not kept.
-        if loss.is_finite() {
+        if (loss + distance.unwrap_or(0.0)).is_finite() {
             self.optimiser.step(&self.parameters, learning_rate);
         }
-        loss
+        (loss, distance)
     }
 
     /// The state as a file's bytes, if a step was made.
@@ -230,11 +354,51 @@ impl<'a> Trainer<'a> {
         Some(to_bytes(student.chain(momentum), Some(&header)))
     }
 
-    /// The student as a file's bytes: the network's tensors, and the texts it was trained on as `classifier`.
+    /// The student as a file's bytes: the network's tensors, and the texts it was trained on as `classifier`, a
+    /// learned one among them.
     pub(super) fn student(&self) -> Vec<u8> {
         let tensors = self.parameters.all().map(|(name, tensor)| (name.clone(), tensor));
-        to_bytes(tensors.chain([("classifier".to_owned(), &self.text)]), None)
+        to_bytes(tensors.chain([("classifier".to_owned(), &self.text())]), None)
     }
+}
+
+/// A view, and the labels that are known of it, `[side, side]` each.
+struct Seen {
+    view: View,
+    /// Out of the teacher's label map of the whole image.
+    cached: Option<Vec<u16>>,
+    /// What somebody drew.
+    given: Option<Vec<u16>>,
+}
+
+/// A state's tensors: the student's, and the optimiser's.
+fn apart(state: Tensors) -> Result<(Tensors, Tensors), TrainError> {
+    let (mut student, mut momentum) = (HashMap::new(), HashMap::new());
+    for (name, tensor) in state {
+        match (name.strip_prefix(STUDENT), name.strip_prefix(MOMENTUM)) {
+            (Some(name), _) => student.insert(name.to_owned(), tensor),
+            (_, Some(name)) => momentum.insert(name.to_owned(), tensor),
+            (None, None) => return Err(TrainError::Foreign(format!("it has a tensor {name}"))),
+        };
+    }
+    Ok((student, momentum))
+}
+
+/// 1 for each cell whose middle shows the image, else 0: `[batch, rows, columns]`.
+fn shown_cells(views: &[View], rows: i64, columns: i64) -> Tensor {
+    let cells = views.iter().flat_map(|view| {
+        let place = view.place;
+        let middle = move |cell: i64, cells: i64| (2 * cell + 1) as f64 / (2 * cells) as f64 * place.side as f64;
+        (0..rows).flat_map(move |row| {
+            (0..columns).map(move |column| {
+                let down = middle(row, rows) < place.shown_height as f64;
+                let right = middle(column, columns) < place.shown_width as f64;
+                f32::from(u8::from(down && right))
+            })
+        })
+    });
+    let cells: Vec<f32> = cells.collect();
+    Tensor::from_slice(&cells).view([-1, rows, columns])
 }
 
 fn read_image(file: &Path, max_image_pixels: u64) -> Result<RgbImage, TrainError> {

@@ -185,6 +185,12 @@ impl ClassList {
         queries.map(class).collect()
     }
 
+    /// Whose each of these is.
+    pub fn query_owners(&self) -> Vec<QueryOwner> {
+        let queries = self.queries(Synonyms::Mean).into_iter();
+        queries.map(|query| query.owner).collect()
+    }
+
     /// The label of background pixels: [`UNLABELLED`], or the id of the class that is called "background".
     pub fn background_label(&self) -> u16 {
         self.background_class().unwrap_or(UNLABELLED)

@@ -125,7 +125,23 @@ fn a_student_comes_with_a_card_of_what_it_is_and_where_it_is_from() {
 #[test]
 fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one() {
     let world = World::new();
-    let settings = ["--steps", "16", "--checkpoint-steps", "2"];
+    // A tiger in the middle of each image that somebody drew; all else is the teacher's, then the student's.
+    std::fs::create_dir(world.path("labels")).unwrap();
+    for name in ["00.png", "01.png", "02.png"] {
+        let (width, height) = image::image_dimensions(world.path("images").join(name)).unwrap();
+        let inside = |at: u32, length: u32| at > length / 3 && at < 2 * length / 3;
+        let value = |x, y| if inside(x, width) && inside(y, height) { 0 } else { 255 };
+        let labels = image::GrayImage::from_fn(width, height, |x, y| image::Luma([value(x, y)]));
+        labels.save(world.path("labels").join(name)).unwrap();
+    }
+    let labels = world.path("labels");
+    let settings = [
+        ["--steps", "16", "--checkpoint-steps", "2"].as_slice(),
+        &["--labels", labels.to_str().unwrap(), "--labelled-classes", "tiger"],
+        &["--pseudo-labels", "once", "--self-training-from", "7"],
+        &["--distillation", "0.5", "--student-precision", "bfloat16"],
+    ]
+    .concat();
     assert!(world.train("whole", &settings).status.success());
 
     let mut killed = world.start("broken", &settings);
@@ -232,9 +248,31 @@ fn mistakes_are_named_with_what_is_possible() {
     );
     refused(
         &["--confidence", "1", "--temperature", "1"],
-        "the teacher labelled no pixel in 20 steps",
+        "no pixel had a label in 20 steps",
     );
+    refused(&["--learned-background"], "a learned background needs a class called");
+    refused(
+        &["--pseudo-labels", "none"],
+        "pseudo-labels has to be each-view or once",
+    );
+    refused(
+        &["--self-training-from", "0"],
+        "self-training-from has to be 1 to the last",
+    );
+    let labels = world.path("labels");
+    let labels = labels.to_str().unwrap();
+    refused(
+        &["--labels", labels, "--background", "none"],
+        "pseudo-labels has to be none where all classes are labelled",
+    );
+    let seen = ["--labels", labels, "--labelled-classes", "tiger,bus"];
+    refused(&seen, "00.png");
+    refused(
+        &["--labels", labels, "--labelled-classes", "cow"],
+        "--labelled-classes: no class is called",
+    );
+    refused(&["--backbone-weights", labels], "labels");
     std::fs::remove_dir_all(world.path("images")).unwrap();
     std::fs::create_dir(world.path("images")).unwrap();
-    refused(&[], "there are no images in");
+    refused(&[], "there are no images that can be decoded in");
 }

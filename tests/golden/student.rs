@@ -2,6 +2,7 @@
 
 use maskclip::student::{
     Backbone, Head, Mode, Network, NetworkConfig, OptimiserSettings, Parameters, Sgd, Stem, cross_entropy,
+    feature_distance,
 };
 use tch::{Device, Tensor};
 
@@ -59,6 +60,9 @@ fn agrees(name: &str, backbone: Backbone, stem: Stem, head: Head) {
     let mut comparison = Comparison::default();
 
     comparison.add(&arrays, "evaluate", &network.logits(images, texts, Mode::Evaluate));
+    let [teacher, counted] = ["teacher", "counted"].map(|name| arrays.get(name));
+    let distance = feature_distance(&network.features(images, Mode::Evaluate), teacher, counted);
+    comparison.add(&arrays, "distance", &distance);
     comparison.add(&arrays, "train", &network.logits(images, texts, Mode::Train));
     let last = if backbone == Backbone::Resnet18 { 1 } else { 2 };
     let statistics = [

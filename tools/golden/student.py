@@ -2,6 +2,7 @@
 
 Writes into tests/golden, for each student of STUDENTS, student_<name>.safetensors (its tensors, in 16 bits) and
 student_<name>_arrays.safetensors: images, texts, labels, and what follows from them:
+- how far the features are from those of `teacher`, where `counted` is 1;
 - logits with the running statistics, and with the batch's own, after which the running statistics are those of `after_one`;
 - the loss of STEPS steps of torch's SGD from there on, and some tensors after them.
 
@@ -193,6 +194,13 @@ def write(name: str, depth: str, stem: str, head: str, seed: int) -> None:
 
     student.eval()
     arrays["evaluate"] = student(images, texts)
+    arrays["teacher"] = torch.randn(2, EMBEDDING, 5, 3, generator=generator).double()
+    features = student.head(*student.backbone(images))
+    arrays["counted"] = torch.ones(2, *features.shape[2:]).double()
+    arrays["counted"][1, :, 4:] = 0
+    guide = F.interpolate(arrays["teacher"], features.shape[2:], mode="bilinear", align_corners=False)
+    apart = (F.normalize(features, dim=1) - F.normalize(guide, dim=1)).abs().sum(1)
+    arrays["distance"] = (apart * arrays["counted"]).sum() / arrays["counted"].sum()
     student.train()
     arrays["train"] = student(images, texts)
     arrays["after_one"] = torch.cat([student.backbone.bn1.running_mean, student.backbone.layer4[-1].bn2.running_var])

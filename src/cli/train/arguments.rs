@@ -28,6 +28,14 @@ pub struct TrainArguments {
     /// command is given again.
     #[arg(long, value_name = "FOLDER")]
     pub output: PathBuf,
+    /// Labels that are given: index PNGs named like the images (`.truth.png` beside them), whose values are line numbers of the
+    /// classes from 0; 255 is unknown.
+    #[arg(long, value_name = "FOLDER")]
+    pub labels: Option<PathBuf>,
+    /// Classes whose given labels count: names separated by commas, or a text file; all without it. Pseudo-labels are never one of
+    /// these.
+    #[arg(long, value_name = "FILE|NAMES", requires = "labels")]
+    pub labelled_classes: Option<String>,
     #[command(flatten, next_help_heading = "Student")]
     pub network: NetworkArguments,
     #[command(flatten, next_help_heading = "Training")]
@@ -62,6 +70,10 @@ pub struct NetworkArguments {
     /// Channels inside deeplab-v3-plus; 256 as published.
     #[arg(long, value_name = "N", default_value_t = 256)]
     head_channels: i64,
+    /// What the backbone begins with, in place of random weights: a safetensors file of torchvision's (plain stem) or timm's (v1c,
+    /// as resnet50c), classifier and all.
+    #[arg(long, value_name = "FILE")]
+    pub backbone_weights: Option<PathBuf>,
 }
 
 /// How it is trained.
@@ -85,10 +97,20 @@ pub struct TrainingArguments {
     /// How far brightness, contrast and saturation go either way, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = TrainSettings::default().colour)]
     colour: f64,
-    /// Where pseudo-labels come from: each-view, the teacher labels each view; or once, it labels each whole image before the first
-    /// step, as a request for it would, and views cut their labels out of that. Label maps are kept in the output folder.
+    /// Where pseudo-labels come from: each-view, the teacher labels each view; once, it labels each whole image before the first
+    /// step, as a request for it would, and views cut their labels out of that; or none, given labels alone count.
     #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = pseudo_labels)]
     pub pseudo_labels: PseudoLabels,
+    /// The first step whose pseudo-labels are the student's own predictions; the teacher's throughout without it. The paper takes
+    /// a tenth of the steps for the teacher.
+    #[arg(long, value_name = "STEP")]
+    self_training_from: Option<u64>,
+    /// The class called "background" has an embedding that is learned, in place of its texts'.
+    #[arg(long)]
+    pub learned_background: bool,
+    /// Weight of the L1 distance between the student's features and the teacher's in the loss, 0 for none.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
+    distillation: f64,
     /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
     #[arg(long, value_name = "PROBABILITY", default_value_t = TrainSettings::default().confidence)]
     pub confidence: f32,
@@ -128,6 +150,9 @@ impl TrainingArguments {
             scale: scale.map_err(|_| "--view-scale takes two numbers, separated by a comma")?,
             colour: self.colour,
             pseudo_labels: self.pseudo_labels,
+            self_training_from: self.self_training_from,
+            learned_background: self.learned_background,
+            distillation: self.distillation,
             confidence: self.confidence,
             precision: self.student_precision,
             seed: self.seed,

@@ -15,7 +15,11 @@ use tch::Tensor;
 use aspp::{DeeplabV2, DeeplabV3Plus};
 use resnet::ResNet;
 
+pub(super) use parameters::Initial;
 pub use parameters::{ParameterError, Parameters};
+
+/// What the names of the backbone's tensors begin with.
+const BACKBONE: &str = "backbone";
 
 /// Whether batch normalisation takes its statistics from the batch, and notes them, or from what it has noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +153,7 @@ impl Network {
     /// # Errors
     /// When a stored tensor is missing or has another shape.
     pub fn new(parameters: &mut Parameters, config: &NetworkConfig) -> Result<Self, ParameterError> {
-        let backbone = ResNet::new(parameters, "backbone", config)?;
+        let backbone = ResNet::new(parameters, BACKBONE, config)?;
         let head = match config.head {
             Head::DeeplabV2 => {
                 DeeplabV2::new(parameters, "head", backbone.channels(), config.embedding).map(HeadLayers::DeeplabV2)
@@ -182,10 +186,18 @@ impl Network {
     /// # Panics
     /// When a shape is another one, or libtorch fails.
     pub fn logits(&self, images: &Tensor, text: &Tensor, mode: Mode) -> Tensor {
-        // [queries, embedding] -> [queries, embedding, 1, 1], the weight of a 1x1 convolution.
-        let weight = text.to_kind(images.kind()).unsqueeze(-1).unsqueeze(-1);
-        self.features(images, mode).conv2d(&weight, None::<&Tensor>, 1, 0, 1, 1)
+        classify(&self.features(images, mode), text)
     }
+}
+
+/// Features, `[batch, embedding, ...]`, against texts: the last layer of [`Network::logits`] alone.
+///
+/// # Panics
+/// When a shape is another one, or libtorch fails.
+pub(super) fn classify(features: &Tensor, text: &Tensor) -> Tensor {
+    // [queries, embedding] -> [queries, embedding, 1, 1], the weight of a 1x1 convolution.
+    let weight = text.to_kind(features.kind()).unsqueeze(-1).unsqueeze(-1);
+    features.conv2d(&weight, None::<&Tensor>, 1, 0, 1, 1)
 }
 
 /// The same maps, `[batch, channels, height, width]`, with the channels of a pixel side by side in memory: dilated convolutions

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use tch::{Device, Kind, Tensor};
 
+use super::BACKBONE;
 use crate::random::Random;
 
 /// Why stored tensors are no network.
@@ -39,7 +40,7 @@ pub enum ParameterError {
 
 /// What a tensor is begun with.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Initial {
+pub(in crate::student) enum Initial {
     /// Normal numbers around 0.
     Normal {
         /// Their standard deviation.
@@ -52,6 +53,8 @@ pub(super) enum Initial {
 #[derive(Debug)]
 enum Source {
     Seed(u64),
+    /// A seed, and the backbone's tensors without its prefix.
+    Backbone(u64, HashMap<String, Tensor>),
     Stored(HashMap<String, Tensor>),
 }
 
@@ -68,6 +71,11 @@ impl Parameters {
     /// Tensors that begin at random. Each depends on the seed and its own name alone.
     pub fn from_scratch(seed: u64, device: Device) -> Self {
         Self::new(Source::Seed(seed), device)
+    }
+
+    /// Tensors of a backbone, under their names within it; others begin at random.
+    pub(in crate::student) fn from_backbone(seed: u64, tensors: HashMap<String, Tensor>, device: Device) -> Self {
+        Self::new(Source::Backbone(seed, tensors), device)
     }
 
     /// Tensors that were stored, under their names.
@@ -90,10 +98,10 @@ impl Parameters {
     /// When a stored tensor was not asked for.
     pub fn finish(&self) -> Result<(), ParameterError> {
         match &self.source {
-            Source::Stored(left) if !left.is_empty() => Err(ParameterError::LeftOver {
+            Source::Stored(left) | Source::Backbone(_, left) if !left.is_empty() => Err(ParameterError::LeftOver {
                 name: left.keys().min().expect("it is not empty").clone(),
             }),
-            Source::Stored(_) | Source::Seed(_) => Ok(()),
+            Source::Stored(_) | Source::Backbone(..) | Source::Seed(_) => Ok(()),
         }
     }
 
@@ -108,7 +116,7 @@ impl Parameters {
     }
 
     /// A tensor that is trained.
-    pub(super) fn trainable(
+    pub(in crate::student) fn trainable(
         &mut self,
         name: String,
         shape: &[i64],
@@ -134,9 +142,13 @@ impl Parameters {
     fn take(&mut self, name: &str, shape: &[i64], initial: Initial) -> Result<Tensor, ParameterError> {
         let tensor = match &mut self.source {
             Source::Seed(seed) => begin(shape, initial, &format!("{seed} {name}")),
-            Source::Stored(tensors) => tensors
-                .remove(name)
-                .ok_or_else(|| ParameterError::Missing { name: name.to_owned() })?,
+            Source::Stored(tensors) => remove(tensors, name)?,
+            Source::Backbone(seed, tensors) => {
+                match name.strip_prefix(BACKBONE).and_then(|name| name.strip_prefix('.')) {
+                    Some(name) => remove(tensors, name)?,
+                    None => begin(shape, initial, &format!("{seed} {name}")),
+                }
+            }
         };
         if tensor.size() != shape {
             return Err(ParameterError::Shape {
@@ -148,6 +160,11 @@ impl Parameters {
         // A copy: gradients need a leaf of their own, and two layers never share storage by accident.
         Ok(tensor.to_device(self.device).to_kind(Kind::Float).copy().detach())
     }
+}
+
+fn remove(tensors: &mut HashMap<String, Tensor>, name: &str) -> Result<Tensor, ParameterError> {
+    let missing = || ParameterError::Missing { name: name.to_owned() };
+    tensors.remove(name).ok_or_else(missing)
 }
 
 fn begin(shape: &[i64], initial: Initial, seed: &str) -> Tensor {
