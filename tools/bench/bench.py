@@ -1,7 +1,7 @@
 """Every stage of a request beside what people would use instead, on the same inputs, in turns: `make bench`.
 
-Builds the server and benches/stages.rs, makes the inputs (inputs.py), then goes through STAGES (stages.py). Each side is a process of
-its own with the same number of threads; outputs are compared before anything is timed. Every sample goes to
+Builds the server and benches/stages.rs, makes the inputs (inputs.py), then goes through STAGES (stages.py). Each side is a process
+of its own with the same number of threads; outputs are compared before anything is timed. Every sample goes to
 target/bench/results.json, tables to standard output as docs/performance.md has them; that document says how to read them.
 
 An idle machine is the caller's business: load averages before and after each stage are kept with its samples.
@@ -26,7 +26,8 @@ from stages import STAGES, Bench
 
 def build() -> dict[str, Path]:
     """The programs of this checkout, optimised, by their names."""
-    command = ["cargo", "build", "--release", "--bin", "maskclip", "--bench", "stages", "--message-format", "json-render-diagnostics"]
+    command = ["cargo", "build", "--release", "--bin", "maskclip", "--bench", "stages"]
+    command += ["--message-format", "json-render-diagnostics"]
     built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
     messages = map(json.loads, built.stdout.splitlines())
     return {message["target"]["name"]: Path(message["executable"]) for message in messages if message.get("executable")}

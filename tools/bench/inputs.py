@@ -94,7 +94,7 @@ class DenseMaskClip(nn.Module):
 
 
 def forward_flop() -> float:
-    """Floating-point operations of a pass on SIDE x SIDE pixels that nobody can do without: two for each multiplication of its matrices."""
+    """Floating-point operations of a pass on SIDE x SIDE pixels that nobody can do without: two for each multiplication."""
     config = open_clip.get_model_config(MODEL)
     vision, embedding = config["vision_cfg"], config["embed_dim"]
     width, layers, tokens = vision["width"], vision["layers"], (SIDE // PATCH) ** 2 + 1
