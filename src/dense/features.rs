@@ -135,6 +135,32 @@ impl DenseFeatures {
         Ok(features.collect())
     }
 
+    /// The same with tensors that share no memory with others': those of a batch keep all of it alive.
+    pub(super) fn owned(self) -> Self {
+        tch::no_grad(|| Self {
+            cells: self.cells.copy(),
+            pooled: self.pooled.copy(),
+            keys: self.keys.as_ref().map(Tensor::copy),
+            feedback: self.feedback.map(Feedback::owned),
+            ..self
+        })
+    }
+
+    /// Bytes of all tensors, when each has its memory to itself.
+    pub(super) fn bytes(&self) -> usize {
+        let bytes = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
+        self.tensors().map(bytes).sum()
+    }
+
+    /// All tensors, but for a second pass's share of the weights, which is the tower's.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let of_feedback = self.feedback.iter().flat_map(Feedback::tensors);
+        [&self.cells, &self.pooled]
+            .into_iter()
+            .chain(&self.keys)
+            .chain(of_feedback)
+    }
+
     /// `[height * width, embedding]`: the cells at unit length, in 32 bits.
     pub fn unit_cells(&self) -> Tensor {
         unit_rows(&self.cells)

@@ -21,31 +21,33 @@ mod propagation;
 mod refinement;
 mod scores;
 mod smoothing;
+#[cfg(test)]
+mod testing;
+mod views;
 mod windows;
 
 pub use attention::{attentions, check_grid};
 pub use constants::{MethodConstants, PearlConstants, ResclipConstants};
 pub use features::{Comparison, DenseFeatures, FeatureSource};
-pub use options::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
+pub use options::{
+    Attention, DenseOptions, FeatureOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement,
+    SmoothingKeys, Window,
+};
 pub use refinement::refinement_bytes;
 pub use scores::DenseScores;
+pub use views::ImageViews;
 
 use tch::Tensor;
 
 use crate::label_map::{QueryOwner, ScoreMap};
 
-/// Scores one image at one or more sizes against text embeddings, as a whole or through windows: [`FeatureSource::features`], then
-/// [`DenseFeatures::score`], for each window of each size.
-///
-/// `sizes` are `[3, height, width]` each, normalised, in the network's kind and on its device, each side (and each window's) at
-/// least [`FeatureSource::patch_pixels`]; pixels right and below that fill no patch are not looked at. `text` is
-/// `[queries, embedding]`, each row of unit length but for what a student learned, with one owner per query.
+/// Scores one image at one or more sizes against text embeddings: [`ImageViews::extract`], then [`ImageViews::score`].
 ///
 /// # Errors
-/// When the network cannot compute the attention asked for, or not on an image of one of the sizes.
+/// As the former.
 ///
 /// # Panics
-/// When a shape is none of the above, there is no size, or libtorch fails.
+/// As both.
 pub fn score(
     network: &dyn FeatureSource,
     sizes: &[Tensor],
@@ -53,9 +55,7 @@ pub fn score(
     owners: &[QueryOwner],
     options: &DenseOptions,
 ) -> Result<DenseScores, DenseError> {
-    let views = sizes.iter().map(|image| windows::view(network, image, options));
-    let views = views.collect::<Result<Vec<_>, _>>()?;
-    Ok(scores::score_views(&views, text, owners, options))
+    Ok(ImageViews::extract(network, sizes, options)?.score(text, owners, options))
 }
 
 /// Refines the scores that the texts, `[queries, embedding]`, have on an image of `height` x `width` pixels, with the

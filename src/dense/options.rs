@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::MethodConstants;
+use super::{MethodConstants, ResclipConstants};
 
 /// What the last attention of the visual tower does.
 ///
@@ -131,6 +131,27 @@ pub enum KeySmoothing {
     Likeness,
 }
 
+impl KeySmoothing {
+    /// Which keys it compares.
+    pub fn keys(self) -> Option<SmoothingKeys> {
+        match self {
+            Self::None => None,
+            Self::Formula | Self::Likeness => Some(SmoothingKeys::Plain),
+            Self::Reference { .. } => Some(SmoothingKeys::Projected),
+        }
+    }
+}
+
+/// The keys that a [`KeySmoothing`] compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmoothingKeys {
+    /// Those of the last attention.
+    Plain,
+    /// The same behind the attention's output projection, on a ViT: the reference implementation projects queries, keys and
+    /// values alike.
+    Projected,
+}
+
 /// The ways of [`KeySmoothing`], as requests and settings name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -152,7 +173,7 @@ impl KeySmoothingMethod {
 }
 
 /// Square windows through which the model sees its input, one after the other; scores are averaged where they overlap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
     /// Side in pixels of the model's input, at least one patch. An input that is no larger is seen as a whole.
     pub side: u32,
@@ -211,6 +232,48 @@ pub struct DenseOptions {
     pub constants: MethodConstants,
 }
 
+/// What of the options features depend on, keys aside: images of one size have the same where these are equal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FeatureOptions {
+    attention: Attention,
+    window: Option<Window>,
+    /// The bits of the constants that the attention reads.
+    constants: Vec<u64>,
+}
+
+impl DenseOptions {
+    /// What of these the features depend on, keys aside.
+    pub fn feature_options(&self) -> FeatureOptions {
+        let MethodConstants { resclip, pearl } = self.constants;
+        let constants = match self.attention {
+            Attention::Resclip | Attention::ResclipRepaired => {
+                let ResclipConstants {
+                    threshold,
+                    middle_share,
+                    score_scale,
+                    layout_share,
+                } = resclip;
+                vec![threshold.into(), middle_share, score_scale, layout_share]
+            }
+            // The cells are the refinement's.
+            Attention::Pearl | Attention::PearlNewtonSchulz => vec![pearl.key_weight],
+            Attention::Clip
+            | Attention::Maskclip
+            | Attention::MaskclipNoResidual
+            | Attention::Sclip
+            | Attention::Clearclip
+            | Attention::Naclip
+            | Attention::ScClip
+            | Attention::Gem => Vec::new(),
+        };
+        FeatureOptions {
+            attention: self.attention,
+            window: self.window,
+            constants: constants.into_iter().map(f64::to_bits).collect(),
+        }
+    }
+}
+
 impl Default for DenseOptions {
     /// MaskCLIP on the whole input, nothing more.
     fn default() -> Self {
@@ -231,6 +294,51 @@ mod tests {
     use utoipa::PartialSchema;
 
     use super::*;
+    use crate::dense::PearlConstants;
+
+    #[test]
+    fn features_depend_on_what_the_attention_reads_and_on_nothing_else() {
+        let of = |attention: Attention, constants: MethodConstants| {
+            let options = DenseOptions {
+                attention,
+                constants,
+                ..DenseOptions::default()
+            };
+            options.feature_options()
+        };
+        let plain = MethodConstants::default();
+        let pearl = |key_weight: f64, cells: u32| MethodConstants {
+            pearl: PearlConstants { key_weight, cells },
+            ..plain
+        };
+        let defaults = plain.pearl;
+        let (heavier, finer) = (pearl(0.5, defaults.cells), pearl(defaults.key_weight, 224));
+        assert_ne!(of(Attention::Pearl, heavier), of(Attention::Pearl, plain));
+        assert_eq!(of(Attention::Pearl, finer), of(Attention::Pearl, plain));
+        assert_eq!(of(Attention::Maskclip, heavier), of(Attention::Maskclip, plain));
+        assert_ne!(of(Attention::Maskclip, plain), of(Attention::Clip, plain));
+        let mut resclip = plain;
+        resclip.resclip.threshold = 0.5;
+        assert_ne!(of(Attention::Resclip, resclip), of(Attention::Resclip, plain));
+
+        let scored_otherwise = DenseOptions {
+            temperature: 1.0,
+            prompt_denoising: Some(0.5),
+            key_smoothing: KeySmoothing::Formula,
+            refinement: Refinement::Pamr,
+            ..DenseOptions::default()
+        };
+        assert_eq!(
+            scored_otherwise.feature_options(),
+            DenseOptions::default().feature_options()
+        );
+        let window = Some(Window { side: 64, stride: 32 });
+        let windowed = DenseOptions {
+            window,
+            ..DenseOptions::default()
+        };
+        assert_ne!(windowed.feature_options(), DenseOptions::default().feature_options());
+    }
 
     #[test]
     fn every_attention_is_listed_under_the_name_that_requests_use() {

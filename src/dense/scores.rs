@@ -48,6 +48,7 @@ impl DenseFeatures {
 }
 
 /// An image at one size.
+#[derive(Debug)]
 pub(super) struct View<F> {
     /// Of all windows, row by row; of the whole without windows.
     pub(super) features: Vec<F>,

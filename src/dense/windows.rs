@@ -31,7 +31,8 @@ fn over(height: i64, width: i64, window: Option<Window>) -> Option<Windows> {
     Windows::new(pixels(height), pixels(width), side as usize, stride as usize)
 }
 
-/// Features of images of one size, `[3, height, width]` each, as many at a time as [`BATCH_PIXELS`] allows.
+/// Features of images of one size, `[3, height, width]` each, as many at a time as [`BATCH_PIXELS`] allows; each with its memory to
+/// itself.
 fn extract(
     network: &dyn FeatureSource,
     images: &[Tensor],
@@ -41,7 +42,8 @@ fn extract(
     let together = (BATCH_PIXELS / (height * width)).max(1);
     let mut features = Vec::with_capacity(images.len());
     for batch in images.chunks(usize::try_from(together).expect("at least one")) {
-        features.extend(network.features(&Tensor::stack(batch, 0), options)?);
+        let of_batch = network.features(&Tensor::stack(batch, 0), options)?;
+        features.extend(of_batch.into_iter().map(DenseFeatures::owned));
     }
     Ok(features)
 }
@@ -80,39 +82,13 @@ fn pixels(length: usize) -> i64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
-
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::clip::{ModelConfig, VisualTower, Weights};
+    use crate::clip::VisualTower;
+    use crate::dense::testing::{OWNERS, noise, text, tower};
     use crate::dense::{self, Attention, DenseScores, KeySmoothing, Refinement};
-    use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
-
-    const OWNERS: [QueryOwner; 3] = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
-
-    /// The small towers of tools/golden/visual.py.
-    fn tower(name: &str) -> VisualTower {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        let weights = folder.join(format!("visual_{name}.safetensors"));
-        let mut weights = Weights::load(&weights, Device::Cpu, Kind::Float).unwrap();
-        let config = std::fs::read_to_string(folder.join(format!("visual_{name}.json"))).unwrap();
-        VisualTower::load(&mut weights, &ModelConfig::parse(&config).unwrap()).unwrap()
-    }
-
-    /// Noise of no generator: the fractional parts of multiples of the golden ratio, squared for variety.
-    fn noise(shape: &[i64]) -> Tensor {
-        let count: i64 = shape.iter().product();
-        let steps = Tensor::arange(count, (Kind::Double, Device::Cpu));
-        ((&steps * 0.618_033_988_749_895).frac() * (&steps * 0.414_213_562_373_095).frac() * 4.0 - 1.0)
-            .to_kind(Kind::Float)
-            .view(shape)
-    }
-
-    fn text(tower: &VisualTower) -> Tensor {
-        let text = noise(&[3, tower.embedding_dimension()]);
-        &text / text.norm_scalaropt_dim(2, [-1], true)
-    }
+    use crate::label_map::{ScoreGrid, ScoreKind, ScoreMap};
 
     fn score(tower: &VisualTower, image: &Tensor, text: &Tensor, options: &DenseOptions) -> DenseScores {
         dense::score(tower, std::slice::from_ref(image), text, &OWNERS, options).unwrap()

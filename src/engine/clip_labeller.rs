@@ -6,15 +6,17 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-use super::labeller::{DenseFeatureGrid, Labeller, LabellerError, ModelInfo};
+use super::labeller::{DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, ModelInfo};
 use super::place::Place;
 use crate::clip::zoo::{EmbeddedModel, PublishedModel};
 use crate::clip::{self, CheckpointError, Clip, TextTower, Tokenizer, Tokens, VisualTower, Weights, checkpoint};
-use crate::dense::{self, Attention, DenseFeatures, DenseOptions, DenseScores, FeatureSource};
+use crate::dense::{self, DenseOptions, DenseScores, FeatureSource, ImageViews, Refinement};
 use crate::image::{ModelInput, Normalisation, NormalisedImage};
+use crate::label_map::ScoreMap;
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Short side of the input in pixels for models that come without a recommendation.
@@ -225,38 +227,22 @@ impl Labeller for ClipLabeller {
         self.texts.embed(texts, templates)
     }
 
-    fn score(
+    fn features(
         &mut self,
+        input: &ModelInput,
+        options: &DenseOptions,
+    ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
+        input_features(&self.visual, (self.visual.device(), self.visual.kind()), input, options)
+    }
+
+    fn refine(
+        &mut self,
+        scores: ScoreMap,
         input: &ModelInput,
         classifier: &Classifier,
         options: &DenseOptions,
-    ) -> Result<DenseScores, LabellerError> {
-        score_input(
-            &self.visual,
-            (self.visual.device(), self.visual.kind()),
-            input,
-            classifier,
-            options,
-        )
-    }
-
-    fn features(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
-        let failed = |reason: &dyn std::fmt::Display| LabellerError::Model(reason.to_string());
-        let image = &input.sizes[0];
-        let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
-        let pixels = pixels.to_device(self.visual.device()).to_kind(self.visual.kind());
-        let options = DenseOptions {
-            attention,
-            ..DenseOptions::default()
-        };
-        let features = DenseFeatures::extract(&self.visual, &pixels, &options).map_err(|error| failed(&error))?;
-        let cells = features.unit_cells().to_device(Device::Cpu).contiguous().flatten(0, -1);
-        Ok(DenseFeatureGrid {
-            rows: usize::try_from(features.height).expect("a grid has rows"),
-            columns: usize::try_from(features.width).expect("a grid has columns"),
-            dimension: self.info.embedding_dimension,
-            values: Vec::try_from(cells).map_err(|error: tch::TchError| failed(&error))?,
-        })
+    ) -> Result<ScoreMap, LabellerError> {
+        Ok(refined_scores(scores, self.visual.device(), input, classifier, options))
     }
 }
 
@@ -292,33 +278,98 @@ impl TextEncoder {
     }
 }
 
-/// [`Labeller::score`] by a network that takes images of this kind on this device.
+/// [`Labeller::features`] by a network that takes images of this kind on this device.
 ///
 /// # Errors
 /// When the network cannot compute the options' attention, or not on images of that size.
-pub fn score_input(
+pub fn input_features(
     network: &dyn FeatureSource,
     (device, kind): (Device, Kind),
     input: &ModelInput,
+    options: &DenseOptions,
+) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
+    let sizes: Vec<_> = input
+        .sizes
+        .iter()
+        .map(|image| pixels(image, device).to_kind(kind))
+        .collect();
+    let views =
+        ImageViews::extract(network, &sizes, options).map_err(|error| LabellerError::Model(error.to_string()))?;
+    Ok(Arc::new(TensorFeatures {
+        bytes: views.bytes(),
+        views: Mutex::new(views),
+        device,
+    }))
+}
+
+/// [`Labeller::refine`] by a network on this device.
+pub fn refined_scores(
+    scores: ScoreMap,
+    device: Device,
+    input: &ModelInput,
     classifier: &Classifier,
     options: &DenseOptions,
-) -> Result<DenseScores, LabellerError> {
-    // [3, height, width] each, and [queries, embedding]
-    let pixels = |image: &NormalisedImage| {
-        let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
-        pixels.to_device(device)
-    };
-    let pixels: Vec<_> = input.sizes.iter().map(pixels).collect();
-    let text = Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
-    let text = text.to_device(device);
-    let sizes: Vec<_> = pixels.iter().map(|image| image.to_kind(kind)).collect();
-    let mut scores = dense::score(network, &sizes, &text, &classifier.owners, options)
-        .map_err(|error| LabellerError::Model(error.to_string()))?;
-    let largest = pixels.iter().max_by_key(|image| image.numel());
-    let largest = largest.expect("an image has at least one size");
+) -> ScoreMap {
+    if options.refinement == Refinement::None {
+        return scores;
+    }
+    let largest = input.sizes.iter().max_by_key(|image| image.values.len());
+    let largest = pixels(largest.expect("an image has at least one size"), device);
     let (height, width) = (input.image_height, input.image_width);
-    scores.map = dense::refine(scores.map, largest, &text, height, width, options);
-    Ok(scores)
+    dense::refine(scores, &largest, &texts(classifier, device), height, width, options)
+}
+
+/// Features on a device.
+struct TensorFeatures {
+    bytes: usize,
+    /// libtorch's tensors are not `Sync`.
+    views: Mutex<ImageViews>,
+    device: Device,
+}
+
+impl TensorFeatures {
+    fn views(&self) -> MutexGuard<'_, ImageViews> {
+        // They are only ever read, so a panic while they were leaves them whole.
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ImageFeatures for TensorFeatures {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn score(&self, classifier: &Classifier, options: &DenseOptions) -> Result<DenseScores, LabellerError> {
+        let text = texts(classifier, self.device);
+        Ok(self.views().score(&text, &classifier.owners, options))
+    }
+
+    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError> {
+        let failed = |reason: &dyn std::fmt::Display| LabellerError::Model(reason.to_string());
+        let views = self.views();
+        let features = views.first_whole();
+        let features = features.ok_or_else(|| failed(&"windows have no one grid of features"))?;
+        let cells = features.unit_cells().to_device(Device::Cpu).contiguous(); // [cells, embedding]
+        let length = |count: i64| usize::try_from(count).expect("a tensor's dimension is not negative");
+        Ok(DenseFeatureGrid {
+            rows: length(features.height),
+            columns: length(features.width),
+            dimension: length(cells.size()[1]),
+            values: Vec::try_from(cells.flatten(0, -1)).map_err(|error: tch::TchError| failed(&error))?,
+        })
+    }
+}
+
+/// `[3, height, width]`, in 32 bits.
+fn pixels(image: &NormalisedImage, device: Device) -> Tensor {
+    let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+    pixels.to_device(device)
+}
+
+/// `[queries, embedding]`, in 32 bits.
+fn texts(classifier: &Classifier, device: Device) -> Tensor {
+    let text = Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
+    text.to_device(device)
 }
 
 fn size(length: usize) -> i64 {

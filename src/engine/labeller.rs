@@ -1,6 +1,7 @@
 //! What the engine asks of a model: a few methods over plain data.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -8,6 +9,7 @@ use utoipa::ToSchema;
 pub use crate::dense::DenseScores;
 use crate::dense::{Attention, DenseOptions, KeySmoothingMethod};
 use crate::image::{ModelInput, Normalisation};
+use crate::label_map::ScoreMap;
 use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
 
 /// A model that scores images against text. Lives on one worker thread and never leaves it.
@@ -23,8 +25,27 @@ pub trait Labeller {
     /// When the model fails; the worker answers the jobs it holds and goes on.
     fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError>;
 
-    /// Scores of one image: for each of its sizes on the model's grid or on those of all windows; refined, on one grid, with up
-    /// to one cell per pixel of the image.
+    /// What the model makes of one image at each of its sizes: whatever does not depend on the texts.
+    ///
+    /// # Errors
+    /// When the model fails; the worker answers the jobs it holds and goes on.
+    fn features(&mut self, input: &ModelInput, options: &DenseOptions)
+    -> Result<Arc<dyn ImageFeatures>, LabellerError>;
+
+    /// The scores of an image's features with the options' refinement, which looks at its pixels: on one grid, with up to one cell
+    /// per pixel of the image; as they are without one.
+    ///
+    /// # Errors
+    /// When the model fails; the worker answers the jobs it holds and goes on.
+    fn refine(
+        &mut self,
+        scores: ScoreMap,
+        input: &ModelInput,
+        classifier: &Classifier,
+        options: &DenseOptions,
+    ) -> Result<ScoreMap, LabellerError>;
+
+    /// Refined scores of one image, nothing of which is kept.
     ///
     /// # Errors
     /// When the model fails; the worker answers the jobs it holds and goes on.
@@ -33,19 +54,30 @@ pub trait Labeller {
         input: &ModelInput,
         classifier: &Classifier,
         options: &DenseOptions,
-    ) -> Result<DenseScores, LabellerError>;
+    ) -> Result<DenseScores, LabellerError> {
+        let mut scores = self.features(input, options)?.score(classifier, options)?;
+        scores.map = self.refine(scores.map, input, classifier, options)?;
+        Ok(scores)
+    }
+}
 
-    /// The features of one image, at the first of its sizes, that [`Labeller::score`] compares with texts; those of the first
-    /// pass where the attention has a second.
+/// What a model made of one image. Of use on the threads of that model's workers, on any of them.
+pub trait ImageFeatures: Send + Sync {
+    /// Bytes of memory they take.
+    fn bytes(&self) -> usize;
+
+    /// Scores: for each size on the model's grid or on those of all windows. The options are those the features are of, or such
+    /// as differ in what comes after features; key smoothing needs the keys that it was announced with.
     ///
     /// # Errors
-    /// When the model has none, or fails.
-    fn features(&mut self, _input: &ModelInput, _attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
-        Err(LabellerError::Model(format!(
-            "{} has no features to learn from",
-            self.info().name
-        )))
-    }
+    /// When the model fails.
+    fn score(&self, classifier: &Classifier, options: &DenseOptions) -> Result<DenseScores, LabellerError>;
+
+    /// Those at the first size that are compared with texts, of unit length; of the first pass where the attention has a second.
+    ///
+    /// # Errors
+    /// When there is no one grid of them, or the model fails.
+    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError>;
 }
 
 /// Dense features of one image as plain data.

@@ -28,7 +28,7 @@ use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, Registry};
 pub use cost::CostError;
 pub use host::ServedModel;
 pub use labeller::{
-    DenseFeatureGrid, Labeller, LabellerError, ModelInfo, ModelKind, Precision, StudentInfo, TeacherInfo,
+    DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, ModelInfo, ModelKind, Precision, StudentInfo, TeacherInfo,
 };
 pub use place::{Place, PrecisionRule};
 pub use request::{

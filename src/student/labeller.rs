@@ -2,15 +2,18 @@
 //!
 //! Owns what a student is as a model among others. How texts and features become scores is `dense`'s, as for CLIP.
 
+use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
 
 use super::load::{LoadError, StudentFiles};
 use super::network::Network;
 use super::run::StudentCard;
-use crate::dense::{DenseError, DenseFeatures, DenseOptions, DenseScores, FeatureSource};
-use crate::engine::clip_labeller::{ClipModel, TextEncoder, score_input};
-use crate::engine::{Labeller, LabellerError, ModelInfo, Place, StudentInfo, TeacherInfo};
+use crate::dense::{DenseError, DenseFeatures, DenseOptions, FeatureSource};
+use crate::engine::clip_labeller::{ClipModel, TextEncoder, input_features, refined_scores};
+use crate::engine::{ImageFeatures, Labeller, LabellerError, ModelInfo, Place, StudentInfo, TeacherInfo};
 use crate::image::{ModelInput, Normalisation};
+use crate::label_map::ScoreMap;
 use crate::student::Mode;
 use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
 
@@ -165,13 +168,22 @@ impl Labeller for StudentLabeller {
     }
 
     /// A student has no attention and no keys: the options' are not looked at.
-    fn score(
+    fn features(
         &mut self,
+        input: &ModelInput,
+        options: &DenseOptions,
+    ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
+        input_features(&self.network, self.input, input, options)
+    }
+
+    fn refine(
+        &mut self,
+        scores: ScoreMap,
         input: &ModelInput,
         classifier: &Classifier,
         options: &DenseOptions,
-    ) -> Result<DenseScores, LabellerError> {
-        score_input(&self.network, self.input, input, classifier, options)
+    ) -> Result<ScoreMap, LabellerError> {
+        Ok(refined_scores(scores, self.input.0, input, classifier, options))
     }
 }
 

@@ -54,8 +54,13 @@ impl Teacher<'_> {
     /// The labeller's features of views, `[batch, embedding, rows, columns]`, of unit length.
     pub(super) fn features<'v>(&mut self, views: impl Iterator<Item = &'v View>) -> Result<Tensor, LabellerError> {
         let size = |length: usize| i64::try_from(length).expect("a length in memory fits 63 bits");
+        // Of each view as a whole, whatever its pseudo-labels come of.
+        let options = DenseOptions {
+            attention: self.options.attention,
+            ..DenseOptions::default()
+        };
         let features = views.map(|view| {
-            let grid = self.labeller.features(&view.plain, self.options.attention)?;
+            let grid = self.labeller.features(&view.plain, &options)?.unit_grid()?;
             // [rows, columns, embedding] -> [embedding, rows, columns]
             let shape = [grid.rows, grid.columns, grid.dimension].map(size);
             Ok(Tensor::from_slice(&grid.values).view(shape).permute([2, 0, 1]))

@@ -6,6 +6,7 @@ mod labels;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use ::image::Rgb;
 use tch::{Device, Kind, Tensor};
@@ -14,7 +15,7 @@ use super::*;
 use crate::config::Config;
 use crate::dense::DenseScores;
 use crate::dense::{Attention, DenseOptions};
-use crate::engine::{DenseFeatureGrid, Labeller, ModelInfo, Precision};
+use crate::engine::{DenseFeatureGrid, ImageFeatures, Labeller, ModelInfo, Precision};
 use crate::image::{ModelInput, Normalisation, RgbImage};
 use crate::label_map::{ScoreGrid, ScoreKind, ScoreMap};
 use crate::vocabulary::{Class, ClassList, Classifier, Synonyms, TemplateSet, TextEmbedding};
@@ -39,29 +40,59 @@ impl Labeller for ColourTeacher {
         unreachable!("training is given its texts' embeddings")
     }
 
-    fn score(
-        &mut self,
-        input: &ModelInput,
-        classifier: &Classifier,
-        _: &DenseOptions,
-    ) -> Result<DenseScores, LabellerError> {
-        // Of the two texts, those that it may label.
-        let asked: Vec<usize> = classifier
-            .embeddings
-            .chunks(3)
-            .map(|text| usize::from(text[0] < 0.5))
-            .collect();
+    /// Red and blue of each cell's middle.
+    fn features(&mut self, input: &ModelInput, _: &DenseOptions) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
         self.answers_left = match self.answers_left.checked_sub(1) {
             Some(left) => left,
             None => return Err(LabellerError::Model("out of answers".to_owned())),
         };
         let image = &input.sizes[0];
         let plane = image.height * image.width;
-        let logits = (0..CELLS * CELLS).map(|cell| {
+        let cells = (0..CELLS * CELLS).map(|cell| {
             let pixel = (cell / CELLS * 8 + 4) * image.width + cell % CELLS * 8 + 4;
-            self.certainty * (image.values[pixel] - image.values[2 * plane + pixel])
+            [image.values[pixel], image.values[2 * plane + pixel]]
         });
-        let red: Vec<f32> = logits.collect();
+        Ok(Arc::new(Colours {
+            certainty: self.certainty,
+            cells: cells.collect(),
+        }))
+    }
+
+    fn refine(
+        &mut self,
+        scores: ScoreMap,
+        _: &ModelInput,
+        _: &Classifier,
+        _: &DenseOptions,
+    ) -> Result<ScoreMap, LabellerError> {
+        Ok(scores)
+    }
+}
+
+/// What the teacher makes of an image.
+struct Colours {
+    certainty: f32,
+    /// Red and blue.
+    cells: Vec<[f32; 2]>,
+}
+
+impl ImageFeatures for Colours {
+    fn bytes(&self) -> usize {
+        size_of_val(self.cells.as_slice())
+    }
+
+    fn score(&self, classifier: &Classifier, _: &DenseOptions) -> Result<DenseScores, LabellerError> {
+        // Of the two texts, those that it may label.
+        let asked: Vec<usize> = classifier
+            .embeddings
+            .chunks(3)
+            .map(|text| usize::from(text[0] < 0.5))
+            .collect();
+        let red: Vec<f32> = self
+            .cells
+            .iter()
+            .map(|[red, blue]| self.certainty * (red - blue))
+            .collect();
         let blue = red.iter().map(|logit| -logit).collect();
         let scores: [Vec<f32>; 2] = [red, blue];
         Ok(DenseScores {
@@ -81,13 +112,8 @@ impl Labeller for ColourTeacher {
         })
     }
 
-    /// Red and blue of each cell's middle.
-    fn features(&mut self, input: &ModelInput, _: Attention) -> Result<DenseFeatureGrid, LabellerError> {
-        let image = &input.sizes[0];
-        let plane = image.height * image.width;
-        let features = (0..CELLS * CELLS).flat_map(|cell| {
-            let pixel = (cell / CELLS * 8 + 4) * image.width + cell % CELLS * 8 + 4;
-            let [red, blue] = [image.values[pixel], image.values[2 * plane + pixel]];
+    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError> {
+        let values = self.cells.iter().flat_map(|[red, blue]| {
             let length = (red * red + blue * blue).sqrt().max(1e-6);
             [red / length, 0.0, blue / length]
         });
@@ -95,7 +121,7 @@ impl Labeller for ColourTeacher {
             rows: CELLS,
             columns: CELLS,
             dimension: 3,
-            values: features.collect(),
+            values: values.collect(),
         })
     }
 }

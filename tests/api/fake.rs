@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, mpsc};
 
-use maskclip::dense::{Attention, DenseOptions, DenseScores};
+use maskclip::dense::{Attention, DenseOptions, DenseScores, SmoothingKeys};
 use maskclip::engine::{
-    Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, Precision, ServedModel, StudentInfo, TeacherInfo,
+    DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, Precision,
+    ServedModel, StudentInfo, TeacherInfo,
 };
 use maskclip::image::{ModelInput, Normalisation, NormalisedImage};
 use maskclip::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
@@ -227,37 +228,85 @@ impl Labeller for ColourLabeller {
         Ok(embeddings.collect())
     }
 
-    fn score(
+    fn features(
         &mut self,
         input: &ModelInput,
-        classifier: &Classifier,
         options: &DenseOptions,
-    ) -> Result<DenseScores, LabellerError> {
-        *self.control.0.asked.lock().unwrap() = Some(Asked {
-            options: *options,
+    ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
+        let side = PATCH_PIXELS as usize;
+        let grid = |image: &NormalisedImage| {
+            let (height, width) = (image.height / side, image.width / side);
+            Grid {
+                height,
+                width,
+                cells: (0..height * width)
+                    .map(|cell| feature(image, cell / width * side, cell % width * side))
+                    .collect(),
+            }
+        };
+        Ok(Arc::new(ColourFeatures {
+            grids: input.sizes.iter().map(grid).collect(),
             sizes: input.sizes.iter().map(|image| (image.width, image.height)).collect(),
             image: (input.image_width, input.image_height),
+            keys: options.key_smoothing.keys(),
+            control: self.control.clone(),
+        }))
+    }
+
+    fn refine(
+        &mut self,
+        scores: ScoreMap,
+        _input: &ModelInput,
+        _classifier: &Classifier,
+        _options: &DenseOptions,
+    ) -> Result<ScoreMap, LabellerError> {
+        Ok(scores)
+    }
+}
+
+/// The colours of an image at each of its sizes.
+struct ColourFeatures {
+    grids: Vec<Grid>,
+    sizes: Vec<(usize, usize)>,
+    image: (usize, usize),
+    keys: Option<SmoothingKeys>,
+    control: Control,
+}
+
+struct Grid {
+    height: usize,
+    width: usize,
+    cells: Vec<[f32; 4]>,
+}
+
+impl ImageFeatures for ColourFeatures {
+    fn bytes(&self) -> usize {
+        self.grids.iter().map(|grid| size_of_val(grid.cells.as_slice())).sum()
+    }
+
+    fn score(&self, classifier: &Classifier, options: &DenseOptions) -> Result<DenseScores, LabellerError> {
+        let needed = options.key_smoothing.keys();
+        assert!(needed.is_none() || needed == self.keys, "features without the keys");
+        *self.control.0.asked.lock().unwrap() = Some(Asked {
+            options: *options,
+            sizes: self.sizes.clone(),
+            image: self.image,
             owners: classifier.owners.clone(),
         });
         let spoilt = self.control.perform(&self.control.0.score)?;
         let queries: Vec<&[f32]> = classifier.embeddings.chunks(classifier.dimension).collect();
         let mut similarity = vec![-1_f32; queries.len()];
-        let mut grid = |image: &NormalisedImage| {
-            let side = PATCH_PIXELS as usize;
-            let (height, width) = (image.height / side, image.width / side);
-            let cells: Vec<[f32; 4]> = (0..height * width)
-                .map(|cell| feature(image, cell / width * side, cell % width * side))
-                .collect();
-            let mut values = Vec::with_capacity(queries.len() * cells.len());
+        let mut score = |grid: &Grid| {
+            let mut values = Vec::with_capacity(queries.len() * grid.cells.len());
             for (query, best) in queries.iter().zip(&mut similarity) {
-                for cosine in cells.iter().map(|cell| dot(query, cell)) {
+                for cosine in grid.cells.iter().map(|cell| dot(query, cell)) {
                     *best = best.max(cosine);
                     values.push(options.temperature * cosine);
                 }
             }
             ScoreGrid {
-                height,
-                width,
+                height: grid.height,
+                width: grid.width,
                 windows: None,
                 values,
             }
@@ -265,7 +314,7 @@ impl Labeller for ColourLabeller {
         let map = ScoreMap {
             kind: ScoreKind::Logits,
             queries: queries.len(),
-            grids: input.sizes.iter().map(&mut grid).collect(),
+            grids: self.grids.iter().map(&mut score).collect(),
         };
         let image_probability = vec![1.0 / queries.len() as f32; queries.len()];
         if spoilt {
@@ -277,6 +326,10 @@ impl Labeller for ColourLabeller {
             image_probability,
             denoising_dropped_all: false,
         })
+    }
+
+    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError> {
+        unreachable!("a server has no students")
     }
 }
 

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use crate::clip::{self, ResidualAttentionBlock, VisionTransformer};
-use crate::dense::KeySmoothing;
+use crate::dense::{KeySmoothing, SmoothingKeys};
 
 /// The last block and what it reads.
 pub(super) struct LastBlock<'tower> {
@@ -99,11 +99,10 @@ impl<'tower> LastBlock<'tower> {
 
     /// The keys that the smoothing takes, `[batch, cells, width]`.
     pub(super) fn keys(&self, key_smoothing: KeySmoothing) -> Option<Tensor> {
-        match key_smoothing {
-            KeySmoothing::None => None,
-            KeySmoothing::Formula | KeySmoothing::Likeness => Some(cells_of(&self.key)),
-            // The reference implementation projects queries, keys and values alike.
-            KeySmoothing::Reference { .. } => Some(self.block.attn.out_proj.forward(&cells_of(&self.key))),
+        let key = cells_of(&self.key);
+        match key_smoothing.keys()? {
+            SmoothingKeys::Plain => Some(key),
+            SmoothingKeys::Projected => Some(self.block.attn.out_proj.forward(&key)),
         }
     }
 }

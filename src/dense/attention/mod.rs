@@ -20,7 +20,7 @@ mod trunk;
 
 use tch::Tensor;
 
-use super::{Attention, DenseError, DenseOptions, KeySmoothing};
+use super::{Attention, DenseError, DenseOptions};
 use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
 use grid::Grid;
 use last_block::{LastBlock, cells_of};
@@ -140,12 +140,8 @@ pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options
         | Attention::ResclipRepaired
         | Attention::Gem => return None,
     };
-    let keys = match options.key_smoothing {
-        KeySmoothing::None => None,
-        KeySmoothing::Formula | KeySmoothing::Reference { .. } | KeySmoothing::Likeness => {
-            Some(pool.k_proj.forward(&bare))
-        }
-    };
+    // The reference implementation takes a ResNet's keys as they are, like everybody.
+    let keys = options.key_smoothing.keys().map(|_| pool.k_proj.forward(&bare));
     Some(Ending {
         cells,
         pooled: pool.pool(&map),

@@ -84,6 +84,26 @@ pub(super) fn first_pass(
 }
 
 impl Feedback {
+    /// The same with tensors that share no memory with others', but for the tower's weights.
+    pub(in crate::dense) fn owned(self) -> Self {
+        let Mixture { key, value, by_middle } = self.mixture;
+        Self {
+            image: self.image.copy(),
+            mixture: Mixture {
+                key: key.copy(),
+                value: value.copy(),
+                by_middle: by_middle.copy(),
+            },
+            ..self
+        }
+    }
+
+    /// Its tensors, but for the tower's weights.
+    pub(in crate::dense) fn tensors(&self) -> [&Tensor; 4] {
+        let Mixture { key, value, by_middle } = &self.mixture;
+        [&self.image, key, value, by_middle]
+    }
+
     /// The second pass: from the cosines of the first, `[queries, cells]`, to features `[cells, embedding]`.
     pub(in crate::dense) fn cells(&self, cosines: &Tensor) -> Tensor {
         let ResclipConstants {

@@ -1,0 +1,36 @@
+//! Small towers, images and texts for unit tests.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::clip::{ModelConfig, VisualTower, Weights};
+use crate::label_map::QueryOwner;
+
+/// Of the texts of [`text`].
+pub(super) const OWNERS: [QueryOwner; 3] = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
+
+/// The small towers of tools/golden/visual.py.
+pub(super) fn tower(name: &str) -> VisualTower {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let weights = folder.join(format!("visual_{name}.safetensors"));
+    let mut weights = Weights::load(&weights, Device::Cpu, Kind::Float).unwrap();
+    let config = std::fs::read_to_string(folder.join(format!("visual_{name}.json"))).unwrap();
+    VisualTower::load(&mut weights, &ModelConfig::parse(&config).unwrap()).unwrap()
+}
+
+/// Noise of no generator: the fractional parts of multiples of the golden ratio, squared for variety.
+pub(super) fn noise(shape: &[i64]) -> Tensor {
+    let count: i64 = shape.iter().product();
+    let steps = Tensor::arange(count, (Kind::Double, Device::Cpu));
+    ((&steps * 0.618_033_988_749_895).frac() * (&steps * 0.414_213_562_373_095).frac() * 4.0 - 1.0)
+        .to_kind(Kind::Float)
+        .view(shape)
+}
+
+/// Three texts of unit length.
+pub(super) fn text(tower: &VisualTower) -> Tensor {
+    let text = noise(&[3, tower.embedding_dimension()]);
+    &text / text.norm_scalaropt_dim(2, [-1], true)
+}

@@ -1,0 +1,214 @@
+//! What a network made of an image at all of its sizes: extracted once, scored against any texts.
+
+use tch::Tensor;
+
+use super::scores::{View, score_views};
+use super::{DenseError, DenseFeatures, DenseOptions, DenseScores, FeatureSource, windows};
+use crate::label_map::QueryOwner;
+
+/// The features of an image at one or more sizes, each as a whole or through windows. Tensors in the network's precision, of use
+/// on its device alone.
+#[derive(Debug)]
+pub struct ImageViews(Vec<View<DenseFeatures>>);
+
+impl ImageViews {
+    /// [`FeatureSource::features`] for each window of each size.
+    ///
+    /// `sizes` are `[3, height, width]` each, normalised, in the network's kind and on its device, each side (and each window's) at
+    /// least [`FeatureSource::patch_pixels`]; pixels right and below that fill no patch are not looked at. Of the options, those
+    /// in [`DenseOptions::feature_options`] and the keys of the key smoothing are.
+    ///
+    /// # Errors
+    /// When the network cannot compute the attention asked for, or not on an image of one of the sizes.
+    ///
+    /// # Panics
+    /// When a shape is none of the above, there is no size, or libtorch fails.
+    pub fn extract(network: &dyn FeatureSource, sizes: &[Tensor], options: &DenseOptions) -> Result<Self, DenseError> {
+        let views = sizes.iter().map(|image| windows::view(network, image, options));
+        Ok(Self(views.collect::<Result<_, _>>()?))
+    }
+
+    /// [`DenseFeatures::score`] over all windows and sizes. `text` is `[queries, embedding]`, each row of unit length but for what a
+    /// student learned, with one owner per query. The options extract the same features, or such with keys beside them.
+    ///
+    /// # Panics
+    /// When shapes do not fit, when smoothing is asked for whose keys were not extracted, or when libtorch fails.
+    pub fn score(&self, text: &Tensor, owners: &[QueryOwner], options: &DenseOptions) -> DenseScores {
+        score_views(&self.0, text, owners, options)
+    }
+
+    /// Bytes of all features.
+    pub fn bytes(&self) -> usize {
+        let windows = self.0.iter().flat_map(|view| &view.features);
+        windows.map(DenseFeatures::bytes).sum()
+    }
+
+    /// The features at the first size, where that was seen as a whole.
+    pub fn first_whole(&self) -> Option<&DenseFeatures> {
+        let view = self.0.first()?;
+        view.windows.is_none().then(|| view.features.first())?
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+    use crate::clip::VisualTower;
+    use crate::dense::testing::{OWNERS, noise, text, tower};
+    use crate::dense::{self, Attention, KeySmoothing, Refinement, Window};
+
+    /// The options that are asked for in turn of features that were extracted once for `kept`: scores are equal to the bit to those
+    /// of an image that is looked at for each of them.
+    fn assert_equal_to_the_bit(tower: &VisualTower, sizes: &[Tensor], kept: &DenseOptions, asked: &[DenseOptions]) {
+        let views = ImageViews::extract(tower, sizes, kept).unwrap();
+        let first = text(tower);
+        // Texts of two classes and their background in another order: what was asked before leaves no trace.
+        let second = Tensor::cat(&[first.narrow(0, 1, 2), first.narrow(0, 0, 1)], 0);
+        let largest = sizes.last().unwrap().to_kind(Kind::Float);
+        for options in asked {
+            for text in [&first, &second, &first] {
+                let once = dense::score(tower, sizes, text, &OWNERS, options).unwrap();
+                let scores = views.score(text, &OWNERS, options);
+                assert_eq!(scores, once, "{options:?}");
+                let refined = |scores| dense::refine(scores, &largest, text, 30, 40, options);
+                assert_eq!(refined(scores.map), refined(once.map), "{options:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn kept_features_score_as_the_image_would_with_every_attention() {
+        for (name, image) in [("vit_quick_gelu", [3, 112, 132]), ("resnet", [3, 80, 100])] {
+            let tower = tower(name);
+            let sizes = [noise(&image), noise(&[3, image[1] + 16, image[2] + 16])];
+            for &attention in dense::attentions(&tower) {
+                // SC-CLIP looks at no less than 31 patches, in a square.
+                let (side, stride) = match attention {
+                    Attention::ScClip => (96, 16),
+                    _ => (64, 40),
+                };
+                let windowed = DenseOptions {
+                    attention,
+                    window: Some(Window { side, stride }),
+                    ..DenseOptions::default()
+                };
+                let refined = |refinement| DenseOptions { refinement, ..windowed };
+                let denoised = DenseOptions {
+                    prompt_denoising: Some(0.4),
+                    temperature: 10.0,
+                    ..windowed
+                };
+                let asked = [
+                    windowed,
+                    denoised,
+                    refined(Refinement::Pamr),
+                    refined(Refinement::PearlPropagation),
+                ];
+                assert_equal_to_the_bit(&tower, &sizes, &windowed, &asked);
+                if attention != Attention::ScClip {
+                    let whole = |options: DenseOptions| DenseOptions {
+                        window: None,
+                        ..options
+                    };
+                    assert_equal_to_the_bit(&tower, &sizes[..1], &whole(windowed), &asked.map(whole));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn kept_keys_smooth_as_the_images_would_and_do_not_have_to() {
+        for (name, image) in [("vit_quick_gelu", [3, 80, 96]), ("resnet", [3, 80, 100])] {
+            let tower = tower(name);
+            let sizes = [noise(&image), noise(&[3, 96, 128])];
+            let by = |key_smoothing| DenseOptions {
+                key_smoothing,
+                window: Some(Window { side: 64, stride: 32 }),
+                ..DenseOptions::default()
+            };
+            let plain = [KeySmoothing::Formula, KeySmoothing::Likeness, KeySmoothing::None].map(by);
+            assert_equal_to_the_bit(&tower, &sizes, &plain[0], &plain);
+            let reference = |threshold| KeySmoothing::Reference { threshold };
+            let projected = [reference(0.5), reference(1.0), KeySmoothing::None].map(by);
+            assert_equal_to_the_bit(&tower, &sizes, &projected[0], &projected);
+        }
+    }
+
+    #[test]
+    fn features_that_own_their_memory_are_those_that_the_tower_gave() {
+        let tower = tower("vit_quick_gelu");
+        let (image, text) = (noise(&[3, 64, 80]), text(&tower));
+        for attention in Attention::ALL
+            .into_iter()
+            .filter(|&attention| attention != Attention::ScClip)
+        {
+            let options = DenseOptions {
+                attention,
+                key_smoothing: KeySmoothing::Likeness,
+                ..DenseOptions::default()
+            };
+            let given = DenseFeatures::extract(&tower, &image, &options).unwrap();
+            let views = ImageViews::extract(&tower, &[image.shallow_clone()], &options).unwrap();
+            assert_eq!(
+                views.score(&text, &OWNERS, &options),
+                given.score(&text, &OWNERS, &options),
+                "{}",
+                attention.name()
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_are_those_of_all_that_is_held() {
+        let tower = tower("vit_quick_gelu");
+        let image = noise(&[3, 64, 96]); // 4 x 6 cells
+        let of = |options: &DenseOptions| {
+            ImageViews::extract(&tower, &[image.shallow_clone()], options)
+                .unwrap()
+                .bytes()
+        };
+        let plain = DenseOptions::default();
+        let embedding = usize::try_from(tower.embedding_dimension()).unwrap();
+        assert_eq!(of(&plain), (24 + 1) * embedding * 4);
+        let windows = DenseOptions {
+            window: Some(Window { side: 32, stride: 32 }),
+            ..plain
+        };
+        assert_eq!(of(&windows), 6 * (4 + 1) * embedding * 4);
+
+        let width = 128; // of the tower's tokens
+        let smoothed = DenseOptions {
+            key_smoothing: KeySmoothing::Formula,
+            ..plain
+        };
+        assert_eq!(of(&smoothed) - of(&plain), 24 * width * 4);
+        // Its second pass takes keys and values with the class token's, what the middle blocks make of them, and the image.
+        let resclip = DenseOptions {
+            attention: Attention::Resclip,
+            ..plain
+        };
+        assert_eq!(of(&resclip) - of(&plain), (25 + 25 + 24) * width * 4 + 3 * 64 * 96 * 4);
+    }
+
+    #[test]
+    fn a_batch_does_not_stay_alive_with_one_of_its_images() {
+        let tower = tower("vit_quick_gelu");
+        let options = DenseOptions {
+            attention: Attention::Resclip,
+            key_smoothing: KeySmoothing::Formula,
+            ..DenseOptions::default()
+        };
+        let of_batch = DenseFeatures::extract_batch(&tower, &noise(&[2, 3, 64, 64]), &options).unwrap();
+        for features in of_batch.into_iter().map(DenseFeatures::owned) {
+            for tensor in features.tensors() {
+                // From its first element to its last there is nothing but its own, and nothing before the first.
+                let steps = tensor.size().into_iter().zip(tensor.stride());
+                let span: i64 = 1 + steps.map(|(length, step)| (length - 1) * step).sum::<i64>();
+                assert_eq!(usize::try_from(span).unwrap(), tensor.numel());
+            }
+        }
+    }
+}
