@@ -20,6 +20,7 @@
 //! [`clip`], [`dense`], [`student`] and the engine's worker, which clippy's `disallowed-types` enforces.
 
 pub mod api;
+mod byte_lru;
 pub mod cli;
 pub mod clip;
 pub mod config;

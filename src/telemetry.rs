@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -19,7 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, TelemetryConfig};
-use crate::engine::ModelInfo;
+use crate::engine::{FeatureCache, HeldImages, ModelInfo};
 use crate::vocabulary::EmbeddingStore;
 
 /// The parts of a request's time, in the order they happen.
@@ -156,6 +156,13 @@ impl Metrics {
             .expect("one store is watched");
     }
 
+    /// Shows what is kept of images. Once per registry.
+    pub(crate) fn watch_images(&self, features: Arc<FeatureCache>, images: Arc<HeldImages>) {
+        self.registry
+            .register(Box::new(ImagesCollector::new(features, images)))
+            .expect("one set of images is watched");
+    }
+
     /// Makes a model's label sets exist at 0.
     pub fn declare_model(&self, model: &str) {
         for stage in Stage::ALL {
@@ -248,10 +255,6 @@ struct StoreCollector {
 
 impl StoreCollector {
     fn new(store: Arc<EmbeddingStore>) -> Self {
-        let describe = |name: &str, help: &str| {
-            Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new())
-                .expect("the metric's definition is constant")
-        };
         Self {
             store,
             hits: describe("maskclip_vocabulary_hits_total", "Text embeddings served from memory."),
@@ -276,16 +279,6 @@ impl Collector for StoreCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let statistics = self.store.statistics();
-        let counter = |description: &Desc, value: u64| {
-            let counter = IntCounter::new(&description.fq_name, &description.help).expect("described before");
-            counter.inc_by(value);
-            counter.collect()
-        };
-        let level = |description: &Desc, value: u64| {
-            let level = gauge(&description.fq_name, &description.help);
-            level.set(i64::try_from(value).unwrap_or(i64::MAX));
-            level.collect()
-        };
         [
             counter(&self.hits, statistics.hits),
             counter(&self.disk_hits, statistics.disk_hits),
@@ -295,6 +288,87 @@ impl Collector for StoreCollector {
         ]
         .concat()
     }
+}
+
+/// Reads what is kept of images whenever metrics are gathered.
+struct ImagesCollector {
+    features: Arc<FeatureCache>,
+    images: Arc<HeldImages>,
+    hits: Desc,
+    misses: Desc,
+    feature_bytes: Desc,
+    feature_entries: Desc,
+    held_images: Desc,
+    held_image_bytes: Desc,
+}
+
+impl ImagesCollector {
+    fn new(features: Arc<FeatureCache>, images: Arc<HeldImages>) -> Self {
+        Self {
+            features,
+            images,
+            hits: describe(
+                "maskclip_feature_hits_total",
+                "Images whose features were held, so that the model did not look at them.",
+            ),
+            misses: describe(
+                "maskclip_feature_misses_total",
+                "Images whose features were not held, while any are kept.",
+            ),
+            feature_bytes: describe("maskclip_feature_bytes", "Bytes of image features held in memory."),
+            feature_entries: describe(
+                "maskclip_feature_entries",
+                "Images whose features are held, each as often as it was looked at in another way.",
+            ),
+            held_images: describe("maskclip_held_images", "Encoded images held for requests to come."),
+            held_image_bytes: describe("maskclip_held_image_bytes", "Bytes of these."),
+        }
+    }
+}
+
+impl Collector for ImagesCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![
+            &self.hits,
+            &self.misses,
+            &self.feature_bytes,
+            &self.feature_entries,
+            &self.held_images,
+            &self.held_image_bytes,
+        ]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (features, images) = (self.features.statistics(), self.images.statistics(Instant::now()));
+        [
+            counter(&self.hits, features.hits),
+            counter(&self.misses, features.misses),
+            level(&self.feature_bytes, features.bytes),
+            level(&self.feature_entries, features.entries as u64),
+            level(&self.held_images, images.images as u64),
+            level(&self.held_image_bytes, images.bytes),
+        ]
+        .concat()
+    }
+}
+
+fn describe(name: &str, help: &str) -> Desc {
+    Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new())
+        .expect("the metric's definition is constant")
+}
+
+/// A counter at a value that is counted elsewhere.
+fn counter(description: &Desc, value: u64) -> Vec<MetricFamily> {
+    let counter = IntCounter::new(&description.fq_name, &description.help).expect("described before");
+    counter.inc_by(value);
+    counter.collect()
+}
+
+/// A gauge at a value that is kept elsewhere.
+fn level(description: &Desc, value: u64) -> Vec<MetricFamily> {
+    let level = gauge(&description.fq_name, &description.help);
+    level.set(i64::try_from(value).unwrap_or(i64::MAX));
+    level.collect()
 }
 
 /// Starts writing logs to standard error. Called once, by the binary.
@@ -322,6 +396,8 @@ mod tests {
     fn label_sets_exist_from_the_start() {
         let metrics = Metrics::new();
         metrics.watch_store(EmbeddingStore::new(0, None));
+        let images = Arc::new(HeldImages::new(0, Duration::ZERO));
+        metrics.watch_images(Arc::new(FeatureCache::new(0)), images);
         metrics.declare_model("demo");
         let text = metrics.render();
         for stage in Stage::ALL {
@@ -339,6 +415,12 @@ mod tests {
             "maskclip_vocabulary_disk_hits_total 0",
             "maskclip_vocabulary_disk_bytes 0",
             "maskclip_workers_live{model=\"demo\"} 0",
+            "maskclip_feature_hits_total 0",
+            "maskclip_feature_misses_total 0",
+            "maskclip_feature_bytes 0",
+            "maskclip_feature_entries 0",
+            "maskclip_held_images 0",
+            "maskclip_held_image_bytes 0",
         ] {
             assert!(text.contains(name), "{name} is missing from\n{text}");
         }

@@ -105,6 +105,8 @@ impl ApiError {
                 DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
                 DecodeError::UnknownFormat { .. } | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
             },
+            Self::Segment(SegmentError::ImageNotHeld) => ProblemType::ImageNotHeld,
+            Self::Segment(SegmentError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,
             Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
             Self::Segment(
                 SegmentError::InputTooLarge(_) | SegmentError::UnsuitableInput(_) | SegmentError::Cost(_),
@@ -128,6 +130,9 @@ impl ApiError {
                 Some(Limit::whole("limits.max_input_pixels", error.limit))
             }
             Self::Segment(SegmentError::Cost(error)) => cost_limit(error),
+            Self::Segment(SegmentError::ImageTooLargeToHold { limit, .. }) => {
+                Some(Limit::whole("images.held_bytes", *limit))
+            }
             Self::Segment(SegmentError::Overloaded { capacity }) => {
                 Some(Limit::whole("engine.queue_capacity", *capacity as u64))
             }

@@ -9,6 +9,8 @@ mod docs;
 pub mod error;
 mod etag;
 mod health;
+pub mod images;
+mod look;
 mod metrics;
 mod middleware;
 mod models;
@@ -16,6 +18,7 @@ mod page;
 pub mod problem;
 pub mod segment;
 mod serve;
+mod upload;
 pub mod vocabularies;
 mod wire;
 
@@ -88,6 +91,8 @@ pub fn openapi_yaml() -> String {
 fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(segment::segment))
+        .routes(routes!(images::post_image))
+        .routes(routes!(images::delete_image))
         .routes(routes!(vocabularies::list_vocabularies))
         .routes(routes!(
             vocabularies::put_vocabulary,

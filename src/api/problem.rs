@@ -22,6 +22,8 @@ pub enum ProblemType {
     RouteNotFound,
     /// No vocabulary has the name.
     VocabularyNotFound,
+    /// No image is held under the id.
+    ImageNotHeld,
     /// The route does not answer the method.
     MethodNotAllowed,
     /// No form of the answer suits `Accept`.
@@ -36,6 +38,8 @@ pub enum ProblemType {
     RequestTooLarge,
     /// The image has too many pixels.
     ImageTooLarge,
+    /// The image alone takes more than may be held.
+    ImageTooLargeToHold,
     /// The body is of a media type that is not read.
     UnsupportedMediaType,
     /// A field is missing, unknown or out of its range.
@@ -58,10 +62,11 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
+        Self::ImageNotHeld,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
         Self::VocabularyReadOnly,
@@ -69,6 +74,7 @@ impl ProblemType {
         Self::PreconditionFailed,
         Self::RequestTooLarge,
         Self::ImageTooLarge,
+        Self::ImageTooLargeToHold,
         Self::UnsupportedMediaType,
         Self::InvalidRequest,
         Self::UndecodableImage,
@@ -84,12 +90,12 @@ impl ProblemType {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
-            Self::RouteNotFound | Self::VocabularyNotFound => StatusCode::NOT_FOUND,
+            Self::RouteNotFound | Self::VocabularyNotFound | Self::ImageNotHeld => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::VocabularyReadOnly | Self::TooManyVocabularies => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-            Self::RequestTooLarge | Self::ImageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestTooLarge | Self::ImageTooLarge | Self::ImageTooLargeToHold => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest | Self::UndecodableImage | Self::UnknownModel | Self::UnsupportedByModel => {
                 StatusCode::UNPROCESSABLE_ENTITY
@@ -107,6 +113,7 @@ impl ProblemType {
             Self::Malformed => "/problems/malformed",
             Self::RouteNotFound => "/problems/route-not-found",
             Self::VocabularyNotFound => "/problems/vocabulary-not-found",
+            Self::ImageNotHeld => "/problems/image-not-held",
             Self::MethodNotAllowed => "/problems/method-not-allowed",
             Self::NotAcceptable => "/problems/not-acceptable",
             Self::VocabularyReadOnly => "/problems/vocabulary-read-only",
@@ -114,6 +121,7 @@ impl ProblemType {
             Self::PreconditionFailed => "/problems/precondition-failed",
             Self::RequestTooLarge => "/problems/request-too-large",
             Self::ImageTooLarge => "/problems/image-too-large",
+            Self::ImageTooLargeToHold => "/problems/image-too-large-to-hold",
             Self::UnsupportedMediaType => "/problems/unsupported-media-type",
             Self::InvalidRequest => "/problems/invalid-request",
             Self::UndecodableImage => "/problems/undecodable-image",
@@ -132,6 +140,7 @@ impl ProblemType {
             Self::Malformed => "The request is malformed",
             Self::RouteNotFound => "Nothing is served here",
             Self::VocabularyNotFound => "No such vocabulary",
+            Self::ImageNotHeld => "The image is not held",
             Self::MethodNotAllowed => "The route does not answer this method",
             Self::NotAcceptable => "No acceptable form of the answer",
             Self::VocabularyReadOnly => "The vocabulary is read-only",
@@ -139,6 +148,7 @@ impl ProblemType {
             Self::PreconditionFailed => "The precondition does not hold",
             Self::RequestTooLarge => "The request is too large",
             Self::ImageTooLarge => "The image has too many pixels",
+            Self::ImageTooLargeToHold => "The image is too large to be held",
             Self::UnsupportedMediaType => "The media type is not read here",
             Self::InvalidRequest => "The request is invalid",
             Self::UndecodableImage => "The image cannot be decoded",
@@ -157,6 +167,10 @@ impl ProblemType {
             Self::Malformed => "Broken JSON, multipart, base64 or percent-encoding. Repeating it is of no use.",
             Self::RouteNotFound => "No route has this path.",
             Self::VocabularyNotFound => "No vocabulary has this name. Define it, then repeat the request.",
+            Self::ImageNotHeld => {
+                "No image is held under this id: there never was one, or it has expired (`images.keep_seconds`), been deleted, or \
+                 made room for others (`images.held_bytes`). Send the image again."
+            }
             Self::MethodNotAllowed => "The `Allow` header lists the methods that are answered.",
             Self::NotAcceptable => "`Accept` excludes every form this route can answer in; `detail` lists them.",
             Self::VocabularyReadOnly => "Vocabularies shipped with the server cannot be changed; choose another name.",
@@ -170,6 +184,9 @@ impl ProblemType {
             Self::RequestTooLarge => "The body has more bytes than `limits.max_request_bytes`.",
             Self::ImageTooLarge => {
                 "The image's header promises more pixels than `limits.max_image_pixels`. Scale it down."
+            }
+            Self::ImageTooLargeToHold => {
+                "The image alone takes more bytes than `images.held_bytes`. Send it with each request to `POST /v1/segment`."
             }
             Self::UnsupportedMediaType => {
                 "The body's `Content-Type` is none that this route reads; `detail` lists those."

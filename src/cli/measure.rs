@@ -161,7 +161,7 @@ where
         .enable_all()
         .build()?
         .block_on(async {
-            let settings = EngineSettings::from(&config);
+            let settings = EngineSettings::without_images(&config);
             let engine = Engine::start(settings, vec![model], disk, Arc::new(Metrics::new()));
             let model = engine.ready().await?.remove(0);
             let classes: Vec<ClassBody> = list.classes().iter().cloned().map(Into::into).collect();

@@ -153,7 +153,7 @@ impl LabelOnce<'_> {
         if self.cache.is_complete(run.files.len()) {
             return Ok(true);
         }
-        let settings = EngineSettings::from(self.config);
+        let settings = EngineSettings::without_images(self.config);
         let request = SegmentRequest {
             model: self.model.name.clone(),
             ..self.request.clone()
@@ -292,9 +292,9 @@ fn planned_teacher(info: &ModelInfo, request: &SegmentRequest, pseudo_labels: Ps
     let whole_images = match pseudo_labels {
         PseudoLabels::EachView | PseudoLabels::None => None,
         PseudoLabels::Once => Some(PlannedInput {
-            short_side: request.short_side.unwrap_or(info.short_side),
-            scales: request.scales.clone(),
-            resize: request.resize,
+            short_side: request.input.short_side.unwrap_or(info.short_side),
+            scales: request.input.scales.clone(),
+            resize: request.input.resize,
         }),
     };
     PlannedTeacher::new(info, &request.dense, whole_images)

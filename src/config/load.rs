@@ -249,6 +249,10 @@ mod tests {
                 "fetch.hub must be an http or https address, is ftp://hub.example/",
             ),
             (
+                "images:\n  keep_seconds: 0\n",
+                "images.keep_seconds must be above 0 and at most 86400, is 0",
+            ),
+            (
                 "server:\n  drain_seconds: -3\n",
                 "server.drain_seconds must be 0 to 86400, is -3",
             ),

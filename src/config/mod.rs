@@ -43,6 +43,8 @@ pub struct Config {
     pub fetch: FetchConfig,
     /// Queue, workers, deadlines.
     pub engine: EngineConfig,
+    /// What is kept of images.
+    pub images: ImagesConfig,
     /// Text-embedding store and recent class lists.
     pub vocabulary: VocabularyConfig,
     /// Values of request fields that a request leaves out.
@@ -217,6 +219,18 @@ pub struct EngineConfig {
     pub max_deadline_seconds: f64,
 }
 
+/// What is kept of images between requests, in memory alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagesConfig {
+    /// Bytes of features that models made of images, 0 to keep none; the least recently used go first.
+    pub cache_bytes: u64,
+    /// Bytes of encoded images that `POST /v1/images` holds; the least recently used go first.
+    pub held_bytes: u64,
+    /// Seconds for which each of these is held.
+    pub keep_seconds: f64,
+}
+
 /// Text-embedding store and recent class lists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -266,6 +280,7 @@ impl Config {
             models,
             fetch,
             engine,
+            images,
             vocabulary,
             defaults,
             telemetry: _,
@@ -313,6 +328,12 @@ impl Config {
             engine.default_deadline_seconds > 0.0 && engine.default_deadline_seconds <= longest,
             engine.default_deadline_seconds,
             &format!("above 0 and at most engine.max_deadline_seconds = {longest}"),
+        )?;
+        in_range(
+            "images.keep_seconds",
+            images.keep_seconds > 0.0 && images.keep_seconds <= 86400.0,
+            images.keep_seconds,
+            "above 0 and at most 86400",
         )?;
         at_least_one("vocabulary.cache_bytes", vocabulary.cache_bytes)?;
         at_least_one("vocabulary.store_bytes", vocabulary.store_bytes)?;

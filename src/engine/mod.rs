@@ -6,11 +6,15 @@
 
 pub mod clip_labeller;
 mod cost;
+mod features;
 mod host;
+mod images;
 mod labeller;
+mod look;
 mod place;
 mod queue;
 mod request;
+mod run;
 mod segment;
 mod slots;
 mod text;
@@ -19,21 +23,23 @@ mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, EngineConfig, LimitsConfig, VocabularyConfig};
+use crate::config::{Config, EngineConfig, ImagesConfig, LimitsConfig, VocabularyConfig};
 use crate::telemetry::Metrics;
 use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, Registry};
 
 pub use cost::CostError;
+pub(crate) use features::FeatureCache;
 pub use host::ServedModel;
+pub(crate) use images::HeldImages;
 pub use labeller::{
     DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, ModelInfo, ModelKind, Precision, StudentInfo, TeacherInfo,
 };
 pub use place::{Place, PrecisionRule};
 pub use request::{
-    Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Timings, VocabularyChoice,
-    Warning, WarningCode,
+    Background, ClassResult, HeldImage, ImageRequest, ImageSource, InputOptions, OutputOptions, SegmentError,
+    SegmentRequest, Segmentation, Timings, VocabularyChoice, Warning, WarningCode,
 };
 pub use worker::LabellerFactory;
 
@@ -45,6 +51,8 @@ use slots::Slots;
 pub struct EngineSettings {
     /// Queue, workers.
     pub engine: EngineConfig,
+    /// What is kept of images.
+    pub images: ImagesConfig,
     /// What requests may ask for.
     pub limits: LimitsConfig,
     /// Sizes of the store and of the list of recent class lists.
@@ -55,8 +63,23 @@ impl From<&Config> for EngineSettings {
     fn from(config: &Config) -> Self {
         Self {
             engine: config.engine.clone(),
+            images: config.images.clone(),
             limits: config.limits.clone(),
             vocabulary: config.vocabulary.clone(),
+        }
+    }
+}
+
+impl EngineSettings {
+    /// Those of an engine that is asked about each image once, or timed: nothing of an image is kept.
+    pub fn without_images(config: &Config) -> Self {
+        Self {
+            images: ImagesConfig {
+                cache_bytes: 0,
+                held_bytes: 0,
+                ..config.images.clone()
+            },
+            ..Self::from(config)
         }
     }
 }
@@ -82,6 +105,8 @@ pub struct Engine {
     /// In the order of the settings, the default first; never empty.
     models: Vec<ModelHost>,
     draining: AtomicBool,
+    features: Arc<FeatureCache>,
+    images: Arc<HeldImages>,
     embeddings: Arc<EmbeddingStore>,
     registry: Arc<Registry>,
     recent: RecentLists,
@@ -106,8 +131,14 @@ impl Engine {
         let models = models.collect();
         let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes, disk.clone());
         metrics.watch_store(Arc::clone(&embeddings));
+        let features = Arc::new(FeatureCache::new(settings.images.cache_bytes));
+        let lifetime = Duration::from_secs_f64(settings.images.keep_seconds);
+        let images = Arc::new(HeldImages::new(settings.images.held_bytes, lifetime));
+        metrics.watch_images(Arc::clone(&features), Arc::clone(&images));
         Arc::new(Self {
             slots: Slots::new(settings.engine.queue_capacity, metrics.requests_in_flight.clone()),
+            features,
+            images,
             embeddings,
             registry: Arc::new(Registry::new(settings.limits.max_vocabularies, disk, SystemTime::now())),
             recent: RecentLists::new(settings.vocabulary.recent_lists),

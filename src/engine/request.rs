@@ -16,8 +16,8 @@ use crate::vocabulary::{Class, ClassListAdvice, Synonyms, TemplateSet, Vocabular
 pub struct SegmentRequest {
     /// The name of the model that must answer.
     pub model: String,
-    /// The encoded image (JPEG, PNG, ...), not yet looked at.
-    pub image: Bytes,
+    /// The image.
+    pub image: ImageSource,
     /// What to look for.
     pub vocabulary: VocabularyChoice,
     /// What counts as none of the classes.
@@ -28,16 +28,66 @@ pub struct SegmentRequest {
     pub synonyms: Synonyms,
     /// The last attention, temperature, denoising, smoothing, windows, refinement.
     pub dense: DenseOptions,
+    /// How the image becomes the model's input.
+    pub input: InputOptions,
+    /// How the label map is written.
+    pub output: OutputOptions,
+    /// When the answer stops being of use.
+    pub deadline: Instant,
+}
+
+/// An image given with the request, or one that is held.
+#[derive(Debug, Clone)]
+pub enum ImageSource {
+    /// The encoded image (JPEG, PNG, ...), not yet looked at.
+    Upload(Bytes),
+    /// The id under which an image is held, see [`Engine::hold_image`](super::Engine::hold_image).
+    Held(String),
+}
+
+/// How an image becomes the model's input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputOptions {
     /// Short side of the model's input in pixels; `None` for the model's own.
     pub short_side: Option<u32>,
     /// Factors on the short side: the image is scored at each of these sizes. At least one, each above 0.
     pub scales: Vec<f64>,
     /// How the image comes to that size.
     pub resize: Resize,
-    /// How the label map is written.
-    pub output: OutputOptions,
+}
+
+/// One image to be looked at and held for requests to come. Everything has been given a value: defaults are the caller's.
+#[derive(Debug, Clone)]
+pub struct ImageRequest {
+    /// The name of the model that must look at it.
+    pub model: String,
+    /// The encoded image (JPEG, PNG, ...), not yet looked at.
+    pub image: Bytes,
+    /// What its features are to be of: the last attention, windows, the keys of the smoothing. The rest is not looked at.
+    pub dense: DenseOptions,
+    /// How the image becomes the model's input.
+    pub input: InputOptions,
     /// When the answer stops being of use.
     pub deadline: Instant,
+}
+
+/// An image that is held.
+#[derive(Debug, Clone)]
+pub struct HeldImage {
+    /// What requests call it: random, known to nobody but whom it is given to.
+    pub id: String,
+    /// Name of the model that looked at it.
+    pub model: String,
+    /// Width of the image in pixels, after orientation.
+    pub width: u32,
+    /// Height of the image in pixels, after orientation.
+    pub height: u32,
+    /// How long it is held from now on, unless others need the room.
+    pub expires_in: Duration,
+    /// Whether the features were held already, so that the model did not look at the image.
+    pub features_cached: bool,
+    /// Where the time went.
+    pub timings: Timings,
 }
 
 /// Classes given with the request, or a vocabulary defined before.
@@ -92,6 +142,8 @@ pub struct Segmentation {
     pub confidence_map: Option<Vec<u8>>,
     /// What the caller should know.
     pub warnings: Vec<Warning>,
+    /// Whether the image's features were held already, so that the model did not look at it.
+    pub features_cached: bool,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -167,7 +219,7 @@ impl WarningCode {
     }
 }
 
-/// Seconds per stage, named as the metrics name them.
+/// Seconds per stage, named as the metrics name them; 0 for a stage that was not needed.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, utoipa::ToSchema)]
 pub struct Timings {
     /// Waiting for a worker.
@@ -216,6 +268,20 @@ pub enum SegmentError {
     /// The model at hand cannot do what was asked; the text says what it can.
     #[error("{0}")]
     Unsupported(String),
+    /// No image is held under the id: there never was one, it has expired or been dropped, or others needed the room.
+    #[error(
+        "no image is held under this id: there never was one, or it has expired, been deleted, or made room for others; send the \
+         image again"
+    )]
+    ImageNotHeld,
+    /// The image alone takes more than may be held.
+    #[error("holding the image takes {bytes} bytes, more than images.held_bytes = {limit}")]
+    ImageTooLargeToHold {
+        /// Bytes that it would take.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The queue is full.
     #[error("the engine holds {capacity} requests already, as many as engine.queue_capacity allows")]
     Overloaded {

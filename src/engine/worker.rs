@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::labeller::{Labeller, LabellerError, ModelInfo};
+use super::labeller::{ImageFeatures, Labeller, LabellerError, ModelInfo};
 use super::queue::JobQueue;
 use super::slots::Slot;
 use crate::dense::{DenseOptions, DenseScores};
@@ -28,28 +28,99 @@ const RELOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Work for a model, with the channel its answer goes to. A job whose receiver is gone is skipped.
 pub enum Job {
+    /// Compute an image's features.
+    Look(LookJob),
     /// Score an image.
     Score(ScoreJob),
     /// Embed texts.
     Embed(EmbedJob),
 }
 
-/// An image to be scored.
-pub struct ScoreJob {
+/// An image to be looked at.
+pub struct LookJob {
     /// The model's input.
     pub input: ModelInput,
+    /// How.
+    pub options: DenseOptions,
+    /// Where the features go.
+    pub ticket: Ticket<Arc<dyn ImageFeatures>>,
+}
+
+/// An image to be scored.
+pub struct ScoreJob {
+    /// What there is of it.
+    pub sight: Sight,
     /// What to compare it with.
     pub classifier: Arc<Classifier>,
     /// How.
     pub options: DenseOptions,
-    /// When it joined the queue.
-    pub queued: Instant,
-    /// Told how long the job waited, when a worker takes it.
-    pub started: oneshot::Sender<Duration>,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<DenseScores, LabellerError>>,
+    pub ticket: Ticket<Scored>,
+}
+
+/// What there is of an image for its scores.
+pub enum Sight {
+    /// Its pixels: the model looks at them first.
+    Pixels(ModelInput),
+    /// What the model made of it before, and its pixels where a refinement needs them.
+    Features(Arc<dyn ImageFeatures>, Option<ModelInput>),
+}
+
+/// Scores, and what they were made of.
+pub struct Scored {
+    /// The scores, refined as asked.
+    pub scores: DenseScores,
+    /// The image's features, for other texts.
+    pub features: Arc<dyn ImageFeatures>,
+}
+
+/// What a request that waits for a worker is told.
+pub struct Ticket<T> {
+    /// When its job joined the queue.
+    queued: Instant,
+    /// Told how long the job waited, when a worker takes it.
+    started: oneshot::Sender<Duration>,
+    /// Where the answer goes.
+    reply: oneshot::Sender<Result<T, LabellerError>>,
     /// Held until the job is done.
-    pub _slot: Arc<Slot>,
+    _slot: Arc<Slot>,
+}
+
+/// Where a request waits for what its [`Ticket`] tells.
+pub struct Waiting<T> {
+    /// How long the job waited for a worker.
+    pub started: oneshot::Receiver<Duration>,
+    /// The answer.
+    pub answer: oneshot::Receiver<Result<T, LabellerError>>,
+}
+
+impl<T> Ticket<T> {
+    /// A ticket for a job that joins the queue now.
+    pub fn new(slot: Arc<Slot>) -> (Self, Waiting<T>) {
+        let (reply, answer) = oneshot::channel();
+        let (started, has_started) = oneshot::channel();
+        let ticket = Self {
+            queued: Instant::now(),
+            started,
+            reply,
+            _slot: slot,
+        };
+        let waiting = Waiting {
+            started: has_started,
+            answer,
+        };
+        (ticket, waiting)
+    }
+
+    /// Does the work, unless nobody waits for it any more.
+    fn serve(self, work: impl FnOnce() -> Result<T, LabellerError>) {
+        if self.reply.is_closed() {
+            return;
+        }
+        // Here and below: a receiver that has gone meanwhile does not want the answer.
+        let _ = self.started.send(self.queued.elapsed());
+        let _ = self.reply.send(work());
+    }
 }
 
 /// Texts to be embedded.
@@ -154,18 +225,38 @@ fn answer_jobs(queue: &JobQueue<Job>, labeller: &mut dyn Labeller) -> Outcome {
 /// Answers one job. On a panic the job's channel is dropped with it, which its receiver sees.
 fn answer(labeller: &mut dyn Labeller, job: Job) {
     match job {
-        Job::Score(job) if !job.reply.is_closed() => {
-            // Here and below: a receiver that has gone meanwhile does not want the answer.
-            let _ = job.started.send(job.queued.elapsed());
-            let _ = job
-                .reply
-                .send(labeller.score(&job.input, &job.classifier, &job.options));
+        Job::Look(LookJob { input, options, ticket }) => ticket.serve(|| labeller.features(&input, &options)),
+        Job::Score(job) => {
+            let ScoreJob {
+                sight,
+                classifier,
+                options,
+                ticket,
+            } = job;
+            ticket.serve(|| score(labeller, sight, &classifier, &options));
         }
         Job::Embed(job) if !job.reply.is_closed() => {
             let _ = job.reply.send(labeller.embed_texts(&job.texts, job.templates));
         }
-        Job::Score(_) | Job::Embed(_) => {}
+        Job::Embed(_) => {}
     }
+}
+
+fn score(
+    labeller: &mut dyn Labeller,
+    sight: Sight,
+    classifier: &Classifier,
+    options: &DenseOptions,
+) -> Result<Scored, LabellerError> {
+    let (features, input) = match sight {
+        Sight::Pixels(input) => (labeller.features(&input, options)?, Some(input)),
+        Sight::Features(features, input) => (features, input),
+    };
+    let mut scores = features.score(classifier, options)?;
+    if let Some(input) = input {
+        scores.map = labeller.refine(scores.map, &input, classifier, options)?;
+    }
+    Ok(Scored { scores, features })
 }
 
 /// A model that has answered once: allocators, thread pools and kernels are in place.

@@ -13,7 +13,9 @@ use super::corruption::Corruption;
 use super::dataset::{Dataset, DatasetError, Sample, Truth, unreadable};
 use super::metrics::Metrics;
 use super::record::{ImageRecord, Recorder, StateError};
-use crate::engine::{Engine, ModelInfo, OutputOptions, SegmentError, SegmentRequest, Timings};
+use crate::engine::{
+    Engine, ImageSource, InputOptions, ModelInfo, OutputOptions, SegmentError, SegmentRequest, Timings,
+};
 use crate::hexadecimal::hexadecimal;
 use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat, UNLABELLED};
@@ -93,9 +95,12 @@ impl Task {
             templates,
             synonyms,
             dense,
-            short_side,
-            scales,
-            resize,
+            input:
+                InputOptions {
+                    short_side,
+                    scales,
+                    resize,
+                },
         } = &self.request;
         let corruption = self.corruption;
         format!(
@@ -177,7 +182,7 @@ impl Run<'_> {
         })
         .await?;
         let request = SegmentRequest {
-            image: image.clone(),
+            image: ImageSource::Upload(image.clone()),
             output: OutputOptions {
                 label_map: LabelMapFormat::Raw,
                 confidence_map: false,

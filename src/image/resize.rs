@@ -23,7 +23,7 @@ pub struct InputTooLarge {
 }
 
 /// How an image comes to the size of the model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resize {
     /// As CLIP was trained: Pillow's antialiased bicubic. Each side is a whole number of patches.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::checkpoint::write_atomically;
 use super::settings::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary};
 use super::{TrainError, differences, file_error};
-use crate::engine::{Engine, OutputOptions, SegmentRequest};
+use crate::engine::{Engine, ImageSource, OutputOptions, SegmentRequest};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat, UNLABELLED};
 
@@ -107,7 +107,7 @@ impl LabelCache {
                     return Ok(false);
                 }
                 let request = SegmentRequest {
-                    image: Bytes::from(fs::read(path).map_err(file_error(path))?),
+                    image: ImageSource::Upload(Bytes::from(fs::read(path).map_err(file_error(path))?)),
                     output: OutputOptions {
                         label_map: LabelMapFormat::Png,
                         confidence_map: false,

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use lru::LruCache;
 use tokio::sync::watch;
 
 use super::TemplateSet;
 use super::disk::{DiskStore, off_pool};
 use super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
+use crate::byte_lru::ByteLru;
 
 /// Tokens beyond their templates' own that a chunk of texts may come to: what is handed to the embedder at once, so that
 /// images get their turn between the chunks of a long vocabulary. A chunk is some 20 class names in 85 templates, or 1,800
@@ -67,7 +67,6 @@ pub struct StoreStatistics {
 /// The store. Cheap to share, see [`EmbeddingStore::resolve`].
 #[derive(Debug)]
 pub struct EmbeddingStore {
-    capacity_bytes: u64,
     disk: Option<Arc<DiskStore>>,
     hits: AtomicU64,
     disk_hits: AtomicU64,
@@ -78,9 +77,7 @@ pub struct EmbeddingStore {
 /// Held and pending change together, so that a text is never computed twice nor missed.
 #[derive(Debug)]
 struct State {
-    /// Bounded by `bytes`, not by count.
-    held: LruCache<EmbeddingKey, TextEmbedding>,
-    bytes: u64,
+    held: ByteLru<EmbeddingKey, TextEmbedding>,
     pending: HashMap<EmbeddingKey, watch::Receiver<Option<Outcome>>>,
 }
 
@@ -97,14 +94,12 @@ impl EmbeddingStore {
     /// what is on disk.
     pub fn new(capacity_bytes: u64, disk: Option<Arc<DiskStore>>) -> Arc<Self> {
         Arc::new(Self {
-            capacity_bytes,
             disk,
             hits: AtomicU64::new(0),
             disk_hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             state: Mutex::new(State {
-                held: LruCache::unbounded(),
-                bytes: 0,
+                held: ByteLru::new(capacity_bytes),
                 pending: HashMap::new(),
             }),
         })
@@ -163,7 +158,7 @@ impl EmbeddingStore {
             disk_hits: self.disk_hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             texts: state.held.len(),
-            bytes: state.bytes,
+            bytes: state.held.bytes(),
             disk_bytes: self.disk.as_ref().map_or(0, |disk| disk.bytes()),
         }
     }
@@ -197,14 +192,8 @@ impl EmbeddingStore {
     }
 
     fn hold(&self, key: EmbeddingKey, embedding: TextEmbedding) {
-        let mut state = self.state();
-        state.bytes += entry_bytes(&key, &embedding);
-        state.held.put(key, embedding);
-        while state.bytes > self.capacity_bytes
-            && let Some((key, embedding)) = state.held.pop_lru()
-        {
-            state.bytes -= entry_bytes(&key, &embedding);
-        }
+        let bytes = entry_bytes(&key, &embedding);
+        self.state().held.insert(key, embedding, bytes);
     }
 
     /// Settles the claims whose texts are on disk; gives back the others.
@@ -250,10 +239,9 @@ impl EmbeddingStore {
     }
 }
 
-/// Bytes of an entry: its text, its floats, and its part of the index with two links and a hash table's slot.
+/// Bytes of an entry with its text and its floats.
 fn entry_bytes(key: &EmbeddingKey, embedding: &TextEmbedding) -> u64 {
-    let index = size_of::<(EmbeddingKey, TextEmbedding)>() + 4 * size_of::<usize>();
-    (index + key.text.len() + size_of_val(&*embedding.vector)) as u64
+    ByteLru::<EmbeddingKey, TextEmbedding>::entry_bytes(key.text.len() + size_of_val(&*embedding.vector))
 }
 
 /// The duty to provide a text. While it lives the text is pending; when it goes, whatever the reason, it is not.

@@ -2,9 +2,10 @@
 //! control that makes it wait, fail or panic when a test wants it to.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use maskclip::dense::{Attention, DenseOptions, DenseScores, SmoothingKeys};
+use maskclip::dense::{Attention, DenseOptions, DenseScores, Refinement, SmoothingKeys};
 use maskclip::engine::{
     DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, Precision,
     ServedModel, StudentInfo, TeacherInfo,
@@ -39,9 +40,13 @@ pub struct Control(Arc<Calls>);
 #[derive(Default)]
 struct Calls {
     load: Mutex<VecDeque<Action>>,
+    look: Mutex<VecDeque<Action>>,
     score: Mutex<VecDeque<Action>>,
     embed: Mutex<VecDeque<Action>>,
     entered: Entered,
+    /// Images whose features have been computed, the warm-up's among them.
+    looks: AtomicUsize,
+    refinements: AtomicUsize,
     /// How the last image was to be scored.
     asked: Mutex<Option<Asked>>,
 }
@@ -71,6 +76,21 @@ impl Default for Entered {
 pub struct Hold(#[expect(dead_code, reason = "dropped to let the call go on")] mpsc::Sender<()>);
 
 impl Control {
+    /// The next computation of features meets the action.
+    pub fn on_look(&self, action: Action) {
+        self.0.look.lock().unwrap().push_back(action);
+    }
+
+    /// How often features have been computed so far, for warm-ups, too.
+    pub fn looks(&self) -> usize {
+        self.0.looks.load(Ordering::Relaxed)
+    }
+
+    /// How often scores have been refined.
+    pub fn refinements(&self) -> usize {
+        self.0.refinements.load(Ordering::Relaxed)
+    }
+
     /// The next score meets the action.
     pub fn on_score(&self, action: Action) {
         self.0.score.lock().unwrap().push_back(action);
@@ -233,6 +253,8 @@ impl Labeller for ColourLabeller {
         input: &ModelInput,
         options: &DenseOptions,
     ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
+        self.control.0.looks.fetch_add(1, Ordering::Relaxed);
+        self.control.perform(&self.control.0.look)?;
         let side = PATCH_PIXELS as usize;
         let grid = |image: &NormalisedImage| {
             let (height, width) = (image.height / side, image.width / side);
@@ -258,8 +280,11 @@ impl Labeller for ColourLabeller {
         scores: ScoreMap,
         _input: &ModelInput,
         _classifier: &Classifier,
-        _options: &DenseOptions,
+        options: &DenseOptions,
     ) -> Result<ScoreMap, LabellerError> {
+        if options.refinement != Refinement::None {
+            self.control.0.refinements.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(scores)
     }
 }

@@ -19,7 +19,7 @@ async fn parts_that_are_missing_unknown_or_twice_are_422_by_name() {
     let image = ("image", image.as_slice());
     let fields = ("request", br#"{"classes": ["red"]}"#.as_slice());
     for (parts, path) in [
-        (vec![], "image"),
+        (vec![], "request"),
         (vec![fields], "image"),
         (vec![image], "request"),
         (vec![image, fields, image], "image"),

@@ -8,6 +8,7 @@ mod support;
 mod errors;
 mod health;
 mod hostile;
+mod images;
 mod models;
 mod observability;
 mod openapi;

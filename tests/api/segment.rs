@@ -47,6 +47,7 @@ async fn the_whole_reply() {
             ],
             "label_map": {"format": "png", "data": null},
             "warnings": [],
+            "features_cached": false,
             "timings": null,
         })
     );

@@ -57,12 +57,7 @@ impl App {
         let mut config = Config::for_testing();
         change(&mut config);
         let metrics = Arc::new(Metrics::new());
-        let settings = EngineSettings {
-            engine: config.engine.clone(),
-            limits: config.limits.clone(),
-            vocabulary: config.vocabulary.clone(),
-        };
-        let engine = Engine::start(settings, models, None, Arc::clone(&metrics));
+        let engine = Engine::start(EngineSettings::from(&config), models, None, Arc::clone(&metrics));
         let state = AppState {
             engine: Arc::clone(&engine),
             config: Arc::new(config),
@@ -134,13 +129,23 @@ pub fn request(method: Method, path: &str) -> axum::http::request::Builder {
 
 /// `POST /v1/segment` with JSON.
 pub fn segment_json(body: &Value) -> Request<Body> {
-    let builder = request(Method::POST, "/v1/segment").header(header::CONTENT_TYPE, "application/json");
+    post_json("/v1/segment", body)
+}
+
+/// `POST path` with JSON.
+pub fn post_json(path: &str, body: &Value) -> Request<Body> {
+    let builder = request(Method::POST, path).header(header::CONTENT_TYPE, "application/json");
     builder.body(Body::from(body.to_string())).unwrap()
 }
 
 /// `POST /v1/segment` with a multipart body as it is on the wire.
 pub fn segment_multipart(body: impl Into<Body>) -> Request<Body> {
-    request(Method::POST, "/v1/segment")
+    post_multipart("/v1/segment", body)
+}
+
+/// `POST path` with a multipart body as it is on the wire.
+pub fn post_multipart(path: &str, body: impl Into<Body>) -> Request<Body> {
+    request(Method::POST, path)
         .header(
             header::CONTENT_TYPE,
             format!("multipart/form-data; boundary={BOUNDARY}"),
@@ -235,6 +240,8 @@ pub static DOCUMENT: LazyLock<Value> =
 fn assert_documented(method: &Method, path: &str, status: StatusCode) {
     let template = if path.starts_with("/v1/vocabularies/") {
         "/v1/vocabularies/{name}"
+    } else if path.starts_with("/v1/images/") {
+        "/v1/images/{id}"
     } else {
         path
     };

@@ -106,3 +106,49 @@ fn a_class_list_seen_before_is_not_embedded_again() {
         (2, 2)
     );
 }
+
+/// The embedded model, of which the second class list costs no look at the image.
+#[test]
+fn an_image_that_was_left_here_is_labelled_as_it_would_be_if_it_were_sent() {
+    let server = Server::start(&[]);
+    let image = BASE64_STANDARD.encode(picnic());
+    let post = |body: &Value| {
+        let mut reply = agent().post(server.url("/v1/images")).send_json(body).unwrap();
+        assert_eq!(reply.status(), 201);
+        let location = reply.headers()["location"].to_str().unwrap().to_owned();
+        let body: Value = reply.body_mut().read_json().unwrap();
+        (location, body["image_id"].as_str().unwrap().to_owned())
+    };
+    for (options, features_cached) in [
+        (json!({}), true),
+        (json!({"key_smoothing": "likeness", "prompt_denoising": 0.2}), false),
+        (json!({"refinement": "pamr"}), true),
+        (
+            json!({"window": {"side": 192, "stride": 96}, "scales": [1, 1.5]}),
+            false,
+        ),
+    ] {
+        let ask = |given: Value| {
+            let mut request = options.clone();
+            let fields = request.as_object_mut().unwrap();
+            fields.extend(given.as_object().unwrap().clone());
+            fields.insert("classes".to_owned(), json!(["tiger", "lemon", "penguin", "sky"]));
+            fields.insert("output".to_owned(), json!({"confidence_map": true}));
+            let mut reply = segment(&server, &request);
+            let cached = reply["features_cached"].take();
+            (reply["timings"].take(), cached, reply)
+        };
+        let (location, id) = post(&json!({"image": image}));
+        let (_, cached, held) = ask(json!({"image_id": id}));
+        assert_eq!(cached, features_cached, "{options}");
+        // With what was made of its bytes gone, the model looks again.
+        assert_eq!(agent().delete(server.url(&location)).call().unwrap().status(), 204);
+        let (_, cached, sent) = ask(json!({"image": image}));
+        assert_eq!(cached, false, "{options}");
+        let (timings, cached, again) = ask(json!({"image": image}));
+        assert_eq!(cached, true, "{options}");
+        assert_eq!(timings["preprocess_seconds"] == 0.0, options["refinement"].is_null());
+        assert_eq!(held, sent, "{options}");
+        assert_eq!(again, sent, "{options}");
+    }
+}

@@ -89,6 +89,7 @@ class Bench:
         more = {
             "MASKCLIP_TELEMETRY__LOG_FILTER": "warn",
             "MASKCLIP_VOCABULARY__STORE_PATH": store,
+            "MASKCLIP_IMAGES__CACHE_BYTES": "0",  # every request looks at its image, as the peer's do
             "MASKCLIP_MODEL__THREADS": str(self.threads),
         }
         return Server("our server", command, environment(self.threads, more), self.folder / "log.txt")

@@ -1,19 +1,19 @@
 //! The request to segment as clients write it, and its checks that need no image.
 
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::forms::{BackgroundBody, KeySmoothingBody, WindowBody, background};
 use crate::api::error::ApiError;
-use crate::api::problem::Limit;
+use crate::api::look::{Look, LookFields};
+use crate::api::upload::UploadBody;
 use crate::api::wire::ClassBody;
-use crate::config::{Config, LimitsConfig, Protocol};
-use crate::dense::{Attention, DenseOptions, KeySmoothing, MAX_TEMPERATURE, Refinement};
-use crate::engine::{ModelKind, OutputOptions, SegmentError, SegmentRequest, VocabularyChoice};
+use crate::config::{Config, Protocol};
+use crate::dense::{Attention, DenseOptions, MAX_TEMPERATURE, Refinement};
+use crate::engine::{ImageSource, ModelKind, OutputOptions, SegmentRequest, VocabularyChoice};
 use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
@@ -22,11 +22,14 @@ use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentBody {
-    /// The encoded image (JPEG, PNG, WebP, GIF, BMP or TIFF) as base64 or a base64 data URI. Required in
-    /// JSON, absent in the `request` part of a multipart form. At most `limits.max_image_pixels`
+    /// The encoded image (JPEG, PNG, WebP, GIF, BMP or TIFF) as base64 or a base64 data URI. In JSON, either this or `image_id`;
+    /// absent in the `request` part of a multipart form. At most `limits.max_image_pixels`
     /// pixels; EXIF orientation is applied.
     #[schema(example = "data:image/jpeg;base64,/9j/4AAQSkZJRg...")]
     pub image: Option<String>,
+    /// The id that `POST /v1/images` answered with, in place of the image.
+    #[schema(example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")]
+    pub image_id: Option<String>,
     /// The model that must answer, one of `GET /v1/models`; without it, the first of them.
     #[schema(example = "demo")]
     pub model: Option<String>,
@@ -131,53 +134,36 @@ impl SegmentBody {
     /// [`ApiError::Invalid`] with the field's path; when the model has nothing that a field is about.
     pub(super) fn into_request(
         self,
-        image: Bytes,
+        image: ImageSource,
         config: &Config,
         vocabulary_options: &VocabularyOptions,
         (model, kind): (&str, ModelKind),
         now: Instant,
     ) -> Result<SegmentRequest, ApiError> {
-        self.check_kind(model, kind)?;
         let defaults = &match self.protocol {
             Some(protocol) => protocol.settings(),
             None => config.defaults.with(vocabulary_options),
         };
+        let look = LookFields {
+            protocol: self.protocol,
+            attention: self.attention,
+            key_smoothing: self.key_smoothing,
+            short_side: self.short_side,
+            scales: self.scales,
+            resize: self.resize,
+            window: self.window,
+            deadline_seconds: self.deadline_seconds,
+        };
+        let Look { dense, input, deadline } = look.fill_in(config, defaults, (model, kind), now)?;
         let denoising = fraction(
             "prompt_denoising",
             self.prompt_denoising.unwrap_or(defaults.prompt_denoising),
         )?;
-        let short_side = match self.short_side {
-            None if defaults.short_side == 0 => None,
-            None => Some(short_side(defaults.short_side, &config.limits)?),
-            Some(pixels) => Some(short_side(pixels, &config.limits)?),
-        };
         let dense = DenseOptions {
-            attention: self.attention.unwrap_or(match kind {
-                ModelKind::Clip => defaults.attention,
-                ModelKind::Student => Attention::default(), // not looked at
-            }),
             temperature: temperature(self.temperature.unwrap_or(kind.temperature(defaults.temperature)))?,
             prompt_denoising: (denoising > 0.0).then_some(denoising),
-            key_smoothing: match (self.key_smoothing, kind) {
-                (Some(smoothing), _) => smoothing.try_into()?,
-                (None, ModelKind::Clip) => KeySmoothingBody::from(defaults.key_smoothing).try_into()?,
-                (None, ModelKind::Student) => KeySmoothing::None,
-            },
-            window: self.window.map_or(Ok(defaults.window), WindowBody::window)?,
             refinement: self.refinement.unwrap_or(defaults.refinement),
-            constants: self.protocol.map(Protocol::method_constants).unwrap_or_default(),
-        };
-        let scales = scales(self.scales.unwrap_or_else(|| defaults.scales.clone()), &config.limits)?;
-        if scales.len() > 1 && dense.key_smoothing == KeySmoothing::Formula {
-            return Err(ApiError::invalid(
-                "key_smoothing",
-                "formula gives sums over the cells of an input, which have no mean over several scales; another method, or one \
-                 of scales, does",
-            ));
-        }
-        let deadline = match self.deadline_seconds {
-            None => config.engine.default_deadline_seconds,
-            Some(seconds) => deadline_seconds(seconds, config.engine.max_deadline_seconds)?,
+            ..dense
         };
         Ok(SegmentRequest {
             model: model.to_owned(),
@@ -187,28 +173,19 @@ impl SegmentBody {
             templates: self.templates.unwrap_or(defaults.templates),
             synonyms: self.synonyms.unwrap_or(defaults.synonyms),
             dense,
-            short_side,
-            scales,
-            resize: self.resize.unwrap_or(defaults.resize),
+            input,
             output: OutputOptions {
                 label_map: self.output.label_map,
                 confidence_map: self.output.confidence_map,
             },
-            deadline: now + Duration::from_secs_f64(deadline),
+            deadline,
         })
     }
 }
 
-impl SegmentBody {
-    /// Whether a model of this kind has what the request names. Its key smoothing is the engine's to refuse.
-    fn check_kind(&self, model: &str, kind: ModelKind) -> Result<(), ApiError> {
-        let named = match (kind, self.attention, self.protocol) {
-            (ModelKind::Clip, ..) | (ModelKind::Student, None, None) => return Ok(()),
-            (ModelKind::Student, Some(attention), _) => format!("attention {}", attention.name()),
-            (ModelKind::Student, None, Some(protocol)) => format!("protocol {protocol}"),
-        };
-        let why = format!("the model {model} is a student, which has no attention; the request's {named} is about one");
-        Err(SegmentError::Unsupported(why).into())
+impl UploadBody for SegmentBody {
+    fn take_image(&mut self) -> Option<String> {
+        self.image.take()
     }
 }
 
@@ -249,47 +226,4 @@ fn temperature(value: f32) -> Result<f32, ApiError> {
             format!("temperature must be above 0 and at most {MAX_TEMPERATURE}, not {value}"),
         ))
     }
-}
-
-fn short_side(pixels: u32, limits: &LimitsConfig) -> Result<u32, ApiError> {
-    let max = limits.max_short_side;
-    if (1..=max).contains(&pixels) {
-        return Ok(pixels);
-    }
-    Err(ApiError::Invalid {
-        path: Some("short_side".to_owned()),
-        detail: format!("short_side must be 1 to limits.max_short_side = {max} pixels, not {pixels}"),
-        limit: (pixels > max).then(|| Limit::whole("limits.max_short_side", max.into())),
-    })
-}
-
-fn scales(factors: Vec<f64>, limits: &LimitsConfig) -> Result<Vec<f64>, ApiError> {
-    let (count, max) = (factors.len(), limits.max_scales);
-    if !(1..=max).contains(&count) {
-        return Err(ApiError::Invalid {
-            path: Some("scales".to_owned()),
-            detail: format!("scales must be 1 to limits.max_scales = {max} factors, not {count}"),
-            limit: (count > max).then(|| Limit::whole("limits.max_scales", max as u64)),
-        });
-    }
-    match factors.iter().position(|&factor| factor <= 0.0) {
-        None => Ok(factors),
-        Some(index) => Err(ApiError::invalid(
-            &format!("scales[{index}]"),
-            format!("a scale must be above 0, not {}", factors[index]),
-        )),
-    }
-}
-
-fn deadline_seconds(value: f64, max: f64) -> Result<f64, ApiError> {
-    if value > 0.0 && value <= max {
-        return Ok(value);
-    }
-    Err(ApiError::Invalid {
-        path: Some("deadline_seconds".to_owned()),
-        detail: format!(
-            "deadline_seconds must be above 0 and at most engine.max_deadline_seconds = {max}, not {value}"
-        ),
-        limit: (value > max).then(|| Limit::fractional("engine.max_deadline_seconds", max)),
-    })
 }

@@ -174,7 +174,7 @@ impl<'de> Deserialize<'de> for WindowBody {
 
 impl WindowBody {
     /// The windows, checked as far as they can be without an image.
-    pub(super) fn window(self) -> Result<Option<Window>, ApiError> {
+    pub(in crate::api) fn window(self) -> Result<Option<Window>, ApiError> {
         let WindowDetail { side, stride } = match self {
             Self::Whole(WholeInput::None) => return Ok(None),
             Self::Detail(detail) => detail,

@@ -3,16 +3,15 @@
 mod body;
 mod forms;
 mod reply;
-mod upload;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
@@ -27,9 +26,10 @@ pub use reply::{
 use super::body::parse_json;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
+use super::upload::{self, Upload};
 use super::{AppState, accept, run_blocking};
 use crate::config::Config;
-use crate::engine::{ModelInfo, SegmentError, SegmentRequest, Warning};
+use crate::engine::{ImageSource, ModelInfo, SegmentError, SegmentRequest, Warning};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::vocabulary::VocabularyOptions;
 
@@ -50,7 +50,8 @@ pub fn request_from_json(
         return Err(SegmentError::UnknownModel { asked, served }.into());
     }
     let model = (model.name.as_str(), model.kind());
-    body.into_request(Bytes::new(), config, options, model, Instant::now())
+    let no_image = ImageSource::Upload(Bytes::new());
+    body.into_request(no_image, config, options, model, Instant::now())
 }
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
@@ -63,9 +64,9 @@ const PNG: &str = "image/png";
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the multipart form in the OpenAPI document")]
 pub struct SegmentForm {
-    /// The encoded image: JPEG, PNG, WebP, GIF, BMP or TIFF.
-    #[schema(value_type = String, format = Binary)]
-    image: Vec<u8>,
+    /// The encoded image: JPEG, PNG, WebP, GIF, BMP or TIFF. Left out where `request` has an `image_id`.
+    #[schema(value_type = Option<String>, format = Binary)]
+    image: Option<Vec<u8>>,
     /// Everything else, as JSON without `image`.
     request: SegmentBody,
 }
@@ -94,7 +95,7 @@ struct PngFile(Vec<u8>);
     operation_id = "segment",
     tag = "segmentation",
     request_body(
-        description = "The image, and either `classes` or the name of a `vocabulary`; all else is optional.",
+        description = "The image or its `image_id`, and either `classes` or the name of a `vocabulary`; all else is optional.",
         content(
             (SegmentBody = "application/json", example = json!({
                 "image": "data:image/jpeg;base64,/9j/4AAQSkZJRg...",
@@ -120,6 +121,7 @@ struct PngFile(Vec<u8>);
                     ],
                     "label_map": {"format": "png", "data": "iVBORw0KGgo..."},
                     "warnings": [],
+                    "features_cached": false,
                     "timings": {"queue_seconds": 0.0, "decode_seconds": 0.004, "preprocess_seconds": 0.003,
                                 "text_seconds": 0.0, "model_seconds": 0.11, "label_map_seconds": 0.006,
                                 "encode_seconds": 0.002},
@@ -133,7 +135,9 @@ struct PngFile(Vec<u8>);
 )]
 pub(super) async fn segment(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let media_type = accept::negotiate(request.headers(), &[JSON, PNG])?;
-    let (image, body) = upload::read(request, &state).await?;
+    let Upload { image, body } = upload::read::<SegmentBody>(request, &state).await?;
+    let mut body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
+    let image = image_source(image, body.image_id.take())?;
     if media_type == PNG {
         require_png(&body.output)?;
     }
@@ -152,6 +156,19 @@ pub(super) async fn segment(State(state): State<AppState>, request: Request) -> 
     }
     // Serialising a raw label map takes long enough to hold up other requests.
     run_blocking(move || Ok(Json(SegmentReply::try_from(segmentation)?).into_response())).await
+}
+
+/// The one image that a request is about.
+fn image_source(image: Option<Bytes>, id: Option<String>) -> Result<ImageSource, ApiError> {
+    match (image, id) {
+        (Some(image), None) => Ok(ImageSource::Upload(image)),
+        (None, Some(id)) => Ok(ImageSource::Held(id)),
+        (None, None) => Err(ApiError::invalid("image", "one of image and image_id is required")),
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "image_id",
+            "image and image_id exclude each other; give one of them",
+        )),
+    }
 }
 
 /// The output that `Accept: image/png` leaves: a PNG and nothing beside it.
@@ -190,6 +207,7 @@ impl IntoResponses for SegmentProblems {
         problem::responses(&[
             ProblemType::Malformed,
             ProblemType::VocabularyNotFound,
+            ProblemType::ImageNotHeld,
             ProblemType::NotAcceptable,
             ProblemType::RequestTooLarge,
             ProblemType::ImageTooLarge,

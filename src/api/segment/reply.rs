@@ -32,6 +32,10 @@ pub struct SegmentReply {
     pub confidence_map: Option<ConfidenceMapReply>,
     /// What the caller should know about this result.
     pub warnings: Vec<WarningReply>,
+    /// Whether what the model makes of the image was held already, so that it did not look at it: `image_id`, or the same bytes
+    /// before.
+    #[schema(example = false)]
+    pub features_cached: bool,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -177,6 +181,7 @@ impl TryFrom<Segmentation> for SegmentReply {
                 .confidence_map
                 .map(|png| ConfidenceMapReply::Png(BASE64_STANDARD.encode(png))),
             warnings: segmentation.warnings.into_iter().map(Into::into).collect(),
+            features_cached: segmentation.features_cached,
             timings: segmentation.timings,
         })
     }

@@ -1,4 +1,4 @@
-//! The two encodings of a request to segment: JSON with the image inside, or multipart.
+//! The two encodings of a request that brings an image along: JSON with the image inside, or multipart.
 
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
 use axum::extract::{FromRequest, Multipart, Request};
@@ -7,12 +7,11 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 
-use super::SegmentBody;
-use crate::api::AppState;
-use crate::api::body::{media_type, parse_json, read_bytes, unsupported_media_type};
-use crate::api::error::ApiError;
-use crate::api::run_blocking;
+use super::body::{media_type, parse_json, read_bytes, unsupported_media_type};
+use super::error::ApiError;
+use super::{AppState, run_blocking};
 
 /// What the route reads, for errors.
 const SUPPORTED: &str = "application/json or multipart/form-data";
@@ -23,8 +22,26 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The image's bytes, not yet looked at, and everything else.
-pub(super) async fn read(request: Request, state: &AppState) -> Result<(Bytes, SegmentBody), ApiError> {
+/// A JSON body that can have an image inside.
+pub(super) trait UploadBody: DeserializeOwned + Send + 'static {
+    /// Takes the image out, as it was written.
+    fn take_image(&mut self) -> Option<String>;
+}
+
+/// What a request brought along.
+pub(super) struct Upload<T> {
+    /// The image's bytes, not yet looked at.
+    pub(super) image: Option<Bytes>,
+    /// Everything else; none where a multipart form has no part for it.
+    pub(super) body: Option<T>,
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// 415 for another media type, those of [`read_bytes`] and [`parse_json`], 400 for broken base64 and multipart, 422 for parts that
+/// are unknown or come twice, and for an image inside the wrong one.
+pub(super) async fn read<T: UploadBody>(request: Request, state: &AppState) -> Result<Upload<T>, ApiError> {
     let found = media_type(request.headers());
     match found.as_deref() {
         Some("application/json") => {
@@ -36,13 +53,13 @@ pub(super) async fn read(request: Request, state: &AppState) -> Result<(Bytes, S
     }
 }
 
-fn from_json(bytes: &[u8]) -> Result<(Bytes, SegmentBody), ApiError> {
-    let mut body: SegmentBody = parse_json(bytes)?;
-    let image = body
-        .image
-        .take()
-        .ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
-    Ok((decode_base64(&image)?, body))
+fn from_json<T: UploadBody>(bytes: &[u8]) -> Result<Upload<T>, ApiError> {
+    let mut body: T = parse_json(bytes)?;
+    let image = body.take_image();
+    Ok(Upload {
+        image: image.map(|image| decode_base64(&image)).transpose()?,
+        body: Some(body),
+    })
 }
 
 /// The bytes of base64 or of a data URI (RFC 2397) that is base64.
@@ -60,7 +77,7 @@ fn decode_base64(text: &str) -> Result<Bytes, ApiError> {
     Ok(bytes.into())
 }
 
-async fn from_multipart(request: Request, state: &AppState) -> Result<(Bytes, SegmentBody), ApiError> {
+async fn from_multipart<T: UploadBody>(request: Request, state: &AppState) -> Result<Upload<T>, ApiError> {
     let limit = state.config.limits.max_request_bytes;
     let mut parts = Multipart::from_request(request, state).await?;
     let (mut image, mut body) = (None, None);
@@ -81,16 +98,17 @@ async fn from_multipart(request: Request, state: &AppState) -> Result<(Bytes, Se
         }
         *slot = Some(part_bytes(part, limit).await?);
     }
-    let image = image.ok_or_else(|| ApiError::invalid("image", "the part image is missing"))?;
-    let body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
-    let body: SegmentBody = run_blocking(move || parse_json(&body)).await?;
-    if body.image.is_some() {
+    let mut body: Option<T> = match body {
+        Some(body) => Some(run_blocking(move || parse_json(&body)).await?),
+        None => None,
+    };
+    if body.as_mut().and_then(T::take_image).is_some() {
         return Err(ApiError::invalid(
             "image",
             "the image comes as the part image, not inside the part request",
         ));
     }
-    Ok((image, body))
+    Ok(Upload { image, body })
 }
 
 async fn part_bytes(part: Field<'_>, limit: usize) -> Result<Bytes, ApiError> {

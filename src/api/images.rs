@@ -1,0 +1,231 @@
+//! `/v1/images`: images that are left here, to be asked about again and again.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
+
+use super::AppState;
+use super::error::ApiError;
+use super::look::{Look, LookFields};
+use super::problem::{self, ProblemType};
+use super::segment::{KeySmoothingBody, WindowBody};
+use super::upload::{self, Upload, UploadBody};
+use crate::config::Protocol;
+use crate::dense::Attention;
+use crate::engine::{ImageRequest, Timings};
+use crate::image::Resize;
+
+/// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
+/// features. Unknown fields are refused.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageBody {
+    /// The encoded image (JPEG, PNG, WebP, GIF, BMP or TIFF) as base64 or a base64 data URI. Required in JSON, absent in the
+    /// `request` part of a multipart form. At most `limits.max_image_pixels` pixels; EXIF orientation is applied.
+    #[schema(example = "data:image/jpeg;base64,/9j/4AAQSkZJRg...")]
+    pub image: Option<String>,
+    /// The model that looks at it, one of `GET /v1/models`; without it, the first of them.
+    #[schema(example = "demo")]
+    pub model: Option<String>,
+    /// A published test protocol, of which the fields below are taken.
+    #[schema(value_type = Option<String>, example = "sclip-voc21")]
+    pub protocol: Option<Protocol>,
+    /// What the model's last attention does. `defaults.attention` without it.
+    pub attention: Option<Attention>,
+    /// The key smoothing that requests will ask for: its keys are kept with the features. `defaults.key_smoothing` without it.
+    pub key_smoothing: Option<KeySmoothingBody>,
+    /// Short side of the model's input in pixels, at most `limits.max_short_side`; `defaults.short_side`, then the model's own,
+    /// without it.
+    #[schema(minimum = 1, example = 448)]
+    pub short_side: Option<u32>,
+    /// Factors on the short side, at most `limits.max_scales`; `defaults.scales` without it.
+    #[schema(min_items = 1, example = json!([0.75, 1, 1.5]))]
+    pub scales: Option<Vec<f64>>,
+    /// How the image comes to that size. `defaults.resize` without it.
+    pub resize: Option<Resize>,
+    /// Windows through which the model sees its input, at most `limits.max_windows`. `defaults.window` without it.
+    pub window: Option<WindowBody>,
+    /// Seconds after which the answer is of no use, counted from the request's last byte. At most
+    /// `engine.max_deadline_seconds`; `engine.default_deadline_seconds` without it.
+    #[schema(exclusive_minimum = 0, example = 30)]
+    pub deadline_seconds: Option<f64>,
+}
+
+impl UploadBody for ImageBody {
+    fn take_image(&mut self) -> Option<String> {
+        self.image.take()
+    }
+}
+
+/// The parts of a multipart request.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the multipart form in the OpenAPI document")]
+pub struct ImageForm {
+    /// The encoded image: JPEG, PNG, WebP, GIF, BMP or TIFF.
+    #[schema(value_type = String, format = Binary)]
+    image: Vec<u8>,
+    /// Everything else, as JSON without `image`.
+    request: Option<ImageBody>,
+}
+
+/// An image that is held.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ImageReply {
+    /// What stands for the image in `POST /v1/segment`. Random and listed nowhere: whoever has it can use the image and drop it.
+    #[schema(example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")]
+    pub image_id: String,
+    /// The model that looked at it. Others can be asked about it, too; they look at it then.
+    #[schema(example = "demo")]
+    pub model: String,
+    /// Width of the image in pixels, after orientation.
+    #[schema(example = 640)]
+    pub width: u32,
+    /// Height of the image in pixels, after orientation.
+    #[schema(example = 480)]
+    pub height: u32,
+    /// Seconds from now for which it is held (`images.keep_seconds`), unless more recently used ones need the room.
+    #[schema(example = 3600)]
+    pub expires_in_seconds: f64,
+    /// Whether what the model makes of the image was held already.
+    #[schema(example = false)]
+    pub features_cached: bool,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Leave an image here
+///
+/// Holds the image and what the model makes of it, so that class lists to come cost milliseconds: send the `image_id` in place of
+/// the image in `POST /v1/segment`. Requests may ask for anything; where their options have the model look at the image in
+/// another way, it does, and that is kept, too.
+///
+/// The image is held for `images.keep_seconds` at most, and images and features have room for `images.held_bytes` and
+/// `images.cache_bytes`, of which the least recently used go first. An `image_id` that is not held any more is answered with
+/// 404, `/problems/image-not-held`: send the image again. Nothing is written to disk.
+#[utoipa::path(
+    post,
+    path = "/v1/images",
+    operation_id = "post_image",
+    tag = "segmentation",
+    request_body(
+        description = "The image; all else is optional.",
+        content(
+            (ImageBody = "application/json", example = json!({"image": "data:image/jpeg;base64,/9j/4AAQSkZJRg..."})),
+            (ImageForm = "multipart/form-data"),
+        ),
+    ),
+    responses(
+        (status = 201, description = "The image is held.", body = ImageReply,
+            headers(("location" = String, description = "Where it can be dropped: `/v1/images/{id}`."))),
+        PostProblems,
+    ),
+)]
+pub(super) async fn post_image(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let Upload { image, body } = upload::read::<ImageBody>(request, &state).await?;
+    let image = image.ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
+    let now = Instant::now();
+    let ImageBody {
+        image: _,
+        model,
+        protocol,
+        attention,
+        key_smoothing,
+        short_side,
+        scales,
+        resize,
+        window,
+        deadline_seconds,
+    } = body.unwrap_or_default();
+    let (model, kind) = state.engine.find_model(model.as_deref())?;
+    let settings = protocol.map(Protocol::settings);
+    let defaults = settings.as_ref().unwrap_or(&state.config.defaults);
+    let look = LookFields {
+        protocol,
+        attention,
+        key_smoothing,
+        short_side,
+        scales,
+        resize,
+        window,
+        deadline_seconds,
+    };
+    let Look { dense, input, deadline } = look.fill_in(&state.config, defaults, (model, kind), now)?;
+    let request = ImageRequest {
+        model: model.to_owned(),
+        image,
+        dense,
+        input,
+        deadline,
+    };
+    let held = state.engine.hold_image(request).await?;
+    let location = format!("/v1/images/{}", held.id);
+    let reply = ImageReply {
+        image_id: held.id,
+        model: held.model,
+        width: held.width,
+        height: held.height,
+        expires_in_seconds: held.expires_in.as_secs_f64(),
+        features_cached: held.features_cached,
+        timings: held.timings,
+    };
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(reply)).into_response())
+}
+
+/// Drop an image
+///
+/// Requests that use it already are answered. What models made of its bytes goes with it.
+#[utoipa::path(
+    delete,
+    path = "/v1/images/{id}",
+    operation_id = "delete_image",
+    tag = "segmentation",
+    params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
+    responses((status = 204, description = "Dropped."), DeleteProblems),
+)]
+pub(super) async fn delete_image(
+    State(state): State<AppState>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let Path(id) = id?;
+    state.engine.drop_image(&id)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The problems of `POST /v1/images`.
+struct PostProblems;
+
+impl IntoResponses for PostProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::responses(&[
+            ProblemType::Malformed,
+            ProblemType::RequestTooLarge,
+            ProblemType::ImageTooLarge,
+            ProblemType::ImageTooLargeToHold,
+            ProblemType::UnsupportedMediaType,
+            ProblemType::InvalidRequest,
+            ProblemType::UndecodableImage,
+            ProblemType::UnknownModel,
+            ProblemType::UnsupportedByModel,
+            ProblemType::Overloaded,
+            ProblemType::Unavailable,
+            ProblemType::DeadlineExceeded,
+        ])
+    }
+}
+
+/// The problems of `DELETE /v1/images/{id}`.
+struct DeleteProblems;
+
+impl IntoResponses for DeleteProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::responses(&[ProblemType::Malformed, ProblemType::ImageNotHeld])
+    }
+}

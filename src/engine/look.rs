@@ -1,0 +1,253 @@
+//! How a model comes to look at an image, or is found to have looked at it before: digest, decode, preprocess; and the images
+//! that are held for requests to come.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::features::{FeatureKey, HeldFeatures, ImageDigest};
+use super::images::EncodedImage;
+use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
+use super::run::{Progress, Run};
+use super::worker::{Job, LookJob, Sight};
+use super::{Engine, ImageFeatures, ModelKind, cost};
+use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement, check_grid};
+use crate::image::{self, ModelInput, RgbImage};
+use crate::telemetry::Stage;
+
+impl Engine {
+    /// Looks at an image and holds it with what its model made of it, so that [`ImageSource::Held`] can stand for it.
+    ///
+    /// Waits for nothing that [`Engine::segment`] does not wait for.
+    ///
+    /// # Errors
+    /// See [`SegmentError`]: the image, the options, the engine's state, the deadline.
+    pub async fn hold_image(&self, request: ImageRequest) -> Result<HeldImage, SegmentError> {
+        let progress = Progress::default();
+        let deadline = request.deadline;
+        let run = Run::admit(self, &request.model, &progress)?;
+        progress.until(deadline, run.hold_image(request)).await
+    }
+
+    /// Lets go of an image, and of what models made of its bytes.
+    ///
+    /// # Errors
+    /// [`SegmentError::ImageNotHeld`].
+    pub fn drop_image(&self, id: &str) -> Result<(), SegmentError> {
+        let image = self.images.remove(id, Instant::now());
+        let image = image.ok_or(SegmentError::ImageNotHeld)?;
+        self.features.drop_image(image.digest);
+        Ok(())
+    }
+}
+
+/// What there is of an image.
+pub(super) struct Look {
+    /// Width and height in pixels, after orientation.
+    pub(super) size: (u32, u32),
+    /// What a worker gets of it.
+    pub(super) sight: Sight,
+    /// Where its features are held, or may be; none when none are kept.
+    pub(super) key: Option<FeatureKey>,
+}
+
+impl Look {
+    /// Whether the features were held already.
+    pub(super) fn is_cached(&self) -> bool {
+        matches!(self.sight, Sight::Features(..))
+    }
+}
+
+impl Run<'_> {
+    async fn hold_image(mut self, request: ImageRequest) -> Result<HeldImage, SegmentError> {
+        let ImageRequest {
+            model: _,
+            image,
+            dense,
+            input,
+            deadline: _,
+        } = request;
+        self.check(&dense)?;
+        self.engine.images.check(&image)?;
+        let digest = self.digest(&image).await?;
+        let look = self.look(image.clone(), Some(digest), &dense, &input).await?;
+        let features_cached = look.is_cached();
+        // Features that will not be kept need not be computed.
+        if let (Sight::Pixels(input), Some(key)) = (look.sight, look.key) {
+            let job = |ticket| {
+                Job::Look(LookJob {
+                    input,
+                    options: dense,
+                    ticket,
+                })
+            };
+            let features = self.on_worker(job).await?;
+            self.hold_features(key, features, look.size, &dense);
+        }
+        let image = EncodedImage { bytes: image, digest };
+        let id = self.engine.images.hold(image, Instant::now());
+        let (width, height) = look.size;
+        Ok(HeldImage {
+            id: id.to_string(),
+            model: self.model.name.clone(),
+            width,
+            height,
+            expires_in: self.engine.images.lifetime(),
+            features_cached,
+            timings: self.timings,
+        })
+    }
+
+    /// The bytes of the image that a request is about, with their digest where it is of use.
+    pub(super) async fn image(&self, source: &ImageSource) -> Result<(Bytes, Option<ImageDigest>), SegmentError> {
+        match source {
+            ImageSource::Upload(bytes) if self.engine.features.is_on() => {
+                Ok((bytes.clone(), Some(self.digest(bytes).await?)))
+            }
+            ImageSource::Upload(bytes) => Ok((bytes.clone(), None)),
+            ImageSource::Held(id) => {
+                let held = self.engine.images.get(id, Instant::now());
+                let EncodedImage { bytes, digest } = held.ok_or(SegmentError::ImageNotHeld)?;
+                Ok((bytes, Some(digest)))
+            }
+        }
+    }
+
+    async fn digest(&self, image: &Bytes) -> Result<ImageDigest, SegmentError> {
+        let image = image.clone();
+        self.blocking("digest", move || ImageDigest::of(&image)).await
+    }
+
+    /// Features that are held, and pixels where they are needed all the same; else pixels.
+    pub(super) async fn look(
+        &mut self,
+        bytes: Bytes,
+        digest: Option<ImageDigest>,
+        dense: &DenseOptions,
+        input: &InputOptions,
+    ) -> Result<Look, SegmentError> {
+        let features = &self.engine.features;
+        let model = (self.host.name.as_str(), self.model.short_side);
+        let digest = digest.filter(|_| features.is_on());
+        let key = digest.map(|digest| FeatureKey::new(digest, model, dense, input));
+        let held = key
+            .as_ref()
+            .and_then(|key| features.get(key, dense.key_smoothing.keys()));
+        let Some(HeldFeatures { features, size, .. }) = held else {
+            let pixels = self.decode(bytes).await?;
+            let size = pixels.dimensions();
+            let sight = Sight::Pixels(self.preprocess(pixels, dense, input).await?);
+            return Ok(Look { size, sight, key });
+        };
+        let pixels = match dense.refinement {
+            Refinement::None => None,
+            Refinement::Pamr | Refinement::PearlPropagation => {
+                let pixels = self.decode(bytes).await?;
+                Some(self.preprocess(pixels, dense, input).await?)
+            }
+        };
+        let sight = Sight::Features(features, pixels);
+        Ok(Look { size, sight, key })
+    }
+
+    /// Keeps the features of an image of this width and height, computed with these options.
+    pub(super) fn hold_features(
+        &self,
+        key: FeatureKey,
+        features: Arc<dyn ImageFeatures>,
+        size: (u32, u32),
+        dense: &DenseOptions,
+    ) {
+        let keys = dense.key_smoothing.keys();
+        let held = HeldFeatures { features, keys, size };
+        self.engine.features.hold(key, held);
+    }
+
+    /// What the model at hand cannot do.
+    pub(super) fn check(&self, dense: &DenseOptions) -> Result<(), SegmentError> {
+        match self.host.kind {
+            ModelKind::Clip => self.check_attention(dense.attention),
+            ModelKind::Student if dense.key_smoothing != KeySmoothing::None => Err(SegmentError::Unsupported(format!(
+                "the model {} is a student: it has no keys to smooth",
+                self.model.name
+            ))),
+            // It has no attention, and does not look at the request's.
+            ModelKind::Student => Ok(()),
+        }
+    }
+
+    fn check_attention(&self, asked: Attention) -> Result<(), SegmentError> {
+        let possible = &self.model.attentions;
+        if possible.contains(&asked) {
+            return Ok(());
+        }
+        let possible = possible
+            .iter()
+            .map(|attention| attention.name())
+            .collect::<Vec<_>>()
+            .join(", ");
+        Err(SegmentError::Unsupported(format!(
+            "the model {} ({}) cannot compute the attention {}; it can: {possible}",
+            self.model.name,
+            self.model.architecture,
+            asked.name()
+        )))
+    }
+
+    async fn decode(&mut self, bytes: Bytes) -> Result<RgbImage, SegmentError> {
+        let max_pixels = self.engine.settings.limits.max_image_pixels;
+        let decode = move || image::decode(&bytes, max_pixels);
+        Ok(self.stage(Stage::Decode, decode).await??)
+    }
+
+    async fn preprocess(
+        &mut self,
+        pixels: RgbImage,
+        dense: &DenseOptions,
+        input: &InputOptions,
+    ) -> Result<ModelInput, SegmentError> {
+        let sizes = self.sizes(&pixels, dense, input)?;
+        let (resize, normalisation) = (input.resize, self.model.normalisation);
+        self.stage(Stage::Preprocess, move || ModelInput {
+            image_height: pixels.height() as usize,
+            image_width: pixels.width() as usize,
+            sizes: sizes
+                .into_iter()
+                .map(|(width, height)| image::preprocess(&pixels, width, height, resize, &normalisation))
+                .collect(),
+        })
+        .await
+    }
+
+    /// Width and height in pixels at which the model sees the image at each scale, once it is known that it may.
+    fn sizes(
+        &self,
+        pixels: &RgbImage,
+        dense: &DenseOptions,
+        input: &InputOptions,
+    ) -> Result<Vec<(u32, u32)>, SegmentError> {
+        let limits = &self.engine.settings.limits;
+        let patch_pixels = self.model.patch_pixels;
+        let short_side = input.short_side.unwrap_or(self.model.short_side);
+        let mut sizes = Vec::with_capacity(input.scales.len());
+        for &scale in &input.scales {
+            let short_side = cost::scaled_short_side(short_side, scale, limits)?;
+            let (width, height) = pixels.dimensions();
+            let max_pixels = limits.max_input_pixels;
+            sizes.push(
+                input
+                    .resize
+                    .working_size(width, height, short_side, patch_pixels, max_pixels)?,
+            );
+        }
+        cost::check_sizes(&sizes, dense.window, patch_pixels, limits)?;
+        let seen = |side: u32| dense.window.map_or(side, |window| side.min(window.side));
+        for &(width, height) in &sizes {
+            let [rows, columns] = [height, width].map(|side| (seen(side) / patch_pixels) as usize);
+            check_grid(dense.attention, rows, columns)?;
+            cost::check_pairs(rows * columns, dense.attention, limits)?;
+        }
+        Ok(sizes)
+    }
+}
