@@ -115,11 +115,11 @@ impl TextTower {
         let (last, others) = self.resblocks.split_last().expect("a tower has at least one block");
         let nodes = others.iter().fold(nodes, |nodes, block| {
             let mixed = sight.mix(&block.attn, &block.ln_1.forward(&nodes));
-            block.complete(&nodes, &block.attn.out_proj.forward(&mixed))
+            block.complete_mixed(&nodes, &mixed)
         });
         // Nothing looks at the last block's nodes any more: the ends alone go on. [nodes, width] -> [prompts, width]
         let mixed = sight.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
-        let ends = last.complete(&nodes.index_select(0, &ends), &last.attn.out_proj.forward(&mixed));
+        let ends = last.complete_mixed(&nodes.index_select(0, &ends), &mixed);
         self.ln_final.forward(&ends).matmul(&self.text_projection)
     }
 

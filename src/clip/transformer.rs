@@ -247,6 +247,11 @@ impl ResidualAttentionBlock {
         self.with_mlp(&(x + attended))
     }
 
+    /// The same from what the heads made of the values, side by side and not yet projected: the projection adds as it goes.
+    pub(crate) fn complete_mixed(&self, x: &Tensor, mixed: &Tensor) -> Tensor {
+        self.with_mlp(&self.attn.out_proj.forward_added(mixed, x))
+    }
+
     fn with_mlp(&self, x: &Tensor) -> Tensor {
         self.mlp.forward_added(&self.ln_2.forward(x), x)
     }
