@@ -1,4 +1,5 @@
-// The form: which image, which classes, which settings; sends POST /v1/segment and hands the reply to result.js.
+// The form: which image, which classes, which settings; sends POST /v1/images once for an image, then POST /v1/segment for each
+// class list, and hands the reply to result.js.
 //
 // Fields of the form are named as the request's fields are, and an empty one is left out, so that the server's own
 // defaults hold. The contract is /openapi.yaml.
@@ -11,7 +12,17 @@ const MODEL_RETRY_MILLISECONDS = 2000;
 const element = (id) => document.getElementById(id);
 const view = new ResultView();
 
-/** The image to label: its bytes, its file name, and its address if it is one of the examples. */
+/** The kinds of problems that are answered by sending the image along. */
+const IMAGE_NOT_HELD = "/problems/image-not-held";
+const IMAGE_TOO_LARGE_TO_HOLD = "/problems/image-too-large-to-hold";
+
+/** The fields of a request that say how the model looks at the image, as POST /v1/images takes them. */
+const LOOK_FIELDS = ["model", "attention", "key_smoothing", "short_side"];
+
+/**
+ * The image to label: its bytes, its file name, its address if it is one of the examples, and what the server calls it: `null`
+ * before it has been left there, `undefined` where the server has no room for it.
+ */
 let image = null;
 /** Chosen classes in the order of their ids: `{ name, synonyms }`. */
 let classes = [];
@@ -51,7 +62,7 @@ async function setImage(blob, name, exampleUrl = null) {
   element("image-name").hidden = false;
   element("empty").hidden = true;
   element("stage").hidden = false;
-  image = { blob, name, exampleUrl };
+  image = { blob, name, exampleUrl, id: null };
   markExample(exampleUrl);
   refreshCurl();
   return true;
@@ -352,15 +363,50 @@ async function run() {
   }
 }
 
-/** Sends the request; throws a `RequestProblem` where the server, or the way to it, says no. */
+/** Labels the image, which is sent only if the server does not hold it; throws a `RequestProblem` where it, or the way to it, says no. */
 async function segment(signal) {
+  const asked = image; // another may be chosen meanwhile
+  const body = { ...requestBody(), output: { label_map: "png", confidence_map: true } };
+  for (const isRepeated of [false, true]) {
+    const timings = asked.id === null ? await holdImage(asked, body, signal) : {};
+    try {
+      const [fields, sent] = asked.id ? [{ ...body, image_id: asked.id }, null] : [body, asked];
+      const reply = await post("/v1/segment", fields, sent, signal);
+      return { ...reply, timings: addTimings(reply.timings, timings) };
+    } catch (problem) {
+      if (isRepeated || problem.type !== IMAGE_NOT_HELD) throw problem;
+      asked.id = null;
+    }
+  }
+}
+
+/** Leaves an image on the server, looked at as a request will ask for it; the seconds of the stages that this took. */
+async function holdImage(left, body, signal) {
+  const look = Object.fromEntries(LOOK_FIELDS.filter((field) => field in body).map((field) => [field, body[field]]));
+  try {
+    const { image_id, timings } = await post("/v1/images", look, left, signal);
+    left.id = image_id;
+    return timings;
+  } catch (problem) {
+    if (problem.type !== IMAGE_TOO_LARGE_TO_HOLD) throw problem;
+    left.id = undefined;
+    return {};
+  }
+}
+
+/** The seconds of each stage over both requests. */
+function addTimings(timings, before) {
+  return Object.fromEntries(Object.entries(timings).map(([stage, seconds]) => [stage, seconds + (before[stage] ?? 0)]));
+}
+
+/** Sends a request, with an image unless that is null; the reply's JSON. Throws a `RequestProblem`. */
+async function post(url, body, sent, signal) {
   const form = new FormData();
-  form.append("image", image.blob, image.name);
-  const output = { label_map: "png", confidence_map: true };
-  form.append("request", JSON.stringify({ ...requestBody(), output }));
+  if (sent) form.append("image", sent.blob, sent.name);
+  form.append("request", JSON.stringify(body));
   let response;
   try {
-    response = await fetch("/v1/segment", { method: "POST", body: form, signal });
+    response = await fetch(url, { method: "POST", body: form, signal });
   } catch {
     throw new RequestProblem("The server did not answer", "It may be down, or the image too large for it. Try again.");
   }
@@ -368,23 +414,25 @@ async function segment(signal) {
   return response.json();
 }
 
-/** An answer that is not a result: a title and, as the message, a detail for people. */
+/** An answer that is not a result: a title and, as the message, a detail for people; its type where it is one of the server's problems. */
 class RequestProblem extends Error {
-  constructor(title, detail) {
+  constructor(title, detail, type) {
     super(detail);
     this.title = title;
+    this.type = type;
   }
 }
 
 /** Reads problem details (RFC 9457); a proxy's page of its own becomes its status. */
 async function problemOf(response) {
-  const { title, detail, instance } = await response.json().catch(() => ({}));
+  const { type, title, detail, instance } = await response.json().catch(() => ({}));
   const seconds = Number(response.headers.get("Retry-After"));
   const advice = seconds > 0 ? `Try again in ${seconds} ${seconds === 1 ? "second" : "seconds"}.` : "";
   const record = !detail && instance ? `The server’s log has the detail under ${instance}.` : "";
   return new RequestProblem(
     title ?? `The server answered ${response.status}`,
     [detail, advice, record].filter(Boolean).join(" "),
+    type,
   );
 }
 

@@ -118,6 +118,54 @@ pageTest("typed classes with a synonym make the legend", async (page) => {
   assert.deepEqual(await legend(page), ["boat", "lemon", "tiger"]);
 });
 
+pageTest("an image is sent once, whatever is asked of it", async (page) => {
+  let sent = 0;
+  page.on("request", (request) => (sent += Number(request.url().endsWith("/v1/images"))));
+  await takeExample(page);
+  for (const names of [["tiger"], ["lemon", "boat"]]) {
+    await typeClasses(page, names);
+    const response = await send(page);
+    assert.ok((await response.json()).features_cached);
+    assert.deepEqual(await legend(page), [...names].sort());
+  }
+  assert.equal(sent, 1);
+  await page.locator("#example-list button").nth(1).click();
+  await page.waitForResponse("**/v1/segment");
+  assert.equal(sent, 2);
+});
+
+pageTest(
+  "an image that the server holds no more is sent again",
+  async (page) => {
+    const [held] = await Promise.all([page.waitForResponse("**/v1/images"), takeExample(page)]);
+    const { image_id } = await held.json();
+    await fetch(new URL(`/v1/images/${image_id}`, server), { method: "DELETE" });
+    await typeClasses(page, ["tiger", "lemon"]);
+    const [again] = await Promise.all([
+      page.waitForResponse("**/v1/images"),
+      page.waitForResponse((response) => response.url().endsWith("/v1/segment") && response.ok()),
+      page.locator("#class-input").press("Enter"),
+    ]);
+    assert.notEqual((await again.json()).image_id, image_id);
+    await page.locator("#progress").waitFor({ state: "hidden" });
+    assert.deepEqual(await legend(page), ["lemon", "tiger"]);
+  },
+  /status of 404/,
+);
+
+pageTest(
+  "an image that the server has no room for is sent with each request",
+  async (page) => {
+    const problem = { type: "/problems/image-too-large-to-hold", title: "Too large", status: 413 };
+    await page.route("**/v1/images", (route) => route.fulfill({ status: 413, json: problem }));
+    await takeExample(page);
+    await typeClasses(page, ["tiger", "lemon"]);
+    assert.equal((await send(page)).status(), 200);
+    assert.deepEqual(await legend(page), ["lemon", "tiger"]);
+  },
+  /status of 413/,
+);
+
 pageTest("the overlay is the API's label map, pixel for pixel", async (page) => {
   await takeExample(page);
   await typeClasses(page, ["tiger", "lemon", "boat"]);
