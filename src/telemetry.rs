@@ -74,6 +74,7 @@ pub struct Metrics {
     http_requests: IntCounterVec,
     http_request_seconds: HistogramVec,
     stage_seconds: HistogramVec,
+    pass_images: HistogramVec,
     model_info: IntGaugeVec,
     queue_depth: IntGaugeVec,
     workers_live: IntGaugeVec,
@@ -85,6 +86,9 @@ pub struct Metrics {
 const SECONDS_BUCKETS: [f64; 15] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
 ];
+
+/// Upper bounds of images that share a pass.
+const PASS_BUCKETS: [f64; 5] = [1.0, 2.0, 4.0, 8.0, 16.0];
 
 impl Metrics {
     /// A registry of its own with every metric in it.
@@ -111,6 +115,12 @@ impl Metrics {
                 &["model", "stage"],
             )
             .expect("the metric's definition is constant"),
+            pass_images: HistogramVec::new(
+                HistogramOpts::new("maskclip_pass_images", "Images that passed through a model together.")
+                    .buckets(PASS_BUCKETS.to_vec()),
+                &["model"],
+            )
+            .expect("the metric's definition is constant"),
             model_info: IntGaugeVec::new(
                 Opts::new("maskclip_model_info", "1 for each loaded model."),
                 &["model", "architecture", "weights_sha256", "precision", "device"],
@@ -130,10 +140,11 @@ impl Metrics {
         )
         .expect("the metric's definition is constant");
         build_info.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
-        let collectors: [Box<dyn Collector>; 8] = [
+        let collectors: [Box<dyn Collector>; 9] = [
             Box::new(metrics.http_requests.clone()),
             Box::new(metrics.http_request_seconds.clone()),
             Box::new(metrics.stage_seconds.clone()),
+            Box::new(metrics.pass_images.clone()),
             Box::new(metrics.model_info.clone()),
             Box::new(metrics.queue_depth.clone()),
             Box::new(metrics.requests_in_flight.clone()),
@@ -168,6 +179,7 @@ impl Metrics {
         for stage in Stage::ALL {
             self.stage_seconds.with_label_values(&[model, stage.name()]);
         }
+        self.pass_images.with_label_values(&[model]);
         self.queue_depth(model);
         self.workers_live(model);
     }
@@ -204,6 +216,11 @@ impl Metrics {
         self.stage_seconds
             .with_label_values(&[model, stage.name()])
             .observe(elapsed.as_secs_f64());
+    }
+
+    /// Records how many images passed through a model together.
+    pub fn pass(&self, model: &str, images: usize) {
+        self.pass_images.with_label_values(&[model]).observe(images as f64);
     }
 
     /// Says that a model is loaded. Loaded anew it is the same.

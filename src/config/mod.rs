@@ -213,6 +213,8 @@ pub struct EngineConfig {
     pub queue_capacity: usize,
     /// Worker threads, each with the model of its own.
     pub workers: usize,
+    /// Images that may pass through a model together, 1 for none.
+    pub max_batch: usize,
     /// Seconds a request may take when it names no deadline.
     pub default_deadline_seconds: f64,
     /// The longest deadline a request may name, in seconds.
@@ -316,6 +318,7 @@ impl Config {
             "an http or https address",
         )?;
         at_least_one("engine.queue_capacity", engine.queue_capacity as u64)?;
+        at_least_one("engine.max_batch", engine.max_batch as u64)?;
         at_least_one("engine.workers", engine.workers as u64)?;
         in_range(
             "engine.max_deadline_seconds",

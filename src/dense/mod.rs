@@ -36,6 +36,7 @@ pub use options::{
 pub use refinement::refinement_bytes;
 pub use scores::DenseScores;
 pub use views::ImageViews;
+pub use windows::BATCH_PIXELS;
 
 use tch::Tensor;
 

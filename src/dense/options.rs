@@ -143,7 +143,7 @@ impl KeySmoothing {
 }
 
 /// The keys that a [`KeySmoothing`] compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SmoothingKeys {
     /// Those of the last attention.
     Plain,

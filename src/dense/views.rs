@@ -24,8 +24,32 @@ impl ImageViews {
     /// # Panics
     /// When a shape is none of the above, there is no size, or libtorch fails.
     pub fn extract(network: &dyn FeatureSource, sizes: &[Tensor], options: &DenseOptions) -> Result<Self, DenseError> {
-        let views = sizes.iter().map(|image| windows::view(network, image, options));
-        Ok(Self(views.collect::<Result<_, _>>()?))
+        let mut views = Self::extract_batch(network, &[sizes], options)?;
+        Ok(views.remove(0))
+    }
+
+    /// [`ImageViews::extract`] for several images at the same sizes, which pass through the network together, up to
+    /// [`BATCH_PIXELS`](super::BATCH_PIXELS) at a time; of each as if it were alone, but for rounding.
+    ///
+    /// # Errors
+    /// As above.
+    ///
+    /// # Panics
+    /// As above; when there is no image, or the images' sizes differ.
+    pub fn extract_batch(
+        network: &dyn FeatureSource,
+        images: &[&[Tensor]],
+        options: &DenseOptions,
+    ) -> Result<Vec<Self>, DenseError> {
+        let mut views: Vec<_> = images.iter().map(|sizes| Vec::with_capacity(sizes.len())).collect();
+        for size in 0..images[0].len() {
+            let at_size: Vec<_> = images.iter().map(|sizes| &sizes[size]).collect();
+            let seen = windows::views(network, &at_size, options)?;
+            for (views, seen) in views.iter_mut().zip(seen) {
+                views.push(seen);
+            }
+        }
+        Ok(views.into_iter().map(Self).collect())
     }
 
     /// [`DenseFeatures::score`] over all windows and sizes. `text` is `[queries, embedding]`, each row of unit length but for what a
@@ -134,6 +158,45 @@ mod tests {
             let reference = |threshold| KeySmoothing::Reference { threshold };
             let projected = [reference(0.5), reference(1.0), KeySmoothing::None].map(by);
             assert_equal_to_the_bit(&tower, &sizes, &projected[0], &projected);
+        }
+    }
+
+    #[test]
+    fn images_in_a_batch_score_as_each_of_them_alone() {
+        for (name, sides) in [("vit_quick_gelu", [96, 112]), ("resnet", [80, 100])] {
+            let tower = tower(name);
+            let text = text(&tower);
+            // At two sizes each, and no two alike.
+            let sizes = |image: i64| {
+                let at = |side: i64| (noise(&[3, side + 16, side]) + image as f64 * 0.1).sin();
+                Vec::from(sides.map(at))
+            };
+            let images: Vec<_> = (0..3).map(sizes).collect();
+            for &attention in dense::attentions(&tower) {
+                for window in [None, Some(Window { side: 96, stride: 8 })] {
+                    if attention == Attention::ScClip && window.is_none() {
+                        continue; // It looks at squares alone.
+                    }
+                    let options = DenseOptions {
+                        attention,
+                        window,
+                        key_smoothing: KeySmoothing::Likeness,
+                        ..DenseOptions::default()
+                    };
+                    let batch: Vec<_> = images.iter().map(Vec::as_slice).collect();
+                    let together = ImageViews::extract_batch(&tower, &batch, &options).unwrap();
+                    for (views, image) in together.iter().zip(&images) {
+                        let alone = dense::score(&tower, image, &text, &OWNERS, &options).unwrap();
+                        let scores = views.score(&text, &OWNERS, &options);
+                        for (found, expected) in scores.map.grids.iter().zip(&alone.map.grids) {
+                            let close = found.values.iter().zip(&expected.values);
+                            let difference = close.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                            // Of logits, cosines times 100.
+                            assert!(difference < 1e-3, "{name}, {options:?}: {difference}");
+                        }
+                    }
+                }
+            }
         }
     }
 

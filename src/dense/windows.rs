@@ -2,26 +2,33 @@
 
 use tch::Tensor;
 
-use super::scores::View;
+use super::scores::{View, length};
 use super::{DenseError, DenseFeatures, DenseOptions, FeatureSource, Window};
 use crate::label_map::Windows;
 
-/// Pixels that pass through the network together: as many windows as have no more, at least one.
-const BATCH_PIXELS: i64 = 1 << 19;
+/// Pixels that pass through the network together: as many images or windows as have no more, at least one.
+pub const BATCH_PIXELS: usize = 1 << 19;
 
-/// What the network sees of an image, `[3, height, width]`: all windows of it, or the whole.
-pub(super) fn view(
+/// What the network sees of each of the images, of one size, `[3, height, width]` each: all windows of it, or the whole.
+pub(super) fn views(
     network: &dyn FeatureSource,
-    image: &Tensor,
+    images: &[&Tensor],
     options: &DenseOptions,
-) -> Result<View<DenseFeatures>, DenseError> {
-    let (_, height, width) = image.size3().expect("an image is [3, height, width]");
+) -> Result<Vec<View<DenseFeatures>>, DenseError> {
+    let (_, height, width) = images[0].size3().expect("an image is [3, height, width]");
     let windows = over(height, width, options.window);
-    let features = match &windows {
-        Some(windows) => extract(network, &crops(image, windows, network.patch_pixels()), options)?,
-        None => extract(network, &[in_whole_patches(image, network.patch_pixels())], options)?,
+    let seen = images.iter().flat_map(|image| match &windows {
+        Some(windows) => crops(image, windows, network.patch_pixels()),
+        None => vec![in_whole_patches(image, network.patch_pixels())],
+    });
+    let seen: Vec<_> = seen.collect();
+    let mut features = extract(network, &seen, options)?.into_iter();
+    let of_each = seen.len() / images.len();
+    let view = |_| View {
+        features: features.by_ref().take(of_each).collect(),
+        windows: windows.clone(),
     };
-    Ok(View { features, windows })
+    Ok(images.iter().map(view).collect())
 }
 
 /// The windows of an input of `height` x `width` pixels; `None` where it is seen as a whole.
@@ -39,9 +46,9 @@ fn extract(
     options: &DenseOptions,
 ) -> Result<Vec<DenseFeatures>, DenseError> {
     let (_, height, width) = images[0].size3().expect("an image is [3, height, width]");
-    let together = (BATCH_PIXELS / (height * width)).max(1);
+    let together = (BATCH_PIXELS / length(height * width)).max(1);
     let mut features = Vec::with_capacity(images.len());
-    for batch in images.chunks(usize::try_from(together).expect("at least one")) {
+    for batch in images.chunks(together) {
         let of_batch = network.features(&Tensor::stack(batch, 0), options)?;
         features.extend(of_batch.into_iter().map(DenseFeatures::owned));
     }

@@ -232,7 +232,20 @@ impl Labeller for ClipLabeller {
         input: &ModelInput,
         options: &DenseOptions,
     ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
-        input_features(&self.visual, (self.visual.device(), self.visual.kind()), input, options)
+        Ok(self.features_of_batch(&[input], options)?.remove(0))
+    }
+
+    fn features_of_batch(
+        &mut self,
+        inputs: &[&ModelInput],
+        options: &DenseOptions,
+    ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
+        input_features(
+            &self.visual,
+            (self.visual.device(), self.visual.kind()),
+            inputs,
+            options,
+        )
     }
 
     fn refine(
@@ -285,21 +298,25 @@ impl TextEncoder {
 pub fn input_features(
     network: &dyn FeatureSource,
     (device, kind): (Device, Kind),
-    input: &ModelInput,
+    inputs: &[&ModelInput],
     options: &DenseOptions,
-) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
-    let sizes: Vec<_> = input
-        .sizes
+) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
+    let pixels = |image: &NormalisedImage| pixels(image, device).to_kind(kind);
+    let images: Vec<Vec<_>> = inputs
         .iter()
-        .map(|image| pixels(image, device).to_kind(kind))
+        .map(|input| input.sizes.iter().map(pixels).collect())
         .collect();
-    let views =
-        ImageViews::extract(network, &sizes, options).map_err(|error| LabellerError::Model(error.to_string()))?;
-    Ok(Arc::new(TensorFeatures {
-        bytes: views.bytes(),
-        views: Mutex::new(views),
-        device,
-    }))
+    let images: Vec<_> = images.iter().map(Vec::as_slice).collect();
+    let views = ImageViews::extract_batch(network, &images, options);
+    let views = views.map_err(|error| LabellerError::Model(error.to_string()))?;
+    let features = views.into_iter().map(|views| {
+        Arc::new(TensorFeatures {
+            bytes: views.bytes(),
+            views: Mutex::new(views),
+            device,
+        }) as Arc<dyn ImageFeatures>
+    });
+    Ok(features.collect())
 }
 
 /// [`Labeller::refine`] by a network on this device.

@@ -42,6 +42,7 @@ impl ModelHost {
             factory,
             state,
             metrics: Arc::clone(metrics),
+            max_batch: settings.engine.max_batch,
         });
         worker::spawn(&context, settings.engine.workers);
         Self {

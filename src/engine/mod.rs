@@ -4,6 +4,7 @@
 //! Owns the order of the stages, the queues, the threads and all waiting. Knows nothing of HTTP; the
 //! only tensors here are in [`clip_labeller`].
 
+mod batching;
 pub mod clip_labeller;
 mod cost;
 mod features;

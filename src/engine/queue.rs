@@ -68,6 +68,28 @@ impl<T> JobQueue<T> {
         }
     }
 
+    /// How many waiting jobs `matches`.
+    pub fn count(&self, matches: impl Fn(&T) -> bool) -> usize {
+        self.lock().jobs.iter().filter(|job| matches(job)).count()
+    }
+
+    /// Takes the oldest waiting jobs that `matches`, up to so many; does not wait for any.
+    pub fn take(&self, most: usize, matches: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut state = self.lock();
+        let mut taken = Vec::new();
+        let (jobs, depth) = (&mut state.jobs, &self.depth);
+        let mut place = 0;
+        while taken.len() < most && place < jobs.len() {
+            if matches(&jobs[place]) {
+                taken.extend(jobs.remove(place));
+            } else {
+                place += 1;
+            }
+        }
+        depth.set(jobs.len() as i64);
+        taken
+    }
+
     /// Refuses further jobs; those that wait are still handed out.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -97,6 +119,20 @@ mod tests {
         assert_eq!(queue.depth.get(), 2);
         assert_eq!((queue.pop(), queue.pop()), (Some(1), Some(2)));
         assert_eq!(queue.depth.get(), 0);
+    }
+
+    #[test]
+    fn jobs_of_a_kind_are_taken_oldest_first_and_others_keep_their_places() {
+        let queue = queue();
+        for job in 1..=6 {
+            queue.push(job).expect("open");
+        }
+        let is_even = |job: &u32| job.is_multiple_of(2);
+        assert_eq!(queue.count(is_even), 3);
+        assert_eq!(queue.take(2, is_even), [2, 4]);
+        assert_eq!(queue.depth.get(), 4);
+        assert_eq!([(); 4].map(|()| queue.pop()), [1, 3, 5, 6].map(Some));
+        assert_eq!(queue.take(2, is_even), [0; 0]);
     }
 
     #[test]

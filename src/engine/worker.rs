@@ -3,6 +3,9 @@
 //! libtorch blocks and its tensors are not `Sync`, so models live on threads of their own, never on
 //! the async pool. A panic (tch panics where libtorch throws) is caught at the job's edge; the model
 //! is then loaded anew, and until that is done the worker does not count as live.
+//!
+//! Jobs are answered in the order they came, but that images which wait may share the pass of an earlier one of their shape, when
+//! [`batching`](super::batching) has found that to be faster.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
+use super::batching::{Batching, PassShape};
 use super::labeller::{ImageFeatures, Labeller, LabellerError, ModelInfo};
 use super::queue::JobQueue;
 use super::slots::Slot;
@@ -78,8 +82,8 @@ pub struct Scored {
 pub struct Ticket<T> {
     /// When its job joined the queue.
     queued: Instant,
-    /// Told how long the job waited, when a worker takes it.
-    started: oneshot::Sender<Duration>,
+    /// Told how long the job waited, when a worker takes it; none once that is done.
+    started: Option<oneshot::Sender<Duration>>,
     /// Where the answer goes.
     reply: oneshot::Sender<Result<T, LabellerError>>,
     /// Held until the job is done.
@@ -101,7 +105,7 @@ impl<T> Ticket<T> {
         let (started, has_started) = oneshot::channel();
         let ticket = Self {
             queued: Instant::now(),
-            started,
+            started: Some(started),
             reply,
             _slot: slot,
         };
@@ -112,14 +116,21 @@ impl<T> Ticket<T> {
         (ticket, waiting)
     }
 
-    /// Does the work, unless nobody waits for it any more.
-    fn serve(self, work: impl FnOnce() -> Result<T, LabellerError>) {
-        if self.reply.is_closed() {
-            return;
+    /// Whether anybody still waits for the answer.
+    fn is_wanted(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    /// Says that the work begins.
+    fn begin(&mut self) {
+        if let Some(started) = self.started.take() {
+            // Here and below: a receiver that has gone meanwhile does not want the answer.
+            let _ = started.send(self.queued.elapsed());
         }
-        // Here and below: a receiver that has gone meanwhile does not want the answer.
-        let _ = self.started.send(self.queued.elapsed());
-        let _ = self.reply.send(work());
+    }
+
+    fn answer(self, answer: Result<T, LabellerError>) {
+        let _ = self.reply.send(answer);
     }
 }
 
@@ -163,6 +174,8 @@ pub struct WorkerContext {
     pub state: watch::Sender<WorkersState>,
     /// Live workers are counted here.
     pub metrics: Arc<Metrics>,
+    /// Images that may share a pass: `engine.max_batch`.
+    pub max_batch: usize,
 }
 
 /// Starts `count` worker threads. They end when the queue is closed and empty.
@@ -183,7 +196,7 @@ fn work(context: &WorkerContext) {
         match catch(|| load_and_warm(context)) {
             Ok(Ok(mut labeller)) => {
                 context.worker_is_live(labeller.info());
-                let outcome = answer_jobs(&context.queue, labeller.as_mut());
+                let outcome = answer_jobs(context, labeller.as_mut());
                 context.worker_is_gone();
                 match outcome {
                     Outcome::QueueClosed => return,
@@ -213,48 +226,144 @@ enum Outcome {
     Panicked(String),
 }
 
-fn answer_jobs(queue: &JobQueue<Job>, labeller: &mut dyn Labeller) -> Outcome {
-    while let Some(job) = queue.pop() {
-        if let Err(message) = catch(|| answer(labeller, job)) {
+fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> Outcome {
+    let mut batching = Batching::new(context.max_batch);
+    while let Some(job) = context.queue.pop() {
+        if let Err(message) = catch(|| answer(context, labeller, &mut batching, job)) {
             return Outcome::Panicked(message);
         }
     }
     Outcome::QueueClosed
 }
 
-/// Answers one job. On a panic the job's channel is dropped with it, which its receiver sees.
-fn answer(labeller: &mut dyn Labeller, job: Job) {
+/// Answers a job, with those that share its pass. On a panic the jobs' channels are dropped with them, which their receivers see.
+fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut Batching, job: Job) {
+    let Some(shape) = job.shape() else {
+        return answer_without_a_pass(labeller, job);
+    };
+    let is_alike = |other: &Job| other.shape().as_ref() == Some(&shape);
+    let images = batching.images(&shape, 1 + context.queue.count(is_alike));
+    let mut jobs = vec![job];
+    jobs.extend(context.queue.take(images - 1, is_alike));
+    jobs.retain(Job::is_wanted);
+    if jobs.is_empty() {
+        return;
+    }
+    context.metrics.pass(&context.model, jobs.len());
+    jobs.iter_mut().for_each(Job::begin);
+    let start = Instant::now();
+    match features(labeller, &jobs) {
+        Ok(features) => {
+            batching.record(shape, jobs.len(), start.elapsed());
+            for (job, features) in jobs.into_iter().zip(features) {
+                job.finish(labeller, Ok(features));
+            }
+        }
+        Err(error) if jobs.len() == 1 => jobs.remove(0).finish(labeller, Err(error)),
+        // One image's failure is not the others'.
+        Err(_) => {
+            for job in jobs {
+                let features = features(labeller, std::slice::from_ref(&job)).map(|mut features| features.remove(0));
+                job.finish(labeller, features);
+            }
+        }
+    }
+}
+
+/// What the model makes of the pixels of jobs of one shape, in one pass.
+fn features(labeller: &mut dyn Labeller, jobs: &[Job]) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
+    let pixels: Vec<_> = jobs.iter().filter_map(Job::pixels).collect();
+    let inputs: Vec<_> = pixels.iter().map(|(input, _)| *input).collect();
+    let (_, options) = pixels.first().expect("jobs of a shape have pixels");
+    labeller.features_of_batch(&inputs, options)
+}
+
+fn answer_without_a_pass(labeller: &mut dyn Labeller, mut job: Job) {
+    job.begin();
     match job {
-        Job::Look(LookJob { input, options, ticket }) => ticket.serve(|| labeller.features(&input, &options)),
-        Job::Score(job) => {
-            let ScoreJob {
-                sight,
-                classifier,
-                options,
-                ticket,
-            } = job;
-            ticket.serve(|| score(labeller, sight, &classifier, &options));
+        Job::Score(ScoreJob {
+            sight: Sight::Features(features, input),
+            classifier,
+            options,
+            ticket,
+        }) if ticket.is_wanted() => {
+            ticket.answer(score(labeller, features, input.as_ref(), &classifier, &options));
         }
         Job::Embed(job) if !job.reply.is_closed() => {
             let _ = job.reply.send(labeller.embed_texts(&job.texts, job.templates));
         }
-        Job::Embed(_) => {}
+        Job::Look(_) | Job::Score(_) | Job::Embed(_) => {}
+    }
+}
+
+impl Job {
+    /// The pixels that the model has to look at, and how.
+    fn pixels(&self) -> Option<(&ModelInput, &DenseOptions)> {
+        match self {
+            Self::Look(LookJob { input, options, .. })
+            | Self::Score(ScoreJob {
+                sight: Sight::Pixels(input),
+                options,
+                ..
+            }) => Some((input, options)),
+            Self::Score(ScoreJob {
+                sight: Sight::Features(..),
+                ..
+            })
+            | Self::Embed(_) => None,
+        }
+    }
+
+    /// The shape of the pass that it needs, if it needs one.
+    fn shape(&self) -> Option<PassShape> {
+        self.pixels().map(|(input, options)| PassShape::of(input, options))
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self {
+            Self::Look(job) => job.ticket.is_wanted(),
+            Self::Score(job) => job.ticket.is_wanted(),
+            Self::Embed(job) => !job.reply.is_closed(),
+        }
+    }
+
+    fn begin(&mut self) {
+        match self {
+            Self::Look(job) => job.ticket.begin(),
+            Self::Score(job) => job.ticket.begin(),
+            Self::Embed(_) => {}
+        }
+    }
+
+    /// What becomes of the features of its pixels.
+    fn finish(self, labeller: &mut dyn Labeller, features: Result<Arc<dyn ImageFeatures>, LabellerError>) {
+        match self {
+            Self::Look(job) => job.ticket.answer(features),
+            Self::Score(ScoreJob {
+                sight: Sight::Pixels(input),
+                classifier,
+                options,
+                ticket,
+            }) => {
+                let scored =
+                    features.and_then(|features| score(labeller, features, Some(&input), &classifier, &options));
+                ticket.answer(scored);
+            }
+            Self::Score(_) | Self::Embed(_) => unreachable!("a job without pixels shares no pass"),
+        }
     }
 }
 
 fn score(
     labeller: &mut dyn Labeller,
-    sight: Sight,
+    features: Arc<dyn ImageFeatures>,
+    input: Option<&ModelInput>,
     classifier: &Classifier,
     options: &DenseOptions,
 ) -> Result<Scored, LabellerError> {
-    let (features, input) = match sight {
-        Sight::Pixels(input) => (labeller.features(&input, options)?, Some(input)),
-        Sight::Features(features, input) => (features, input),
-    };
     let mut scores = features.score(classifier, options)?;
     if let Some(input) = input {
-        scores.map = labeller.refine(scores.map, &input, classifier, options)?;
+        scores.map = labeller.refine(scores.map, input, classifier, options)?;
     }
     Ok(Scored { scores, features })
 }

@@ -173,7 +173,15 @@ impl Labeller for StudentLabeller {
         input: &ModelInput,
         options: &DenseOptions,
     ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
-        input_features(&self.network, self.input, input, options)
+        Ok(self.features_of_batch(&[input], options)?.remove(0))
+    }
+
+    fn features_of_batch(
+        &mut self,
+        inputs: &[&ModelInput],
+        options: &DenseOptions,
+    ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
+        input_features(&self.network, self.input, inputs, options)
     }
 
     fn refine(

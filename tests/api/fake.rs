@@ -25,6 +25,8 @@ pub const READ_BYTES: usize = 100;
 pub enum Action {
     /// Blocks until the test drops or uses the sender, then answers.
     WaitFor(mpsc::Receiver<()>),
+    /// Answers as if there were no action.
+    Answer,
     /// Returns an error.
     Fail,
     /// Panics, as tch does where libtorch throws.
@@ -164,6 +166,7 @@ impl Control {
                 let _ = release.recv();
                 Ok(false)
             }
+            Action::Answer => Ok(false),
             Action::Fail => Err(LabellerError::Model("the fake was told to fail".to_owned())),
             Action::Panic => panic!("the fake was told to panic"),
             Action::NotANumber => Ok(true),

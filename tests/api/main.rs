@@ -5,6 +5,7 @@
 mod fake;
 mod support;
 
+mod batching;
 mod errors;
 mod health;
 mod hostile;
