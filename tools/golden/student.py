@@ -35,7 +35,7 @@ STUDENTS = {
 QUERIES = 3
 UNLABELLED = 65535
 STEPS = 3
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.002, 0.9, 5e-4
 
 
 def sequence(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
