@@ -154,6 +154,18 @@ class Server(Process):
     def segment(
         self, connection: http.client.HTTPConnection, image: bytes, request: dict, accept: str, allowed: tuple[int, ...] = (200,)
     ) -> Reply:
+        """One image to be segmented."""
+        return self.upload(connection, "/v1/segment", image, request, accept, allowed)
+
+    def upload(
+        self,
+        connection: http.client.HTTPConnection,
+        path: str,
+        image: bytes,
+        request: dict,
+        accept: str = "application/json",
+        allowed: tuple[int, ...] = (200,),
+    ) -> Reply:
         """One image as a multipart form."""
         parts = [
             ('name="image"; filename="image.jpg"', "image/jpeg", image),
@@ -165,7 +177,7 @@ class Server(Process):
         )
         body += f"--{BOUNDARY}--\r\n".encode()
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Accept": accept}
-        return self.request(connection, "POST", "/v1/segment", body, headers, allowed)
+        return self.request(connection, "POST", path, body, headers, allowed)
 
     def model_seconds(self) -> float:
         """All that the model has taken so far, of every request."""

@@ -84,12 +84,13 @@ class Bench:
         more = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}
         return Side(name, command, environment(self.threads, more), self.folder / "log.txt")
 
-    def our_server(self, store: str = "none") -> Server:
+    def our_server(self, store: str = "none", keeps: bool = False) -> Server:
+        """Unless it `keeps` features every request looks at its image, as the peer's do."""
         command = [self.maskclip, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--model", self.inputs.weights]
         more = {
             "MASKCLIP_TELEMETRY__LOG_FILTER": "warn",
             "MASKCLIP_VOCABULARY__STORE_PATH": store,
-            "MASKCLIP_IMAGES__CACHE_BYTES": "0",  # every request looks at its image, as the peer's do
+            **({} if keeps else {"MASKCLIP_IMAGES__CACHE_BYTES": "0"}),
             "MASKCLIP_MODEL__THREADS": str(self.threads),
         }
         return Server("our server", command, environment(self.threads, more), self.folder / "log.txt")
@@ -425,6 +426,42 @@ def rows_of_clients(samples: Mapping[str, Sequence[float]], ours: str) -> list[R
     ]
 
 
+OTHER_REQUEST = REQUEST | {"classes": NAMES.read_text().splitlines()[: len(CLASSES)]}
+
+
+def commented(photograph: bytes, comment: str) -> bytes:
+    """The same picture as other bytes: a JPEG with a comment behind its first marker."""
+    segment = b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment.encode()
+    return photograph[:2] + segment + photograph[2:]
+
+
+def kept(bench: Bench) -> Measured:
+    """An image the server has not seen, then another class list for it: the same upload, or its `image_id`."""
+    photograph = bench.inputs.jpeg.read_bytes()
+    samples: dict[str, list[float]] = {"first": [], "same upload": [], "image_id": []}
+    with closing(bench.our_server(keeps=True)) as server, closing(server.connect()) as connection:
+        ours = f"ours {our_precision(server)}"
+        for number in range(WARM_UPS + bench.rounds * REQUESTS_PER_ROUND):
+            image = commented(photograph, f"number {number}")
+            first = server.segment(connection, image, REQUEST, "image/png")
+            upload = server.segment(connection, image, OTHER_REQUEST, "image/png")
+            held = server.upload(connection, "/v1/images", image, {"short_side": SIDE}, allowed=(201,))
+            body = json.dumps(OTHER_REQUEST | {"image_id": json.loads(held.body)["image_id"]}).encode()
+            headers = {"Content-Type": "application/json", "Accept": "image/png"}
+            by_id = server.request(connection, "POST", "/v1/segment", body, headers)
+            if by_id.body != upload.body:
+                raise SystemExit("the image_id has another label map than its upload")
+            if number >= WARM_UPS:
+                for name, reply in zip(samples, (first, upload, by_id), strict=True):
+                    samples[name].append(reply.seconds)
+    first = ("first request", samples["first"])
+    rows = [
+        compared(f"another class list, {name}", (ours, samples[name]), first, bar)
+        for name, bar in (("same upload", None), ("image_id", 20))
+    ]
+    return Measured(rows, samples)
+
+
 STAGES: dict[str, Callable[[Bench], Measured]] = {
     "forward": forward,
     "texts": texts,
@@ -432,6 +469,7 @@ STAGES: dict[str, Callable[[Bench], Measured]] = {
     "label-map": label_map,
     "pixels": pixels,
     "requests": requests,
+    "kept": kept,
     "clients": clients,
 }
 """In the order they run."""
