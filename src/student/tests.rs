@@ -376,7 +376,10 @@ fn the_student_learns_what_the_teacher_says() {
     };
     let (red, blue) = (share_of_blue(&red), share_of_blue(&blue));
     // Sums in another order, as with other threads, lead to other weights: the margin is for these.
-    assert!(red < 0.25 && blue > 0.75, "blue is seen in {red} of red, {blue} of blue");
+    assert!(
+        red < 0.25 && blue > 0.75,
+        "blue is seen in {red} of red, {blue} of blue"
+    );
 }
 
 #[test]
