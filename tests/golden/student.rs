@@ -8,7 +8,7 @@ use tch::{Device, Tensor};
 
 use crate::arrays::{Arrays, Comparison, golden};
 
-const LEARNING_RATE: f64 = 0.002;
+const LEARNING_RATE: f64 = 0.01;
 
 /// Steps whose losses are compared.
 const STEPS: usize = 3;
