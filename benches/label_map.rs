@@ -9,7 +9,8 @@ mod support;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use maskclip::label_map::{ScoreKind, label_map};
+use maskclip::label_map::label_map;
+use maskclip::scores::ScoreKind;
 
 fn label_maps(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("label map");

@@ -19,9 +19,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use maskclip::clip::{Clip, ModelConfig, Weights};
 use maskclip::dense::{DenseFeatures, DenseOptions};
 use maskclip::image::{self, Normalisation, NormalisedImage, Resize};
-use maskclip::label_map::{
-    LabelMap, LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED, label_map,
-};
+use maskclip::label_map::{LabelMap, LabelMapOptions, label_map};
+use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED};
 use maskclip::vocabulary::TemplateSet;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};

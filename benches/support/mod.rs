@@ -1,6 +1,7 @@
 //! Inputs that several benchmarks share, the same at every run.
 
-use maskclip::label_map::{LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED};
+use maskclip::label_map::LabelMapOptions;
+use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED};
 
 /// Numbers from 0 to 1 (SplitMix64).
 pub struct Uniform(u64);

@@ -29,7 +29,7 @@ pub(super) fn unsupported_media_type(found: Option<String>, supported: &'static 
 /// # Errors
 /// 413 above `limits.max_request_bytes`, 400 when the client broke off.
 pub(super) async fn read_bytes(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
-    let limit = state.config.limits.max_request_bytes;
+    let limit = state.max_request_bytes;
     Bytes::from_request(request, state)
         .await
         .map_err(|rejection| match rejection.status() {

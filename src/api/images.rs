@@ -18,8 +18,8 @@ use super::look::{Look, LookFields};
 use super::problem::{self, ProblemType};
 use super::segment::{KeySmoothingBody, WindowBody};
 use super::upload::{self, Upload, UploadBody};
-use crate::config::Protocol;
 use crate::dense::Attention;
+use crate::engine::Protocol;
 use crate::engine::{ImageRequest, Timings};
 use crate::image::Resize;
 
@@ -146,7 +146,7 @@ pub(super) async fn post_image(State(state): State<AppState>, request: Request) 
     } = body.unwrap_or_default();
     let (model, kind) = state.engine.find_model(model.as_deref())?;
     let settings = protocol.map(Protocol::settings);
-    let defaults = settings.as_ref().unwrap_or(&state.config.defaults);
+    let defaults = settings.as_ref().unwrap_or(&state.engine.settings().defaults);
     let look = LookFields {
         protocol,
         attention,
@@ -157,7 +157,7 @@ pub(super) async fn post_image(State(state): State<AppState>, request: Request) 
         window,
         deadline_seconds,
     };
-    let Look { dense, input, deadline } = look.fill_in(&state.config, defaults, (model, kind), now)?;
+    let Look { dense, input, deadline } = look.fill_in(state.engine.settings(), defaults, (model, kind), now)?;
     let request = ImageRequest {
         model: model.to_owned(),
         image,

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use super::error::ApiError;
 use super::problem::Limit;
 use super::segment::{KeySmoothingBody, WindowBody};
-use crate::config::{Config, DefaultsConfig, LimitsConfig, Protocol};
 use crate::dense::{Attention, DenseOptions, KeySmoothing};
-use crate::engine::{InputOptions, ModelKind, SegmentError};
+use crate::engine::{DefaultSettings, EngineSettings, InputLimits, Protocol};
+use crate::engine::{InputOptions, SegmentError};
 use crate::image::Resize;
+use crate::labeller::ModelKind;
 
 /// The fields, as they stand in a request.
 pub(super) struct LookFields {
@@ -39,16 +40,16 @@ impl LookFields {
     /// [`ApiError::Invalid`] with the field's path; when the model has nothing that a field is about.
     pub(super) fn fill_in(
         self,
-        config: &Config,
-        defaults: &DefaultsConfig,
+        settings: &EngineSettings,
+        defaults: &DefaultSettings,
         (model, kind): (&str, ModelKind),
         now: Instant,
     ) -> Result<Look, ApiError> {
         self.check_kind(model, kind)?;
         let short_side = match self.short_side {
             None if defaults.short_side == 0 => None,
-            None => Some(short_side(defaults.short_side, &config.limits)?),
-            Some(pixels) => Some(short_side(pixels, &config.limits)?),
+            None => Some(short_side(defaults.short_side, &settings.input_limits)?),
+            Some(pixels) => Some(short_side(pixels, &settings.input_limits)?),
         };
         let dense = DenseOptions {
             attention: self.attention.unwrap_or(match kind {
@@ -64,7 +65,10 @@ impl LookFields {
             constants: self.protocol.map(Protocol::method_constants).unwrap_or_default(),
             ..DenseOptions::default()
         };
-        let scales = scales(self.scales.unwrap_or_else(|| defaults.scales.clone()), &config.limits)?;
+        let scales = scales(
+            self.scales.unwrap_or_else(|| defaults.scales.clone()),
+            &settings.input_limits,
+        )?;
         if scales.len() > 1 && dense.key_smoothing == KeySmoothing::Formula {
             return Err(ApiError::invalid(
                 "key_smoothing",
@@ -73,8 +77,8 @@ impl LookFields {
             ));
         }
         let deadline = match self.deadline_seconds {
-            None => config.engine.default_deadline_seconds,
-            Some(seconds) => deadline_seconds(seconds, config.engine.max_deadline_seconds)?,
+            None => settings.queue.default_deadline_seconds,
+            Some(seconds) => deadline_seconds(seconds, settings.queue.max_deadline_seconds)?,
         };
         Ok(Look {
             dense,
@@ -99,7 +103,7 @@ impl LookFields {
     }
 }
 
-fn short_side(pixels: u32, limits: &LimitsConfig) -> Result<u32, ApiError> {
+fn short_side(pixels: u32, limits: &InputLimits) -> Result<u32, ApiError> {
     let max = limits.max_short_side;
     if (1..=max).contains(&pixels) {
         return Ok(pixels);
@@ -111,7 +115,7 @@ fn short_side(pixels: u32, limits: &LimitsConfig) -> Result<u32, ApiError> {
     })
 }
 
-fn scales(factors: Vec<f64>, limits: &LimitsConfig) -> Result<Vec<f64>, ApiError> {
+fn scales(factors: Vec<f64>, limits: &InputLimits) -> Result<Vec<f64>, ApiError> {
     let (count, max) = (factors.len(), limits.max_scales);
     if !(1..=max).contains(&count) {
         return Err(ApiError::Invalid {

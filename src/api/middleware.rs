@@ -10,8 +10,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
-use super::AppState;
 use super::error::ApiError;
+use super::http_metrics::HttpMetrics;
 use super::problem::{PROBLEM_JSON, Problem};
 
 /// The header that carries a request's id, both ways.
@@ -22,7 +22,7 @@ const MAX_REQUEST_ID_CHARACTERS: usize = 128;
 
 /// Gives the request an id and a span, then writes the problem's body if there is one, counts and logs.
 pub(super) async fn observe(
-    State(state): State<AppState>,
+    State(metrics): State<HttpMetrics>,
     route: Option<MatchedPath>,
     request: Request,
     next: Next,
@@ -48,9 +48,7 @@ pub(super) async fn observe(
 
     let status = response.status().as_u16();
     let elapsed = started.elapsed();
-    state
-        .metrics
-        .http_request(&route, method_label(&method), status, elapsed);
+    metrics.count(&route, method_label(&method), status, elapsed);
     tracing::info!(parent: &span, status, seconds = elapsed.as_secs_f64(), "answered");
     response
 }

@@ -9,6 +9,7 @@ mod docs;
 pub mod error;
 mod etag;
 mod health;
+mod http_metrics;
 pub mod images;
 mod look;
 mod metrics;
@@ -18,6 +19,7 @@ mod page;
 pub mod problem;
 pub mod segment;
 mod serve;
+mod settings;
 mod upload;
 pub mod vocabularies;
 mod wire;
@@ -35,14 +37,15 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::Config;
 use crate::engine::Engine;
-use crate::telemetry::Metrics;
+use crate::telemetry::MetricsRegistry;
 use error::ApiError;
+use http_metrics::HttpMetrics;
 use problem::{Problem, ProblemType};
 
 pub use models::{Model, ModelList, Student, Teacher};
 pub use serve::serve;
+pub use settings::ServerSettings;
 pub use wire::{ClassBody, ClassDetail};
 
 /// What every handler may use.
@@ -50,32 +53,36 @@ pub use wire::{ClassBody, ClassDetail};
 pub struct AppState {
     /// Labels images and holds the vocabularies.
     pub engine: Arc<Engine>,
-    /// Limits and defaults.
-    pub config: Arc<Config>,
-    /// Counts requests.
-    pub metrics: Arc<Metrics>,
+    /// Where the metrics of all rooms are registered.
+    pub metrics: MetricsRegistry,
+    /// `limits.max_request_bytes`: bytes of a request's body.
+    pub max_request_bytes: usize,
 }
 
 /// Everything that is served.
 pub fn router(state: AppState) -> Router {
     let (documented, openapi) = documented().split_for_parts();
-    declare_metrics(&openapi, &state.metrics);
+    let metrics = HttpMetrics::new(&state.metrics);
+    declare_metrics(&openapi, &metrics);
     let routes = documented
         .route("/docs/", get(docs::get_docs_page))
         .route("/docs/{*file}", get(docs::get_docs_file))
         .route("/assets/{*path}", get(page::get_asset))
         .fallback(async |uri: Uri| ApiError::RouteNotFound(uri.path().to_owned()))
         .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed(method));
-    with_layers(routes, state)
+    with_layers(routes, state.max_request_bytes, metrics).with_state(state)
 }
 
 /// What happens around every request, from the inside out.
-fn with_layers(routes: Router<AppState>, state: AppState) -> Router {
+fn with_layers<S: Clone + Send + Sync + 'static>(
+    routes: Router<S>,
+    max_request_bytes: usize,
+    metrics: HttpMetrics,
+) -> Router<S> {
     routes
-        .layer(DefaultBodyLimit::max(state.config.limits.max_request_bytes))
+        .layer(DefaultBodyLimit::max(max_request_bytes))
         .layer(CatchPanicLayer::custom(middleware::panicked))
-        .layer(from_fn_with_state(state.clone(), middleware::observe))
-        .with_state(state)
+        .layer(from_fn_with_state(metrics, middleware::observe))
 }
 
 /// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
@@ -109,7 +116,7 @@ fn documented() -> OpenApiRouter<AppState> {
 }
 
 /// Makes a counter for every documented status of every route exist from the start.
-fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &Metrics) {
+fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &HttpMetrics) {
     for (route, item) in &openapi.paths.paths {
         let operations = [
             ("GET", &item.get),
@@ -123,7 +130,7 @@ fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &Metrics) {
                 .flat_map(|operation| operation.responses.responses.keys())
             {
                 let status = status.parse().expect("the routes document numbers, no ranges");
-                metrics.declare_http(route, method, status);
+                metrics.declare(route, method, status);
             }
         }
     }
@@ -161,7 +168,6 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::engine::{EngineSettings, LabellerError, ModelKind, ServedModel};
 
     #[tokio::test]
     async fn a_panicking_handler_is_a_problem_without_detail() {
@@ -169,24 +175,8 @@ mod tests {
             panic!("a secret")
         }
 
-        let (config, metrics) = (Config::for_testing(), Arc::new(Metrics::new()));
-        let no_model = ServedModel {
-            name: "none".to_owned(),
-            kind: ModelKind::Clip,
-            factory: Arc::new(|| Err(LabellerError::Model("there is none".to_owned()))),
-        };
-        let engine = Engine::start(
-            EngineSettings::from(&config),
-            vec![no_model],
-            None,
-            Arc::clone(&metrics),
-        );
-        let state = AppState {
-            engine,
-            config: Arc::new(config),
-            metrics,
-        };
-        let router = with_layers(Router::new().route("/panic", get(get_panic)), state);
+        let metrics = HttpMetrics::new(&MetricsRegistry::new());
+        let router = with_layers(Router::new().route("/panic", get(get_panic)), 1000, metrics);
 
         let request = Request::get("/panic")
             .header("x-request-id", "test-1")

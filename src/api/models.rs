@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::problem::NoProblems;
 use super::wire::ClassBody;
-use crate::config::LimitsConfig;
 use crate::dense::{Attention, KeySmoothingMethod};
-use crate::engine::{ModelInfo, ModelKind, Precision, StudentInfo};
+use crate::engine::InputLimits;
+use crate::labeller::{ModelInfo, ModelKind, Precision, StudentInfo};
+use crate::vocabulary::VocabularyLimits;
 
 /// The loaded models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -18,7 +19,60 @@ pub struct ModelList {
     /// One entry per loaded model, the one first that answers requests that name none; none until one is loaded.
     pub models: Vec<Model>,
     /// What requests may ask for, by the settings' names.
-    pub limits: LimitsConfig,
+    pub limits: Limits,
+}
+
+/// What requests may ask for. Each limit is named in the error that it causes.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub max_request_bytes: usize,
+    /// Width times height of an image, read from its header before anything is allocated.
+    pub max_image_pixels: u64,
+    /// Classes of one request or vocabulary, at most 65535.
+    pub max_classes: usize,
+    /// Synonyms of one class.
+    pub max_synonyms: usize,
+    /// Characters of a class name or synonym.
+    pub max_name_characters: usize,
+    /// Names in a request's background list.
+    pub max_background_names: usize,
+    /// Named vocabularies beside the shipped ones.
+    pub max_vocabularies: usize,
+    /// Short side of the model's input in pixels, at every scale.
+    pub max_short_side: u32,
+    /// Scales of one request.
+    pub max_scales: usize,
+    /// Pixels of the model's input, width times height; of all scales and windows together.
+    pub max_input_pixels: u64,
+    /// Windows of one request, at all scales.
+    pub max_windows: usize,
+    /// Cells of an input or a window for attentions that compare every two of them: `naclip`, `sc-clip`, `resclip` and
+    /// `resclip-repaired`.
+    pub max_paired_cells: usize,
+    /// Bytes that refining one request's scores at the image's size may take.
+    pub max_refinement_bytes: u64,
+}
+
+impl Limits {
+    /// The bounds of all rooms under the names of the settings.
+    fn new(max_request_bytes: usize, vocabulary: &VocabularyLimits, input: &InputLimits) -> Self {
+        Self {
+            max_request_bytes,
+            max_image_pixels: input.max_image_pixels,
+            max_classes: vocabulary.max_classes,
+            max_synonyms: vocabulary.max_synonyms,
+            max_name_characters: vocabulary.max_name_characters,
+            max_background_names: vocabulary.max_background_names,
+            max_vocabularies: vocabulary.max_vocabularies,
+            max_short_side: input.max_short_side,
+            max_scales: input.max_scales,
+            max_input_pixels: input.max_input_pixels,
+            max_windows: input.max_windows,
+            max_paired_cells: input.max_paired_cells,
+            max_refinement_bytes: input.max_refinement_bytes,
+        }
+    }
 }
 
 /// A loaded model.
@@ -140,11 +194,16 @@ impl From<&StudentInfo> for Student {
     responses((status = 200, description = "The loaded models.", body = ModelList), NoProblems),
 )]
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
-    let temperature = state.config.defaults.temperature;
+    let settings = state.engine.settings();
+    let temperature = settings.defaults.temperature;
     let models = state.engine.models();
     let models = models.iter().map(|(info, ready)| Model::new(info, *ready, temperature));
     Json(ModelList {
         models: models.collect(),
-        limits: state.config.limits.clone(),
+        limits: Limits::new(
+            state.max_request_bytes,
+            &settings.vocabulary_limits,
+            &settings.input_limits,
+        ),
     })
 }

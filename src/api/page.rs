@@ -8,7 +8,7 @@ use rust_embed::RustEmbed;
 use super::error::ApiError;
 use super::etag;
 use super::problem::NoProblems;
-use crate::hexadecimal::hexadecimal;
+use crate::support::hexadecimal;
 
 /// The files of `web/`.
 #[derive(RustEmbed)]

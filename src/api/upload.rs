@@ -78,7 +78,7 @@ fn decode_base64(text: &str) -> Result<Bytes, ApiError> {
 }
 
 async fn from_multipart<T: UploadBody>(request: Request, state: &AppState) -> Result<Upload<T>, ApiError> {
-    let limit = state.config.limits.max_request_bytes;
+    let limit = state.max_request_bytes;
     let mut parts = Multipart::from_request(request, state).await?;
     let (mut image, mut body) = (None, None);
     while let Some(part) = parts.next_field().await.map_err(|error| broken(&error, limit))? {

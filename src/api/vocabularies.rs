@@ -219,8 +219,9 @@ pub(super) async fn put_vocabulary(
         background,
         options,
     };
-    let definition = VocabularyDefinition::new(text, &state.config.limits).map_err(VocabularyError::from)?;
-    let templates = state.config.defaults.with(&options).templates;
+    let definition =
+        VocabularyDefinition::new(text, &state.engine.settings().vocabulary_limits).map_err(VocabularyError::from)?;
+    let templates = state.engine.settings().defaults.with(&options).templates;
     let (vocabulary, stored) = state
         .engine
         .define_vocabulary(&name, definition, precondition(&headers), templates)
@@ -345,7 +346,7 @@ async fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySu
 
 /// The prompts of requests that name the vocabulary and none.
 fn templates_of(state: &AppState, vocabulary: &NamedVocabulary) -> TemplateSet {
-    state.config.defaults.with(&vocabulary.options).templates
+    state.engine.settings().defaults.with(&vocabulary.options).templates
 }
 
 fn first_names(list: &ClassList) -> Vec<String> {

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::config::{StorePath, VocabularyConfig};
-use crate::vocabulary::DiskStore;
+use crate::vocabulary::{DiskStore, StorePath, VocabularySettings};
 
 /// The store on disk, if it is asked for and can be opened: without it everything works, only not as fast after a start.
-pub fn open_disk(config: &VocabularyConfig) -> Option<Arc<DiskStore>> {
+pub fn open_disk(config: &VocabularySettings) -> Option<Arc<DiskStore>> {
     if config.store_path == StorePath::None {
         return None;
     }

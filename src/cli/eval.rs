@@ -72,5 +72,5 @@ async fn grid(bench: &Bench, task: &Task, report: &Report, rows: usize) -> Resul
         let sample = sample.expect("the report is about these samples");
         cases.push(run.measure(sample).await?.0);
     }
-    Ok(picture_grid(&cases, bench.config.limits.max_image_pixels)?)
+    Ok(picture_grid(&cases, bench.config.limits.input.max_image_pixels)?)
 }

@@ -7,9 +7,9 @@ use figment::value::{Dict, Value};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
 use crate::clip::Activation;
-use crate::clip::zoo::{EmbeddedModel, Origin, PUBLISHED, PublishedModel};
 use crate::config::Config;
-use crate::fetch::{Fetch, Fetched, Progress, Supply, Vouched};
+use crate::weights::{EmbeddedModel, Origin, PUBLISHED, PublishedModel};
+use crate::weights::{Fetch, Fetched, Progress, Supply, Vouched};
 
 /// Arguments of `maskclip fetch`.
 #[derive(Debug, Args)]
@@ -63,7 +63,7 @@ pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> 
     let fetched = Fetch {
         model,
         folder: &folder,
-        config: &config.fetch,
+        settings: &config.fetch,
     }
     .run(arguments.from.as_ref(), &mut bar);
     bar.0.finish_and_clear();

@@ -12,9 +12,9 @@ use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::open_disk;
 use crate::api::{self, AppState};
 use crate::config::Config;
-use crate::engine::{Engine, EngineSettings, ServedModel};
-use crate::models;
-use crate::telemetry::{self, Metrics};
+use crate::engine::Engine;
+use crate::labeller::ServedModel;
+use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::DiskStore;
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting it names.
@@ -44,16 +44,16 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
     telemetry::start_logs(&config.telemetry)?;
     // Found before anything listens: a model that is not there, a device that is not there.
-    let models = models::find_all(&config)?;
+    let models = config.asked_models().find_all()?;
     let disk = open_disk(&config.vocabulary);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
-        .block_on(serve(Arc::new(config), models, disk))
+        .block_on(serve(config, models, disk))
 }
 
 async fn serve(
-    config: Arc<Config>,
+    config: Config,
     models: Vec<ServedModel>,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
@@ -63,12 +63,12 @@ async fn serve(
     let address = reachable(listener.local_addr()?);
     println!("listening on http://{address}");
 
-    let metrics = Arc::new(Metrics::new());
-    let engine = Engine::start(EngineSettings::from(&*config), models, disk, Arc::clone(&metrics));
+    let metrics = MetricsRegistry::new();
+    let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
     let router = api::router(AppState {
         engine: Arc::clone(&engine),
-        config: Arc::clone(&config),
         metrics,
+        max_request_bytes: config.limits.max_request_bytes,
     });
     let drain = std::time::Duration::from_secs_f64(config.server.drain_seconds);
 

@@ -9,13 +9,14 @@ use clap::{Args, Subcommand};
 use figment::value::Dict;
 
 use super::arguments::{ConfigArguments, ModelsArguments, one_of};
-use crate::config::{Config, LimitsConfig};
-use crate::engine::{Engine, EngineSettings, ModelInfo, ServedModel};
-use crate::models;
-use crate::telemetry::{self, Metrics};
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::labeller::{ModelInfo, ServedModel};
+use crate::telemetry::{self, MetricsRegistry};
+use crate::vocabulary::VocabularyLimits;
 use crate::vocabulary::{
-    DiskStore, EntityTags, NamedVocabulary, Precondition, Registry, Stored, Synonyms, TemplateSet,
-    VocabularyDefinition, VocabularyError, VocabularyOptions, VocabularyText, parse_class, parse_vocabulary,
+    DiskStore, EntityTags, NamedVocabulary, Precondition, Stored, Synonyms, TemplateSet, VocabularyDefinition,
+    VocabularyError, VocabularyOptions, VocabularyRegistry, VocabularyText, parse_class, parse_vocabulary,
     write_vocabulary,
 };
 
@@ -141,8 +142,8 @@ pub fn run(arguments: VocabArguments) -> Outcome {
     let config = Config::load(arguments.config.config.as_deref(), flags)?;
     telemetry::start_logs(&config.telemetry)?;
     let disk = open_disk(&config)?;
-    let registry = Registry::new(
-        config.limits.max_vocabularies,
+    let registry = VocabularyRegistry::new(
+        config.limits.vocabulary.max_vocabularies,
         Some(Arc::clone(&disk)),
         SystemTime::now(),
     );
@@ -161,13 +162,13 @@ pub fn run(arguments: VocabArguments) -> Outcome {
                 background,
                 options: options.into(),
             };
-            define(&registry, &name, text, replace, &config.limits)
+            define(&registry, &name, text, replace, &config.limits.vocabulary)
         }
         VocabCommand::Remove { name } => Ok(registry.delete(&name, &Precondition::None)?),
         VocabCommand::Import { name, file, replace } => {
             let text = read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
             let text = parse_vocabulary(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-            define(&registry, &name, text, replace, &config.limits)
+            define(&registry, &name, text, replace, &config.limits.vocabulary)
         }
         VocabCommand::Export { name, file } => {
             let text = text_of(&*registry.get(&name)?);
@@ -176,7 +177,7 @@ pub fn run(arguments: VocabArguments) -> Outcome {
         VocabCommand::Embed { names, templates, .. } => {
             let vocabularies = names.iter().map(|name| registry.get(name));
             let vocabularies = vocabularies.collect::<Result<Vec<_>, _>>()?;
-            let models = models::find_all(&config)?;
+            let models = config.asked_models().find_all()?;
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?
@@ -193,7 +194,7 @@ fn open_disk(config: &Config) -> Result<Arc<DiskStore>, String> {
         .map_err(|error| format!("the store {} cannot be used: {error}", path.display()))
 }
 
-fn list(registry: &Registry) -> Outcome {
+fn list(registry: &VocabularyRegistry) -> Outcome {
     let lines = registry.list().into_iter().map(|vocabulary| {
         let (classes, background) = (vocabulary.list.classes().len(), vocabulary.list.background().len());
         let origin = if vocabulary.shipped { "shipped" } else { "defined" };
@@ -205,7 +206,13 @@ fn list(registry: &Registry) -> Outcome {
     Ok(print(&lines.collect::<String>())?)
 }
 
-fn define(registry: &Registry, name: &str, text: VocabularyText, replace: bool, limits: &LimitsConfig) -> Outcome {
+fn define(
+    registry: &VocabularyRegistry,
+    name: &str,
+    text: VocabularyText,
+    replace: bool,
+    limits: &VocabularyLimits,
+) -> Outcome {
     let definition = VocabularyDefinition::new(text, limits)?;
     let precondition = match replace {
         true => Precondition::None,
@@ -235,8 +242,8 @@ async fn embed(
     vocabularies: &[Arc<NamedVocabulary>],
     templates: Option<TemplateSet>,
 ) -> Outcome {
-    let metrics = Arc::new(Metrics::new());
-    let engine = Engine::start(EngineSettings::from(config), models, Some(disk), metrics);
+    let metrics = &MetricsRegistry::new();
+    let engine = Engine::start(config.engine_settings(), models, Some(disk), metrics);
     let models = engine.ready().await?;
     for vocabulary in vocabularies {
         let templates = templates.unwrap_or_else(|| config.defaults.with(&vocabulary.options).templates);

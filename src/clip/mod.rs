@@ -18,7 +18,6 @@ mod tokenizer;
 mod transformer;
 mod visual;
 mod vit;
-pub mod zoo;
 
 pub use checkpoint::{CheckpointError, ModelConfig, Origin, Weights};
 pub use model::Clip;

@@ -6,7 +6,9 @@ use figment::providers::{Env, Serialized};
 use figment::value::{Dict, Map};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::{Config, StorePath};
+use super::Config;
+use crate::support::OutOfRange;
+use crate::vocabulary::StorePath;
 
 const DEFAULT_YAML: &str = include_str!("../../config/default.yaml");
 
@@ -37,13 +39,8 @@ pub enum ConfigError {
     #[error("{0}")]
     Key(Box<figment::Error>),
     /// A value is outside its range.
-    #[error("{key} {requirement}")]
-    Value {
-        /// The key's path.
-        key: &'static str,
-        /// What it must be, and what it is.
-        requirement: String,
-    },
+    #[error(transparent)]
+    Value(#[from] OutOfRange),
 }
 
 impl Config {
@@ -82,7 +79,7 @@ impl Config {
 
     fn from_layers(layers: Figment) -> Result<Self, ConfigError> {
         let config: Self = layers.extract().map_err(|error| ConfigError::Key(Box::new(error)))?;
-        config.validate()?;
+        config.check()?;
         Ok(config)
     }
 }
@@ -124,9 +121,11 @@ mod tests {
     use figment::util::nest;
 
     use super::*;
-    use crate::config::{DeviceChoice, ModelEntry, PrecisionChoice};
     use crate::dense::{Refinement, Window};
-    use crate::engine::Precision;
+    use crate::engine::{Protocol, ProtocolData};
+    use crate::labeller::Precision;
+    use crate::models::{DeviceChoice, ModelEntry, PrecisionChoice};
+    use crate::vocabulary::VocabularyRegistry;
 
     fn load_text(text: &str) -> Result<Config, ConfigError> {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -305,6 +304,25 @@ mod tests {
                 load_text(text).expect_err("unknown").to_string().contains("model."),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn every_protocol_is_within_the_default_limits_and_has_its_vocabulary() {
+        let limits = Config::for_testing().limits.input;
+        let registry = VocabularyRegistry::new(1, None, std::time::SystemTime::UNIX_EPOCH);
+        for protocol in Protocol::all() {
+            protocol.settings().check(&limits).expect("valid");
+            let vocabulary = registry.get(protocol.vocabulary()).expect("valid");
+            let classes = protocol
+                .data_set
+                .name()
+                .trim_start_matches(|letter: char| !letter.is_ascii_digit());
+            if let Ok(classes) = classes.parse::<usize>()
+                && protocol.data_set != ProtocolData::Ade20k
+            {
+                assert_eq!(vocabulary.list.classes().len(), classes, "{protocol}");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::Comparison;
 use super::scores::{floats, probabilities};
-use crate::label_map::QueryOwner;
+use crate::scores::QueryOwner;
 
 /// What a dropped class scores in place of its cosine, as in the reference implementation: no probability is left of it
 /// at any temperature in use.

@@ -34,13 +34,12 @@ pub use options::{
     SmoothingKeys, Window,
 };
 pub use refinement::refinement_bytes;
-pub use scores::DenseScores;
 pub use views::ImageViews;
 pub use windows::BATCH_PIXELS;
 
 use tch::Tensor;
 
-use crate::label_map::{QueryOwner, ScoreMap};
+use crate::scores::{DenseScores, QueryOwner, ScoreMap};
 
 /// Scores one image at one or more sizes against text embeddings: [`ImageViews::extract`], then [`ImageViews::score`].
 ///

@@ -5,7 +5,8 @@ use tch::{Kind, Tensor};
 use super::pamr::PixelAffinity;
 use super::scores::{floats, length};
 use super::{DenseOptions, Refinement, propagation};
-use crate::label_map::{self, ScoreGrid, ScoreKind, ScoreMap};
+use crate::label_map;
+use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
 
 /// Floats per pixel for its affinities to 16 neighbours, thrice while they are computed.
 const AFFINITY_FLOATS: u64 = 3 * 16;

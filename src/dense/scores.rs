@@ -5,20 +5,7 @@ use std::borrow::Borrow;
 use tch::{Kind, Tensor};
 
 use super::{DenseFeatures, DenseOptions, KeySmoothing, denoising, smoothing};
-use crate::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, Windows};
-
-/// What the texts score on one image.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DenseScores {
-    /// Scores per query and grid cell, denoised and smoothed as asked.
-    pub map: ScoreMap,
-    /// Best raw cosine in any cell, per query, -1 to 1.
-    pub similarity: Vec<f32>,
-    /// Softmax over the queries of the logits of the pooled feature, their mean over windows, then sizes.
-    pub image_probability: Vec<f32>,
-    /// Prompt denoising would have dropped every class, so it dropped none.
-    pub denoising_dropped_all: bool,
-}
+use crate::scores::{DenseScores, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, Windows};
 
 impl DenseFeatures {
     /// Scores the image against `text`, `[queries, embedding]`, each row of unit length but for what a student learned, one owner

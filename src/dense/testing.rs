@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::clip::{ModelConfig, VisualTower, Weights};
-use crate::label_map::QueryOwner;
+use crate::scores::QueryOwner;
 
 /// Of the texts of [`text`].
 pub(super) const OWNERS: [QueryOwner; 3] = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];

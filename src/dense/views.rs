@@ -3,8 +3,9 @@
 use tch::Tensor;
 
 use super::scores::{View, score_views};
-use super::{DenseError, DenseFeatures, DenseOptions, DenseScores, FeatureSource, windows};
-use crate::label_map::QueryOwner;
+use super::{DenseError, DenseFeatures, DenseOptions, FeatureSource, windows};
+use crate::scores::DenseScores;
+use crate::scores::QueryOwner;
 
 /// The features of an image at one or more sizes, each as a whole or through windows. Tensors in the network's precision, of use
 /// on its device alone.

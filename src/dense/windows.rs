@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::scores::{View, length};
 use super::{DenseError, DenseFeatures, DenseOptions, FeatureSource, Window};
-use crate::label_map::Windows;
+use crate::scores::Windows;
 
 /// Pixels that pass through the network together: as many images or windows as have no more, at least one.
 pub const BATCH_PIXELS: usize = 1 << 19;
@@ -94,8 +94,9 @@ mod tests {
     use super::*;
     use crate::clip::VisualTower;
     use crate::dense::testing::{OWNERS, noise, text, tower};
-    use crate::dense::{self, Attention, DenseScores, KeySmoothing, Refinement};
-    use crate::label_map::{ScoreGrid, ScoreKind, ScoreMap};
+    use crate::dense::{self, Attention, KeySmoothing, Refinement};
+    use crate::scores::DenseScores;
+    use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
 
     fn score(tower: &VisualTower, image: &Tensor, text: &Tensor, options: &DenseOptions) -> DenseScores {
         dense::score(tower, std::slice::from_ref(image), text, &OWNERS, options).unwrap()

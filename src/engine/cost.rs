@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::config::LimitsConfig;
+use super::InputLimits;
 use crate::dense::{Attention, DenseOptions, Window, refinement_bytes};
-use crate::label_map::Windows;
+use crate::scores::Windows;
 
 /// Scales, windows, an attention or a refinement that the server does not allow. Each limit is named as in the settings.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -102,7 +102,7 @@ impl fmt::Display for Sizes {
 }
 
 /// The short side in pixels at a scale, at least 1. A scale of at most 1 exceeds nothing that was not allowed before.
-pub(super) fn scaled_short_side(short_side: u32, scale: f64, limits: &LimitsConfig) -> Result<u32, CostError> {
+pub(super) fn scaled_short_side(short_side: u32, scale: f64, limits: &InputLimits) -> Result<u32, CostError> {
     let pixels = (f64::from(short_side) * scale).round().max(1.0) as u32;
     let limit = limits.max_short_side;
     if scale > 1.0 && pixels > limit {
@@ -116,7 +116,7 @@ pub(super) fn check_sizes(
     sizes: &[(u32, u32)],
     window: Option<Window>,
     patch_pixels: u32,
-    limits: &LimitsConfig,
+    limits: &InputLimits,
 ) -> Result<(), CostError> {
     if let Some(Window { side, .. }) = window
         && side < patch_pixels
@@ -154,7 +154,7 @@ pub(super) fn check_sizes(
 }
 
 /// Checks the number of cells that the model sees at once.
-pub(super) fn check_pairs(cells: usize, attention: Attention, limits: &LimitsConfig) -> Result<(), CostError> {
+pub(super) fn check_pairs(cells: usize, attention: Attention, limits: &InputLimits) -> Result<(), CostError> {
     let limit = limits.max_paired_cells;
     if attention.pairs_cells() && cells > limit {
         return Err(CostError::PairedCells {
@@ -171,7 +171,7 @@ pub(super) fn check_refinement(
     options: &DenseOptions,
     queries: usize,
     pixels: u64,
-    limits: &LimitsConfig,
+    limits: &InputLimits,
 ) -> Result<(), CostError> {
     let bytes = refinement_bytes(options, queries, pixels);
     let limit = limits.max_refinement_bytes;
@@ -189,16 +189,17 @@ pub(super) fn check_refinement(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::dense::{MethodConstants, PearlConstants, Refinement};
 
-    fn limits() -> LimitsConfig {
-        LimitsConfig {
+    fn limits() -> InputLimits {
+        InputLimits {
+            max_image_pixels: 1_000_000,
+            max_short_side: 2000,
+            max_scales: 4,
             max_windows: 6,
             max_input_pixels: 400_000,
             max_paired_cells: 100,
             max_refinement_bytes: 4 * 50 * 100,
-            ..Config::for_testing().limits
         }
     }
 
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_scale_is_limited_as_the_short_side_is() {
-        let limits = LimitsConfig {
+        let limits = InputLimits {
             max_short_side: 500,
             ..limits()
         };
@@ -314,7 +315,7 @@ mod tests {
                 },
                 ..DenseOptions::default()
             };
-            let limits = LimitsConfig {
+            let limits = InputLimits {
                 max_refinement_bytes: 40_000_000,
                 ..limits()
             };

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use sha2::{Digest as _, Sha256};
 
-use super::labeller::ImageFeatures;
 use super::request::InputOptions;
-use crate::byte_lru::ByteLru;
 use crate::dense::{DenseOptions, FeatureOptions, SmoothingKeys};
 use crate::image::Resize;
+use crate::labeller::ImageFeatures;
+use crate::support::ByteLru;
 
 /// SHA-256 of an encoded image's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,19 +69,19 @@ pub(super) struct HeldFeatures {
 
 /// What the cache has done and holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FeatureStatistics {
+pub(super) struct FeatureStatistics {
     /// Images asked for whose features were held, since the start.
-    pub(crate) hits: u64,
+    pub(super) hits: u64,
     /// Images asked for whose features had to be computed, since the start.
-    pub(crate) misses: u64,
+    pub(super) misses: u64,
     /// Images held now, each as often as it was looked at in another way.
-    pub(crate) entries: usize,
+    pub(super) entries: usize,
     /// Bytes they take.
-    pub(crate) bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// The cache.
-pub(crate) struct FeatureCache {
+pub(super) struct FeatureCache {
     hits: AtomicU64,
     misses: AtomicU64,
     held: Mutex<ByteLru<FeatureKey, HeldFeatures>>,
@@ -89,7 +89,7 @@ pub(crate) struct FeatureCache {
 
 impl FeatureCache {
     /// A cache that holds at most this many bytes, where the least recently used features go first.
-    pub(crate) fn new(capacity_bytes: u64) -> Self {
+    pub(super) fn new(capacity_bytes: u64) -> Self {
         Self {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -134,7 +134,7 @@ impl FeatureCache {
     }
 
     /// What the cache has done and holds.
-    pub(crate) fn statistics(&self) -> FeatureStatistics {
+    pub(super) fn statistics(&self) -> FeatureStatistics {
         let held = self.held();
         FeatureStatistics {
             hits: self.hits.load(Ordering::Relaxed),
@@ -152,8 +152,9 @@ impl FeatureCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::{Attention, DenseScores};
-    use crate::engine::{DenseFeatureGrid, LabellerError};
+    use crate::dense::Attention;
+    use crate::labeller::{DenseFeatureGrid, LabellerError};
+    use crate::scores::DenseScores;
     use crate::vocabulary::Classifier;
 
     /// Features of so many bytes.

@@ -4,22 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::labeller::{LabellerError, ModelInfo, ModelKind};
+use super::metrics::EngineMetrics;
 use super::queue::JobQueue;
-use super::worker::{self, Job, LabellerFactory, WorkerContext, WorkersState};
+use super::worker::{self, Job, WorkerContext, WorkersState};
 use super::{EngineSettings, Readiness};
-use crate::telemetry::Metrics;
-
-/// A model to be served.
-#[derive(Clone)]
-pub struct ServedModel {
-    /// What requests call it; no two have the same.
-    pub name: String,
-    /// What it is, known before it is loaded.
-    pub kind: ModelKind,
-    /// Makes it, on each worker's thread.
-    pub factory: LabellerFactory,
-}
+use crate::labeller::{LabellerError, ModelInfo, ModelKind, ServedModel};
 
 /// A model with its queue and its workers, which end with it. Their failures are no other model's.
 pub(super) struct ModelHost {
@@ -31,7 +20,7 @@ pub(super) struct ModelHost {
 
 impl ModelHost {
     /// Starts the workers; returns at once.
-    pub(super) fn start(model: ServedModel, settings: &EngineSettings, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn start(model: ServedModel, settings: &EngineSettings, metrics: &EngineMetrics) -> Self {
         let ServedModel { name, kind, factory } = model;
         metrics.declare_model(&name);
         let queue = Arc::new(JobQueue::new(metrics.queue_depth(&name)));
@@ -41,10 +30,10 @@ impl ModelHost {
             queue: Arc::clone(&queue),
             factory,
             state,
-            metrics: Arc::clone(metrics),
-            max_batch: settings.engine.max_batch,
+            metrics: metrics.clone(),
+            max_batch: settings.queue.max_batch,
         });
-        worker::spawn(&context, settings.engine.workers);
+        worker::spawn(&context, settings.queue.workers);
         Self {
             name,
             kind,

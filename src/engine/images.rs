@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::features::ImageDigest;
 use super::request::SegmentError;
-use crate::byte_lru::ByteLru;
+use crate::support::ByteLru;
 
 /// An encoded image.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ pub(super) struct EncodedImage {
 
 /// Images with what they are called.
 #[derive(Debug)]
-pub(crate) struct HeldImages {
+pub(super) struct HeldImages {
     lifetime: Duration,
     state: Mutex<State>,
 }
@@ -45,16 +45,16 @@ struct Held {
 
 /// What is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ImageStatistics {
+pub(super) struct ImageStatistics {
     /// Images.
-    pub(crate) images: usize,
+    pub(super) images: usize,
     /// Bytes they take.
-    pub(crate) bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl HeldImages {
     /// Holds at most this many bytes, where the least recently used images go first, and each for no longer than the lifetime.
-    pub(crate) fn new(capacity_bytes: u64, lifetime: Duration) -> Self {
+    pub(super) fn new(capacity_bytes: u64, lifetime: Duration) -> Self {
         Self {
             lifetime,
             state: Mutex::new(State {
@@ -118,7 +118,7 @@ impl HeldImages {
     }
 
     /// What is held.
-    pub(crate) fn statistics(&self, now: Instant) -> ImageStatistics {
+    pub(super) fn statistics(&self, now: Instant) -> ImageStatistics {
         let mut state = self.state();
         state.expire(now);
         ImageStatistics {

@@ -11,10 +11,10 @@ use super::images::EncodedImage;
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
 use super::run::{Progress, Run};
 use super::worker::{Job, LookJob, Sight};
-use super::{Engine, ImageFeatures, ModelKind, cost};
+use super::{Engine, Stage, cost};
 use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement, check_grid};
 use crate::image::{self, ModelInput, RgbImage};
-use crate::telemetry::Stage;
+use crate::labeller::{ImageFeatures, ModelKind};
 
 impl Engine {
     /// Looks at an image and holds it with what its model made of it, so that [`ImageSource::Held`] can stand for it.
@@ -196,7 +196,7 @@ impl Run<'_> {
     }
 
     async fn decode(&mut self, bytes: Bytes) -> Result<RgbImage, SegmentError> {
-        let max_pixels = self.engine.settings.limits.max_image_pixels;
+        let max_pixels = self.engine.settings.input_limits.max_image_pixels;
         let decode = move || image::decode(&bytes, max_pixels);
         Ok(self.stage(Stage::Decode, decode).await??)
     }
@@ -227,7 +227,7 @@ impl Run<'_> {
         dense: &DenseOptions,
         input: &InputOptions,
     ) -> Result<Vec<(u32, u32)>, SegmentError> {
-        let limits = &self.engine.settings.limits;
+        let limits = &self.engine.settings.input_limits;
         let patch_pixels = self.model.patch_pixels;
         let short_side = input.short_side.unwrap_or(self.model.short_side);
         let mut sizes = Vec::with_capacity(input.scales.len());

@@ -1,23 +1,24 @@
 //! From a request to a result: admission, decoding, text embeddings, the model's worker threads,
 //! the label map and its encoding, each under the request's deadline.
 //!
-//! Owns the order of the stages, the queues, the threads and all waiting. Knows nothing of HTTP; the
-//! only tensors here are in [`clip_labeller`].
+//! Owns the order of the stages, the queues, the threads and all waiting. Knows nothing of HTTP and of tensors.
 
 mod batching;
-pub mod clip_labeller;
 mod cost;
+mod defaults;
 mod features;
 mod host;
 mod images;
-mod labeller;
 mod look;
-mod place;
+mod metrics;
+mod protocols;
 mod queue;
 mod request;
 mod run;
 mod segment;
+mod settings;
 mod slots;
+mod stage;
 mod text;
 mod vocabulary;
 mod worker;
@@ -26,64 +27,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, EngineConfig, ImagesConfig, LimitsConfig, VocabularyConfig};
-use crate::telemetry::Metrics;
-use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, Registry};
+use crate::labeller::{LabellerError, ModelInfo, ModelKind, ServedModel};
+use crate::telemetry::MetricsRegistry;
+use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry};
 
 pub use cost::CostError;
-pub(crate) use features::FeatureCache;
-pub use host::ServedModel;
-pub(crate) use images::HeldImages;
-pub use labeller::{
-    DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, ModelInfo, ModelKind, Precision, StudentInfo, TeacherInfo,
-};
-pub use place::{Place, PrecisionRule};
+pub use defaults::DefaultSettings;
+pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
     Background, ClassResult, HeldImage, ImageRequest, ImageSource, InputOptions, OutputOptions, SegmentError,
     SegmentRequest, Segmentation, Timings, VocabularyChoice, Warning, WarningCode,
 };
-pub use worker::LabellerFactory;
+pub use settings::{EngineSettings, ImageSettings, InputLimits, QueueSettings};
+pub use stage::Stage;
 
+use features::FeatureCache;
 use host::ModelHost;
+use images::HeldImages;
+use metrics::EngineMetrics;
 use slots::Slots;
-
-/// The settings the engine obeys.
-#[derive(Debug, Clone)]
-pub struct EngineSettings {
-    /// Queue, workers.
-    pub engine: EngineConfig,
-    /// What is kept of images.
-    pub images: ImagesConfig,
-    /// What requests may ask for.
-    pub limits: LimitsConfig,
-    /// Sizes of the store and of the list of recent class lists.
-    pub vocabulary: VocabularyConfig,
-}
-
-impl From<&Config> for EngineSettings {
-    fn from(config: &Config) -> Self {
-        Self {
-            engine: config.engine.clone(),
-            images: config.images.clone(),
-            limits: config.limits.clone(),
-            vocabulary: config.vocabulary.clone(),
-        }
-    }
-}
-
-impl EngineSettings {
-    /// Those of an engine that is asked about each image once, or timed: nothing of an image is kept.
-    pub fn without_images(config: &Config) -> Self {
-        Self {
-            images: ImagesConfig {
-                cache_bytes: 0,
-                held_bytes: 0,
-                ..config.images.clone()
-            },
-            ..Self::from(config)
-        }
-    }
-}
 
 /// Whether requests are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +63,7 @@ pub enum Readiness {
 /// Labels images. Shared behind an `Arc`; dropping the last one ends the workers.
 pub struct Engine {
     settings: EngineSettings,
-    metrics: Arc<Metrics>,
+    metrics: EngineMetrics,
     slots: Slots,
     /// In the order of the settings, the default first; never empty.
     models: Vec<ModelHost>,
@@ -109,13 +71,14 @@ pub struct Engine {
     features: Arc<FeatureCache>,
     images: Arc<HeldImages>,
     embeddings: Arc<EmbeddingStore>,
-    registry: Arc<Registry>,
+    registry: Arc<VocabularyRegistry>,
     recent: RecentLists,
 }
 
 impl Engine {
     /// Starts the workers of all models, each with a name of its own; requests that name none get the first. Returns at once;
-    /// [`Engine::ready`] waits for them. Vocabularies and text embeddings outlive the engine on `disk`, if there is one.
+    /// [`Engine::ready`] waits for them. Vocabularies and text embeddings outlive the engine on `disk`, if there is one. The engine's
+    /// metrics are shown in `registry`.
     ///
     /// # Panics
     /// When there is no model.
@@ -123,31 +86,41 @@ impl Engine {
         settings: EngineSettings,
         models: Vec<ServedModel>,
         disk: Option<Arc<DiskStore>>,
-        metrics: Arc<Metrics>,
+        registry: &MetricsRegistry,
     ) -> Arc<Self> {
         assert!(!models.is_empty(), "the settings have at least one model");
+        let metrics = EngineMetrics::new(registry);
         let models = models
             .into_iter()
             .map(|model| ModelHost::start(model, &settings, &metrics));
         let models = models.collect();
         let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes, disk.clone());
-        metrics.watch_store(Arc::clone(&embeddings));
+        embeddings.register(registry);
         let features = Arc::new(FeatureCache::new(settings.images.cache_bytes));
         let lifetime = Duration::from_secs_f64(settings.images.keep_seconds);
         let images = Arc::new(HeldImages::new(settings.images.held_bytes, lifetime));
-        metrics.watch_images(Arc::clone(&features), Arc::clone(&images));
+        metrics::register_images(registry, &features, &images);
         Arc::new(Self {
-            slots: Slots::new(settings.engine.queue_capacity, metrics.requests_in_flight.clone()),
+            slots: Slots::new(settings.queue.queue_capacity, metrics.requests_in_flight.clone()),
             features,
             images,
             embeddings,
-            registry: Arc::new(Registry::new(settings.limits.max_vocabularies, disk, SystemTime::now())),
+            registry: Arc::new(VocabularyRegistry::new(
+                settings.vocabulary_limits.max_vocabularies,
+                disk,
+                SystemTime::now(),
+            )),
             recent: RecentLists::new(settings.vocabulary.recent_lists),
             settings,
             metrics,
             models,
             draining: AtomicBool::new(false),
         })
+    }
+
+    /// The settings that the engine obeys.
+    pub fn settings(&self) -> &EngineSettings {
+        &self.settings
     }
 
     /// Waits until each model has a worker ready; what they are, in their order.

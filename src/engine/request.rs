@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::Stage;
 use super::cost::CostError;
 use crate::dense::{DenseError, DenseOptions};
 use crate::image::{DecodeError, InputTooLarge, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
-use crate::telemetry::Stage;
 use crate::vocabulary::{Class, ClassListAdvice, Synonyms, TemplateSet, VocabularyError};
 
 /// One image to be labelled. Everything has been given a value: defaults are the caller's.

@@ -10,8 +10,8 @@ use super::host::ModelHost;
 use super::request::{SegmentError, Timings};
 use super::slots::Slot;
 use super::worker::{Job, Ticket};
-use super::{Engine, ModelInfo, Readiness};
-use crate::telemetry::Stage;
+use super::{Engine, Readiness, Stage};
+use crate::labeller::ModelInfo;
 
 impl Engine {
     /// What a model is, if a request to it can be answered now, whatever becomes of the others.

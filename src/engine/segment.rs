@@ -8,10 +8,10 @@ use super::request::{
 };
 use super::run::{Progress, Run};
 use super::worker::{Job, ScoreJob, Scored};
-use super::{Engine, cost};
-use crate::dense::DenseScores;
-use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, QueryOwner};
-use crate::telemetry::Stage;
+use super::{Engine, Stage, cost};
+use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
+use crate::scores::DenseScores;
+use crate::scores::QueryOwner;
 use crate::vocabulary::{self, ClassList, Classifier, TextEmbedding};
 
 impl Engine {
@@ -115,7 +115,7 @@ impl Run<'_> {
         request: &SegmentRequest,
     ) -> Result<(), SegmentError> {
         let pixels = u64::from(width) * u64::from(height);
-        let limits = &self.engine.settings.limits;
+        let limits = &self.engine.settings.input_limits;
         Ok(cost::check_refinement(
             &request.dense,
             classifier.queries,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::Engine;
 use super::host::ModelHost;
 use super::queue::JobQueue;
 use super::request::SegmentError;
 use super::slots::Slot;
 use super::worker::{EmbedJob, Job};
-use super::{Engine, ModelInfo};
+use crate::labeller::ModelInfo;
 use crate::vocabulary::{
     ClassList, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder, TextEmbedding,
 };

@@ -7,8 +7,8 @@ use super::Engine;
 use super::request::{SegmentError, SegmentRequest, VocabularyChoice};
 use super::slots::Slot;
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, Precondition, RecentLists, Registry, Stored, TemplateSet, VocabularyDefinition,
-    VocabularyError, off_pool,
+    ClassList, NamedVocabulary, Precondition, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
+    VocabularyRegistry, off_pool,
 };
 
 impl Engine {
@@ -23,7 +23,7 @@ impl Engine {
 
     /// All named vocabularies, shipped ones first, each part sorted by name.
     pub async fn vocabularies(&self) -> Vec<Arc<NamedVocabulary>> {
-        self.with_registry(Registry::list).await
+        self.with_registry(VocabularyRegistry::list).await
     }
 
     /// The class lists that requests brought along lately.
@@ -46,7 +46,8 @@ impl Engine {
         templates: TemplateSet,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
         let name = name.to_owned();
-        let put = move |registry: &Registry| registry.put(&name, definition, &precondition, SystemTime::now());
+        let put =
+            move |registry: &VocabularyRegistry| registry.put(&name, definition, &precondition, SystemTime::now());
         let (vocabulary, stored) = self.with_registry(put).await?;
         if let Ok(slot) = self.take_slot() {
             let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
@@ -77,14 +78,14 @@ impl Engine {
     }
 
     /// Asks the registry, which may have to wait for the disk.
-    async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&Registry) -> T + Send + 'static) -> T {
+    async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&VocabularyRegistry) -> T + Send + 'static) -> T {
         let registry = Arc::clone(&self.registry);
         off_pool(move || ask(&registry)).await
     }
 
     /// What a request looks for. Inline lists are remembered among the recent ones.
     pub(super) async fn class_list(&self, request: &SegmentRequest) -> Result<Arc<ClassList>, SegmentError> {
-        let limits = &self.settings.limits;
+        let limits = &self.settings.vocabulary_limits;
         let background = request.background.names.clone();
         match &request.vocabulary {
             VocabularyChoice::Inline(classes) => {

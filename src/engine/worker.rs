@@ -15,17 +15,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::batching::{Batching, PassShape};
-use super::labeller::{ImageFeatures, Labeller, LabellerError, ModelInfo};
+use super::metrics::EngineMetrics;
 use super::queue::JobQueue;
 use super::slots::Slot;
-use crate::dense::{DenseOptions, DenseScores};
+use crate::dense::DenseOptions;
 use crate::image::{ModelInput, NormalisedImage};
-use crate::label_map::QueryOwner;
-use crate::telemetry::Metrics;
-use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
+use crate::labeller::{ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo};
+use crate::scores::DenseScores;
+use crate::scores::QueryOwner;
 
-/// Makes a model; called on each worker's own thread, again after a panic.
-pub type LabellerFactory = Arc<dyn Fn() -> Result<Box<dyn Labeller>, LabellerError> + Send + Sync>;
+use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Pause before a model that failed to load a second time is tried again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(1);
@@ -173,7 +172,7 @@ pub struct WorkerContext {
     /// Where the state is published.
     pub state: watch::Sender<WorkersState>,
     /// Live workers are counted here.
-    pub metrics: Arc<Metrics>,
+    pub metrics: EngineMetrics,
     /// Images that may share a pass: `engine.max_batch`.
     pub max_batch: usize,
 }

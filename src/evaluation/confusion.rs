@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::label_map::UNLABELLED;
+use crate::scores::UNLABELLED;
 
 /// Pixels of one image that are truly of one class and were predicted as another, or the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -57,7 +57,7 @@ pub fn picture_grid(cases: &[Measured], max_image_pixels: u64) -> Result<Vec<u8>
 mod tests {
     use super::*;
     use crate::evaluation::Truth;
-    use crate::label_map::UNLABELLED;
+    use crate::scores::UNLABELLED;
 
     #[test]
     fn a_row_is_image_truth_and_prediction_in_the_colours_of_label_maps() {

@@ -120,7 +120,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::label_map::UNLABELLED;
+    use crate::scores::UNLABELLED;
 
     /// One entry of the file that tools/golden/metrics.py writes: some images' maps and the figures over all of them.
     #[derive(Deserialize)]

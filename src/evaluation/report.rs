@@ -10,7 +10,7 @@ use super::corruption::Corruption;
 use super::metrics::{ClassMetrics, Metrics, ZeroShot};
 use super::record::ImageRecord;
 use super::run::{Outcome, Task};
-use crate::engine::ModelInfo;
+use crate::labeller::ModelInfo;
 
 /// What was measured on which images, with which model.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -13,12 +13,12 @@ use super::corruption::Corruption;
 use super::dataset::{Dataset, DatasetError, Sample, Truth, unreadable};
 use super::metrics::Metrics;
 use super::record::{ImageRecord, Recorder, StateError};
-use crate::engine::{
-    Engine, ImageSource, InputOptions, ModelInfo, OutputOptions, SegmentError, SegmentRequest, Timings,
-};
-use crate::hexadecimal::hexadecimal;
+use crate::engine::{Engine, ImageSource, InputOptions, OutputOptions, SegmentError, SegmentRequest, Timings};
 use crate::image::{self, DecodeError};
-use crate::label_map::{EncodedLabelMap, LabelMapFormat, UNLABELLED};
+use crate::label_map::{EncodedLabelMap, LabelMapFormat};
+use crate::labeller::ModelInfo;
+use crate::scores::UNLABELLED;
+use crate::support::hexadecimal;
 use crate::vocabulary::off_pool;
 
 /// Why a run ended early. What was measured until then is recorded.

@@ -100,8 +100,9 @@ fn to_string(lengths: &[usize]) -> String {
 mod tests {
     use serde::Deserialize;
 
-    use super::super::{ClassStatistics, UNLABELLED};
+    use super::super::ClassStatistics;
     use super::*;
+    use crate::scores::UNLABELLED;
 
     /// One entry of coco_rle.json, written by tools/golden/coco_rle.py.
     #[derive(Deserialize)]

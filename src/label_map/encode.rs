@@ -79,8 +79,9 @@ fn raw_rows(map: &LabelMap) -> Vec<Vec<u16>> {
 mod tests {
     use ::png::{BitDepth, ColorType, Decoder};
 
-    use super::super::{ClassStatistics, UNLABELLED, palette_color};
+    use super::super::{ClassStatistics, palette_color};
     use super::*;
+    use crate::scores::UNLABELLED;
 
     fn map(classes: usize, width: u32, labels: &[u16]) -> LabelMap {
         let absent = ClassStatistics {

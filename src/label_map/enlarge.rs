@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::interpolation::Interpolation;
 use super::lanes::LANES;
-use super::{ScoreGrid, ScoreMap};
+use crate::scores::{ScoreGrid, ScoreMap};
 
 /// Interpolates the scores to `height` x `width` pixels, as [`label_map`](super::label_map) does row by row: one grid without
 /// windows, one cell per pixel. Memory is that of the result, `[queries, height, width]`.
@@ -45,7 +45,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::label_map::{ScoreKind, Windows};
+    use crate::scores::{ScoreKind, Windows};
 
     /// One entry of windows.json, written by tools/golden/windows.py.
     #[derive(Deserialize)]

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::lanes::{LANES, Lanes, multiply_add};
-use super::windows::WindowAxis;
-use super::{ScoreGrid, ScoreMap};
+use crate::scores::WindowAxis;
+use crate::scores::{ScoreGrid, ScoreMap};
 
 /// Blocks of a [`Tile`].
 const TILE_BLOCKS: usize = 8;

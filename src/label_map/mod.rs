@@ -13,61 +13,12 @@ mod lanes;
 mod palette;
 mod png;
 mod statistics;
-mod windows;
 
 pub use coco_rle::CocoMask;
 pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence};
 pub use enlarge::enlarge;
 pub use kernel::label_map;
 pub use palette::palette_color;
-pub use windows::{WindowAxis, Windows};
-
-/// The label of a pixel that belongs to no class. Written as 255 in 8-bit maps and 65535 in
-/// 16-bit ones.
-pub const UNLABELLED: u16 = u16::MAX;
-
-/// What the numbers of a [`ScoreMap`] are, and so how they become probabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScoreKind {
-    /// Temperature times cosine: a softmax over the queries makes probabilities.
-    Logits,
-    /// Key-smoothed probabilities: clamped at 0 and divided by their sum per pixel, no softmax.
-    Weights,
-}
-
-/// What the queries score on an image: at every place the mean over the grids, each interpolated from its own cells.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScoreMap {
-    /// What the values are.
-    pub kind: ScoreKind,
-    /// Number of queries (text embeddings the image was compared with).
-    pub queries: usize,
-    /// One for each size at which the image was scored, at least one.
-    pub grids: Vec<ScoreGrid>,
-}
-
-/// One score per query and grid cell.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScoreGrid {
-    /// Cells from top to bottom, of all windows.
-    pub height: usize,
-    /// Cells from left to right, of all windows.
-    pub width: usize,
-    /// The windows whose cells these are; `None` for cells that cover the image evenly.
-    pub windows: Option<Windows>,
-    /// `[queries, height, width]`, row-major.
-    pub values: Vec<f32>,
-}
-
-/// Whose score a query's is. Several queries may belong to one owner; the owner's probability is
-/// the maximum over its queries, taken after the softmax (the protocol of MaskCLIP's successors).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum QueryOwner {
-    /// The class of that index in the request.
-    Class(u16),
-    /// Anything that was not asked for ("sky", "wall", ...).
-    Background,
-}
 
 /// What [`label_map`] is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,6 +1,6 @@
 //! One stable colour per class, shared by PNG palettes, the API and the page.
 
-use super::UNLABELLED;
+use crate::scores::UNLABELLED;
 
 /// The RGB colour of a class; of [`UNLABELLED`], black.
 ///

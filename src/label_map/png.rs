@@ -2,9 +2,10 @@
 
 use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 
+use super::LabelMap;
 use super::encode::{UNLABELLED_8_BIT, is_8_bit, label_8_bit};
 use super::palette::palette_color;
-use super::{LabelMap, UNLABELLED};
+use crate::scores::UNLABELLED;
 
 /// The label map as an indexed 8-bit PNG, or as 16-bit grey when there are more than 255 classes.
 ///

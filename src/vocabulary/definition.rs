@@ -2,10 +2,10 @@
 
 use sha2::{Digest, Sha256};
 
+use super::VocabularyLimits;
 use super::text_form::VocabularyText;
 use super::{ClassList, ClassListError, VocabularyOptions};
-use crate::config::LimitsConfig;
-use crate::hexadecimal::hexadecimal;
+use crate::support::hexadecimal;
 
 /// What a named vocabulary is defined with.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +21,7 @@ impl VocabularyDefinition {
     ///
     /// # Errors
     /// As [`ClassList::new`], and when an option is out of its range.
-    pub fn new(text: VocabularyText, limits: &LimitsConfig) -> Result<Self, ClassListError> {
+    pub fn new(text: VocabularyText, limits: &VocabularyLimits) -> Result<Self, ClassListError> {
         let VocabularyText {
             classes,
             background,

@@ -8,12 +8,15 @@ mod classes;
 mod definition;
 mod disk;
 mod embedding;
+mod metrics;
 mod options;
 mod prompts;
 mod recent;
 mod registry;
+mod settings;
 mod shipped;
 mod store;
+mod store_path;
 mod text_form;
 
 pub use advice::{ClassListAdvice, advice};
@@ -24,11 +27,13 @@ pub use embedding::{EmbeddingSpace, TextEmbedding};
 pub use options::{Synonyms, VocabularyOptions};
 pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};
-pub use registry::{EntityTags, NamedVocabulary, Precondition, Registry, Stored};
+pub use registry::{EntityTags, NamedVocabulary, Precondition, Stored, VocabularyRegistry};
+pub use settings::{VocabularyLimits, VocabularySettings};
 pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingStore, StoreStatistics, TextEmbedder};
+pub use store_path::StorePath;
 pub use text_form::{TextFormError, VocabularyText, parse_class, parse_vocabulary, write_vocabulary};
 
-use crate::label_map::QueryOwner;
+use crate::scores::QueryOwner;
 
 /// One class of a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

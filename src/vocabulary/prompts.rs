@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::hexadecimal::hexadecimal;
+use crate::support::hexadecimal;
 
 /// Where the text goes in a template.
 const SLOT: &str = "{}";

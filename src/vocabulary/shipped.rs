@@ -67,7 +67,7 @@ mod tests {
     use super::super::classes::tests::limits;
     use super::super::{Synonyms, VocabularyText};
     use super::*;
-    use crate::label_map::UNLABELLED;
+    use crate::scores::UNLABELLED;
 
     #[test]
     fn every_list_has_the_number_of_classes_in_its_name() {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn every_list_passes_the_checks_it_is_trusted_to_pass() {
-        let roomy = crate::config::LimitsConfig {
+        let roomy = crate::vocabulary::VocabularyLimits {
             max_classes: 1000,
             max_name_characters: 100,
             max_synonyms: 10,

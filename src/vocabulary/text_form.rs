@@ -142,7 +142,7 @@ mod tests {
     use super::super::classes::tests::{class, limits, list};
     use super::super::{Synonyms, TemplateSet};
     use super::*;
-    use crate::config::LimitsConfig;
+    use crate::vocabulary::VocabularyLimits;
 
     #[test]
     fn comments_and_empty_lines_are_left_out_and_synonyms_are_split() {
@@ -235,7 +235,7 @@ mod tests {
             background in prop::collection::vec(name(), 0..4),
             options in options(),
         ) {
-            let roomy = LimitsConfig { max_classes: 9, max_synonyms: 9, max_name_characters: 99, max_background_names: 9, ..limits() };
+            let roomy = VocabularyLimits { max_classes: 9, max_synonyms: 9, max_name_characters: 99, max_background_names: 9, ..limits() };
             let classes = classes.into_iter().map(|(name, synonyms)| Class { name, synonyms }).collect();
             let list = ClassList::new(classes, background, &roomy).unwrap();
             let read = parse_vocabulary(&write_vocabulary(&list, &options)).unwrap();

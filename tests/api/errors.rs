@@ -138,7 +138,7 @@ async fn a_body_with_too_many_bytes_is_413_in_both_encodings() {
 
 #[tokio::test]
 async fn an_image_with_too_many_pixels_is_413() {
-    let app = App::start_with(|config| config.limits.max_image_pixels = 127).await;
+    let app = App::start_with(|config| config.limits.input.max_image_pixels = 127).await;
     app.segment(&with_image(json!({"classes": ["red"]})))
         .await
         .assert_problem(&json!({

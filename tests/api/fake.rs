@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use maskclip::dense::{Attention, DenseOptions, DenseScores, Refinement, SmoothingKeys};
-use maskclip::engine::{
+use maskclip::dense::{Attention, DenseOptions, Refinement, SmoothingKeys};
+use maskclip::image::{ModelInput, Normalisation, NormalisedImage};
+use maskclip::labeller::{
     DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, Precision,
     ServedModel, StudentInfo, TeacherInfo,
 };
-use maskclip::image::{ModelInput, Normalisation, NormalisedImage};
-use maskclip::label_map::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
+use maskclip::scores::DenseScores;
+use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
 use maskclip::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
 use tokio::sync::Semaphore;
 

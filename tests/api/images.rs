@@ -278,7 +278,7 @@ async fn a_refinement_looks_at_the_pixels_of_a_held_image_but_the_model_does_not
     let timings = app.segment(&body).await.ok()["timings"].clone();
     assert!(timings["decode_seconds"].as_f64().unwrap() > 0.0, "{timings}");
 
-    let tight = App::start_with(|config| config.limits.max_refinement_bytes = 100).await;
+    let tight = App::start_with(|config| config.limits.input.max_refinement_bytes = 100).await;
     let id = tight.image_id().await;
     let problem = tight
         .segment(&json!({"image_id": id, "classes": ["red"], "refinement": "pamr"}))
@@ -420,7 +420,7 @@ async fn a_request_that_fails_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn an_image_is_refused_as_a_request_to_segment_would_be() {
-    let app = App::start_with(|config| config.limits.max_input_pixels = 1000).await;
+    let app = App::start_with(|config| config.limits.input.max_input_pixels = 1000).await;
     for fields in [
         json!({"short_side": 0}),
         json!({"short_side": 30}),

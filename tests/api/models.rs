@@ -7,7 +7,7 @@ use crate::support::App;
 
 #[tokio::test]
 async fn the_loaded_model_is_listed_with_the_limits() {
-    let app = App::start_with(|config| config.limits.max_classes = 17).await;
+    let app = App::start_with(|config| config.limits.vocabulary.max_classes = 17).await;
     let list = app.get("/v1/models").await.ok();
     assert_eq!(
         list["models"],

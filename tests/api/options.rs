@@ -70,8 +70,8 @@ async fn a_window_that_cannot_be_is_422() {
 #[tokio::test]
 async fn more_windows_than_allowed_are_422_with_the_limit() {
     let app = App::start_with(|config| {
-        config.limits.max_windows = 4;
-        config.limits.max_input_pixels = 128;
+        config.limits.input.max_windows = 4;
+        config.limits.input.max_input_pixels = 128;
     })
     .await;
     app.segment(&with_image(
@@ -126,9 +126,9 @@ async fn scales_are_the_requests_or_the_defaults() {
 #[tokio::test]
 async fn scales_that_cannot_be_are_422() {
     let app = App::start_with(|config| {
-        config.limits.max_scales = 3;
-        config.limits.max_short_side = 16;
-        config.limits.max_input_pixels = 700;
+        config.limits.input.max_scales = 3;
+        config.limits.input.max_short_side = 16;
+        config.limits.input.max_input_pixels = 700;
     })
     .await;
     let limit = |name: &str, value: u64| json!({"name": name, "value": value});
@@ -203,7 +203,7 @@ async fn key_smoothing_is_the_requests_or_the_defaults() {
 #[tokio::test]
 async fn an_attention_that_compares_cells_is_limited_in_them() {
     // 16 x 8 pixels are 4 x 2 cells; a window of 8 pixels has 2 x 2.
-    let app = App::start_with(|config| config.limits.max_paired_cells = 7).await;
+    let app = App::start_with(|config| config.limits.input.max_paired_cells = 7).await;
     let whole = json!({"classes": ["red"], "attention": "resclip"});
     let (path, detail, limit) = refusal(&app, whole).await;
     assert_eq!(path, "attention");
@@ -218,7 +218,7 @@ async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
     let app = App::start_with(|config| {
         config.defaults.refinement = Refinement::Pamr;
         // 16 x 8 pixels, 4 bytes, 2 texts and 48 more.
-        config.limits.max_refinement_bytes = 128 * 4 * 50;
+        config.limits.input.max_refinement_bytes = 128 * 4 * 50;
     })
     .await;
     app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
@@ -291,7 +291,7 @@ async fn the_threshold_is_the_requests_or_the_defaults() {
 
 #[tokio::test]
 async fn a_protocol_says_what_the_request_leaves_out() {
-    let app = App::start_with(|config| config.limits.max_input_pixels = 1 << 20).await;
+    let app = App::start_with(|config| config.limits.input.max_input_pixels = 1 << 20).await;
     // The fake has neither the attention nor patches of 16 pixels: what a protocol says is seen where the request is refused
     // or goes on.
     let refused = app.segment(&with_image(json!({"protocol": "naclip-voc21"}))).await;
@@ -335,7 +335,7 @@ async fn a_protocol_says_what_the_request_leaves_out() {
 
 #[tokio::test]
 async fn a_protocol_brings_the_constants_of_its_method() {
-    let app = App::start_with(|config| config.limits.max_input_pixels = 1 << 20).await;
+    let app = App::start_with(|config| config.limits.input.max_input_pixels = 1 << 20).await;
     let asked = async |fields: Value| {
         let mut body = with_image(fields);
         body["attention"] = json!("maskclip"); // The fake has none of the others.

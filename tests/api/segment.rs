@@ -220,7 +220,7 @@ async fn every_option_is_taken() {
 
 #[tokio::test]
 async fn a_value_out_of_its_range_is_422_with_path_and_limit() {
-    let app = App::start_with(|config| config.limits.max_short_side = 448).await;
+    let app = App::start_with(|config| config.limits.input.max_short_side = 448).await;
     let short_side = json!({"name": "limits.max_short_side", "value": 448});
     let deadline = json!({"name": "engine.max_deadline_seconds", "value": 300.0});
     let none = Value::Null;
@@ -349,11 +349,11 @@ async fn one_of_classes_and_vocabulary_is_required_and_an_image() {
 #[tokio::test]
 async fn limits_on_classes_are_422_and_named() {
     let app = App::start_with(|config| {
-        config.limits.max_classes = 2;
-        config.limits.max_synonyms = 1;
-        config.limits.max_name_characters = 5;
-        config.limits.max_background_names = 1;
-        config.limits.max_input_pixels = 100;
+        config.limits.vocabulary.max_classes = 2;
+        config.limits.vocabulary.max_synonyms = 1;
+        config.limits.vocabulary.max_name_characters = 5;
+        config.limits.vocabulary.max_background_names = 1;
+        config.limits.input.max_input_pixels = 100;
     })
     .await;
     for (fields, limit) in [

@@ -109,7 +109,7 @@ async fn a_student_has_a_temperature_of_its_own_and_looks_at_no_default_about_at
         config.defaults.temperature = 40.0;
         config.defaults.attention = Attention::Resclip;
         config.defaults.key_smoothing = KeySmoothingMethod::Likeness;
-        config.limits.max_paired_cells = 1;
+        config.limits.input.max_paired_cells = 1;
     });
     app.engine.ready().await.expect("the fakes load");
     app.segment(&body(&json!({"model": "fruit"}))).await.ok();

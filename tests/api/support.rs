@@ -11,8 +11,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use maskclip::api::{AppState, openapi_yaml, router};
 use maskclip::config::Config;
-use maskclip::engine::{Engine, EngineSettings, Readiness, ServedModel};
-use maskclip::telemetry::Metrics;
+use maskclip::engine::{Engine, Readiness};
+use maskclip::labeller::ServedModel;
+use maskclip::telemetry::MetricsRegistry;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -56,12 +57,12 @@ impl App {
     pub fn launch_models(models: Vec<ServedModel>, control: Control, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::for_testing();
         change(&mut config);
-        let metrics = Arc::new(Metrics::new());
-        let engine = Engine::start(EngineSettings::from(&config), models, None, Arc::clone(&metrics));
+        let metrics = MetricsRegistry::new();
+        let engine = Engine::start(config.engine_settings(), models, None, &metrics);
         let state = AppState {
             engine: Arc::clone(&engine),
-            config: Arc::new(config),
             metrics,
+            max_request_bytes: config.limits.max_request_bytes,
         };
         Self {
             router: router(state),

@@ -228,8 +228,8 @@ async fn a_query_that_is_not_understood_is_422() {
 #[tokio::test]
 async fn names_lists_and_their_number_have_limits() {
     let app = App::start_with(|config| {
-        config.limits.max_vocabularies = 1;
-        config.limits.max_classes = 2;
+        config.limits.vocabulary.max_vocabularies = 1;
+        config.limits.vocabulary.max_classes = 2;
     })
     .await;
     let classes = json!({"classes": ["red"]});

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
-use maskclip::config::{ProtocolData, ProtocolMethod};
+use maskclip::engine::{ProtocolData, ProtocolMethod};
 use serde_json::Value;
 
 use crate::server::{maskclip, run, shell};

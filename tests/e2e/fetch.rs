@@ -7,9 +7,10 @@ use std::process::Stdio;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use maskclip::clip::zoo::{DEMO, Origin, PUBLISHED, PublishedModel};
-use maskclip::config::{Config, FetchConfig};
-use maskclip::fetch::{Fetch, FetchError, Progress, Vouched};
+use maskclip::config::Config;
+use maskclip::weights::FetchSettings;
+use maskclip::weights::{DEMO, Origin, PUBLISHED, PublishedModel};
+use maskclip::weights::{Fetch, FetchError, Progress, Vouched};
 use serde_json::Value;
 
 use crate::loopback::{Answer, Loopback};
@@ -395,13 +396,16 @@ fn known_beforehand(server: &Loopback) -> &'static PublishedModel {
     }))
 }
 
-fn fetch(model: &'static PublishedModel, folder: &Path) -> (Result<maskclip::fetch::Fetched, FetchError>, Vec<String>) {
-    let config: FetchConfig = Config::for_testing().fetch;
+fn fetch(
+    model: &'static PublishedModel,
+    folder: &Path,
+) -> (Result<maskclip::weights::Fetched, FetchError>, Vec<String>) {
+    let settings: FetchSettings = Config::for_testing().fetch;
     let mut heard = Heard::default();
     let fetch = Fetch {
         model,
         folder,
-        config: &config,
+        settings: &settings,
     };
     (fetch.run(None, &mut heard), heard.0)
 }

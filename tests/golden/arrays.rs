@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use maskclip::clip::{ModelConfig, Origin, VisualTower, Weights};
-use maskclip::label_map::QueryOwner;
+use maskclip::scores::QueryOwner;
 use tch::{Device, Kind, Tensor};
 
 /// Largest absolute difference allowed, in 32 bits.

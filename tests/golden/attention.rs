@@ -5,7 +5,7 @@ use maskclip::clip::VisualTower;
 use maskclip::dense::{
     self, Attention, DenseFeatures, DenseOptions, MethodConstants, PearlConstants, ResclipConstants,
 };
-use maskclip::label_map::QueryOwner;
+use maskclip::scores::QueryOwner;
 use tch::{Device, Kind, Tensor};
 
 use crate::arrays::{Arrays, Comparison, TOLERANCE, load_tower};

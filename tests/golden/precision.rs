@@ -3,12 +3,13 @@
 
 use std::path::Path;
 
-use maskclip::clip::zoo::EmbeddedModel;
 use maskclip::clip::{Clip, ModelConfig, Weights};
 use maskclip::dense::{self, DenseFeatures, DenseOptions};
 use maskclip::image::{self, Normalisation, Resize};
-use maskclip::label_map::{LabelMapOptions, QueryOwner, UNLABELLED, label_map};
+use maskclip::label_map::{LabelMapOptions, label_map};
+use maskclip::scores::{QueryOwner, UNLABELLED};
 use maskclip::vocabulary::TemplateSet;
+use maskclip::weights::EmbeddedModel;
 use tch::{Device, Kind, Tensor};
 
 use crate::arrays::golden;

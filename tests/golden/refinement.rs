@@ -2,7 +2,7 @@
 //! tools/golden/refinement.py, which wrote the arrays.
 
 use maskclip::dense::{self, DenseOptions, MethodConstants, PearlConstants, Refinement};
-use maskclip::label_map::{ScoreGrid, ScoreKind, ScoreMap};
+use maskclip::scores::{ScoreGrid, ScoreKind, ScoreMap};
 use tch::Tensor;
 
 use crate::arrays::{Arrays, Comparison};

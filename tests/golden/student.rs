@@ -1,9 +1,7 @@
 //! MaskCLIP+'s students against plain PyTorch: see tools/golden/student.py, which wrote the arrays.
 
-use maskclip::student::{
-    Backbone, Head, Mode, Network, NetworkConfig, OptimiserSettings, Parameters, Sgd, Stem, cross_entropy,
-    feature_distance,
-};
+use maskclip::models::student::{Backbone, Head, Mode, Network, NetworkConfig, OptimiserSettings, Parameters, Stem};
+use maskclip::training::{Sgd, cross_entropy, feature_distance};
 use tch::{Device, Tensor};
 
 use crate::arrays::{Arrays, Comparison, golden};

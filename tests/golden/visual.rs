@@ -3,7 +3,7 @@
 
 use maskclip::clip::{CheckpointError, ModelConfig, VisualTower};
 use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
-use maskclip::label_map::ScoreKind;
+use maskclip::scores::ScoreKind;
 use tch::{Device, Kind, Tensor};
 
 use crate::arrays::{Arrays, Comparison, OWNERS, load_tower, open_tower};

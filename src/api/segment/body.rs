@@ -11,11 +11,13 @@ use crate::api::error::ApiError;
 use crate::api::look::{Look, LookFields};
 use crate::api::upload::UploadBody;
 use crate::api::wire::ClassBody;
-use crate::config::{Config, Protocol};
 use crate::dense::{Attention, DenseOptions, MAX_TEMPERATURE, Refinement};
-use crate::engine::{ImageSource, ModelKind, OutputOptions, SegmentRequest, VocabularyChoice};
+use crate::engine::EngineSettings;
+use crate::engine::Protocol;
+use crate::engine::{ImageSource, OutputOptions, SegmentRequest, VocabularyChoice};
 use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
+use crate::labeller::ModelKind;
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
 /// What to look for in an image, and how. Unknown fields are refused.
@@ -135,14 +137,14 @@ impl SegmentBody {
     pub(super) fn into_request(
         self,
         image: ImageSource,
-        config: &Config,
+        settings: &EngineSettings,
         vocabulary_options: &VocabularyOptions,
         (model, kind): (&str, ModelKind),
         now: Instant,
     ) -> Result<SegmentRequest, ApiError> {
         let defaults = &match self.protocol {
             Some(protocol) => protocol.settings(),
-            None => config.defaults.with(vocabulary_options),
+            None => settings.defaults.with(vocabulary_options),
         };
         let look = LookFields {
             protocol: self.protocol,
@@ -154,7 +156,7 @@ impl SegmentBody {
             window: self.window,
             deadline_seconds: self.deadline_seconds,
         };
-        let Look { dense, input, deadline } = look.fill_in(config, defaults, (model, kind), now)?;
+        let Look { dense, input, deadline } = look.fill_in(settings, defaults, (model, kind), now)?;
         let denoising = fraction(
             "prompt_denoising",
             self.prompt_denoising.unwrap_or(defaults.prompt_denoising),
@@ -169,7 +171,7 @@ impl SegmentBody {
             model: model.to_owned(),
             image,
             vocabulary: vocabulary(self.classes, self.vocabulary, self.protocol)?,
-            background: background(self.background, config, defaults)?,
+            background: background(self.background, settings, defaults)?,
             templates: self.templates.unwrap_or(defaults.templates),
             synonyms: self.synonyms.unwrap_or(defaults.synonyms),
             dense,

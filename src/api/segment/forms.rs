@@ -9,9 +9,8 @@ use utoipa::ToSchema;
 
 use super::body::fraction;
 use crate::api::error::ApiError;
-use crate::config::{Config, DefaultsConfig};
 use crate::dense::{KeySmoothing, KeySmoothingMethod, Window};
-use crate::engine::Background;
+use crate::engine::{Background, DefaultSettings, EngineSettings};
 
 /// Pixels that belong to none of the classes. They get the unlabelled value (255, or 65535 in 16-bit maps).
 #[derive(Debug, Clone, PartialEq, ToSchema)]
@@ -199,10 +198,10 @@ impl WindowBody {
 /// What a request says of the background, the rest from `defaults`.
 pub(super) fn background(
     body: Option<BackgroundBody>,
-    config: &Config,
-    defaults: &DefaultsConfig,
+    settings: &EngineSettings,
+    defaults: &DefaultSettings,
 ) -> Result<Background, ApiError> {
-    let shipped = || config.vocabulary.background.clone();
+    let shipped = || settings.vocabulary.background.clone();
     let with_names = |names| Background {
         names,
         threshold: defaults.background_threshold,

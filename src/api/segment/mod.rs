@@ -28,9 +28,10 @@ use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
 use super::{AppState, accept, run_blocking};
-use crate::config::Config;
-use crate::engine::{ImageSource, ModelInfo, SegmentError, SegmentRequest, Warning};
+use crate::engine::EngineSettings;
+use crate::engine::{ImageSource, SegmentError, SegmentRequest, Warning};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
+use crate::labeller::ModelInfo;
 use crate::vocabulary::VocabularyOptions;
 
 /// The engine's request for one in JSON, as the route understands it, but for the image: the same fields, defaults and checks.
@@ -40,7 +41,7 @@ use crate::vocabulary::VocabularyOptions;
 /// [`ApiError::Invalid`] with the field's path; when the request names another model, or what this one does not have.
 pub fn request_from_json(
     request: &serde_json::Value,
-    config: &Config,
+    settings: &EngineSettings,
     options: &VocabularyOptions,
     model: &ModelInfo,
 ) -> Result<SegmentRequest, ApiError> {
@@ -51,7 +52,7 @@ pub fn request_from_json(
     }
     let model = (model.name.as_str(), model.kind());
     let no_image = ImageSource::Upload(Bytes::new());
-    body.into_request(no_image, config, options, model, Instant::now())
+    body.into_request(no_image, settings, options, model, Instant::now())
 }
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
@@ -147,7 +148,7 @@ pub(super) async fn segment(State(state): State<AppState>, request: Request) -> 
         Some(name) => state.engine.vocabulary(name).await?.options,
         None => VocabularyOptions::default(),
     };
-    let request = body.into_request(image, &state.config, &options, model, now)?;
+    let request = body.into_request(image, state.engine.settings(), &options, model, now)?;
     let segmentation = state.engine.segment(request).await?;
     if media_type == PNG
         && let EncodedLabelMap::Png(png) = segmentation.label_map

@@ -7,7 +7,8 @@ use super::Result;
 use crate::api::error::ApiError;
 use crate::api::segment;
 use crate::config::Config;
-use crate::engine::{ModelInfo, SegmentRequest};
+use crate::engine::SegmentRequest;
+use crate::labeller::ModelInfo;
 use crate::vocabulary::VocabularyOptions;
 
 /// The fields of a request to segment, each a flag. Values are those of the API, which checks them.
@@ -162,7 +163,7 @@ pub fn engine_request(
     options: &VocabularyOptions,
     model: &ModelInfo,
 ) -> Result<SegmentRequest> {
-    let request = segment::request_from_json(request, config, options, model);
+    let request = segment::request_from_json(request, &config.engine_settings(), options, model);
     Ok(request.map_err(|error| match error {
         ApiError::Invalid {
             path: Some(path),

@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::cli::arguments::{ConfigArguments, ModelArguments};
 use crate::cli::measure::{Result, ScoringArguments};
-use crate::engine::ModelInfo;
-use crate::student::{
+use crate::labeller::ModelInfo;
+use crate::models::student::{
     Backbone, Head, NetworkConfig, OptimiserSettings, PseudoLabels, Stem, StudentPrecision, TrainSettings,
 };
 

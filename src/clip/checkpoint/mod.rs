@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
-use crate::hexadecimal::hexadecimal;
+use crate::support::hexadecimal;
 
 /// What weights are called in model hubs' folders, in the order they are looked for.
 pub const WEIGHTS_FILES: [&str; 6] = [

@@ -17,7 +17,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::image::RgbImage;
-use crate::random::Random;
+use crate::support::Random;
 
 /// The highest severity; the lowest is 1.
 const MAX_SEVERITY: u8 = 5;

@@ -1,7 +1,7 @@
 //! Noise on each value by itself, drawn pixel by pixel for each channel.
 
 use super::Pixels;
-use crate::random::Random;
+use crate::support::Random;
 
 /// Adds normal noise of this standard deviation.
 pub(super) fn gaussian(pixels: &Pixels, deviation: f64, random: &mut Random) -> Pixels {

@@ -6,7 +6,7 @@ use std::io::BufReader;
 use png::{BitDepth, ColorType, Decoder, Transformations};
 
 use super::{DatasetError, Sample, unreadable};
-use crate::label_map::UNLABELLED;
+use crate::scores::UNLABELLED;
 
 /// The value of pixels that are not counted, in every data set here: mmsegmentation's `ignore_index`. The highest 16-bit
 /// value is not counted either, and it alone where there are more than 255 classes: so this server writes its label maps.

@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use super::super::ScoreKind;
 use super::super::interpolation::Tile;
 use super::{Plan, Query};
+use crate::scores::ScoreKind;
 
 /// By how much, at most, a pixel's softmax changes for what is left out: all of that together is less than this share of the
 /// best query's part.

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 use serde::Deserialize;
 
-use super::super::{ClassStatistics, ScoreGrid, Windows, enlarge};
+use super::super::{ClassStatistics, enlarge};
 use super::*;
+use crate::scores::{ScoreGrid, Windows};
 
 /// All probabilities of an image, `[owners, height, width]`, in 64 bits: classes, then the background.
 /// Every pixel is interpolated from its four cells of each grid at once, by the textbook.

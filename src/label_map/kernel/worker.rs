@@ -1,12 +1,12 @@
 //! One thread's share of the pass: buffers, the arithmetic of a row's pixels, and what has been counted.
 
-use super::super::ScoreKind;
 use super::super::instructions::VectorWork;
 use super::super::interpolation::Block;
 use super::super::lanes::{LANES, Lanes, exp_of_difference};
 use super::super::statistics::Statistics;
 use super::Plan;
 use super::candidates::Candidates;
+use crate::scores::ScoreKind;
 
 /// One thread's buffers and what it has counted so far.
 pub(super) struct Worker<'a> {

@@ -4,21 +4,13 @@
 use super::*;
 
 /// Small, so that each is easily passed.
-pub(in crate::vocabulary) fn limits() -> LimitsConfig {
-    LimitsConfig {
-        max_request_bytes: 0,
-        max_image_pixels: 0,
+pub(in crate::vocabulary) fn limits() -> VocabularyLimits {
+    VocabularyLimits {
         max_classes: 3,
         max_synonyms: 2,
         max_name_characters: 10,
         max_background_names: 3,
         max_vocabularies: 2,
-        max_short_side: 0,
-        max_scales: 1,
-        max_input_pixels: 0,
-        max_windows: 1,
-        max_paired_cells: 1,
-        max_refinement_bytes: 1,
     }
 }
 

@@ -6,11 +6,16 @@ use super::*;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
-fn registry() -> Registry {
-    Registry::new(2, None, NOW)
+fn registry() -> VocabularyRegistry {
+    VocabularyRegistry::new(2, None, NOW)
 }
 
-fn put(registry: &Registry, name: &str, class: &str, precondition: &Precondition) -> Result<Stored, VocabularyError> {
+fn put(
+    registry: &VocabularyRegistry,
+    name: &str,
+    class: &str,
+    precondition: &Precondition,
+) -> Result<Stored, VocabularyError> {
     registry
         .put(name, list(&[class], &[]), precondition, NOW)
         .map(|(_, stored)| stored)
@@ -169,11 +174,11 @@ fn only_requests_count_as_hits() {
 }
 
 /// Two processes' registries on one file.
-fn two_on_one_disk() -> (tempfile::TempDir, Registry, Registry) {
+fn two_on_one_disk() -> (tempfile::TempDir, VocabularyRegistry, VocabularyRegistry) {
     let folder = tempfile::tempdir().unwrap();
     let on_disk = || {
         let disk = DiskStore::open(&folder.path().join("store"), 1 << 20).unwrap();
-        Registry::new(2, Some(disk), NOW)
+        VocabularyRegistry::new(2, Some(disk), NOW)
     };
     let (one, other) = (on_disk(), on_disk());
     (folder, one, other)
@@ -234,7 +239,7 @@ fn of_many_processes_that_create_one_name_one_does() {
                 let (path, create) = (folder.path().join("store"), &create);
                 scope.spawn(move || {
                     let disk = DiskStore::open(&path, 1 << 20).unwrap();
-                    put(&Registry::new(9, Some(disk), NOW), "pets", class, create).is_ok()
+                    put(&VocabularyRegistry::new(9, Some(disk), NOW), "pets", class, create).is_ok()
                 })
             })
             .collect();

@@ -1,0 +1,350 @@
+//! `maskclip train`: a student from a folder of images, a vocabulary and a teacher.
+
+mod arguments;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use super::disk::open_disk;
+use super::measure::{Result, classes_named, engine_request, find_vocabulary, progress, set_all, with_background};
+use super::serve::shutdown_signal;
+use crate::api::ClassBody;
+use crate::config::Config;
+use crate::engine::{Engine, SegmentRequest};
+use crate::labeller::{Labeller, ModelInfo, ServedModel};
+use crate::models::student::{
+    CARD_FILE, Plan, PlannedData, PlannedInput, PlannedLabels, PlannedTeacher, PlannedVocabulary, PseudoLabels,
+    STUDENT_FILE, StepReport,
+};
+use crate::scores::QueryOwner;
+use crate::telemetry::{self, MetricsRegistry};
+use crate::training::{
+    BackboneWeights, GivenLabels, LabelCache, Teacher, Texts, TrainOutcome, TrainRun, TrainingImages,
+};
+use crate::vocabulary::{
+    Class, ClassList, Classifier, DiskStore, Synonyms, TemplateSet, VocabularyOptions, VocabularyRegistry,
+};
+
+pub use arguments::TrainArguments;
+
+/// Texts that are embedded at once, each in all templates.
+const TEXTS_AT_ONCE: usize = 8;
+
+/// Trains until the student is done, or SIGTERM or SIGINT saves where it is. The student's path goes to standard output.
+pub fn run(arguments: TrainArguments) -> Result<()> {
+    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
+    telemetry::start_logs(&config.telemetry)?;
+    let model = config.asked_models().find_teacher()?;
+    let disk = open_disk(&config.vocabulary);
+    let registry = VocabularyRegistry::new(
+        config.limits.vocabulary.max_vocabularies,
+        disk.clone(),
+        SystemTime::now(),
+    );
+    let mut vocabulary = find_vocabulary(&arguments.classes, &registry, &config)?;
+    if let Some(background) = &arguments.background {
+        vocabulary.list = with_background(&vocabulary.list, background, &config)?;
+    }
+    let settings = arguments.training.settings()?;
+    let mut labeller = model.load()?;
+    let network = arguments.network.config(labeller.info());
+    settings.check(&network, labeller.info().patch_pixels)?;
+    let labelled = arguments.labelled(&vocabulary.list)?;
+    let request = arguments.request(
+        taught_classes(&vocabulary.list, &labelled),
+        &vocabulary.options,
+        &config,
+        labeller.info(),
+    )?;
+    let texts = arguments.texts(&mut labeller, &vocabulary.list, request.templates, &labelled, &config)?;
+    settings.check_labels(&texts, arguments.labels.is_some())?;
+    let backbone = arguments.network.backbone_weights.as_deref();
+    let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
+    let images = TrainingImages::find(&arguments.images, config.limits.input.max_image_pixels)?;
+    tell_left_out(&images);
+    let given = arguments.labels.as_deref().map(|folder| {
+        let queries = texts.labelled.clone();
+        GivenLabels::find(folder, &arguments.images, &images, queries)
+    });
+    let given = given.transpose()?;
+    let plan = Plan {
+        network,
+        vocabulary: planned_vocabulary(&vocabulary.list, request.templates),
+        teacher: planned_teacher(labeller.info(), &request, settings.pseudo_labels),
+        normalisation: [labeller.info().normalisation.mean, labeller.info().normalisation.std],
+        settings,
+        backbone_sha256: backbone.as_ref().map(|backbone| backbone.sha256.clone()),
+        data: PlannedData {
+            images: images.files.len(),
+            sha256: images.sha256,
+            undecodable: images.undecodable.len(),
+            label_maps: images.label_maps,
+        },
+        given_labels: given
+            .as_ref()
+            .map(|given| planned_labels(&vocabulary.list, &labelled, given)),
+    };
+    let run = TrainRun {
+        folder: &arguments.output,
+        plan: &plan,
+        files: &images.files,
+        backbone: backbone.as_ref(),
+        max_image_pixels: config.limits.input.max_image_pixels,
+        checkpoint_steps: arguments.checkpoint_steps,
+    };
+    let steps_made = run.steps_made()?;
+    let (signals, stop) = stop_on_signal()?;
+    let cache = match settings.pseudo_labels {
+        PseudoLabels::EachView | PseudoLabels::None => None,
+        PseudoLabels::Once => Some(LabelCache::open(run.folder, &plan, &texts.taught)?),
+    };
+    if let Some(cache) = &cache
+        && steps_made < settings.steps
+    {
+        let once = LabelOnce {
+            config: &config,
+            model: config.asked_models().find_first()?,
+            disk,
+            request: &request,
+            cache,
+        };
+        if !signals.block_on(once.label(&run, &stop))? {
+            eprintln!("stopped while images were labelled: the same command goes on from there");
+            return Ok(());
+        }
+    }
+    let mut bar = Bar::new(settings.steps);
+    let outcome = run.train(
+        &mut Teacher {
+            labeller: &mut labeller,
+            texts: &texts,
+            options: request.dense,
+            cache: cache.as_ref(),
+            given: given.as_ref(),
+            confidence: settings.confidence,
+        },
+        || stop.load(Ordering::Relaxed),
+        |report, images_per_second| bar.show(report, images_per_second),
+    );
+    bar.0.finish_and_clear();
+    match outcome? {
+        TrainOutcome::Finished(last) => {
+            eprintln!("{} steps, {}", last.step, loss_of(&last));
+            eprintln!("what it is: {}", arguments.output.join(CARD_FILE).display());
+            println!("{}", arguments.output.join(STUDENT_FILE).display());
+        }
+        TrainOutcome::Stopped(last) => eprintln!(
+            "stopped after step {} of {}: the same command goes on from there",
+            last.step, settings.steps
+        ),
+    }
+    Ok(())
+}
+
+/// What it takes to label all images before the first step.
+struct LabelOnce<'a> {
+    config: &'a Config,
+    model: ServedModel,
+    disk: Option<Arc<DiskStore>>,
+    request: &'a SegmentRequest,
+    cache: &'a LabelCache,
+}
+
+impl LabelOnce<'_> {
+    /// Labels what is not labelled yet, with an engine that ends with it. False when it was stopped.
+    async fn label(self, run: &TrainRun<'_>, stop: &AtomicBool) -> Result<bool> {
+        if self.cache.is_complete(run.files.len()) {
+            return Ok(true);
+        }
+        let settings = self.config.engine_settings().without_images();
+        let request = SegmentRequest {
+            model: self.model.name.clone(),
+            ..self.request.clone()
+        };
+        let engine = Engine::start(settings, vec![self.model], self.disk, &MetricsRegistry::new());
+        engine.ready().await?;
+        let patience = Duration::from_secs_f64(self.config.engine.max_deadline_seconds);
+        let bar = progress(run.files.len());
+        let stop = || stop.load(Ordering::Relaxed);
+        let done = self
+            .cache
+            .fill(&engine, &request, patience, run.files, stop, || bar.inc(1))
+            .await;
+        bar.finish_and_clear();
+        Ok(done?)
+    }
+}
+
+impl TrainArguments {
+    /// Which classes have given labels, `[classes]`.
+    fn labelled(&self, list: &ClassList) -> Result<Vec<bool>> {
+        match (&self.labels, &self.labelled_classes) {
+            (None, _) => Ok(vec![false; list.classes().len()]),
+            (Some(_), None) => Ok(vec![true; list.classes().len()]),
+            (Some(_), Some(text)) => classes_named(list, text, "--labelled-classes"),
+        }
+    }
+
+    /// The texts of student and teacher, embedded.
+    fn texts(
+        &self,
+        labeller: &mut dyn Labeller,
+        list: &ClassList,
+        templates: TemplateSet,
+        labelled: &[bool],
+        config: &Config,
+    ) -> Result<Texts> {
+        let full = embed(labeller, list, templates)?;
+        let plain = match self.training.learned_background {
+            false => None,
+            true => Some(embed(
+                labeller,
+                &list.with_background(&[], &config.limits.vocabulary)?,
+                templates,
+            )?),
+        };
+        Ok(Texts::new(list, &full, plain.as_ref(), labelled)?)
+    }
+
+    /// What the teacher is asked of an image: the label map of its texts, each as a class of its own.
+    fn request(
+        &self,
+        classes: Vec<ClassBody>,
+        options: &VocabularyOptions,
+        config: &Config,
+        teacher: &ModelInfo,
+    ) -> Result<SegmentRequest> {
+        let mut request = json!({
+            "classes": classes,
+            "background": {"names": [], "threshold": self.training.confidence, "area": 0},
+            "synonyms": Synonyms::Mean,
+        });
+        set_all(&mut request, self.scoring.axes())?;
+        let request = engine_request(&request, config, options, teacher)?;
+        let attention = request.dense.attention;
+        if !teacher.attentions.contains(&attention) {
+            let possible: Vec<_> = teacher.attentions.iter().map(|attention| attention.name()).collect();
+            let (name, possible) = (attention.name(), possible.join(", "));
+            return Err(format!("--attention {name} is not for {}: {possible}", teacher.architecture).into());
+        }
+        let whole = self.scoring.of_whole_images();
+        if self.training.pseudo_labels != PseudoLabels::Once && !whole.is_empty() {
+            let flags = whole.join(" and ");
+            return Err(format!(
+                "{flags}: a teacher that labels each view sees it at its own size; --pseudo-labels once"
+            )
+            .into());
+        }
+        Ok(request)
+    }
+}
+
+/// What becomes true on the first SIGTERM or SIGINT, for as long as the runtime lives.
+fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let signal = runtime.block_on(async { shutdown_signal() })?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    runtime.spawn(async move {
+        signal.await;
+        stopped.store(true, Ordering::Relaxed);
+    });
+    Ok((runtime, stop))
+}
+
+/// Each of the teacher's texts as a class.
+fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<ClassBody> {
+    let classes = list.queries_as_classes().into_iter().zip(list.query_owners());
+    let taught = classes.filter(|(_, owner)| match owner {
+        QueryOwner::Class(id) => !labelled[usize::from(*id)],
+        QueryOwner::Background => true,
+    });
+    taught.map(|(class, _)| class.into()).collect()
+}
+
+/// Says on standard error what was found in the folder and is not learned from.
+fn tell_left_out(images: &TrainingImages) {
+    for (file, reason) in &images.undecodable {
+        eprintln!("left out: {}: {reason}", file.display());
+    }
+    if images.label_maps > 0 {
+        eprintln!(
+            "{} label maps (.truth.png) beside images are no images to learn from",
+            images.label_maps
+        );
+    }
+}
+
+fn planned_labels(list: &ClassList, labelled: &[bool], given: &GivenLabels) -> PlannedLabels {
+    let classes = list.classes().iter().zip(labelled).filter(|(_, labelled)| **labelled);
+    PlannedLabels {
+        classes: classes.map(|(class, _)| class.name.clone()).collect(),
+        sha256: given.sha256.clone(),
+    }
+}
+
+fn planned_vocabulary(list: &ClassList, templates: TemplateSet) -> PlannedVocabulary {
+    let texts = |class: &Class| class.texts().map(str::to_owned).collect();
+    PlannedVocabulary {
+        classes: list.classes().iter().map(texts).collect(),
+        background: list.background().to_vec(),
+        templates: templates.name().to_owned(),
+    }
+}
+
+fn planned_teacher(info: &ModelInfo, request: &SegmentRequest, pseudo_labels: PseudoLabels) -> PlannedTeacher {
+    let whole_images = match pseudo_labels {
+        PseudoLabels::EachView | PseudoLabels::None => None,
+        PseudoLabels::Once => Some(PlannedInput {
+            short_side: request.input.short_side.unwrap_or(info.short_side),
+            scales: request.input.scales.clone(),
+            resize: request.input.resize,
+        }),
+    };
+    PlannedTeacher::new(info, &request.dense, whole_images)
+}
+
+/// The vocabulary in the teacher's space: one text per class, the mean of its synonyms, and one per background name.
+fn embed(labeller: &mut dyn Labeller, list: &ClassList, templates: TemplateSet) -> Result<Classifier> {
+    let mut embeddings = Vec::new();
+    for texts in list.texts().chunks(TEXTS_AT_ONCE) {
+        embeddings.extend(labeller.embed_texts(texts, templates)?);
+    }
+    Ok(list.classifier(&embeddings, Synonyms::Mean))
+}
+
+/// A progress bar on standard error; silent where that is no terminal.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new(steps: u64) -> Self {
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} steps, {msg}, {eta} left")
+            .expect("the template names fields that indicatif has");
+        Self(ProgressBar::new(steps).with_style(style))
+    }
+
+    fn show(&mut self, report: &StepReport, images_per_second: f64) {
+        if self.0.position() + 1 < report.step {
+            // A run that goes on: what was made before says nothing of the time that is left.
+            self.0.set_position(report.step);
+            self.0.reset_eta();
+        }
+        self.0.set_position(report.step);
+        self.0
+            .set_message(format!("{}, {images_per_second:.1} images/s", loss_of(report)));
+    }
+}
+
+fn loss_of(report: &StepReport) -> String {
+    report
+        .loss
+        .map_or("no labels".to_owned(), |loss| format!("loss {loss:.4}"))
+}

@@ -1,0 +1,99 @@
+//! The section `limits`: one list of keys, whose bounds belong to several rooms.
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::InputLimits;
+use crate::support::{OutOfRange, at_least_one};
+use crate::vocabulary::VocabularyLimits;
+
+/// What requests may ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "LimitKeys", into = "LimitKeys")]
+pub struct LimitsSettings {
+    /// Bytes of a request's body.
+    pub max_request_bytes: usize,
+    /// Bounds on class lists and vocabularies.
+    pub vocabulary: VocabularyLimits,
+    /// Bounds on images and on what the model computes for a request.
+    pub input: InputLimits,
+}
+
+impl LimitsSettings {
+    /// Checks the range of every value.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub(super) fn check(&self) -> Result<(), OutOfRange> {
+        at_least_one("limits.max_request_bytes", self.max_request_bytes as u64)?;
+        self.vocabulary.check()?;
+        self.input.check()
+    }
+}
+
+/// The keys of the section, side by side.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitKeys {
+    max_request_bytes: usize,
+    max_image_pixels: u64,
+    max_classes: usize,
+    max_synonyms: usize,
+    max_name_characters: usize,
+    max_background_names: usize,
+    max_vocabularies: usize,
+    max_short_side: u32,
+    max_scales: usize,
+    max_input_pixels: u64,
+    max_windows: usize,
+    max_paired_cells: usize,
+    max_refinement_bytes: u64,
+}
+
+impl From<LimitKeys> for LimitsSettings {
+    fn from(keys: LimitKeys) -> Self {
+        Self {
+            max_request_bytes: keys.max_request_bytes,
+            vocabulary: VocabularyLimits {
+                max_classes: keys.max_classes,
+                max_synonyms: keys.max_synonyms,
+                max_name_characters: keys.max_name_characters,
+                max_background_names: keys.max_background_names,
+                max_vocabularies: keys.max_vocabularies,
+            },
+            input: InputLimits {
+                max_image_pixels: keys.max_image_pixels,
+                max_short_side: keys.max_short_side,
+                max_scales: keys.max_scales,
+                max_input_pixels: keys.max_input_pixels,
+                max_windows: keys.max_windows,
+                max_paired_cells: keys.max_paired_cells,
+                max_refinement_bytes: keys.max_refinement_bytes,
+            },
+        }
+    }
+}
+
+impl From<LimitsSettings> for LimitKeys {
+    fn from(limits: LimitsSettings) -> Self {
+        let LimitsSettings {
+            max_request_bytes,
+            vocabulary,
+            input,
+        } = limits;
+        Self {
+            max_request_bytes,
+            max_image_pixels: input.max_image_pixels,
+            max_classes: vocabulary.max_classes,
+            max_synonyms: vocabulary.max_synonyms,
+            max_name_characters: vocabulary.max_name_characters,
+            max_background_names: vocabulary.max_background_names,
+            max_vocabularies: vocabulary.max_vocabularies,
+            max_short_side: input.max_short_side,
+            max_scales: input.max_scales,
+            max_input_pixels: input.max_input_pixels,
+            max_windows: input.max_windows,
+            max_paired_cells: input.max_paired_cells,
+            max_refinement_bytes: input.max_refinement_bytes,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Values of request fields that a request leaves out.
+
+use serde::{Deserialize, Serialize};
+
+use super::InputLimits;
+use crate::dense::{Attention, KeySmoothingMethod, MAX_TEMPERATURE, Refinement, Window};
+use crate::image::Resize;
+use crate::support::{OutOfRange, in_range};
+use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
+
+/// Values of request fields that a request leaves out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DefaultSettings {
+    /// Prompt templates.
+    pub templates: TemplateSet,
+    /// What the synonyms of a class come to.
+    pub synonyms: Synonyms,
+    /// The last attention.
+    pub attention: Attention,
+    /// Factor on cosines before the softmax.
+    pub temperature: f32,
+    /// Prompt denoising threshold, 0 for off.
+    pub prompt_denoising: f32,
+    /// Key smoothing; `reference` smooths every position.
+    pub key_smoothing: KeySmoothingMethod,
+    /// Best class probability below which a pixel is background, 0 for off.
+    pub background_threshold: f32,
+    /// Share of the foreground up to which a class is nowhere, 0 for off.
+    pub background_area: f64,
+    /// Short side of the model's input in pixels; 0 takes the model's own.
+    pub short_side: u32,
+    /// Factors on it: the image is scored at each of these sizes.
+    pub scales: Vec<f64>,
+    /// How the image comes to that size.
+    pub resize: Resize,
+    /// Windows over the model's input; none sees it as a whole.
+    pub window: Option<Window>,
+    /// What is done to the scores at the image's size.
+    pub refinement: Refinement,
+}
+
+impl DefaultSettings {
+    /// These with a vocabulary's own options in their place.
+    pub fn with(&self, options: &VocabularyOptions) -> Self {
+        Self {
+            templates: options.templates.unwrap_or(self.templates),
+            synonyms: options.synonyms.unwrap_or(self.synonyms),
+            prompt_denoising: options.prompt_denoising.unwrap_or(self.prompt_denoising),
+            background_threshold: options.background_threshold.unwrap_or(self.background_threshold),
+            background_area: options.background_area.unwrap_or(self.background_area),
+            ..self.clone()
+        }
+    }
+
+    /// Checks the range of every value.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub fn check(&self, limits: &InputLimits) -> Result<(), OutOfRange> {
+        in_range(
+            "defaults.temperature",
+            self.temperature > 0.0 && self.temperature <= MAX_TEMPERATURE,
+            self.temperature,
+            &format!("above 0 and at most {MAX_TEMPERATURE}"),
+        )?;
+        for (key, share) in [
+            ("defaults.prompt_denoising", f64::from(self.prompt_denoising)),
+            ("defaults.background_threshold", f64::from(self.background_threshold)),
+            ("defaults.background_area", self.background_area),
+        ] {
+            in_range(key, (0.0..=1.0).contains(&share), share, "0 to 1")?;
+        }
+        in_range(
+            "defaults.short_side",
+            self.short_side <= limits.max_short_side,
+            self.short_side,
+            &format!("at most limits.max_short_side = {}", limits.max_short_side),
+        )?;
+        in_range(
+            "defaults.scales",
+            (1..=limits.max_scales).contains(&self.scales.len()),
+            format!("{} of them", self.scales.len()),
+            &format!("1 to limits.max_scales = {} of them", limits.max_scales),
+        )?;
+        for &scale in &self.scales {
+            in_range("defaults.scales", scale > 0.0 && scale.is_finite(), scale, "above 0")?;
+        }
+        in_range(
+            "defaults.scales",
+            self.scales.len() == 1 || self.key_smoothing != KeySmoothingMethod::Formula,
+            format!("{} of them", self.scales.len()),
+            "one alone where defaults.key_smoothing is formula",
+        )?;
+        if let Some(Window { side, stride }) = self.window {
+            in_range("defaults.window.side", side >= 1, side, "at least 1")?;
+            in_range(
+                "defaults.window.stride",
+                (1..=side).contains(&stride),
+                stride,
+                &format!("1 to defaults.window.side = {side}"),
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! The metrics of the engine: stages, passes, queues, workers, and what is kept of images.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus::{HistogramVec, IntGauge, IntGaugeVec};
+
+use super::Stage;
+use super::features::FeatureCache;
+use super::images::HeldImages;
+use crate::labeller::ModelInfo;
+use crate::telemetry::{MetricsRegistry, Reading, Readings};
+
+/// Upper bounds of images that share a pass.
+const PASS_BUCKETS: [f64; 5] = [1.0, 2.0, 4.0, 8.0, 16.0];
+
+/// What the engine counts and times. A clone counts in the same place.
+#[derive(Debug, Clone)]
+pub(super) struct EngineMetrics {
+    stage_seconds: HistogramVec,
+    pass_images: HistogramVec,
+    model_info: IntGaugeVec,
+    queue_depth: IntGaugeVec,
+    workers_live: IntGaugeVec,
+    /// Requests that the engine holds, waiting or running.
+    pub(super) requests_in_flight: IntGauge,
+}
+
+impl EngineMetrics {
+    /// The metrics of one engine, in a registry that has none of another.
+    pub(super) fn new(registry: &MetricsRegistry) -> Self {
+        Self {
+            stage_seconds: registry.seconds(
+                "maskclip_stage_seconds",
+                "Seconds per stage of a segmentation request.",
+                &["model", "stage"],
+            ),
+            pass_images: registry.histograms(
+                "maskclip_pass_images",
+                "Images that passed through a model together.",
+                &["model"],
+                &PASS_BUCKETS,
+            ),
+            model_info: registry.gauges(
+                "maskclip_model_info",
+                "1 for each loaded model.",
+                &["model", "architecture", "weights_sha256", "precision", "device"],
+            ),
+            queue_depth: registry.gauges("maskclip_queue_depth", "Jobs waiting for a worker.", &["model"]),
+            workers_live: registry.gauges("maskclip_workers_live", "Worker threads with a warm model.", &["model"]),
+            requests_in_flight: registry.gauge(
+                "maskclip_requests_in_flight",
+                "Requests the engine holds, waiting or running.",
+            ),
+        }
+    }
+
+    /// Makes the label sets of a model exist at 0.
+    pub(super) fn declare_model(&self, model: &str) {
+        for stage in Stage::ALL {
+            self.stage_seconds.with_label_values(&[model, stage.name()]);
+        }
+        self.pass_images.with_label_values(&[model]);
+        self.queue_depth(model);
+        self.workers_live(model);
+    }
+
+    /// Jobs that wait for a worker of a model.
+    pub(super) fn queue_depth(&self, model: &str) -> IntGauge {
+        self.queue_depth.with_label_values(&[model])
+    }
+
+    /// Worker threads with a warm model.
+    pub(super) fn workers_live(&self, model: &str) -> IntGauge {
+        self.workers_live.with_label_values(&[model])
+    }
+
+    /// Records the time that one request to a model spent in one stage.
+    pub(super) fn stage(&self, model: &str, stage: Stage, elapsed: Duration) {
+        self.stage_seconds
+            .with_label_values(&[model, stage.name()])
+            .observe(elapsed.as_secs_f64());
+    }
+
+    /// Records how many images passed through a model together.
+    pub(super) fn pass(&self, model: &str, images: usize) {
+        self.pass_images.with_label_values(&[model]).observe(images as f64);
+    }
+
+    /// Shows that a model is loaded. A model that is loaded anew is the same.
+    pub(super) fn model_loaded(&self, model: &ModelInfo) {
+        self.model_info
+            .with_label_values(&[
+                model.name.as_str(),
+                &model.architecture,
+                &model.weights_sha256,
+                model.precision.name(),
+                &model.device,
+            ])
+            .set(1);
+    }
+}
+
+/// Shows what is kept of images.
+pub(super) fn register_images(registry: &MetricsRegistry, features: &Arc<FeatureCache>, images: &Arc<HeldImages>) {
+    let (features, images) = (Arc::clone(features), Arc::clone(images));
+    registry.register(Box::new(Readings::new(move || {
+        let (features, images) = (features.statistics(), images.statistics(Instant::now()));
+        vec![
+            Reading::Counter(
+                "maskclip_feature_hits_total",
+                "Images whose features were held, so that the model did not look at them.",
+                features.hits,
+            ),
+            Reading::Counter(
+                "maskclip_feature_misses_total",
+                "Images whose features were not held, while any are kept.",
+                features.misses,
+            ),
+            Reading::Gauge(
+                "maskclip_feature_bytes",
+                "Bytes of image features held in memory.",
+                features.bytes,
+            ),
+            Reading::Gauge(
+                "maskclip_feature_entries",
+                "Images whose features are held, each as often as it was looked at in another way.",
+                features.entries as u64,
+            ),
+            Reading::Gauge(
+                "maskclip_held_images",
+                "Encoded images held for requests to come.",
+                images.images as u64,
+            ),
+            Reading::Gauge("maskclip_held_image_bytes", "Bytes of these.", images.bytes),
+        ]
+    })));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_sets_exist_from_the_start() {
+        let registry = MetricsRegistry::new();
+        let metrics = EngineMetrics::new(&registry);
+        let images = Arc::new(HeldImages::new(0, Duration::ZERO));
+        register_images(&registry, &Arc::new(FeatureCache::new(0)), &images);
+        metrics.declare_model("demo");
+        let text = registry.render();
+        for stage in Stage::ALL {
+            let stage = stage.name();
+            let name = format!("maskclip_stage_seconds_count{{model=\"demo\",stage=\"{stage}\"}} 0");
+            assert!(text.contains(&name), "{text}");
+        }
+        for name in [
+            "maskclip_queue_depth{model=\"demo\"} 0",
+            "maskclip_workers_live{model=\"demo\"} 0",
+            "maskclip_feature_hits_total 0",
+            "maskclip_feature_misses_total 0",
+            "maskclip_feature_bytes 0",
+            "maskclip_feature_entries 0",
+            "maskclip_held_images 0",
+            "maskclip_held_image_bytes 0",
+        ] {
+            assert!(text.contains(name), "{name} is missing from\n{text}");
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! The published test protocols of MaskCLIP's successors, by method and data set: `sclip-voc21`.
+//!
+//! Constants are those of the released codes for ViT-B/16, one table for all. A protocol is here when the server does all
+//! of it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::DefaultSettings;
+use crate::dense::{
+    Attention, KeySmoothingMethod, MethodConstants, PearlConstants, Refinement, ResclipConstants, Window,
+};
+use crate::image::Resize;
+use crate::vocabulary::{Synonyms, TemplateSet};
+
+/// A method on a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Protocol {
+    /// Whose protocol it is.
+    pub method: ProtocolMethod,
+    /// What it is for.
+    pub data_set: ProtocolData,
+}
+
+/// Methods with a protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtocolMethod {
+    /// SCLIP, wangf3014/SCLIP b56bd30.
+    Sclip,
+    /// ClearCLIP, mc-lan/ClearCLIP ad68a40.
+    Clearclip,
+    /// NACLIP, sinahmr/NACLIP 0cac3a6, with its refinement.
+    Naclip,
+    /// SC-CLIP, SuleBai/SC-CLIP 0417ba9.
+    ScClip,
+    /// ResCLIP, yvhangyang/ResCLIP 0e085f7, its path test as released.
+    Resclip,
+    /// PEARL, PGSmall/PEARL c26062b, its rotation as released, with its propagation.
+    Pearl,
+}
+
+/// Data sets that protocols are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtocolData {
+    /// PASCAL VOC 2012 with background.
+    Voc21,
+    /// PASCAL Context with background.
+    Context60,
+    /// COCO-Object with background.
+    Object,
+    /// PASCAL VOC 2012 without background.
+    Voc20,
+    /// PASCAL Context without background.
+    Context59,
+    /// COCO-Stuff 164k.
+    Stuff,
+    /// Cityscapes.
+    Cityscapes,
+    /// ADE20K.
+    Ade20k,
+}
+
+use ProtocolData::{Ade20k, Cityscapes, Context59, Context60, Object, Stuff, Voc20, Voc21};
+use ProtocolMethod::{Clearclip, Naclip, Pearl, Resclip, ScClip, Sclip};
+
+impl ProtocolMethod {
+    /// Every one.
+    pub const ALL: [Self; 6] = [Sclip, Clearclip, Naclip, ScClip, Resclip, Pearl];
+
+    /// The name in a protocol's.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Sclip => "sclip",
+            Clearclip => "clearclip",
+            Naclip => "naclip",
+            ScClip => "sc-clip",
+            Resclip => "resclip",
+            Pearl => "pearl",
+        }
+    }
+
+    /// Its last attention.
+    const fn attention(self) -> Attention {
+        match self {
+            Sclip => Attention::Sclip,
+            Clearclip => Attention::Clearclip,
+            Naclip => Attention::Naclip,
+            ScClip => Attention::ScClip,
+            Resclip => Attention::Resclip,
+            Pearl => Attention::PearlNewtonSchulz,
+        }
+    }
+}
+
+impl ProtocolData {
+    /// Every one.
+    pub const ALL: [Self; 8] = [Voc21, Context60, Object, Voc20, Context59, Stuff, Cityscapes, Ade20k];
+
+    /// The name in a protocol's.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Voc21 => "voc21",
+            Context60 => "context60",
+            Object => "object",
+            Voc20 => "voc20",
+            Context59 => "context59",
+            Stuff => "stuff",
+            Cityscapes => "cityscapes",
+            Ade20k => "ade20k",
+        }
+    }
+}
+
+/// What differs between protocols.
+struct Constants {
+    /// Factor on cosines.
+    scale: f32,
+    /// Best class probability below which a pixel is background.
+    threshold: f32,
+    /// Share of the foreground up to which a class is nowhere.
+    area: f64,
+    short_side: u32,
+    window: Option<Window>,
+    refinement: Refinement,
+}
+
+impl Protocol {
+    /// Every one.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let methods = ProtocolMethod::ALL.into_iter();
+        methods.flat_map(|method| ProtocolData::ALL.map(|data_set| Self { method, data_set }))
+    }
+
+    /// The shipped vocabulary with the protocol's names, background and synonyms.
+    pub const fn vocabulary(self) -> &'static str {
+        match (self.data_set, self.method) {
+            (Voc21, Clearclip) => "clearclip-voc-21",
+            (Voc21, _) => "sclip-voc-21",
+            (Voc20, Clearclip) => "voc-20",
+            (Voc20, _) => "sclip-voc-20",
+            (Object, Clearclip) => "clearclip-coco-object-81",
+            (Object, _) => "sclip-coco-object-81",
+            (Context60, _) => "pascal-context-60",
+            (Context59, _) => "pascal-context-59",
+            (Stuff, _) => "coco-stuff-171",
+            (Cityscapes, _) => "cityscapes-19",
+            (Ade20k, _) => "ade20k-150",
+        }
+    }
+
+    /// What its method's constants are; those of the others are the default.
+    pub fn method_constants(self) -> MethodConstants {
+        let common = MethodConstants::default();
+        match self.method {
+            Sclip | Clearclip | Naclip | ScClip => common,
+            Resclip => MethodConstants {
+                resclip: resclip(self.data_set),
+                ..common
+            },
+            Pearl => MethodConstants {
+                pearl: pearl(self.data_set),
+                ..common
+            },
+        }
+    }
+
+    /// Everything it says of a request, in place of the server's defaults.
+    pub fn settings(self) -> DefaultSettings {
+        let Constants {
+            scale,
+            threshold,
+            area,
+            short_side,
+            window,
+            refinement,
+        } = self.constants();
+        DefaultSettings {
+            templates: TemplateSet::Imagenet80,
+            synonyms: Synonyms::Max,
+            attention: self.method.attention(),
+            temperature: scale,
+            prompt_denoising: 0.0,
+            key_smoothing: KeySmoothingMethod::None,
+            background_threshold: threshold,
+            background_area: area,
+            short_side,
+            scales: vec![1.0],
+            resize: Resize::Mmcv,
+            window,
+            refinement,
+        }
+    }
+
+    fn constants(self) -> Constants {
+        let common = Constants {
+            scale: 40.0,
+            threshold: 0.0,
+            area: 0.0,
+            short_side: if self.data_set == Cityscapes { 560 } else { 336 },
+            window: window(224, 112),
+            refinement: Refinement::None,
+        };
+        match (self.method, self.data_set) {
+            (Sclip, Voc21) => Constants {
+                scale: 65.0,
+                threshold: 0.1,
+                area: 0.1,
+                ..common
+            },
+            (Sclip, Context60 | Object) => Constants {
+                scale: 50.0,
+                threshold: 0.1,
+                ..common
+            },
+            (Sclip, Stuff) => Constants {
+                short_side: 448,
+                ..common
+            },
+            (Sclip, _) => common,
+            (Clearclip, data_set) => Constants {
+                scale: 50.0,
+                threshold: match data_set {
+                    Voc21 => 0.5,
+                    Context60 => 0.15,
+                    Object => 0.4,
+                    _ => 0.0,
+                },
+                short_side: 448,
+                window: if data_set == Cityscapes {
+                    window(224, 224)
+                } else {
+                    window(448, 224)
+                },
+                ..common
+            },
+            (Naclip | Resclip | Pearl, data_set) => Constants {
+                threshold: if matches!(data_set, Voc21 | Context60 | Object) {
+                    0.1
+                } else {
+                    0.0
+                },
+                window: if matches!(data_set, Voc21 | Voc20) {
+                    None
+                } else {
+                    common.window
+                },
+                refinement: match self.method {
+                    Naclip => Refinement::Pamr,
+                    Pearl => Refinement::PearlPropagation,
+                    Resclip | Sclip | Clearclip | ScClip => Refinement::None,
+                },
+                ..common
+            },
+            (ScClip, Voc21) => Constants {
+                scale: 50.0,
+                threshold: 0.15,
+                area: 0.1,
+                ..common
+            },
+            (ScClip, Context60) => Constants {
+                threshold: 0.15,
+                ..common
+            },
+            (ScClip, Object) => Constants {
+                scale: 55.0,
+                threshold: 0.35,
+                ..common
+            },
+            (ScClip, _) => common,
+        }
+    }
+}
+
+const fn window(side: u32, stride: u32) -> Option<Window> {
+    Some(Window { side, stride })
+}
+
+const fn resclip(data_set: ProtocolData) -> ResclipConstants {
+    let (threshold, middle_share, score_scale, layout_share) = match data_set {
+        Voc21 => (0.5, 0.3, 2.2, 0.7),
+        Context60 => (0.3, 0.3, 1.8, 0.7),
+        Object | Stuff => (0.11, 0.4, 1.8, 0.7),
+        Voc20 => (0.1, 0.6, 2.1, 0.6),
+        Context59 => (0.25, 0.4, 1.8, 0.7),
+        Cityscapes => (0.1, 0.2, 2.1, 0.6),
+        Ade20k => (0.25, 0.3, 2.1, 0.7),
+    };
+    ResclipConstants {
+        threshold,
+        middle_share,
+        score_scale,
+        layout_share,
+    }
+}
+
+fn pearl(data_set: ProtocolData) -> PearlConstants {
+    let common = PearlConstants::default();
+    PearlConstants {
+        key_weight: match data_set {
+            Cityscapes | Ade20k => 0.3,
+            Voc21 | Context60 | Object | Voc20 | Context59 | Stuff => common.key_weight,
+        },
+        cells: match data_set {
+            Cityscapes => 224,
+            Voc21 | Context60 | Object | Voc20 | Context59 | Stuff | Ade20k => common.cells,
+        },
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.method.name(), self.data_set.name())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::all().find(|protocol| protocol.to_string() == name).ok_or_else(|| {
+            let methods = ProtocolMethod::ALL.map(ProtocolMethod::name).join(", ");
+            let data = ProtocolData::ALL.map(ProtocolData::name).join(", ");
+            format!("{name:?} is not a protocol: a method ({methods}), a hyphen and a data set ({data}), as in sclip-voc21")
+        })
+    }
+}
+
+impl TryFrom<String> for Protocol {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<Protocol> for String {
+    fn from(protocol: Protocol) -> Self {
+        protocol.to_string()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn settings(name: &str) -> DefaultSettings {
+        name.parse::<Protocol>().unwrap().settings()
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        assert_eq!(Protocol::all().count(), 48);
+        for protocol in Protocol::all() {
+            assert_eq!(protocol.to_string().parse(), Ok(protocol));
+        }
+        assert_eq!(
+            "sclip-voc12".parse::<Protocol>().unwrap_err(),
+            "\"sclip-voc12\" is not a protocol: a method (sclip, clearclip, naclip, sc-clip, resclip, pearl), a hyphen and a \
+             data set (voc21, context60, object, voc20, context59, stuff, cityscapes, ade20k), as in sclip-voc21"
+        );
+    }
+
+    #[test]
+    fn constants_are_the_released_ones() {
+        let constants = |name: &str| {
+            let settings = settings(name);
+            let window = settings.window.map(|window| (window.side, window.stride));
+            (
+                settings.short_side,
+                window,
+                settings.temperature,
+                settings.background_threshold,
+                settings.background_area,
+            )
+        };
+        assert_eq!(constants("sclip-voc21"), (336, Some((224, 112)), 65.0, 0.1, 0.1));
+        assert_eq!(constants("sclip-object"), (336, Some((224, 112)), 50.0, 0.1, 0.0));
+        assert_eq!(constants("sclip-stuff"), (448, Some((224, 112)), 40.0, 0.0, 0.0));
+        assert_eq!(constants("sclip-cityscapes"), (560, Some((224, 112)), 40.0, 0.0, 0.0));
+        assert_eq!(
+            constants("clearclip-context60"),
+            (448, Some((448, 224)), 50.0, 0.15, 0.0)
+        );
+        assert_eq!(
+            constants("clearclip-cityscapes"),
+            (448, Some((224, 224)), 50.0, 0.0, 0.0)
+        );
+        assert_eq!(constants("naclip-voc21"), (336, None, 40.0, 0.1, 0.0));
+        assert_eq!(constants("naclip-ade20k"), (336, Some((224, 112)), 40.0, 0.0, 0.0));
+        assert_eq!(constants("sc-clip-object"), (336, Some((224, 112)), 55.0, 0.35, 0.0));
+        assert_eq!(constants("resclip-voc21"), (336, None, 40.0, 0.1, 0.0));
+        assert_eq!(constants("resclip-object"), (336, Some((224, 112)), 40.0, 0.1, 0.0));
+        assert_eq!(constants("pearl-voc20"), (336, None, 40.0, 0.0, 0.0));
+        assert_eq!(constants("pearl-cityscapes"), (560, Some((224, 112)), 40.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn attentions_and_refinements_are_the_released_ones() {
+        let parts = |name: &str| (settings(name).attention, settings(name).refinement);
+        assert_eq!(parts("sclip-stuff"), (Attention::Sclip, Refinement::None));
+        assert_eq!(parts("naclip-stuff"), (Attention::Naclip, Refinement::Pamr));
+        assert_eq!(parts("resclip-stuff"), (Attention::Resclip, Refinement::None));
+        assert_eq!(
+            parts("pearl-stuff"),
+            (Attention::PearlNewtonSchulz, Refinement::PearlPropagation)
+        );
+    }
+
+    #[test]
+    fn constants_inside_the_methods_are_the_released_ones() {
+        let constants = |name: &str| name.parse::<Protocol>().unwrap().method_constants();
+        let resclip = |data_set: &str| {
+            let constants = constants(&format!("resclip-{data_set}"));
+            assert_eq!(constants.pearl, PearlConstants::default());
+            let ResclipConstants {
+                threshold,
+                middle_share,
+                score_scale,
+                layout_share,
+            } = constants.resclip;
+            (threshold, middle_share, score_scale, layout_share)
+        };
+        assert_eq!(resclip("voc21"), (0.5, 0.3, 2.2, 0.7));
+        assert_eq!(resclip("context60"), (0.3, 0.3, 1.8, 0.7));
+        assert_eq!(resclip("object"), (0.11, 0.4, 1.8, 0.7));
+        assert_eq!(resclip("voc20"), (0.1, 0.6, 2.1, 0.6));
+        assert_eq!(resclip("context59"), (0.25, 0.4, 1.8, 0.7));
+        assert_eq!(resclip("stuff"), (0.11, 0.4, 1.8, 0.7));
+        assert_eq!(resclip("cityscapes"), (0.1, 0.2, 2.1, 0.6));
+        assert_eq!(resclip("ade20k"), (0.25, 0.3, 2.1, 0.7));
+
+        let pearl = |data_set: &str| {
+            let constants = constants(&format!("pearl-{data_set}"));
+            assert_eq!(constants.resclip, ResclipConstants::default());
+            (constants.pearl.key_weight, constants.pearl.cells)
+        };
+        assert_eq!(pearl("cityscapes"), (0.3, 224));
+        assert_eq!(pearl("ade20k"), (0.3, 80));
+        for data_set in ["voc21", "context60", "object", "voc20", "context59", "stuff"] {
+            assert_eq!(pearl(data_set), (0.08, 80), "{data_set}");
+        }
+        assert_eq!(constants("naclip-cityscapes"), MethodConstants::default());
+    }
+}

@@ -1,0 +1,248 @@
+//! The one pass over the image: what is asked for becomes a plan, whose rows are shared out among threads.
+//!
+//! Scores at image size never exist as a whole: 171 classes at 2048 x 1536 would be 2.1 GB. Each
+//! image row takes its grids' rows and blends them into one of `[queries, cells of a row]`; a tile of the row then picks the
+//! queries that matter in it ([`candidates`]), and a block of its pixels at a time goes through interpolation, probabilities
+//! and argmax ([`worker`]).
+
+mod candidates;
+mod worker;
+
+use rayon::prelude::*;
+
+use self::worker::Worker;
+use super::instructions::Instructions;
+use super::interpolation::Interpolation;
+use super::statistics::Statistics;
+use super::{LabelMap, LabelMapOptions};
+use crate::scores::{QueryOwner, ScoreKind, ScoreMap, UNLABELLED};
+
+/// Rows that one task takes at a time.
+const BAND_ROWS: usize = 8;
+
+/// Labels every pixel of the image.
+///
+/// Scores are interpolated bilinearly (corners not aligned) to the image's size as PyTorch's
+/// `F.interpolate` does it, those of [`Windows`](super::Windows) by way of the input's pixels; the mean over the grids becomes
+/// probabilities per pixel as [`ScoreKind`] says. The
+/// probability of an owner is the largest of its queries'; the pixel takes the owner of the largest,
+/// the lowest class id among equals, a class before the background. When
+/// [`LabelMapOptions::background_label`] is a class id, background queries count as that class's.
+///
+/// With [`LabelMapOptions::smallest_area`] the image is gone over twice: first every class's pixels are counted, whatever the
+/// threshold; then the probabilities of those with too few become 0, the others' stay, and the labels are written (SCLIP's area
+/// rule).
+///
+/// A pixel without evidence, where all weights are 0 or below or the scores are not finite, is
+/// background with probability 0. Scores that are not finite may take up to 15 pixels beside their own with them.
+///
+/// Runs on the threads of the rayon pool it is called in. The result, to the last bit, does not
+/// depend on how many there are. It does depend on the processor's vectors, by rounding.
+///
+/// # Accuracy
+///
+/// Labels are those of exact arithmetic where the best two probabilities, and the best and the threshold, differ by more than the
+/// rounding of 32-bit scores (the interpolation's, about 1e-7 of the largest logit) and 1e-6. A probability is off by at most as
+/// much. That includes queries that are left out of a softmax because all of them together could not change it by 5e-7
+/// (their own probabilities, below that, count as 0) and the exponential's error.
+///
+/// # Example
+///
+/// Two classes on a grid of 1 x 2 cells, seen at 2 x 4 pixels:
+///
+/// ```
+/// use maskclip::label_map::{LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED, label_map};
+///
+/// let scores = ScoreMap {
+///     kind: ScoreKind::Logits,
+///     queries: 2,
+///     grids: vec![ScoreGrid {
+///         height: 1,
+///         width: 2,
+///         windows: None,
+///         values: vec![9.0, 1.0, 2.0, 8.0], // the first class scores 9 and 1, the second 2 and 8
+///     }],
+/// };
+/// let options = LabelMapOptions {
+///     width: 4,
+///     height: 2,
+///     classes: 2,
+///     background_label: UNLABELLED,
+///     background_threshold: 0.0,
+///     smallest_area: 0.0,
+///     confidence_map: false,
+/// };
+/// let map = label_map(&scores, &[QueryOwner::Class(0), QueryOwner::Class(1)], &options);
+/// assert_eq!(map.labels, [0, 0, 1, 1, 0, 0, 1, 1]);
+/// assert_eq!(map.classes[1].bounding_box, Some([2, 0, 2, 2]));
+/// ```
+///
+/// # Panics
+///
+/// When the arguments contradict each other, which is the caller's bug: no classes, no queries or no grid, an
+/// owner or a background label that is no class, values that are not `[queries, height, width]`, cells that are not those of the
+/// grid's windows, a side of length 0.
+pub fn label_map(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) -> LabelMap {
+    label_map_with(Instructions::widest(), scores, owners, options)
+}
+
+/// [`label_map`] with a certain set of the processor's instructions.
+fn label_map_with(
+    instructions: Instructions,
+    scores: &ScoreMap,
+    owners: &[QueryOwner],
+    options: &LabelMapOptions,
+) -> LabelMap {
+    check(scores, owners, options);
+    let mut plan = Plan::new(instructions, scores, owners, options);
+    if options.smallest_area > 0.0 {
+        let pixels = label(&Plan {
+            threshold: 0.0,
+            ..plan.clone()
+        })
+        .classes;
+        plan.drop_small_classes(&pixels.iter().map(|class| class.pixels).collect::<Vec<_>>());
+    }
+    label(&plan)
+}
+
+/// One pass over the image.
+fn label(plan: &Plan<'_>) -> LabelMap {
+    let options = plan.options;
+    let (width, height) = (options.width as usize, options.height as usize);
+    let mut labels = vec![UNLABELLED; width * height];
+    let mut confidence = vec![0; width * height];
+    let statistics = labels
+        .par_chunks_mut(width * BAND_ROWS)
+        .zip(confidence.par_chunks_mut(width * BAND_ROWS))
+        .enumerate()
+        .fold(
+            || Worker::new(plan),
+            |mut worker, (band, (labels, confidence))| {
+                let rows = labels.chunks_exact_mut(width).zip(confidence.chunks_exact_mut(width));
+                for (row, (labels, confidence)) in rows.enumerate() {
+                    worker.label_row(band * BAND_ROWS + row, labels, confidence);
+                }
+                worker
+            },
+        )
+        .map(Worker::finish)
+        .reduce(|| Statistics::new(options.classes), Statistics::merge);
+
+    LabelMap {
+        width: options.width,
+        height: options.height,
+        labels,
+        confidence: options.confidence_map.then_some(confidence),
+        classes: statistics.finish(),
+    }
+}
+
+/// Stops at arguments that contradict each other.
+fn check(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) {
+    let class_exists = |id: u16| usize::from(id) < options.classes;
+    assert!(
+        (1..=usize::from(UNLABELLED)).contains(&options.classes),
+        "1 to 65535 classes, got {}",
+        options.classes
+    );
+    assert_eq!(owners.len(), scores.queries, "every query has one owner");
+    assert!(
+        owners.iter().all(|owner| matches!(owner, QueryOwner::Background)
+            || matches!(owner, QueryOwner::Class(id) if class_exists(*id))),
+        "an owner is none of the classes"
+    );
+    assert!(
+        options.background_label == UNLABELLED || class_exists(options.background_label),
+        "the background label is none of the classes"
+    );
+}
+
+/// What all rows share.
+#[derive(Clone)]
+struct Plan<'a> {
+    instructions: Instructions,
+    kind: ScoreKind,
+    options: &'a LabelMapOptions,
+    /// First those that count; among these by owner, lowest class first, the background last: the first maximum wins ties.
+    queries: Vec<Query>,
+    /// The owner of background pixels: a class id, or one past the last class.
+    background: usize,
+    /// A pixel whose best class probability is below this becomes background.
+    threshold: f32,
+    /// From the grids' cells to the image's pixels.
+    interpolation: Interpolation<'a>,
+}
+
+/// A query and whose it is.
+#[derive(Clone, Copy)]
+struct Query {
+    /// Index into the score map.
+    index: usize,
+    /// Class id, or one past the last class for the background.
+    owner: usize,
+    /// Whether it can win a pixel; otherwise it takes part in the softmax alone.
+    counts: bool,
+}
+
+impl<'a> Plan<'a> {
+    fn new(
+        instructions: Instructions,
+        scores: &'a ScoreMap,
+        owners: &[QueryOwner],
+        options: &'a LabelMapOptions,
+    ) -> Self {
+        let background = match options.background_label {
+            UNLABELLED => options.classes,
+            class => usize::from(class),
+        };
+        let mut queries: Vec<Query> = owners
+            .iter()
+            .enumerate()
+            .map(|(index, owner)| Query {
+                index,
+                owner: match owner {
+                    QueryOwner::Class(id) => usize::from(*id),
+                    QueryOwner::Background => background,
+                },
+                counts: true,
+            })
+            .collect();
+        queries.sort_by_key(|query| query.owner);
+        Self {
+            instructions,
+            kind: scores.kind,
+            options,
+            queries,
+            background,
+            threshold: options.background_threshold,
+            interpolation: Interpolation::new(scores, options.height as usize, options.width as usize),
+        }
+    }
+
+    /// Takes the queries of small classes out, by the pixels that every class has. The background is none of them.
+    fn drop_small_classes(&mut self, pixels: &[u64]) {
+        let is_class = |owner: usize| owner != self.background;
+        let foreground: u64 = (0..pixels.len())
+            .filter(|&owner| is_class(owner))
+            .map(|owner| pixels[owner])
+            .sum();
+        let smallest = self.options.smallest_area * foreground as f64;
+        for query in &mut self.queries {
+            query.counts = query.owner == self.background || pixels[query.owner] as f64 > smallest;
+        }
+        self.queries.sort_by_key(|query| !query.counts);
+    }
+
+    /// The pixel value of an owner.
+    fn label(&self, owner: usize) -> u16 {
+        if owner == self.options.classes {
+            UNLABELLED
+        } else {
+            owner as u16
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! What is asked of a model, whatever it is: a few methods over plain data.
+//!
+//! Owns the trait and what is said of a model. Knows neither how a model computes nor who asks.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::dense::{Attention, DenseOptions, KeySmoothingMethod};
+use crate::image::{ModelInput, Normalisation};
+use crate::scores::{DenseScores, ScoreMap};
+use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
+
+/// A model that scores images against text. Lives on one worker thread and never leaves it.
+pub trait Labeller {
+    /// What the model is and can do; the same for as long as it lives.
+    fn info(&self) -> &ModelInfo;
+
+    /// Text embeddings, one of [`ModelInfo::embedding_dimension`] floats per text: each template
+    /// filled with the text, embedded, scaled to unit length, averaged, scaled again. Prompts that are
+    /// too long lose their end, which the text's embedding says.
+    ///
+    /// # Errors
+    /// When the model fails; the worker answers the jobs it holds and goes on.
+    fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError>;
+
+    /// What the model makes of one image at each of its sizes: whatever does not depend on the texts.
+    ///
+    /// # Errors
+    /// When the model fails; the worker answers the jobs it holds and goes on.
+    fn features(&mut self, input: &ModelInput, options: &DenseOptions)
+    -> Result<Arc<dyn ImageFeatures>, LabellerError>;
+
+    /// The same for images whose inputs have the same sizes, in fewer passes where the model can; of each as if it were alone, but
+    /// for rounding.
+    ///
+    /// # Errors
+    /// When the model fails on any of them.
+    fn features_of_batch(
+        &mut self,
+        inputs: &[&ModelInput],
+        options: &DenseOptions,
+    ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
+        inputs.iter().map(|input| self.features(input, options)).collect()
+    }
+
+    /// The scores of an image's features with the options' refinement, which looks at its pixels: on one grid, with up to one cell
+    /// per pixel of the image; as they are without one.
+    ///
+    /// # Errors
+    /// When the model fails; the worker answers the jobs it holds and goes on.
+    fn refine(
+        &mut self,
+        scores: ScoreMap,
+        input: &ModelInput,
+        classifier: &Classifier,
+        options: &DenseOptions,
+    ) -> Result<ScoreMap, LabellerError>;
+
+    /// Refined scores of one image, nothing of which is kept.
+    ///
+    /// # Errors
+    /// When the model fails; the worker answers the jobs it holds and goes on.
+    fn score(
+        &mut self,
+        input: &ModelInput,
+        classifier: &Classifier,
+        options: &DenseOptions,
+    ) -> Result<DenseScores, LabellerError> {
+        let mut scores = self.features(input, options)?.score(classifier, options)?;
+        scores.map = self.refine(scores.map, input, classifier, options)?;
+        Ok(scores)
+    }
+}
+
+/// What a model made of one image. Of use on the threads of that model's workers, on any of them.
+pub trait ImageFeatures: Send + Sync {
+    /// Bytes of memory they take.
+    fn bytes(&self) -> usize;
+
+    /// Scores: for each size on the model's grid or on those of all windows. The options are those the features are of, or such
+    /// as differ in what comes after features; key smoothing needs the keys that it was announced with.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn score(&self, classifier: &Classifier, options: &DenseOptions) -> Result<DenseScores, LabellerError>;
+
+    /// Those at the first size that are compared with texts, of unit length; of the first pass where the attention has a second.
+    ///
+    /// # Errors
+    /// When there is no one grid of them, or the model fails.
+    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError>;
+}
+
+/// Dense features of one image as plain data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenseFeatureGrid {
+    /// Cells from top to bottom.
+    pub rows: usize,
+    /// Cells from left to right.
+    pub columns: usize,
+    /// Length of a feature: [`ModelInfo::embedding_dimension`].
+    pub dimension: usize,
+    /// `[rows, columns, dimension]`, row-major, each feature of unit length.
+    pub values: Vec<f32>,
+}
+
+/// Why a model could not answer. Not the request's fault: those are refused before the model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabellerError {
+    /// The model cannot be loaded.
+    #[error("cannot load {0}")]
+    Load(String),
+    /// libtorch refused an operation.
+    #[error("the model failed: {0}")]
+    Model(String),
+}
+
+/// A loaded model as plain data: what requests are checked against and `/v1/models` shows.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// The name requests use.
+    pub name: String,
+    /// For people: "ViT-B/16", "ModifiedResNet (1, 1, 1, 1) width 24", "resnet50 v1c, deeplab-v2".
+    pub architecture: String,
+    /// SHA-256 of the weights file, lower-case hexadecimal.
+    pub weights_sha256: String,
+    /// Element type the model computes in.
+    pub precision: Precision,
+    /// "cpu" or "cuda:0".
+    pub device: String,
+    /// Length of text and image embeddings.
+    pub embedding_dimension: usize,
+    /// Sides of the input are whole multiples of this many pixels (patch size, or a ResNet's stride).
+    pub patch_pixels: u32,
+    /// Short side of the input when a request names none, in pixels.
+    pub short_side: u32,
+    /// Pixel normalisation.
+    pub normalisation: Normalisation,
+    /// The attention names this model can compute; none for a student.
+    pub attentions: Vec<Attention>,
+    /// Words of the training captions, lower case, when the model's card lists them: other words
+    /// earn a warning.
+    pub training_words: Option<HashSet<String>>,
+    /// Whether it is compiled into the program.
+    pub embedded: bool,
+    /// What a student was made of; none of a CLIP.
+    pub student: Option<StudentInfo>,
+}
+
+impl ModelInfo {
+    /// What kind of model it is.
+    pub fn kind(&self) -> ModelKind {
+        match self.student {
+            None => ModelKind::Clip,
+            Some(_) => ModelKind::Student,
+        }
+    }
+
+    /// Whose text tower embeds its texts, and in which element type: its own, or its teacher's.
+    pub fn text_tower(&self) -> (&str, Precision) {
+        match &self.student {
+            None => (&self.weights_sha256, self.precision),
+            Some(student) => (&student.teacher.weights_sha256, student.teacher.precision),
+        }
+    }
+
+    /// Whether a text's embedding is none of the text tower's: what the student learned for the background.
+    pub fn has_own_embedding(&self, text: &str) -> bool {
+        let learned = self.student.as_ref().is_some_and(|student| student.learned_background);
+        learned && text.eq_ignore_ascii_case(BACKGROUND_TEXT)
+    }
+}
+
+/// The text that means what a student learned for the background, where it learned that.
+pub const BACKGROUND_TEXT: &str = "background";
+
+/// What a student was made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StudentInfo {
+    /// The classes it was trained on.
+    pub classes: Vec<Class>,
+    /// The names for what is none of them that it was trained on.
+    pub background: Vec<String>,
+    /// Name of the prompt templates they were put into.
+    pub templates: String,
+    /// Whether it learned an embedding of its own for the text `BACKGROUND_TEXT`.
+    pub learned_background: bool,
+    /// Whose labels it learned from, and whose text tower it has.
+    pub teacher: TeacherInfo,
+}
+
+/// The teacher of a student.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeacherInfo {
+    /// The model's name.
+    pub name: String,
+    /// SHA-256 of its weights, lower-case hexadecimal.
+    pub weights_sha256: String,
+    /// Element type in which its text tower computes here.
+    pub precision: Precision,
+}
+
+/// Kinds of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelKind {
+    /// CLIP, by MaskCLIP or one of its successors.
+    Clip,
+    /// A segmentation network that `maskclip train` made (MaskCLIP+).
+    Student,
+}
+
+impl ModelKind {
+    /// Factor on cosines, or a student's products, before the softmax when nobody names one; `clip` is CLIP's. Students are
+    /// trained without any (MaskCLIP, section 3.4).
+    pub fn temperature(self, clip: f32) -> f32 {
+        match self {
+            Self::Clip => clip,
+            Self::Student => 1.0,
+        }
+    }
+
+    /// The key smoothing that it can do.
+    pub fn key_smoothings(self) -> &'static [KeySmoothingMethod] {
+        match self {
+            Self::Clip => &KeySmoothingMethod::ALL,
+            Self::Student => &[KeySmoothingMethod::None],
+        }
+    }
+}
+
+/// Element type of a model's arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit.
+    Float32,
+    /// 16-bit with float32's range.
+    Bfloat16,
+    /// IEEE 16-bit; CUDA only.
+    Float16,
+}
+
+impl Precision {
+    /// The name in configuration, replies and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+}
+
+/// Makes a model; called on each worker's own thread, again after a panic.
+pub type LabellerFactory = Arc<dyn Fn() -> Result<Box<dyn Labeller>, LabellerError> + Send + Sync>;
+
+/// A model to be served.
+#[derive(Clone)]
+pub struct ServedModel {
+    /// What requests call it; no two have the same.
+    pub name: String,
+    /// What it is, known before it is loaded.
+    pub kind: ModelKind,
+    /// Makes it, on each worker's thread.
+    pub factory: LabellerFactory,
+}

@@ -1,0 +1,91 @@
+//! CLIP as a model among others: found, and loaded from wherever its weights are.
+
+use tch::Kind;
+
+use super::labeller::NetworkLabeller;
+use super::place::Place;
+use super::source::ClipSource;
+use super::text_encoder::TextEncoder;
+use crate::clip::{self, Clip, VisualTower, Weights};
+use crate::dense;
+use crate::image::Normalisation;
+use crate::labeller::{LabellerError, ModelInfo};
+
+/// Short side of the input in pixels for models that come without a recommendation.
+const SHORT_SIDE: u32 = 448;
+
+/// CLIP on one thread.
+pub type ClipLabeller = NetworkLabeller<VisualTower>;
+
+/// A CLIP that has been found, to be loaded by each worker.
+#[derive(Debug, Clone)]
+pub struct ClipModel {
+    pub(super) source: ClipSource,
+    pub(super) place: Place,
+}
+
+impl ClipModel {
+    /// The name that the model has by itself.
+    pub fn name(&self) -> String {
+        self.source.model_name()
+    }
+
+    /// Loads the model, anew on every call.
+    ///
+    /// # Errors
+    /// [`LabellerError::Load`].
+    pub fn load(&self) -> Result<ClipLabeller, LabellerError> {
+        self.place.prepare();
+        let failed = |reason: &dyn std::fmt::Display| LabellerError::Load(format!("{}: {reason}", self.source));
+        // The weights first: a file that holds none is not asked for the configuration beside it.
+        let (weights, config) = match &self.source {
+            ClipSource::Embedded(model) => (
+                Weights::from_bytes(model.weights, self.place.device, Kind::Float).map_err(|error| failed(&error))?,
+                clip::ModelConfig::parse(model.config).map_err(|error| failed(&error))?,
+            ),
+            ClipSource::Path(path) => {
+                let weights = Weights::load(path, self.place.device, Kind::Float).map_err(|error| failed(&error))?;
+                let config = clip::ModelConfig::find(weights.origin(), path).map_err(|error| failed(&error))?;
+                (weights, config)
+            }
+        };
+        let precision = self
+            .place
+            .precision
+            .of(&weights, &config)
+            .map_err(|error| failed(&error))?;
+        let clip = Clip::load(weights.in_kind(precision.kind()), &config).map_err(|error| failed(&error))?;
+        let embedded = match &self.source {
+            ClipSource::Embedded(model) => Some(model),
+            ClipSource::Path(_) => None,
+        };
+        let info = ModelInfo {
+            name: self.source.model_name(),
+            architecture: clip.visual.architecture(),
+            weights_sha256: clip.weights_sha256,
+            precision,
+            device: self.place.device_name(),
+            embedding_dimension: clip.text.embedding_dimension(),
+            patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide"),
+            short_side: embedded.map_or(SHORT_SIDE, |model| model.short_side),
+            normalisation: Normalisation {
+                mean: config.mean.unwrap_or(Normalisation::CLIP.mean),
+                std: config.std.unwrap_or(Normalisation::CLIP.std),
+            },
+            attentions: dense::attentions(&clip.visual).to_vec(),
+            training_words: embedded.map(|model| model.training_words.lines().map(str::to_owned).collect()),
+            embedded: embedded.is_some(),
+            student: None,
+        };
+        Ok(ClipLabeller {
+            input: (clip.visual.device(), clip.visual.kind()),
+            network: clip.visual,
+            texts: TextEncoder {
+                tower: clip.text,
+                tokenizer: clip.tokenizer,
+            },
+            learned_background: None,
+            info,
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! Where the files of a model are: the one place that says what a name or a path means.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::student::StudentFiles;
+use crate::clip::{CheckpointError, checkpoint};
+use crate::weights::{EmbeddedModel, PublishedModel};
+
+/// Why a model cannot be used as the settings ask.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// Neither a known name nor a path.
+    #[error(
+        "{0:?} is no file, no folder, and no model known by name (demo, demo-vit, or one that `maskclip fetch --list` lists)"
+    )]
+    NotFound(String),
+    /// A model of the zoo that is not here.
+    #[error(
+        "the model {name} is not in {folder}: `maskclip fetch {name}` gets it ({licence})",
+        folder = folder.display()
+    )]
+    NotFetched {
+        /// The zoo's name for it.
+        name: &'static str,
+        /// Where it would be.
+        folder: PathBuf,
+        /// What its publisher allows.
+        licence: &'static str,
+    },
+    /// A folder without weights.
+    #[error(transparent)]
+    NoWeights(#[from] CheckpointError),
+    /// A CUDA device was asked for that is not there.
+    #[error(
+        "the device is cuda:{index}, but libtorch sees {count} CUDA devices here: use --device cpu, or a build with \
+         LIBTORCH_FLAVOUR=cuda on a machine with a GPU"
+    )]
+    NoCuda {
+        /// The device's index.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The precision does not exist on the device.
+    #[error("the precision is float16, which is for CUDA: on a CPU use float32 or bfloat16")]
+    Float16OnCpu,
+}
+
+/// What a name or a path of the settings means.
+#[derive(Debug, Clone)]
+pub(super) enum ModelSource {
+    Clip(ClipSource),
+    Student(StudentFiles),
+}
+
+/// Where the weights of a CLIP are.
+#[derive(Debug, Clone)]
+pub(super) enum ClipSource {
+    Embedded(EmbeddedModel),
+    /// A checkpoint's file, or its folder.
+    Path(PathBuf),
+}
+
+impl ModelSource {
+    /// Finds an embedded model by its name, else a published one among those in `folder`, else a student or a checkpoint by its
+    /// path. Names go before paths: a folder that is called "demo" does not hide the embedded model.
+    ///
+    /// # Errors
+    /// When the model is not there.
+    pub(super) fn find(name: &str, folder: &Path) -> Result<Self, ModelError> {
+        if let Some(model) = EmbeddedModel::named(name) {
+            return Ok(Self::Clip(ClipSource::Embedded(model)));
+        }
+        if let Some(model) = PublishedModel::named(name) {
+            return match model.find_in(folder) {
+                Some(path) => Ok(Self::Clip(ClipSource::Path(path))),
+                None => Err(ModelError::NotFetched {
+                    name: model.name,
+                    folder: folder.to_owned(),
+                    licence: model.licence,
+                }),
+            };
+        }
+        let path = Path::new(name);
+        if let Some(files) = StudentFiles::find(path) {
+            return Ok(Self::Student(files));
+        }
+        if !path.exists() {
+            return Err(ModelError::NotFound(name.to_owned()));
+        }
+        checkpoint::weights_file(path)?;
+        Ok(Self::Clip(ClipSource::Path(path.to_owned())))
+    }
+}
+
+impl ClipSource {
+    /// The name that requests use: that of a file is its name without the ending, unless hubs call all weights so; then, and for a
+    /// folder, it is the name of the folder.
+    pub(super) fn model_name(&self) -> String {
+        let path = match self {
+            Self::Embedded(model) => return model.name.to_owned(),
+            // "." and "folder/.." have no name of their own.
+            Self::Path(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        };
+        let is_generic = |name: &OsStr| checkpoint::WEIGHTS_FILES.iter().any(|generic| name == *generic);
+        let folder = path.parent().and_then(Path::file_name);
+        let name = match (path.file_name(), folder) {
+            (Some(file), Some(folder)) if is_generic(file) => folder,
+            (Some(folder), _) if path.is_dir() => folder,
+            _ => path.file_stem().unwrap_or(path.as_os_str()),
+        };
+        name.to_string_lossy().into_owned()
+    }
+}
+
+impl fmt::Display for ClipSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded(model) => write!(formatter, "the embedded model {:?}", model.name),
+            Self::Path(path) => write!(formatter, "{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn clip(name: &str) -> Result<ClipSource, ModelError> {
+        match ModelSource::find(name, Path::new(""))? {
+            ModelSource::Clip(source) => Ok(source),
+            ModelSource::Student(files) => panic!("{files:?} is a student"),
+        }
+    }
+
+    #[test]
+    fn a_model_is_named_after_its_file_or_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("ViT-B-16.v2");
+        std::fs::create_dir(&folder).unwrap();
+        let find = |path: &Path| clip(path.to_str().unwrap());
+        assert!(matches!(find(&folder), Err(ModelError::NoWeights(_))));
+        assert!(matches!(find(&folder.join("RN50.pt")), Err(ModelError::NotFound(_))));
+
+        for name in ["model.safetensors", "RN50.pt"] {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+        let named = |path: &Path| find(path).unwrap().model_name();
+        assert_eq!(named(&folder.join("RN50.pt")), "RN50");
+        assert_eq!(named(&folder.join("model.safetensors")), "ViT-B-16.v2");
+        assert_eq!(named(&folder), "ViT-B-16.v2");
+        for name in ["demo", "demo-vit"] {
+            assert_eq!(clip(name).unwrap().model_name(), name);
+        }
+    }
+}

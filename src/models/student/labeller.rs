@@ -1,0 +1,194 @@
+//! The [`Labeller`] that a student is: its network for images, its teacher's text tower for texts.
+//!
+//! Owns what a student is as a model among others. How texts and features become scores is `dense`'s, as for CLIP.
+
+use tch::Tensor;
+
+use super::card::StudentCard;
+use super::load::{LoadError, StudentFiles};
+use super::network::{Mode, Network};
+use crate::dense::{DenseError, DenseFeatures, DenseOptions, FeatureSource};
+use crate::image::Normalisation;
+use crate::labeller::{LabellerError, ModelInfo, StudentInfo, TeacherInfo};
+use crate::models::clip::ClipModel;
+use crate::models::labeller::NetworkLabeller;
+use crate::models::place::Place;
+use crate::vocabulary::Class;
+
+/// A student on one thread.
+pub type StudentLabeller = NetworkLabeller<Network>;
+
+/// Sides of the input are whole multiples of this many pixels: the stride of the backbone, whatever the head's is.
+const STRIDE_PIXELS: u32 = 8;
+
+/// A student that has been found, to be loaded by each worker.
+#[derive(Debug, Clone)]
+pub struct StudentModel {
+    files: StudentFiles,
+    card: StudentCard,
+    teacher: ClipModel,
+    place: Place,
+}
+
+impl StudentModel {
+    /// A student of these files with its teacher, whose text tower computes where the student does.
+    pub fn new(files: StudentFiles, card: StudentCard, teacher: ClipModel, place: Place) -> Self {
+        Self {
+            files,
+            card,
+            teacher,
+            place,
+        }
+    }
+
+    /// The name it has by itself.
+    pub fn name(&self) -> String {
+        self.files.name()
+    }
+
+    /// Loads the student and its teacher's text tower, anew on every call.
+    ///
+    /// # Errors
+    /// [`LabellerError::Load`]: the tensors are damaged, or the teacher is not the one that the card names.
+    pub fn load(&self) -> Result<StudentLabeller, LabellerError> {
+        self.place.prepare();
+        // Of the teacher, whose texts these are, the precision is measured; a student's is what the settings say.
+        let precision = self.place.precision.unmeasured();
+        let card = &self.card;
+        let failed = |error: LoadError| LabellerError::Load(error.to_string());
+        let stored = self.files.load(card, self.place.device).map_err(failed)?;
+        let (texts, teacher) = self.teacher.load()?.into_text_encoder();
+        let planned = &card.plan.teacher;
+        if teacher.weights_sha256 != planned.weights_sha256 {
+            let expected = &planned.weights_sha256;
+            return Err(LabellerError::Load(format!(
+                "{}: its teacher has weights of SHA-256 {expected}, but those of {} have {}; teacher, in the student's entry of \
+                 models, says where the right one is",
+                self.files.weights().display(),
+                teacher.name,
+                teacher.weights_sha256
+            )));
+        }
+        let network = &card.plan.network;
+        if i64::try_from(teacher.embedding_dimension) != Ok(network.embedding) {
+            return Err(LabellerError::Load(format!(
+                "{}: its features have {} channels, and {}'s texts {}",
+                self.files.weights().display(),
+                network.embedding,
+                teacher.name,
+                teacher.embedding_dimension
+            )));
+        }
+        let [mean, std] = card.plan.normalisation;
+        let info = ModelInfo {
+            name: self.name(),
+            architecture: format!(
+                "{} {} width {}, {}",
+                network.backbone.name(),
+                network.stem.name(),
+                network.width,
+                network.head.name()
+            ),
+            weights_sha256: card.weights_sha256.clone(),
+            precision,
+            device: self.place.device_name(),
+            embedding_dimension: teacher.embedding_dimension,
+            patch_pixels: STRIDE_PIXELS,
+            short_side: card.plan.settings.short_side,
+            normalisation: Normalisation { mean, std },
+            attentions: Vec::new(),
+            training_words: teacher.training_words,
+            embedded: false,
+            student: Some(StudentInfo {
+                classes: card
+                    .plan
+                    .vocabulary
+                    .classes
+                    .iter()
+                    .filter_map(|texts| class(texts))
+                    .collect(),
+                background: card.plan.vocabulary.background.clone(),
+                templates: card.plan.vocabulary.templates.clone(),
+                learned_background: stored.background.is_some(),
+                teacher: TeacherInfo {
+                    name: planned.name.clone(),
+                    weights_sha256: teacher.weights_sha256,
+                    precision: teacher.precision,
+                },
+            }),
+        };
+        Ok(StudentLabeller {
+            network: stored.network,
+            input: (self.place.device, precision.kind()),
+            texts,
+            learned_background: stored.background,
+            info,
+        })
+    }
+}
+
+/// A class out of its texts, the name first.
+fn class(texts: &[String]) -> Option<Class> {
+    let (name, synonyms) = texts.split_first()?;
+    Some(Class {
+        name: name.clone(),
+        synonyms: synonyms.to_vec(),
+    })
+}
+
+impl FeatureSource for Network {
+    fn patch_pixels(&self) -> i64 {
+        STRIDE_PIXELS.into()
+    }
+
+    fn features(&self, images: &Tensor, _options: &DenseOptions) -> Result<Vec<DenseFeatures>, DenseError> {
+        let maps = tch::no_grad(|| Network::features(self, images, Mode::Evaluate));
+        let (batch, _, height, width) = maps.size4().expect("features are [batch, embedding, height, width]");
+        let cells = maps.flatten(2, 3).transpose(1, 2); // [batch, embedding, height, width] -> [batch, cells, embedding]
+        let features = (0..batch).map(|index| DenseFeatures::of_grid(height, width, cells.get(index)));
+        Ok(features.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::dense;
+    use crate::models::student::{Backbone, Head, NetworkConfig, Parameters, Stem};
+    use crate::scores::QueryOwner;
+
+    #[test]
+    fn what_a_student_scores_are_the_logits_it_was_trained_with() {
+        for (head, cells) in [(Head::DeeplabV2, (5, 3)), (Head::DeeplabV3Plus, (10, 6))] {
+            let config = NetworkConfig {
+                backbone: Backbone::Resnet18,
+                stem: Stem::Plain,
+                width: 2,
+                head,
+                head_channels: 6,
+                embedding: 5,
+            };
+            let mut parameters = Parameters::from_scratch(0, Device::Cpu);
+            let network = Network::new(&mut parameters, &config).expect("a network from scratch");
+            let image = Tensor::linspace(-1, 1, 3 * 40 * 24, (Kind::Float, Device::Cpu)).view([3, 40, 24]);
+            let text = Tensor::linspace(-1, 2, 2 * 5, (Kind::Float, Device::Cpu)).view([2, 5]);
+            let logits = tch::no_grad(|| network.logits(&image.unsqueeze(0), &text, Mode::Evaluate));
+            let options = DenseOptions {
+                temperature: 1.0,
+                ..DenseOptions::default()
+            };
+            // What fills no stride is left out.
+            let larger = Tensor::cat(&[image, Tensor::ones([3, 40, 7], (Kind::Float, Device::Cpu))], 2);
+            let owners = [QueryOwner::Class(0), QueryOwner::Class(1)];
+            let scores =
+                dense::score(&network, &[larger], &text, &owners, &options).expect("a student computes its features");
+            let grid = &scores.map.grids[0];
+            assert_eq!((grid.height, grid.width), cells, "{head:?}");
+            let found = Tensor::from_slice(&grid.values).view_as(&logits);
+            let difference = (&found - &logits).abs().max() / logits.abs().max();
+            assert!(difference.double_value(&[]) < 1e-5, "{head:?}: {difference:?}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! A finished student out of its folder: its card, its network, and what it learned for the background.
+//!
+//! Owns telling a student from other models, by what a file holds, and checking that card and tensors belong together.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::SafeTensors;
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use super::card::{CARD_FILE, STUDENT_FILE, StudentCard};
+use super::network::{Network, Parameters};
+use crate::support::hexadecimal;
+
+/// The texts that the student was trained on, among its tensors.
+const CLASSIFIER: &str = "classifier";
+
+/// The embedding that it learned for what is no class, among its tensors, if it learned one.
+const BACKGROUND: &str = "background";
+
+/// A network's tensors begin with these.
+const LAYERS: [&str; 2] = ["backbone.", "head."];
+
+/// Why a student cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A file cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The card is none, or one of another form.
+    #[error("{} is no student's card: {reason}", path.display())]
+    Card {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tensors are not those that the card is about.
+    #[error("{} is not the student that its card is about: {reason}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A student's two files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StudentFiles {
+    card: PathBuf,
+    weights: PathBuf,
+}
+
+/// A student's network, and what it learned beside it.
+#[derive(Debug)]
+pub struct StoredStudent {
+    /// The network.
+    pub network: Network,
+    /// The embedding that stands for what is no class, if there is one.
+    pub background: Option<Vec<f32>>,
+}
+
+impl StudentFiles {
+    /// The files that a path means: a student's folder, its tensors or its card. `None` when the path leads to something else.
+    pub fn find(path: &Path) -> Option<Self> {
+        let inside = |folder: &Path| Self {
+            card: folder.join(CARD_FILE),
+            weights: folder.join(STUDENT_FILE),
+        };
+        if path.is_dir() {
+            return [CARD_FILE, STUDENT_FILE]
+                .iter()
+                .any(|file| path.join(file).is_file())
+                .then(|| inside(path));
+        }
+        let folder = path.parent()?;
+        if path.is_file() && (path.ends_with(CARD_FILE) || path.ends_with(STUDENT_FILE)) {
+            return Some(inside(folder));
+        }
+        // Under other names, by what they hold.
+        if is_card(path) {
+            return Some(Self {
+                card: path.to_owned(),
+                ..inside(folder)
+            });
+        }
+        holds_a_network(path).then(|| Self {
+            weights: path.to_owned(),
+            ..inside(folder)
+        })
+    }
+
+    /// The name that the student has by itself: its folder's.
+    pub fn name(&self) -> String {
+        // "." and "folder/.." have no name of their own.
+        let path = std::path::absolute(&self.weights).unwrap_or_else(|_| self.weights.clone());
+        let folder = path.parent().and_then(Path::file_name);
+        folder.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// The file with the tensors.
+    pub fn weights(&self) -> &Path {
+        &self.weights
+    }
+
+    /// Reads the card.
+    ///
+    /// # Errors
+    /// When it cannot be read, is none, or was written by a program whose students have another form.
+    pub fn card(&self) -> Result<StudentCard, LoadError> {
+        let refuse = |reason| LoadError::Card {
+            path: self.card.clone(),
+            reason,
+        };
+        let bytes = read(&self.card)?;
+        let card: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+        match card["format"].as_str() {
+            Some(StudentCard::FORMAT) => {}
+            Some(other) => {
+                return Err(refuse(format!(
+                    "its format is {other:?}, and this program reads {:?}",
+                    StudentCard::FORMAT
+                )));
+            }
+            None => return Err(refuse("it names no format".to_owned())),
+        }
+        serde_json::from_value(card).map_err(|error| refuse(error.to_string()))
+    }
+
+    /// Reads the tensors that the card is about.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are not those.
+    pub fn load(&self, card: &StudentCard, device: Device) -> Result<StoredStudent, LoadError> {
+        let refuse = |reason| LoadError::Weights {
+            path: self.weights.clone(),
+            reason,
+        };
+        let bytes = read(&self.weights)?;
+        let digest = hexadecimal(&Sha256::digest(&bytes));
+        if digest != card.weights_sha256 {
+            let expected = &card.weights_sha256;
+            return Err(refuse(format!("its SHA-256 is {digest}, and the card says {expected}")));
+        }
+        let mut tensors = tensors(&bytes).map_err(refuse)?;
+        let embedding = card.plan.network.embedding;
+        let texts = tensors.remove(CLASSIFIER).map(|texts| texts.size());
+        if texts.as_ref().and_then(|size| size.get(1)) != Some(&embedding) {
+            return Err(refuse(format!("{CLASSIFIER} is {texts:?}, not [texts, {embedding}]")));
+        }
+        let background = match tensors.remove(BACKGROUND) {
+            Some(vector) if vector.size() != [embedding] => {
+                return Err(refuse(format!(
+                    "{BACKGROUND} is {:?}, not [{embedding}]",
+                    vector.size()
+                )));
+            }
+            vector => vector.map(|vector| Vec::try_from(vector).expect("a 32-bit tensor of one dimension is a vector")),
+        };
+        let mut parameters = Parameters::stored(tensors, device);
+        let network = Network::new(&mut parameters, &card.plan.network).map_err(|error| refuse(error.to_string()))?;
+        parameters.finish().map_err(|error| refuse(error.to_string()))?;
+        Ok(StoredStudent { network, background })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    std::fs::read(path).map_err(|source| LoadError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// All tensors of a safetensors file, in 32 bits.
+fn tensors(bytes: &[u8]) -> Result<HashMap<String, Tensor>, String> {
+    let stored = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let tensors = stored.tensors().into_iter().map(|(name, view)| {
+        let kind = match view.dtype() {
+            safetensors::Dtype::F32 => Kind::Float,
+            other => return Err(format!("{name} holds {other}")),
+        };
+        let length = |&length: &usize| i64::try_from(length).expect("the file holds that many elements");
+        let shape: Vec<i64> = view.shape().iter().map(length).collect();
+        Ok((name, Tensor::from_data_size(view.data(), &shape, kind)))
+    });
+    tensors.collect()
+}
+
+/// Whether a file is JSON that says it is a student's card, of this form or another.
+fn is_card(path: &Path) -> bool {
+    /// Longer files are no cards.
+    const LONGEST: u64 = 1 << 24;
+    let is_short = path
+        .metadata()
+        .is_ok_and(|file| file.is_file() && file.len() <= LONGEST);
+    let is_json = path.extension().is_some_and(|ending| ending == "json");
+    if !is_short || !is_json {
+        return false;
+    }
+    let card: Option<serde_json::Value> = std::fs::read(path)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok());
+    card.is_some_and(|card| {
+        card["format"]
+            .as_str()
+            .is_some_and(|format| format.starts_with("maskclip-student-"))
+    })
+}
+
+/// Whether a safetensors file has the texts and the layers of a student. Its header alone is read.
+fn holds_a_network(path: &Path) -> bool {
+    /// Longer headers are none of a student's.
+    const LONGEST: u64 = 1 << 24;
+    let header = || {
+        let mut file = File::open(path).ok()?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length).ok()?;
+        let mut header = Vec::new();
+        let length = Some(u64::from_le_bytes(length)).filter(|&length| length <= LONGEST)?;
+        file.take(length).read_to_end(&mut header).ok()?;
+        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&header).ok()
+    };
+    header().is_some_and(|header| {
+        let has_layers = |layers: &str| header.keys().any(|name| name.starts_with(layers));
+        header.contains_key(CLASSIFIER) && LAYERS.into_iter().all(has_layers)
+    })
+}

@@ -1,0 +1,44 @@
+//! What is wrong with a setting, said in one form by every room that has settings.
+
+use std::fmt;
+
+/// A setting whose value lies outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} must be {range}, is {value}")]
+pub struct OutOfRange {
+    /// The path of the setting's key, as in `engine.workers`.
+    pub key: &'static str,
+    /// The values that are possible, in words.
+    pub range: String,
+    /// The value that was given.
+    pub value: String,
+}
+
+/// Refuses the value of a setting unless the value `holds`.
+///
+/// # Errors
+/// When it does not.
+pub(crate) fn in_range(
+    key: &'static str,
+    holds: bool,
+    value: impl fmt::Display,
+    range: &str,
+) -> Result<(), OutOfRange> {
+    if holds {
+        return Ok(());
+    }
+    Err(OutOfRange {
+        key,
+        range: range.to_owned(),
+        value: value.to_string(),
+    })
+}
+
+/// Refuses a number below 1.
+///
+/// # Errors
+/// When the value is 0.
+pub(crate) fn at_least_one(key: &'static str, value: impl Into<u128>) -> Result<(), OutOfRange> {
+    let value = value.into();
+    in_range(key, value >= 1, value, "at least 1")
+}

@@ -1,0 +1,103 @@
+//! Tensors in files: the state of a run, from which it goes on as if it had never stopped, and the student it ends with.
+//!
+//! Owns the files' form. A file is written beside its place and renamed, so there is a whole one at any time.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::{TrainError, file_error};
+use crate::models::student::{Plan, StepReport};
+
+/// The one key of the state's metadata: several would come in any order.
+const METADATA: &str = "maskclip-training";
+
+/// Tensors by name.
+pub(super) type Tensors = HashMap<String, Tensor>;
+
+/// What a run's state says beside its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct StateHeader {
+    /// Everything that decides the run.
+    pub plan: Plan,
+    /// The last step that was made.
+    pub last: StepReport,
+}
+
+/// Tensors as a safetensors file's bytes; of 32 bits, each.
+pub(super) fn to_bytes<'a>(
+    tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+    header: Option<&StateHeader>,
+) -> Vec<u8> {
+    let tensors: Vec<_> = tensors
+        .into_iter()
+        .map(|(name, tensor)| {
+            let tensor = tensor.detach().to_kind(Kind::Float).contiguous();
+            let shape: Vec<usize> = tensor
+                .size()
+                .into_iter()
+                .map(|length| usize::try_from(length).expect("a dimension is not negative"))
+                .collect();
+            let elements = tensor.numel();
+            let mut bytes = vec![0; elements * Kind::Float.elt_size_in_bytes()];
+            tensor.copy_data_u8(&mut bytes, elements);
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("four bytes per element");
+        (name.as_str(), view)
+    });
+    let metadata = header.map(|header| {
+        let text = serde_json::to_string(header).expect("a header is plain data");
+        HashMap::from([(METADATA.to_owned(), text)])
+    });
+    safetensors::serialize(views, metadata).expect("tensors of known shapes and bytes are a file")
+}
+
+/// A run's state: its tensors by name, and what it says beside them.
+pub(super) type State = (Tensors, StateHeader);
+
+/// A run's state out of a file's bytes.
+pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
+    let damaged = |reason: String| TrainError::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
+    let bytes = fs::read(path).map_err(file_error(path))?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
+    let header = header.ok_or_else(|| damaged("it is no state of a training".to_owned()))?;
+    let header = serde_json::from_str(header).map_err(|error| damaged(error.to_string()))?;
+    let stored = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let tensors = stored.tensors().into_iter().map(|(name, view)| {
+        if view.dtype() != Dtype::F32 {
+            return Err(damaged(format!("{name} holds {}", view.dtype())));
+        }
+        let shape: Vec<i64> = view
+            .shape()
+            .iter()
+            .map(|&length| i64::try_from(length).expect("the file holds that many elements"))
+            .collect();
+        Ok((name, Tensor::from_data_size(view.data(), &shape, Kind::Float)))
+    });
+    Ok((tensors.collect::<Result<_, TrainError>>()?, header))
+}
+
+/// Writes a file whole or not at all, on the disk when this returns.
+pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let partial = path.with_added_extension("partial");
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        File::open(path.parent().expect("a file lies in a folder"))?.sync_all()
+    };
+    write().map_err(file_error(path))
+}

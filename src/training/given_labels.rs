@@ -1,0 +1,92 @@
+//! Labels that somebody drew: an index PNG for each image, checked as a whole before the first step.
+//!
+//! Owns which of them count. A pixel of a class that is not among the labelled ones has no label, whatever the file says.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::images::TrainingImages;
+use super::{TrainError, file_error};
+use crate::evaluation::{LabelMapping, Sample, Truth};
+use crate::scores::UNLABELLED;
+use crate::support::hexadecimal;
+
+/// What a label map's name has in place of its image's ending, in a folder of its own and beside the images.
+const ENDING: &str = "png";
+pub(super) const ENDING_BESIDE: &str = "truth.png";
+
+/// The label maps of a run's images.
+#[derive(Debug, Clone)]
+pub struct GivenLabels {
+    /// In the order of the images.
+    files: Vec<PathBuf>,
+    /// The student's query for each class that is labelled, by the class's id.
+    queries: Vec<Option<u16>>,
+    /// SHA-256 over the files' digests, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+impl GivenLabels {
+    /// Finds and checks the label map of every image: in `folder` under the image's path within the folder of images, with the
+    /// ending `.png`; `.truth.png` where the two folders are one. Values are class ids, 255 or 65535 for none. `queries` has the
+    /// student's query for each class, none for those whose labels do not count.
+    ///
+    /// # Errors
+    /// When a label map is missing, cannot be read, has a value that is no class, or another size than its image.
+    pub fn find(
+        folder: &Path,
+        images_folder: &Path,
+        images: &TrainingImages,
+        queries: Vec<Option<u16>>,
+    ) -> Result<Self, TrainError> {
+        let ending = if folder == images_folder { ENDING_BESIDE } else { ENDING };
+        let files: Vec<PathBuf> = images
+            .files
+            .iter()
+            .map(|image| {
+                let within = image.strip_prefix(images_folder).expect("images are in their folder");
+                folder.join(within).with_extension(ending)
+            })
+            .collect();
+        let check = |((file, image), size): ((&PathBuf, &PathBuf), &(u32, u32))| {
+            let bytes = std::fs::read(file).map_err(file_error(file))?;
+            let labels = read(file, queries.len())?;
+            if (labels.width, labels.height) != *size {
+                let image = image.clone();
+                return Err(TrainError::LabelSize { image });
+            }
+            Ok(Sha256::digest(bytes))
+        };
+        let pairs = files.par_iter().zip(&images.files).zip(&images.sizes);
+        let digests: Vec<_> = pairs.map(check).collect::<Result<_, TrainError>>()?;
+        let mut all = Sha256::new();
+        digests.iter().for_each(|digest| all.update(digest));
+        Ok(Self {
+            files,
+            queries,
+            sha256: hexadecimal(&all.finalize()),
+        })
+    }
+
+    /// The student's query per pixel of an image where a label counts, [`UNLABELLED`] elsewhere.
+    pub(super) fn read(&self, image: usize) -> Result<Truth, TrainError> {
+        let mut labels = read(&self.files[image], self.queries.len())?;
+        for label in &mut labels.labels {
+            let query = self.queries.get(usize::from(*label)).copied().flatten();
+            *label = query.unwrap_or(UNLABELLED);
+        }
+        Ok(labels)
+    }
+}
+
+fn read(file: &Path, classes: usize) -> Result<Truth, TrainError> {
+    let sample = Sample {
+        name: String::new(),
+        image: PathBuf::new(),
+        truth: file.to_owned(),
+        labels: LabelMapping::Identity,
+    };
+    Ok(Truth::read(&sample, classes)?)
+}

@@ -1,0 +1,132 @@
+//! The images a student learns from: found, read once, and left out where they cannot be used.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::given_labels::ENDING_BESIDE;
+use super::{TrainError, file_error};
+use crate::image::decode;
+use crate::support::hexadecimal;
+
+/// Endings of the images in a folder, in lower case.
+const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+
+/// The images a student learns from.
+#[derive(Debug, Clone)]
+pub struct TrainingImages {
+    /// Sorted by path.
+    pub files: Vec<PathBuf>,
+    /// Their widths and heights in pixels.
+    pub sizes: Vec<(u32, u32)>,
+    /// SHA-256 over the paths within the folder and the files' digests, lower-case hexadecimal.
+    pub sha256: String,
+    /// Files that cannot be decoded, each with the reason.
+    pub undecodable: Vec<(PathBuf, String)>,
+    /// How many files `NAME.truth.png` lie beside an image `NAME`: label maps, from which nobody learns colours.
+    pub label_maps: usize,
+}
+
+impl TrainingImages {
+    /// Finds the images anywhere under a folder, by their endings, and decodes all of them once: one that is damaged, or larger
+    /// than `max_pixels`, is left out before a run begins, not found in the middle of it.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or no image is left.
+    pub fn find(folder: &Path, max_pixels: u64) -> Result<Self, TrainError> {
+        let mut found = walk(folder)?;
+        found.sort();
+        let stems: HashSet<PathBuf> = found.iter().map(|file| file.with_extension("")).collect();
+        let is_label_map = |file: &PathBuf| {
+            let text = file.to_string_lossy();
+            let image = text.strip_suffix(ENDING_BESIDE).and_then(|text| text.strip_suffix('.'));
+            image.is_some_and(|image| stems.contains(Path::new(image)))
+        };
+        let before = found.len();
+        found.retain(|file| !is_label_map(file));
+        let label_maps = before - found.len();
+        let look = |file: PathBuf| {
+            let bytes = std::fs::read(&file).map_err(file_error(&file))?;
+            let size = decode(&bytes, max_pixels).map(|image| image.dimensions());
+            Ok((file, Sha256::digest(bytes), size))
+        };
+        let looked_at: Vec<_> = found.into_par_iter().map(look).collect::<Result<_, TrainError>>()?;
+        let mut all = Sha256::new();
+        let mut images = Self {
+            files: Vec::with_capacity(looked_at.len()),
+            sizes: Vec::with_capacity(looked_at.len()),
+            sha256: String::new(),
+            undecodable: Vec::new(),
+            label_maps,
+        };
+        for (file, digest, size) in looked_at {
+            match size {
+                Err(error) => images.undecodable.push((file, error.to_string())),
+                Ok(size) => {
+                    let within = file.strip_prefix(folder).expect("the walk stays in the folder");
+                    all.update(within.to_string_lossy().as_bytes());
+                    all.update([0]);
+                    all.update(digest);
+                    images.files.push(file);
+                    images.sizes.push(size);
+                }
+            }
+        }
+        if images.files.is_empty() {
+            return Err(TrainError::NoImages {
+                folder: folder.to_owned(),
+            });
+        }
+        images.sha256 = hexadecimal(&all.finalize());
+        Ok(images)
+    }
+}
+
+/// Every file under a folder whose ending is an image's.
+fn walk(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(inside) = folders.pop() {
+        for entry in std::fs::read_dir(&inside).map_err(file_error(&inside))? {
+            let path = entry.map_err(file_error(&inside))?.path();
+            let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+            if path.is_dir() {
+                folders.push(path);
+            } else if ending.is_some_and(|ending| IMAGE_ENDINGS.contains(&ending.as_str())) {
+                files.push(path);
+            }
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::image::RgbImage;
+
+    #[test]
+    fn damaged_images_and_label_maps_are_left_out_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["a.png", "a.truth.png", "lone.truth.png"] {
+            RgbImage::new(8, 6).save(path(name)).unwrap();
+        }
+        let whole = TrainingImages::find(folder.path(), 100).unwrap();
+        assert_eq!(whole.files, [path("a.png"), path("lone.truth.png")]);
+        assert_eq!((whole.sizes[0], whole.label_maps), ((8, 6), 1));
+
+        let bytes = std::fs::read(path("a.png")).unwrap();
+        std::fs::write(path("b.png"), &bytes[..bytes.len() / 2]).unwrap();
+        RgbImage::new(11, 10).save(path("c.png")).unwrap();
+        let images = TrainingImages::find(folder.path(), 100).unwrap();
+        let left_out: Vec<_> = images.undecodable.iter().map(|(file, _)| file.clone()).collect();
+        assert_eq!(left_out, [path("b.png"), path("c.png")]);
+        assert!(images.undecodable[1].1.contains("limits.max_image_pixels"));
+        // What is left out decides nothing.
+        assert_eq!((images.files, images.sha256), (whole.files, whole.sha256));
+    }
+}

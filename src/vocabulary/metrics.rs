@@ -1,0 +1,67 @@
+//! The metrics of the store of text embeddings.
+
+use std::sync::Arc;
+
+use super::EmbeddingStore;
+use crate::telemetry::{MetricsRegistry, Reading, Readings};
+
+impl EmbeddingStore {
+    /// Shows what the store does and holds.
+    ///
+    /// # Panics
+    /// When the registry shows a store already.
+    pub fn register(self: &Arc<Self>, registry: &MetricsRegistry) {
+        let store = Arc::clone(self);
+        registry.register(Box::new(Readings::new(move || {
+            let statistics = store.statistics();
+            vec![
+                Reading::Counter(
+                    "maskclip_vocabulary_hits_total",
+                    "Text embeddings served from memory.",
+                    statistics.hits,
+                ),
+                Reading::Counter(
+                    "maskclip_vocabulary_disk_hits_total",
+                    "Text embeddings read from the store on disk.",
+                    statistics.disk_hits,
+                ),
+                Reading::Counter(
+                    "maskclip_vocabulary_misses_total",
+                    "Text embeddings that had to be computed.",
+                    statistics.misses,
+                ),
+                Reading::Gauge(
+                    "maskclip_vocabulary_bytes",
+                    "Bytes of text embeddings held in memory.",
+                    statistics.bytes,
+                ),
+                Reading::Gauge(
+                    "maskclip_vocabulary_disk_bytes",
+                    "Bytes of the store on disk.",
+                    statistics.disk_bytes,
+                ),
+            ]
+        })));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_store_holds_is_shown_from_the_start() {
+        let registry = MetricsRegistry::new();
+        EmbeddingStore::new(0, None).register(&registry);
+        let text = registry.render();
+        for name in [
+            "maskclip_vocabulary_hits_total 0",
+            "maskclip_vocabulary_disk_hits_total 0",
+            "maskclip_vocabulary_misses_total 0",
+            "maskclip_vocabulary_bytes 0",
+            "maskclip_vocabulary_disk_bytes 0",
+        ] {
+            assert!(text.contains(name), "{name} is missing from\n{text}");
+        }
+    }
+}

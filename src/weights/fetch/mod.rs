@@ -1,0 +1,432 @@
+//! Weights from where they are published into the folder of models.
+//!
+//! Owns resuming, verifying and naming: a file takes its name when its digest is right and not before, so that whatever has
+//! a name there is whole. Leaves what there is to fetch to [`crate::weights`], and what a checkpoint means to its loader.
+
+mod error;
+mod http;
+mod partial;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+pub use error::FetchError;
+use http::Client;
+pub use http::HttpError;
+use partial::Partial;
+
+use crate::weights::{FetchSettings, HUB_FILES, Origin, PublishedModel};
+
+/// Requests in a row that may bring nothing before a download is given up.
+const FRUITLESS_REQUESTS: u32 = 3;
+
+/// Before the first repetition; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Bytes read at once.
+const CHUNK: usize = 1 << 18;
+
+/// Where to take a model's weights from instead of where they are published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Supply {
+    /// A file of this machine.
+    File(PathBuf),
+    /// A mirror's address.
+    Url(Url),
+}
+
+impl Supply {
+    /// An address when it starts like one, else a path.
+    ///
+    /// # Errors
+    /// When it starts like an address and is none.
+    pub fn parse(text: &str) -> Result<Self, url::ParseError> {
+        if text.starts_with("http://") || text.starts_with("https://") {
+            Ok(Self::Url(Url::parse(text)?))
+        } else {
+            Ok(Self::File(text.into()))
+        }
+    }
+}
+
+/// Who said what the file must hash to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vouched {
+    /// The zoo's table.
+    Zoo,
+    /// The server the file came from.
+    Server,
+    /// Nobody: a file or mirror of the user's own choice, of a model whose digest is not known beforehand.
+    Nobody,
+}
+
+/// A model that is in the folder now.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Its weights.
+    pub path: PathBuf,
+    /// Their digest.
+    pub sha256: String,
+    /// Who vouched for it.
+    pub vouched: Vouched,
+    /// Nothing had to be transferred.
+    pub was_there: bool,
+}
+
+/// Hears how a transfer goes.
+pub trait Progress {
+    /// A transfer starts with this many bytes held already, of `total` where that is known.
+    fn begin(&mut self, held: u64, total: Option<u64>);
+    /// That many bytes more.
+    fn advance(&mut self, bytes: u64);
+    /// Something happened that whoever waits should know.
+    fn say(&mut self, message: &str);
+}
+
+/// What a transfer has to bring.
+struct Expected {
+    bytes: Option<u64>,
+    sha256: Option<String>,
+    /// Without a digest from anybody the file is refused.
+    digest_needed: bool,
+}
+
+/// One model on its way into a folder.
+#[derive(Debug)]
+pub struct Fetch<'a> {
+    /// What to fetch.
+    pub model: &'static PublishedModel,
+    /// The folder of models.
+    pub folder: &'a Path,
+    /// The hub, certificates, and whether there is a network.
+    pub settings: &'a FetchSettings,
+}
+
+impl Fetch<'_> {
+    /// Brings the model into the folder unless it is there, with its configuration beside it.
+    ///
+    /// # Errors
+    /// When it cannot be had, or is not what it should be.
+    pub fn run(&self, from: Option<&Supply>, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
+        if let Some(fetched) = self.held()? {
+            return Ok(fetched);
+        }
+        if let Some(path) = self.model.find_in(self.folder) {
+            progress.say(&format!(
+                "{} is damaged: its digest is not the published one",
+                path.display()
+            ));
+        }
+        fs::create_dir_all(self.folder).map_err(FetchError::at(self.folder))?;
+        match from {
+            Some(Supply::File(path)) => self.import(path, progress),
+            _ if self.settings.offline => Err(self.offline()),
+            Some(Supply::Url(url)) => {
+                let ending = self.ending_of(Path::new(url.path()));
+                self.download(url, ending, &self.expected(false), progress)
+            }
+            None => self.download_published(progress),
+        }
+    }
+
+    /// What is there already, verified where its digest is known. A damaged file does not count.
+    fn held(&self) -> Result<Option<Fetched>, FetchError> {
+        let Some(path) = self.model.find_in(self.folder) else {
+            return Ok(None);
+        };
+        let sha256 = File::open(&path)
+            .and_then(partial::sha256_of)
+            .map_err(FetchError::at(&path))?;
+        let vouched = match self.expected(false).sha256 {
+            Some(expected) if expected == sha256 => Vouched::Zoo,
+            Some(_) => return Ok(None),
+            None => Vouched::Nobody,
+        };
+        Ok(Some(Fetched {
+            path,
+            sha256,
+            vouched,
+            was_there: true,
+        }))
+    }
+
+    /// From where the model is published.
+    fn download_published(&self, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
+        match self.model.origin {
+            Origin::Address { url, .. } => {
+                let url = Url::parse(url).expect("the zoo's addresses are tested to be valid");
+                self.download(&url, "pt", &self.expected(false), progress)
+            }
+            Origin::Hub { repository } => {
+                let mut missing = None;
+                for (file, ending) in HUB_FILES {
+                    let url = hub_address(&self.settings.hub, repository, file);
+                    match self.download(&url, ending, &self.expected(true), progress) {
+                        Err(FetchError::Http(error)) if error.is_not_found() => missing = Some(error),
+                        outcome => return outcome,
+                    }
+                }
+                Err(missing.expect("a hub's file has some name").into())
+            }
+        }
+    }
+
+    /// From an address, going on with what an earlier attempt left.
+    fn download(
+        &self,
+        url: &Url,
+        ending: &str,
+        expected: &Expected,
+        progress: &mut dyn Progress,
+    ) -> Result<Fetched, FetchError> {
+        let client = Client::new(self.settings.certificates.as_deref())?;
+        let path = self.model.path_in(self.folder, ending);
+        let mut partial = self.open_partial(&path, progress)?;
+        // Whoever held the lock may have finished meanwhile.
+        if let Some(fetched) = self.held()? {
+            partial.discard().map_err(FetchError::at(&path))?;
+            return Ok(fetched);
+        }
+        let mut resumed = partial.length() > 0;
+        loop {
+            let transferred = self.transfer_patiently(&client, url, expected, &mut partial, progress);
+            let stated = match transferred {
+                Ok(stated) => stated,
+                Err(error) => {
+                    if partial.length() == 0 || matches!(error, FetchError::WrongSize { .. }) {
+                        partial.discard().map_err(FetchError::at(&path))?;
+                    }
+                    return Err(error);
+                }
+            };
+            let (vouched, sha256) = match (&expected.sha256, &stated) {
+                (Some(sha256), _) => (Vouched::Zoo, Some(sha256)),
+                (None, Some(sha256)) => (Vouched::Server, Some(sha256)),
+                (None, None) => (Vouched::Nobody, None),
+            };
+            if resumed && sha256.is_some_and(|sha256| *sha256 != partial.sha256()) {
+                // What was left may have been the beginning of another version.
+                progress.say("the digest is wrong after resuming; starting from the beginning");
+                partial.restart().map_err(FetchError::at(&path))?;
+                resumed = false;
+                continue;
+            }
+            return self.finish(partial, path, url.as_str(), sha256.map(String::as_str), vouched);
+        }
+    }
+
+    /// Transfers until the file is whole, going on after each failure that may pass, as long as requests bring something.
+    /// Returns the digest that the server states.
+    fn transfer_patiently(
+        &self,
+        client: &Client,
+        url: &Url,
+        expected: &Expected,
+        partial: &mut Partial,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<String>, FetchError> {
+        let mut fruitless = 0;
+        loop {
+            let held = partial.length();
+            let error = match self.transfer(client, url, expected, partial, progress) {
+                Err(FetchError::Http(error)) if error.may_pass() => error,
+                outcome => return outcome,
+            };
+            fruitless = if partial.length() > held { 0 } else { fruitless + 1 };
+            if fruitless == FRUITLESS_REQUESTS {
+                return Err(FetchError::GaveUp {
+                    source: error,
+                    kept: partial.length(),
+                    path: partial.path().to_owned(),
+                });
+            }
+            progress.say(&format!("{error}; trying again"));
+            std::thread::sleep(FIRST_PAUSE * 2_u32.pow(fruitless));
+        }
+    }
+
+    /// One request and what it brings.
+    fn transfer(
+        &self,
+        client: &Client,
+        url: &Url,
+        expected: &Expected,
+        partial: &mut Partial,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<String>, FetchError> {
+        let mut reply = client.get(url, partial.length())?;
+        let digest_known = expected.sha256.is_some() || reply.sha256.is_some();
+        if expected.digest_needed && !digest_known {
+            return Err(FetchError::NoDigest(url.to_string()));
+        }
+        if reply.start > 0 && !digest_known {
+            // Nothing could tell whether the beginning that is held belongs to this file.
+            reply = client.get(url, 0)?;
+        }
+        let total = reply.total.or(expected.bytes);
+        if let (Some(offered), Some(expected)) = (reply.total, expected.bytes)
+            && offered != expected
+        {
+            return Err(self.wrong_size(url.as_str(), offered, expected));
+        }
+        let cannot_write = |partial: &Partial| FetchError::at(partial.path());
+        if reply.start == 0 {
+            partial.restart().map_err(cannot_write(partial))?;
+        }
+        progress.begin(partial.length(), total);
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let count = reply.body.read(&mut chunk).map_err(|source| HttpError::Interrupted {
+                address: url.to_string(),
+                received: partial.length(),
+                total,
+                reason: source.to_string(),
+            })?;
+            if count == 0 {
+                break;
+            }
+            partial.append(&chunk[..count]).map_err(cannot_write(partial))?;
+            progress.advance(count as u64);
+            if let Some(total) = total.filter(|&total| partial.length() > total) {
+                return Err(self.wrong_size(url.as_str(), partial.length(), total));
+            }
+        }
+        if total.is_some_and(|total| partial.length() < total) {
+            return Err(HttpError::Interrupted {
+                address: url.to_string(),
+                received: partial.length(),
+                total,
+                reason: "the server closed the connection".to_owned(),
+            }
+            .into());
+        }
+        Ok(reply.sha256)
+    }
+
+    /// From a file of this machine.
+    fn import(&self, source: &Path, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
+        let mut file = File::open(source).map_err(FetchError::at(source))?;
+        let length = file.metadata().map_err(FetchError::at(source))?.len();
+        let expected = self.expected(false);
+        let origin = source.display().to_string();
+        if let Some(expected) = expected.bytes.filter(|&expected| expected != length) {
+            return Err(self.wrong_size(&origin, length, expected));
+        }
+        let path = self.model.path_in(self.folder, self.ending_of(source));
+        let mut partial = self.open_partial(&path, progress)?;
+        partial.restart().map_err(FetchError::at(&path))?;
+        progress.begin(0, Some(length));
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let count = file.read(&mut chunk).map_err(FetchError::at(source))?;
+            if count == 0 {
+                break;
+            }
+            partial.append(&chunk[..count]).map_err(FetchError::at(&path))?;
+            progress.advance(count as u64);
+        }
+        let vouched = match expected.sha256 {
+            Some(_) => Vouched::Zoo,
+            None => Vouched::Nobody,
+        };
+        self.finish(partial, path, &origin, expected.sha256.as_deref(), vouched)
+    }
+
+    /// Verifies, puts the configuration beside, and gives the file its name.
+    fn finish(
+        &self,
+        partial: Partial,
+        path: PathBuf,
+        origin: &str,
+        expected: Option<&str>,
+        vouched: Vouched,
+    ) -> Result<Fetched, FetchError> {
+        let sha256 = partial.sha256();
+        if let Some(expected) = expected.filter(|expected| *expected != sha256) {
+            partial.discard().map_err(FetchError::at(&path))?;
+            return Err(FetchError::WrongDigest {
+                name: self.model.name,
+                origin: origin.to_owned(),
+                found: sha256,
+                expected: expected.to_owned(),
+            });
+        }
+        // Before the weights take their name: a loader that finds them finds it too.
+        let config = path.with_extension("json");
+        fs::write(&config, self.model.config()).map_err(FetchError::at(&config))?;
+        partial.persist(&path).map_err(FetchError::at(&path))?;
+        Ok(Fetched {
+            path,
+            sha256,
+            vouched,
+            was_there: false,
+        })
+    }
+
+    fn open_partial(&self, path: &Path, progress: &mut dyn Progress) -> Result<Partial, FetchError> {
+        let mut name = path.to_owned().into_os_string();
+        name.push(".partial");
+        let path = PathBuf::from(name);
+        Partial::open(&path, || progress.say("waiting for another fetch of this model")).map_err(FetchError::at(&path))
+    }
+
+    fn expected(&self, digest_needed: bool) -> Expected {
+        let (bytes, sha256) = match self.model.origin {
+            Origin::Address { sha256, bytes, .. } => (Some(bytes), Some(sha256.to_owned())),
+            Origin::Hub { .. } => (None, None),
+        };
+        Expected {
+            bytes,
+            sha256,
+            digest_needed,
+        }
+    }
+
+    /// The ending of a supplied file where the model's may have it, else the model's first.
+    fn ending_of(&self, supplied: &Path) -> &'static str {
+        let endings = self.model.endings();
+        let given = supplied.extension().unwrap_or_default();
+        endings.iter().find(|ending| given == **ending).unwrap_or(&endings[0])
+    }
+
+    fn wrong_size(&self, origin: &str, offered: u64, expected: u64) -> FetchError {
+        FetchError::WrongSize {
+            name: self.model.name,
+            origin: origin.to_owned(),
+            offered,
+            expected,
+        }
+    }
+
+    fn offline(&self) -> FetchError {
+        let file_names: Vec<_> = self
+            .model
+            .endings()
+            .iter()
+            .map(|ending| format!("{}.{ending}", self.model.name))
+            .collect();
+        FetchError::Offline {
+            name: self.model.name,
+            folder: self.folder.to_owned(),
+            looked_for: file_names.join(" and "),
+            address: match self.model.origin {
+                Origin::Address { url, .. } => url.to_owned(),
+                Origin::Hub { repository } => hub_address(&self.settings.hub, repository, HUB_FILES[0].0).to_string(),
+            },
+        }
+    }
+}
+
+/// A file's address on a hub.
+fn hub_address(hub: &Url, repository: &str, file: &str) -> Url {
+    let mut address = hub.clone();
+    address.set_path(&format!(
+        "{}/{repository}/resolve/main/{file}",
+        hub.path().trim_end_matches('/')
+    ));
+    address
+}

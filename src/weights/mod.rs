@@ -1,0 +1,16 @@
+//! Models known by a name, and their download: the embedded ones, and those that others published.
+//!
+//! Owns the table of published models and how their files come into the folder of models. Leaves what a checkpoint means to
+//! [`clip`](crate::clip).
+
+mod catalogue;
+mod embedded;
+mod fetch;
+mod published;
+mod settings;
+
+pub use catalogue::{Architecture, HUB_FILES, Origin, PublishedModel, TrainingNormalisation, VisualSizes};
+pub use embedded::{DEMO, EmbeddedModel};
+pub use fetch::{Fetch, FetchError, Fetched, HttpError, Progress, Supply, Vouched};
+pub use published::PUBLISHED;
+pub use settings::FetchSettings;
