@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::Engine;
 use super::host::ModelHost;
 use super::queue::JobQueue;
 use super::request::SegmentError;
 use super::slots::Slot;
-use super::worker::{EmbedJob, Job};
+use super::worker::{EmbedJob, Job, Ticket};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{
     ClassList, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder, TextEmbedding,
@@ -86,19 +84,18 @@ struct QueueEmbedder {
 
 impl TextEmbedder for QueueEmbedder {
     fn embed(&self, texts: Vec<String>, templates: TemplateSet) -> EmbeddingFuture<'_> {
-        let (reply, answer) = oneshot::channel();
+        let (ticket, waiting) = Ticket::new(Arc::clone(&self.slot));
         let job = Job::Embed(EmbedJob {
             texts,
             templates,
-            reply,
-            _slot: Arc::clone(&self.slot),
+            ticket,
         });
         let pushed = self.queue.push(job);
         Box::pin(async move {
             if pushed.is_err() {
                 return Err(EmbeddingError::Unavailable("the server is going down"));
             }
-            match answer.await {
+            match waiting.answer.await {
                 Ok(embeddings) => embeddings.map_err(|error| EmbeddingError::Failed(error.to_string())),
                 // The worker panicked, and its channels with it.
                 Err(_) => Err(EmbeddingError::Interrupted),

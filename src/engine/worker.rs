@@ -2,11 +2,14 @@
 //!
 //! libtorch blocks and its tensors are not `Sync`, so models live on threads of their own, never on
 //! the async pool. A panic (tch panics where libtorch throws) is caught at the job's edge; the model
-//! is then loaded anew, and until that is done the worker does not count as live.
+//! is then loaded anew, and until that is done the worker does not count as live. The requests that the
+//! panic concerns learn of it after the worker's state is published, so that a client whose request
+//! failed finds readiness and metrics up to date.
 //!
 //! Jobs are answered in the order they came, but that images which wait may share the pass of an earlier one of their shape, when
 //! [`batching`](super::batching) has found that to be faster.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -83,10 +86,8 @@ pub struct Ticket<T> {
     queued: Instant,
     /// Told how long the job waited, when a worker takes it; none once that is done.
     started: Option<oneshot::Sender<Duration>>,
-    /// Where the answer goes.
-    reply: oneshot::Sender<Result<T, LabellerError>>,
-    /// Held until the job is done.
-    _slot: Arc<Slot>,
+    /// Where the answer goes, and the request's slot, held until the job is done; none once the answer is sent.
+    reply: Option<(oneshot::Sender<Result<T, LabellerError>>, Arc<Slot>)>,
 }
 
 /// Where a request waits for what its [`Ticket`] tells.
@@ -105,8 +106,7 @@ impl<T> Ticket<T> {
         let ticket = Self {
             queued: Instant::now(),
             started: Some(started),
-            reply,
-            _slot: slot,
+            reply: Some((reply, slot)),
         };
         let waiting = Waiting {
             started: has_started,
@@ -117,7 +117,7 @@ impl<T> Ticket<T> {
 
     /// Whether anybody still waits for the answer.
     fn is_wanted(&self) -> bool {
-        !self.reply.is_closed()
+        self.reply.as_ref().is_some_and(|(reply, _)| !reply.is_closed())
     }
 
     /// Says that the work begins.
@@ -128,8 +128,12 @@ impl<T> Ticket<T> {
         }
     }
 
-    fn answer(self, answer: Result<T, LabellerError>) {
-        let _ = self.reply.send(answer);
+    /// Sends the answer. The job's hold on the slot ends before that, so that whoever has the answer finds the slot free.
+    fn answer(&mut self, answer: Result<T, LabellerError>) {
+        if let Some((reply, slot)) = self.reply.take() {
+            drop(slot);
+            let _ = reply.send(answer);
+        }
     }
 }
 
@@ -139,10 +143,8 @@ pub struct EmbedJob {
     pub texts: Vec<String>,
     /// The templates they are put into.
     pub templates: TemplateSet,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<Vec<TextEmbedding>, LabellerError>>,
-    /// Held until the job is done.
-    pub _slot: Arc<Slot>,
+    /// Where the embeddings go.
+    pub ticket: Ticket<Vec<TextEmbedding>>,
 }
 
 /// What is known of a model's workers as a whole.
@@ -199,8 +201,9 @@ fn work(context: &WorkerContext) {
                 context.worker_is_gone();
                 match outcome {
                     Outcome::QueueClosed => return,
-                    Outcome::Panicked(message) => {
+                    Outcome::Panicked { message, unanswered } => {
                         tracing::error!(model = context.model, %message, "the model panicked; loading it anew");
+                        drop(unanswered);
                     }
                 }
             }
@@ -222,27 +225,35 @@ fn work(context: &WorkerContext) {
 
 enum Outcome {
     QueueClosed,
-    Panicked(String),
+    Panicked {
+        message: String,
+        /// The jobs in hand. Their receivers learn of the panic when these jobs are dropped.
+        unanswered: VecDeque<Job>,
+    },
 }
 
 fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> Outcome {
     let mut batching = Batching::new(context.max_batch);
     while let Some(job) = context.queue.pop() {
-        if let Err(message) = catch(|| answer(context, labeller, &mut batching, job)) {
-            return Outcome::Panicked(message);
+        let mut jobs = VecDeque::from([job]);
+        if let Err(message) = catch(|| answer(context, labeller, &mut batching, &mut jobs)) {
+            return Outcome::Panicked {
+                message,
+                unanswered: jobs,
+            };
         }
     }
     Outcome::QueueClosed
 }
 
-/// Answers a job, with those that share its pass. On a panic the jobs' channels are dropped with them, which their receivers see.
-fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut Batching, job: Job) {
-    let Some(shape) = job.shape() else {
-        return answer_without_a_pass(labeller, job);
+/// Answers the one job in `jobs`, and those from the queue that share its pass. `jobs` owns them meanwhile, so that a panic drops
+/// none: an answered job leaves `jobs` before the next one is begun.
+fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut Batching, jobs: &mut VecDeque<Job>) {
+    let Some(shape) = jobs[0].shape() else {
+        return answer_without_a_pass(labeller, &mut jobs[0]);
     };
     let is_alike = |other: &Job| other.shape().as_ref() == Some(&shape);
     let images = batching.images(&shape, 1 + context.queue.count(is_alike));
-    let mut jobs = vec![job];
     jobs.extend(context.queue.take(images - 1, is_alike));
     jobs.retain(Job::is_wanted);
     if jobs.is_empty() {
@@ -251,19 +262,21 @@ fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut B
     context.metrics.pass(&context.model, jobs.len());
     jobs.iter_mut().for_each(Job::begin);
     let start = Instant::now();
-    match features(labeller, &jobs) {
+    match features(labeller, jobs.make_contiguous()) {
         Ok(features) => {
             batching.record(shape, jobs.len(), start.elapsed());
-            for (job, features) in jobs.into_iter().zip(features) {
-                job.finish(labeller, Ok(features));
+            for features in features {
+                jobs[0].finish(labeller, Ok(features));
+                jobs.pop_front();
             }
         }
-        Err(error) if jobs.len() == 1 => jobs.remove(0).finish(labeller, Err(error)),
+        Err(error) if jobs.len() == 1 => jobs[0].finish(labeller, Err(error)),
         // One image's failure is not the others'.
         Err(_) => {
-            for job in jobs {
-                let features = features(labeller, std::slice::from_ref(&job)).map(|mut features| features.remove(0));
+            while let Some(job) = jobs.front_mut() {
+                let features = features(labeller, std::slice::from_ref(job)).map(|mut features| features.remove(0));
                 job.finish(labeller, features);
+                jobs.pop_front();
             }
         }
     }
@@ -277,7 +290,7 @@ fn features(labeller: &mut dyn Labeller, jobs: &[Job]) -> Result<Vec<Arc<dyn Ima
     labeller.features_of_batch(&inputs, options)
 }
 
-fn answer_without_a_pass(labeller: &mut dyn Labeller, mut job: Job) {
+fn answer_without_a_pass(labeller: &mut dyn Labeller, job: &mut Job) {
     job.begin();
     match job {
         Job::Score(ScoreJob {
@@ -286,10 +299,16 @@ fn answer_without_a_pass(labeller: &mut dyn Labeller, mut job: Job) {
             options,
             ticket,
         }) if ticket.is_wanted() => {
-            ticket.answer(score(labeller, features, input.as_ref(), &classifier, &options));
+            ticket.answer(score(
+                labeller,
+                Arc::clone(features),
+                input.as_ref(),
+                classifier,
+                options,
+            ));
         }
-        Job::Embed(job) if !job.reply.is_closed() => {
-            let _ = job.reply.send(labeller.embed_texts(&job.texts, job.templates));
+        Job::Embed(job) if job.ticket.is_wanted() => {
+            job.ticket.answer(labeller.embed_texts(&job.texts, job.templates));
         }
         Job::Look(_) | Job::Score(_) | Job::Embed(_) => {}
     }
@@ -322,7 +341,7 @@ impl Job {
         match self {
             Self::Look(job) => job.ticket.is_wanted(),
             Self::Score(job) => job.ticket.is_wanted(),
-            Self::Embed(job) => !job.reply.is_closed(),
+            Self::Embed(job) => job.ticket.is_wanted(),
         }
     }
 
@@ -330,12 +349,12 @@ impl Job {
         match self {
             Self::Look(job) => job.ticket.begin(),
             Self::Score(job) => job.ticket.begin(),
-            Self::Embed(_) => {}
+            Self::Embed(job) => job.ticket.begin(),
         }
     }
 
     /// What becomes of the features of its pixels.
-    fn finish(self, labeller: &mut dyn Labeller, features: Result<Arc<dyn ImageFeatures>, LabellerError>) {
+    fn finish(&mut self, labeller: &mut dyn Labeller, features: Result<Arc<dyn ImageFeatures>, LabellerError>) {
         match self {
             Self::Look(job) => job.ticket.answer(features),
             Self::Score(ScoreJob {
@@ -344,8 +363,7 @@ impl Job {
                 options,
                 ticket,
             }) => {
-                let scored =
-                    features.and_then(|features| score(labeller, features, Some(&input), &classifier, &options));
+                let scored = features.and_then(|features| score(labeller, features, Some(input), classifier, options));
                 ticket.answer(scored);
             }
             Self::Score(_) | Self::Embed(_) => unreachable!("a job without pixels shares no pass"),

@@ -35,7 +35,7 @@ impl App {
         self.control.entered().await;
         let waiting: Vec<_> = bodies.into_iter().map(|body| self.spawn(body)).collect();
         let all_wait = async {
-            while self.metric_of_colours("maskclip_queue_depth").await != waiting.len() as u64 {
+            while self.metric(r#"maskclip_queue_depth{model="colours"}"#).await != waiting.len() as u64 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -59,19 +59,9 @@ impl App {
     /// Passes so far, and the images in all of them.
     async fn passes(&self) -> [u64; 2] {
         [
-            self.metric_of_colours("maskclip_pass_images_count").await,
-            self.metric_of_colours("maskclip_pass_images_sum").await,
+            self.metric(r#"maskclip_pass_images_count{model="colours"}"#).await,
+            self.metric(r#"maskclip_pass_images_sum{model="colours"}"#).await,
         ]
-    }
-
-    async fn metric_of_colours(&self, name: &str) -> u64 {
-        let text = String::from_utf8(self.get("/metrics").await.body.to_vec()).unwrap();
-        let labelled = format!("{name}{{model=\"colours\"}} ");
-        let value = text.lines().find_map(|line| line.strip_prefix(&labelled));
-        value
-            .unwrap_or_else(|| panic!("{name} is missing from\n{text}"))
-            .parse()
-            .unwrap()
     }
 }
 

@@ -1,8 +1,12 @@
 //! Every error status of the contract, provoked, its body asserted whole.
 
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
+
 use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
-use maskclip::engine::Readiness;
+use maskclip::engine::{Engine, Readiness};
 use serde_json::json;
 
 use crate::fake::{Action, Control};
@@ -307,7 +311,6 @@ async fn a_panicking_model_is_500_and_the_server_is_not_ready_until_it_is_loaded
     app.control.on_score(Action::Panic);
     let reload = app.control.hold_load();
     app.segment(&body).await.assert_problem(&internal_error());
-    app.until(Readiness::Recovering).await;
 
     app.get("/health/ready")
         .await
@@ -319,6 +322,75 @@ async fn a_panicking_model_is_500_and_the_server_is_not_ready_until_it_is_loaded
     drop(reload);
     app.until(Readiness::Ready).await;
     app.segment(&body).await.ok();
+}
+
+/// Notes the engine's readiness whenever a future is woken, on the thread that wakes the future.
+struct Witness {
+    engine: Arc<Engine>,
+    seen: Arc<Mutex<Vec<Readiness>>>,
+    task: Waker,
+}
+
+impl Wake for Witness {
+    fn wake(self: Arc<Self>) {
+        self.seen.lock().unwrap().push(self.engine.readiness());
+        self.task.wake_by_ref();
+    }
+}
+
+/// The answer wakes its request on the worker's own thread, where readiness is read: not ready any more.
+#[tokio::test]
+async fn readiness_is_right_at_the_moment_a_panic_is_answered() {
+    for on_call in [Control::on_look, Control::on_score] {
+        let app = App::start().await;
+        let (release, released) = mpsc::channel();
+        on_call(&app.control, Action::PanicAfter(released));
+        let _reload = app.control.hold_load();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let body = with_image(json!({"classes": ["red"]}));
+        let mut request = std::pin::pin!(app.segment(&body));
+        let request = poll_fn(|context| {
+            let witness = Witness {
+                engine: Arc::clone(&app.engine),
+                seen: Arc::clone(&seen),
+                task: context.waker().clone(),
+            };
+            request
+                .as_mut()
+                .poll(&mut Context::from_waker(&Waker::from(Arc::new(witness))))
+        });
+        let let_it_panic = async {
+            app.control.entered().await;
+            // The request is polled once more: it now waits for the answer alone.
+            tokio::task::yield_now().await;
+            seen.lock().unwrap().clear();
+            drop(release);
+        };
+        let (reply, ()) = tokio::join!(biased; request, let_it_panic);
+        reply.assert_problem(&internal_error());
+        assert_eq!(*seen.lock().unwrap(), [Readiness::Recovering]);
+    }
+}
+
+/// The same for whoever has the reply to a look, a score or an embedding of texts, and for metrics. The model is loaded anew
+/// behind a hold, so that neither can have changed back.
+#[tokio::test]
+async fn a_worker_counts_as_gone_before_the_answer_to_the_panic_is_sent() {
+    let app = App::start().await;
+    let on_call = [Control::on_look, Control::on_score, Control::on_embed];
+    for round in 0..300 {
+        on_call[round % 3](&app.control, Action::Panic);
+        let reload = app.control.hold_load();
+        // A word that no round before has embedded.
+        let body = with_image(json!({"classes": [format!("word {round}")]}));
+        let reply = app.segment(&body).await;
+        assert_eq!(app.engine.readiness(), Readiness::Recovering, "in round {round}");
+        let live = app.metric(r#"maskclip_workers_live{model="colours"}"#).await;
+        assert_eq!(live, 0, "in round {round}");
+        reply.assert_problem(&internal_error());
+        drop(reload);
+        app.until(Readiness::Ready).await;
+    }
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub enum Action {
     Fail,
     /// Panics, as tch does where libtorch throws.
     Panic,
+    /// Blocks until the test drops or uses the sender, then panics.
+    PanicAfter(mpsc::Receiver<()>),
     /// Answers with a similarity that is not a number.
     NotANumber,
 }
@@ -170,6 +172,10 @@ impl Control {
             Action::Answer => Ok(false),
             Action::Fail => Err(LabellerError::Model("the fake was told to fail".to_owned())),
             Action::Panic => panic!("the fake was told to panic"),
+            Action::PanicAfter(release) => {
+                let _ = release.recv();
+                panic!("the fake was told to panic")
+            }
             Action::NotANumber => Ok(true),
         }
     }

@@ -40,16 +40,6 @@ impl App {
             self.control.looks() - before,
         )
     }
-
-    /// The value of a metric without labels.
-    async fn metric(&self, name: &str) -> u64 {
-        let text = String::from_utf8(self.get("/metrics").await.body.to_vec()).unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value
-            .unwrap_or_else(|| panic!("{name} is missing from\n{text}"))
-            .parse()
-            .unwrap()
-    }
 }
 
 #[track_caller]

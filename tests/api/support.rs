@@ -117,6 +117,16 @@ impl App {
         self.send(request(Method::GET, path).body(Body::empty()).unwrap()).await
     }
 
+    /// The value of a metric, named with its labels as `/metrics` shows them.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = String::from_utf8(self.get("/metrics").await.body.to_vec()).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("{name} is missing from\n{text}"))
+            .parse()
+            .unwrap()
+    }
+
     /// `POST /v1/segment` with JSON.
     pub async fn segment(&self, body: &Value) -> Reply {
         self.send(segment_json(body)).await
