@@ -15,7 +15,7 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint test test-page parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-page parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ lint: ## format check, clippy and rustdoc, warnings denied
 	@cargo fmt --check
 	@$(cargo) clippy --all-targets $(locked) -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(cargo) doc --no-deps --document-private-items $(locked)
+
+architecture: ## check the direction of imports; print the rooms of src and write them into docs/architecture.md
+	@UPDATE_ARCHITECTURE=1 $(cargo) test --quiet --test architecture $(locked); status=$$?; \
+	    sed -n '/^<!-- `make architecture`/,/^```$$/{/^<!--/d;/^```/d;p}' docs/architecture.md; exit $$status
 
 # Doctests first, so that the last lines of a run are about the tests proper.
 test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
