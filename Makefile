@@ -15,10 +15,10 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-page parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-sanitized test-page parity bench methods deny env install clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the server: target/release/maskclip
 	@$(cargo) build --release $(locked)
@@ -45,6 +45,9 @@ architecture: ## check the direction of imports; print the rooms of src and writ
 test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
 	@$(cargo) test --doc $(locked)
 	@$(cargo) test --tests $(locked)
+
+test-sanitized: ## the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs GCC)
+	@$(with_libtorch) tools/sanitizers/run
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
