@@ -15,10 +15,10 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint test test-page parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-sanitized test-page parity bench methods deny env install clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the server: target/release/maskclip
 	@$(cargo) build --release $(locked)
@@ -37,10 +37,17 @@ lint: ## format check, clippy and rustdoc, warnings denied
 	@$(cargo) clippy --all-targets $(locked) -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(cargo) doc --no-deps --document-private-items $(locked)
 
+architecture: ## check the direction of imports; print the rooms of src and write them into docs/architecture.md
+	@UPDATE_ARCHITECTURE=1 $(cargo) test --quiet --test architecture $(locked); status=$$?; \
+	    sed -n '/^<!-- `make architecture`/,/^```$$/{/^<!--/d;/^```/d;p}' docs/architecture.md; exit $$status
+
 # Doctests first, so that the last lines of a run are about the tests proper.
 test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
 	@$(cargo) test --doc $(locked)
 	@$(cargo) test --tests $(locked)
+
+test-sanitized: ## the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs GCC)
+	@$(with_libtorch) tools/sanitizers/run
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
@@ -55,9 +62,11 @@ test-page: ## the page in headless Chromium (needs Node 20.15, npm, curl and Chr
 	@$(cargo) build $(locked)
 	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
 
-deny: ## check the dependencies' licences, advisories and sources
+deny: ## check the dependencies' licences and sources, and their advisories where RustSec's database can be fetched
 	@cargo deny --version >/dev/null 2>&1 || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
-	@cargo deny check
+	@cargo deny check bans licenses sources
+	@if cargo deny fetch db 2>/dev/null; then cargo deny check advisories; \
+	    else echo "RustSec's database cannot be fetched here, so advisories are not checked."; fi
 
 env: ## print what to set before calling cargo directly: eval "$$(make env)"
 	@folder=$$($(with_libtorch)) && echo "export LIBTORCH='$$folder'"

@@ -80,8 +80,10 @@ fn compile_native() {
         operators.objects(kernel(folder, "attention_float.cpp", &float));
         operators.objects(kernel(folder, "attention_bfloat16.cpp", &bfloat16));
     }
+    sanitize(&mut operators);
     operators.compile("maskclip_native");
     println!("cargo::rustc-link-lib=gomp");
+    link_sanitizers();
 }
 
 /// The objects of a file that is compiled for instructions of its own; optimised in every profile, since tests run it, too.
@@ -96,7 +98,39 @@ fn kernel(folder: &Path, file: &str, instructions: &[&str]) -> Vec<PathBuf> {
     for instruction in instructions {
         build.flag(instruction);
     }
+    sanitize(&mut build);
     build.file(folder.join(file)).compile_intermediates()
+}
+
+/// The sanitizers of GCC that the C++ is compiled with. `tools/sanitizers/run` asks for `address,undefined`.
+fn sanitizers() -> Option<String> {
+    println!("cargo::rerun-if-env-changed=MASKCLIP_NATIVE_SANITIZERS");
+    env::var("MASKCLIP_NATIVE_SANITIZERS")
+        .ok()
+        .filter(|names| !names.is_empty())
+}
+
+/// Makes a compilation insert the sanitizers' checks. A check that fails ends the program.
+fn sanitize(build: &mut cc::Build) {
+    if let Some(names) = sanitizers() {
+        build
+            .flag(format!("-fsanitize={names}"))
+            .flag("-fno-sanitize-recover=all")
+            .flag("-fno-omit-frame-pointer");
+    }
+}
+
+/// Links the sanitizers' libraries by name: `-fsanitize` links none beside rustc's `-nodefaultlibs`.
+fn link_sanitizers() {
+    for name in sanitizers().iter().flat_map(|names| names.split(',')) {
+        match name {
+            "address" => println!("cargo::rustc-link-arg=-lasan"),
+            "undefined" => println!("cargo::rustc-link-arg=-lubsan"),
+            _ => fail(&format!(
+                "MASKCLIP_NATIVE_SANITIZERS names {name}; known are address and undefined"
+            )),
+        }
+    }
 }
 
 /// cargo hands these names to the program's environment too, under `cargo run` and `cargo test`. Settings there are
