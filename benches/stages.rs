@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use maskclip::clip::{Clip, ModelConfig, Weights};
-use maskclip::dense::{DenseFeatures, DenseOptions};
+use maskclip::dense::{DenseFeatures, FeatureOptions};
 use maskclip::image::{self, Normalisation, NormalisedImage, Resize};
 use maskclip::label_map::{LabelMap, LabelMapOptions, label_map};
 use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED};
@@ -211,7 +211,7 @@ impl Stage for Forward {
 
     fn run(&self) -> Result<DenseFeatures, Box<dyn Error>> {
         // MaskCLIP, whole, without key smoothing.
-        let options = DenseOptions::default();
+        let options = FeatureOptions::default();
         Ok(DenseFeatures::extract(&self.clip.visual, &self.pixels, &options)?)
     }
 

@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 
 use super::problem::{Limit, Problem, ProblemType};
-use crate::engine::{CostError, SegmentError};
+use crate::engine::{CostError, ExceededLimit, Field, LimitValue, SegmentError};
 use crate::image::DecodeError;
 use crate::vocabulary::{ClassListError, VocabularyError};
 
@@ -109,7 +109,10 @@ impl ApiError {
             Self::Segment(SegmentError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,
             Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
             Self::Segment(
-                SegmentError::InputTooLarge(_) | SegmentError::UnsuitableInput(_) | SegmentError::Cost(_),
+                SegmentError::Field(_)
+                | SegmentError::InputTooLarge(_)
+                | SegmentError::UnsuitableInput(_)
+                | SegmentError::Cost(_),
             ) => ProblemType::InvalidRequest,
             Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
             Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
@@ -123,6 +126,7 @@ impl ApiError {
         match self {
             Self::Invalid { limit, .. } => limit.clone(),
             Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
+            Self::Segment(SegmentError::Field(error)) => error.limit().map(Limit::from),
             Self::Segment(SegmentError::Image(DecodeError::TooManyPixels { limit, .. })) => {
                 Some(Limit::whole("limits.max_image_pixels", *limit))
             }
@@ -152,6 +156,9 @@ impl ApiError {
             instance: None,
             path: match self {
                 Self::Invalid { path, .. } => path.clone(),
+                // Two fields, one of which is missing.
+                Self::Segment(SegmentError::Field(error)) if error.field() == Field::Vocabulary => None,
+                Self::Segment(SegmentError::Field(error)) => Some(error.field().path()),
                 Self::Segment(SegmentError::UnknownModel { .. }) => Some("model".to_owned()),
                 Self::Segment(SegmentError::UnsuitableInput(_)) => Some("attention".to_owned()),
                 Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
@@ -162,6 +169,15 @@ impl ApiError {
                 _ => None,
             },
             limit: self.limit(),
+        }
+    }
+}
+
+impl From<ExceededLimit> for Limit {
+    fn from(ExceededLimit { key, value }: ExceededLimit) -> Self {
+        match value {
+            LimitValue::Whole(value) => Self::whole(key, value),
+            LimitValue::Fractional(value) => Self::fractional(key, value),
         }
     }
 }

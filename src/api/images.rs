@@ -1,7 +1,6 @@
 //! `/v1/images`: images that are left here, to be asked about again and again.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -14,13 +13,12 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::AppState;
 use super::error::ApiError;
-use super::look::{Look, LookFields};
 use super::problem::{self, ProblemType};
 use super::segment::{KeySmoothingBody, WindowBody};
 use super::upload::{self, Upload, UploadBody};
 use crate::dense::Attention;
 use crate::engine::Protocol;
-use crate::engine::{ImageRequest, Timings};
+use crate::engine::{FeatureFields, ImageRequest, Timings};
 use crate::image::Resize;
 
 /// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
@@ -57,6 +55,22 @@ pub struct ImageBody {
     /// `engine.max_deadline_seconds`; `engine.default_deadline_seconds` without it.
     #[schema(exclusive_minimum = 0, example = 30)]
     pub deadline_seconds: Option<f64>,
+}
+
+impl ImageBody {
+    fn into_fields(self) -> FeatureFields {
+        FeatureFields {
+            model: self.model,
+            protocol: self.protocol,
+            attention: self.attention,
+            key_smoothing: self.key_smoothing.map(Into::into),
+            short_side: self.short_side,
+            scales: self.scales,
+            resize: self.resize,
+            window: self.window.map(Into::into),
+            deadline_seconds: self.deadline_seconds,
+        }
+    }
 }
 
 impl UploadBody for ImageBody {
@@ -131,40 +145,8 @@ pub struct ImageReply {
 pub(super) async fn post_image(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let Upload { image, body } = upload::read::<ImageBody>(request, &state).await?;
     let image = image.ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
-    let now = Instant::now();
-    let ImageBody {
-        image: _,
-        model,
-        protocol,
-        attention,
-        key_smoothing,
-        short_side,
-        scales,
-        resize,
-        window,
-        deadline_seconds,
-    } = body.unwrap_or_default();
-    let (model, kind) = state.engine.find_model(model.as_deref())?;
-    let settings = protocol.map(Protocol::settings);
-    let defaults = settings.as_ref().unwrap_or(&state.engine.settings().defaults);
-    let look = LookFields {
-        protocol,
-        attention,
-        key_smoothing,
-        short_side,
-        scales,
-        resize,
-        window,
-        deadline_seconds,
-    };
-    let Look { dense, input, deadline } = look.fill_in(state.engine.settings(), defaults, (model, kind), now)?;
-    let request = ImageRequest {
-        model: model.to_owned(),
-        image,
-        dense,
-        input,
-        deadline,
-    };
+    let fields = body.unwrap_or_default().into_fields();
+    let request = ImageRequest { image, fields };
     let held = state.engine.hold_image(request).await?;
     let location = format!("/v1/images/{}", held.id);
     let reply = ImageReply {

@@ -11,7 +11,6 @@ mod etag;
 mod health;
 mod http_metrics;
 pub mod images;
-mod look;
 mod metrics;
 mod middleware;
 mod models;

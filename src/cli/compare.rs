@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
+use crate::engine::SegmentFields;
 use crate::evaluation::{Corruption, Dataset, Subject, Summary, Task, table};
 
 /// Arguments of `maskclip compare`.
@@ -26,6 +27,8 @@ pub struct CompareArguments {
 struct Combination {
     /// The values of the settings that vary, in the table's order.
     values: Vec<String>,
+    fields: SegmentFields,
+    /// The same in JSON, as the report shows it.
     request: Value,
     corruption: Option<Corruption>,
 }
@@ -52,10 +55,10 @@ pub fn run(arguments: CompareArguments) -> Result<()> {
 }
 
 async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
-    let (settings, combinations) = combinations(&bench.request, &arguments.measure);
+    let (settings, combinations) = combinations(&bench, &arguments.measure)?;
     let mut tasks: Vec<Task> = Vec::with_capacity(combinations.len());
     for combination in &combinations {
-        tasks.push(bench.task(&combination.request, combination.corruption).await?);
+        tasks.push(bench.task(combination.fields.clone(), combination.corruption).await?);
     }
     let mut recorder = std::mem::take(&mut bench.recorder);
     // Every combination labels one image before any goes on: what the model cannot compute is told at once.
@@ -105,7 +108,7 @@ async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
 }
 
 /// The names of the settings with several values, and every combination; the setting named last varies first.
-fn combinations(request: &Value, arguments: &MeasureArguments) -> (Vec<&'static str>, Vec<Combination>) {
+fn combinations(bench: &Bench, arguments: &MeasureArguments) -> Result<(Vec<&'static str>, Vec<Combination>)> {
     let axes = arguments.request.axes();
     let given: Vec<&Axis> = axes.iter().filter(|axis| !axis.values.is_empty()).collect();
     let mut settings: Vec<&'static str> = given
@@ -115,14 +118,16 @@ fn combinations(request: &Value, arguments: &MeasureArguments) -> (Vec<&'static 
         .collect();
     let mut combinations = vec![Combination {
         values: Vec::new(),
-        request: request.clone(),
+        fields: bench.fields.clone(),
+        request: bench.request.clone(),
         corruption: None,
     }];
     for axis in given {
         combinations = crossed(&combinations, axis.values, |combination, value| {
-            axis.set(&mut combination.request, value);
-            (axis.values.len() > 1).then(|| value.clone())
-        });
+            axis.set(&mut combination.fields, value)?;
+            axis.report(&mut combination.request, value);
+            Ok((axis.values.len() > 1).then(|| value.clone()))
+        })?;
     }
     if !arguments.corruption.is_empty() {
         let is_varied = arguments.corruption.len() > 1;
@@ -132,31 +137,32 @@ fn combinations(request: &Value, arguments: &MeasureArguments) -> (Vec<&'static 
             &arguments.corruption,
             |combination, (name, corruption)| {
                 combination.corruption = *corruption;
-                is_varied.then(|| name.clone())
+                Ok(is_varied.then(|| name.clone()))
             },
-        );
+        )?;
     }
-    (settings, combinations)
+    Ok((settings, combinations))
 }
 
 /// Each combination with each value; `set` puts it in and says what the table shows of it.
 fn crossed<T>(
     combinations: &[Combination],
     values: &[T],
-    set: impl Fn(&mut Combination, &T) -> Option<String>,
-) -> Vec<Combination> {
+    set: impl Fn(&mut Combination, &T) -> Result<Option<String>>,
+) -> Result<Vec<Combination>> {
     let mut result = Vec::with_capacity(combinations.len() * values.len());
     for combination in combinations {
         for value in values {
             let mut next = Combination {
                 values: combination.values.clone(),
+                fields: combination.fields.clone(),
                 request: combination.request.clone(),
                 corruption: combination.corruption,
             };
-            let shown = set(&mut next, value);
+            let shown = set(&mut next, value)?;
             next.values.extend(shown);
             result.push(next);
         }
     }
-    result
+    Ok(result)
 }

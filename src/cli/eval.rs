@@ -32,14 +32,19 @@ pub fn run(arguments: EvalArguments) -> Result<()> {
 }
 
 async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
+    let mut fields = bench.fields.clone();
+    let axes = arguments.measure.request.axes();
+    set_all(&mut fields, &axes)?;
     let mut request = bench.request.clone();
-    set_all(&mut request, arguments.measure.request.axes())?;
+    for axis in &axes {
+        axis.values.iter().for_each(|value| axis.report(&mut request, value));
+    }
     let corruption = match arguments.measure.corruption.as_slice() {
         [] => None,
         [(_, corruption)] => *corruption,
         _ => return Err(several("corruption").into()),
     };
-    let task = bench.task(&request, corruption).await?;
+    let task = bench.task(fields, corruption).await?;
     let mut recorder = std::mem::take(&mut bench.recorder);
     let bar = progress(bench.dataset.samples.len());
     let outcome = bench

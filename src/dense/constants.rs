@@ -1,14 +1,87 @@
 //! Constants that the released codes of ResCLIP and PEARL change with the data set: plain data, no tensors.
 //!
-//! Requests and settings have no field for them: what a protocol does not set is the default.
+//! Requests and settings have no field for them: a protocol sets them, or they are the default.
 
-/// The constants of all methods that have some; each is read by its own method alone.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct MethodConstants {
+use std::hash::{Hash, Hasher};
+
+use super::Attention;
+
+/// Cells along a side to which PEARL's propagation averages an image, more or less, unless a protocol says otherwise.
+pub const PROPAGATION_CELLS: u32 = 80;
+
+/// The constants of all attentions that have some; each is read by its own attention alone. Two are equal when they are equal to
+/// the bit.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionConstants {
     /// ResCLIP's, as released or repaired.
     pub resclip: ResclipConstants,
-    /// PEARL's, with either rotation, and its propagation's.
-    pub pearl: PearlConstants,
+    /// PEARL's `alpha`, with either rotation: weight of the keys' likeness to each other.
+    pub pearl_key_weight: f64,
+}
+
+impl Default for AttentionConstants {
+    /// Those for all data sets without others.
+    fn default() -> Self {
+        Self {
+            resclip: ResclipConstants::default(),
+            pearl_key_weight: 0.08,
+        }
+    }
+}
+
+impl AttentionConstants {
+    /// These constants where the attention reads them, and the defaults elsewhere: features of an image are the same where these are.
+    pub fn read_by(self, attention: Attention) -> Self {
+        match attention {
+            Attention::Resclip | Attention::ResclipRepaired => Self {
+                resclip: self.resclip,
+                ..Self::default()
+            },
+            Attention::Pearl | Attention::PearlNewtonSchulz => Self {
+                pearl_key_weight: self.pearl_key_weight,
+                ..Self::default()
+            },
+            Attention::Clip
+            | Attention::Maskclip
+            | Attention::MaskclipNoResidual
+            | Attention::Sclip
+            | Attention::Clearclip
+            | Attention::Naclip
+            | Attention::ScClip
+            | Attention::Gem => Self::default(),
+        }
+    }
+
+    fn bits(&self) -> [u64; 5] {
+        let ResclipConstants {
+            threshold,
+            middle_share,
+            score_scale,
+            layout_share,
+        } = self.resclip;
+        let values = [
+            threshold.into(),
+            middle_share,
+            score_scale,
+            layout_share,
+            self.pearl_key_weight,
+        ];
+        values.map(f64::to_bits)
+    }
+}
+
+impl PartialEq for AttentionConstants {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits() == other.bits()
+    }
+}
+
+impl Eq for AttentionConstants {}
+
+impl Hash for AttentionConstants {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bits().hash(state);
+    }
 }
 
 /// What ResCLIP's release (yvhangyang/ResCLIP 0e085f7) has for each data set.
@@ -36,21 +109,25 @@ impl Default for ResclipConstants {
     }
 }
 
-/// What PEARL's release (PGSmall/PEARL c26062b) has for some data sets and for all others.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PearlConstants {
-    /// `alpha`: weight of the keys' likeness to each other.
-    pub key_weight: f64,
-    /// Cells along a side that the propagation averages an image to, more or less; at least 1.
-    pub cells: u32,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Default for PearlConstants {
-    /// Those for all data sets without others.
-    fn default() -> Self {
-        Self {
-            key_weight: 0.08,
-            cells: 80,
+    #[test]
+    fn an_attention_reads_its_own_constants_alone() {
+        let mut other = AttentionConstants {
+            pearl_key_weight: 0.5,
+            ..AttentionConstants::default()
+        };
+        other.resclip.threshold = 0.5;
+        let plain = AttentionConstants::default();
+        for attention in Attention::ALL {
+            let read = other.read_by(attention);
+            let of_resclip = matches!(attention, Attention::Resclip | Attention::ResclipRepaired);
+            let of_pearl = matches!(attention, Attention::Pearl | Attention::PearlNewtonSchulz);
+            assert_eq!(read.resclip == other.resclip, of_resclip, "{}", attention.name());
+            assert_eq!(read.pearl_key_weight == 0.5, of_pearl, "{}", attention.name());
+            assert_eq!(read == plain, !of_resclip && !of_pearl, "{}", attention.name());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 use super::Comparison;
-use super::scores::{floats, probabilities};
+use super::tensors::{floats, probabilities};
 use crate::scores::QueryOwner;
 
 /// What a dropped class scores in place of its cosine, as in the reference implementation: no probability is left of it

@@ -4,9 +4,10 @@
 use tch::{Kind, Tensor};
 
 use super::attention::{self, Ending, Feedback, attentions, check_grid};
-use super::scores::length;
-use super::{DenseError, DenseOptions};
+use super::tensors::unit_rows;
+use super::{DenseError, FeatureOptions, SmoothingKeys};
 use crate::clip::VisualTower;
+use crate::support::to_usize;
 
 /// A network that gives features on a grid.
 pub trait FeatureSource {
@@ -20,7 +21,7 @@ pub trait FeatureSource {
     ///
     /// # Panics
     /// When the images have another shape, or libtorch fails.
-    fn features(&self, images: &Tensor, options: &DenseOptions) -> Result<Vec<DenseFeatures>, DenseError>;
+    fn features(&self, images: &Tensor, options: &FeatureOptions) -> Result<Vec<DenseFeatures>, DenseError>;
 }
 
 impl FeatureSource for VisualTower {
@@ -28,7 +29,7 @@ impl FeatureSource for VisualTower {
         VisualTower::patch_pixels(self)
     }
 
-    fn features(&self, images: &Tensor, options: &DenseOptions) -> Result<Vec<DenseFeatures>, DenseError> {
+    fn features(&self, images: &Tensor, options: &FeatureOptions) -> Result<Vec<DenseFeatures>, DenseError> {
         DenseFeatures::extract_batch(self, images, options)
     }
 }
@@ -56,8 +57,8 @@ pub struct DenseFeatures {
     pub pooled: Tensor,
     /// How texts are compared with them.
     pub comparison: Comparison,
-    /// `[height * width, key channels]`, when key smoothing was announced.
-    pub(super) keys: Option<Tensor>,
+    /// The keys that were kept, `[height * width, key channels]`.
+    pub(super) keys: Option<(SmoothingKeys, Tensor)>,
     /// What a second pass of the attention takes.
     feedback: Option<Feedback>,
 }
@@ -78,15 +79,14 @@ impl DenseFeatures {
     }
 
     /// Runs the tower on one image, `[3, height, width]`, sides whole multiples of [`VisualTower::patch_pixels`].
-    /// Of the options, the attention with its constants is computed, and the key smoothing decides which keys are kept for
-    /// [`DenseFeatures::score`].
+    /// The options' windows are left to [`ImageViews`](super::ImageViews).
     ///
     /// # Errors
     /// When the tower cannot compute the attention asked for, or not on an image of that size.
     ///
     /// # Panics
     /// When the image has another shape, or libtorch fails.
-    pub fn extract(tower: &VisualTower, image: &Tensor, options: &DenseOptions) -> Result<Self, DenseError> {
+    pub fn extract(tower: &VisualTower, image: &Tensor, options: &FeatureOptions) -> Result<Self, DenseError> {
         let mut features = Self::extract_batch(tower, &image.unsqueeze(0), options)?;
         Ok(features.remove(0))
     }
@@ -102,7 +102,7 @@ impl DenseFeatures {
     pub(super) fn extract_batch(
         tower: &VisualTower,
         images: &Tensor,
-        options: &DenseOptions,
+        options: &FeatureOptions,
     ) -> Result<Vec<Self>, DenseError> {
         let unsupported = || DenseError::UnsupportedAttention {
             asked: options.attention,
@@ -111,7 +111,7 @@ impl DenseFeatures {
         };
         let (batch, _, height, width) = images.size4().expect("images are [batch, 3, height, width]");
         let [height, width] = [height, width].map(|side| side / tower.patch_pixels());
-        check_grid(options.attention, length(height), length(width))?;
+        check_grid(options.attention, to_usize(height), to_usize(width))?;
         let ending = tch::no_grad(|| match tower {
             VisualTower::VisionTransformer(tower) => Some(attention::of_vision_transformer(tower, images, options)),
             VisualTower::ModifiedResNet(tower) => attention::of_modified_resnet(tower, images, options),
@@ -129,7 +129,7 @@ impl DenseFeatures {
             cells: cells.get(index),
             pooled: pooled.get(index),
             comparison: Comparison::Cosine,
-            keys: keys.as_ref().map(|keys| keys.get(index)),
+            keys: options.keys.zip(keys.as_ref().map(|keys| keys.get(index))),
             feedback: feedback.as_mut().and_then(Iterator::next),
         });
         Ok(features.collect())
@@ -140,7 +140,7 @@ impl DenseFeatures {
         tch::no_grad(|| Self {
             cells: self.cells.copy(),
             pooled: self.pooled.copy(),
-            keys: self.keys.as_ref().map(Tensor::copy),
+            keys: self.keys.as_ref().map(|(kind, keys)| (*kind, keys.copy())),
             feedback: self.feedback.map(Feedback::owned),
             ..self
         })
@@ -157,7 +157,7 @@ impl DenseFeatures {
         let of_feedback = self.feedback.iter().flat_map(Feedback::tensors);
         [&self.cells, &self.pooled]
             .into_iter()
-            .chain(&self.keys)
+            .chain(self.keys.iter().map(|(_, keys)| keys))
             .chain(of_feedback)
     }
 
@@ -200,13 +200,3 @@ impl DenseFeatures {
         }
     }
 }
-
-/// Rows of unit length, `[rows, channels]`, in 32 bits: the tower's precision ends where scores begin.
-pub(super) fn unit_rows(rows: &Tensor) -> Tensor {
-    let rows = rows.to_kind(Kind::Float);
-    let length = rows.norm_scalaropt_dim(2, [-1], true);
-    rows / length.clamp_min(SMALLEST_LENGTH)
-}
-
-/// Shorter vectors are not stretched to unit length; keeps a vector of zeros at zero.
-const SMALLEST_LENGTH: f64 = 1e-12;

@@ -21,17 +21,18 @@ mod propagation;
 mod refinement;
 mod scores;
 mod smoothing;
+mod tensors;
 #[cfg(test)]
 mod testing;
 mod views;
 mod windows;
 
 pub use attention::{attentions, check_grid};
-pub use constants::{MethodConstants, PearlConstants, ResclipConstants};
+pub use constants::{AttentionConstants, PROPAGATION_CELLS, ResclipConstants};
 pub use features::{Comparison, DenseFeatures, FeatureSource};
 pub use options::{
     Attention, DenseOptions, FeatureOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement,
-    SmoothingKeys, Window,
+    RefinementOptions, ScoreOptions, SmoothingKeys, Window,
 };
 pub use refinement::refinement_bytes;
 pub use views::ImageViews;
@@ -44,24 +45,24 @@ use crate::scores::{DenseScores, QueryOwner, ScoreMap};
 /// Scores one image at one or more sizes against text embeddings: [`ImageViews::extract`], then [`ImageViews::score`].
 ///
 /// # Errors
-/// As the former.
+/// As those two.
 ///
 /// # Panics
-/// As both.
+/// As those two.
 pub fn score(
     network: &dyn FeatureSource,
     sizes: &[Tensor],
     text: &Tensor,
     owners: &[QueryOwner],
-    options: &DenseOptions,
+    features: &FeatureOptions,
+    scoring: &ScoreOptions,
 ) -> Result<DenseScores, DenseError> {
-    Ok(ImageViews::extract(network, sizes, options)?.score(text, owners, options))
+    ImageViews::extract(network, sizes, features)?.score(text, owners, scoring)
 }
 
-/// Refines the scores that the texts, `[queries, embedding]`, have on an image of `height` x `width` pixels, with the
-/// refinement of the options they were scored with. `image` is what was scored, at its largest size, `[3, ..., ...]`; it is
-/// enlarged to that of the image for its colours. PAMR gives one cell per pixel, PEARL's propagation about as many a side as the
-/// constants say. Memory is [`refinement_bytes`].
+/// Refines the scores that texts, `[queries, embedding]`, have on an image of `height` x `width` pixels. `image` is what was scored,
+/// at its largest size, `[3, ..., ...]`; it is enlarged to the image's size for its colours. PAMR gives one cell per pixel, PEARL's
+/// propagation about as many along a side as the options say. Memory is [`refinement_bytes`].
 ///
 /// # Panics
 /// When a shape is none of the above, or libtorch fails.
@@ -71,15 +72,15 @@ pub fn refine(
     text: &Tensor,
     height: usize,
     width: usize,
-    options: &DenseOptions,
+    options: &RefinementOptions,
 ) -> ScoreMap {
-    match options.refinement {
-        Refinement::None => scores,
-        Refinement::Pamr => tch::no_grad(|| refinement::by_pixel_affinity(&scores, image, height, width)),
-        Refinement::PearlPropagation => {
-            tch::no_grad(|| refinement::by_propagation(&scores, image, text, height, width, options))
+    tch::no_grad(|| match *options {
+        RefinementOptions::None => scores,
+        RefinementOptions::Pamr => refinement::by_pixel_affinity(&scores, image, height, width),
+        RefinementOptions::PearlPropagation { cells, temperature } => {
+            refinement::by_propagation(&scores, image, text, [height, width], cells, temperature)
         }
-    }
+    })
 }
 
 /// Attentions by their names.
@@ -88,7 +89,7 @@ fn names(attentions: &[Attention]) -> String {
     names.join(", ")
 }
 
-/// Why dense features cannot be computed.
+/// Why dense features or their scores cannot be computed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DenseError {
@@ -116,4 +117,7 @@ pub enum DenseError {
         /// Cells from left to right.
         columns: usize,
     },
+    /// Key smoothing compares keys that were not kept with the features.
+    #[error("the features have no keys for the key smoothing that is asked for")]
+    KeysNotKept,
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{MethodConstants, ResclipConstants};
+use super::AttentionConstants;
 
 /// What the last attention of the visual tower does.
 ///
@@ -212,11 +212,23 @@ impl Refinement {
 /// The largest temperature that may be asked for: ten times CLIP's own.
 pub const MAX_TEMPERATURE: f32 = 1000.0;
 
-/// Everything a request may choose about scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DenseOptions {
+/// What the features of an image depend on, beside its pixels: the first step, [`ImageViews::extract`](super::ImageViews::extract).
+/// Images of one size have the same features where these are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FeatureOptions {
     /// The last attention.
     pub attention: Attention,
+    /// Windows over the input; `None` sees it as a whole.
+    pub window: Option<Window>,
+    /// The keys that are kept for key smoothing.
+    pub keys: Option<SmoothingKeys>,
+    /// Constants of the attention.
+    pub constants: AttentionConstants,
+}
+
+/// How texts score features: the second step, [`ImageViews::score`](super::ImageViews::score).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScoreOptions {
     /// Factor on cosines, or a student's products, before the softmax; CLIP's learned scale is 100, a student's 1.
     pub temperature: f32,
     /// Prompt denoising (MaskCLIP, section 3.3): a class whose best probability anywhere in the
@@ -224,69 +236,65 @@ pub struct DenseOptions {
     pub prompt_denoising: Option<f32>,
     /// Key smoothing, after prompt denoising; within each window.
     pub key_smoothing: KeySmoothing,
-    /// Windows over the input; `None` sees it as a whole.
-    pub window: Option<Window>,
-    /// What is done to the scores at the image's size.
-    pub refinement: Refinement,
-    /// Constants of the methods among them.
-    pub constants: MethodConstants,
 }
 
-/// What of the options features depend on, keys aside: images of one size have the same where these are equal.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct FeatureOptions {
-    attention: Attention,
-    window: Option<Window>,
-    /// The bits of the constants that the attention reads.
-    constants: Vec<u64>,
-}
-
-impl DenseOptions {
-    /// What of these the features depend on, keys aside.
-    pub fn feature_options(&self) -> FeatureOptions {
-        let MethodConstants { resclip, pearl } = self.constants;
-        let constants = match self.attention {
-            Attention::Resclip | Attention::ResclipRepaired => {
-                let ResclipConstants {
-                    threshold,
-                    middle_share,
-                    score_scale,
-                    layout_share,
-                } = resclip;
-                vec![threshold.into(), middle_share, score_scale, layout_share]
-            }
-            // The cells are the refinement's.
-            Attention::Pearl | Attention::PearlNewtonSchulz => vec![pearl.key_weight],
-            Attention::Clip
-            | Attention::Maskclip
-            | Attention::MaskclipNoResidual
-            | Attention::Sclip
-            | Attention::Clearclip
-            | Attention::Naclip
-            | Attention::ScClip
-            | Attention::Gem => Vec::new(),
-        };
-        FeatureOptions {
-            attention: self.attention,
-            window: self.window,
-            constants: constants.into_iter().map(f64::to_bits).collect(),
-        }
-    }
-}
-
-impl Default for DenseOptions {
-    /// MaskCLIP on the whole input, nothing more.
+impl Default for ScoreOptions {
+    /// The softmax of cosines at CLIP's temperature, nothing more.
     fn default() -> Self {
         Self {
-            attention: Attention::default(),
             temperature: 100.0,
             prompt_denoising: None,
             key_smoothing: KeySmoothing::None,
-            window: None,
-            refinement: Refinement::None,
-            constants: MethodConstants::default(),
         }
     }
+}
+
+/// How scores are refined by the colours of their image: the third step, [`refine`](super::refine).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum RefinementOptions {
+    /// Scores stay as they are.
+    #[default]
+    None,
+    /// [`Refinement::Pamr`].
+    Pamr,
+    /// [`Refinement::PearlPropagation`].
+    PearlPropagation {
+        /// Cells along a side to which the image is averaged, more or less; at least 1.
+        cells: u32,
+        /// The temperature that the scores were made with: cosines are propagated.
+        temperature: f32,
+    },
+}
+
+impl RefinementOptions {
+    /// The options of a refinement whose scores have a temperature and whose propagation has so many cells along a side.
+    pub fn new(refinement: Refinement, cells: u32, temperature: f32) -> Self {
+        match refinement {
+            Refinement::None => Self::None,
+            Refinement::Pamr => Self::Pamr,
+            Refinement::PearlPropagation => Self::PearlPropagation { cells, temperature },
+        }
+    }
+
+    /// The refinement without its options.
+    pub fn refinement(self) -> Refinement {
+        match self {
+            Self::None => Refinement::None,
+            Self::Pamr => Refinement::Pamr,
+            Self::PearlPropagation { .. } => Refinement::PearlPropagation,
+        }
+    }
+}
+
+/// The options of all three steps.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct DenseOptions {
+    /// What features are extracted.
+    pub features: FeatureOptions,
+    /// How texts score them.
+    pub scoring: ScoreOptions,
+    /// How the scores are refined.
+    pub refinement: RefinementOptions,
 }
 
 #[cfg(test)]
@@ -294,51 +302,6 @@ mod tests {
     use utoipa::PartialSchema;
 
     use super::*;
-    use crate::dense::PearlConstants;
-
-    #[test]
-    fn features_depend_on_what_the_attention_reads_and_on_nothing_else() {
-        let of = |attention: Attention, constants: MethodConstants| {
-            let options = DenseOptions {
-                attention,
-                constants,
-                ..DenseOptions::default()
-            };
-            options.feature_options()
-        };
-        let plain = MethodConstants::default();
-        let pearl = |key_weight: f64, cells: u32| MethodConstants {
-            pearl: PearlConstants { key_weight, cells },
-            ..plain
-        };
-        let defaults = plain.pearl;
-        let (heavier, finer) = (pearl(0.5, defaults.cells), pearl(defaults.key_weight, 224));
-        assert_ne!(of(Attention::Pearl, heavier), of(Attention::Pearl, plain));
-        assert_eq!(of(Attention::Pearl, finer), of(Attention::Pearl, plain));
-        assert_eq!(of(Attention::Maskclip, heavier), of(Attention::Maskclip, plain));
-        assert_ne!(of(Attention::Maskclip, plain), of(Attention::Clip, plain));
-        let mut resclip = plain;
-        resclip.resclip.threshold = 0.5;
-        assert_ne!(of(Attention::Resclip, resclip), of(Attention::Resclip, plain));
-
-        let scored_otherwise = DenseOptions {
-            temperature: 1.0,
-            prompt_denoising: Some(0.5),
-            key_smoothing: KeySmoothing::Formula,
-            refinement: Refinement::Pamr,
-            ..DenseOptions::default()
-        };
-        assert_eq!(
-            scored_otherwise.feature_options(),
-            DenseOptions::default().feature_options()
-        );
-        let window = Some(Window { side: 64, stride: 32 });
-        let windowed = DenseOptions {
-            window,
-            ..DenseOptions::default()
-        };
-        assert_ne!(windowed.feature_options(), DenseOptions::default().feature_options());
-    }
 
     #[test]
     fn every_attention_is_listed_under_the_name_that_requests_use() {

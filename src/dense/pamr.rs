@@ -144,7 +144,7 @@ fn sum(tensors: impl Iterator<Item = Tensor>) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::scores::floats;
+    use crate::dense::tensors::floats;
     use tch::Device;
 
     fn noise(shape: &[i64]) -> Tensor {

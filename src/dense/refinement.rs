@@ -3,10 +3,11 @@
 use tch::{Kind, Tensor};
 
 use super::pamr::PixelAffinity;
-use super::scores::{floats, length};
-use super::{DenseOptions, Refinement, propagation};
+use super::tensors::floats;
+use super::{RefinementOptions, propagation};
 use crate::label_map;
 use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
+use crate::support::{to_i64, to_usize};
 
 /// Floats per pixel for its affinities to 16 neighbours, thrice while they are computed.
 const AFFINITY_FLOATS: u64 = 3 * 16;
@@ -22,13 +23,13 @@ const SOLVER_FLOATS: u64 = 8;
 
 /// Bytes that refining an image's scores takes. With PAMR these are the scores at its size and the affinities of its pixels,
 /// and scratch of a few queries comes on top; with the propagation mostly one query's scores at its size.
-pub fn refinement_bytes(options: &DenseOptions, queries: usize, image_pixels: u64) -> u64 {
+pub fn refinement_bytes(options: &RefinementOptions, queries: usize, image_pixels: u64) -> u64 {
     let queries = queries as u64;
-    let floats = match options.refinement {
-        Refinement::None => 0,
-        Refinement::Pamr => AFFINITY_FLOATS.saturating_add(queries).saturating_mul(image_pixels),
-        Refinement::PearlPropagation => {
-            let cells = propagation::most_cells(options.constants.pearl.cells).min(image_pixels);
+    let floats = match *options {
+        RefinementOptions::None => 0,
+        RefinementOptions::Pamr => AFFINITY_FLOATS.saturating_add(queries).saturating_mul(image_pixels),
+        RefinementOptions::PearlPropagation { cells, .. } => {
+            let cells = propagation::most_cells(cells).min(image_pixels);
             let solver = SOLVER_FLOATS.saturating_mul(queries).saturating_mul(cells);
             PROPAGATION_FLOATS.saturating_mul(image_pixels).saturating_add(solver)
         }
@@ -39,7 +40,7 @@ pub fn refinement_bytes(options: &DenseOptions, queries: usize, image_pixels: u6
 /// Pixel-adaptive mask refinement. Logits are refined in place of the cosines that the papers refine: the factor between them
 /// changes nothing, since every step is a mean.
 pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize, width: usize) -> ScoreMap {
-    let size = [height, width].map(|side| i64::try_from(side).expect("a side fits 63 bits"));
+    let size = [height, width].map(to_i64);
     let affinity = PixelAffinity::of(&enlarge_image(image, size));
     let mut map = label_map::enlarge(scores, height, width);
     let pixels = height * width;
@@ -59,15 +60,15 @@ pub(super) fn by_propagation(
     scores: &ScoreMap,
     image: &Tensor,
     text: &Tensor,
-    height: usize,
-    width: usize,
-    options: &DenseOptions,
+    [height, width]: [usize; 2],
+    cells: u32,
+    temperature: f32,
 ) -> ScoreMap {
-    let size = [height, width].map(|side| i64::try_from(side).expect("a side fits 63 bits"));
-    let pixels = size.map(|side| propagation::pixels_per_cell(side, options.constants.pearl.cells));
+    let size = [height, width].map(to_i64);
+    let pixels = size.map(|side| propagation::pixels_per_cell(side, cells));
     let averaged = |maps: &Tensor| maps.avg_pool2d(pixels, pixels, 0, false, true, None);
     let scale = match scores.kind {
-        ScoreKind::Logits => f64::from(options.temperature),
+        ScoreKind::Logits => f64::from(temperature),
         ScoreKind::Weights => 1.0,
     };
     // One query at a time, so that all of them are never at the image's size together.
@@ -84,8 +85,8 @@ pub(super) fn by_propagation(
         kind: scores.kind,
         queries: scores.queries,
         grids: vec![ScoreGrid {
-            height: length(rows),
-            width: length(columns),
+            height: to_usize(rows),
+            width: to_usize(columns),
             windows: None,
             values: floats(&(propagated * scale)),
         }],

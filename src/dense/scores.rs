@@ -4,18 +4,26 @@ use std::borrow::Borrow;
 
 use tch::{Kind, Tensor};
 
-use super::{DenseFeatures, DenseOptions, KeySmoothing, denoising, smoothing};
+use super::tensors::{floats, probabilities};
+use super::{DenseError, DenseFeatures, KeySmoothing, ScoreOptions, SmoothingKeys, denoising, smoothing};
 use crate::scores::{DenseScores, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, Windows};
+use crate::support::{to_i64, to_usize};
 
 impl DenseFeatures {
     /// Scores the image against `text`, `[queries, embedding]`, each row of unit length but for what a student learned, one owner
-    /// per query. The options'
-    /// attention and key smoothing are those the features were extracted for; sizes, windows and refinement are left to
-    /// [`dense::score`](super::score) and [`dense::refine`](super::refine).
+    /// per query.
+    ///
+    /// # Errors
+    /// [`DenseError::KeysNotKept`].
     ///
     /// # Panics
-    /// When shapes do not fit, when smoothing is asked for that was not announced, or when libtorch fails.
-    pub fn score(&self, text: &Tensor, owners: &[QueryOwner], options: &DenseOptions) -> DenseScores {
+    /// When shapes do not fit, or when libtorch fails.
+    pub fn score(
+        &self,
+        text: &Tensor,
+        owners: &[QueryOwner],
+        options: &ScoreOptions,
+    ) -> Result<DenseScores, DenseError> {
         let view = View {
             features: vec![self],
             windows: None,
@@ -27,10 +35,12 @@ impl DenseFeatures {
         self.height * self.width
     }
 
-    fn smoothing_keys(&self) -> &Tensor {
-        self.keys
-            .as_ref()
-            .expect("features are extracted for the key smoothing they are scored with")
+    /// The keys that a key smoothing compares.
+    fn smoothing_keys(&self, wanted: SmoothingKeys) -> Result<&Tensor, DenseError> {
+        match &self.keys {
+            Some((kept, keys)) if *kept == wanted => Ok(keys),
+            _ => Err(DenseError::KeysNotKept),
+        }
     }
 }
 
@@ -48,9 +58,9 @@ pub(super) fn score_views<F: Borrow<DenseFeatures>>(
     views: &[View<F>],
     text: &Tensor,
     owners: &[QueryOwner],
-    options: &DenseOptions,
-) -> DenseScores {
-    assert_eq!(text.size().first(), Some(&count(owners.len())), "one owner per query");
+    options: &ScoreOptions,
+) -> Result<DenseScores, DenseError> {
+    assert_eq!(text.size().first(), Some(&to_i64(owners.len())), "one owner per query");
     tch::no_grad(|| score_in_float(views, &text.to_kind(Kind::Float), owners, options))
 }
 
@@ -58,24 +68,18 @@ fn score_in_float<F: Borrow<DenseFeatures>>(
     views: &[View<F>],
     text: &Tensor,
     owners: &[QueryOwner],
-    options: &DenseOptions,
-) -> DenseScores {
+    options: &ScoreOptions,
+) -> Result<DenseScores, DenseError> {
     let temperature = f64::from(options.temperature);
-    let features: Vec<&DenseFeatures> = views
-        .iter()
-        .flat_map(|view| view.features.iter().map(Borrow::borrow))
-        .collect();
+    let features = views.iter().flat_map(|view| view.features.iter().map(Borrow::borrow));
+    let features: Vec<&DenseFeatures> = features.collect();
     let cosines: Vec<_> = features.iter().map(|features| features.cosines(text)).collect();
     let compared: Vec<_> = features
         .iter()
         .zip(&cosines)
         .map(|(features, cosines)| features.compare(text, cosines))
         .collect();
-    let cosine = Tensor::cat(&cosines, 1); // [queries, cells] each -> [queries, cells of all]
-    let logits = Tensor::cat(&compared, 1) * temperature;
-    let pooled: Vec<_> = views.iter().map(|view| view.pooled(text)).collect();
-    let pooled = Tensor::stack(&pooled, 0).mean_dim(0, false, Kind::Float); // [sizes, queries] -> [queries]
-
+    let logits = Tensor::cat(&compared, 1) * temperature; // [queries, cells] each -> [queries, cells of all]
     let denoised = match options.prompt_denoising {
         Some(threshold) => {
             let dropped = denoising::dropped_logit(features[0].comparison, &logits, temperature);
@@ -86,36 +90,51 @@ fn score_in_float<F: Borrow<DenseFeatures>>(
             dropped_all: false,
         },
     };
-    let (kind, values) = match options.key_smoothing {
-        KeySmoothing::None => (ScoreKind::Logits, denoised.logits),
-        KeySmoothing::Formula => (
-            ScoreKind::Weights,
-            smoothed(&features, &probabilities(&denoised.logits), smoothing::by_formula),
-        ),
-        KeySmoothing::Reference { threshold } => (
-            ScoreKind::Weights,
-            smoothed(&features, &probabilities(&denoised.logits), |probabilities, keys| {
-                smoothing::by_reference(probabilities, keys, threshold)
-            }),
-        ),
-        KeySmoothing::Likeness => (
-            ScoreKind::Logits,
-            smoothed(&features, &denoised.logits, smoothing::by_likeness),
-        ),
-    };
+    let (kind, values) = smooth(&features, denoised.logits, options.key_smoothing)?;
     let cells: Vec<_> = views.iter().map(View::cells).collect();
     let grids = values.split_with_sizes(&cells, 1);
     let grids = views.iter().zip(grids).map(|(view, values)| view.grid(&values));
-    DenseScores {
+
+    let pooled: Vec<_> = views.iter().map(|view| view.pooled(text)).collect();
+    let pooled = Tensor::stack(&pooled, 0).mean_dim(0, false, Kind::Float); // [sizes, queries] -> [queries]
+    Ok(DenseScores {
         map: ScoreMap {
             kind,
             queries: owners.len(),
             grids: grids.collect(),
         },
-        similarity: floats(&cosine.amax([1], false)),
+        similarity: floats(&Tensor::cat(&cosines, 1).amax([1], false)),
         image_probability: floats(&probabilities(&(pooled * temperature))),
         denoising_dropped_all: denoised.dropped_all,
-    }
+    })
+}
+
+/// Logits, `[queries, cells of all]`, after key smoothing: what they are now, and their values in the same shape.
+fn smooth(
+    features: &[&DenseFeatures],
+    logits: Tensor,
+    key_smoothing: KeySmoothing,
+) -> Result<(ScoreKind, Tensor), DenseError> {
+    let Some(keys) = key_smoothing.keys() else {
+        return Ok((ScoreKind::Logits, logits));
+    };
+    let (kind, scores) = match key_smoothing {
+        KeySmoothing::Formula | KeySmoothing::Reference { .. } => (ScoreKind::Weights, probabilities(&logits)),
+        KeySmoothing::None | KeySmoothing::Likeness => (ScoreKind::Logits, logits),
+    };
+    let cells: Vec<_> = features.iter().map(|features| features.cell_count()).collect();
+    let windows = scores.split_with_sizes(&cells, 1);
+    let smoothed = windows.iter().zip(features).map(|(scores, window)| {
+        let keys = window.smoothing_keys(keys)?;
+        Ok(match key_smoothing {
+            KeySmoothing::None => scores.shallow_clone(),
+            KeySmoothing::Formula => smoothing::by_formula(scores, keys),
+            KeySmoothing::Reference { threshold } => smoothing::by_reference(scores, keys, threshold),
+            KeySmoothing::Likeness => smoothing::by_likeness(scores, keys),
+        })
+    });
+    let smoothed: Vec<_> = smoothed.collect::<Result<_, DenseError>>()?;
+    Ok((kind, Tensor::cat(&smoothed, 1)))
 }
 
 impl<F: Borrow<DenseFeatures>> View<F> {
@@ -137,7 +156,7 @@ impl<F: Borrow<DenseFeatures>> View<F> {
     /// The windows' scores, `[queries, windows x cells]`, side by side.
     fn grid(&self, values: &Tensor) -> ScoreGrid {
         let (rows, columns) = self.windows.as_ref().map_or((1, 1), |windows| {
-            (count(windows.rows.starts.len()), count(windows.columns.starts.len()))
+            (to_i64(windows.rows.starts.len()), to_i64(windows.columns.starts.len()))
         });
         let window = self.features[0].borrow();
         let (height, width) = (window.height, window.width);
@@ -146,40 +165,12 @@ impl<F: Borrow<DenseFeatures>> View<F> {
             .reshape([-1, rows, columns, height, width])
             .permute([0, 1, 3, 2, 4]);
         ScoreGrid {
-            height: length(rows * height),
-            width: length(columns * width),
+            height: to_usize(rows * height),
+            width: to_usize(columns * width),
             windows: self.windows.clone(),
             values: floats(&values),
         }
     }
-}
-
-/// Scores smoothed within each window of each size: `[queries, cells of all]` to the same shape.
-fn smoothed(features: &[&DenseFeatures], scores: &Tensor, smooth: impl Fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
-    let cells: Vec<_> = features.iter().map(|features| features.cell_count()).collect();
-    let windows = scores.split_with_sizes(&cells, 1);
-    let smoothed = windows.iter().zip(features);
-    let smoothed = smoothed.map(|(scores, window)| smooth(scores, window.smoothing_keys()));
-    Tensor::cat(&smoothed.collect::<Vec<_>>(), 1)
-}
-
-/// Softmax over the queries, the first dimension.
-pub(super) fn probabilities(logits: &Tensor) -> Tensor {
-    logits.softmax(0, Kind::Float)
-}
-
-/// All values, row-major.
-pub(super) fn floats(tensor: &Tensor) -> Vec<f32> {
-    let flat = tensor.contiguous().view(-1);
-    Vec::try_from(&flat).expect("a 32-bit tensor of one dimension is a vector of floats")
-}
-
-fn count(length: usize) -> i64 {
-    i64::try_from(length).expect("a length in memory fits 63 bits")
-}
-
-pub(super) fn length(count: i64) -> usize {
-    usize::try_from(count).expect("a tensor's dimension is not negative")
 }
 
 #[cfg(test)]
@@ -192,11 +183,13 @@ mod tests {
         // Two cells, [cells, embedding]; the second text is of twice the unit length.
         let features = || DenseFeatures::of_grid(1, 2, Tensor::from_slice2(&[[3f32, 4.], [0., 10.]]));
         let text = Tensor::from_slice2(&[[1f32, 0.], [0., 2.]]);
-        let options = DenseOptions {
+        let options = ScoreOptions {
             temperature: 0.5,
-            ..DenseOptions::default()
+            ..ScoreOptions::default()
         };
-        let scores = features().score(&text, &[Class(0), Class(1)], &options);
+        let scores = features()
+            .score(&text, &[Class(0), Class(1)], &options)
+            .expect("no keys are needed");
         assert_eq!(scores.map.kind, ScoreKind::Logits);
         assert_eq!(scores.map.grids[0].values, [1.5, 0., 4., 10.]);
         assert_eq!(scores.similarity, [0.6, 1.]);
@@ -205,11 +198,13 @@ mod tests {
         assert!((scores.image_probability[0] - first).abs() < 1e-6, "{scores:?}");
 
         // The first text has at most 1 / (1 + e^2.5) in any cell.
-        let denoised = DenseOptions {
+        let denoised = ScoreOptions {
             prompt_denoising: Some(0.5),
             ..options
         };
-        let scores = features().score(&text, &[Class(0), Class(1)], &denoised);
+        let scores = features()
+            .score(&text, &[Class(0), Class(1)], &denoised)
+            .expect("no keys are needed");
         assert_eq!(scores.map.grids[0].values, [-100., -100., 4., 10.]);
     }
 }

@@ -9,7 +9,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::features::unit_rows;
+use super::tensors::unit_rows;
 
 /// The paper's formula, `pred_i = sum_j cos(k_i, k_j) pred_j`: probabilities `[queries, cells]` and keys
 /// `[cells, channels]` to `[queries, cells]`.
@@ -56,7 +56,7 @@ fn spread(probabilities: &Tensor, keys: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::scores::floats;
+    use crate::dense::tensors::floats;
 
     fn assert_close(found: &Tensor, expected: &[f32]) {
         let found = floats(found);

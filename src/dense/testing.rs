@@ -1,4 +1,4 @@
-//! Small towers, images and texts for unit tests.
+//! Small towers, images, texts and options for unit tests.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -6,7 +6,11 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::clip::{ModelConfig, VisualTower, Weights};
-use crate::scores::QueryOwner;
+use crate::dense::{
+    self, Attention, FeatureOptions, KeySmoothing, PROPAGATION_CELLS, Refinement, RefinementOptions, ScoreOptions,
+    Window,
+};
+use crate::scores::{DenseScores, QueryOwner};
 
 /// Of the texts of [`text`].
 pub(super) const OWNERS: [QueryOwner; 3] = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
@@ -33,4 +37,56 @@ pub(super) fn noise(shape: &[i64]) -> Tensor {
 pub(super) fn text(tower: &VisualTower) -> Tensor {
     let text = noise(&[3, tower.embedding_dimension()]);
     &text / text.norm_scalaropt_dim(2, [-1], true)
+}
+
+/// The options of a test, named in one place for all three steps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case {
+    pub(super) attention: Attention,
+    pub(super) window: Option<Window>,
+    pub(super) temperature: f32,
+    pub(super) prompt_denoising: Option<f32>,
+    pub(super) key_smoothing: KeySmoothing,
+    pub(super) refinement: Refinement,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            attention: Attention::default(),
+            window: None,
+            temperature: 100.0,
+            prompt_denoising: None,
+            key_smoothing: KeySmoothing::None,
+            refinement: Refinement::None,
+        }
+    }
+}
+
+impl Case {
+    pub(super) fn features(&self) -> FeatureOptions {
+        FeatureOptions {
+            attention: self.attention,
+            window: self.window,
+            keys: self.key_smoothing.keys(),
+            ..FeatureOptions::default()
+        }
+    }
+
+    pub(super) fn scoring(&self) -> ScoreOptions {
+        ScoreOptions {
+            temperature: self.temperature,
+            prompt_denoising: self.prompt_denoising,
+            key_smoothing: self.key_smoothing,
+        }
+    }
+
+    pub(super) fn refinement(&self) -> RefinementOptions {
+        RefinementOptions::new(self.refinement, PROPAGATION_CELLS, self.temperature)
+    }
+
+    /// The scores of an image at these sizes, not refined.
+    pub(super) fn score(&self, tower: &VisualTower, sizes: &[Tensor], text: &Tensor) -> DenseScores {
+        dense::score(tower, sizes, text, &OWNERS, &self.features(), &self.scoring()).unwrap()
+    }
 }

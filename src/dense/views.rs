@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::scores::{View, score_views};
-use super::{DenseError, DenseFeatures, DenseOptions, FeatureSource, windows};
+use super::{DenseError, DenseFeatures, FeatureOptions, FeatureSource, ScoreOptions, windows};
 use crate::scores::DenseScores;
 use crate::scores::QueryOwner;
 
@@ -16,15 +16,18 @@ impl ImageViews {
     /// [`FeatureSource::features`] for each window of each size.
     ///
     /// `sizes` are `[3, height, width]` each, normalised, in the network's kind and on its device, each side (and each window's) at
-    /// least [`FeatureSource::patch_pixels`]; pixels right and below that fill no patch are not looked at. Of the options, those
-    /// in [`DenseOptions::feature_options`] and the keys of the key smoothing are.
+    /// least [`FeatureSource::patch_pixels`]; pixels right and below that fill no patch are not looked at.
     ///
     /// # Errors
     /// When the network cannot compute the attention asked for, or not on an image of one of the sizes.
     ///
     /// # Panics
     /// When a shape is none of the above, there is no size, or libtorch fails.
-    pub fn extract(network: &dyn FeatureSource, sizes: &[Tensor], options: &DenseOptions) -> Result<Self, DenseError> {
+    pub fn extract(
+        network: &dyn FeatureSource,
+        sizes: &[Tensor],
+        options: &FeatureOptions,
+    ) -> Result<Self, DenseError> {
         let mut views = Self::extract_batch(network, &[sizes], options)?;
         Ok(views.remove(0))
     }
@@ -40,7 +43,7 @@ impl ImageViews {
     pub fn extract_batch(
         network: &dyn FeatureSource,
         images: &[&[Tensor]],
-        options: &DenseOptions,
+        options: &FeatureOptions,
     ) -> Result<Vec<Self>, DenseError> {
         let mut views: Vec<_> = images.iter().map(|sizes| Vec::with_capacity(sizes.len())).collect();
         for size in 0..images[0].len() {
@@ -54,11 +57,19 @@ impl ImageViews {
     }
 
     /// [`DenseFeatures::score`] over all windows and sizes. `text` is `[queries, embedding]`, each row of unit length but for what a
-    /// student learned, with one owner per query. The options extract the same features, or such with keys beside them.
+    /// student learned, with one owner per query.
+    ///
+    /// # Errors
+    /// [`DenseError::KeysNotKept`].
     ///
     /// # Panics
-    /// When shapes do not fit, when smoothing is asked for whose keys were not extracted, or when libtorch fails.
-    pub fn score(&self, text: &Tensor, owners: &[QueryOwner], options: &DenseOptions) -> DenseScores {
+    /// When shapes do not fit, or when libtorch fails.
+    pub fn score(
+        &self,
+        text: &Tensor,
+        owners: &[QueryOwner],
+        options: &ScoreOptions,
+    ) -> Result<DenseScores, DenseError> {
         score_views(&self.0, text, owners, options)
     }
 
@@ -82,23 +93,23 @@ mod tests {
 
     use super::*;
     use crate::clip::VisualTower;
-    use crate::dense::testing::{OWNERS, noise, text, tower};
+    use crate::dense::testing::{Case, OWNERS, noise, text, tower};
     use crate::dense::{self, Attention, KeySmoothing, Refinement, Window};
 
     /// The options that are asked for in turn of features that were extracted once for `kept`: scores are equal to the bit to those
     /// of an image that is looked at for each of them.
-    fn assert_equal_to_the_bit(tower: &VisualTower, sizes: &[Tensor], kept: &DenseOptions, asked: &[DenseOptions]) {
-        let views = ImageViews::extract(tower, sizes, kept).unwrap();
+    fn assert_equal_to_the_bit(tower: &VisualTower, sizes: &[Tensor], kept: &Case, asked: &[Case]) {
+        let views = ImageViews::extract(tower, sizes, &kept.features()).unwrap();
         let first = text(tower);
         // Texts of two classes and their background in another order: what was asked before leaves no trace.
         let second = Tensor::cat(&[first.narrow(0, 1, 2), first.narrow(0, 0, 1)], 0);
         let largest = sizes.last().unwrap().to_kind(Kind::Float);
         for options in asked {
             for text in [&first, &second, &first] {
-                let once = dense::score(tower, sizes, text, &OWNERS, options).unwrap();
-                let scores = views.score(text, &OWNERS, options);
+                let once = options.score(tower, sizes, text);
+                let scores = views.score(text, &OWNERS, &options.scoring()).unwrap();
                 assert_eq!(scores, once, "{options:?}");
-                let refined = |scores| dense::refine(scores, &largest, text, 30, 40, options);
+                let refined = |scores| dense::refine(scores, &largest, text, 30, 40, &options.refinement());
                 assert_eq!(refined(scores.map), refined(once.map), "{options:?}");
             }
         }
@@ -115,13 +126,13 @@ mod tests {
                     Attention::ScClip => (96, 16),
                     _ => (64, 40),
                 };
-                let windowed = DenseOptions {
+                let windowed = Case {
                     attention,
                     window: Some(Window { side, stride }),
-                    ..DenseOptions::default()
+                    ..Case::default()
                 };
-                let refined = |refinement| DenseOptions { refinement, ..windowed };
-                let denoised = DenseOptions {
+                let refined = |refinement| Case { refinement, ..windowed };
+                let denoised = Case {
                     prompt_denoising: Some(0.4),
                     temperature: 10.0,
                     ..windowed
@@ -134,7 +145,7 @@ mod tests {
                 ];
                 assert_equal_to_the_bit(&tower, &sizes, &windowed, &asked);
                 if attention != Attention::ScClip {
-                    let whole = |options: DenseOptions| DenseOptions {
+                    let whole = |options: Case| Case {
                         window: None,
                         ..options
                     };
@@ -149,10 +160,10 @@ mod tests {
         for (name, image) in [("vit_quick_gelu", [3, 80, 96]), ("resnet", [3, 80, 100])] {
             let tower = tower(name);
             let sizes = [noise(&image), noise(&[3, 96, 128])];
-            let by = |key_smoothing| DenseOptions {
+            let by = |key_smoothing| Case {
                 key_smoothing,
                 window: Some(Window { side: 64, stride: 32 }),
-                ..DenseOptions::default()
+                ..Case::default()
             };
             let plain = [KeySmoothing::Formula, KeySmoothing::Likeness, KeySmoothing::None].map(by);
             assert_equal_to_the_bit(&tower, &sizes, &plain[0], &plain);
@@ -178,17 +189,17 @@ mod tests {
                     if attention == Attention::ScClip && window.is_none() {
                         continue; // It looks at squares alone.
                     }
-                    let options = DenseOptions {
+                    let options = Case {
                         attention,
                         window,
                         key_smoothing: KeySmoothing::Likeness,
-                        ..DenseOptions::default()
+                        ..Case::default()
                     };
                     let batch: Vec<_> = images.iter().map(Vec::as_slice).collect();
-                    let together = ImageViews::extract_batch(&tower, &batch, &options).unwrap();
+                    let together = ImageViews::extract_batch(&tower, &batch, &options.features()).unwrap();
                     for (views, image) in together.iter().zip(&images) {
-                        let alone = dense::score(&tower, image, &text, &OWNERS, &options).unwrap();
-                        let scores = views.score(&text, &OWNERS, &options);
+                        let alone = options.score(&tower, image, &text);
+                        let scores = views.score(&text, &OWNERS, &options.scoring()).unwrap();
                         for (found, expected) in scores.map.grids.iter().zip(&alone.map.grids) {
                             let close = found.values.iter().zip(&expected.values);
                             let difference = close.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -209,16 +220,16 @@ mod tests {
             .into_iter()
             .filter(|&attention| attention != Attention::ScClip)
         {
-            let options = DenseOptions {
+            let options = Case {
                 attention,
                 key_smoothing: KeySmoothing::Likeness,
-                ..DenseOptions::default()
+                ..Case::default()
             };
-            let given = DenseFeatures::extract(&tower, &image, &options).unwrap();
-            let views = ImageViews::extract(&tower, &[image.shallow_clone()], &options).unwrap();
+            let given = DenseFeatures::extract(&tower, &image, &options.features()).unwrap();
+            let views = ImageViews::extract(&tower, &[image.shallow_clone()], &options.features()).unwrap();
             assert_eq!(
-                views.score(&text, &OWNERS, &options),
-                given.score(&text, &OWNERS, &options),
+                views.score(&text, &OWNERS, &options.scoring()),
+                given.score(&text, &OWNERS, &options.scoring()),
                 "{}",
                 attention.name()
             );
@@ -229,28 +240,28 @@ mod tests {
     fn bytes_are_those_of_all_that_is_held() {
         let tower = tower("vit_quick_gelu");
         let image = noise(&[3, 64, 96]); // 4 x 6 cells
-        let of = |options: &DenseOptions| {
-            ImageViews::extract(&tower, &[image.shallow_clone()], options)
+        let of = |options: &Case| {
+            ImageViews::extract(&tower, &[image.shallow_clone()], &options.features())
                 .unwrap()
                 .bytes()
         };
-        let plain = DenseOptions::default();
+        let plain = Case::default();
         let embedding = usize::try_from(tower.embedding_dimension()).unwrap();
         assert_eq!(of(&plain), (24 + 1) * embedding * 4);
-        let windows = DenseOptions {
+        let windows = Case {
             window: Some(Window { side: 32, stride: 32 }),
             ..plain
         };
         assert_eq!(of(&windows), 6 * (4 + 1) * embedding * 4);
 
         let width = 128; // of the tower's tokens
-        let smoothed = DenseOptions {
+        let smoothed = Case {
             key_smoothing: KeySmoothing::Formula,
             ..plain
         };
         assert_eq!(of(&smoothed) - of(&plain), 24 * width * 4);
         // Its second pass takes keys and values with the class token's, what the middle blocks make of them, and the image.
-        let resclip = DenseOptions {
+        let resclip = Case {
             attention: Attention::Resclip,
             ..plain
         };
@@ -260,12 +271,12 @@ mod tests {
     #[test]
     fn a_batch_does_not_stay_alive_with_one_of_its_images() {
         let tower = tower("vit_quick_gelu");
-        let options = DenseOptions {
+        let options = Case {
             attention: Attention::Resclip,
             key_smoothing: KeySmoothing::Formula,
-            ..DenseOptions::default()
+            ..Case::default()
         };
-        let of_batch = DenseFeatures::extract_batch(&tower, &noise(&[2, 3, 64, 64]), &options).unwrap();
+        let of_batch = DenseFeatures::extract_batch(&tower, &noise(&[2, 3, 64, 64]), &options.features()).unwrap();
         for features in of_batch.into_iter().map(DenseFeatures::owned) {
             for tensor in features.tensors() {
                 // From its first element to its last there is nothing but its own, and nothing before the first.
@@ -273,6 +284,25 @@ mod tests {
                 let span: i64 = 1 + steps.map(|(length, step)| (length - 1) * step).sum::<i64>();
                 assert_eq!(usize::try_from(span).unwrap(), tensor.numel());
             }
+        }
+    }
+
+    #[test]
+    fn key_smoothing_needs_the_keys_that_it_compares() {
+        let tower = tower("vit_quick_gelu");
+        let (image, text) = (noise(&[3, 64, 64]), text(&tower));
+        let formula = Case {
+            key_smoothing: KeySmoothing::Formula,
+            ..Case::default()
+        };
+        let reference = Case {
+            key_smoothing: KeySmoothing::Reference { threshold: 0.5 },
+            ..Case::default()
+        };
+        for (kept, asked) in [(Case::default(), formula), (formula, reference), (reference, formula)] {
+            let views = ImageViews::extract(&tower, &[image.shallow_clone()], &kept.features()).unwrap();
+            let refused = views.score(&text, &OWNERS, &asked.scoring()).unwrap_err();
+            assert_eq!(refused, DenseError::KeysNotKept);
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use tch::Tensor;
 
-use super::scores::{View, length};
-use super::{DenseError, DenseFeatures, DenseOptions, FeatureSource, Window};
+use super::scores::View;
+use super::{DenseError, DenseFeatures, FeatureOptions, FeatureSource, Window};
 use crate::scores::Windows;
+use crate::support::{to_i64, to_usize};
 
 /// Pixels that pass through the network together: as many images or windows as have no more, at least one.
 pub const BATCH_PIXELS: usize = 1 << 19;
@@ -13,7 +14,7 @@ pub const BATCH_PIXELS: usize = 1 << 19;
 pub(super) fn views(
     network: &dyn FeatureSource,
     images: &[&Tensor],
-    options: &DenseOptions,
+    options: &FeatureOptions,
 ) -> Result<Vec<View<DenseFeatures>>, DenseError> {
     let (_, height, width) = images[0].size3().expect("an image is [3, height, width]");
     let windows = over(height, width, options.window);
@@ -33,9 +34,8 @@ pub(super) fn views(
 
 /// The windows of an input of `height` x `width` pixels; `None` where it is seen as a whole.
 fn over(height: i64, width: i64, window: Option<Window>) -> Option<Windows> {
-    let pixels = |side: i64| usize::try_from(side).expect("a side is not negative");
     let Window { side, stride } = window?;
-    Windows::new(pixels(height), pixels(width), side as usize, stride as usize)
+    Windows::new(to_usize(height), to_usize(width), side as usize, stride as usize)
 }
 
 /// Features of images of one size, `[3, height, width]` each, as many at a time as [`BATCH_PIXELS`] allows; each with its memory to
@@ -43,10 +43,10 @@ fn over(height: i64, width: i64, window: Option<Window>) -> Option<Windows> {
 fn extract(
     network: &dyn FeatureSource,
     images: &[Tensor],
-    options: &DenseOptions,
+    options: &FeatureOptions,
 ) -> Result<Vec<DenseFeatures>, DenseError> {
     let (_, height, width) = images[0].size3().expect("an image is [3, height, width]");
-    let together = (BATCH_PIXELS / length(height * width)).max(1);
+    let together = (BATCH_PIXELS / to_usize(height * width)).max(1);
     let mut features = Vec::with_capacity(images.len());
     for batch in images.chunks(together) {
         let of_batch = network.features(&Tensor::stack(batch, 0), options)?;
@@ -59,14 +59,14 @@ fn extract(
 /// convolution leaves them out; the cells are spread over all of the window all the same.
 fn crops(image: &Tensor, windows: &Windows, patch_pixels: i64) -> Vec<Tensor> {
     let [rows, columns] = [&windows.rows, &windows.columns];
-    let length = |side: usize| whole_patches(pixels(side), patch_pixels);
+    let length = |side: usize| whole_patches(to_i64(side), patch_pixels);
     let (height, width) = (length(rows.side), length(columns.side));
     let places = rows
         .starts
         .iter()
         .flat_map(|top| columns.starts.iter().map(move |left| (*top, *left)));
     places
-        .map(|(top, left)| image.narrow(1, pixels(top), height).narrow(2, pixels(left), width))
+        .map(|(top, left)| image.narrow(1, to_i64(top), height).narrow(2, to_i64(left), width))
         .collect()
 }
 
@@ -82,10 +82,6 @@ fn whole_patches(side: i64, patch_pixels: i64) -> i64 {
     side / patch_pixels * patch_pixels
 }
 
-fn pixels(length: usize) -> i64 {
-    i64::try_from(length).expect("a length in memory fits 63 bits")
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -93,13 +89,13 @@ mod tests {
 
     use super::*;
     use crate::clip::VisualTower;
-    use crate::dense::testing::{OWNERS, noise, text, tower};
+    use crate::dense::testing::{Case, noise, text, tower};
     use crate::dense::{self, Attention, KeySmoothing, Refinement};
     use crate::scores::DenseScores;
     use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
 
-    fn score(tower: &VisualTower, image: &Tensor, text: &Tensor, options: &DenseOptions) -> DenseScores {
-        dense::score(tower, std::slice::from_ref(image), text, &OWNERS, options).unwrap()
+    fn score(tower: &VisualTower, image: &Tensor, text: &Tensor, options: &Case) -> DenseScores {
+        options.score(tower, std::slice::from_ref(image), text)
     }
 
     /// The grid of the only size.
@@ -110,11 +106,11 @@ mod tests {
         grid
     }
 
-    fn options(window: Option<Window>) -> DenseOptions {
-        DenseOptions {
+    fn options(window: Option<Window>) -> Case {
+        Case {
             attention: Attention::Clip,
             window,
-            ..DenseOptions::default()
+            ..Case::default()
         }
     }
 
@@ -137,7 +133,7 @@ mod tests {
         let cells =
             all.narrow(1, (row * height) as i64, height as i64)
                 .narrow(2, (column * width) as i64, width as i64);
-        super::super::scores::floats(&cells)
+        super::super::tensors::floats(&cells)
     }
 
     #[test]
@@ -151,7 +147,7 @@ mod tests {
                     Attention::ScClip => (96, 16),
                     _ => (64, 40),
                 };
-                let asked = DenseOptions {
+                let asked = Case {
                     attention,
                     ..options(Some(Window { side, stride }))
                 };
@@ -162,9 +158,9 @@ mod tests {
                     for (column, &left) in windows.columns.starts.iter().enumerate() {
                         let crop =
                             image
-                                .narrow(1, pixels(top), i64::from(side))
-                                .narrow(2, pixels(left), i64::from(side));
-                        let alone = DenseOptions { window: None, ..asked };
+                                .narrow(1, to_i64(top), i64::from(side))
+                                .narrow(2, to_i64(left), i64::from(side));
+                        let alone = Case { window: None, ..asked };
                         let alone = score(&tower, &crop, &text, &alone);
                         let what = format!("{name}, {}, window {row} {column}", attention.name());
                         assert_close(&cells_of(grid(&scores), row, column), &grid(&alone).values, &what);
@@ -207,9 +203,9 @@ mod tests {
         let probability = Tensor::from_slice(&grid(&plain).values)
             .view([3, -1])
             .softmax(0, Kind::Float);
-        let best = super::super::scores::floats(&probability.amax([1], false));
+        let best = super::super::tensors::floats(&probability.amax([1], false));
         let threshold = f32::midpoint(best[0], best[1]);
-        let denoised = DenseOptions {
+        let denoised = Case {
             prompt_denoising: Some(threshold),
             ..options(Some(window))
         };
@@ -224,12 +220,12 @@ mod tests {
             );
         }
 
-        let smoothed = DenseOptions {
+        let smoothed = Case {
             key_smoothing: KeySmoothing::Formula,
             ..options(Some(window))
         };
         let scores = score(&tower, &image, &text, &smoothed);
-        let alone = DenseOptions {
+        let alone = Case {
             window: None,
             ..smoothed
         };
@@ -247,7 +243,7 @@ mod tests {
         let sizes = [[3, 32, 48], [3, 64, 96]].map(|shape| noise(&shape));
         let text = text(&tower);
         let plain = options(Some(Window { side: 64, stride: 32 }));
-        let scores = dense::score(&tower, &sizes, &text, &OWNERS, &plain).unwrap();
+        let scores = plain.score(&tower, &sizes, &text);
         let alone = [0, 1].map(|size| score(&tower, &sizes[size], &text, &plain));
         assert_eq!(scores.map.grids.len(), 2);
         let windows = |size: usize| scores.map.grids[size].windows.as_ref().map(Windows::count);
@@ -267,7 +263,7 @@ mod tests {
         }
 
         // The second class is nowhere to be seen at the smaller size, and stays there for the sake of the larger.
-        let denoised = DenseOptions {
+        let denoised = Case {
             prompt_denoising: Some(0.5),
             ..plain
         };
@@ -277,7 +273,7 @@ mod tests {
         };
         let dropped_alone = [0, 1].map(|size| is_dropped(grid(&score(&tower, &sizes[size], &text, &denoised))));
         assert_eq!(dropped_alone, [true, false]);
-        let together = dense::score(&tower, &sizes, &text, &OWNERS, &denoised).unwrap();
+        let together = denoised.score(&tower, &sizes, &text);
         assert!(!together.map.grids.iter().any(is_dropped));
     }
 
@@ -294,7 +290,7 @@ mod tests {
                 height: 64,
                 width: 80,
                 windows: None,
-                values: super::super::scores::floats(&Tensor::cat(&[left.shallow_clone(), 1.0 - left], 0)),
+                values: super::super::tensors::floats(&Tensor::cat(&[left.shallow_clone(), 1.0 - left], 0)),
             }],
         };
         let border = |scores: &ScoreMap| {
@@ -305,11 +301,11 @@ mod tests {
         assert_eq!(border(&scores), 50);
         let text = Tensor::eye(2, (Kind::Float, Device::Cpu));
         let by = |refinement: Refinement| {
-            let options = DenseOptions {
+            let options = Case {
                 refinement,
-                ..DenseOptions::default()
+                ..Case::default()
             };
-            dense::refine(scores.clone(), &image, &text, 64, 80, &options)
+            dense::refine(scores.clone(), &image, &text, 64, 80, &options.refinement())
         };
         assert_eq!(by(Refinement::None), scores);
         let refined = by(Refinement::Pamr);

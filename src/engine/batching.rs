@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
-use crate::dense::{BATCH_PIXELS, DenseOptions, FeatureOptions, SmoothingKeys};
+use crate::dense::{BATCH_PIXELS, FeatureOptions};
 use crate::image::ModelInput;
 
 /// Shapes whose times are kept.
@@ -23,24 +23,22 @@ const KEPT_PASSES: usize = 8;
 /// Passes of each kind before there is a choice. The first one of a shape is slower than all others.
 const FEWEST_PASSES: usize = 3;
 
-/// Each so many-th choice is for the kind that was slower, which need not stay so.
+/// Every n-th choice tries the slower kind again: the balance may have shifted.
 const RETRY: u64 = 32;
 
-/// What decides how long a pass takes, and what images share who share one.
+/// What decides how long a pass takes, and what all images of a pass have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PassShape {
     /// Height and width of the input in pixels, at each scale.
     sizes: Vec<(usize, usize)>,
     options: FeatureOptions,
-    keys: Option<SmoothingKeys>,
 }
 
 impl PassShape {
-    pub(super) fn of(input: &ModelInput, options: &DenseOptions) -> Self {
+    pub(super) fn of(input: &ModelInput, options: &FeatureOptions) -> Self {
         Self {
             sizes: input.sizes.iter().map(|image| (image.height, image.width)).collect(),
-            options: options.feature_options(),
-            keys: options.key_smoothing.keys(),
+            options: *options,
         }
     }
 
@@ -141,7 +139,7 @@ mod tests {
             image_width: side,
             sizes: vec![image],
         };
-        PassShape::of(&input, &DenseOptions::default())
+        PassShape::of(&input, &FeatureOptions::default())
     }
 
     /// A worker at which `waiting` images of a shape always wait, and a device on which a pass takes these milliseconds alone and
@@ -204,9 +202,9 @@ mod tests {
     #[test]
     fn what_the_model_computes_is_part_of_the_shape() {
         let image = |attention| {
-            let options = DenseOptions {
+            let options = FeatureOptions {
                 attention,
-                ..DenseOptions::default()
+                ..FeatureOptions::default()
             };
             let input = ModelInput {
                 image_height: 1,

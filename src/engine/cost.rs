@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::InputLimits;
-use crate::dense::{Attention, DenseOptions, Window, refinement_bytes};
+use crate::dense::{Attention, RefinementOptions, Window, refinement_bytes};
 use crate::scores::Windows;
 
 /// Scales, windows, an attention or a refinement that the server does not allow. Each limit is named as in the settings.
@@ -168,7 +168,7 @@ pub(super) fn check_pairs(cells: usize, attention: Attention, limits: &InputLimi
 
 /// Checks the refinement of an image of `pixels` pixels.
 pub(super) fn check_refinement(
-    options: &DenseOptions,
+    options: &RefinementOptions,
     queries: usize,
     pixels: u64,
     limits: &InputLimits,
@@ -189,7 +189,7 @@ pub(super) fn check_refinement(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::{MethodConstants, PearlConstants, Refinement};
+    use crate::dense::Refinement;
 
     fn limits() -> InputLimits {
         InputLimits {
@@ -288,11 +288,7 @@ mod tests {
     #[test]
     fn a_refinement_is_weighed_by_pixels_and_texts() {
         let check = |refinement, queries| {
-            let options = DenseOptions {
-                refinement,
-                ..DenseOptions::default()
-            };
-            check_refinement(&options, queries, 100, &limits())
+            check_refinement(&RefinementOptions::new(refinement, 80, 100.0), queries, 100, &limits())
         };
         assert_eq!(check(Refinement::Pamr, 2), Ok(()));
         assert_eq!(check(Refinement::None, 3), Ok(()));
@@ -306,15 +302,7 @@ mod tests {
     #[test]
     fn more_cells_make_the_propagation_dearer() {
         let check = |cells| {
-            let key_weight = PearlConstants::default().key_weight;
-            let options = DenseOptions {
-                refinement: Refinement::PearlPropagation,
-                constants: MethodConstants {
-                    pearl: PearlConstants { key_weight, cells },
-                    ..MethodConstants::default()
-                },
-                ..DenseOptions::default()
-            };
+            let options = RefinementOptions::new(Refinement::PearlPropagation, cells, 100.0);
             let limits = InputLimits {
                 max_refinement_bytes: 40_000_000,
                 ..limits()

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use sha2::{Digest as _, Sha256};
 
 use super::request::InputOptions;
-use crate::dense::{DenseOptions, FeatureOptions, SmoothingKeys};
+use crate::dense::{FeatureOptions, SmoothingKeys};
 use crate::image::Resize;
 use crate::labeller::ImageFeatures;
 use crate::support::ByteLru;
@@ -35,6 +35,7 @@ pub(super) struct FeatureKey {
     /// The bits of each scale.
     scales: Vec<u64>,
     resize: Resize,
+    /// Without keys: features that have some serve requests that need none.
     options: FeatureOptions,
 }
 
@@ -43,7 +44,7 @@ impl FeatureKey {
     pub(super) fn new(
         digest: ImageDigest,
         (model, model_short_side): (&str, u32),
-        dense: &DenseOptions,
+        options: &FeatureOptions,
         input: &InputOptions,
     ) -> Self {
         Self {
@@ -52,7 +53,7 @@ impl FeatureKey {
             short_side: input.short_side.unwrap_or(model_short_side),
             scales: input.scales.iter().map(|scale| scale.to_bits()).collect(),
             resize: input.resize,
-            options: dense.feature_options(),
+            options: FeatureOptions { keys: None, ..*options },
         }
     }
 }
@@ -152,8 +153,8 @@ impl FeatureCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::Attention;
-    use crate::labeller::{DenseFeatureGrid, LabellerError};
+    use crate::dense::{Attention, ScoreOptions};
+    use crate::labeller::LabellerError;
     use crate::scores::DenseScores;
     use crate::vocabulary::Classifier;
 
@@ -165,12 +166,8 @@ mod tests {
             self.0
         }
 
-        fn score(&self, _: &Classifier, _: &DenseOptions) -> Result<DenseScores, LabellerError> {
+        fn score(&self, _: &Classifier, _: &ScoreOptions) -> Result<DenseScores, LabellerError> {
             unreachable!("nothing is scored here")
-        }
-
-        fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError> {
-            unreachable!("nothing is learned here")
         }
     }
 
@@ -195,7 +192,7 @@ mod tests {
 
     fn key(image: &str) -> FeatureKey {
         let digest = ImageDigest::of(image.as_bytes());
-        FeatureKey::new(digest, ("m", 8), &DenseOptions::default(), &input())
+        FeatureKey::new(digest, ("m", 8), &FeatureOptions::default(), &input())
     }
 
     #[test]
@@ -203,11 +200,11 @@ mod tests {
         let other_input = |change: fn(&mut InputOptions)| {
             let mut input = input();
             change(&mut input);
-            FeatureKey::new(ImageDigest::of(b"a"), ("m", 8), &DenseOptions::default(), &input)
+            FeatureKey::new(ImageDigest::of(b"a"), ("m", 8), &FeatureOptions::default(), &input)
         };
-        let dense = DenseOptions {
+        let dense = FeatureOptions {
             attention: Attention::Clip,
-            ..DenseOptions::default()
+            ..FeatureOptions::default()
         };
         assert_eq!(other_input(|input| input.short_side = Some(8)), key("a"));
         for other in [
@@ -215,7 +212,7 @@ mod tests {
             other_input(|input| input.short_side = Some(9)),
             other_input(|input| input.scales = vec![2.0]),
             other_input(|input| input.resize = Resize::Mmcv),
-            FeatureKey::new(ImageDigest::of(b"a"), ("n", 8), &DenseOptions::default(), &input()),
+            FeatureKey::new(ImageDigest::of(b"a"), ("n", 8), &FeatureOptions::default(), &input()),
             FeatureKey::new(ImageDigest::of(b"a"), ("m", 8), &dense, &input()),
         ] {
             assert_ne!(other, key("a"));

@@ -3,18 +3,18 @@
 //!
 //! Owns the order of the stages, the queues, the threads and all waiting. Knows nothing of HTTP and of tensors.
 
+mod admission;
 mod batching;
 mod cost;
 mod defaults;
+mod extraction;
 mod features;
 mod host;
 mod images;
-mod look;
 mod metrics;
 mod protocols;
 mod queue;
 mod request;
-mod run;
 mod segment;
 mod settings;
 mod slots;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::labeller::{LabellerError, ModelInfo, ModelKind, ServedModel};
+use crate::labeller::{LabellerError, ModelInfo, ServedModel};
 use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry};
 
@@ -35,8 +35,10 @@ pub use cost::CostError;
 pub use defaults::DefaultSettings;
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
-    Background, ClassResult, HeldImage, ImageRequest, ImageSource, InputOptions, OutputOptions, SegmentError,
-    SegmentRequest, Segmentation, Timings, VocabularyChoice, Warning, WarningCode,
+    Background, BackgroundFields, BackgroundNames, ClassResult, ExceededLimit, FeatureFields, Field, FieldError,
+    HeldImage, ImageRequest, ImageSource, InputOptions, KeySmoothingFields, LimitValue, OutputOptions, SegmentError,
+    SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Surroundings, Timings, VocabularyChoice, Warning,
+    WarningCode, WindowFields,
 };
 pub use settings::{EngineSettings, ImageSettings, InputLimits, QueueSettings};
 pub use stage::Stage;
@@ -157,16 +159,12 @@ impl Engine {
         self.models.iter().filter_map(loaded).collect()
     }
 
-    /// The name and the kind of the model that a request names, or of the first; known before any is loaded.
-    ///
-    /// # Errors
-    /// [`SegmentError::UnknownModel`].
-    pub fn find_model(&self, name: Option<&str>) -> Result<(&str, ModelKind), SegmentError> {
-        let host = match name {
-            None => &self.models[0],
-            Some(name) => self.host(name)?,
-        };
-        Ok((&host.name, host.kind))
+    /// The model that a request names, or the first; known before any is loaded.
+    fn find_host(&self, name: Option<&str>) -> Result<&ModelHost, SegmentError> {
+        match name {
+            None => Ok(&self.models[0]),
+            Some(name) => self.host(name),
+        }
     }
 
     /// The model of that name.

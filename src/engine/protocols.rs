@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DefaultSettings;
 use crate::dense::{
-    Attention, KeySmoothingMethod, MethodConstants, PearlConstants, Refinement, ResclipConstants, Window,
+    Attention, AttentionConstants, KeySmoothingMethod, PROPAGATION_CELLS, Refinement, ResclipConstants, Window,
 };
 use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet};
@@ -151,19 +151,27 @@ impl Protocol {
         }
     }
 
-    /// What its method's constants are; those of the others are the default.
-    pub fn method_constants(self) -> MethodConstants {
-        let common = MethodConstants::default();
-        match self.method {
-            Sclip | Clearclip | Naclip | ScClip => common,
-            Resclip => MethodConstants {
-                resclip: resclip(self.data_set),
+    /// The constants of its method's attention; those of other attentions are the default.
+    pub fn attention_constants(self) -> AttentionConstants {
+        let common = AttentionConstants::default();
+        match (self.method, self.data_set) {
+            (Resclip, data_set) => AttentionConstants {
+                resclip: resclip(data_set),
                 ..common
             },
-            Pearl => MethodConstants {
-                pearl: pearl(self.data_set),
+            (Pearl, Cityscapes | Ade20k) => AttentionConstants {
+                pearl_key_weight: 0.3,
                 ..common
             },
+            (Sclip | Clearclip | Naclip | ScClip | Pearl, _) => common,
+        }
+    }
+
+    /// Cells along a side to which PEARL's propagation averages an image, more or less.
+    pub fn propagation_cells(self) -> u32 {
+        match (self.method, self.data_set) {
+            (Pearl, Cityscapes) => 224,
+            _ => PROPAGATION_CELLS,
         }
     }
 
@@ -296,20 +304,6 @@ const fn resclip(data_set: ProtocolData) -> ResclipConstants {
     }
 }
 
-fn pearl(data_set: ProtocolData) -> PearlConstants {
-    let common = PearlConstants::default();
-    PearlConstants {
-        key_weight: match data_set {
-            Cityscapes | Ade20k => 0.3,
-            Voc21 | Context60 | Object | Voc20 | Context59 | Stuff => common.key_weight,
-        },
-        cells: match data_set {
-            Cityscapes => 224,
-            Voc21 | Context60 | Object | Voc20 | Context59 | Stuff | Ade20k => common.cells,
-        },
-    }
-}
-
 impl fmt::Display for Protocol {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}-{}", self.method.name(), self.data_set.name())
@@ -412,10 +406,10 @@ mod tests {
 
     #[test]
     fn constants_inside_the_methods_are_the_released_ones() {
-        let constants = |name: &str| name.parse::<Protocol>().unwrap().method_constants();
+        let constants = |name: &str| name.parse::<Protocol>().unwrap().attention_constants();
         let resclip = |data_set: &str| {
             let constants = constants(&format!("resclip-{data_set}"));
-            assert_eq!(constants.pearl, PearlConstants::default());
+            assert_eq!(constants.pearl_key_weight, 0.08);
             let ResclipConstants {
                 threshold,
                 middle_share,
@@ -434,15 +428,17 @@ mod tests {
         assert_eq!(resclip("ade20k"), (0.25, 0.3, 2.1, 0.7));
 
         let pearl = |data_set: &str| {
-            let constants = constants(&format!("pearl-{data_set}"));
+            let name = format!("pearl-{data_set}");
+            let constants = constants(&name);
             assert_eq!(constants.resclip, ResclipConstants::default());
-            (constants.pearl.key_weight, constants.pearl.cells)
+            let cells = name.parse::<Protocol>().unwrap().propagation_cells();
+            (constants.pearl_key_weight, cells)
         };
         assert_eq!(pearl("cityscapes"), (0.3, 224));
         assert_eq!(pearl("ade20k"), (0.3, 80));
         for data_set in ["voc21", "context60", "object", "voc20", "context59", "stuff"] {
             assert_eq!(pearl(data_set), (0.08, 80), "{data_set}");
         }
-        assert_eq!(constants("naclip-cityscapes"), MethodConstants::default());
+        assert_eq!(constants("naclip-cityscapes"), AttentionConstants::default());
     }
 }

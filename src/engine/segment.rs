@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::admission::{AdmittedRequest, CurrentStage};
 use super::request::{
-    Background, ClassResult, OutputOptions, SegmentError, SegmentRequest, Segmentation, Warning, WarningCode,
+    Background, ClassResult, OutputOptions, SegmentError, SegmentOptions, SegmentRequest, Segmentation, Warning,
+    WarningCode,
 };
-use super::run::{Progress, Run};
 use super::worker::{Job, ScoreJob, Scored};
 use super::{Engine, Stage, cost};
+use crate::dense::RefinementOptions;
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
-use crate::scores::DenseScores;
-use crate::scores::QueryOwner;
-use crate::vocabulary::{self, ClassList, Classifier, TextEmbedding};
+use crate::scores::{DenseScores, QueryOwner};
+use crate::vocabulary::{self, ClassList, Classifier, TemplateSet, TextEmbedding, VocabularyOptions};
 
 impl Engine {
     /// Labels one image.
@@ -24,87 +25,105 @@ impl Engine {
     /// # Errors
     /// See [`SegmentError`]: the image, the vocabulary, the options, the engine's state, the deadline.
     pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        let progress = Progress::default();
-        let deadline = request.deadline;
-        let run = Run::admit(self, &request.model, &progress)?;
-        progress.until(deadline, run.segment(request)).await
+        let deadline = self.deadline(&request.fields.features)?;
+        let host = self.find_host(request.fields.features.model.as_deref())?;
+        // What is wrong with the fields whatever the vocabulary says is told before anything is spent on the request.
+        request
+            .fields
+            .resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        let stage = CurrentStage::default();
+        let admitted = AdmittedRequest::admit(self, host, &stage)?;
+        stage.until(deadline, admitted.segment(request)).await
     }
 }
 
-impl Run<'_> {
+impl AdmittedRequest<'_> {
     async fn segment(mut self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        self.check(&request.dense)?;
-        let (image, digest) = self.image(&request.image).await?;
-        let list = self.engine.class_list(&request).await?;
-        let look = self.look(image, digest, &request.dense, &request.input).await?;
-        let (features_cached, (width, height)) = (look.is_cached(), look.size);
-        let embeddings = self.embed(&list, &request).await?;
-        let classifier = Arc::new(list.classifier(&embeddings, request.synonyms));
-        self.check_refinement(look.size, &classifier, &request)?;
+        let SegmentRequest { image, fields } = request;
+        let vocabulary = self.engine.find_vocabulary(fields.choice()?).await?;
+        let options = fields.resolve(self.surroundings(), &vocabulary.options)?;
+        self.check(&options.dense.features)?;
+        let (image, digest) = self.image(&image).await?;
+        let list = self
+            .engine
+            .class_list(vocabulary, &options.background, options.templates)?;
+        let SegmentOptions { dense, input, .. } = &options;
+        let prepared = self
+            .prepare(image, digest, &dense.features, dense.refinement, input)
+            .await?;
+        let features_cached = prepared.is_cached();
+        let texts = list.texts();
+        let embeddings = self.embed(&texts, options.templates).await?;
+        let classifier = Arc::new(list.classifier(&embeddings, options.synonyms));
+        self.check_refinement(prepared.size, &classifier, &dense.refinement)?;
         let job = |ticket| {
             Job::Score(ScoreJob {
-                sight: look.sight,
+                input: prepared.input,
                 classifier: Arc::clone(&classifier),
-                options: request.dense,
+                options: *dense,
                 ticket,
             })
         };
         let Scored { scores, features } = self.on_worker(job).await?;
-
-        let DenseScores {
-            map: scores,
-            similarity,
-            image_probability,
-            denoising_dropped_all,
-        } = scores;
-        let options = LabelMapOptions {
-            width,
-            height,
-            classes: list.classes().len(),
-            background_label: list.background_label(),
-            background_threshold: request.background.threshold,
-            smallest_area: request.background.area,
-            confidence_map: request.output.confidence_map,
-        };
-        let owners = classifier.owners.clone();
-        let map = self
-            .stage(Stage::LabelMap, move || {
-                label_map::label_map(&scores, &owners, &options)
-            })
-            .await?;
-        let statistics = map.classes.clone();
-        let (label_map, confidence_map) = self.encode(map, request.output).await?;
-        if let Some(key) = look.key.filter(|_| !features_cached) {
-            self.hold_features(key, features, look.size, &request.dense);
+        let warnings = self.warnings(&options.background, &list, &embeddings, scores.denoising_dropped_all);
+        let (map, classes) = self.label(scores, prepared.size, &list, &classifier, &options).await?;
+        let (label_map, confidence_map) = self.encode(map, options.output).await?;
+        if let Some(key) = prepared.key.filter(|_| !features_cached) {
+            self.hold_features(key, features, prepared.size, dense.features.keys);
         }
-
-        let similarity = best_per_class(&similarity, &classifier.owners, list.classes().len());
-        let image_probability = best_per_class(&image_probability, &classifier.owners, list.classes().len());
-        let classes = list
-            .classes()
-            .iter()
-            .zip(statistics)
-            .zip(similarity.into_iter().zip(image_probability));
+        let (width, height) = prepared.size;
         Ok(Segmentation {
             model: self.model.name.clone(),
             width,
             height,
-            vocabulary_id: list.id(request.templates),
-            vocabulary_texts: list.texts().len(),
-            classes: classes
-                .map(|((class, statistics), (similarity, image_probability))| ClassResult {
-                    name: class.name.clone(),
-                    statistics,
-                    similarity,
-                    image_probability,
-                })
-                .collect(),
+            vocabulary_id: list.id(options.templates),
+            vocabulary_texts: texts.len(),
+            classes,
             label_map,
             confidence_map,
-            warnings: self.warnings(&request.background, &list, &embeddings, denoising_dropped_all),
+            warnings,
             features_cached,
             timings: self.timings,
         })
+    }
+
+    /// Makes scores a label map of the image's width and height, with what it says of each class.
+    async fn label(
+        &mut self,
+        scores: DenseScores,
+        (width, height): (u32, u32),
+        list: &ClassList,
+        classifier: &Arc<Classifier>,
+        options: &SegmentOptions,
+    ) -> Result<(LabelMap, Vec<ClassResult>), SegmentError> {
+        let classes = list.classes().len();
+        let map_options = LabelMapOptions {
+            width,
+            height,
+            classes,
+            background_label: list.background_label(),
+            background_threshold: options.background.threshold,
+            smallest_area: options.background.area,
+            confidence_map: options.output.confidence_map,
+        };
+        let similarity = best_per_class(&scores.similarity, &classifier.owners, classes);
+        let image_probability = best_per_class(&scores.image_probability, &classifier.owners, classes);
+        let classifier = Arc::clone(classifier);
+        let map = self
+            .stage(Stage::LabelMap, move || {
+                label_map::label_map(&scores.map, &classifier.owners, &map_options)
+            })
+            .await?;
+        let results = list.classes().iter().zip(&map.classes);
+        let results = results.zip(similarity.into_iter().zip(image_probability));
+        let results = results.map(|((class, statistics), (similarity, image_probability))| ClassResult {
+            name: class.name.clone(),
+            statistics: statistics.clone(),
+            similarity,
+            image_probability,
+        });
+        let results = results.collect();
+        Ok((map, results))
     }
 
     /// Only when all texts are known is it known how many of them there are.
@@ -112,24 +131,19 @@ impl Run<'_> {
         &self,
         (width, height): (u32, u32),
         classifier: &Classifier,
-        request: &SegmentRequest,
+        options: &RefinementOptions,
     ) -> Result<(), SegmentError> {
         let pixels = u64::from(width) * u64::from(height);
         let limits = &self.engine.settings.input_limits;
-        Ok(cost::check_refinement(
-            &request.dense,
-            classifier.queries,
-            pixels,
-            limits,
-        )?)
+        Ok(cost::check_refinement(options, classifier.queries, pixels, limits)?)
     }
 
-    async fn embed(&mut self, list: &ClassList, request: &SegmentRequest) -> Result<Vec<TextEmbedding>, SegmentError> {
+    async fn embed(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, SegmentError> {
         self.enter(Stage::Text);
         let start = Instant::now();
         let embeddings = self
             .engine
-            .embed(list, request.templates, self.host, &self.model, &self.slot)
+            .embed(texts, templates, self.host, &self.model, &self.slot)
             .await?;
         self.record(Stage::Text, start.elapsed());
         Ok(embeddings)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::host::ModelHost;
 use super::queue::JobQueue;
-use super::request::SegmentError;
+use super::request::{SegmentError, SegmentFields};
 use super::slots::Slot;
 use super::worker::{EmbedJob, Job, Ticket};
 use crate::labeller::ModelInfo;
@@ -15,17 +15,17 @@ use crate::vocabulary::{
 };
 
 impl Engine {
-    /// The embeddings of a class list's texts for a model, in the order of [`ClassList::texts`].
+    /// The embeddings of texts for a model, in the order of the texts.
     pub(super) async fn embed(
         &self,
-        list: &ClassList,
+        texts: &[String],
         templates: TemplateSet,
         host: &ModelHost,
         model: &ModelInfo,
         slot: &Arc<Slot>,
     ) -> Result<Vec<TextEmbedding>, EmbeddingError> {
         let mut embeddings = HashMap::new();
-        for (space, texts) in spaces(model, templates, &list.texts()) {
+        for (space, texts) in spaces(model, templates, texts) {
             let embedder = QueueEmbedder {
                 queue: Arc::clone(&host.queue),
                 slot: Arc::clone(slot),
@@ -34,7 +34,7 @@ impl Engine {
             embeddings.extend(texts.into_iter().zip(resolved));
         }
         let embedding_of = |text: &String| embeddings[text].clone();
-        Ok(list.texts().iter().map(embedding_of).collect())
+        Ok(texts.iter().map(embedding_of).collect())
     }
 
     /// Embeds a class list's texts for a model before they are needed; what is held already is not computed again.
@@ -44,17 +44,29 @@ impl Engine {
     pub async fn embed_ahead(&self, model: &str, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
         let host = self.host(model)?;
         let (model, slot) = (self.ready_model(host)?, self.take_slot()?);
-        self.embed(list, templates, host, &model, &slot).await?;
+        self.embed(&list.texts(), templates, host, &model, &slot).await?;
         Ok(())
+    }
+
+    /// Embeds the texts of a request before any image comes, so that no image waits for them.
+    ///
+    /// # Errors
+    /// As [`Engine::segment`], but for the image.
+    pub async fn embed_for(&self, fields: &SegmentFields) -> Result<(), SegmentError> {
+        let host = self.find_host(fields.features.model.as_deref())?;
+        let vocabulary = self.find_vocabulary(fields.choice()?).await?;
+        let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
+        let list = self.class_list(vocabulary, &options.background, options.templates)?;
+        self.embed_ahead(&host.name, &list, options.templates).await
     }
 
     /// How many of a class list's texts are embedded for a model, in memory or on disk, and how many there are.
     pub async fn embedded(&self, model: &ModelInfo, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
-        let mut embedded = 0;
-        for (space, texts) in spaces(model, templates, &list.texts()) {
+        let (all, mut embedded) = (list.texts(), 0);
+        for (space, texts) in spaces(model, templates, &all) {
             embedded += self.embeddings.embedded(&space, &texts).await;
         }
-        (embedded, list.texts().len())
+        (embedded, all.len())
     }
 }
 

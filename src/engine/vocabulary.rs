@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Engine;
-use super::request::{SegmentError, SegmentRequest, VocabularyChoice};
+use super::request::{Background, SegmentError, VocabularyChoice};
 use super::slots::Slot;
 use crate::vocabulary::{
     ClassList, NamedVocabulary, Precondition, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
-    VocabularyRegistry, off_pool,
+    VocabularyOptions, VocabularyRegistry, off_pool,
 };
 
 impl Engine {
@@ -60,7 +60,7 @@ impl Engine {
     async fn embed_for_all(&self, list: &ClassList, templates: TemplateSet, slot: &Arc<Slot>) {
         for host in &self.models {
             let Ok(model) = self.ready_model(host) else { continue };
-            if let Err(error) = self.embed(list, templates, host, &model, slot).await {
+            if let Err(error) = self.embed(&list.texts(), templates, host, &model, slot).await {
                 let model = &host.name;
                 tracing::warn!(%error, model, "a vocabulary could not be embedded ahead; its first request will");
             }
@@ -83,30 +83,61 @@ impl Engine {
         off_pool(move || ask(&registry)).await
     }
 
-    /// What a request looks for. Inline lists are remembered among the recent ones.
-    pub(super) async fn class_list(&self, request: &SegmentRequest) -> Result<Arc<ClassList>, SegmentError> {
+    /// What a request looks for, found once: the class list that is chosen and the options that come with it.
+    pub(super) async fn find_vocabulary(&self, choice: VocabularyChoice) -> Result<FoundVocabulary, SegmentError> {
         let limits = &self.settings.vocabulary_limits;
-        let background = request.background.names.clone();
-        match &request.vocabulary {
+        match choice {
             VocabularyChoice::Inline(classes) => {
-                let list = ClassList::new(classes.clone(), background.unwrap_or_default(), limits);
-                let list = Arc::new(list.map_err(VocabularyError::from)?);
-                self.recent.record(&list, request.templates, SystemTime::now());
-                Ok(list)
+                let list = ClassList::new(classes, Vec::new(), limits).map_err(VocabularyError::from)?;
+                Ok(FoundVocabulary {
+                    list: Arc::new(list),
+                    options: VocabularyOptions::default(),
+                    is_inline: true,
+                })
             }
             VocabularyChoice::Named(name) => {
-                let name = name.clone();
                 let vocabulary = self
                     .with_registry(move |registry| registry.get_for_request(&name))
                     .await?;
-                let list = Arc::clone(&vocabulary.list);
-                match background {
-                    Some(names) => Ok(Arc::new(
-                        list.with_background(&names, limits).map_err(VocabularyError::from)?,
-                    )),
-                    None => Ok(list),
-                }
+                Ok(FoundVocabulary {
+                    list: Arc::clone(&vocabulary.list),
+                    options: vocabulary.options,
+                    is_inline: false,
+                })
             }
+            VocabularyChoice::Defined(VocabularyDefinition { list, options }) => Ok(FoundVocabulary {
+                list: Arc::new(list),
+                options,
+                is_inline: false,
+            }),
         }
     }
+
+    /// The class list of a vocabulary with the background names that a request asks for. Lists that came with a request are
+    /// remembered among the recent ones.
+    pub(super) fn class_list(
+        &self,
+        vocabulary: FoundVocabulary,
+        background: &Background,
+        templates: TemplateSet,
+    ) -> Result<Arc<ClassList>, VocabularyError> {
+        let FoundVocabulary { list, is_inline, .. } = vocabulary;
+        let list = match &background.names {
+            Some(names) => Arc::new(list.with_background(names, &self.settings.vocabulary_limits)?),
+            None => list,
+        };
+        if is_inline {
+            self.recent.record(&list, templates, SystemTime::now());
+        }
+        Ok(list)
+    }
+}
+
+/// A vocabulary that a request has chosen.
+pub(super) struct FoundVocabulary {
+    list: Arc<ClassList>,
+    /// What takes the place of the defaults.
+    pub(super) options: VocabularyOptions,
+    /// Whether the classes came with the request.
+    is_inline: bool,
 }

@@ -21,7 +21,7 @@ use super::batching::{Batching, PassShape};
 use super::metrics::EngineMetrics;
 use super::queue::JobQueue;
 use super::slots::Slot;
-use crate::dense::DenseOptions;
+use crate::dense::{DenseOptions, FeatureOptions};
 use crate::image::{ModelInput, NormalisedImage};
 use crate::labeller::{ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo};
 use crate::scores::DenseScores;
@@ -35,19 +35,19 @@ const RELOAD_PAUSE: Duration = Duration::from_secs(1);
 /// Work for a model, with the channel its answer goes to. A job whose receiver is gone is skipped.
 pub enum Job {
     /// Compute an image's features.
-    Look(LookJob),
+    Extract(ExtractJob),
     /// Score an image.
     Score(ScoreJob),
     /// Embed texts.
     Embed(EmbedJob),
 }
 
-/// An image to be looked at.
-pub struct LookJob {
+/// An image whose features are wanted.
+pub struct ExtractJob {
     /// The model's input.
     pub input: ModelInput,
-    /// How.
-    pub options: DenseOptions,
+    /// Which features.
+    pub options: FeatureOptions,
     /// Where the features go.
     pub ticket: Ticket<Arc<dyn ImageFeatures>>,
 }
@@ -55,7 +55,7 @@ pub struct LookJob {
 /// An image to be scored.
 pub struct ScoreJob {
     /// What there is of it.
-    pub sight: Sight,
+    pub input: FeatureInput,
     /// What to compare it with.
     pub classifier: Arc<Classifier>,
     /// How.
@@ -65,11 +65,16 @@ pub struct ScoreJob {
 }
 
 /// What there is of an image for its scores.
-pub enum Sight {
-    /// Its pixels: the model looks at them first.
+pub enum FeatureInput {
+    /// Its pixels: features are extracted first.
     Pixels(ModelInput),
-    /// What the model made of it before, and its pixels where a refinement needs them.
-    Features(Arc<dyn ImageFeatures>, Option<ModelInput>),
+    /// Features that were extracted before.
+    Cached {
+        /// The features.
+        features: Arc<dyn ImageFeatures>,
+        /// The pixels, where a refinement needs them.
+        pixels: Option<ModelInput>,
+    },
 }
 
 /// Scores, and what they were made of.
@@ -287,14 +292,14 @@ fn features(labeller: &mut dyn Labeller, jobs: &[Job]) -> Result<Vec<Arc<dyn Ima
     let pixels: Vec<_> = jobs.iter().filter_map(Job::pixels).collect();
     let inputs: Vec<_> = pixels.iter().map(|(input, _)| *input).collect();
     let (_, options) = pixels.first().expect("jobs of a shape have pixels");
-    labeller.features_of_batch(&inputs, options)
+    labeller.features(&inputs, options)
 }
 
 fn answer_without_a_pass(labeller: &mut dyn Labeller, job: &mut Job) {
     job.begin();
     match job {
         Job::Score(ScoreJob {
-            sight: Sight::Features(features, input),
+            input: FeatureInput::Cached { features, pixels },
             classifier,
             options,
             ticket,
@@ -302,7 +307,7 @@ fn answer_without_a_pass(labeller: &mut dyn Labeller, job: &mut Job) {
             ticket.answer(score(
                 labeller,
                 Arc::clone(features),
-                input.as_ref(),
+                pixels.as_ref(),
                 classifier,
                 options,
             ));
@@ -310,22 +315,22 @@ fn answer_without_a_pass(labeller: &mut dyn Labeller, job: &mut Job) {
         Job::Embed(job) if job.ticket.is_wanted() => {
             job.ticket.answer(labeller.embed_texts(&job.texts, job.templates));
         }
-        Job::Look(_) | Job::Score(_) | Job::Embed(_) => {}
+        Job::Extract(_) | Job::Score(_) | Job::Embed(_) => {}
     }
 }
 
 impl Job {
     /// The pixels that the model has to look at, and how.
-    fn pixels(&self) -> Option<(&ModelInput, &DenseOptions)> {
+    fn pixels(&self) -> Option<(&ModelInput, &FeatureOptions)> {
         match self {
-            Self::Look(LookJob { input, options, .. })
-            | Self::Score(ScoreJob {
-                sight: Sight::Pixels(input),
+            Self::Extract(ExtractJob { input, options, .. }) => Some((input, options)),
+            Self::Score(ScoreJob {
+                input: FeatureInput::Pixels(input),
                 options,
                 ..
-            }) => Some((input, options)),
+            }) => Some((input, &options.features)),
             Self::Score(ScoreJob {
-                sight: Sight::Features(..),
+                input: FeatureInput::Cached { .. },
                 ..
             })
             | Self::Embed(_) => None,
@@ -339,7 +344,7 @@ impl Job {
 
     fn is_wanted(&self) -> bool {
         match self {
-            Self::Look(job) => job.ticket.is_wanted(),
+            Self::Extract(job) => job.ticket.is_wanted(),
             Self::Score(job) => job.ticket.is_wanted(),
             Self::Embed(job) => job.ticket.is_wanted(),
         }
@@ -347,7 +352,7 @@ impl Job {
 
     fn begin(&mut self) {
         match self {
-            Self::Look(job) => job.ticket.begin(),
+            Self::Extract(job) => job.ticket.begin(),
             Self::Score(job) => job.ticket.begin(),
             Self::Embed(job) => job.ticket.begin(),
         }
@@ -356,9 +361,9 @@ impl Job {
     /// What becomes of the features of its pixels.
     fn finish(&mut self, labeller: &mut dyn Labeller, features: Result<Arc<dyn ImageFeatures>, LabellerError>) {
         match self {
-            Self::Look(job) => job.ticket.answer(features),
+            Self::Extract(job) => job.ticket.answer(features),
             Self::Score(ScoreJob {
-                sight: Sight::Pixels(input),
+                input: FeatureInput::Pixels(input),
                 classifier,
                 options,
                 ticket,
@@ -378,9 +383,9 @@ fn score(
     classifier: &Classifier,
     options: &DenseOptions,
 ) -> Result<Scored, LabellerError> {
-    let mut scores = features.score(classifier, options)?;
+    let mut scores = features.score(classifier, &options.scoring)?;
     if let Some(input) = input {
-        scores.map = labeller.refine(scores.map, input, classifier, options)?;
+        scores.map = labeller.refine(scores.map, input, classifier, &options.refinement)?;
     }
     Ok(Scored { scores, features })
 }
@@ -410,8 +415,11 @@ fn load_and_warm(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerE
         owners: vec![QueryOwner::Class(0)],
     };
     let options = DenseOptions {
-        // A student has none, and looks at none.
-        attention: info.attentions.first().copied().unwrap_or_default(),
+        features: FeatureOptions {
+            // A student has none, and looks at none.
+            attention: info.attentions.first().copied().unwrap_or_default(),
+            ..FeatureOptions::default()
+        },
         ..DenseOptions::default()
     };
     labeller.score(&input, &classifier, &options)?;

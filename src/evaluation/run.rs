@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -13,7 +13,9 @@ use super::corruption::Corruption;
 use super::dataset::{Dataset, DatasetError, Sample, Truth, unreadable};
 use super::metrics::Metrics;
 use super::record::{ImageRecord, Recorder, StateError};
-use crate::engine::{Engine, ImageSource, InputOptions, OutputOptions, SegmentError, SegmentRequest, Timings};
+use crate::engine::{
+    Engine, ImageSource, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Timings,
+};
 use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
@@ -50,8 +52,10 @@ pub enum EvaluationError {
 /// What a run asks of each image: the request without the image, and what is done to the image before.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// The request; its image, output and deadline are each sample's own.
-    pub request: SegmentRequest,
+    /// The fields of the request.
+    pub fields: SegmentFields,
+    /// What the fields come to.
+    pub options: SegmentOptions,
     /// The classes' names, in the order of their ids.
     pub names: Vec<String>,
     /// What is done to the image first.
@@ -84,31 +88,11 @@ pub struct Outcome {
 impl Task {
     /// All that the counts depend on beside the files, as text.
     fn settings(&self, model: &ModelInfo) -> String {
-        // Taken apart, so that a new field has to be thought of here.
-        let SegmentRequest {
-            model: _, // its weights say more
-            image: _,
-            deadline: _,
-            output: _,
-            vocabulary,
-            background,
-            templates,
-            synonyms,
-            dense,
-            input:
-                InputOptions {
-                    short_side,
-                    scales,
-                    resize,
-                },
-        } = &self.request;
-        let corruption = self.corruption;
+        let (version, weights, precision) = (crate::VERSION, &model.weights_sha256, model.precision.name());
+        let (request, corruption) = (&self.fields, self.corruption);
         format!(
-            "{} {} {} {vocabulary:?} {background:?} {templates:?} {synonyms:?} {dense:?} {short_side:?} {scales:?} {resize:?} \
-             {corruption:?}",
-            crate::VERSION,
-            model.weights_sha256,
-            model.precision.name(),
+            "{version} {weights} {precision} {request:?} {:?} {corruption:?}",
+            self.options
         )
     }
 }
@@ -181,14 +165,15 @@ impl Run<'_> {
             Ok::<_, EvaluationError>((Bytes::from(image), Truth::read(&files, classes)?))
         })
         .await?;
+        let mut fields = self.task.fields.clone();
+        fields.output = OutputOptions {
+            label_map: LabelMapFormat::Raw,
+            confidence_map: false,
+        };
+        fields.features.deadline_seconds = Some(self.patience.as_secs_f64());
         let request = SegmentRequest {
             image: ImageSource::Upload(image.clone()),
-            output: OutputOptions {
-                label_map: LabelMapFormat::Raw,
-                confidence_map: false,
-            },
-            deadline: Instant::now() + self.patience,
-            ..self.task.request.clone()
+            fields,
         };
         let segmentation = self.engine.segment(request).await;
         let segmentation = segmentation.map_err(|source| EvaluationError::Segment {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::dense::{Attention, DenseOptions, KeySmoothingMethod};
+use crate::dense::{Attention, DenseOptions, FeatureOptions, KeySmoothingMethod, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation};
 use crate::scores::{DenseScores, ScoreMap};
 use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
@@ -26,28 +26,19 @@ pub trait Labeller {
     /// When the model fails; the worker answers the jobs it holds and goes on.
     fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError>;
 
-    /// What the model makes of one image at each of its sizes: whatever does not depend on the texts.
+    /// What the model makes of images whose inputs have the same sizes: whatever does not depend on the texts, in the order of
+    /// `inputs`. May share passes. Each result equals that of a separate pass up to rounding.
     ///
     /// # Errors
-    /// When the model fails; the worker answers the jobs it holds and goes on.
-    fn features(&mut self, input: &ModelInput, options: &DenseOptions)
-    -> Result<Arc<dyn ImageFeatures>, LabellerError>;
-
-    /// The same for images whose inputs have the same sizes, in fewer passes where the model can; of each as if it were alone, but
-    /// for rounding.
-    ///
-    /// # Errors
-    /// When the model fails on any of them.
-    fn features_of_batch(
+    /// When the model fails on any of them; the worker answers the jobs it holds and goes on.
+    fn features(
         &mut self,
         inputs: &[&ModelInput],
-        options: &DenseOptions,
-    ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
-        inputs.iter().map(|input| self.features(input, options)).collect()
-    }
+        options: &FeatureOptions,
+    ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError>;
 
-    /// The scores of an image's features with the options' refinement, which looks at its pixels: on one grid, with up to one cell
-    /// per pixel of the image; as they are without one.
+    /// Scores of an image, refined by its pixels: on one grid, with up to one cell per pixel of the image. Without a refinement the
+    /// scores come back as they are.
     ///
     /// # Errors
     /// When the model fails; the worker answers the jobs it holds and goes on.
@@ -56,7 +47,7 @@ pub trait Labeller {
         scores: ScoreMap,
         input: &ModelInput,
         classifier: &Classifier,
-        options: &DenseOptions,
+        options: &RefinementOptions,
     ) -> Result<ScoreMap, LabellerError>;
 
     /// Refined scores of one image, nothing of which is kept.
@@ -69,8 +60,9 @@ pub trait Labeller {
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError> {
-        let mut scores = self.features(input, options)?.score(classifier, options)?;
-        scores.map = self.refine(scores.map, input, classifier, options)?;
+        let features = self.features(&[input], &options.features)?.remove(0);
+        let mut scores = features.score(classifier, &options.scoring)?;
+        scores.map = self.refine(scores.map, input, classifier, &options.refinement)?;
         Ok(scores)
     }
 }
@@ -80,31 +72,11 @@ pub trait ImageFeatures: Send + Sync {
     /// Bytes of memory they take.
     fn bytes(&self) -> usize;
 
-    /// Scores: for each size on the model's grid or on those of all windows. The options are those the features are of, or such
-    /// as differ in what comes after features; key smoothing needs the keys that it was announced with.
+    /// Scores: for each size on the model's grid or on those of all windows.
     ///
     /// # Errors
-    /// When the model fails.
-    fn score(&self, classifier: &Classifier, options: &DenseOptions) -> Result<DenseScores, LabellerError>;
-
-    /// Those at the first size that are compared with texts, of unit length; of the first pass where the attention has a second.
-    ///
-    /// # Errors
-    /// When there is no one grid of them, or the model fails.
-    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError>;
-}
-
-/// Dense features of one image as plain data.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DenseFeatureGrid {
-    /// Cells from top to bottom.
-    pub rows: usize,
-    /// Cells from left to right.
-    pub columns: usize,
-    /// Length of a feature: [`ModelInfo::embedding_dimension`].
-    pub dimension: usize,
-    /// `[rows, columns, dimension]`, row-major, each feature of unit length.
-    pub values: Vec<f32>,
+    /// When key smoothing needs keys that were not kept with the features, or the model fails.
+    fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError>;
 }
 
 /// Why a model could not answer. Not the request's fault: those are refused before the model.

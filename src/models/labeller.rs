@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use super::text_encoder::TextEncoder;
-use crate::dense::{self, DenseOptions, FeatureSource, ImageViews, Refinement};
+use crate::dense::{self, Attention, FeatureOptions, FeatureSource, ImageViews, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, NormalisedImage};
-use crate::labeller::{DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, ModelInfo};
+use crate::labeller::{ImageFeatures, Labeller, LabellerError, ModelInfo};
 use crate::scores::{DenseScores, ScoreMap};
+use crate::support::{to_i64, to_usize};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// A network that gives features on a grid, with the text tower whose embeddings the features are compared with. It lives on one
@@ -28,6 +29,54 @@ impl<N> NetworkLabeller<N> {
     pub(super) fn into_text_encoder(self) -> (TextEncoder, ModelInfo) {
         (self.texts, self.info)
     }
+
+    /// The images of an input, one for each size, `[3, height, width]`.
+    fn tensors(&self, input: &ModelInput) -> Vec<Tensor> {
+        let (device, kind) = self.input;
+        let tensor = |image: &NormalisedImage| pixels(image, device).to_kind(kind);
+        input.sizes.iter().map(tensor).collect()
+    }
+}
+
+impl<N: FeatureSource> NetworkLabeller<N> {
+    /// The features of one image at its first size, seen as a whole, that are compared with texts; of the first pass where the
+    /// attention has a second.
+    ///
+    /// # Errors
+    /// When the network cannot compute the attention, or not on an image of that size.
+    pub fn unit_grid(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
+        let options = FeatureOptions {
+            attention,
+            ..FeatureOptions::default()
+        };
+        let failed = |reason: &dyn std::fmt::Display| LabellerError::Model(reason.to_string());
+        let image = self.tensors(input).remove(0).unsqueeze(0); // [3, height, width] -> [1, 3, height, width]
+        let features = self
+            .network
+            .features(&image, &options)
+            .map_err(|error| failed(&error))?
+            .remove(0);
+        let cells = features.unit_cells().to_device(Device::Cpu).contiguous(); // [cells, embedding]
+        Ok(DenseFeatureGrid {
+            rows: to_usize(features.height),
+            columns: to_usize(features.width),
+            dimension: to_usize(cells.size()[1]),
+            values: Vec::try_from(cells.flatten(0, -1)).map_err(|error: tch::TchError| failed(&error))?,
+        })
+    }
+}
+
+/// Dense features of one image as plain data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenseFeatureGrid {
+    /// Cells from top to bottom.
+    pub rows: usize,
+    /// Cells from left to right.
+    pub columns: usize,
+    /// Length of a feature: [`ModelInfo::embedding_dimension`].
+    pub dimension: usize,
+    /// `[rows, columns, dimension]`, row-major, each feature of unit length.
+    pub values: Vec<f32>,
 }
 
 impl<N: FeatureSource> Labeller for NetworkLabeller<N> {
@@ -52,23 +101,10 @@ impl<N: FeatureSource> Labeller for NetworkLabeller<N> {
 
     fn features(
         &mut self,
-        input: &ModelInput,
-        options: &DenseOptions,
-    ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
-        Ok(self.features_of_batch(&[input], options)?.remove(0))
-    }
-
-    fn features_of_batch(
-        &mut self,
         inputs: &[&ModelInput],
-        options: &DenseOptions,
+        options: &FeatureOptions,
     ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
-        let (device, kind) = self.input;
-        let pixels = |image: &NormalisedImage| pixels(image, device).to_kind(kind);
-        let images: Vec<Vec<_>> = inputs
-            .iter()
-            .map(|input| input.sizes.iter().map(pixels).collect())
-            .collect();
+        let images: Vec<Vec<Tensor>> = inputs.iter().map(|input| self.tensors(input)).collect();
         let images: Vec<_> = images.iter().map(Vec::as_slice).collect();
         let views = ImageViews::extract_batch(&self.network, &images, options);
         let views = views.map_err(|error| LabellerError::Model(error.to_string()))?;
@@ -76,7 +112,7 @@ impl<N: FeatureSource> Labeller for NetworkLabeller<N> {
             Arc::new(TensorFeatures {
                 bytes: views.bytes(),
                 views: Mutex::new(views),
-                device,
+                device: self.input.0,
             }) as Arc<dyn ImageFeatures>
         });
         Ok(features.collect())
@@ -87,9 +123,9 @@ impl<N: FeatureSource> Labeller for NetworkLabeller<N> {
         scores: ScoreMap,
         input: &ModelInput,
         classifier: &Classifier,
-        options: &DenseOptions,
+        options: &RefinementOptions,
     ) -> Result<ScoreMap, LabellerError> {
-        if options.refinement == Refinement::None {
+        if *options == RefinementOptions::None {
             return Ok(scores);
         }
         let (device, _) = self.input;
@@ -121,39 +157,22 @@ impl ImageFeatures for TensorFeatures {
         self.bytes
     }
 
-    fn score(&self, classifier: &Classifier, options: &DenseOptions) -> Result<DenseScores, LabellerError> {
+    fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError> {
         let text = texts(classifier, self.device);
-        Ok(self.views().score(&text, &classifier.owners, options))
-    }
-
-    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError> {
-        let failed = |reason: &dyn std::fmt::Display| LabellerError::Model(reason.to_string());
-        let views = self.views();
-        let features = views.first_whole();
-        let features = features.ok_or_else(|| failed(&"windows have no one grid of features"))?;
-        let cells = features.unit_cells().to_device(Device::Cpu).contiguous(); // [cells, embedding]
-        let length = |count: i64| usize::try_from(count).expect("a tensor's dimension is not negative");
-        Ok(DenseFeatureGrid {
-            rows: length(features.height),
-            columns: length(features.width),
-            dimension: length(cells.size()[1]),
-            values: Vec::try_from(cells.flatten(0, -1)).map_err(|error: tch::TchError| failed(&error))?,
-        })
+        let scores = self.views().score(&text, &classifier.owners, options);
+        scores.map_err(|error| LabellerError::Model(error.to_string()))
     }
 }
 
 /// `[3, height, width]`, in 32 bits.
 fn pixels(image: &NormalisedImage, device: Device) -> Tensor {
-    let pixels = Tensor::from_slice(&image.values).view([3, size(image.height), size(image.width)]);
+    let pixels = Tensor::from_slice(&image.values).view([3, to_i64(image.height), to_i64(image.width)]);
     pixels.to_device(device)
 }
 
 /// `[queries, embedding]`, in 32 bits.
 fn texts(classifier: &Classifier, device: Device) -> Tensor {
-    let text = Tensor::from_slice(&classifier.embeddings).view([size(classifier.queries), size(classifier.dimension)]);
+    let text =
+        Tensor::from_slice(&classifier.embeddings).view([to_i64(classifier.queries), to_i64(classifier.dimension)]);
     text.to_device(device)
-}
-
-fn size(length: usize) -> i64 {
-    i64::try_from(length).expect("a length in memory fits 63 bits")
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::labeller::{Labeller, LabellerError, ModelKind, ServedModel};
 
 pub use clip::{ClipLabeller, ClipModel};
-pub use labeller::NetworkLabeller;
+pub use labeller::{DenseFeatureGrid, NetworkLabeller};
 pub use place::{Place, PrecisionRule};
 pub use settings::{DeviceChoice, ModelEntry, ModelSettings, PrecisionChoice, one_or_several};
 pub use source::ModelError;

@@ -13,6 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::{TrainError, file_error};
 use crate::models::student::{Plan, StepReport};
+use crate::support::{to_i64, to_usize};
 
 /// The one key of the state's metadata: several would come in any order.
 const METADATA: &str = "maskclip-training";
@@ -38,11 +39,7 @@ pub(super) fn to_bytes<'a>(
         .into_iter()
         .map(|(name, tensor)| {
             let tensor = tensor.detach().to_kind(Kind::Float).contiguous();
-            let shape: Vec<usize> = tensor
-                .size()
-                .into_iter()
-                .map(|length| usize::try_from(length).expect("a dimension is not negative"))
-                .collect();
+            let shape: Vec<usize> = tensor.size().into_iter().map(to_usize).collect();
             let elements = tensor.numel();
             let mut bytes = vec![0; elements * Kind::Float.elt_size_in_bytes()];
             tensor.copy_data_u8(&mut bytes, elements);
@@ -79,11 +76,7 @@ pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
         if view.dtype() != Dtype::F32 {
             return Err(damaged(format!("{name} holds {}", view.dtype())));
         }
-        let shape: Vec<i64> = view
-            .shape()
-            .iter()
-            .map(|&length| i64::try_from(length).expect("the file holds that many elements"))
-            .collect();
+        let shape: Vec<i64> = view.shape().iter().map(|&length| to_i64(length)).collect();
         Ok((name, Tensor::from_data_size(view.data(), &shape, Kind::Float)))
     });
     Ok((tensors.collect::<Result<_, TrainError>>()?, header))

@@ -31,7 +31,7 @@ pub use loss::{cross_entropy, feature_distance};
 pub use optimiser::Sgd;
 pub use pseudo_labels::{LABELS_FOLDER, LabelCache};
 pub use run::{LOG_FILE, STATE_FILE, TrainOutcome, TrainRun};
-pub use teacher::Teacher;
+pub use teacher::{Teacher, TeachingLabeller};
 pub use texts::{Texts, TextsError};
 
 use serde_json::Value;

@@ -5,7 +5,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use super::checkpoint::write_atomically;
 use super::{TrainError, differences, file_error};
-use crate::engine::{Engine, ImageSource, OutputOptions, SegmentRequest};
+use crate::engine::{Engine, ImageSource, OutputOptions, SegmentFields, SegmentRequest};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::models::student::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary};
@@ -87,7 +86,7 @@ impl LabelCache {
         (0..images).all(|image| self.file(image).exists())
     }
 
-    /// Asks the engine for the label map of each image that has none yet. `stop` is asked before each image, `labelled` told of
+    /// Asks the engine, with these fields of a request, for the label map of each image that has none yet: an indexed PNG. `stop` is asked before each image, `labelled` told of
     /// each, known or new. False when `stop` said so before the end.
     ///
     /// # Errors
@@ -95,12 +94,16 @@ impl LabelCache {
     pub async fn fill(
         &self,
         engine: &Arc<Engine>,
-        request: &SegmentRequest,
-        patience: Duration,
+        fields: &SegmentFields,
         files: &[PathBuf],
         stop: impl Fn() -> bool,
         mut labelled: impl FnMut(),
     ) -> Result<bool, TrainError> {
+        let mut fields = fields.clone();
+        fields.output = OutputOptions {
+            label_map: LabelMapFormat::Png,
+            confidence_map: false,
+        };
         for (image, path) in files.iter().enumerate() {
             let file = self.file(image);
             if !file.exists() {
@@ -109,12 +112,7 @@ impl LabelCache {
                 }
                 let request = SegmentRequest {
                     image: ImageSource::Upload(Bytes::from(fs::read(path).map_err(file_error(path))?)),
-                    output: OutputOptions {
-                        label_map: LabelMapFormat::Png,
-                        confidence_map: false,
-                    },
-                    deadline: Instant::now() + patience,
-                    ..request.clone()
+                    fields: fields.clone(),
                 };
                 let segmentation = engine.segment(request).await;
                 let segmentation = segmentation.map_err(|source| TrainError::Segment {

@@ -7,15 +7,33 @@ use super::given_labels::GivenLabels;
 use super::pseudo_labels::LabelCache;
 use super::texts::Texts;
 use super::views::View;
-use crate::dense::DenseOptions;
+use crate::dense::{Attention, DenseOptions};
+use crate::image::ModelInput;
 use crate::label_map::{LabelMapOptions, label_map};
 use crate::labeller::{Labeller, LabellerError};
+use crate::models::{ClipLabeller, DenseFeatureGrid};
 use crate::scores::UNLABELLED;
+use crate::support::to_i64;
+
+/// A labeller that can teach: its features are a student's goal, too, where features are distilled.
+pub trait TeachingLabeller: Labeller {
+    /// The features of one image at its first size, seen as a whole, that are compared with texts.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn unit_grid(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError>;
+}
+
+impl TeachingLabeller for ClipLabeller {
+    fn unit_grid(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
+        ClipLabeller::unit_grid(self, input, attention)
+    }
+}
 
 /// Whoever teaches, and what it is asked.
 pub struct Teacher<'a> {
     /// Scores views.
-    pub labeller: &'a mut dyn Labeller,
+    pub labeller: &'a mut dyn TeachingLabeller,
     /// The texts that views are scored against, and the student's.
     pub texts: &'a Texts,
     /// How.
@@ -52,18 +70,14 @@ impl Teacher<'_> {
         Ok(labels.collect())
     }
 
-    /// The labeller's features of views, `[batch, embedding, rows, columns]`, of unit length.
+    /// The labeller's features of views, `[batch, embedding, rows, columns]`, of unit length: of each view as a whole, whatever its
+    /// pseudo-labels come of.
     pub(super) fn features<'v>(&mut self, views: impl Iterator<Item = &'v View>) -> Result<Tensor, LabellerError> {
-        let size = |length: usize| i64::try_from(length).expect("a length in memory fits 63 bits");
-        // Of each view as a whole, whatever its pseudo-labels come of.
-        let options = DenseOptions {
-            attention: self.options.attention,
-            ..DenseOptions::default()
-        };
+        let attention = self.options.features.attention;
         let features = views.map(|view| {
-            let grid = self.labeller.features(&view.plain, &options)?.unit_grid()?;
+            let grid = self.labeller.unit_grid(&view.plain, attention)?;
             // [rows, columns, embedding] -> [embedding, rows, columns]
-            let shape = [grid.rows, grid.columns, grid.dimension].map(size);
+            let shape = [grid.rows, grid.columns, grid.dimension].map(to_i64);
             Ok(Tensor::from_slice(&grid.values).view(shape).permute([2, 0, 1]))
         });
         let features: Vec<_> = features.collect::<Result<_, LabellerError>>()?;

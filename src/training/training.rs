@@ -16,7 +16,7 @@ use crate::evaluation::Truth;
 use crate::image::{Normalisation, RgbImage, decode};
 use crate::models::student::{Initial, Mode, Network, Parameters, Plan, PseudoLabels, StepReport, classify};
 use crate::scores::UNLABELLED;
-use crate::support::Random;
+use crate::support::{Random, to_i64};
 
 /// Steps in a row without a single labelled pixel after which nobody will come.
 const BARREN_STEPS: u64 = 20;
@@ -80,7 +80,7 @@ impl<'a> Trainer<'a> {
             }
         };
         let learned = texts.learned.map(|query| {
-            let length = size(texts.student.dimension);
+            let length = to_i64(texts.student.dimension);
             // About as long as a text's embedding.
             let deviation = 1.0 / (length as f64).sqrt();
             let begun = parameters.trainable(BACKGROUND.to_owned(), &[length], Initial::Normal { deviation });
@@ -94,7 +94,7 @@ impl<'a> Trainer<'a> {
                 .restore(&mut momentum)
                 .map_err(|name| TrainError::Foreign(format!("the momentum of {name} is not what it should be")))?;
         }
-        let shape = [texts.student.queries, texts.student.dimension].map(size);
+        let shape = [texts.student.queries, texts.student.dimension].map(to_i64);
         let pseudo_labelled = (0..).zip(&texts.pseudo_labelled);
         Ok(Self {
             plan,
@@ -390,8 +390,4 @@ fn read_image(file: &Path, max_image_pixels: u64) -> Result<RgbImage, TrainError
         path: file.to_owned(),
         source,
     })
-}
-
-fn size(length: usize) -> i64 {
-    i64::try_from(length).expect("a length in memory fits 63 bits")
 }

@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use maskclip::dense::{Attention, DenseOptions, Refinement, SmoothingKeys};
+use maskclip::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, ScoreOptions};
 use maskclip::image::{ModelInput, Normalisation, NormalisedImage};
 use maskclip::labeller::{
-    DenseFeatureGrid, ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, Precision,
-    ServedModel, StudentInfo, TeacherInfo,
+    ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, Precision, ServedModel, StudentInfo,
+    TeacherInfo,
 };
 use maskclip::scores::DenseScores;
 use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
@@ -244,24 +244,11 @@ struct ColourLabeller {
     control: Control,
 }
 
-impl Labeller for ColourLabeller {
-    fn info(&self) -> &ModelInfo {
-        &self.info
-    }
-
-    fn embed_texts(&mut self, texts: &[String], _templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
-        self.control.perform(&self.control.0.embed)?;
-        let embeddings = texts.iter().map(|text| TextEmbedding {
-            vector: embedding(text).into(),
-            truncated: text.len() > READ_BYTES,
-        });
-        Ok(embeddings.collect())
-    }
-
-    fn features(
-        &mut self,
+impl ColourLabeller {
+    fn features_of(
+        &self,
         input: &ModelInput,
-        options: &DenseOptions,
+        options: &FeatureOptions,
     ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
         self.control.0.looks.fetch_add(1, Ordering::Relaxed);
         self.control.perform(&self.control.0.look)?;
@@ -280,9 +267,33 @@ impl Labeller for ColourLabeller {
             grids: input.sizes.iter().map(grid).collect(),
             sizes: input.sizes.iter().map(|image| (image.width, image.height)).collect(),
             image: (input.image_width, input.image_height),
-            keys: options.key_smoothing.keys(),
+            options: *options,
             control: self.control.clone(),
         }))
+    }
+}
+
+impl Labeller for ColourLabeller {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn embed_texts(&mut self, texts: &[String], _templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
+        self.control.perform(&self.control.0.embed)?;
+        let embeddings = texts.iter().map(|text| TextEmbedding {
+            vector: embedding(text).into(),
+            truncated: text.len() > READ_BYTES,
+        });
+        Ok(embeddings.collect())
+    }
+
+    fn features(
+        &mut self,
+        inputs: &[&ModelInput],
+        options: &FeatureOptions,
+    ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
+        let features = inputs.iter().map(|input| self.features_of(input, options));
+        features.collect()
     }
 
     fn refine(
@@ -290,9 +301,12 @@ impl Labeller for ColourLabeller {
         scores: ScoreMap,
         _input: &ModelInput,
         _classifier: &Classifier,
-        options: &DenseOptions,
+        options: &RefinementOptions,
     ) -> Result<ScoreMap, LabellerError> {
-        if options.refinement != Refinement::None {
+        if let Some(asked) = &mut *self.control.0.asked.lock().unwrap() {
+            asked.options.refinement = *options;
+        }
+        if *options != RefinementOptions::None {
             self.control.0.refinements.fetch_add(1, Ordering::Relaxed);
         }
         Ok(scores)
@@ -304,7 +318,7 @@ struct ColourFeatures {
     grids: Vec<Grid>,
     sizes: Vec<(usize, usize)>,
     image: (usize, usize),
-    keys: Option<SmoothingKeys>,
+    options: FeatureOptions,
     control: Control,
 }
 
@@ -319,11 +333,18 @@ impl ImageFeatures for ColourFeatures {
         self.grids.iter().map(|grid| size_of_val(grid.cells.as_slice())).sum()
     }
 
-    fn score(&self, classifier: &Classifier, options: &DenseOptions) -> Result<DenseScores, LabellerError> {
+    fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError> {
         let needed = options.key_smoothing.keys();
-        assert!(needed.is_none() || needed == self.keys, "features without the keys");
+        assert!(
+            needed.is_none() || needed == self.options.keys,
+            "features without the keys"
+        );
         *self.control.0.asked.lock().unwrap() = Some(Asked {
-            options: *options,
+            options: DenseOptions {
+                features: self.options,
+                scoring: *options,
+                refinement: RefinementOptions::None,
+            },
             sizes: self.sizes.clone(),
             image: self.image,
             owners: classifier.owners.clone(),
@@ -361,10 +382,6 @@ impl ImageFeatures for ColourFeatures {
             image_probability,
             denoising_dropped_all: false,
         })
-    }
-
-    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError> {
-        unreachable!("a server has no students")
     }
 }
 

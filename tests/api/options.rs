@@ -1,7 +1,14 @@
 //! Options of `POST /v1/segment` that reach the model or the label map: from the request, else from the defaults.
 
 use axum::http::StatusCode;
-use maskclip::dense::{KeySmoothing, KeySmoothingMethod, MethodConstants, Refinement, ResclipConstants, Window};
+use maskclip::config::Config;
+use maskclip::dense::{
+    Attention, AttentionConstants, KeySmoothing, KeySmoothingMethod, Refinement, RefinementOptions, ResclipConstants,
+    Window,
+};
+use maskclip::engine::{FeatureFields, SegmentFields, Surroundings};
+use maskclip::labeller::ModelKind;
+use maskclip::vocabulary::VocabularyOptions;
 use serde_json::{Value, json};
 
 use crate::support::{App, REQUEST_ID, with_image};
@@ -33,7 +40,7 @@ async fn windows_are_the_requests_or_the_defaults() {
             .unwrap()
             .extend(fields.as_object().unwrap().clone());
         app.segment(&body).await.ok();
-        assert_eq!(app.control.asked().options.window, window, "{fields}");
+        assert_eq!(app.control.asked().options.features.window, window, "{fields}");
     }
 }
 
@@ -193,11 +200,14 @@ async fn scales_that_cannot_be_are_422() {
 async fn key_smoothing_is_the_requests_or_the_defaults() {
     let app = App::start_with(|config| config.defaults.key_smoothing = KeySmoothingMethod::Likeness).await;
     app.segment(&with_image(json!({"classes": ["red"]}))).await.ok();
-    assert_eq!(app.control.asked().options.key_smoothing, KeySmoothing::Likeness);
+    assert_eq!(
+        app.control.asked().options.scoring.key_smoothing,
+        KeySmoothing::Likeness
+    );
     app.segment(&with_image(json!({"classes": ["red"], "key_smoothing": "formula"})))
         .await
         .ok();
-    assert_eq!(app.control.asked().options.key_smoothing, KeySmoothing::Formula);
+    assert_eq!(app.control.asked().options.scoring.key_smoothing, KeySmoothing::Formula);
 }
 
 #[tokio::test]
@@ -224,7 +234,7 @@ async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
     app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
     let asked = app.control.asked();
     assert_eq!(
-        (asked.options.refinement, asked.image, asked.sizes),
+        (asked.options.refinement.refinement(), asked.image, asked.sizes),
         (Refinement::Pamr, (16, 8), vec![(16, 8)])
     );
 
@@ -239,7 +249,7 @@ async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
 
     let whole = json!({"classes": ["red", "blue", "green"], "refinement": "none"});
     app.segment(&with_image(whole)).await.ok();
-    assert_eq!(app.control.asked().options.refinement, Refinement::None);
+    assert_eq!(app.control.asked().options.refinement.refinement(), Refinement::None);
 }
 
 #[tokio::test]
@@ -308,7 +318,7 @@ async fn a_protocol_says_what_the_request_leaves_out() {
     assert_eq!(reply["classes"].as_array().unwrap().len(), 21);
     let asked = app.control.asked();
     assert_eq!(
-        (asked.options.temperature, asked.options.refinement),
+        (asked.options.scoring.temperature, asked.options.refinement.refinement()),
         (40.0, Refinement::Pamr)
     );
     assert_eq!((asked.sizes, asked.owners.len()), (vec![(672, 336)], 56));
@@ -318,7 +328,7 @@ async fn a_protocol_says_what_the_request_leaves_out() {
     app.segment(&with_image(own_words)).await.ok();
     let asked = app.control.asked();
     assert_eq!(
-        (asked.options.window, asked.options.temperature),
+        (asked.options.features.window, asked.options.scoring.temperature),
         (Some(Window { side: 4, stride: 2 }), 7.0)
     );
     assert_eq!((asked.sizes, asked.owners.len()), (vec![(16, 8)], 2));
@@ -333,16 +343,26 @@ async fn a_protocol_says_what_the_request_leaves_out() {
     );
 }
 
-#[tokio::test]
-async fn a_protocol_brings_the_constants_of_its_method() {
-    let app = App::start_with(|config| config.limits.input.max_input_pixels = 1 << 20).await;
-    let asked = async |fields: Value| {
-        let mut body = with_image(fields);
-        body["attention"] = json!("maskclip"); // The fake has none of the others.
-        app.segment(&body).await.ok();
-        app.control.asked().options
+#[test]
+fn a_protocol_brings_the_constants_of_its_method() {
+    let settings = Config::for_testing().engine_settings();
+    let resolved = |protocol: Option<&str>, attention: Option<Attention>| {
+        let fields = SegmentFields {
+            features: FeatureFields {
+                protocol: protocol.map(|name| name.parse().expect("a protocol")),
+                attention,
+                ..FeatureFields::default()
+            },
+            ..SegmentFields::default()
+        };
+        let surroundings = Surroundings {
+            settings: &settings,
+            model: ("demo-vit", ModelKind::Clip),
+        };
+        let options = fields.resolve(surroundings, &VocabularyOptions::default());
+        options.expect("a protocol is within the limits").dense
     };
-    let resclip = asked(json!({"protocol": "resclip-voc21"})).await;
+    let resclip = resolved(Some("resclip-voc21"), None);
     let expected = ResclipConstants {
         threshold: 0.5,
         middle_share: 0.3,
@@ -350,21 +370,29 @@ async fn a_protocol_brings_the_constants_of_its_method() {
         layout_share: 0.7,
     };
     assert_eq!(
-        (resclip.constants.resclip, resclip.refinement, resclip.window),
-        (expected, Refinement::None, None)
+        (
+            resclip.features.constants.resclip,
+            resclip.refinement,
+            resclip.features.window
+        ),
+        (expected, RefinementOptions::None, None)
     );
 
-    let pearl = asked(json!({"protocol": "pearl-voc20"})).await;
-    assert_eq!(pearl.refinement, Refinement::PearlPropagation);
-    assert_eq!(pearl.constants, MethodConstants::default());
-    let pearl = asked(json!({"protocol": "pearl-cityscapes", "window": "none"})).await;
+    let pearl = resolved(Some("pearl-voc20"), None);
+    assert_eq!(pearl.refinement.refinement(), Refinement::PearlPropagation);
+    assert_eq!(pearl.features.constants, AttentionConstants::default());
+    let pearl = resolved(Some("pearl-cityscapes"), None);
+    assert_eq!(pearl.features.constants.pearl_key_weight, 0.3);
+    let (cells, temperature) = (224, 40.0);
     assert_eq!(
-        (pearl.constants.pearl.key_weight, pearl.constants.pearl.cells),
-        (0.3, 224)
+        pearl.refinement,
+        RefinementOptions::PearlPropagation { cells, temperature }
     );
 
-    let own = asked(json!({"classes": ["red"]})).await;
-    assert_eq!(own.constants, MethodConstants::default());
+    // Another attention reads none of them.
+    let other = resolved(Some("pearl-cityscapes"), Some(Attention::Maskclip));
+    assert_eq!(other.features.constants, AttentionConstants::default());
+    assert_eq!(resolved(None, None).features.constants, AttentionConstants::default());
 }
 
 #[tokio::test]

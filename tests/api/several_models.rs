@@ -114,14 +114,20 @@ async fn a_student_has_a_temperature_of_its_own_and_looks_at_no_default_about_at
     app.engine.ready().await.expect("the fakes load");
     app.segment(&body(&json!({"model": "fruit"}))).await.ok();
     let asked = student.asked().options;
-    assert_eq!((asked.temperature, asked.key_smoothing), (1.0, KeySmoothing::None));
+    assert_eq!(
+        (asked.scoring.temperature, asked.scoring.key_smoothing),
+        (1.0, KeySmoothing::None)
+    );
     app.segment(&body(&json!({"model": "fruit", "temperature": 3})))
         .await
         .ok();
-    assert_eq!(student.asked().options.temperature, 3.0);
+    assert_eq!(student.asked().options.scoring.temperature, 3.0);
     app.segment(&body(&json!({"attention": "clip"}))).await.ok();
     let asked = app.control.asked().options;
-    assert_eq!((asked.temperature, asked.key_smoothing), (40.0, KeySmoothing::Likeness));
+    assert_eq!(
+        (asked.scoring.temperature, asked.scoring.key_smoothing),
+        (40.0, KeySmoothing::Likeness)
+    );
 }
 
 #[tokio::test]

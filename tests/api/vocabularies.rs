@@ -88,12 +88,15 @@ async fn a_vocabularys_options_take_the_place_of_the_defaults_and_the_request_go
 
     app.segment(&with_image(json!({"vocabulary": "paint"}))).await.ok();
     let asked = app.control.asked();
-    assert_eq!((asked.owners.len(), asked.options.prompt_denoising), (3, Some(0.25)));
+    assert_eq!(
+        (asked.owners.len(), asked.options.scoring.prompt_denoising),
+        (3, Some(0.25))
+    );
 
     let own_words = json!({"vocabulary": "paint", "synonyms": "mean", "prompt_denoising": 0});
     app.segment(&with_image(own_words)).await.ok();
     let asked = app.control.asked();
-    assert_eq!((asked.owners.len(), asked.options.prompt_denoising), (2, None));
+    assert_eq!((asked.owners.len(), asked.options.scoring.prompt_denoising), (2, None));
 
     // All probabilities are below the threshold at this temperature, unless the request says otherwise.
     let unlabelled = async |request: Value| {

@@ -3,7 +3,7 @@
 
 use maskclip::clip::VisualTower;
 use maskclip::dense::{
-    self, Attention, DenseFeatures, DenseOptions, MethodConstants, PearlConstants, ResclipConstants,
+    self, Attention, AttentionConstants, DenseFeatures, FeatureOptions, ResclipConstants, ScoreOptions,
 };
 use maskclip::scores::QueryOwner;
 use tch::{Device, Kind, Tensor};
@@ -76,19 +76,18 @@ fn gem() {
 }
 
 /// As in tools/golden/attention.py; each differs from its default.
-fn other_constants(attention: Attention) -> DenseOptions {
+fn other_constants(attention: Attention) -> FeatureOptions {
     let resclip = ResclipConstants {
         threshold: 0.5,
         middle_share: 0.6,
         score_scale: 2.2,
         layout_share: 0.6,
     };
-    let pearl = PearlConstants {
-        key_weight: 0.3,
-        ..PearlConstants::default()
-    };
-    DenseOptions {
-        constants: MethodConstants { resclip, pearl },
+    FeatureOptions {
+        constants: AttentionConstants {
+            resclip,
+            pearl_key_weight: 0.3,
+        },
         ..options(attention)
     }
 }
@@ -151,17 +150,16 @@ fn agrees_in_logits_alone(attention: Attention) {
     comparison.conclude();
 }
 
-fn options(attention: Attention) -> DenseOptions {
-    DenseOptions {
+fn options(attention: Attention) -> FeatureOptions {
+    FeatureOptions {
         attention,
-        temperature: TEMPERATURE,
-        ..DenseOptions::default()
+        ..FeatureOptions::default()
     }
 }
 
 fn compare_logits(
     name: &str,
-    options: &DenseOptions,
+    options: &FeatureOptions,
     tower: &VisualTower,
     arrays: &Arrays,
     size: &str,
@@ -170,7 +168,11 @@ fn compare_logits(
     let text = arrays.get("text");
     let owners: Vec<_> = (0..).map(QueryOwner::Class).take(text.size()[0] as usize).collect();
     let image = arrays.get(&format!("{size}.image"));
-    let scores = dense::score(tower, std::slice::from_ref(image), text, &owners, options)
+    let scoring = ScoreOptions {
+        temperature: TEMPERATURE,
+        ..ScoreOptions::default()
+    };
+    let scores = dense::score(tower, std::slice::from_ref(image), text, &owners, options, &scoring)
         .expect("a ViT computes this attention");
     // [queries, height, width] -> [queries, cells]
     let logits = Tensor::from_slice(&scores.map.grids[0].values).view([text.size()[0], -1]);

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use maskclip::clip::{Clip, ModelConfig, Weights};
-use maskclip::dense::{self, DenseFeatures, DenseOptions};
+use maskclip::dense::{self, DenseFeatures, FeatureOptions, ScoreOptions};
 use maskclip::image::{self, Normalisation, Resize};
 use maskclip::label_map::{LabelMapOptions, label_map};
 use maskclip::scores::{QueryOwner, UNLABELLED};
@@ -69,8 +69,15 @@ fn labels(model: EmbeddedModel, kind: Kind) -> Vec<u16> {
             let input = image::preprocess(&pixels, size.0, size.1, Resize::Bicubic, &Normalisation::CLIP);
             // [3 * height * width] -> [3, height, width]
             let input = Tensor::from_slice(&input.values).view([3, size.1.into(), size.0.into()]);
-            let options = DenseOptions::default();
-            let scores = dense::score(&clip.visual, &[input.to_kind(kind)], &text, &owners, &options);
+            let (features, scoring) = (FeatureOptions::default(), ScoreOptions::default());
+            let scores = dense::score(
+                &clip.visual,
+                &[input.to_kind(kind)],
+                &text,
+                &owners,
+                &features,
+                &scoring,
+            );
             let options = LabelMapOptions {
                 width,
                 height,
@@ -113,7 +120,7 @@ fn random_cosines(name: &str, kind: Kind) -> Tensor {
     };
     let side = tower.patch_pixels() * 6;
     let image = wave(&[3, side, side], 12.9) * 2.0;
-    let features = DenseFeatures::extract(&tower, &image.to_kind(kind), &DenseOptions::default());
+    let features = DenseFeatures::extract(&tower, &image.to_kind(kind), &FeatureOptions::default());
     let unit = |rows: Tensor| &rows / rows.norm_scalaropt_dim(2, [-1], true);
     let cells = unit(
         features

@@ -1,7 +1,7 @@
 //! What refines scores at the image's size against an independent Python writing of the formulas: see
 //! tools/golden/refinement.py, which wrote the arrays.
 
-use maskclip::dense::{self, DenseOptions, MethodConstants, PearlConstants, Refinement};
+use maskclip::dense::{self, PROPAGATION_CELLS, RefinementOptions};
 use maskclip::scores::{ScoreGrid, ScoreKind, ScoreMap};
 use tch::Tensor;
 
@@ -14,7 +14,7 @@ const SIZE: (usize, usize) = (130, 70);
 
 #[test]
 fn pixel_adaptive_mask_refinement() {
-    let found = refined(Refinement::Pamr, PearlConstants::default());
+    let found = refined(RefinementOptions::Pamr);
     assert_eq!((found.height, found.width), SIZE);
     compare("pamr", &found);
 }
@@ -22,7 +22,7 @@ fn pixel_adaptive_mask_refinement() {
 /// 130 rows are averaged two by two, 70 columns are kept.
 #[test]
 fn the_propagation_of_pearl() {
-    let found = refined(Refinement::PearlPropagation, PearlConstants::default());
+    let found = refined(propagation(PROPAGATION_CELLS));
     assert_eq!((found.height, found.width), (65, 70));
     compare("propagated", &found);
 }
@@ -30,11 +30,7 @@ fn the_propagation_of_pearl() {
 /// Six and a half pixels a row and three and a half a column, rounded to even: 4 rows and 2 columns are dropped.
 #[test]
 fn the_propagation_on_as_many_cells_as_the_constants_say() {
-    let pearl = PearlConstants {
-        cells: 20,
-        ..PearlConstants::default()
-    };
-    let found = refined(Refinement::PearlPropagation, pearl);
+    let found = refined(propagation(20));
     assert_eq!((found.height, found.width), (21, 17));
     compare("propagated_coarsely", &found);
 }
@@ -43,7 +39,12 @@ fn arrays() -> Arrays {
     Arrays::read("refinement", "refinement.safetensors")
 }
 
-fn refined(refinement: Refinement, pearl: PearlConstants) -> ScoreGrid {
+fn propagation(cells: u32) -> RefinementOptions {
+    let temperature = TEMPERATURE;
+    RefinementOptions::PearlPropagation { cells, temperature }
+}
+
+fn refined(options: RefinementOptions) -> ScoreGrid {
     let arrays = arrays();
     let logits = arrays.get("logits");
     let scores = ScoreMap {
@@ -55,15 +56,6 @@ fn refined(refinement: Refinement, pearl: PearlConstants) -> ScoreGrid {
             windows: None,
             values: Vec::try_from(logits.view(-1)).expect("an array of 32-bit floats"),
         }],
-    };
-    let options = DenseOptions {
-        temperature: TEMPERATURE,
-        refinement,
-        constants: MethodConstants {
-            pearl,
-            ..MethodConstants::default()
-        },
-        ..DenseOptions::default()
     };
     let refined = dense::refine(
         scores,

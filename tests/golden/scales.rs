@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use maskclip::dense::{self, DenseOptions, KeySmoothing, Window};
+use maskclip::dense::{self, FeatureOptions, KeySmoothing, ScoreOptions, Window};
 use maskclip::label_map;
 use tch::Tensor;
 
@@ -29,30 +29,32 @@ fn scores_of_several_sizes_are_averaged_at_that_of_the_image() {
             .map(Tensor::shallow_clone)
             .collect();
         assert!(sizes.len() > 1, "{name}");
-        let plain = DenseOptions {
+        let plain = ScoreOptions {
             temperature,
-            ..DenseOptions::default()
+            ..ScoreOptions::default()
         };
-        let windows = DenseOptions {
-            window: Some(WINDOW),
+        let denoised = ScoreOptions {
+            prompt_denoising: Some(0.5),
             ..plain
         };
-        let denoised = DenseOptions {
-            prompt_denoising: Some(0.5),
-            ..windows
-        };
-        let likeness = DenseOptions {
+        let likeness = ScoreOptions {
             key_smoothing: KeySmoothing::Likeness,
-            ..windows
+            ..plain
         };
-        for (case, options) in [
-            ("whole", plain),
-            ("windows", windows),
-            ("denoised", denoised),
-            ("likeness", likeness),
+        for (case, window, scoring) in [
+            ("whole", None, plain),
+            ("windows", Some(WINDOW), plain),
+            ("denoised", Some(WINDOW), denoised),
+            ("likeness", Some(WINDOW), likeness),
         ] {
+            let features = FeatureOptions {
+                window,
+                keys: scoring.key_smoothing.keys(),
+                ..FeatureOptions::default()
+            };
             let text = &arrays[&format!("{name}.text")];
-            let scores = dense::score(&tower, &sizes, text, &OWNERS, &options).expect("every tower computes MaskCLIP");
+            let scores = dense::score(&tower, &sizes, text, &OWNERS, &features, &scoring)
+                .expect("every tower computes MaskCLIP");
             assert_eq!(scores.map.grids.len(), sizes.len());
             let enlarged = label_map::enlarge(&scores.map, SIZE.0, SIZE.1);
             for (array, found) in [

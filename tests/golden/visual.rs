@@ -2,7 +2,7 @@
 //! tools/golden/visual.py, which wrote the arrays. Whole models in every form they come in are checkpoints.rs's.
 
 use maskclip::clip::{CheckpointError, ModelConfig, VisualTower};
-use maskclip::dense::{self, Attention, DenseFeatures, DenseOptions, KeySmoothing};
+use maskclip::dense::{self, Attention, DenseFeatures, FeatureOptions, KeySmoothing, ScoreOptions};
 use maskclip::scores::ScoreKind;
 use tch::{Device, Kind, Tensor};
 
@@ -77,9 +77,9 @@ fn compare_features(
     comparison: &mut Comparison,
 ) {
     let image = arrays.get(&format!("{size}.image"));
-    let options = DenseOptions {
+    let options = FeatureOptions {
         attention,
-        ..DenseOptions::default()
+        ..FeatureOptions::default()
     };
     let features = DenseFeatures::extract(tower, image, &options).expect("the tower lists this attention");
     comparison.add(arrays, &format!("{size}.image_feature"), &features.pooled);
@@ -92,14 +92,17 @@ fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: A
     let temperature = arrays.get("temperature").double_value(&[]) as f32;
     let prefix = format!("{size}.{}", attention.name());
     for (array, prompt_denoising, key_smoothing) in SCORES {
-        let options = DenseOptions {
+        let features = FeatureOptions {
             attention,
+            keys: key_smoothing.keys(),
+            ..FeatureOptions::default()
+        };
+        let scoring = ScoreOptions {
             temperature,
             prompt_denoising,
             key_smoothing,
-            ..DenseOptions::default()
         };
-        let scores = dense::score(tower, std::slice::from_ref(image), text, &OWNERS, &options)
+        let scores = dense::score(tower, std::slice::from_ref(image), text, &OWNERS, &features, &scoring)
             .expect("the tower lists this attention");
 
         let grid = &scores.map.grids[0];
@@ -154,9 +157,9 @@ fn sizes_are_read_off_the_shapes() {
 fn a_resnet_refuses_the_attention_that_needs_a_residual() {
     let tower = load("resnet");
     let image = Tensor::zeros([3, 96, 96], (Kind::Float, Device::Cpu));
-    let options = DenseOptions {
+    let options = FeatureOptions {
         attention: Attention::MaskclipNoResidual,
-        ..DenseOptions::default()
+        ..FeatureOptions::default()
     };
     let refused = DenseFeatures::extract(&tower, &image, &options);
     assert_eq!(

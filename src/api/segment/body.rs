@@ -1,24 +1,17 @@
 //! The request to segment as clients write it, and its checks that need no image.
 
-use std::fmt::Display;
-use std::time::Instant;
-
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::forms::{BackgroundBody, KeySmoothingBody, WindowBody, background};
+use super::forms::{BackgroundBody, KeySmoothingBody, WindowBody};
 use crate::api::error::ApiError;
-use crate::api::look::{Look, LookFields};
 use crate::api::upload::UploadBody;
 use crate::api::wire::ClassBody;
-use crate::dense::{Attention, DenseOptions, MAX_TEMPERATURE, Refinement};
-use crate::engine::EngineSettings;
-use crate::engine::Protocol;
-use crate::engine::{ImageSource, OutputOptions, SegmentRequest, VocabularyChoice};
+use crate::dense::{Attention, Refinement};
+use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, VocabularyChoice};
 use crate::image::Resize;
 use crate::label_map::LabelMapFormat;
-use crate::labeller::ModelKind;
-use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
+use crate::vocabulary::{Synonyms, TemplateSet};
 
 /// What to look for in an image, and how. Unknown fields are refused.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -120,67 +113,34 @@ pub struct OutputBody {
 }
 
 impl SegmentBody {
-    /// The name of the vocabulary, if the request is to be answered with one.
-    pub(super) fn vocabulary_name(&self) -> Option<&str> {
-        match (&self.classes, &self.vocabulary) {
-            (Some(_), _) => None,
-            (None, Some(name)) => Some(name),
-            (None, None) => self.protocol.map(Protocol::vocabulary),
-        }
-    }
-
-    /// The engine's request: every value checked against its range and its limit, every absent one
-    /// filled in from the protocol it names, else from the options of the vocabulary it names, then from the defaults.
+    /// The fields as the engine takes them.
     ///
     /// # Errors
-    /// [`ApiError::Invalid`] with the field's path; when the model has nothing that a field is about.
-    pub(super) fn into_request(
-        self,
-        image: ImageSource,
-        settings: &EngineSettings,
-        vocabulary_options: &VocabularyOptions,
-        (model, kind): (&str, ModelKind),
-        now: Instant,
-    ) -> Result<SegmentRequest, ApiError> {
-        let defaults = &match self.protocol {
-            Some(protocol) => protocol.settings(),
-            None => settings.defaults.with(vocabulary_options),
-        };
-        let look = LookFields {
-            protocol: self.protocol,
-            attention: self.attention,
-            key_smoothing: self.key_smoothing,
-            short_side: self.short_side,
-            scales: self.scales,
-            resize: self.resize,
-            window: self.window,
-            deadline_seconds: self.deadline_seconds,
-        };
-        let Look { dense, input, deadline } = look.fill_in(settings, defaults, (model, kind), now)?;
-        let denoising = fraction(
-            "prompt_denoising",
-            self.prompt_denoising.unwrap_or(defaults.prompt_denoising),
-        )?;
-        let dense = DenseOptions {
-            temperature: temperature(self.temperature.unwrap_or(kind.temperature(defaults.temperature)))?,
-            prompt_denoising: (denoising > 0.0).then_some(denoising),
-            refinement: self.refinement.unwrap_or(defaults.refinement),
-            ..dense
-        };
-        Ok(SegmentRequest {
-            model: model.to_owned(),
-            image,
-            vocabulary: vocabulary(self.classes, self.vocabulary, self.protocol)?,
-            background: background(self.background, settings, defaults)?,
-            templates: self.templates.unwrap_or(defaults.templates),
-            synonyms: self.synonyms.unwrap_or(defaults.synonyms),
-            dense,
-            input,
+    /// When the body has both classes and a vocabulary's name.
+    pub(super) fn into_fields(self) -> Result<SegmentFields, ApiError> {
+        Ok(SegmentFields {
+            features: FeatureFields {
+                model: self.model,
+                protocol: self.protocol,
+                attention: self.attention,
+                key_smoothing: self.key_smoothing.map(Into::into),
+                short_side: self.short_side,
+                scales: self.scales,
+                resize: self.resize,
+                window: self.window.map(Into::into),
+                deadline_seconds: self.deadline_seconds,
+            },
+            vocabulary: vocabulary(self.classes, self.vocabulary)?,
+            background: self.background.map(Into::into).unwrap_or_default(),
+            templates: self.templates,
+            synonyms: self.synonyms,
+            prompt_denoising: self.prompt_denoising,
+            refinement: self.refinement,
+            temperature: self.temperature,
             output: OutputOptions {
                 label_map: self.output.label_map,
                 confidence_map: self.output.confidence_map,
             },
-            deadline,
         })
     }
 }
@@ -191,41 +151,18 @@ impl UploadBody for SegmentBody {
     }
 }
 
-fn vocabulary(
-    classes: Option<Vec<ClassBody>>,
-    name: Option<String>,
-    protocol: Option<Protocol>,
-) -> Result<VocabularyChoice, ApiError> {
-    let invalid = |detail: &str| ApiError::Invalid {
-        path: None,
-        detail: detail.to_owned(),
-        limit: None,
-    };
-    match (classes, name, protocol) {
-        (Some(classes), None, _) => Ok(VocabularyChoice::Inline(classes.into_iter().map(Into::into).collect())),
-        (None, Some(name), _) => Ok(VocabularyChoice::Named(name)),
-        (None, None, Some(protocol)) => Ok(VocabularyChoice::Named(protocol.vocabulary().to_owned())),
-        (Some(_), Some(_), _) => Err(invalid("classes and vocabulary exclude each other; give one of them")),
-        (None, None, None) => Err(invalid("one of classes, vocabulary and protocol is required")),
-    }
-}
-
-/// A probability or a share of something, 0 to 1.
-pub(super) fn fraction<T: Copy + Into<f64> + Display>(path: &str, value: T) -> Result<T, ApiError> {
-    if (0.0..=1.0).contains(&value.into()) {
-        Ok(value)
-    } else {
-        Err(ApiError::invalid(path, format!("{path} must be 0 to 1, not {value}")))
-    }
-}
-
-fn temperature(value: f32) -> Result<f32, ApiError> {
-    if value > 0.0 && value <= MAX_TEMPERATURE {
-        Ok(value)
-    } else {
-        Err(ApiError::invalid(
-            "temperature",
-            format!("temperature must be above 0 and at most {MAX_TEMPERATURE}, not {value}"),
-        ))
+/// The classes or the name of a vocabulary, whichever the body has.
+fn vocabulary(classes: Option<Vec<ClassBody>>, name: Option<String>) -> Result<Option<VocabularyChoice>, ApiError> {
+    match (classes, name) {
+        (Some(_), Some(_)) => Err(ApiError::Invalid {
+            path: None,
+            detail: "classes and vocabulary exclude each other; give one of them".to_owned(),
+            limit: None,
+        }),
+        (Some(classes), None) => {
+            let classes = classes.into_iter().map(Into::into).collect();
+            Ok(Some(VocabularyChoice::Inline(classes)))
+        }
+        (None, name) => Ok(name.map(VocabularyChoice::Named)),
     }
 }

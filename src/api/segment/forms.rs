@@ -7,10 +7,8 @@ use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
-use super::body::fraction;
-use crate::api::error::ApiError;
-use crate::dense::{KeySmoothing, KeySmoothingMethod, Window};
-use crate::engine::{Background, DefaultSettings, EngineSettings};
+use crate::dense::KeySmoothingMethod;
+use crate::engine::{BackgroundFields, BackgroundNames, KeySmoothingFields, WindowFields};
 
 /// Pixels that belong to none of the classes. They get the unlabelled value (255, or 65535 in 16-bit maps).
 #[derive(Debug, Clone, PartialEq, ToSchema)]
@@ -171,87 +169,39 @@ impl<'de> Deserialize<'de> for WindowBody {
     }
 }
 
-impl WindowBody {
-    /// The windows, checked as far as they can be without an image.
-    pub(in crate::api) fn window(self) -> Result<Option<Window>, ApiError> {
-        let WindowDetail { side, stride } = match self {
-            Self::Whole(WholeInput::None) => return Ok(None),
-            Self::Detail(detail) => detail,
-        };
-        if side == 0 {
-            return Err(ApiError::invalid(
-                "window.side",
-                "window.side must be at least 1 pixel, not 0",
-            ));
+impl From<WindowBody> for WindowFields {
+    fn from(body: WindowBody) -> Self {
+        match body {
+            WindowBody::Whole(WholeInput::None) => Self::Whole,
+            WindowBody::Detail(WindowDetail { side, stride }) => Self::Square { side, stride },
         }
-        let stride = stride.unwrap_or(side.div_ceil(2));
-        if !(1..=side).contains(&stride) {
-            return Err(ApiError::invalid(
-                "window.stride",
-                format!("window.stride must be 1 to window.side = {side} pixels, not {stride}"),
-            ));
-        }
-        Ok(Some(Window { side, stride }))
     }
 }
 
-/// What a request says of the background, the rest from `defaults`.
-pub(super) fn background(
-    body: Option<BackgroundBody>,
-    settings: &EngineSettings,
-    defaults: &DefaultSettings,
-) -> Result<Background, ApiError> {
-    let shipped = || settings.vocabulary.background.clone();
-    let with_names = |names| Background {
-        names,
-        threshold: defaults.background_threshold,
-        area: defaults.background_area,
-    };
-    match body {
-        None => Ok(with_names(None)),
-        Some(BackgroundBody::Switch(false)) => Ok(Background {
-            names: Some(Vec::new()),
-            threshold: 0.0,
-            area: 0.0,
-        }),
-        Some(BackgroundBody::Switch(true)) => Ok(with_names(Some(shipped()))),
-        Some(BackgroundBody::Names(names)) => Ok(with_names(Some(names))),
-        Some(BackgroundBody::Detail(BackgroundDetail { names, threshold, area })) => Ok(Background {
-            names: Some(names.unwrap_or_else(shipped)),
-            threshold: fraction(
-                "background.threshold",
-                threshold.unwrap_or(defaults.background_threshold),
-            )?,
-            area: fraction("background.area", area.unwrap_or(defaults.background_area))?,
-        }),
-    }
-}
-
-impl From<KeySmoothingMethod> for KeySmoothingBody {
-    fn from(method: KeySmoothingMethod) -> Self {
-        Self::Method(method)
-    }
-}
-
-impl TryFrom<KeySmoothingBody> for KeySmoothing {
-    type Error = ApiError;
-
-    fn try_from(body: KeySmoothingBody) -> Result<Self, ApiError> {
-        let (method, threshold) = match body {
-            KeySmoothingBody::Method(method) => (method, None),
-            KeySmoothingBody::Detail(KeySmoothingDetail { method, threshold }) => (method, threshold),
+impl From<BackgroundBody> for BackgroundFields {
+    fn from(body: BackgroundBody) -> Self {
+        let with_names = |names| Self {
+            names,
+            ..Self::default()
         };
-        match (method, threshold) {
-            (KeySmoothingMethod::None, None) => Ok(Self::None),
-            (KeySmoothingMethod::Formula, None) => Ok(Self::Formula),
-            (KeySmoothingMethod::Reference, threshold) => {
-                let threshold = fraction("key_smoothing.threshold", threshold.unwrap_or(1.0))?;
-                Ok(Self::Reference { threshold })
-            }
-            (KeySmoothingMethod::Likeness, None) => Ok(Self::Likeness),
-            (KeySmoothingMethod::None | KeySmoothingMethod::Formula | KeySmoothingMethod::Likeness, Some(_)) => Err(
-                ApiError::invalid("key_smoothing.threshold", "only the method reference has a threshold"),
-            ),
+        match body {
+            BackgroundBody::Switch(false) => Self::off(),
+            BackgroundBody::Switch(true) => with_names(BackgroundNames::Shipped),
+            BackgroundBody::Names(names) => with_names(BackgroundNames::These(names)),
+            BackgroundBody::Detail(BackgroundDetail { names, threshold, area }) => Self {
+                names: names.map_or(BackgroundNames::Shipped, BackgroundNames::These),
+                threshold,
+                area,
+            },
+        }
+    }
+}
+
+impl From<KeySmoothingBody> for KeySmoothingFields {
+    fn from(body: KeySmoothingBody) -> Self {
+        match body {
+            KeySmoothingBody::Method(method) => method.into(),
+            KeySmoothingBody::Detail(KeySmoothingDetail { method, threshold }) => Self { method, threshold },
         }
     }
 }

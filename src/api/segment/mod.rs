@@ -5,7 +5,6 @@ mod forms;
 mod reply;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -23,37 +22,12 @@ pub use reply::{
     ClassReply, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,
 };
 
-use super::body::parse_json;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
 use super::{AppState, accept, run_blocking};
-use crate::engine::EngineSettings;
-use crate::engine::{ImageSource, SegmentError, SegmentRequest, Warning};
+use crate::engine::{ImageSource, SegmentRequest, Warning};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
-use crate::labeller::ModelInfo;
-use crate::vocabulary::VocabularyOptions;
-
-/// The engine's request for one in JSON, as the route understands it, but for the image: the same fields, defaults and checks.
-/// `options` are those of the vocabulary whose classes it asks for.
-///
-/// # Errors
-/// [`ApiError::Invalid`] with the field's path; when the request names another model, or what this one does not have.
-pub fn request_from_json(
-    request: &serde_json::Value,
-    settings: &EngineSettings,
-    options: &VocabularyOptions,
-    model: &ModelInfo,
-) -> Result<SegmentRequest, ApiError> {
-    let body: SegmentBody = parse_json(request.to_string().as_bytes())?;
-    if let Some(asked) = body.model.clone().filter(|asked| *asked != model.name) {
-        let served = vec![model.name.clone()];
-        return Err(SegmentError::UnknownModel { asked, served }.into());
-    }
-    let model = (model.name.as_str(), model.kind());
-    let no_image = ImageSource::Upload(Bytes::new());
-    body.into_request(no_image, settings, options, model, Instant::now())
-}
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
 const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
@@ -142,14 +116,8 @@ pub(super) async fn segment(State(state): State<AppState>, request: Request) -> 
     if media_type == PNG {
         require_png(&body.output)?;
     }
-    let model = state.engine.find_model(body.model.as_deref())?;
-    let now = Instant::now();
-    let options = match body.vocabulary_name() {
-        Some(name) => state.engine.vocabulary(name).await?.options,
-        None => VocabularyOptions::default(),
-    };
-    let request = body.into_request(image, state.engine.settings(), &options, model, now)?;
-    let segmentation = state.engine.segment(request).await?;
+    let fields = body.into_fields()?;
+    let segmentation = state.engine.segment(SegmentRequest { image, fields }).await?;
     if media_type == PNG
         && let EncodedLabelMap::Png(png) = segmentation.label_map
     {

@@ -14,16 +14,14 @@ use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
 use crate::api::ClassBody;
 use crate::config::Config;
-use crate::engine::Engine;
 use crate::engine::Protocol;
+use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
 use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
 use crate::labeller::ModelInfo;
 use crate::telemetry::{self, MetricsRegistry};
-use crate::vocabulary::{
-    Class, ClassList, VocabularyDefinition, VocabularyOptions, VocabularyRegistry, VocabularyText, parse_vocabulary,
-};
+use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
 
-pub use request::{Axis, RequestArguments, ScoringArguments, engine_request, set_all, several};
+pub use request::{Axis, RequestArguments, ScoringArguments, resolve, set_all, several};
 
 /// What a command ends with: words for whoever typed it.
 pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -127,13 +125,13 @@ pub struct Bench {
     pub dataset: Dataset,
     pub engine: Arc<Engine>,
     pub model: Arc<ModelInfo>,
-    /// The class list with its background.
-    pub list: ClassList,
-    /// What the vocabulary has in place of the defaults.
-    options: VocabularyOptions,
+    /// The classes with their background, and what the vocabulary has in place of the defaults.
+    pub vocabulary: VocabularyDefinition,
     /// Which classes are unseen, `[classes]`, if any were named.
     pub unseen: Option<Vec<bool>>,
-    /// The request without any of the axes.
+    /// The fields of the request without any of the axes.
+    pub fields: SegmentFields,
+    /// The same in JSON, as reports show it.
     pub request: Value,
     pub recorder: Recorder,
     pub subject: Subject,
@@ -160,8 +158,8 @@ where
         disk.clone(),
         SystemTime::now(),
     );
-    let VocabularyDefinition { list, options } = arguments.vocabulary(&registry, &config)?;
-    let unseen = arguments.unseen(&list)?;
+    let vocabulary = arguments.vocabulary(&registry, &config)?;
+    let unseen = arguments.unseen(&vocabulary.list)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
@@ -169,12 +167,21 @@ where
             let settings = config.engine_settings().without_images();
             let engine = Engine::start(settings, vec![model], disk, &MetricsRegistry::new());
             let model = engine.ready().await?.remove(0);
+            let list = &vocabulary.list;
             let classes: Vec<ClassBody> = list.classes().iter().cloned().map(Into::into).collect();
             let request = json!({
                 "classes": classes,
                 "background": {"names": list.background()},
                 "protocol": arguments.protocol,
             });
+            let fields = SegmentFields {
+                features: FeatureFields {
+                    protocol: arguments.protocol,
+                    ..FeatureFields::default()
+                },
+                vocabulary: Some(VocabularyChoice::Defined(vocabulary.clone())),
+                ..SegmentFields::default()
+            };
             let subject = Subject {
                 layout: arguments.layout.name(),
                 root: arguments.root.display().to_string(),
@@ -187,10 +194,10 @@ where
                 dataset,
                 engine,
                 model,
-                list,
-                options,
-                unseen,
+                fields,
                 request,
+                unseen,
+                vocabulary,
                 recorder,
                 subject,
             })
@@ -312,15 +319,15 @@ fn read(file: &Path) -> Result<String> {
 }
 
 impl Bench {
-    /// The engine's task for a request in JSON; its texts are embedded when this returns, so that no image waits for them.
-    pub async fn task(&self, request: &Value, corruption: Option<Corruption>) -> Result<Task> {
-        let request = engine_request(request, &self.config, &self.options, &self.model)?;
-        self.engine
-            .embed_ahead(&self.model.name, &self.list, request.templates)
-            .await?;
+    /// The task for the fields of a request; its texts are embedded when this returns, so that no image waits for them.
+    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<Task> {
+        let options = resolve(&fields, self.engine.settings(), &self.vocabulary.options, &self.model)?;
+        self.engine.embed_for(&fields).await?;
+        let classes = self.vocabulary.list.classes();
         Ok(Task {
-            request,
-            names: self.list.classes().iter().map(|class| class.name.clone()).collect(),
+            fields,
+            options,
+            names: classes.iter().map(|class| class.name.clone()).collect(),
             corruption,
         })
     }

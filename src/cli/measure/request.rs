@@ -1,13 +1,17 @@
 //! The fields of a request to segment as flags, and the settings that `compare` varies.
 
+use std::str::FromStr;
+
 use clap::Args;
+use serde::Deserialize;
+use serde::de::{IntoDeserializer, value};
 use serde_json::{Value, json};
 
 use super::Result;
-use crate::api::error::ApiError;
-use crate::api::segment;
-use crate::config::Config;
-use crate::engine::SegmentRequest;
+use crate::engine::{
+    EngineSettings, Field, FieldError, KeySmoothingFields, SegmentError, SegmentFields, SegmentOptions, Surroundings,
+    WindowFields,
+};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::VocabularyOptions;
 
@@ -67,72 +71,148 @@ pub struct ScoringArguments {
 pub struct Axis<'a> {
     /// What tables call it.
     pub name: &'static str,
-    /// Where it stands in the request, a JSON pointer.
+    /// The flag.
+    flag: &'static str,
+    /// Where the setting stands in a request in JSON, a JSON pointer.
     pointer: &'static str,
-    /// What a typed value is there.
-    read: fn(&str) -> Value,
+    /// Puts a typed value into the fields of a request.
+    set: fn(&mut SegmentFields, &str) -> Result<(), String>,
     /// The values, as they were typed.
     pub values: &'a [String],
 }
 
 impl RequestArguments {
     /// Every setting. A new field of the request is a flag above and a line here or below.
-    pub fn axes(&self) -> [Axis<'_>; 13] {
-        let [
-            attention,
-            key_smoothing,
-            prompt_denoising,
-            short_side,
-            scales,
-            resize,
-            window,
-            refinement,
-            templates,
-            temperature,
-        ] = self.scoring.axes();
-        [
-            attention,
-            key_smoothing,
-            prompt_denoising,
-            short_side,
-            scales,
-            resize,
-            window,
-            refinement,
-            templates,
-            Axis::new("synonyms", "/synonyms", &self.synonyms),
-            temperature,
-            Axis::new(
-                "background threshold",
-                "/background/threshold",
-                &self.background_threshold,
-            ),
-            Axis::new("background area", "/background/area", &self.background_area),
-        ]
+    pub fn axes(&self) -> Vec<Axis<'_>> {
+        let mut axes = self.scoring.axes();
+        axes.extend([
+            Axis {
+                name: "synonyms",
+                flag: "--synonyms",
+                pointer: "/synonyms",
+                set: |fields, text| Ok(fields.synonyms = Some(named(text)?)),
+                values: &self.synonyms,
+            },
+            Axis {
+                name: "background threshold",
+                flag: "--background-threshold",
+                pointer: "/background/threshold",
+                set: |fields, text| Ok(fields.background.threshold = Some(number(text)?)),
+                values: &self.background_threshold,
+            },
+            Axis {
+                name: "background area",
+                flag: "--background-area",
+                pointer: "/background/area",
+                set: |fields, text| Ok(fields.background.area = Some(number(text)?)),
+                values: &self.background_area,
+            },
+        ]);
+        // The order of the columns of a table.
+        let place = |axis: &Axis<'_>| COLUMNS.iter().position(|name| *name == axis.name);
+        axes.sort_by_key(place);
+        axes
     }
 }
 
+/// The settings in the order in which tables show them.
+const COLUMNS: [&str; 13] = [
+    "attention",
+    "key smoothing",
+    "prompt denoising",
+    "short side",
+    "scales",
+    "resize",
+    "window",
+    "refinement",
+    "templates",
+    "synonyms",
+    "temperature",
+    "background threshold",
+    "background area",
+];
+
 impl ScoringArguments {
     /// Each of them.
-    pub fn axes(&self) -> [Axis<'_>; 10] {
-        [
-            Axis::new("attention", "/attention", &self.attention),
-            Axis::new("key smoothing", "/key_smoothing", &self.key_smoothing),
-            Axis::new("prompt denoising", "/prompt_denoising", &self.prompt_denoising),
-            Axis::new("short side", "/short_side", &self.short_side),
+    pub fn axes(&self) -> Vec<Axis<'_>> {
+        vec![
             Axis {
-                read: json_list,
-                ..Axis::new("scales", "/scales", &self.scales)
+                name: "attention",
+                flag: "--attention",
+                pointer: "/attention",
+                set: |fields, text| Ok(fields.features.attention = Some(named(text)?)),
+                values: &self.attention,
             },
-            Axis::new("resize", "/resize", &self.resize),
-            Axis::new("window", "/window", &self.window),
-            Axis::new("refinement", "/refinement", &self.refinement),
-            Axis::new("templates", "/templates", &self.templates),
-            Axis::new("temperature", "/temperature", &self.temperature),
+            Axis {
+                name: "key smoothing",
+                flag: "--key-smoothing",
+                pointer: "/key_smoothing",
+                set: |fields, text| Ok(fields.features.key_smoothing = Some(key_smoothing(text)?)),
+                values: &self.key_smoothing,
+            },
+            Axis {
+                name: "prompt denoising",
+                flag: "--prompt-denoising",
+                pointer: "/prompt_denoising",
+                set: |fields, text| Ok(fields.prompt_denoising = Some(number(text)?)),
+                values: &self.prompt_denoising,
+            },
+            Axis {
+                name: "short side",
+                flag: "--short-side",
+                pointer: "/short_side",
+                set: |fields, text| Ok(fields.features.short_side = Some(number(text)?)),
+                values: &self.short_side,
+            },
+            Axis {
+                name: "scales",
+                flag: "--scales",
+                pointer: "/scales",
+                set: |fields, text| {
+                    let factors = text.split('+').map(number).collect::<Result<_, _>>()?;
+                    Ok(fields.features.scales = Some(factors))
+                },
+                values: &self.scales,
+            },
+            Axis {
+                name: "resize",
+                flag: "--resize",
+                pointer: "/resize",
+                set: |fields, text| Ok(fields.features.resize = Some(named(text)?)),
+                values: &self.resize,
+            },
+            Axis {
+                name: "window",
+                flag: "--window",
+                pointer: "/window",
+                set: |fields, text| Ok(fields.features.window = Some(window(text)?)),
+                values: &self.window,
+            },
+            Axis {
+                name: "refinement",
+                flag: "--refinement",
+                pointer: "/refinement",
+                set: |fields, text| Ok(fields.refinement = Some(named(text)?)),
+                values: &self.refinement,
+            },
+            Axis {
+                name: "templates",
+                flag: "--templates",
+                pointer: "/templates",
+                set: |fields, text| Ok(fields.templates = Some(named(text)?)),
+                values: &self.templates,
+            },
+            Axis {
+                name: "temperature",
+                flag: "--temperature",
+                pointer: "/temperature",
+                set: |fields, text| Ok(fields.temperature = Some(number(text)?)),
+                values: &self.temperature,
+            },
         ]
     }
 
-    /// Names of the settings that were given and are about an image as a whole.
+    /// Flags that were given and are about an image as a whole.
     pub fn of_whole_images(&self) -> Vec<&'static str> {
         let flags = [
             ("--short-side", &self.short_side),
@@ -144,34 +224,60 @@ impl ScoringArguments {
     }
 }
 
-/// Puts the axes' values into a request that has one value for each setting.
-pub fn set_all<'a>(request: &mut Value, axes: impl IntoIterator<Item = Axis<'a>>) -> Result<()> {
+/// Puts the axes' values into the fields of a request that has one value for each setting.
+pub fn set_all(fields: &mut SegmentFields, axes: &[Axis<'_>]) -> Result<()> {
     for axis in axes {
         match axis.values {
             [] => {}
-            [value] => axis.set(request, value),
+            [value] => axis.set(fields, value)?,
             _ => return Err(several(axis.name).into()),
         }
     }
     Ok(())
 }
 
-/// The engine's request for one in JSON, whose classes come from a vocabulary with these options.
-pub fn engine_request(
-    request: &Value,
-    config: &Config,
+/// What the fields come to, for a model and a vocabulary with these options; what is wrong speaks of flags.
+pub fn resolve(
+    fields: &SegmentFields,
+    settings: &EngineSettings,
     options: &VocabularyOptions,
     model: &ModelInfo,
-) -> Result<SegmentRequest> {
-    let request = segment::request_from_json(request, &config.engine_settings(), options, model);
-    Ok(request.map_err(|error| match error {
-        ApiError::Invalid {
-            path: Some(path),
-            detail,
-            ..
-        } => format!("{path}: {detail}"),
+) -> Result<SegmentOptions> {
+    let model = (model.name.as_str(), model.kind());
+    let resolved = fields.resolve(Surroundings { settings, model }, options);
+    Ok(resolved.map_err(|error| match error {
+        SegmentError::Field(error) => in_flags(&error),
         error => error.to_string(),
     })?)
+}
+
+/// What is wrong with a field, in the words of the command line.
+fn in_flags(error: &FieldError) -> String {
+    let message = error.message(|field| flag(field).to_owned());
+    match error {
+        FieldError::OutOfRange { field, .. } if !matches!(field, Field::Scale(_)) => message,
+        FieldError::Stride { .. } => message,
+        _ => format!("{}: {message}", flag(error.field())),
+    }
+}
+
+/// The flag that sets a field.
+fn flag(field: Field) -> &'static str {
+    match field {
+        Field::Attention => "--attention",
+        Field::BackgroundArea => "--background-area",
+        Field::BackgroundThreshold => "--background-threshold",
+        Field::DeadlineSeconds => "engine.max_deadline_seconds",
+        Field::KeySmoothing | Field::KeySmoothingThreshold => "--key-smoothing",
+        Field::PromptDenoising => "--prompt-denoising",
+        Field::Protocol => "--protocol",
+        Field::Scale(_) | Field::Scales => "--scales",
+        Field::ShortSide => "--short-side",
+        Field::Temperature => "--temperature",
+        Field::Vocabulary => "--classes",
+        Field::WindowSide => "the side of --window",
+        Field::WindowStride => "the stride of --window",
+    }
 }
 
 /// What is wrong where one value is needed.
@@ -179,26 +285,56 @@ pub fn several(name: &str) -> String {
     format!("several values of {name}: `maskclip compare` takes those")
 }
 
-impl<'a> Axis<'a> {
-    fn new(name: &'static str, pointer: &'static str, values: &'a [String]) -> Self {
-        Self {
-            name,
-            pointer,
-            read: json_value,
-            values,
-        }
-    }
-}
-
 impl Axis<'_> {
-    /// Puts one of the values into a request.
-    pub fn set(&self, request: &mut Value, text: &str) {
+    /// Puts one of the values into the fields of a request.
+    pub fn set(&self, fields: &mut SegmentFields, text: &str) -> Result<()> {
+        Ok((self.set)(fields, text).map_err(|reason| format!("{} {text}: {reason}", self.flag))?)
+    }
+
+    /// Writes one of the values into a request in JSON, as reports show it.
+    pub fn report(&self, request: &mut Value, text: &str) {
         let (folder, field) = self.pointer.rsplit_once('/').expect("a pointer starts with a slash");
         let parent = request
             .pointer_mut(folder)
             .expect("a request has its background from the start");
-        parent[field] = (self.read)(text);
+        parent[field] = match self.pointer {
+            "/scales" => text.split('+').map(json_value).collect(),
+            _ => json_value(text),
+        };
     }
+}
+
+/// The value of an enumeration that has this name.
+fn named<T: for<'de> Deserialize<'de>>(name: &str) -> Result<T, String> {
+    T::deserialize(IntoDeserializer::<value::Error>::into_deserializer(name)).map_err(|error| error.to_string())
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number that fits"))
+}
+
+/// A method, or a method with its threshold as in `reference:0.9`.
+fn key_smoothing(text: &str) -> Result<KeySmoothingFields, String> {
+    let (method, threshold) = match text.split_once(':') {
+        None => (text, None),
+        Some((method, threshold)) => (method, Some(number(threshold)?)),
+    };
+    Ok(KeySmoothingFields {
+        method: named(method)?,
+        threshold,
+    })
+}
+
+/// `none`, or a side and a stride as in `224/112`.
+fn window(text: &str) -> Result<WindowFields, String> {
+    if text == "none" {
+        return Ok(WindowFields::Whole);
+    }
+    let (side, stride) = text.split_once('/').ok_or("none or SIDE/STRIDE")?;
+    Ok(WindowFields::Square {
+        side: number(side)?,
+        stride: Some(number(stride)?),
+    })
 }
 
 /// What a typed value is in JSON: a number, a method with its threshold (`reference:0.9`), a window (`224/112`), or a name.
@@ -220,14 +356,9 @@ fn json_value(text: &str) -> Value {
     json!(text)
 }
 
-/// Values joined by '+' as a list.
-fn json_list(text: &str) -> Value {
-    text.split('+').map(json_value).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::{Args as _, Command};
+    use clap::{Args as _, Command, FromArgMatches as _};
 
     use super::*;
     use crate::dense::{Attention, Refinement};
@@ -262,19 +393,64 @@ mod tests {
         );
         assert_eq!(json_value("224/112"), json!({"side": 224, "stride": 112}));
         assert_eq!(json_value("true"), json!("true"));
-        assert_eq!(json_list("0.75+1"), json!([0.75, 1]));
-        assert_eq!(json_list("2"), json!([2]));
+    }
+
+    /// Arguments with one value of a flag.
+    fn arguments(flag: &str, value: &str) -> RequestArguments {
+        let command = RequestArguments::augment_args(Command::new("eval"));
+        let matches = command
+            .try_get_matches_from(["eval", flag, value])
+            .expect("the flag takes a value");
+        RequestArguments::from_arg_matches(&matches).expect("clap has checked them")
     }
 
     #[test]
-    fn an_axis_sets_its_own_field() {
+    fn an_axis_sets_its_own_field_and_reports_it() {
+        let given = arguments("--background-threshold", "0.3");
+        let mut fields = SegmentFields::default();
+        set_all(&mut fields, &given.axes()).expect("one value");
+        assert_eq!(fields.background.threshold, Some(0.3));
         let mut request = json!({"classes": [], "background": {"names": ["sky"]}});
-        let axis = |pointer| Axis::new("", pointer, &[]);
-        axis("/background/threshold").set(&mut request, "0.3");
-        axis("/attention").set(&mut request, "clip");
+        let axes = given.axes();
+        let axis = axes.iter().find(|axis| !axis.values.is_empty()).expect("it was given");
+        axis.report(&mut request, "0.3");
         assert_eq!(
             request,
-            json!({"classes": [], "background": {"names": ["sky"], "threshold": 0.3}, "attention": "clip"})
+            json!({"classes": [], "background": {"names": ["sky"], "threshold": 0.3}})
+        );
+
+        let mut fields = SegmentFields::default();
+        set_all(&mut fields, &arguments("--scales", "0.75+1").axes()).expect("one value");
+        assert_eq!(fields.features.scales, Some(vec![0.75, 1.0]));
+        let mut fields = SegmentFields::default();
+        set_all(&mut fields, &arguments("--window", "224/112").axes()).expect("one value");
+        let stride = Some(112);
+        assert_eq!(fields.features.window, Some(WindowFields::Square { side: 224, stride }));
+    }
+
+    #[test]
+    fn every_axis_has_its_column() {
+        let given = arguments("--attention", "clip");
+        let names: Vec<_> = given.axes().iter().map(|axis| axis.name).collect();
+        assert_eq!(names, COLUMNS);
+    }
+
+    #[test]
+    fn what_is_wrong_speaks_of_flags() {
+        let mut fields = SegmentFields::default();
+        let wrong = set_all(&mut fields, &arguments("--short-side", "many").axes()).expect_err("no number");
+        assert_eq!(
+            wrong.to_string(),
+            "--short-side many: \"many\" is not a number that fits"
+        );
+        let stride = FieldError::Stride { side: 4, stride: 5 };
+        assert_eq!(
+            in_flags(&stride),
+            "the stride of --window must be 1 to the side of --window = 4 pixels, not 5"
+        );
+        assert_eq!(
+            in_flags(&FieldError::ThresholdWithoutReference),
+            "--key-smoothing: only the method reference has a threshold"
         );
     }
 }

@@ -4,18 +4,16 @@ mod arguments;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::disk::open_disk;
-use super::measure::{Result, classes_named, engine_request, find_vocabulary, progress, set_all, with_background};
+use super::measure::{Result, classes_named, find_vocabulary, progress, resolve, set_all, with_background};
 use super::serve::shutdown_signal;
-use crate::api::ClassBody;
 use crate::config::Config;
-use crate::engine::{Engine, SegmentRequest};
+use crate::engine::{BackgroundFields, Engine, SegmentFields, SegmentOptions, VocabularyChoice};
 use crate::labeller::{Labeller, ModelInfo, ServedModel};
 use crate::models::student::{
     CARD_FILE, Plan, PlannedData, PlannedInput, PlannedLabels, PlannedTeacher, PlannedVocabulary, PseudoLabels,
@@ -55,13 +53,19 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     let network = arguments.network.config(labeller.info());
     settings.check(&network, labeller.info().patch_pixels)?;
     let labelled = arguments.labelled(&vocabulary.list)?;
-    let request = arguments.request(
+    let question = arguments.question(
         taught_classes(&vocabulary.list, &labelled),
         &vocabulary.options,
         &config,
         labeller.info(),
     )?;
-    let texts = arguments.texts(&mut labeller, &vocabulary.list, request.templates, &labelled, &config)?;
+    let texts = arguments.texts(
+        &mut labeller,
+        &vocabulary.list,
+        question.options.templates,
+        &labelled,
+        &config,
+    )?;
     settings.check_labels(&texts, arguments.labels.is_some())?;
     let backbone = arguments.network.backbone_weights.as_deref();
     let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
@@ -74,8 +78,8 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     let given = given.transpose()?;
     let plan = Plan {
         network,
-        vocabulary: planned_vocabulary(&vocabulary.list, request.templates),
-        teacher: planned_teacher(labeller.info(), &request, settings.pseudo_labels),
+        vocabulary: planned_vocabulary(&vocabulary.list, question.options.templates),
+        teacher: planned_teacher(labeller.info(), &question.options, settings.pseudo_labels),
         normalisation: [labeller.info().normalisation.mean, labeller.info().normalisation.std],
         settings,
         backbone_sha256: backbone.as_ref().map(|backbone| backbone.sha256.clone()),
@@ -110,7 +114,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
             config: &config,
             model: config.asked_models().find_first()?,
             disk,
-            request: &request,
+            fields: &question.fields,
             cache,
         };
         if !signals.block_on(once.label(&run, &stop))? {
@@ -123,7 +127,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
         &mut Teacher {
             labeller: &mut labeller,
             texts: &texts,
-            options: request.dense,
+            options: question.options.dense,
             cache: cache.as_ref(),
             given: given.as_ref(),
             confidence: settings.confidence,
@@ -151,7 +155,7 @@ struct LabelOnce<'a> {
     config: &'a Config,
     model: ServedModel,
     disk: Option<Arc<DiskStore>>,
-    request: &'a SegmentRequest,
+    fields: &'a SegmentFields,
     cache: &'a LabelCache,
 }
 
@@ -161,20 +165,14 @@ impl LabelOnce<'_> {
         if self.cache.is_complete(run.files.len()) {
             return Ok(true);
         }
+        let mut fields = self.fields.clone();
+        fields.features.deadline_seconds = Some(self.config.engine.max_deadline_seconds);
         let settings = self.config.engine_settings().without_images();
-        let request = SegmentRequest {
-            model: self.model.name.clone(),
-            ..self.request.clone()
-        };
         let engine = Engine::start(settings, vec![self.model], self.disk, &MetricsRegistry::new());
         engine.ready().await?;
-        let patience = Duration::from_secs_f64(self.config.engine.max_deadline_seconds);
         let bar = progress(run.files.len());
         let stop = || stop.load(Ordering::Relaxed);
-        let done = self
-            .cache
-            .fill(&engine, &request, patience, run.files, stop, || bar.inc(1))
-            .await;
+        let done = self.cache.fill(&engine, &fields, run.files, stop, || bar.inc(1)).await;
         bar.finish_and_clear();
         Ok(done?)
     }
@@ -212,21 +210,28 @@ impl TrainArguments {
     }
 
     /// What the teacher is asked of an image: the label map of its texts, each as a class of its own.
-    fn request(
+    fn question(
         &self,
-        classes: Vec<ClassBody>,
+        classes: Vec<Class>,
         options: &VocabularyOptions,
         config: &Config,
         teacher: &ModelInfo,
-    ) -> Result<SegmentRequest> {
-        let mut request = json!({
-            "classes": classes,
-            "background": {"names": [], "threshold": self.training.confidence, "area": 0},
-            "synonyms": Synonyms::Mean,
-        });
-        set_all(&mut request, self.scoring.axes())?;
-        let request = engine_request(&request, config, options, teacher)?;
-        let attention = request.dense.attention;
+    ) -> Result<Question> {
+        let mut fields = SegmentFields {
+            vocabulary: Some(VocabularyChoice::Inline(classes)),
+            background: BackgroundFields {
+                threshold: Some(self.training.confidence),
+                ..BackgroundFields::off()
+            },
+            synonyms: Some(Synonyms::Mean),
+            ..SegmentFields::default()
+        };
+        set_all(&mut fields, &self.scoring.axes())?;
+        let options = resolve(&fields, &config.engine_settings(), options, teacher)?;
+        // The vocabulary's own options do not come with its classes a second time.
+        fields.templates = Some(options.templates);
+        fields.prompt_denoising = Some(options.dense.scoring.prompt_denoising.unwrap_or(0.0));
+        let attention = options.dense.features.attention;
         if !teacher.attentions.contains(&attention) {
             let possible: Vec<_> = teacher.attentions.iter().map(|attention| attention.name()).collect();
             let (name, possible) = (attention.name(), possible.join(", "));
@@ -240,8 +245,16 @@ impl TrainArguments {
             )
             .into());
         }
-        Ok(request)
+        Ok(Question { fields, options })
     }
+}
+
+/// What a teacher is asked of an image.
+struct Question {
+    /// The fields of the request.
+    fields: SegmentFields,
+    /// What the fields come to.
+    options: SegmentOptions,
 }
 
 /// What becomes true on the first SIGTERM or SIGINT, for as long as the runtime lives.
@@ -261,13 +274,13 @@ fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
 }
 
 /// Each of the teacher's texts as a class.
-fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<ClassBody> {
+fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<Class> {
     let classes = list.queries_as_classes().into_iter().zip(list.query_owners());
     let taught = classes.filter(|(_, owner)| match owner {
         QueryOwner::Class(id) => !labelled[usize::from(*id)],
         QueryOwner::Background => true,
     });
-    taught.map(|(class, _)| class.into()).collect()
+    taught.map(|(class, _)| class).collect()
 }
 
 /// Says on standard error what was found in the folder and is not learned from.
@@ -300,7 +313,7 @@ fn planned_vocabulary(list: &ClassList, templates: TemplateSet) -> PlannedVocabu
     }
 }
 
-fn planned_teacher(info: &ModelInfo, request: &SegmentRequest, pseudo_labels: PseudoLabels) -> PlannedTeacher {
+fn planned_teacher(info: &ModelInfo, request: &SegmentOptions, pseudo_labels: PseudoLabels) -> PlannedTeacher {
     let whole_images = match pseudo_labels {
         PseudoLabels::EachView | PseudoLabels::None => None,
         PseudoLabels::Once => Some(PlannedInput {

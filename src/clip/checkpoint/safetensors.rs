@@ -7,6 +7,7 @@ use tch::Kind;
 
 use super::CheckpointError;
 use super::stored::Stored;
+use crate::support::to_i64;
 
 /// Bytes before the header, which hold its length.
 const LENGTH_BYTES: usize = 8;
@@ -22,11 +23,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, Stored>, CheckpointEr
         .map(|(name, tensor)| {
             let kind = kind_of(tensor.dtype)
                 .ok_or_else(|| damaged(format!("{name} holds {}, which no CLIP does", tensor.dtype)))?;
-            let shape = tensor
-                .shape
-                .iter()
-                .map(|&length| i64::try_from(length).expect("the file holds that many elements"))
-                .collect();
+            let shape = tensor.shape.iter().map(|&length| to_i64(length)).collect();
             let (first, end) = tensor.data_offsets;
             let stored = Stored::contiguous(kind, shape, start + first..start + end)
                 .map_err(|reason| damaged(format!("{name}: {reason}")))?;

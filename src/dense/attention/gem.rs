@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::last_block::{Heads, attend_at_scale};
 use super::trunk::{Depth, Trunk};
-use crate::dense::features::unit_rows;
+use crate::dense::tensors::unit_rows;
 
 /// Blocks of the parallel path in towers of 12 and of 24.
 const BLOCKS: usize = 6;

@@ -40,7 +40,7 @@ impl Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::scores::floats;
+    use crate::dense::tensors::floats;
 
     #[test]
     fn steps_are_counted_along_rows_and_columns() {

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use crate::clip::{self, ResidualAttentionBlock, VisionTransformer};
-use crate::dense::{KeySmoothing, SmoothingKeys};
+use crate::dense::SmoothingKeys;
 
 /// The last block and what it reads.
 pub(super) struct LastBlock<'tower> {
@@ -97,10 +97,10 @@ impl<'tower> LastBlock<'tower> {
         attention.attend(&attention.query(asking), &self.key, &self.value)
     }
 
-    /// The keys that the smoothing takes, `[batch, cells, width]`.
-    pub(super) fn keys(&self, key_smoothing: KeySmoothing) -> Option<Tensor> {
+    /// The keys that are to be kept for key smoothing, `[batch, cells, width]`.
+    pub(super) fn keys(&self, kept: Option<SmoothingKeys>) -> Option<Tensor> {
         let key = cells_of(&self.key);
-        match key_smoothing.keys()? {
+        match kept? {
             SmoothingKeys::Plain => Some(key),
             SmoothingKeys::Projected => Some(self.block.attn.out_proj.forward(&key)),
         }

@@ -20,7 +20,7 @@ mod trunk;
 
 use tch::Tensor;
 
-use super::{Attention, DenseError, DenseOptions};
+use super::{Attention, DenseError, FeatureOptions};
 use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
 use grid::Grid;
 use last_block::{LastBlock, cells_of};
@@ -63,8 +63,8 @@ pub(super) struct Ending {
 }
 
 /// The tower's ending on `[batch, 3, height, width]`.
-pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, options: &DenseOptions) -> Ending {
-    let DenseOptions {
+pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, options: &FeatureOptions) -> Ending {
+    let FeatureOptions {
         attention, constants, ..
     } = *options;
     let grid = Grid::of(image, tower.patch_pixels());
@@ -76,7 +76,7 @@ pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, o
         feedback = Some(kept);
         cells
     };
-    let pearl = |rotation| last.alone(&pearl::mix(&last.heads(), rotation, constants.pearl.key_weight));
+    let pearl = |rotation| last.alone(&pearl::mix(&last.heads(), rotation, constants.pearl_key_weight));
     let cells = match attention {
         Attention::Clip => maskclip::unchanged(&last),
         Attention::Maskclip => maskclip::with_residual(&last),
@@ -94,7 +94,7 @@ pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, o
     Ending {
         cells: tower.project(&cells),
         pooled: tower.project(&last.class_token()).squeeze_dim(1), // [batch, 1, embedding] -> [batch, embedding]
-        keys: last.keys(options.key_smoothing),
+        keys: last.keys(options.keys),
         feedback,
     }
 }
@@ -118,7 +118,7 @@ fn blocks_read(attention: Attention, depth: Depth) -> usize {
 
 /// The tower's ending on `[batch, 3, height, width]`. `None` when it has nothing that the attention could act on: an
 /// attention pool has neither residual nor MLP, and its queries are never those of a cell.
-pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options: &DenseOptions) -> Option<Ending> {
+pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options: &FeatureOptions) -> Option<Ending> {
     let pool = &tower.attnpool;
     let map = tower.last_map(image);
     // The pool's positions are part of its attention alone: MaskCLIP's features and keys do without.
@@ -141,7 +141,7 @@ pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options
         | Attention::Gem => return None,
     };
     // The reference implementation takes a ResNet's keys as they are, like everybody.
-    let keys = options.key_smoothing.keys().map(|_| pool.k_proj.forward(&bare));
+    let keys = options.keys.map(|_| pool.k_proj.forward(&bare));
     Some(Ending {
         cells,
         pooled: pool.pool(&map),

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::grid::Grid;
 use super::last_block::{Heads, attend, cells_of};
 use super::trunk::{Depth, Trunk};
-use crate::dense::features::unit_rows;
+use crate::dense::tensors::unit_rows;
 
 /// Cells that a token's density is taken from.
 const NEIGHBOURS: i64 = 30;

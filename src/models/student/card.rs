@@ -275,7 +275,7 @@ pub struct PlannedInput {
 impl PlannedTeacher {
     /// A model and what it is asked.
     pub fn new(info: &ModelInfo, options: &DenseOptions, whole_images: Option<PlannedInput>) -> Self {
-        let (key_smoothing, key_smoothing_threshold) = match options.key_smoothing {
+        let (key_smoothing, key_smoothing_threshold) = match options.scoring.key_smoothing {
             KeySmoothing::None => (KeySmoothingMethod::None, None),
             KeySmoothing::Formula => (KeySmoothingMethod::Formula, None),
             KeySmoothing::Reference { threshold } => (KeySmoothingMethod::Reference, Some(threshold)),
@@ -286,13 +286,13 @@ impl PlannedTeacher {
             architecture: info.architecture.clone(),
             weights_sha256: info.weights_sha256.clone(),
             precision: info.precision.name().to_owned(),
-            attention: options.attention,
-            temperature: options.temperature,
-            prompt_denoising: options.prompt_denoising,
+            attention: options.features.attention,
+            temperature: options.scoring.temperature,
+            prompt_denoising: options.scoring.prompt_denoising,
             key_smoothing,
             key_smoothing_threshold,
-            window: options.window,
-            refinement: options.refinement,
+            window: options.features.window,
+            refinement: options.refinement.refinement(),
             whole_images,
         }
     }

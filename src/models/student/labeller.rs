@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::card::StudentCard;
 use super::load::{LoadError, StudentFiles};
 use super::network::{Mode, Network};
-use crate::dense::{DenseError, DenseFeatures, DenseOptions, FeatureSource};
+use crate::dense::{DenseError, DenseFeatures, FeatureOptions, FeatureSource};
 use crate::image::Normalisation;
 use crate::labeller::{LabellerError, ModelInfo, StudentInfo, TeacherInfo};
 use crate::models::clip::ClipModel;
@@ -141,7 +141,7 @@ impl FeatureSource for Network {
         STRIDE_PIXELS.into()
     }
 
-    fn features(&self, images: &Tensor, _options: &DenseOptions) -> Result<Vec<DenseFeatures>, DenseError> {
+    fn features(&self, images: &Tensor, _options: &FeatureOptions) -> Result<Vec<DenseFeatures>, DenseError> {
         let maps = tch::no_grad(|| Network::features(self, images, Mode::Evaluate));
         let (batch, _, height, width) = maps.size4().expect("features are [batch, embedding, height, width]");
         let cells = maps.flatten(2, 3).transpose(1, 2); // [batch, embedding, height, width] -> [batch, cells, embedding]
@@ -155,7 +155,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::dense;
+    use crate::dense::{self, ScoreOptions};
     use crate::models::student::{Backbone, Head, NetworkConfig, Parameters, Stem};
     use crate::scores::QueryOwner;
 
@@ -175,15 +175,22 @@ mod tests {
             let image = Tensor::linspace(-1, 1, 3 * 40 * 24, (Kind::Float, Device::Cpu)).view([3, 40, 24]);
             let text = Tensor::linspace(-1, 2, 2 * 5, (Kind::Float, Device::Cpu)).view([2, 5]);
             let logits = tch::no_grad(|| network.logits(&image.unsqueeze(0), &text, Mode::Evaluate));
-            let options = DenseOptions {
+            let scoring = ScoreOptions {
                 temperature: 1.0,
-                ..DenseOptions::default()
+                ..ScoreOptions::default()
             };
             // What fills no stride is left out.
             let larger = Tensor::cat(&[image, Tensor::ones([3, 40, 7], (Kind::Float, Device::Cpu))], 2);
             let owners = [QueryOwner::Class(0), QueryOwner::Class(1)];
-            let scores =
-                dense::score(&network, &[larger], &text, &owners, &options).expect("a student computes its features");
+            let scores = dense::score(
+                &network,
+                &[larger],
+                &text,
+                &owners,
+                &FeatureOptions::default(),
+                &scoring,
+            )
+            .expect("a student computes its features");
             let grid = &scores.map.grids[0];
             assert_eq!((grid.height, grid.width), cells, "{head:?}");
             let found = Tensor::from_slice(&grid.values).view_as(&logits);

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::card::{CARD_FILE, STUDENT_FILE, StudentCard};
 use super::network::{Network, Parameters};
-use crate::support::hexadecimal;
+use crate::support::{hexadecimal, to_i64};
 
 /// The texts that the student was trained on, among its tensors.
 const CLASSIFIER: &str = "classifier";
@@ -189,8 +189,7 @@ fn tensors(bytes: &[u8]) -> Result<HashMap<String, Tensor>, String> {
             safetensors::Dtype::F32 => Kind::Float,
             other => return Err(format!("{name} holds {other}")),
         };
-        let length = |&length: &usize| i64::try_from(length).expect("the file holds that many elements");
-        let shape: Vec<i64> = view.shape().iter().map(length).collect();
+        let shape: Vec<i64> = view.shape().iter().map(|&length| to_i64(length)).collect();
         Ok((name, Tensor::from_data_size(view.data(), &shape, kind)))
     });
     tensors.collect()

@@ -12,9 +12,10 @@ use ::image::Rgb;
 use tch::{Device, Kind, Tensor};
 
 use super::*;
-use crate::dense::{Attention, DenseOptions};
+use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation, RgbImage};
-use crate::labeller::{DenseFeatureGrid, ImageFeatures, Labeller, ModelInfo, Precision};
+use crate::labeller::{ImageFeatures, Labeller, ModelInfo, Precision};
+use crate::models::DenseFeatureGrid;
 use crate::models::student::{
     Backbone, CARD_FILE, Head, Mode, Network, NetworkConfig, Parameters, Plan, PlannedData, PlannedTeacher,
     PlannedVocabulary, PseudoLabels, STUDENT_FILE, Stem, StepReport, StudentPrecision, TrainSettings,
@@ -34,17 +35,9 @@ struct ColourTeacher {
     answers_left: usize,
 }
 
-impl Labeller for ColourTeacher {
-    fn info(&self) -> &ModelInfo {
-        &self.info
-    }
-
-    fn embed_texts(&mut self, _: &[String], _: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
-        unreachable!("training is given its texts' embeddings")
-    }
-
+impl ColourTeacher {
     /// Red and blue of each cell's middle.
-    fn features(&mut self, input: &ModelInput, _: &DenseOptions) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
+    fn colours(&mut self, input: &ModelInput) -> Result<Colours, LabellerError> {
         self.answers_left = match self.answers_left.checked_sub(1) {
             Some(left) => left,
             None => return Err(LabellerError::Model("out of answers".to_owned())),
@@ -55,10 +48,31 @@ impl Labeller for ColourTeacher {
             let pixel = (cell / CELLS * 8 + 4) * image.width + cell % CELLS * 8 + 4;
             [image.values[pixel], image.values[2 * plane + pixel]]
         });
-        Ok(Arc::new(Colours {
+        Ok(Colours {
             certainty: self.certainty,
             cells: cells.collect(),
-        }))
+        })
+    }
+}
+
+impl Labeller for ColourTeacher {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn embed_texts(&mut self, _: &[String], _: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
+        unreachable!("training is given its texts' embeddings")
+    }
+
+    fn features(
+        &mut self,
+        inputs: &[&ModelInput],
+        _: &FeatureOptions,
+    ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
+        let features = inputs
+            .iter()
+            .map(|input| Ok(Arc::new(self.colours(input)?) as Arc<dyn ImageFeatures>));
+        features.collect()
     }
 
     fn refine(
@@ -66,7 +80,7 @@ impl Labeller for ColourTeacher {
         scores: ScoreMap,
         _: &ModelInput,
         _: &Classifier,
-        _: &DenseOptions,
+        _: &RefinementOptions,
     ) -> Result<ScoreMap, LabellerError> {
         Ok(scores)
     }
@@ -84,7 +98,7 @@ impl ImageFeatures for Colours {
         size_of_val(self.cells.as_slice())
     }
 
-    fn score(&self, classifier: &Classifier, _: &DenseOptions) -> Result<DenseScores, LabellerError> {
+    fn score(&self, classifier: &Classifier, _: &ScoreOptions) -> Result<DenseScores, LabellerError> {
         // Of the two texts, those that it may label.
         let asked: Vec<usize> = classifier
             .embeddings
@@ -114,9 +128,12 @@ impl ImageFeatures for Colours {
             denoising_dropped_all: false,
         })
     }
+}
 
-    fn unit_grid(&self) -> Result<DenseFeatureGrid, LabellerError> {
-        let values = self.cells.iter().flat_map(|[red, blue]| {
+impl TeachingLabeller for ColourTeacher {
+    fn unit_grid(&mut self, input: &ModelInput, _: Attention) -> Result<DenseFeatureGrid, LabellerError> {
+        let colours = self.colours(input)?;
+        let values = colours.cells.iter().flat_map(|[red, blue]| {
             let length = (red * red + blue * blue).sqrt().max(1e-6);
             [red / length, 0.0, blue / length]
         });

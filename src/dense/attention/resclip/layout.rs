@@ -88,7 +88,7 @@ fn smoothed(belonging: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dense::scores::floats;
+    use crate::dense::tensors::floats;
 
     #[test]
     fn one_label_is_alike_everywhere_but_at_the_ends_of_the_rows() {

@@ -1,13 +1,13 @@
 //! One request on its way through the stages: what it holds, where it is, how long each stage took.
 //!
-//! Owns admission, the deadline and the ways work is waited for. Which stages there are is `look`'s and `segment`'s.
+//! Owns admission, the deadline and the ways work is waited for. Which stages a request passes is for [`extraction`](super::extraction) and [`segment`](super::segment) to say.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::host::ModelHost;
-use super::request::{SegmentError, Timings};
+use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
 use super::slots::Slot;
 use super::worker::{Job, Ticket};
 use super::{Engine, Readiness, Stage};
@@ -30,6 +30,20 @@ impl Engine {
         }
     }
 
+    /// When the answer to a request that comes now stops being of use.
+    pub(super) fn deadline(&self, fields: &FeatureFields) -> Result<Instant, SegmentError> {
+        let seconds = fields.deadline_seconds(&self.settings)?;
+        Ok(Instant::now() + Duration::from_secs_f64(seconds))
+    }
+
+    /// What the fields of a request to a model are resolved against.
+    pub(super) fn surroundings<'a>(&'a self, host: &'a ModelHost) -> Surroundings<'a> {
+        Surroundings {
+            settings: &self.settings,
+            model: (&host.name, host.kind),
+        }
+    }
+
     pub(super) fn take_slot(&self) -> Result<Arc<Slot>, SegmentError> {
         self.slots.take().ok_or(SegmentError::Overloaded {
             capacity: self.slots.capacity(),
@@ -39,10 +53,10 @@ impl Engine {
 
 /// The stage a request is in, readable from outside when the deadline cuts it off.
 #[derive(Default)]
-pub(super) struct Progress(AtomicU8);
+pub(super) struct CurrentStage(AtomicU8);
 
-impl Progress {
-    /// The result of a run that reports here, if it comes before the deadline.
+impl CurrentStage {
+    /// The result of a request that reports here, if the result comes before the deadline.
     pub(super) async fn until<T>(
         &self,
         deadline: Instant,
@@ -68,38 +82,42 @@ impl Progress {
 }
 
 /// One request on its way.
-pub(super) struct Run<'engine> {
+pub(super) struct AdmittedRequest<'engine> {
     pub(super) engine: &'engine Engine,
     pub(super) host: &'engine ModelHost,
     pub(super) model: Arc<ModelInfo>,
     pub(super) slot: Arc<Slot>,
     pub(super) timings: Timings,
-    progress: &'engine Progress,
+    stage: &'engine CurrentStage,
 }
 
-impl<'engine> Run<'engine> {
+impl<'engine> AdmittedRequest<'engine> {
     /// Admits a request to a model. Never waits.
     ///
     /// # Errors
-    /// When there is no such model, it is not ready, or there is no slot.
+    /// When the model is not ready, or there is no slot.
     pub(super) fn admit(
         engine: &'engine Engine,
-        model: &str,
-        progress: &'engine Progress,
+        host: &'engine ModelHost,
+        stage: &'engine CurrentStage,
     ) -> Result<Self, SegmentError> {
-        let host = engine.host(model)?;
         Ok(Self {
             engine,
             host,
             model: engine.ready_model(host)?,
             slot: engine.take_slot()?,
             timings: Timings::default(),
-            progress,
+            stage,
         })
     }
 
+    /// What the fields of the request are resolved against.
+    pub(super) fn surroundings(&self) -> Surroundings<'engine> {
+        self.engine.surroundings(self.host)
+    }
+
     pub(super) fn enter(&self, stage: Stage) {
-        self.progress.enter(stage);
+        self.stage.enter(stage);
     }
 
     pub(super) fn record(&mut self, stage: Stage, elapsed: Duration) {

@@ -1,18 +1,18 @@
-//! How a model comes to look at an image, or is found to have looked at it before: digest, decode, preprocess; and the images
-//! that are held for requests to come.
+//! How an image becomes the input of a model, or is found to have features already: digest, decode, preprocess; and the images that
+//! are held for requests to come.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::admission::{AdmittedRequest, CurrentStage};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
 use super::images::EncodedImage;
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
-use super::run::{Progress, Run};
-use super::worker::{Job, LookJob, Sight};
+use super::worker::{ExtractJob, FeatureInput, Job};
 use super::{Engine, Stage, cost};
-use crate::dense::{Attention, DenseOptions, KeySmoothing, Refinement, check_grid};
+use crate::dense::{Attention, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
 use crate::image::{self, ModelInput, RgbImage};
 use crate::labeller::{ImageFeatures, ModelKind};
 
@@ -24,10 +24,13 @@ impl Engine {
     /// # Errors
     /// See [`SegmentError`]: the image, the options, the engine's state, the deadline.
     pub async fn hold_image(&self, request: ImageRequest) -> Result<HeldImage, SegmentError> {
-        let progress = Progress::default();
-        let deadline = request.deadline;
-        let run = Run::admit(self, &request.model, &progress)?;
-        progress.until(deadline, run.hold_image(request)).await
+        let ImageRequest { image, fields } = request;
+        let deadline = self.deadline(&fields)?;
+        let host = self.find_host(fields.model.as_deref())?;
+        let (options, input) = fields.resolve(self.surroundings(host))?;
+        let stage = CurrentStage::default();
+        let admitted = AdmittedRequest::admit(self, host, &stage)?;
+        stage.until(deadline, admitted.hold_image(image, options, input)).await
     }
 
     /// Lets go of an image, and of what models made of its bytes.
@@ -42,52 +45,46 @@ impl Engine {
     }
 }
 
-/// What there is of an image.
-pub(super) struct Look {
+/// An image, ready for a worker.
+pub(super) struct PreparedImage {
     /// Width and height in pixels, after orientation.
     pub(super) size: (u32, u32),
     /// What a worker gets of it.
-    pub(super) sight: Sight,
+    pub(super) input: FeatureInput,
     /// Where its features are held, or may be; none when none are kept.
     pub(super) key: Option<FeatureKey>,
 }
 
-impl Look {
+impl PreparedImage {
     /// Whether the features were held already.
     pub(super) fn is_cached(&self) -> bool {
-        matches!(self.sight, Sight::Features(..))
+        matches!(self.input, FeatureInput::Cached { .. })
     }
 }
 
-impl Run<'_> {
-    async fn hold_image(mut self, request: ImageRequest) -> Result<HeldImage, SegmentError> {
-        let ImageRequest {
-            model: _,
-            image,
-            dense,
-            input,
-            deadline: _,
-        } = request;
-        self.check(&dense)?;
+impl AdmittedRequest<'_> {
+    async fn hold_image(
+        mut self,
+        image: Bytes,
+        options: FeatureOptions,
+        input: InputOptions,
+    ) -> Result<HeldImage, SegmentError> {
+        self.check(&options)?;
         self.engine.images.check(&image)?;
         let digest = self.digest(&image).await?;
-        let look = self.look(image.clone(), Some(digest), &dense, &input).await?;
-        let features_cached = look.is_cached();
+        let prepared = self
+            .prepare(image.clone(), Some(digest), &options, RefinementOptions::None, &input)
+            .await?;
+        let features_cached = prepared.is_cached();
         // Features that will not be kept need not be computed.
-        if let (Sight::Pixels(input), Some(key)) = (look.sight, look.key) {
-            let job = |ticket| {
-                Job::Look(LookJob {
-                    input,
-                    options: dense,
-                    ticket,
-                })
-            };
+        if let (FeatureInput::Pixels(input), Some(key)) = (prepared.input, prepared.key) {
+            let job = |ticket| Job::Extract(ExtractJob { input, options, ticket });
             let features = self.on_worker(job).await?;
-            self.hold_features(key, features, look.size, &dense);
+            self.hold_features(key, features, prepared.size, options.keys);
         }
         let image = EncodedImage { bytes: image, digest };
         let id = self.engine.images.hold(image, Instant::now());
-        let (width, height) = look.size;
+        let (width, height) = prepared.size;
         Ok(HeldImage {
             id: id.to_string(),
             model: self.model.name.clone(),
@@ -119,56 +116,54 @@ impl Run<'_> {
         self.blocking("digest", move || ImageDigest::of(&image)).await
     }
 
-    /// Features that are held, and pixels where they are needed all the same; else pixels.
-    pub(super) async fn look(
+    /// Cached features, with pixels if the refinement needs them; otherwise pixels only.
+    pub(super) async fn prepare(
         &mut self,
         bytes: Bytes,
         digest: Option<ImageDigest>,
-        dense: &DenseOptions,
+        options: &FeatureOptions,
+        refinement: RefinementOptions,
         input: &InputOptions,
-    ) -> Result<Look, SegmentError> {
+    ) -> Result<PreparedImage, SegmentError> {
         let features = &self.engine.features;
         let model = (self.host.name.as_str(), self.model.short_side);
         let digest = digest.filter(|_| features.is_on());
-        let key = digest.map(|digest| FeatureKey::new(digest, model, dense, input));
-        let held = key
-            .as_ref()
-            .and_then(|key| features.get(key, dense.key_smoothing.keys()));
+        let key = digest.map(|digest| FeatureKey::new(digest, model, options, input));
+        let held = key.as_ref().and_then(|key| features.get(key, options.keys));
         let Some(HeldFeatures { features, size, .. }) = held else {
             let pixels = self.decode(bytes).await?;
             let size = pixels.dimensions();
-            let sight = Sight::Pixels(self.preprocess(pixels, dense, input).await?);
-            return Ok(Look { size, sight, key });
+            let input = FeatureInput::Pixels(self.preprocess(pixels, options, input).await?);
+            return Ok(PreparedImage { size, input, key });
         };
-        let pixels = match dense.refinement {
-            Refinement::None => None,
-            Refinement::Pamr | Refinement::PearlPropagation => {
+        let pixels = match refinement {
+            RefinementOptions::None => None,
+            RefinementOptions::Pamr | RefinementOptions::PearlPropagation { .. } => {
                 let pixels = self.decode(bytes).await?;
-                Some(self.preprocess(pixels, dense, input).await?)
+                Some(self.preprocess(pixels, options, input).await?)
             }
         };
-        let sight = Sight::Features(features, pixels);
-        Ok(Look { size, sight, key })
+        let input = FeatureInput::Cached { features, pixels };
+        Ok(PreparedImage { size, input, key })
     }
 
-    /// Keeps the features of an image of this width and height, computed with these options.
+    /// Keeps the features of an image of this width and height, with the keys that they have.
     pub(super) fn hold_features(
         &self,
         key: FeatureKey,
         features: Arc<dyn ImageFeatures>,
         size: (u32, u32),
-        dense: &DenseOptions,
+        keys: Option<SmoothingKeys>,
     ) {
-        let keys = dense.key_smoothing.keys();
         let held = HeldFeatures { features, keys, size };
         self.engine.features.hold(key, held);
     }
 
     /// What the model at hand cannot do.
-    pub(super) fn check(&self, dense: &DenseOptions) -> Result<(), SegmentError> {
+    pub(super) fn check(&self, options: &FeatureOptions) -> Result<(), SegmentError> {
         match self.host.kind {
-            ModelKind::Clip => self.check_attention(dense.attention),
-            ModelKind::Student if dense.key_smoothing != KeySmoothing::None => Err(SegmentError::Unsupported(format!(
+            ModelKind::Clip => self.check_attention(options.attention),
+            ModelKind::Student if options.keys.is_some() => Err(SegmentError::Unsupported(format!(
                 "the model {} is a student: it has no keys to smooth",
                 self.model.name
             ))),
@@ -204,10 +199,10 @@ impl Run<'_> {
     async fn preprocess(
         &mut self,
         pixels: RgbImage,
-        dense: &DenseOptions,
+        options: &FeatureOptions,
         input: &InputOptions,
     ) -> Result<ModelInput, SegmentError> {
-        let sizes = self.sizes(&pixels, dense, input)?;
+        let sizes = self.sizes(&pixels, options, input)?;
         let (resize, normalisation) = (input.resize, self.model.normalisation);
         self.stage(Stage::Preprocess, move || ModelInput {
             image_height: pixels.height() as usize,
@@ -224,7 +219,7 @@ impl Run<'_> {
     fn sizes(
         &self,
         pixels: &RgbImage,
-        dense: &DenseOptions,
+        options: &FeatureOptions,
         input: &InputOptions,
     ) -> Result<Vec<(u32, u32)>, SegmentError> {
         let limits = &self.engine.settings.input_limits;
@@ -241,12 +236,12 @@ impl Run<'_> {
                     .working_size(width, height, short_side, patch_pixels, max_pixels)?,
             );
         }
-        cost::check_sizes(&sizes, dense.window, patch_pixels, limits)?;
-        let seen = |side: u32| dense.window.map_or(side, |window| side.min(window.side));
+        cost::check_sizes(&sizes, options.window, patch_pixels, limits)?;
+        let seen = |side: u32| options.window.map_or(side, |window| side.min(window.side));
         for &(width, height) in &sizes {
             let [rows, columns] = [height, width].map(|side| (seen(side) / patch_pixels) as usize);
-            check_grid(dense.attention, rows, columns)?;
-            cost::check_pairs(rows * columns, dense.attention, limits)?;
+            check_grid(options.attention, rows, columns)?;
+            cost::check_pairs(rows * columns, options.attention, limits)?;
         }
         Ok(sizes)
     }

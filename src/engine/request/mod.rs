@@ -1,39 +1,30 @@
 //! A request and its result as plain data.
 
-use std::time::{Duration, Instant};
+mod fields;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Stage;
 use super::cost::CostError;
-use crate::dense::{DenseError, DenseOptions};
+use crate::dense::DenseError;
 use crate::image::{DecodeError, InputTooLarge, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
-use crate::vocabulary::{Class, ClassListAdvice, Synonyms, TemplateSet, VocabularyError};
+use crate::vocabulary::{ClassListAdvice, VocabularyError};
 
-/// One image to be labelled. Everything has been given a value: defaults are the caller's.
+pub use fields::{
+    BackgroundFields, BackgroundNames, ExceededLimit, FeatureFields, Field, FieldError, KeySmoothingFields, LimitValue,
+    SegmentFields, SegmentOptions, Surroundings, VocabularyChoice, WindowFields,
+};
+
+/// One image to be labelled, and what its caller says of how.
 #[derive(Debug, Clone)]
 pub struct SegmentRequest {
-    /// The name of the model that must answer.
-    pub model: String,
     /// The image.
     pub image: ImageSource,
-    /// What to look for.
-    pub vocabulary: VocabularyChoice,
-    /// What counts as none of the classes.
-    pub background: Background,
-    /// The prompts texts are put into.
-    pub templates: TemplateSet,
-    /// What the synonyms of a class come to.
-    pub synonyms: Synonyms,
-    /// The last attention, temperature, denoising, smoothing, windows, refinement.
-    pub dense: DenseOptions,
-    /// How the image becomes the model's input.
-    pub input: InputOptions,
-    /// How the label map is written.
-    pub output: OutputOptions,
-    /// When the answer stops being of use.
-    pub deadline: Instant,
+    /// The fields that the caller names; the engine fills in the others.
+    pub fields: SegmentFields,
 }
 
 /// An image given with the request, or one that is held.
@@ -56,19 +47,13 @@ pub struct InputOptions {
     pub resize: Resize,
 }
 
-/// One image to be looked at and held for requests to come. Everything has been given a value: defaults are the caller's.
+/// One image to be held for requests to come, with its features.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
-    /// The name of the model that must look at it.
-    pub model: String,
     /// The encoded image (JPEG, PNG, ...), not yet looked at.
     pub image: Bytes,
-    /// What its features are to be of: the last attention, windows, the keys of the smoothing. The rest is not looked at.
-    pub dense: DenseOptions,
-    /// How the image becomes the model's input.
-    pub input: InputOptions,
-    /// When the answer stops being of use.
-    pub deadline: Instant,
+    /// The fields that the caller names; the engine fills in the others.
+    pub fields: FeatureFields,
 }
 
 /// An image that is held.
@@ -90,17 +75,8 @@ pub struct HeldImage {
     pub timings: Timings,
 }
 
-/// Classes given with the request, or a vocabulary defined before.
-#[derive(Debug, Clone, PartialEq)]
-pub enum VocabularyChoice {
-    /// Classes in the order of their ids.
-    Inline(Vec<Class>),
-    /// The name of a defined vocabulary.
-    Named(String),
-}
-
 /// Pixels that belong to none of the classes.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Background {
     /// Names that compete with the classes and win for the background; empty for none, `None` for
     /// those of the vocabulary's definition.
@@ -113,7 +89,7 @@ pub struct Background {
 }
 
 /// How the result is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OutputOptions {
     /// Form of the label map.
     pub label_map: LabelMapFormat,
@@ -242,6 +218,9 @@ pub struct Timings {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SegmentError {
+    /// A field is missing, out of its range, or does not go with another one.
+    #[error(transparent)]
+    Field(#[from] FieldError),
     /// The image was refused.
     #[error(transparent)]
     Image(#[from] DecodeError),
@@ -312,7 +291,7 @@ fn list(names: &[String]) -> String {
 
 impl Timings {
     /// Notes the time one stage took.
-    pub(super) fn set(&mut self, stage: Stage, elapsed: Duration) {
+    pub(in crate::engine) fn set(&mut self, stage: Stage, elapsed: Duration) {
         let seconds = match stage {
             Stage::Decode => &mut self.decode_seconds,
             Stage::Preprocess => &mut self.preprocess_seconds,
