@@ -1,16 +1,17 @@
 """Compares the server's label maps with an independent Python computation, on a photograph and full-size models.
 
-Every model of MODELS gets random weights, which are rounded to 16 bits and saved as open_clip saves them. The server labels
-scikit-learn's china.jpg with 20 classes. Python labels it too, with open_clip's towers and MaskCLIP's formulas as written in
-tools/golden/dense_reference.py. Labels must be equal wherever the two best scores differ by more than TOLERANCE. Smaller
-differences come from the order of arithmetic and from the resize, which is within one step of 255 of Pillow's.
+Every model of MODELS gets random weights, which are rounded to 16 bits and saved as open_clip saves them. The server
+labels scikit-learn's china.jpg with 20 classes. Python labels it too, with open_clip's towers and MaskCLIP's formulas
+as written in tools/golden/dense_reference.py. Labels must be equal wherever the two best scores differ by more than
+TOLERANCE. Smaller differences come from the order of arithmetic and from the resize, which is within one step of 255 of
+Pillow's.
 
-The interface shows features as cosines. `similarity` is a cosine of dense features with text features. The logarithms of
-`image_probability` are the cosines of CLIP's own image feature with text features, times the temperature, up to a common
-summand.
+The interface shows features as cosines. `similarity` is a cosine of dense features with text features. The logarithms
+of `image_probability` are the cosines of CLIP's own image feature with text features, times the temperature, up to a
+common summand.
 
-Then one set of weights per architecture goes through each of its forms (tools/golden/forms.py). The label maps must agree
-wherever the two best scores differ by more than TOLERANCE. The tables go to docs/parity.md.
+Then one set of weights per architecture goes through each of its forms (tools/golden/forms.py). The label maps must
+agree wherever the two best scores differ by more than TOLERANCE. The tables go to docs/parity.md.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ REPLY_SECONDS = 300
 def random_model(name: str, photograph: Tensor) -> nn.Module:
     """A model whose random weights tell images and texts apart.
 
-    open_clip's initialisation gives all texts nearly the same embedding and switches off every residual branch of a ResNet.
+    open_clip's initialisation gives all texts nearly the same embedding and switches off every residual branch of a
+    ResNet.
     """
     torch.manual_seed(0)
     model = open_clip.create_model(name).eval()
