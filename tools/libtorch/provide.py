@@ -9,9 +9,10 @@ file). Only the headers and the shared libraries are unpacked, once per user, in
 
     ${LIBTORCH_CACHE:-${XDG_CACHE_HOME:-~/.cache}/maskclip}/libtorch-<version>-<flavour>-<architecture>
 
-Environment: LIBTORCH          a libtorch of your own: it is checked for presence and used as it is LIBTORCH_FLAVOUR
-cpu (default, 0.5 GB on disk) or cuda (4 GB: also the CUDA parts and NVIDIA's libraries) LIBTORCH_CACHE    where to
-unpack
+Environment:
+    LIBTORCH          a libtorch of your own: it is checked for presence and used as it is
+    LIBTORCH_FLAVOUR  cpu (default, 0.5 GB on disk) or cuda (4 GB: also the CUDA parts and NVIDIA's libraries)
+    LIBTORCH_CACHE    where to unpack
 
 One rename puts the folder in place, so it is whole or absent. A lock makes concurrent runs wait for the first. The next
 run reuses the wheels that an interrupted run has finished. This script needs Python 3.8 with pip, and a C compiler.
