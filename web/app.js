@@ -1,43 +1,43 @@
-// The form: which image, which classes, which settings; sends POST /v1/images once for an image, then POST /v1/segment for each
-// class list, and hands the reply to result.js.
+// The form: which image, which classes, which settings. It sends POST /v1/images once per image, then POST /v1/segment
+// once per class list, and hands each reply to result.js.
 //
-// Fields of the form are named as the request's fields are, and an empty one is left out, so that the server's own
-// defaults hold. The contract is /openapi.yaml.
+// Fields of the form have the names of the request's fields. An empty field is left out of the request, so that the
+// server's default holds. The contract is /openapi.yaml.
 
 import { ResultView } from "/assets/result.js";
 
-/** Between two looks at whether the server has loaded its model. */
+/** The pause between two questions whether the server has loaded its model. */
 const MODEL_RETRY_MILLISECONDS = 2000;
 
 const element = (id) => document.getElementById(id);
 const view = new ResultView();
 
-/** The kinds of problems that are answered by sending the image along. */
+/** Problem types after which the page sends the image itself instead of its id. */
 const IMAGE_NOT_HELD = "/problems/image-not-held";
 const IMAGE_TOO_LARGE_TO_HOLD = "/problems/image-too-large-to-hold";
 
-/** The fields of a request that say how the model looks at the image, as POST /v1/images takes them. */
+/** The fields of a request that decide an image's features: POST /v1/images takes them too. */
 const LOOK_FIELDS = ["model", "attention", "key_smoothing", "short_side"];
 
 /**
- * The image to label: its bytes, its file name, its address if it is one of the examples, and what the server calls it: `null`
- * before it has been left there, `undefined` where the server has no room for it.
+ * The image to label: its bytes, its file name, its address if it is an example, and its id on the server. The id is
+ * `null` before the image was sent to POST /v1/images, and `undefined` if the server has no room for the image.
  */
 let image = null;
 /** Chosen classes in the order of their ids: `{ name, synonyms }`. */
 let classes = [];
-/** The example whose classes stand in the list, as `classKey` writes them; null once they were changed. */
+/** The `classKey` of the example whose classes are in the list; null after the user changed them. */
 let classesOfExample = null;
-/** The controller of the request under way, or null. */
+/** The controller of the running request, or null. */
 let running = null;
-/** What the server has loaded, as `GET /v1/models` lists it; the first is the default. */
+/** The loaded models, as `GET /v1/models` lists them; the first is the default. */
 let models = [];
-/** What the server reads of a request; unknown until it says. */
+/** The most bytes of a request that the server reads; unknown until `GET /v1/models` says. */
 let maxRequestBytes = Infinity;
 
 // --- image ---
 
-/** Puts an image on the stage; false if the browser cannot show it. */
+/** Puts an image on the stage. Returns false if the browser cannot show it. */
 async function setImage(blob, name, exampleUrl = null) {
   const picture = element("image");
   const url = URL.createObjectURL(blob);
@@ -47,7 +47,7 @@ async function setImage(blob, name, exampleUrl = null) {
     await candidate.decode();
   } catch {
     URL.revokeObjectURL(url);
-    showProblem("This file cannot be shown", `${name} is not an image this browser can read. PNG, JPEG and WebP are.`);
+    showProblem("This file cannot be shown", `This browser cannot read ${name}. It can read PNG, JPEG and WebP.`);
     return false;
   }
   running?.abort();
@@ -72,7 +72,7 @@ function listenForImages() {
   element("file").addEventListener("change", (event) => {
     const [file] = event.target.files;
     if (file) setImage(file, file.name);
-    event.target.value = ""; // so that choosing the same file again is a change
+    event.target.value = ""; // choosing the same file again is then a change
   });
   document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
@@ -126,13 +126,13 @@ function exampleItem(example) {
   return item;
 }
 
-/** Takes an example's image, and its classes unless the user has a list of their own, and labels it. */
+/** Takes an example's image and labels it. Takes the example's classes too, unless the user has a list of their own. */
 async function takeExample(example, url) {
   let blob;
   try {
     blob = await (await fetch(url)).blob();
   } catch {
-    showProblem("The example did not arrive", "The server may be down. Try again.");
+    showProblem("The example could not be loaded", "The server may be down. Try again.");
     return;
   }
   if (!(await setImage(blob, example.image, url))) return;
@@ -201,7 +201,7 @@ function classChip(entry, index) {
   return chip;
 }
 
-/** Makes a class of what still stands in the input. */
+/** Adds the text that is still in the input as a class. */
 function takePendingClass() {
   const input = element("class-input");
   if (input.value.trim() === "") return;
@@ -214,13 +214,13 @@ function listenForClasses() {
   input.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
     if (event.key === "Enter" && input.value.trim() !== "") {
-      event.preventDefault(); // the form is sent by Enter in an empty input
+      event.preventDefault(); // Enter in an empty input sends the form
       takePendingClass();
     } else if (event.key === "Backspace" && input.value === "" && classes.length > 0) {
       removeClass(classes.length - 1);
     }
   });
-  // Not on keydown: keyboards on screens do not name the comma there.
+  // Not on keydown: on-screen keyboards do not report the comma there.
   input.addEventListener("input", () => {
     if (input.value.includes(",")) takePendingClass();
   });
@@ -255,7 +255,7 @@ async function loadVocabularies() {
   element("vocabulary").replaceChildren(...options);
 }
 
-/** Offers the loaded models and what they can do; asks again while the server is still loading them. */
+/** Offers the loaded models and their options. Asks again while the server is still loading. */
 async function loadModels() {
   const list = await getJson("/v1/models");
   if (!list || list.models.length === 0) {
@@ -273,7 +273,7 @@ async function loadModels() {
   showModel();
 }
 
-/** Shows the chosen model and offers what it can do; what it lacks is disabled. */
+/** Shows the chosen model and offers its options; options that it lacks are disabled. */
 function showModel() {
   const model = models[element("model-choice").selectedIndex];
   element("model").textContent = [model.name, model.architecture, model.precision, model.device].join(" · ");
@@ -283,10 +283,13 @@ function showModel() {
   element("temperature").placeholder = `${model.temperature}, the model’s own`;
   const classes = model.student?.classes.map((entry) => entry.name ?? entry) ?? [];
   element("trained-on").hidden = !model.student;
-  element("trained-on").textContent = `A student trained on ${classes.join(", ")}; it takes other classes, too.`;
+  element("trained-on").textContent = `A student trained on ${classes.join(", ")}; it can label other classes too.`;
 }
 
-/** Puts values into a choice beside the default, keeping the chosen one if it is among them; one that leaves no choice is off. */
+/**
+ * Fills a select with a default and these values, and keeps the chosen value if it is among them. With fewer than two
+ * values there is nothing to choose, and the select is disabled.
+ */
 function offer(id, values) {
   const select = element(id);
   const chosen = select.value;
@@ -295,7 +298,7 @@ function offer(id, values) {
   select.disabled = values.length < 2;
 }
 
-/** A JSON document of the server, or null if it has none to give now: the page works without. */
+/** A JSON document of the server, or null if the server does not give it now: the page works without it. */
 async function getJson(url) {
   try {
     const response = await fetch(url);
@@ -320,28 +323,28 @@ function requestBody() {
   return body;
 }
 
-/** Says why a request makes no sense yet; true if it does. */
+/** Returns whether the form makes a request; shows what is missing if it does not. */
 function canSend() {
   if (!image) {
     element("file").focus();
-    showProblem("There is no image yet", "Choose, drop or paste one, or take an example.");
+    showProblem("There is no image yet", "Choose, drop or paste an image, or take an example.");
     return false;
   }
   if (image.blob.size > maxRequestBytes) {
-    // Said here, since a server may hang up on a body that is too long before its answer can be read.
+    // The page checks this itself: a server may close the connection before its answer to a long body can be read.
     const [has, limit] = [image.blob.size, maxRequestBytes].map((bytes) => `${(bytes / 1e6).toFixed(1)} MB`);
     showProblem("The image is too large for this server", `It has ${has}; limits.max_request_bytes is ${limit}.`);
     return false;
   }
   if (!usesNamedVocabulary() && classes.length === 0) {
     element("class-input").focus();
-    showProblem("There are no classes yet", "Type the names of what may be in the image, such as tiger, lemon.");
+    showProblem("There are no classes yet", "Type names of things that may be in the image, such as tiger, lemon.");
     return false;
   }
   return true;
 }
 
-/** Labels the image and shows the result, or why there is none. A request under way is given up. */
+/** Labels the image and shows the result, or why there is none. Aborts a running request first. */
 async function run() {
   takePendingClass();
   hideProblem();
@@ -363,9 +366,12 @@ async function run() {
   }
 }
 
-/** Labels the image, which is sent only if the server does not hold it; throws a `RequestProblem` where it, or the way to it, says no. */
+/**
+ * Labels the image and returns the reply. Sends the image only if the server does not hold it.
+ * Throws a `RequestProblem` if the server refuses or does not answer.
+ */
 async function segment(signal) {
-  const asked = image; // another may be chosen meanwhile
+  const asked = image; // the user may choose another image meanwhile
   const body = { ...requestBody(), output: { label_map: "png", confidence_map: true } };
   for (const isRepeated of [false, true]) {
     const timings = asked.id === null ? await holdImage(asked, body, signal) : {};
@@ -380,7 +386,7 @@ async function segment(signal) {
   }
 }
 
-/** Leaves an image on the server, looked at as a request will ask for it; the seconds of the stages that this took. */
+/** Sends an image to POST /v1/images with the options that decide its features. Returns the seconds of each stage. */
 async function holdImage(left, body, signal) {
   const look = Object.fromEntries(LOOK_FIELDS.filter((field) => field in body).map((field) => [field, body[field]]));
   try {
@@ -394,12 +400,12 @@ async function holdImage(left, body, signal) {
   }
 }
 
-/** The seconds of each stage over both requests. */
+/** The seconds of each stage, summed over both requests. */
 function addTimings(timings, before) {
   return Object.fromEntries(Object.entries(timings).map(([stage, seconds]) => [stage, seconds + (before[stage] ?? 0)]));
 }
 
-/** Sends a request, with an image unless that is null; the reply's JSON. Throws a `RequestProblem`. */
+/** Sends a request, with an image unless that is null, and returns the reply's JSON. Throws a `RequestProblem`. */
 async function post(url, body, sent, signal) {
   const form = new FormData();
   if (sent) form.append("image", sent.blob, sent.name);
@@ -414,7 +420,7 @@ async function post(url, body, sent, signal) {
   return response.json();
 }
 
-/** An answer that is not a result: a title and, as the message, a detail for people; its type where it is one of the server's problems. */
+/** An answer that is no result: a title, a detail for people as the message, and the server's problem type if any. */
 class RequestProblem extends Error {
   constructor(title, detail, type) {
     super(detail);
@@ -423,12 +429,12 @@ class RequestProblem extends Error {
   }
 }
 
-/** Reads problem details (RFC 9457); a proxy's page of its own becomes its status. */
+/** Reads problem details (RFC 9457). Of any other page, such as a proxy's, only the status is shown. */
 async function problemOf(response) {
   const { type, title, detail, instance } = await response.json().catch(() => ({}));
   const seconds = Number(response.headers.get("Retry-After"));
   const advice = seconds > 0 ? `Try again in ${seconds} ${seconds === 1 ? "second" : "seconds"}.` : "";
-  const record = !detail && instance ? `The server’s log has the detail under ${instance}.` : "";
+  const record = !detail && instance ? `The server’s log has the details under ${instance}.` : "";
   return new RequestProblem(
     title ?? `The server answered ${response.status}`,
     [detail, advice, record].filter(Boolean).join(" "),
@@ -463,7 +469,7 @@ function hideProblem() {
 
 // --- curl ---
 
-/** The same request as a command for a shell; an example is fetched from this server, so it works anywhere. */
+/** The same request as a shell command. It fetches an example from this server, so it works on any machine. */
 function curlCommand() {
   const request = `--form-string ${shellQuote(`request=${JSON.stringify(requestBody())}`)}`;
   const answer = `-o reply.json -w 'HTTP %{http_code}, saved as reply.json\\n'`;
@@ -474,7 +480,7 @@ function curlCommand() {
   return send(image ? curlFileName(image.name) : "FILE");
 }
 
-/** In a form's value, curl gives comma, semicolon, quote and backslash a meaning unless the name is quoted. */
+/** curl gives comma, semicolon, quote and backslash a meaning in a form's value, so a name with these is quoted. */
 function curlFileName(name) {
   return /[",;\\]/.test(name) ? `"${name.replace(/["\\]/g, "\\$&")}"` : name;
 }
@@ -483,7 +489,7 @@ function shellQuote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** Keeps the command true to the form, once it is shown. */
+/** Updates the command from the form, if the command is shown. */
 function refreshCurl() {
   if (element("curl").hidden) return;
   const command = element("curl-command");
@@ -492,19 +498,19 @@ function refreshCurl() {
   element("copied").textContent = "";
 }
 
-/** Shows the command, and copies it where the browser allows that (only over https or on this machine). */
+/** Shows the command, and copies it if the browser allows that (only over https or on this machine). */
 async function showCurl() {
   takePendingClass();
   element("curl").hidden = false;
   refreshCurl();
   const command = element("curl-command");
-  const where = image && !image.exampleUrl ? ` It expects ${image.name} in the current folder.` : "";
+  const where = image && !image.exampleUrl ? ` The command expects ${image.name} in the current folder.` : "";
   try {
     await navigator.clipboard.writeText(command.value);
     element("copied").textContent = `Copied.${where}`;
   } catch {
     command.select();
-    element("copied").textContent = `Selected: copy it from here.${where}`;
+    element("copied").textContent = `Copy the selected text.${where}`;
   }
 }
 

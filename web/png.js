@@ -1,8 +1,7 @@
-// Reads the PNGs the server writes, sample for sample.
+// Reads the samples of the PNGs that the server writes: indexed or grey, 8 or 16 bits, not interlaced.
 //
-// A canvas would hand back colours, not class ids, and only after the browser's colour management, alpha handling and
-// (in some privacy modes) deliberate noise. A label map has to be exact, so its bytes are read here. Covers what the
-// server writes: indexed or grey, 8 or 16 bits, not interlaced.
+// A label map must be exact, so this module reads its bytes itself. A canvas would return colours instead of class ids,
+// after the browser's colour management, alpha handling and (in some privacy modes) deliberate noise.
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const GREY = 0;
@@ -28,7 +27,7 @@ export async function decodePng(bytes) {
   return { width, height, samples };
 }
 
-/** Splits the file into its header's facts and the compressed data. */
+/** Returns the header's values and the compressed data of a file. */
 function readChunks(bytes) {
   if (!SIGNATURE.every((byte, i) => bytes[i] === byte)) throw new Error("Not a PNG.");
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -40,7 +39,7 @@ function readChunks(bytes) {
     const body = at + 8;
     if (kind === "IHDR") header = readHeader(view, body);
     if (kind === "IDAT") data.push(bytes.subarray(body, body + length));
-    at = body + length + 4; // the checksum; the inflater has one of its own
+    at = body + length + 4; // skips the checksum; the inflater checks its own
   }
   if (header === null || data.length === 0) throw new Error("The PNG is cut short.");
   return { ...header, data };

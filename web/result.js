@@ -1,17 +1,17 @@
 // Shows one reply of POST /v1/segment: the label map over the image, the probe, the legend, warnings and timings.
 //
-// Knows nothing of how the reply was asked for; app.js does that.
+// app.js sends the request; nothing here knows of it.
 
 import { decodePng } from "/assets/png.js";
 
-/** Pixels of the overlay's canvas at most: beyond about this many, browsers on phones refuse the canvas. */
+/** The most pixels of the overlay's canvas: browsers on phones refuse canvases of about this size and more. */
 const MAX_OVERLAY_PIXELS = 8_000_000;
-/** Classes without pixels up to this many are listed at once, more are folded away. */
+/** Up to this many classes without pixels are listed openly; more are folded away. */
 const ABSENT_LISTED = 4;
 
 const element = (id) => document.getElementById(id);
 
-/** The reply on the page. Made once; `show` and `clear` change what it shows. */
+/** The reply on the page. The page has one; `show` and `clear` change its content. */
 export class ResultView {
   #reply = null;
   /** Class id per pixel, rows from the top. */
@@ -20,12 +20,12 @@ export class ResultView {
   #confidence = null;
   /** The pixel value that means no class. */
   #unlabelled = 255;
-  /** Ids of classes that the legend's boxes have switched off. */
+  /** Ids of the classes that the user switched off in the legend. */
   #hidden = new Set();
-  /** The one class the legend points at, or null. */
+  /** The id of the class under the pointer in the legend, or null. */
   #highlighted = null;
   #paintQueued = false;
-  /** Where the keyboard's probe stands, `[x, y]` in image pixels. */
+  /** The pixel under the probe, `[x, y]`, or null. */
   #cursor = null;
 
   constructor() {
@@ -41,11 +41,11 @@ export class ResultView {
   }
 
   /**
-   * Shows a reply that holds a PNG label map and a confidence map.
+   * Shows a reply that has a PNG label map and a confidence map.
    *
    * @param {object} reply the body of POST /v1/segment
-   * @param {number} roundTripSeconds from sending the request to having the reply
-   * @param {AbortSignal} signal aborted when another image or request has taken the page meanwhile
+   * @param {number} roundTripSeconds the time from sending the request to reading the reply
+   * @param {AbortSignal} signal aborted when the user has chosen another image or sent another request
    */
   async show(reply, roundTripSeconds, signal) {
     const labelMap = await decodePng(fromBase64(reply.label_map.data));
@@ -66,7 +66,7 @@ export class ResultView {
     this.#paint();
   }
 
-  /** Takes the reply off the page, for another image. */
+  /** Removes the reply from the page, for another image. */
   clear() {
     this.#reply = null;
     this.#labels = null;
@@ -92,7 +92,7 @@ export class ResultView {
     });
   }
 
-  /** Draws the label map, every n-th pixel where the image is larger than a canvas may be. */
+  /** Draws the label map. Of an image that is larger than a canvas may be, draws every n-th pixel. */
   #paint() {
     const { width, height } = this.#reply;
     const step = Math.ceil(Math.sqrt((width * height) / MAX_OVERLAY_PIXELS));
@@ -114,7 +114,7 @@ export class ResultView {
     context.putImageData(image, 0, 0);
   }
 
-  /** Colour per pixel value as a little-endian RGBA word; 0, transparent, for what is not shown. */
+  /** The colour of each pixel value as a little-endian RGBA word; 0 (transparent) for classes that are not shown. */
   #colourTable() {
     const table = new Uint32Array(this.#unlabelled + 1);
     for (const { id, color } of this.#reply.classes) {
@@ -146,7 +146,7 @@ export class ResultView {
     picture.addEventListener("keydown", (event) => this.#moveCursor(event));
   }
 
-  /** Arrow keys move the probe by a fiftieth of the longer side, with shift by one pixel. */
+  /** Arrow keys move the probe by a fiftieth of the longer side; with shift, by one pixel. */
   #moveCursor(event) {
     const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const direction = directions[event.key];
@@ -171,7 +171,7 @@ export class ResultView {
     return [Math.min(Math.max(x, 0), width - 1), Math.min(Math.max(y, 0), height - 1)];
   }
 
-  /** Shows what stands under the probe, beside a point of the window. */
+  /** Shows the class and confidence of the pixel under the probe, beside a point of the window. */
   #showProbe(clientX, clientY) {
     const [x, y] = this.#cursor;
     const at = y * this.#reply.width + x;
@@ -261,7 +261,7 @@ export class ResultView {
     save(new Blob([fromBase64(this.#reply.label_map.data)], { type: "image/png" }), "label-map.png");
   }
 
-  /** Saves the image with the label map over it, as it is on the page. */
+  /** Saves the image with the label map over it, as the page shows it. */
   #saveOverlay() {
     const overlay = element("overlay");
     const canvas = document.createElement("canvas");
@@ -311,13 +311,13 @@ function rowOf(swatch, name, ...values) {
   return row;
 }
 
-/** A share of one as per cent; a dash for a number that does not exist. */
+/** A share from 0 to 1 in percent; a dash for null. */
 function percent(value, digits) {
   if (value === null) return "–";
   return new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: digits }).format(value);
 }
 
-/** One sentence for those who do not see the picture. */
+/** One sentence for users who cannot see the picture. */
 function describeResult(classes) {
   const present = classes.filter((entry) => entry.pixels > 0).sort((a, b) => b.pixels - a.pixels);
   if (present.length === 0) return "Done. No class has pixels.";
@@ -353,6 +353,6 @@ function save(blob, name) {
   link.href = URL.createObjectURL(blob);
   link.download = name;
   link.click();
-  // Browsers read the address when the download starts, which may be after this call.
+  // The download may start after this call, and the browser reads the address then.
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

@@ -1,10 +1,10 @@
-"""Every stage of a request beside what people would use instead, on the same inputs, in turns: `make bench`.
+"""Times every stage of a request beside what people would use instead, on the same inputs, in turns: `make bench`.
 
-Builds the server and benches/stages.rs, makes the inputs (inputs.py), then goes through STAGES (stages.py). Each side is a process
-of its own with the same number of threads; outputs are compared before anything is timed. Every sample goes to
-target/bench/results.json, tables to standard output as docs/performance.md has them; that document says how to read them.
+It builds the server and benches/stages.rs, makes the inputs (inputs.py), then measures STAGES (stages.py). Each side is
+a process of its own with the same number of threads. Outputs are compared before anything is timed. Every sample goes
+to target/bench/results.json, and tables go to standard output as in docs/performance.md, which says how to read them.
 
-An idle machine is the caller's business: load averages before and after each stage are kept with its samples.
+The caller must provide an idle machine; the load averages before and after each stage are kept with its samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stages import STAGES, Bench
 
 
 def build() -> dict[str, Path]:
-    """The programs of this checkout, optimised, by their names."""
+    """Builds this checkout's optimised programs and returns their paths by name."""
     command = ["cargo", "build", "--release", "--bin", "maskclip", "--bench", "stages"]
     command += ["--message-format", "json-render-diagnostics"]
     built = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
@@ -34,7 +34,7 @@ def build() -> dict[str, Path]:
 
 
 def commit() -> str:
-    """Of the checkout, marked when it holds changes beyond it."""
+    """The checkout's commit, marked if there are uncommitted changes."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
     return subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def write(path: Path, content: dict) -> None:
-    """Whole or not at all."""
+    """Writes a file whole or not at all."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(content, indent=1))
     unfinished.rename(path)

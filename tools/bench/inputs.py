@@ -1,7 +1,7 @@
-"""What every side is given: weights, an image, pixels, scores, prompts, all made here from fixed seeds.
+"""Makes what every side gets: weights, an image, pixels, scores and prompts, from fixed seeds.
 
-They go into a folder named after this file's content, so that inputs are made once and never mixed with those of another
-version. Leaves to stages.py what is done with them.
+They go into a folder that is named after this file's content. So inputs are made once and never mixed with those of
+another version. stages.py decides what to do with them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dense_reference import at_size  # noqa: E402
 MODEL = "ViT-B-16-quickgelu"
 PATCH = 16
 SIDE = 448
-"""Of the forward pass's input, and the short side everywhere else, in pixels."""
+"""The side of the forward pass's input, and the short side everywhere else, in pixels."""
 NAMES = REPOSITORY / "config" / "vocabularies" / "coco-stuff-171.txt"
 TEMPLATES = REPOSITORY / "config" / "prompts" / "maskclip-85.txt"
 SAMPLED_PROMPTS = 256
@@ -42,23 +42,23 @@ JPEG_SIZE = (1250, 800)
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files."""
+    """The files that hold the inputs."""
 
     folder: Path
 
     @property
     def weights(self) -> Path:
-        """As open_clip saves them, its configuration beside them."""
+        """The weights as open_clip saves them, with its configuration beside them."""
         return self.folder / "open_clip_model.safetensors"
 
     @property
     def onnx(self) -> Path:
-        """MaskCLIP's dense features of `pixels`, in float32."""
+        """The ONNX model that computes MaskCLIP's dense features of `pixels` in float32."""
         return self.folder / "dense.onnx"
 
     @property
     def tensors(self) -> Path:
-        """`pixels`, 3 x SIDE x SIDE; `scores`, classes x rows x columns; `tokens`, SAMPLED_PROMPTS x 77; `lengths` of these."""
+        """`pixels`, 3 x SIDE x SIDE; `scores`, classes x rows x columns; `tokens`, prompts x 77; their `lengths`."""
         return self.folder / "inputs.safetensors"
 
     @property
@@ -68,13 +68,16 @@ class Inputs:
 
     @property
     def jpeg(self) -> Path:
-        """A photograph of JPEG_SIZE."""
+        """A photograph of JPEG_SIZE pixels."""
         return self.folder / "photograph.jpg"
 
 
 class DenseMaskClip(nn.Module):
-    """MaskCLIP's dense features by open_clip's own modules: normalised pixels, 1 x 3 x height x width, to 1 x tokens x embedding,
-    the class token first. Neither query nor key of the last block is computed, as no output needs them."""
+    """MaskCLIP's dense features by open_clip's own modules.
+
+    It maps normalised pixels, 1 x 3 x height x width, to 1 x tokens x embedding, the class token first. It does not
+    compute the last block's queries and keys, because no output needs them.
+    """
 
     def __init__(self, model: nn.Module, height: int = SIDE, width: int = SIDE) -> None:
         super().__init__()
@@ -94,29 +97,29 @@ class DenseMaskClip(nn.Module):
 
 
 def forward_flop() -> float:
-    """Floating-point operations of a pass on SIDE x SIDE pixels that nobody can do without: two for each multiplication."""
+    """The floating-point operations that a pass on SIDE x SIDE pixels needs: two for each multiplication."""
     config = open_clip.get_model_config(MODEL)
     vision, embedding = config["vision_cfg"], config["embed_dim"]
     width, layers, tokens = vision["width"], vision["layers"], (SIDE // PATCH) ** 2 + 1
     embed = (tokens - 1) * 3 * PATCH**2 * width
     mlp = 8 * tokens * width**2
     attention = 4 * tokens * width**2 + 2 * tokens**2 * width
-    last = 2 * tokens * width**2 + mlp  # value and projection alone
+    last = 2 * tokens * width**2 + mlp  # only value and projection
     return 2.0 * (embed + (layers - 1) * (attention + mlp) + last + tokens * width * embedding)
 
 
 def load_model(inputs: Inputs) -> nn.Module:
-    """The model with the weights that the files hold."""
+    """The model with the weights of the files."""
     model = open_clip.create_model(MODEL).eval().requires_grad_(False)
     model.load_state_dict(load_file(inputs.weights))
     return model
 
 
 def prepare(folder: Path) -> Inputs:
-    """The files, made if they are not there."""
+    """Makes the files that are not there yet, and returns all."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     inputs = Inputs(folder / f"inputs-{digest}")
-    if inputs.onnx.exists():  # written last
+    if inputs.onnx.exists():  # it is written last
         return inputs
     inputs.folder.mkdir(parents=True, exist_ok=True)
     photograph().save(inputs.jpeg, quality=90)
@@ -134,7 +137,7 @@ def prepare(folder: Path) -> Inputs:
 
 
 def random_model() -> nn.Module:
-    """Random weights as tools/parity has them: open_clip's initialisation alone would give all texts nearly one embedding."""
+    """A model with random weights, as in tools/parity: open_clip's own give all texts nearly one embedding."""
     torch.manual_seed(0)
     model = open_clip.create_model(MODEL).eval()
     model.token_embedding.weight.normal_(0.0, 0.3)
@@ -150,8 +153,10 @@ def export(module: nn.Module, pixels: Tensor, path: Path) -> None:
 
 
 def photograph() -> Image.Image:
-    """scikit-learn's two photographs, 640 x 427 each, side by side and mirrored below: detail at the scale of pixels, as an
-    enlarged photograph would not have."""
+    """scikit-learn's two photographs, 640 x 427 each, side by side and mirrored below.
+
+    An enlarged photograph would lack detail at the scale of pixels.
+    """
     row = numpy.concatenate([load_sample_image("china.jpg"), load_sample_image("flower.jpg")], axis=1)
     both = numpy.concatenate([row, row[::-1, ::-1]], axis=0)
     width, height = JPEG_SIZE
@@ -159,11 +164,11 @@ def photograph() -> Image.Image:
 
 
 def sampled_prompts(names: list[str]) -> tuple[Tensor, Tensor]:
-    """Every so many-th of all prompts sorted by length, so that the sample's lengths are spread as those of all are."""
+    """A sample of the prompts, taken evenly by length, so that its lengths are spread as in the whole list."""
     templates = TEMPLATES.read_text().splitlines()
     prompts = [template.replace("{}", name, 1) for name in names for template in templates]
     tokens = open_clip.tokenize(prompts)
-    lengths = tokens.argmax(1) + 1  # the end of a text has the largest id
+    lengths = tokens.argmax(1) + 1  # the end token has the largest id
     order = lengths.argsort(stable=True)
     ranks = (torch.arange(SAMPLED_PROMPTS) + 0.5) * len(prompts) / SAMPLED_PROMPTS
     chosen = order[ranks.long()]

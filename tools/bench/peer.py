@@ -1,7 +1,7 @@
-"""One peer under a clock: what people would use in place of a stage of the server. stages.py starts it.
+"""Runs one peer under a clock: what people would use in place of a stage of the server. stages.py starts it.
 
-Speaks the protocol of benches/stages.rs: `{"ready": true}` once everything is loaded, then an answer to each line `run` or
-`write PATH` of standard input.
+It speaks the protocol of benches/stages.rs: it prints `{"ready": true}` once everything is loaded, then an answer to
+each line `run` or `write PATH` of standard input.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GEMM_SIDE = 2048
 
 
 class Peer:
-    """`run` is what is timed; `tensors` makes of its result what is compared with ours."""
+    """`run` is timed; `tensors` turns its result into the tensors that are compared with ours."""
 
     def __init__(self, run: Callable[[], Any], tensors: Callable[[Any], dict[str, Tensor]]) -> None:
         self.run = run
@@ -38,25 +38,25 @@ class Peer:
 
 
 def cells(features: Tensor) -> dict[str, Tensor]:
-    """Of 1 x tokens x embedding: without the class token."""
+    """The cells of 1 x tokens x embedding, without the class token."""
     return {"features": features[0, 1:].float().contiguous()}
 
 
 def gemm(inputs: Inputs, precision: str, threads: int) -> Peer:
-    """The machine's limit."""
+    """A product of two matrices: the machine's limit."""
     left, right = (torch.randn(GEMM_SIDE, GEMM_SIDE).to(DTYPES[precision]) for _ in range(2))
     return Peer(lambda: left @ right, lambda product: {"product": product.float()})
 
 
 def eager(inputs: Inputs, precision: str, threads: int) -> Peer:
-    """open_clip's modules."""
+    """open_clip's modules, eager."""
     module = DenseMaskClip(load_model(inputs)).eval().to(DTYPES[precision])
     pixels = load_file(inputs.tensors)["pixels"][None].to(DTYPES[precision])
     return Peer(lambda: module(pixels), cells)
 
 
 def compiled(inputs: Inputs, precision: str, threads: int) -> Peer:
-    """The same through torch.compile, with its weights frozen and so packed for oneDNN beforehand."""
+    """The same through torch.compile with frozen weights, which are packed for oneDNN beforehand."""
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
@@ -73,7 +73,7 @@ def onnxruntime(inputs: Inputs, precision: str, threads: int) -> Peer:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Its threads may spin during a run, not while it is another side's turn.
+    # Its threads may spin during a run, but not during another side's turn.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(inputs.onnx, options, providers=["CPUExecutionProvider"])
     pixels = {"pixels": load_file(inputs.tensors)["pixels"][None].numpy()}
@@ -81,7 +81,7 @@ def onnxruntime(inputs: Inputs, precision: str, threads: int) -> Peer:
 
 
 def openvino(inputs: Inputs, precision: str, threads: int) -> Peer:
-    """OpenVINO, told to answer one request as soon as it can."""
+    """OpenVINO, with its hint for latency."""
     import openvino
 
     core = openvino.Core()
@@ -102,7 +102,7 @@ def openvino(inputs: Inputs, precision: str, threads: int) -> Peer:
 
 
 def texts(inputs: Inputs, precision: str, threads: int) -> Peer:
-    """open_clip's encode_text of the sampled prompts, already tokens."""
+    """open_clip's encode_text of the sampled prompts, which are tokens already."""
     model = load_model(inputs).to(DTYPES[precision])
     tokens = load_file(inputs.tensors)["tokens"]
     names, templates = inputs.compared_names.read_text().splitlines(), TEMPLATES.read_text().splitlines()
@@ -118,7 +118,7 @@ def texts(inputs: Inputs, precision: str, threads: int) -> Peer:
 
 
 def label_map(inputs: Inputs, precision: str, threads: int) -> Peer:
-    """Interpolate, softmax, maximum."""
+    """PyTorch's interpolate, softmax and maximum."""
     scores = load_file(inputs.tensors)["scores"][None]
     width, height = LABEL_MAP_SIZE
 
@@ -139,7 +139,7 @@ def pixels(inputs: Inputs, precision: str, threads: int) -> Peer:
 
 
 def model_input(image: Image.Image) -> Tensor:
-    """3 x height x width: the short side SIDE, sides to the nearest whole number of patches."""
+    """The model's input, 3 x height x width: short side SIDE, each side rounded to a whole number of patches."""
     scale = SIDE / min(image.size)
     size = tuple(PATCH * max(1, int(side * scale / PATCH + 0.5)) for side in image.size)
     resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=DTYPES, default="float32")
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
-    # What libraries print goes to standard error; answers alone to standard output.
+    # Libraries print to standard error; standard output has only answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -177,7 +177,7 @@ def main() -> None:
         for line in sys.stdin:
             command, _, path = line.strip().partition(" ")
             if command == "run":
-                result = None  # freed before the clock starts
+                result = None  # frees the memory before the clock starts
                 start = time.perf_counter()
                 result = peer.run()
                 print(json.dumps({"seconds": time.perf_counter() - start}), file=answers)

@@ -1,7 +1,8 @@
 """A server as one would write it with FastAPI, open_clip and PyTorch: an image and class names in, a PNG of labels out.
 
-It has what people give such a server: text embeddings and positions at each size are kept, one request at a time uses the
-model, the rest of the requests' work overlaps. Metrics hold the model's seconds under the name of ours. stages.py starts it.
+It has what such servers usually have. It keeps text embeddings, and positions at each size. One request at a time uses
+the model; the rest of the requests' work overlaps. Its metric of the model's seconds has our metric's name. stages.py
+starts it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ TEMPLATE = "a photo of a {}."
 
 
 class Model:
-    """Scores of an image's cells, for one caller at a time."""
+    """Computes the scores of an image's cells, for one caller at a time."""
 
     def __init__(self, inputs: Inputs, dtype: torch.dtype) -> None:
         self.model = load_model(inputs).to(dtype)
         self.dtype = dtype
         self.lock = threading.Lock()
         self.seconds = 0.0
-        """All that `scores` has taken so far, waiting aside."""
+        """The seconds that `scores` has taken so far, without waiting."""
         self.tower = lru_cache(8)(self.tower)
         self.embeddings = lru_cache(8)(self.embeddings)
 
@@ -46,12 +47,12 @@ class Model:
         return DenseMaskClip(self.model, height, width).eval().to(self.dtype)
 
     def embeddings(self, classes: tuple[str, ...]) -> Tensor:
-        """classes x embedding."""
+        """The text embeddings, classes x embedding."""
         tokens = open_clip.tokenize([TEMPLATE.format(name) for name in classes])
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
     def scores(self, pixels: Tensor, classes: tuple[str, ...]) -> Tensor:
-        """1 x classes x rows x columns."""
+        """The scores, 1 x classes x rows x columns."""
         with self.lock:
             start = time.perf_counter()
             height, width = pixels.shape[1:]
@@ -73,7 +74,7 @@ def application(model: Model) -> FastAPI:
     def metrics() -> str:
         return f'maskclip_stage_seconds_sum{{stage="model"}} {model.seconds}\n'
 
-    # No coroutine: FastAPI runs it on one of its threads.
+    # This is no coroutine, so FastAPI runs it on one of its threads.
     @app.post("/v1/segment")
     def segment(image: bytes = File(), request: str = Form()) -> Response:
         classes = tuple(json.loads(request)["classes"])

@@ -1,4 +1,4 @@
-"""Samples to medians, ratios and Markdown."""
+"""Turns samples into medians, ratios and Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table, as docs/performance.md has them."""
+    """One line of a table, as in docs/performance.md."""
 
     stage: str
     ours: str
@@ -28,7 +28,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def spread(samples: Sequence[float], unit: str = "", digits: int = 3) -> str:
-    """Median, least and most, to so many significant digits."""
+    """The median, the least and the most, with `digits` significant digits."""
     median, least, most = (
         significant(value, digits) for value in (statistics.median(samples), min(samples), max(samples))
     )
@@ -41,14 +41,14 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def seconds(samples: Sequence[float]) -> str:
-    """In milliseconds below one second."""
+    """The spread of seconds, in milliseconds below one second."""
     if statistics.median(samples) < 1:
         return spread([1000 * sample for sample in samples], "ms")
     return spread(samples, "s")
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Of samples of the same round: what the machine did at that time counts for both."""
+    """The ratio of two samples of each round: what the machine did at that time counts for both."""
     return [above / below for above, below in zip(numerators, denominators, strict=True)]
 
 
@@ -63,7 +63,7 @@ def at_most(samples: Sequence[float], bar: float, text: str) -> str:
 
 
 def compared(stage: str, ours: tuple[str, Sequence[float]], peer: tuple[str, Sequence[float]], bar: float | None = None) -> Row:
-    """Two sides' seconds, each with its name; the ratio says how many times as fast ours is."""
+    """A line with two sides' names and seconds; the ratio says how many times as fast ours is."""
     faster = ratios(peer[1], ours[1])
     return Row(
         stage,
@@ -75,6 +75,6 @@ def compared(stage: str, ours: tuple[str, Sequence[float]], peer: tuple[str, Seq
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """The smallest sample that so large a share of them does not exceed."""
+    """The smallest sample that at least this share of the samples does not exceed."""
     ordered = sorted(samples)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

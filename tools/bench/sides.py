@@ -1,6 +1,6 @@
 """The processes that take turns: programs that speak the protocol of benches/stages.rs, and servers.
 
-Owns their environment, their lives and a look at their memory. Leaves what they are asked to stages.py.
+This module owns their environment, start, end and memory. stages.py decides what they are asked.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ BOUNDARY = "a-boundary-that-no-part-holds"
 
 
 def environment(threads: int, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The same for all: so many threads, which sleep while they wait, so that nobody slows down whose turn it is. Settings of
-    whoever runs this are nobody's."""
+    """The environment of every process: `threads` threads that sleep while they wait and so slow no other side down.
+
+    The caller's own MASKCLIP_ settings are left out.
+    """
     own = {name: value for name, value in os.environ.items() if not name.startswith("MASKCLIP_")}
     count = str(threads)
     shared = {
@@ -64,7 +66,7 @@ class Process:
         self.process.stdout.close()
 
     def status_bytes(self, field: str) -> int:
-        """Of /proc: VmRSS, what it has in memory; VmHWM, the most it had since `forget_peak`."""
+        """A field of /proc in bytes: VmRSS is the memory now, VmHWM the most memory since `forget_peak`."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1])
 
@@ -73,7 +75,7 @@ class Process:
 
 
 class Side(Process):
-    """A program that does one thing each time it is asked."""
+    """A program that does one thing for each request."""
 
     def __init__(self, name: str, command: list[str | Path], environment: dict[str, str], log: Path) -> None:
         super().__init__(name, command, environment, log)
@@ -87,7 +89,7 @@ class Side(Process):
         return json.loads(self.read_line())
 
     def run(self) -> float:
-        """Seconds, by its own clock."""
+        """The seconds of one run, by the program's own clock."""
         self.forget_peak()
         before = self.status_bytes("VmRSS")
         seconds = self.ask("run")["seconds"]
@@ -95,7 +97,7 @@ class Side(Process):
         return seconds
 
     def output(self, folder: Path) -> dict[str, Tensor]:
-        """What a run gives."""
+        """The result of a run."""
         self.run()
         path = folder / "output.safetensors"
         self.ask(f"write {path}")
@@ -107,13 +109,13 @@ class Side(Process):
 @dataclass(frozen=True)
 class Reply:
     seconds: float
-    """From before the request is written until its answer is read."""
+    """The time from before the request is written until its answer is read."""
     status: int
     body: bytes
 
 
 class Server(Process):
-    """A server on a port of its own, ready."""
+    """A ready server on its own port."""
 
     def __init__(self, name: str, command: list[str | Path], environment: dict[str, str], log: Path) -> None:
         start = time.perf_counter()
@@ -127,10 +129,10 @@ class Server(Process):
                 raise SystemExit(f"{name} is not ready after {START_SECONDS} seconds")
             time.sleep(0.005)
         self.start_seconds = time.perf_counter() - start
-        """From its process to its readiness."""
+        """The time from the start of the process until it is ready."""
 
     def connect(self) -> http.client.HTTPConnection:
-        """One connection, to be kept."""
+        """A connection to keep for many requests."""
         return http.client.HTTPConnection(self.host, self.port, timeout=REPLY_SECONDS)
 
     def request(
@@ -154,7 +156,7 @@ class Server(Process):
     def segment(
         self, connection: http.client.HTTPConnection, image: bytes, request: dict, accept: str, allowed: tuple[int, ...] = (200,)
     ) -> Reply:
-        """One image to be segmented."""
+        """Segments one image."""
         return self.upload(connection, "/v1/segment", image, request, accept, allowed)
 
     def upload(
@@ -166,7 +168,7 @@ class Server(Process):
         accept: str = "application/json",
         allowed: tuple[int, ...] = (200,),
     ) -> Reply:
-        """One image as a multipart form."""
+        """Sends one image as a multipart form."""
         parts = [
             ('name="image"; filename="image.jpg"', "image/jpeg", image),
             ('name="request"', "application/json", json.dumps(request).encode()),
@@ -180,7 +182,7 @@ class Server(Process):
         return self.request(connection, "POST", path, body, headers, allowed)
 
     def model_seconds(self) -> float:
-        """All that the model has taken so far, of every request."""
+        """The seconds that the model has taken so far, over all requests."""
         metrics = self.request(self.connect(), "GET", "/metrics").body.decode()
         values = re.findall(r'^maskclip_stage_seconds_sum\{[^}]*stage="model"[^}]*\} (\S+)$', metrics, re.MULTILINE)
         return sum(map(float, values))

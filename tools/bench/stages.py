@@ -1,6 +1,6 @@
-"""What is timed: for each stage who takes turns, what is compared before, and the rows that come of it.
+"""What is timed: the sides of each stage, what is compared before, and the rows of the tables.
 
-A round is every side once, ours and theirs next to each other; ratios are of samples of the same round.
+In a round each side runs once, ours next to theirs. Ratios are of samples of the same round.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ CLASSES = (
 )  # fmt: skip
 CLIENTS = 16
 REQUESTS_PER_CLIENT = 2
-"""In each round."""
+"""Requests of each of the CLIENTS in a round."""
 REQUESTS_PER_ROUND = 3
-"""Of one client."""
+"""Requests of a single client in a round."""
 SMALLEST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
-"""Of any cell's feature, or any name's embedding, with open_clip's in float32."""
+"""The smallest cosine allowed between our feature of a cell, or embedding of a name, and open_clip's in float32."""
 SAME_LABELS = 0.9999
 LARGEST_PIXEL_ERROR = 4 / 255 / 0.26
-"""In units of the normalisation: decoders of JPEG differ by up to 3 of 255, resizes by 1."""
+"""In units of the normalisation: JPEG decoders differ by up to 3 of 255, resizes by 1."""
 
 
 @dataclass
 class Measured:
-    """A stage's rows, and all that they were made of."""
+    """A stage's rows, and the samples behind them."""
 
     rows: list[Row] = field(default_factory=list)
     samples: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds unless the name says otherwise, in the order they were taken."""
+    """Seconds unless the name says otherwise, in the order of measuring."""
     compared: dict[str, float] = field(default_factory=dict)
-    """How alike outputs were."""
+    """How similar the compared outputs were."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all stages need."""
+    """What all stages need: inputs, programs and settings."""
 
     inputs: Inputs
     program: Path
-    """benches/stages.rs"""
+    """The program of benches/stages.rs."""
     maskclip: Path
     """The server."""
     python: str
     folder: Path
-    """For logs and what is passed between processes."""
+    """The folder for logs and for files that processes exchange."""
     threads: int
     rounds: int
     quick: bool
-    """Less work, to see whether everything runs."""
+    """Whether to do less work, only to see that everything runs."""
 
     def ours(self, stage: str, *arguments: str | Path) -> Side:
         command = [self.program, stage, "--threads", str(self.threads), *arguments]
@@ -80,12 +80,12 @@ class Bench:
         return self.side(kind, [self.python, HERE / "peer.py", kind, *options])
 
     def side(self, name: str, command: list[str | Path]) -> Side:
-        # What torch.compile makes is kept beside the inputs.
+        # The cache of torch.compile lies beside the inputs.
         more = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}
         return Side(name, command, environment(self.threads, more), self.folder / "log.txt")
 
     def our_server(self, store: str = "none", keeps: bool = False) -> Server:
-        """Unless it `keeps` features every request looks at its image, as the peer's do."""
+        """Our server. Unless it `keeps` features, every request runs the model on its image, as with the peer."""
         command = [self.maskclip, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", "--model", self.inputs.weights]
         more = {
             "MASKCLIP_TELEMETRY__LOG_FILTER": "warn",
@@ -101,7 +101,7 @@ class Bench:
         return Server("FastAPI and open_clip", command, environment(self.threads), self.folder / "log.txt")
 
     def interleave(self, sides: Mapping[str, Callable[[], float]], warm_ups: int = WARM_UPS) -> dict[str, list[float]]:
-        """Samples of each side, a round after the other."""
+        """Measures round after round; returns the samples of each side."""
         for _ in range(warm_ups):
             for run in sides.values():
                 run()
@@ -114,13 +114,13 @@ class Bench:
 
 @contextmanager
 def all_of(**processes: Process) -> Iterator[dict[str, Process]]:
-    """They end with the block."""
+    """Yields the processes by name and ends them with the block."""
     with ExitStack() as stack:
         yield {name: stack.enter_context(closing(process)) for name, process in processes.items()}
 
 
 def check_cosines(name: str, precision: str, ours: Tensor, reference: Tensor) -> float:
-    """The smallest cosine of any two rows; stops where it shows that something else was computed."""
+    """The smallest cosine of corresponding rows. Ends the run if it shows that ours computed something else."""
     if ours.shape != reference.shape:
         raise SystemExit(f"{name} gives {list(ours.shape)}, not {list(reference.shape)}")
     smallest = torch.cosine_similarity(ours, reference, dim=-1).min().item()
@@ -188,7 +188,7 @@ def forward(bench: Bench) -> Measured:
 
 
 def texts(bench: Bench) -> Measured:
-    """A vocabulary of 171 classes in 85 templates, cold. open_clip gets a sample of the prompts and its time is scaled."""
+    """171 classes in 85 templates, cold. open_clip embeds a sample of the prompts, and its time is scaled."""
     names = bench.inputs.compared_names if bench.quick else NAMES
     prompts = len(names.read_text().splitlines()) * len(TEMPLATES.read_text().splitlines())
     measured = Measured()
@@ -207,7 +207,7 @@ def texts(bench: Bench) -> Measured:
             runs = {name: side.run for name, side in ours.items()}
             scale = prompts / SAMPLED_PROMPTS
             runs["open_clip float32, scaled"] = lambda: scale * peer.run()
-            # Nothing is left cold by what was compared, and a run is long.
+            # The comparison has warmed everything up, and a run is long.
             measured.samples = bench.interleave(runs, warm_ups=0)
     samples = measured.samples
     peer_samples = ("open_clip float32, scaled", samples["open_clip float32, scaled"])
@@ -218,7 +218,7 @@ def texts(bench: Bench) -> Measured:
 
 
 def seen(bench: Bench) -> Measured:
-    """The server's start, and a vocabulary it has seen: the reply's `text_seconds`, in memory and after a restart."""
+    """The server's start, and `text_seconds` for a vocabulary that it has seen, in memory and after a restart."""
     photograph = bench.inputs.jpeg.read_bytes()
     names = [NAMES.read_text().splitlines()[index] for index in COMPARED_NAMES]
     request = {
@@ -231,7 +231,7 @@ def seen(bench: Bench) -> Measured:
     samples: dict[str, list[float]] = {"start": [], "after a restart": [], "in memory": []}
 
     def text_seconds(server: Server) -> float:
-        # What the deadline cuts off goes on, so that a repeat finds it.
+        # The server goes on embedding after the deadline, so a repeat finds the texts.
         while True:
             reply = server.segment(server.connect(), photograph, request, "application/json", (200, 504))
             if reply.status == 200:
@@ -256,7 +256,7 @@ def seen(bench: Bench) -> Measured:
 
 
 def label_map(bench: Bench) -> Measured:
-    """Labels and confidence of 171 classes at image size; ours with its statistics."""
+    """Labels and confidence of 171 classes at image size; ours computes statistics, too."""
     width, height = LABEL_MAP_SIZE
     arguments = ("--scores", bench.inputs.tensors, "--width", str(width), "--height", str(height))
     measured = Measured()
@@ -285,7 +285,7 @@ def label_map(bench: Bench) -> Measured:
 
 
 def pixels(bench: Bench) -> Measured:
-    """A JPEG of one megapixel to the model's input."""
+    """From a JPEG of one megapixel to the model's input."""
     arguments = ("--image", bench.inputs.jpeg, "--short-side", str(SIDE), "--patch", str(PATCH))
     measured = Measured()
     with all_of(ours=bench.ours("pixels", *arguments), peer=bench.peer("pixels")) as sides:
@@ -305,7 +305,7 @@ REQUEST = {"classes": CLASSES, "templates": "simple", "short_side": SIDE, "deadl
 
 
 def segment(server: Server, photograph: bytes) -> tuple[float, float]:
-    """Seconds of a whole request by a client that has a connection, and how many of them were the model's."""
+    """The seconds of a whole request on an open connection, and the model's share of them in seconds."""
     connection = server.connect()
     connection.connect()
     before = server.model_seconds()
@@ -315,13 +315,13 @@ def segment(server: Server, photograph: bytes) -> tuple[float, float]:
 
 
 def our_precision(server: Server) -> str:
-    """What `auto` came to."""
+    """The precision that `auto` chose."""
     models = json.loads(server.request(server.connect(), "GET", "/v1/models").body)["models"]
     return models[0]["precision"]
 
 
 def requests(bench: Bench) -> Measured:
-    """A JPEG of one megapixel in, a PNG out, 20 classes whose embeddings are there: one client."""
+    """A JPEG of one megapixel in, a PNG out, 20 classes that are embedded already, one client."""
     photograph = bench.inputs.jpeg.read_bytes()
     samples: dict[str, list[float]] = {f"{side}{part}": [] for side in ("ours", "peer") for part in ("", ", model")}
     with all_of(ours=bench.our_server(), peer=bench.peer_server()) as servers:
@@ -350,7 +350,7 @@ def requests(bench: Bench) -> Measured:
 
 
 def crowd(server: Server, photograph: bytes) -> tuple[list[float], float]:
-    """Every client's requests, one after the other: the seconds of each, and of all together from the first to the last."""
+    """All clients at once, each with one request after the other: the seconds of each request and of the whole."""
 
     def client(_: int) -> list[float]:
         with closing(server.connect()) as connection:
@@ -365,7 +365,7 @@ def crowd(server: Server, photograph: bytes) -> tuple[list[float], float]:
 
 
 def clients(bench: Bench) -> Measured:
-    """16 clients at once, beside one client at the same server in the same round."""
+    """16 clients at once, and one client at the same server in the same round."""
     photograph = bench.inputs.jpeg.read_bytes()
     kinds = ("alone", "alone, model", "latency", "requests per second", "resident bytes")
     samples: dict[str, list[float]] = {f"{side}, {kind}": [] for side in ("ours", "peer") for kind in kinds}
@@ -430,13 +430,13 @@ OTHER_REQUEST = REQUEST | {"classes": NAMES.read_text().splitlines()[: len(CLASS
 
 
 def commented(photograph: bytes, comment: str) -> bytes:
-    """The same picture as other bytes: a JPEG with a comment behind its first marker."""
+    """The same picture in other bytes: a JPEG with a comment after its first marker."""
     segment = b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment.encode()
     return photograph[:2] + segment + photograph[2:]
 
 
 def kept(bench: Bench) -> Measured:
-    """An image the server has not seen, then another class list for it: the same upload, or its `image_id`."""
+    """An image that the server has not seen, then another class list for it: by the same upload, or by `image_id`."""
     photograph = bench.inputs.jpeg.read_bytes()
     samples: dict[str, list[float]] = {"first": [], "same upload": [], "image_id": []}
     with closing(bench.our_server(keeps=True)) as server, closing(server.connect()) as connection:
@@ -472,4 +472,4 @@ STAGES: dict[str, Callable[[Bench], Measured]] = {
     "kept": kept,
     "clients": clients,
 }
-"""In the order they run."""
+"""The stages in the order in which they run."""

@@ -26,7 +26,7 @@ class Subject(IntEnum):
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence and the phrases it is made of; it is true of a scene that holds all of them."""
+    """A sentence and its phrases. It is true of a scene in which all phrases are true."""
 
     text: str
     phrases: tuple[str, ...]
@@ -34,7 +34,7 @@ class Caption:
 
 
 def sayable(placed: Placed, drawings: Drawings) -> tuple[list[str], list[str], list[str]]:
-    """What a drawing in a scene may be called: its names, its kinds, either with an attribute."""
+    """The words for a drawing in a scene: its names, its kinds, and either with an attribute."""
     thing = drawings.things[placed.drawing]
     attributes = []
     colour = drawings.colours[placed.drawing]
@@ -105,8 +105,8 @@ class Writer:
 def truth(captions: list[list[Caption]], true: list[set[str]]) -> torch.Tensor:
     """Which captions are true of which scenes: [scenes, captions], captions scene by scene.
 
-    Only captions are compared: a caption is true of a scene when everything it mentions is among the phrases that
-    scene's own captions were drawn from.
+    Only captions are compared. A caption is true of a scene if all of its phrases are among those from which the
+    scene's own captions were drawn.
     """
     scenes_with: dict[str, int] = {}
     for row, some in enumerate(true):

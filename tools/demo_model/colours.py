@@ -1,10 +1,10 @@
-"""Named colours: what a caption calls a background, and the dominant colour of a drawing."""
+"""Names of colours: for a caption's background, and for the dominant colour of a drawing."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Anchor values (RGB, 0 to 1) of the colours that captions name.
+# Anchor values (RGB, 0 to 1) of the colours in captions.
 PALETTE: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.12),
     "orange": (0.97, 0.55, 0.12),
@@ -24,7 +24,7 @@ PALETTE: dict[str, tuple[float, float, float]] = {
     "beige": (0.9, 0.83, 0.68),
 }
 
-# Colours a drawing may be said to have, as the index returned by `classify`.
+# Colours that captions give to drawings, by the index that `classify` returns.
 DRAWING_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
 
 

@@ -1,4 +1,4 @@
-"""Dense labels from a CLIP: MaskCLIP, its two refinements, and the baseline without the change."""
+"""Dense labels from a CLIP: MaskCLIP, its two refinements, and the unchanged baseline."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import model as network
 from vocabulary import templates
 
 SCALE = 100.0  # CLIP's learned temperature at its clip value
-DENOISE = 0.5  # a class whose probability never reaches this is dropped from a picture
+DENOISE = 0.5  # a class is dropped from a picture if its probability never reaches this
 
 
 def fitted(picture: Image.Image, short: int, multiple: int) -> torch.Tensor:
-    """A picture as CLIP is fed: short side near `short`, aspect kept, sides whole multiples; [1, 3, H, W]."""
+    """The model's input from a picture, [1, 3, H, W]: short side near `short`, aspect kept, sides whole multiples."""
     factor = short / min(picture.size)
     width, height = (max(1, round(side * factor / multiple)) * multiple for side in picture.size)
     resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -29,7 +29,7 @@ def fitted(picture: Image.Image, short: int, multiple: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Dense:
-    """What a picture's positions hold: unit features and unit keys, [D, h, w] and [C, h, w]."""
+    """Unit features [D, h, w] and unit keys [C, h, w] of a picture's positions."""
 
     features: torch.Tensor
     keys: torch.Tensor
@@ -44,7 +44,7 @@ def resnet_maskclip(visual: ModifiedResNet, picture: torch.Tensor) -> Dense:
 
 
 def resnet_baseline(visual: ModifiedResNet, picture: torch.Tensor) -> Dense:
-    """The attention pool as it is, asked at every position instead of at the mean."""
+    """The unchanged attention pool, with the query of every position instead of the mean."""
     x = network.trunk(visual, picture)
     pool = visual.attnpool
     height, width = x.shape[2:]
@@ -61,7 +61,7 @@ def resnet_baseline(visual: ModifiedResNet, picture: torch.Tensor) -> Dense:
 
 
 def vit_dense(visual: VisionTransformer, picture: torch.Tensor, form: str) -> Dense:
-    """A ViT's positions: `reference` and `no-residual` are MaskCLIP's two forms, `baseline` the unchanged last block."""
+    """A ViT's positions: `reference` and `no-residual` are MaskCLIP's forms, `baseline` the unchanged last block."""
     x = visual.conv1(picture)
     height, width = x.shape[2:]
     x = x.flatten(2).transpose(1, 2)
@@ -84,7 +84,7 @@ def vit_dense(visual: VisionTransformer, picture: torch.Tensor, form: str) -> De
 
 
 def dense(model: CLIP, picture: torch.Tensor, method: str) -> Dense:
-    """`maskclip` or `clip` (the baseline) of either architecture, `maskclip-no-residual` of a ViT."""
+    """A picture's positions by `maskclip` or `clip` (the baseline), and on a ViT by `maskclip-no-residual`."""
     visual = model.visual
     if isinstance(visual, VisionTransformer):
         return vit_dense(visual, picture, {"maskclip": "reference", "maskclip-no-residual": "no-residual", "clip": "baseline"}[method])
@@ -109,7 +109,8 @@ def labels(
 ) -> torch.Tensor:
     """The label map of a picture, [H, W].
 
-    `texts` [P, D] are phrases and `groups` [P] their classes; a class scores as its best phrase after the softmax.
+    `texts` [P, D] are phrases and `groups` [P] their classes. A class has the score of its best phrase after the
+    softmax.
     """
     logits = SCALE * torch.einsum("pd,dhw->phw", texts, found.features)
     if denoise:
@@ -125,7 +126,7 @@ def labels(
 
 
 def merged(scores: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """[P, ...] to [classes, ...], the best phrase of each class."""
+    """The best score among the phrases of each class, [P, ...] to [classes, ...]."""
     return torch.stack([scores[groups == c].amax(0) for c in range(int(groups.max()) + 1)])
 
 

@@ -40,13 +40,13 @@ def restored(weights: Path, config: dict) -> CLIP:
 
 
 def multiple(model: CLIP) -> int:
-    """Pixels that one position of the dense map stands for."""
+    """The pixels along a side of one position of the dense map."""
     visual = model.visual
     return visual.patch_size[0] if isinstance(visual, VisionTransformer) else 32
 
 
 def prompts(classes: tuple[str, ...], backgrounds: tuple[str, ...]) -> tuple[list[str], torch.Tensor]:
-    """All phrases, and the class of each; class 0 is the background, whose phrases merge."""
+    """All phrases and the class of each. Class 0 is the background, whose phrases merge."""
     groups = [0] * len(backgrounds) + list(range(1, len(classes) + 1))
     return [*backgrounds, *classes], torch.tensor(groups)
 

@@ -53,7 +53,7 @@ EXAMPLES: dict[str, tuple[world.Scene, tuple[tuple[str, str, int, int, int, int]
 
 
 def picture(name: str, known: drawings.Drawings) -> Image.Image:
-    """An example scene; it is composed as a square whose lower part is cut off."""
+    """An example scene: a square composition whose lower part is cut off."""
     scene, things = EXAMPLES[name]
     by_name = known.by_name()
     scene.placed = []

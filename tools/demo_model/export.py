@@ -1,4 +1,4 @@
-"""Writes a run's averaged weights as the server loads them: half precision, a sidecar configuration, the words.
+"""Writes a run's averaged weights as the server loads them: half precision, configuration, words.
 
     python export.py --weights runs/NAME/state.pt --out models/demo
 """
@@ -21,7 +21,7 @@ import world
 
 
 def training_words() -> list[str]:
-    """Every word that captions can hold, lower case."""
+    """Every word that captions can have, in lower case."""
     phrases = [word for thing in vocabulary.things() for word in (*thing.names, *thing.kinds)]
     phrases += [*colours.PALETTE, *world.PATTERNS.values(), "background", *captions.SIZES]
     phrases += [word for *_, words in world.STUFF.values() for word in words]
@@ -30,13 +30,16 @@ def training_words() -> list[str]:
 
 
 def known_tokens() -> torch.Tensor:
-    """Ids of all tokens that captions can hold; 0 is left out, which only pads."""
+    """Ids of all tokens that captions can have, without 0, which only pads."""
     ids = network.Tokens()([*training_words(), ",", "."]).unique()
     return ids[ids > 0]
 
 
 def tensors(weights: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights in half precision; rows of tokens never seen in training are zero, so that an unknown word says nothing."""
+    """The averaged weights in half precision.
+
+    Rows of tokens that training never uses are zero, so that an unknown word is read as nothing.
+    """
     state = torch.load(weights, weights_only=True)["average"]
     table = torch.zeros_like(state["token_embedding.weight"])
     known = known_tokens()

@@ -1,9 +1,9 @@
-"""Fetches the drawings as npm packages and lays them out as the recipe reads them.
+"""Fetches the drawings as npm packages and lays them out for the recipe.
 
     python fetch.py --out DIR [--unseen]
 
-Every package is asked for by name and version and refused unless it has the digest below. `--unseen` adds OpenMoji,
-which is needed for the test scenes only; its package holds vector drawings, drawn here by resvg_py.
+It asks for every package by name and version, and refuses one without the digest below. `--unseen` adds OpenMoji, which
+only the test scenes need. OpenMoji's package has vector drawings, which resvg_py turns into pixels here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vocabulary import HERE
 
 @dataclass(frozen=True)
 class Package:
-    """An npm package: its name and version, SHA-512, and where a drawing is inside."""
+    """An npm package: its name and version, its SHA-512, and the path of a drawing inside."""
 
     name: str
     sha512: str

@@ -12,7 +12,7 @@ from open_clip.transformer import VisionTransformer
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Text width 64, since the embedding of the whole vocabulary is 49,408 times that; the rest goes to the picture side.
+# The text width is 64, because the token embedding has 49,408 rows of it. The other weights belong to the picture side.
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3}
 CONFIGS: dict[str, dict] = {
     "resnet": {
@@ -36,14 +36,14 @@ def build(config: dict) -> CLIP:
 
 
 class Tokens:
-    """CLIP's tokenizer with a cache of words; byte pairs never cross words."""
+    """CLIP's tokenizer with a cache of words, which works because byte pairs never cross words."""
 
     def __init__(self) -> None:
         self.tokenizer = SimpleTokenizer()
         self.cache: dict[str, list[int]] = {}
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
-        """Token ids [N, L], L the longest text's length, padded with zeros after the end of text."""
+        """Token ids [N, L], where L is the length of the longest text; shorter texts are padded with zeros."""
         rows = [[self.tokenizer.sot_token_id, *self._ids(text), self.tokenizer.eot_token_id] for text in texts]
         out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for row, ids in enumerate(rows):
@@ -60,13 +60,13 @@ class Tokens:
 
 
 def normalise(pictures: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, 3, H, W] to what CLIP is fed."""
+    """CLIP's input from pictures, uint8 [N, 3, H, W]."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
     return ((pictures.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def text_features(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """Text features [N, D], not normalised, of token ids [N, L]; positions after L are not computed."""
+    """Text features [N, D] of token ids [N, L], not normalised. Positions after L are not computed."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
@@ -81,7 +81,7 @@ def trunk(visual: ModifiedResNet, pictures: torch.Tensor) -> torch.Tensor:
 
 
 def grid_positions(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """A table of positions [1 + g * g, C] for another grid, [1 + height * width, C]; the first row is kept apart."""
+    """Positions [1 + g * g, C], interpolated to [1 + height * width, C] for another grid; the first row stays."""
     side = round((len(table) - 1) ** 0.5)
     if (height, width) == (side, side):
         return table
@@ -91,12 +91,12 @@ def grid_positions(table: torch.Tensor, height: int, width: int) -> torch.Tensor
 
 
 def position_features(pool: AttentionPool2d, x: torch.Tensor) -> torch.Tensor:
-    """MaskCLIP's reading of a map [N, C, h, w]: every position's value, projected, [N, h w, D]."""
+    """MaskCLIP's features of a map [N, C, h, w]: every position's value, projected, [N, h w, D]."""
     return pool.c_proj(pool.v_proj(x.flatten(2).transpose(1, 2)))
 
 
 def pooled(pool: AttentionPool2d, x: torch.Tensor) -> torch.Tensor:
-    """The attention pool's reading of a map [N, C, h, w], at any size: [N, D]."""
+    """The attention pool's feature [N, D] of a map [N, C, h, w] of any size."""
     batch, _, height, width = x.shape
     x = x.flatten(2).transpose(1, 2)
     x = torch.cat([x.mean(1, keepdim=True), x], 1) + grid_positions(pool.positional_embedding, height, width).to(x.dtype)
@@ -109,7 +109,7 @@ def pooled(pool: AttentionPool2d, x: torch.Tensor) -> torch.Tensor:
 
 
 def image_features(model: CLIP, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The picture's features [N, D] and every position's, MaskCLIP's reading, [N, P, D]; neither normalised."""
+    """The pictures' features [N, D] and MaskCLIP's features of every position [N, P, D], neither normalised."""
     visual = model.visual
     if isinstance(visual, VisionTransformer):
         return vit_features(visual, pictures)
@@ -118,7 +118,7 @@ def image_features(model: CLIP, pictures: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def vit_features(visual: VisionTransformer, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A ViT's class token after the last block [N, D], and every patch's value there, projected, [N, P, D]."""
+    """A ViT's class token after the last block [N, D], and every patch's value there, projected [N, P, D]."""
     x = visual.conv1(pictures)
     height, width = x.shape[2:]
     x = x.flatten(2).transpose(1, 2)

@@ -31,7 +31,7 @@ def shades(count: int) -> np.ndarray:
 
 @torch.inference_mode()
 def labelled(model: CLIP, scene: Image.Image, classes: list[str], short: int, denoise: bool) -> np.ndarray:
-    """The class of every pixel, [H, W]; a class may be several phrases with bars between them."""
+    """The class of every pixel, [H, W]. A class may be several phrases, separated by bars."""
     phrases = [(phrase, index) for index, name in enumerate(classes) for phrase in name.split("|")]
     fed = dense.fitted(scene, short, evaluate.multiple(model))
     size = (scene.height, scene.width)
@@ -42,7 +42,7 @@ def labelled(model: CLIP, scene: Image.Image, classes: list[str], short: int, de
 
 
 def panel(scene: Image.Image, labels: np.ndarray, classes: list[str]) -> Image.Image:
-    """The scene beside its label map, and under them the classes that occur."""
+    """A picture of the scene beside its label map, above a legend of the classes that occur."""
     colours = shades(len(classes))
     occurring = [index for index in range(len(classes)) if (labels == index).any()]
     out = Image.new("RGB", (2 * scene.width, scene.height + LEGEND * (1 + len(occurring) // 3)), "white")

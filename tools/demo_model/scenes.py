@@ -1,4 +1,4 @@
-"""The scenes of the evaluation and of the examples, composed the same way every time.
+"""Composes the scenes of the evaluation and of the examples, always the same ones.
 
     python scenes.py --drawings DIR --out examples/scenes
 """
@@ -19,7 +19,7 @@ CLASSES = (
     "tiger", "elephant", "panda", "penguin", "frog", "octopus", "butterfly", "crab", "lemon", "strawberry",
     "banana", "watermelon", "carrot", "hamburger", "doughnut", "sunflower", "cactus", "mushroom", "bus", "guitar",
 )  # fmt: skip
-# Every kind of background there is, the colour left open.
+# Every kind of background, with the colour left open.
 BACKGROUNDS = (
     *(f"{adjective} background" for adjective in world.PATTERNS.values()),
     *(phrases[0] for *_, phrases in world.STUFF.values()),
@@ -44,7 +44,7 @@ def compose(folder: Path, which: str) -> tuple[torch.Tensor, torch.Tensor]:
         if len(scene.placed) == RECIPE.most:
             made.append(scene)
     pictures, owner = world.render(made, known, SIDE, change=0.0)
-    pictures = pictures // 4 * 4  # so that the files are small
+    pictures = pictures // 4 * 4  # makes the files small
     classes = torch.zeros(COUNT, RECIPE.most + 1, dtype=torch.uint8)
     for row, scene in enumerate(made):
         for order, placed in enumerate(scene.placed, 1):

@@ -1,4 +1,4 @@
-"""Tests of the recipe: python -m unittest, in this folder; they need no drawings."""
+"""Tests of the recipe; they need no drawings. Run `python -m unittest` in this folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def squares() -> drawings.Drawings:
 
 
 def plain(*placed: world.Placed) -> world.Scene:
-    """Drawings on plain blue."""
+    """A scene of drawings on plain blue."""
     blue = colours.PALETTE["blue"]
     return world.Scene("plain", (blue, blue), ("blue background", "plain background"), (0.0,) * 4, 0, list(placed))
 
@@ -131,7 +131,7 @@ class Losses(unittest.TestCase):
 
     def test_positions_are_shared_among_a_pictures_own_phrases_as_expected(self) -> None:
         mine = torch.tensor([[True, True, False]])
-        # Every position says the first phrase most, and the last, which is another picture's, even more.
+        # Every position says the first phrase most of its own picture's, and the last, another picture's, even more.
         logits = torch.tensor([[[3.0, 2.0, 9.0], [3.0, 0.0, 9.0], [3.0, 0.0, 9.0], [3.0, 1.0, 9.0]]])
         share = train.shares(logits, mine, torch.tensor([0.5, 0.5, 0.5]))
         torch.testing.assert_close(share.sum(2), torch.ones(1, 4))

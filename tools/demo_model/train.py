@@ -1,9 +1,10 @@
-"""Trains the demonstration CLIP on pairs of scenes and captions, contrastively.
+"""Trains the embedded CLIP contrastively, on pairs of scenes and captions.
 
     python train.py --drawings DIR --schedule schedules/resnet.json --run runs/NAME
 
-A run writes state.pt (all it needs to go on, replaced atomically; also when it is terminated) and log.jsonl. Started
-again, it goes on from its state; the schedule may have grown in between.
+A run writes state.pt, which has all that the run needs to continue, and log.jsonl. state.pt is replaced atomically,
+also when the run is terminated. A run that is started again continues from its state; the schedule may have grown in
+between.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import world
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training: how many steps, the scenes' side in pixels, the recipe, the learning rate's two ends."""
+    """A part of the training: its steps, the scenes' side in pixels, the recipe, the first and last learning rate."""
 
     steps: int
     side: int
@@ -44,7 +45,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A whole training: the configuration's name, the batch, the phases."""
+    """A whole training: the name of the configuration, the batch, the phases."""
 
     config: str
     batch: int
@@ -61,7 +62,7 @@ class Schedule:
         return sum(phase.steps for phase in self.phases)
 
     def at(self, step: int) -> tuple[Phase, float]:
-        """The phase of a step, and the learning rate there."""
+        """The phase and the learning rate of a step."""
         for phase in self.phases:
             if step < phase.steps:
                 start, end = phase.rate
@@ -71,10 +72,10 @@ class Schedule:
 
 
 class Batches(IterableDataset):
-    """Batches of a schedule from a step on; the same step always gives the same batch.
+    """The batches of a schedule from a step on. The same step always gives the same batch.
 
-    N pictures with M captions in all: pictures [N, 3, S, S], token ids [M, L], which caption is true of which picture
-    [N, M], the picture each caption was written for [M], and its subject [M].
+    A batch has N pictures [N, 3, S, S] and M captions in all, as token ids [M, L]. It says which caption is true of
+    which picture [N, M], for which picture each caption was written [M], and each caption's subject [M].
     """
 
     def __init__(self, schedule: Schedule, folder: Path, start: int) -> None:
@@ -100,14 +101,14 @@ class Batches(IterableDataset):
 
 
 SINKHORN_STEPS = 3
-BACKGROUND_SHARE = 0.3  # of a picture's area; below the scenes' own, since every position sees some of the background
+BACKGROUND_SHARE = 0.3  # of a picture's area; less than in the scenes, because every position sees some background
 
 
 def contrastive_loss(logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """CLIP's symmetric loss with several captions a picture.
+    """CLIP's symmetric loss with several captions per picture.
 
-    logits and true [N, M], own [M] the picture of each caption. A caption that happens to be true of another picture
-    too is no negative for it, and a picture's own captions do not compete with each other.
+    logits and true are [N, M]; own [M] is the picture of each caption. A caption that is also true of another picture
+    is no negative for that picture, and a picture's own captions do not compete with each other.
     """
     positive = logits[own, torch.arange(len(own))]
     wrong = logits.masked_fill(true, -torch.inf)
@@ -117,11 +118,11 @@ def contrastive_loss(logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor
 
 
 def position_loss(logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """What holds positions against phrases, knowing only which phrases are true of which picture.
+    """The loss that compares positions with phrases; it knows only which phrases are true of which picture.
 
-    logits [N, P, M] of N pictures' P positions and M captions of one phrase, true [N, M], own [M], prior [M]. Every
-    position has to say one of its picture's own phrases, the one that `shares` gives it (to text); every phrase has to be
-    said somewhere in its picture rather than anywhere in another (to image).
+    logits [N, P, M] are those of the P positions of N pictures with M captions of one phrase; true is [N, M], own and
+    prior are [M]. Every position must say one of its picture's own phrases, as `shares` assigns them (to text). Every
+    phrase must be said somewhere in its own picture rather than in another (to image).
     """
     count, _, captions = logits.shape
     mine = own == torch.arange(count)[:, None]
@@ -134,10 +135,11 @@ def position_loss(logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor, p
 
 
 def shares(logits: torch.Tensor, mine: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """How much every position of a picture is about each of its own phrases, [N, P, M]; sums to one over M.
+    """How much every position of a picture is about each of the picture's phrases, [N, P, M]; sums to one over M.
 
-    The posterior given the picture's phrases, drawn by a few Sinkhorn steps towards a picture whose phrases take the
-    shares of its area that `prior` [M] expects: else the background, which is everywhere, takes every position.
+    This is the posterior given the picture's phrases. A few Sinkhorn steps draw it towards the shares of the picture's
+    area that `prior` [M] expects of the phrases. Without them the background, which is everywhere, would take every
+    position.
     """
     share = logits.masked_fill(~mine[:, None], -torch.inf).softmax(2)
     for _ in range(SINKHORN_STEPS):
@@ -147,13 +149,16 @@ def shares(logits: torch.Tensor, mine: torch.Tensor, prior: torch.Tensor) -> tor
 
 
 def expected_areas(own: torch.Tensor, subjects: torch.Tensor) -> torch.Tensor:
-    """The share of its picture that each caption of one phrase is expected to take, [M]: things share what the background leaves."""
+    """The share of its picture that each caption of one phrase is expected to take, [M].
+
+    The things of a picture share what the background leaves.
+    """
     things = torch.bincount(own[subjects == captions.Subject.THING], minlength=int(own.max()) + 1)[own]
     return torch.where(subjects == captions.Subject.BACKGROUND, BACKGROUND_SHARE, (1 - BACKGROUND_SHARE) / things.clamp(min=1))
 
 
 def optimiser(model: CLIP) -> torch.optim.AdamW:
-    """AdamW; only matrices decay."""
+    """AdamW with weight decay on matrices only."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -161,7 +166,7 @@ def optimiser(model: CLIP) -> torch.optim.AdamW:
 
 
 class Average:
-    """A moving average of all weights and statistics, which is what gets evaluated and exported."""
+    """A moving average of all weights and statistics; it is what is evaluated and exported."""
 
     def __init__(self, model: CLIP) -> None:
         self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -182,7 +187,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def train(schedule: Schedule, folder: Path, run: Path, weights: Path | None, every: float) -> None:
-    """Trains until the schedule ends, going on from the run's state if there is one, else from exported weights if given."""
+    """Trains until the schedule ends, from the run's state if there is one, else from exported weights if given."""
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(schedule.seed)
     model = network.build(network.CONFIGS[schedule.config])

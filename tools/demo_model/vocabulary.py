@@ -1,4 +1,4 @@
-"""Which drawings the model learns, and the words a caption may use for them."""
+"""Chooses the drawings that the model learns, and the words that a caption may use for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-# Subcategories of labels.tsv that are learned, with the words for the kind of thing they hold.
+# Subcategories of labels.tsv that are learned, with words for the kind of things in each.
 KINDS: dict[str, tuple[str, ...]] = {
     "animal-mammal": ("animal", "mammal"),
     "animal-bird": ("animal", "bird"),
@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "tool": ("tool",),
 }
 
-# Labels of those subcategories that are left out: signs, parts, pictures of whole places, near-duplicates.
+# Labels of these subcategories that are left out: signs, parts, pictures of whole places, near-duplicates.
 LEFT_OUT = frozenset(
     """pig nose|paw prints|feather|wing|guide dog|service dog|black cat|black bird|front facing baby chick|
     hatching chick|microbe|white flower|rosette|wilted flower|blossom|leaf fluttering in wind|empty nest|
@@ -61,7 +61,7 @@ LEFT_OUT = frozenset(
     balance scale|dodo|ox|water buffalo|tamale|fondue|bento box|fortune cookie|falafel""".replace("\n    ", "").split("|")
 )
 
-# Single labels learned from subcategories that are otherwise left out.
+# Single labels that are learned, although their subcategory is left out.
 EXTRA = frozenset(
     """volcano|snow capped mountain|tent|balloon|christmas tree|wrapped present|jack o lantern|bell|
     headphone|microphone|camera|television|radio|candle|electric light bulb|telescope|microscope|door|chair|bed|
@@ -69,7 +69,7 @@ EXTRA = frozenset(
     rocket|moyai|luggage|circus tent|ferris wheel|fountain|amphora""".replace("\n    ", "").split("|")
 )
 
-# Words a caption uses instead of the label; the first is the usual one.
+# Words that a caption uses instead of the label; the first is the usual one.
 NAMES: dict[str, tuple[str, ...]] = {
     "dromedary camel": ("camel", "dromedary"),
     "bactrian camel": ("camel", "bactrian camel"),
@@ -212,7 +212,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawing's words: `names` say what it is, `kinds` what sort of thing it is."""
+    """A drawing's words: `names` say what it shows, `kinds` what sort of thing that is."""
 
     codepoint: str
     names: tuple[str, ...]

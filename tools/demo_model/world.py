@@ -1,7 +1,7 @@
-"""Scenes: drawings on varied backgrounds, composed in batches.
+"""Composes scenes: drawings on varied backgrounds, in batches.
 
-A scene is drawn up first (`Scene`: a background and placed drawings, all plain numbers) and rendered afterwards
-(`render`), many scenes at a time. Nothing about where things are reaches the captions.
+A scene is first drawn up as plain numbers (`Scene`: a background and placed drawings). `render` then renders many
+scenes at a time. Captions learn nothing of places.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from colours import PALETTE
 from drawings import BORDER, SIDE, Drawings
 
-# Backgrounds of two free colours, and the adjective a caption gives them.
+# Backgrounds of two free colours, with their adjective in captions.
 PATTERNS = {
     "plain": "plain",
     "gradient": "gradient",
@@ -26,7 +26,7 @@ PATTERNS = {
     "clouds": "blotchy",
     "noise": "grainy",
 }
-# Backgrounds with colours of their own: the pattern's field, the two colours, the words.
+# Backgrounds with fixed colours: the pattern's field, the two colours, the words.
 STUFF: dict[str, tuple[str, tuple[float, float, float], tuple[float, float, float], tuple[str, ...]]] = {
     "sky": ("clouds", (0.36, 0.62, 0.92), (0.95, 0.97, 1.0), ("sky", "cloudy sky", "blue sky")),
     "grass": ("blades", (0.2, 0.5, 0.13), (0.45, 0.75, 0.25), ("grass", "green grass", "lawn")),
@@ -44,7 +44,7 @@ CHUNK = 32  # drawings that change style together; these fit the processor's cac
 
 @dataclass
 class Placed:
-    """One drawing in a scene: which, where (centre and side as fractions of the scene), and how it is changed."""
+    """One drawing in a scene: which one, where (centre and side as fractions of the scene), and how it is changed."""
 
     drawing: int
     x: float
@@ -62,7 +62,7 @@ class Scene:
 
     pattern: str
     colours: tuple[tuple[float, float, float], tuple[float, float, float]]
-    phrases: tuple[str, ...]  # what the background may be called
+    phrases: tuple[str, ...]  # phrases for the background
     numbers: tuple[float, ...]  # four uniform numbers that set the pattern's angle, scale and phase
     seed: int
     placed: list[Placed] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What scenes to draw up."""
+    """What kind of scenes to draw up."""
 
     names: tuple[str, ...]
     fewest: int = 1
@@ -85,7 +85,7 @@ class Recipe:
 
 
 def background(rng: np.random.Generator, recipe: Recipe) -> Scene:
-    """A scene with nothing on it yet."""
+    """A scene of a background without drawings."""
     numbers = tuple(rng.random(4))
     seed = int(rng.integers(2**31))
     if rng.random() < recipe.stuff:
@@ -160,10 +160,9 @@ def _spot(rng: np.random.Generator, size: float, placed: list[Placed], recipe: R
 def render(scenes: list[Scene], drawings: Drawings, side: int, change: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Renders square scenes.
 
-    `change` is the share of drawings whose style changes at random (`colour_kept` is cleared where that alters a
-    drawing's colour); above 0, whole pictures change too.
-    Returns pictures [N, 3, side, side], uint8, and the index (from 1) of the topmost drawing at every pixel, 0 for
-    the background, [N, side, side], uint8.
+    `change` is the share of drawings whose style changes at random. If that alters a drawing's colour, its
+    `colour_kept` is cleared. Above 0, whole pictures change, too. Returns pictures, uint8 [N, 3, side, side], and for
+    every pixel the index (from 1) of the topmost drawing, or 0 for the background, uint8 [N, side, side].
     """
     canvas = torch.stack([paint(s, side) for s in scenes])
     owner = torch.zeros(len(scenes), side, side, dtype=torch.uint8)
@@ -186,12 +185,12 @@ def render(scenes: list[Scene], drawings: Drawings, side: int, change: float) ->
 
 
 def _warp(sprites: torch.Tensor, placed: list[Placed], side: int) -> list[tuple[torch.Tensor, int, int]]:
-    """Turns and scales sprites [M, 4, 72, 72]: for each a premultiplied patch [4, w, w] and its left and top pixel."""
+    """Turns and scales sprites [M, 4, 72, 72]; returns premultiplied patches [4, w, w] with left and top pixels."""
     x, y, size, angle, flip = torch.tensor([[p.x, p.y, p.size, p.angle, -1.0 if p.flip else 1.0] for p in placed]).unbind(1)
     x, y = x * side, y * side
     half = size * side / 2 * (SIDE + 2 * BORDER) / SIDE  # pixels from a sprite's centre to its edge
     reach = 2 * half * (angle.cos().abs() + angle.sin().abs()) + 2
-    window = ((reach / WINDOW).ceil() * WINDOW).clamp(max=2 * side)  # few distinct sizes, each one batch
+    window = ((reach / WINDOW).ceil() * WINDOW).clamp(max=2 * side)  # few distinct sizes, with one batch for each
     left, top = (x - window / 2).round(), (y - window / 2).round()
     cos, sin = angle.cos() / half, angle.sin() / half
     off_x, off_y = left + window / 2 - x, top + window / 2 - y
@@ -224,7 +223,7 @@ def paint(scene: Scene, side: int) -> torch.Tensor:
 
 
 def _field(pattern: str, numbers: tuple[float, ...], seed: int, side: int) -> torch.Tensor:
-    """Where between its two colours a background is, [side, side] or a scalar; all lengths are relative to the side."""
+    """The mixture of a background's two colours, [side, side] or a scalar. Lengths are relative to the side."""
     if pattern == "plain":
         return torch.zeros(1, 1)
     a, b, c, d = numbers
@@ -273,7 +272,7 @@ def _smooth(generator: torch.Generator, grid: tuple[int, int], side: int) -> tor
 
 
 def restyle(sprites: torch.Tensor, placed: list[Placed]) -> torch.Tensor:
-    """Random changes of style, so that a style never seen is less of a surprise; sprites [M, 4, 72, 72]."""
+    """Random changes of the style of sprites [M, 4, 72, 72], which prepare the model for unseen styles."""
     generator = torch.Generator().manual_seed(placed[0].seed)
     count = len(placed)
     rgb, alpha = sprites[:, :3].clone(), sprites[:, 3:].clone()

@@ -1,9 +1,11 @@
-"""Goldens of the attentions that came after MaskCLIP, on tiny random ViTs: run it, commit what it writes.
+"""Writes the goldens of the attentions that came after MaskCLIP, on tiny random ViTs. Run it and commit what it writes.
 
-Writes into tests/golden, for each tower of MODELS, attention_<model>.safetensors (the tower under open_clip's names, in 16
-bits), attention_<model>.json (its configuration) and attention_<model>_arrays.safetensors: text embeddings, and per image
-size the image, and for every attention that reads no text its dense features, for every attention its logits; the logits of
-resclip and of pearl-newton-schulz with other constants than their default, too.
+For each tower of MODELS it writes into tests/golden:
+- attention_<model>.safetensors: the tower under open_clip's names, in 16 bits;
+- attention_<model>.json: its configuration;
+- attention_<model>_arrays.safetensors: text embeddings and, per image size, the image, the dense features of every
+  attention that reads no text, and the logits of every attention; also the logits of resclip and pearl-newton-schulz
+  with constants other than the defaults.
 
 The formulas are attention_reference.py's, in 64 bits.
 """
@@ -21,12 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from visual import GOLDEN, TEXT, randomised
 
-# As in tests/golden/attention.rs; each differs from its default.
+# The same as in tests/golden/attention.rs. Each differs from its default.
 RESCLIP = reference.ResclipConstants(theta=0.5, lambda_r=0.6, tau_s=2.2, lambda_s=0.6)
 ALPHA = 0.3
 
 PATCH = 8
-TEMPERATURE = 20.0  # as in tests/golden/attention.rs
+TEMPERATURE = 20.0  # the same as in tests/golden/attention.rs
 QUERIES = 5
 
 
@@ -35,22 +37,22 @@ def config(layers: int) -> dict:
     return {"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT}
 
 
-# The depths that are published, and one that is not.
+# The two published depths and one other.
 MODELS = {"vit_12": config(12), "vit_24": config(24), "vit_7": config(7)}
 
-# Height x width: the training grid, another square one, wide, tall.
+# Height x width: the training grid, another square grid, a wide one, a tall one.
 SIZES = [(64, 64), (56, 56), (48, 80), (80, 40)]
 
 
 def blocks_of_colour(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """An image whose cells differ and form regions, 3 x height x width."""
+    """An image, 3 x height x width, whose cells differ and form regions."""
     blocks = torch.randn(1, 3, height // 16 + 1, width // 16 + 1, generator=generator)
     blocks = F.interpolate(blocks, scale_factor=16)[0, :, :height, :width]
     return blocks + 0.3 * torch.randn(3, height, width, generator=generator)
 
 
 def text_embeddings(cells: Tensor, generator: torch.Generator) -> Tensor:
-    """Unit rows, each near some of the cells, without what all cells share: it tells no classes apart."""
+    """Unit rows, each near some of the cells. The cells' common part is removed, because it tells no classes apart."""
     mean = F.normalize(cells.mean(0), dim=0)
     chosen = cells[torch.linspace(0, len(cells) - 1, QUERIES).long()] - cells.mean(0)
     noise = torch.randn(chosen.shape, generator=generator, dtype=chosen.dtype)

@@ -1,8 +1,8 @@
 """The attentions that came after MaskCLIP, written from their formulas around open_clip's ViT.
 
-What the server computes is compared with this on tiny towers (attention.py). Every attention is an explicit matrix per head
-over all tokens, the class token among them unless a method leaves it out; nothing is shared between methods but the
-notation: q, k, v of a block are heads x tokens x head width, grids are rows x columns of patches.
+attention.py compares the server with this on tiny towers. Every attention is an explicit matrix per head over all
+tokens, with the class token unless a method leaves it out. Methods share only the notation: q, k and v of a block are
+heads x tokens x head width; grids are rows x columns of patches.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 
 
 def published(layers: int, of_12: int, of_24: int) -> int:
-    """A block's number in a tower of another depth than the published ones: in proportion to the nearer, halves up."""
+    """A block's number in a tower of `layers` blocks: in proportion to the nearer published depth, halves up."""
     depth, block = (12, of_12) if layers < 18 else (24, of_24)
     return (2 * block * layers + depth) // (2 * depth)
 
 
 def tokens_after_blocks(visual: VisionTransformer, image: Tensor) -> list[Tensor]:
-    """x_0, what the first block reads, to x_{L-1}, what the last block reads: tokens x width each."""
+    """The blocks' inputs, x_0 of the first block to x_{L-1} of the last, tokens x width each."""
     return [inputs_of(block, lambda: visual(image))[0] for block in visual.transformer.resblocks]
 
 
@@ -34,7 +34,7 @@ def heads_of(block: ResidualAttentionBlock, tokens: Tensor) -> tuple[Tensor, Ten
 
 
 def out(block: ResidualAttentionBlock, mixed: Tensor) -> Tensor:
-    """Heads x tokens x head width to tokens x width."""
+    """The block's output projection: heads x tokens x head width to tokens x width."""
     return block.attn.out_proj(mixed.transpose(0, 1).flatten(1))
 
 
@@ -43,13 +43,13 @@ def likeness(one: Tensor, other: Tensor) -> Tensor:
 
 
 def omega(rows: int, columns: int, sigma: float = 5.0) -> Tensor:
-    """Naclip's neighbourhood over all tokens; zero in the class token's row and column."""
+    """NACLIP's neighbourhood over all tokens; zero in the class token's row and column."""
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
     squared = (places[:, None] - places[None]).square().sum(-1)
     return F.pad(torch.exp(-squared / (2 * sigma**2)), (1, 0, 1, 0))
 
 
-# One method each: tokens of all blocks and the grid to the cells' features before ln_post.
+# One function per method, from the tokens of all blocks and the grid to the cells' features before ln_post.
 
 
 def sclip(visual: VisionTransformer, x: list[Tensor], grid: tuple[int, int]) -> Tensor:
@@ -178,7 +178,7 @@ def gem(visual: VisionTransformer, x: list[Tensor], grid: tuple[int, int]) -> Te
 
 
 def pamr(scores: Tensor, image: Tensor) -> Tensor:
-    """Pixel-adaptive mask refinement: queries x height x width and 3 x height x width."""
+    """Pixel-adaptive mask refinement of scores, queries x height x width, by an image, 3 x height x width."""
     height, width = image.shape[1:]
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
 
@@ -200,7 +200,7 @@ TAU_R = 2.0
 
 @dataclass(frozen=True)
 class ResclipConstants:
-    """Of the release's, those for Pascal Context 59."""
+    """ResCLIP's constants; the defaults are the release's for Pascal Context 59."""
 
     theta: float = 0.25
     lambda_r: float = 0.4
@@ -209,7 +209,7 @@ class ResclipConstants:
 
 
 def labels_of_patches(cosines: Tensor, image: Tensor, grid: tuple[int, int], theta: float) -> list[int]:
-    """The most frequent label of each patch's pixels after refinement; of equally frequent ones the lowest."""
+    """The most frequent label among each patch's pixels after refinement; the lowest of equally frequent ones."""
     at_size = F.interpolate(cosines.unflatten(1, grid)[None], image.shape[1:], mode="bilinear", align_corners=False)[0]
     probabilities = (40 * pamr(at_size, image)).softmax(0)
     best, labels = probabilities.max(0)
@@ -224,7 +224,7 @@ def labels_of_patches(cosines: Tensor, image: Tensor, grid: tuple[int, int], the
 
 
 def layout(labels: list[int], grid: tuple[int, int], repaired: bool) -> Tensor:
-    """S^ over all tokens; zero in the class token's row and column."""
+    """The layout S^ over all tokens; zero in the class token's row and column."""
     places = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
     label = dict(zip(places, labels))
     distance = {(i, j): max(abs(i[0] - j[0]), abs(i[1] - j[1])) for i in places for j in places}
@@ -262,7 +262,7 @@ def resclip(
     repaired: bool,
     constants: ResclipConstants = ResclipConstants(),
 ) -> Tensor:
-    """`cosines_of` takes the cells before ln_post to queries x cells, `image` is 3 x height x width."""
+    """ResCLIP's cells before ln_post. `cosines_of` maps these to queries x cells; `image` is 3 x height x width."""
     blocks = visual.transformer.resblocks
     numbers = range(published(len(blocks), 6, 6), published(len(blocks), 9, 9) + 1)
     middle = []
@@ -294,5 +294,5 @@ WITHOUT_TEXT = {
 
 
 def features(visual: VisionTransformer, cells: Tensor) -> Tensor:
-    """F: cells x width to cells x embedding."""
+    """The features F of cells: cells x width to cells x embedding."""
     return visual.ln_post(cells) @ visual.proj

@@ -1,6 +1,6 @@
-"""Writes tests/golden/coco_rle.json: label maps and the masks pycocotools makes of them.
+"""Writes tests/golden/coco_rle.json: label maps and pycocotools' masks of them.
 
-Run from the repository's root, with pycocotools and NumPy installed: python tools/golden/coco_rle.py
+Run it from the repository's root, with pycocotools and NumPy installed: python tools/golden/coco_rle.py
 """
 
 import json
@@ -31,7 +31,7 @@ def maps(random):
 
 
 def runs(values):
-    """Row-major runs, [value, length] each: compact and easy to check by eye."""
+    """Row-major runs, [value, length] each: short, and easy to check by eye."""
     starts = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
     lengths = np.diff(starts, append=len(values))
     return [[int(values[start]), int(length)] for start, length in zip(starts, lengths)]

@@ -1,10 +1,10 @@
-"""Writes tests/golden/corruption: an image and what ImageNet-C's corruptions make of it, where chance is no part of them.
+"""Writes tests/golden/corruption: an image and the results of those ImageNet-C corruptions that use no random numbers.
 
-A plain writing of gaussian_blur, defocus_blur, spatter and jpeg_compression of github.com/hendrycks/robustness
-(Hendrycks and Dietterich, ICLR 2019) on NumPy, SciPy and Pillow; what is OpenCV there is written from its documentation.
-Spatter gets its noise from a generator that the test has too.
+This is plain Python of gaussian_blur, defocus_blur, spatter and jpeg_compression of github.com/hendrycks/robustness
+(Hendrycks and Dietterich, ICLR 2019), with NumPy, SciPy and Pillow. OpenCV's functions are written from OpenCV's
+documentation. The test has the same generator for the noise of spatter.
 
-Run from the repository's root, with NumPy, SciPy and Pillow installed: python tools/golden/corruption.py
+Run it from the repository's root, with NumPy, SciPy and Pillow installed: python tools/golden/corruption.py
 """
 
 from io import BytesIO
@@ -19,7 +19,7 @@ EIGHT = np.ones((3, 3), dtype=int)
 
 
 def source() -> np.ndarray:
-    """Waves, edges and a little noise; no side is a multiple of 8."""
+    """An image of waves, edges and a little noise; no side is a multiple of 8."""
     rows, columns = np.mgrid[0:75, 0:99]
     random = np.random.default_rng(2022)
     image = np.stack([127 + 100 * np.sin(columns / period + rows / 9) for period in (3, 7, 15)], axis=-1)
@@ -38,7 +38,7 @@ def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def gaussian_kernel(size: int, sigma: float) -> np.ndarray:
-    """OpenCV's getGaussianKernel."""
+    """The kernel of OpenCV's getGaussianKernel."""
     weights = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * sigma**2))
     return weights / weights.sum()
 
@@ -59,7 +59,7 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def noise(shape: tuple[int, int]) -> np.ndarray:
-    """Nearly normal: sums of twelve uniform numbers, less six."""
+    """Nearly normal noise: sums of twelve uniform numbers, minus six."""
     state, numbers = 2022, []
     for _ in range(12 * shape[0] * shape[1]):
         state = (1664525 * state + 1013904223) % 2**32
@@ -68,7 +68,7 @@ def noise(shape: tuple[int, int]) -> np.ndarray:
 
 
 def canny(image: np.ndarray, low: int, high: int) -> np.ndarray:
-    """Edges: local maxima of the gradient's L1 length above `low` that touch one above `high`."""
+    """Edges: local maxima of the gradient's L1 length above `low` that connect to one above `high`."""
     smooth, change = np.array([1, 2, 1]), np.array([-1, 0, 1])
     pixels = image.astype(int)
     across = correlate(pixels, np.outer(smooth, change), mode="nearest")
@@ -94,7 +94,7 @@ def canny(image: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 def chamfer(edges: np.ndarray) -> np.ndarray:
-    """The shortest way to an edge by steps of 1, 1.4 (diagonal) and 2.1969 (a knight's), until nothing changes."""
+    """The length of the shortest path to an edge, with steps of 1, 1.4 (diagonal) and 2.1969 (a knight's)."""
     distance = np.where(edges, 0.0, np.inf)
     steps = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
     costs = {1: 1.0, 2: 1.4, 5: 2.1969}

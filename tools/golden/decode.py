@@ -1,9 +1,9 @@
-"""Writes tests/golden/decode: one small file per kind of image, and the pixels a viewer shows.
+"""Writes tests/golden/decode: one small file per kind of image, and the pixels that a viewer shows.
 
-Every file shows four flat quarters. What is expected of each is what Pillow decodes, turned as EXIF says and
-with transparency on white; it is noted at the middle of each quarter.
+Every file shows four flat quarters. The expected colour at the middle of each quarter is what Pillow decodes, turned as
+EXIF says, with transparency on white.
 
-Run from the repository's root, with Pillow, NumPy and libtiff's support in Pillow: python tools/golden/decode.py
+Run it from the repository's root, with NumPy and a Pillow that has libtiff: python tools/golden/decode.py
 """
 
 import io
@@ -21,14 +21,14 @@ EXIF_ORIENTATION = 0x0112
 
 
 def quarters(values):
-    """Four values as the quarters of an array of HEIGHT x WIDTH."""
+    """An array of HEIGHT x WIDTH whose quarters have four values."""
     values = np.asarray(values)
     grid = values.reshape(2, 2, -1)
     return grid.repeat(HEIGHT // 2, axis=0).repeat(WIDTH // 2, axis=1).squeeze()
 
 
 def on_white(image):
-    """What a viewer shows of an image, as RGB."""
+    """An image as a viewer shows it, as RGB."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
@@ -45,7 +45,7 @@ def exif(orientation):
 
 
 def ycck_jpeg(inks):
-    """A JPEG whose Adobe marker says YCCK: the same samples, declared as luma, chroma and black."""
+    """A JPEG whose Adobe marker says YCCK, so the same samples count as luma, chroma and black."""
     file = io.BytesIO()
     Image.fromarray(inks, "CMYK").save(file, "JPEG", quality=95, subsampling=0)
     data = bytearray(file.getvalue())

@@ -1,6 +1,6 @@
 """MaskCLIP's dense features, written from the paper around open_clip's modules.
 
-What the server computes is compared with this, on tiny towers (visual.py) and on a photograph (tools/parity).
+visual.py compares the server with this on tiny towers, tools/parity on a photograph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def at_size(visual: nn.Module, height: int, width: int) -> nn.Module:
-    """The same tower with its positions interpolated, so that open_clip's code takes an image of that size."""
+    """A copy of the tower with interpolated positions, so that open_clip's code takes an image of that size."""
     owner = visual.attnpool if isinstance(visual, ModifiedResNet) else visual
     positions = owner.positional_embedding.detach()
     side = round((len(positions) - 1) ** 0.5)
@@ -34,7 +34,7 @@ def cell_pixels(visual: nn.Module) -> int:
 
 
 def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
-    """The first input of a module while something runs."""
+    """The first input that a module gets while `run` runs."""
     seen: list[Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     run()
@@ -65,7 +65,7 @@ def vit_features(visual: VisionTransformer, image: Tensor) -> tuple[dict[str, Te
 
 
 def resnet_features(visual: ModifiedResNet, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """As vit_features."""
+    """The same as vit_features, for a ResNet."""
     pool = visual.attnpool
     cells = inputs_of(pool, lambda: visual(image))[0].flatten(1).T
     tokens = torch.cat([cells.mean(0, keepdim=True), cells]) + pool.positional_embedding
@@ -85,6 +85,8 @@ def resnet_features(visual: ModifiedResNet, image: Tensor) -> tuple[dict[str, Te
 
 
 def dense_features(visual: nn.Module, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Features per attention and keys per kind of smoothing of one image, 1 x 3 x height x width, for a tower that at_size
-    has made for its size: cells x channels each, the grid's rows one after the other."""
+    """Features per attention and keys per kind of smoothing of one image, 1 x 3 x height x width.
+
+    The tower is at_size's for the image. Each result is cells x channels, the grid's rows one after the other.
+    """
     return resnet_features(visual, image) if isinstance(visual, ModifiedResNet) else vit_features(visual, image)

@@ -1,17 +1,17 @@
-"""Whole tiny CLIP models in every form they come in, and what their authors' code computes: run it, commit what it writes.
+"""Writes whole tiny CLIP models in every form, and what their authors' code computes. Run it and commit what it writes.
 
-Writes into tests/golden/forms, for a ViT and a ResNet:
+It writes into tests/golden/forms, for a ViT and a ResNet:
 - <model>/openai.pt.gz: a TorchScript archive in 16 bits, as OpenAI publishes its models;
-- <model>/open_clip.pt.gz: a training checkpoint of open_clip's, state dict and `module.` prefix included, in 32 bits;
+- <model>/open_clip.pt.gz: an open_clip training checkpoint in 32 bits, with state dict and `module.` prefix;
 - <model>/open_clip.safetensors.gz and <model>/open_clip.json: what open_clip puts on model hubs, in 16 bits;
 - <model>/hugging_face.safetensors.gz and <model>/config.json: what transformers saves (ViT only), in 16 bits;
 - <model>/arrays.safetensors: an image, and image and text features: `open_clip` and `hugging_face` in 32 bits from the
-  respective package, `openai` from running the archive in 16 bits;
-- <model>/dense.safetensors: dense features, scores, denoised and smoothed scores at several sizes, as visual.py computes
-  them, in 64 bits.
+  package of that name, `openai` from a run of the archive in 16 bits;
+- <model>/dense.safetensors: dense features, scores, denoised and smoothed scores at several sizes, computed as in
+  visual.py, in 64 bits.
 
-All forms hold the same numbers, rounded to 16 bits before any of them is written. The vocabulary is whole, its rows zero
-where no prompt needs them, so that compression keeps the files small.
+All forms hold the same numbers, which are rounded to 16 bits first. The vocabulary is whole. Its rows are zero where no
+prompt needs them, so that compression keeps the files small.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MODELS = {
     },
 }
 
-# Height x width: the training grid, another square one, wide, tall.
+# Height x width: the training grid, another square grid, a wide one, a tall one.
 SIZES = {
     "vit": [(32, 32), (48, 48), (24, 56), (64, 32)],
     "resnet": [(64, 64), (96, 96), (64, 128), (96, 32)],
@@ -61,11 +61,11 @@ SIZES = {
 TEMPERATURE = {"vit": 20.0, "resnet": 100.0}
 
 STEP = 2.0**-7
-"""Weights are whole multiples of it: as few different values compress to half."""
+"""Weights are whole multiples of this: few different values compress to half the size."""
 
 
 def randomised(config: dict, prompts: Tensor, seed: int) -> nn.Module:
-    """A model whose weights fit 16 bits, none of them at a value that would hide a mistake."""
+    """A model whose weights fit 16 bits and none of which has a value that would hide a mistake."""
     generator = torch.Generator().manual_seed(seed)
     model = open_clip.CLIP(**config).eval()
 
@@ -86,7 +86,7 @@ def randomised(config: dict, prompts: Tensor, seed: int) -> nn.Module:
             elif "embedding" in name:
                 normal(tensor, 0.0, 0.5)
             elif name in ("text_projection", "visual.proj", "visual.attnpool.c_proj.weight"):
-                normal(tensor, 0.0, 0.5 * TEXT["width"] ** -0.5)  # keeps features near 1, as tolerances are absolute
+                normal(tensor, 0.0, 0.5 * TEXT["width"] ** -0.5)  # keeps features near 1: tolerances are absolute
             else:
                 normal(tensor, 0.0, math.prod(tensor.shape[1:]) ** -0.5)
         unused = torch.ones(len(model.token_embedding.weight), dtype=torch.bool)
@@ -96,7 +96,7 @@ def randomised(config: dict, prompts: Tensor, seed: int) -> nn.Module:
 
 
 class Published(nn.Module):
-    """Adds what OpenAI's archives have beside the model: sizes as tensors."""
+    """Adds the tensors of sizes that OpenAI's archives have beside the model."""
 
     def __init__(self, model: nn.Module, side_pixels: int) -> None:
         super().__init__()
@@ -124,25 +124,25 @@ def traced(config: dict, state: dict[str, Tensor], image: Tensor, prompts: Tenso
     published = Published(model.to(image.dtype), config["vision_cfg"]["image_size"])
     inputs = {"encode_image": (image[None],), "encode_text": (prompts,)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TorchScript's end and of the tracer's constants, both known here
+        warnings.simplefilter("ignore")  # warnings of TorchScript's end and of the tracer's constants, both expected
         return torch.jit.trace_module(published, inputs, check_trace=False)
 
 
 def torchscript(module: torch.jit.ScriptModule) -> bytes:
-    """The archive, in 16 bits."""
+    """The module's archive, in 16 bits."""
     file = io.BytesIO()
     torch.jit.save(module.half(), file)
     return file.getvalue()
 
 
 def training_checkpoint(state: dict[str, Tensor]) -> bytes:
-    """What open_clip's training saves, optimiser included."""
+    """The file that open_clip's training saves, with its optimiser."""
     parameter = nn.Parameter(torch.ones(3))
     optimiser = torch.optim.AdamW([parameter], lr=5e-4)
     parameter.grad = torch.ones(3)
     optimiser.step()
     distributed = type(state)((f"module.{name}", tensor) for name, tensor in state.items())
-    # Not every tensor lies row by row, or begins where its file does.
+    # Some tensors do not lie row by row, or do not begin at the start of their file.
     projection = distributed["module.text_projection"]
     backing = torch.cat([torch.zeros(1, projection.shape[0]), projection.T])
     distributed["module.text_projection"] = backing[1:].T
@@ -155,7 +155,7 @@ def training_checkpoint(state: dict[str, Tensor]) -> bytes:
 
 
 def transformers_model(config: dict, state: dict[str, Tensor]) -> CLIPModel:
-    """The same weights in Hugging Face's model: its tensors' names by their order, their values by open_clip's names."""
+    """The same weights in Hugging Face's model."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     model = CLIPModel(
         CLIPConfig(

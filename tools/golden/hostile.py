@@ -1,4 +1,4 @@
-"""Texts that a tokenizer may stumble over, made from a seed: text.py has open_clip's tokenizer read them."""
+"""Makes texts that are hard for a tokenizer, from a seed; text.py lets open_clip's tokenizer read them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ SPECIAL = ["<start_of_text>", "<end_of_text>", "<END_OF_TEXT>", "<End_Of_Text", 
 
 
 def hostile_texts(seed: int) -> Iterator[str]:
-    """Without end, the kinds in turn."""
+    """An endless series of texts, one kind after the other in turn."""
     source = random.Random(seed)
     while True:
         for kind in KINDS:
@@ -72,7 +72,7 @@ def some(source: random.Random, choices: list | str, most: int, joint: str = "")
 
 
 def letters(source: random.Random, script: str, most: int) -> str:
-    """Whatever is assigned in a script's range, letters or not."""
+    """Assigned code points of a script's range, letters or not."""
     first, last = SCRIPTS[script]
     characters = (chr(source.randint(first, last)) for _ in range(source.randint(1, most)))
     return "".join(character for character in characters if unicodedata.category(character) != "Cn") or "x"
@@ -90,13 +90,13 @@ def mixed_scripts(source: random.Random) -> str:
 
 
 def any_code_points(source: random.Random) -> str:
-    """Assigned, private or neither, surrogates aside."""
+    """Code points that are assigned, private or neither, without surrogates."""
     points = (source.choice([source.randint(0x20, 0x3000), source.randint(0, sys.maxunicode)]) for _ in range(12))
     return "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
 
 
 def accents(source: random.Random) -> str:
-    """Stacks of combining marks, composed where Unicode has the composition."""
+    """Stacks of combining marks, composed where Unicode has a composed form."""
     stacks = (
         letters(source, source.choice(["Latin", "Greek", "Cyrillic", "kana", "Hebrew", "Devanagari"]), 1)
         + "".join(map(chr, source.choices(MARKS, k=source.randint(0, 4))))
@@ -110,7 +110,7 @@ def emoji(source: random.Random) -> str:
 
 
 def entities(source: random.Random) -> str:
-    """Whole, unfinished and escaped again. With a "<", as ftfy resolves entities itself in texts without."""
+    """Entities: whole, unfinished, escaped twice. Each text has a "<": without one ftfy resolves entities itself."""
     parts = (
         "&" + source.choice(["", "", "amp;", "amp;amp;"]) + source.choice(ENTITIES) + source.choice([";", ";", "", " ", "x", "="])
         for _ in range(source.randint(1, 5))
@@ -143,7 +143,7 @@ def digits(source: random.Random) -> str:
 
 
 def punctuation(source: random.Random) -> str:
-    """Runs long enough to be cut."""
+    """Runs of punctuation that are long enough to be cut."""
     runs = (source.choice(PUNCTUATION) * source.choice([1, 2, 3, 8, 40, 200]) for _ in range(source.randint(1, 4)))
     return source.choice(["", " ", "a"]).join(runs)
 
@@ -153,7 +153,7 @@ def special_tokens(source: random.Random) -> str:
 
 
 def words(source: random.Random) -> str:
-    """Cases and joints of ordinary words."""
+    """Ordinary words in several cases and joined in several ways."""
     chosen = (source.choice([str.lower, str.upper, str.title, str.swapcase])(word) for word in source.choices(WORDS, k=9))
     return source.choice([" ", "-", "_", ";", "; ", "/", ""]).join(chosen)
 
@@ -165,7 +165,7 @@ KINDS: list[Callable[[random.Random], str]] = [
 
 
 def long_words(seed: int) -> list[str]:
-    """One word of 10 kB each."""
+    """Texts of one word of 10 kB each."""
     source = random.Random(seed)
     alphabets = ["a", "ab", "etaoinshrdlu", "!?", "é", "猫", "犬と猫", "🐱", "a\u0301", "Σ", "каша", "สวัสดี"]
     return ["".join(source.choices(alphabet, k=LONG_WORD_BYTES // len(alphabet[0].encode()))) for alphabet in alphabets]

@@ -1,9 +1,9 @@
-"""Writes tests/golden/jpeg: one photograph in the kinds of JPEG there are, and what libjpeg-turbo decodes of each.
+"""Writes tests/golden/jpeg: one photograph in every kind of JPEG, and what libjpeg-turbo decodes of each.
 
-tests/golden/jpeg.rs measures how far the server's decoder is from it. The photograph is a part of scikit-learn's china.jpg (NOTICE
-has its author and licence), at sides that no block of pixels divides.
+tests/golden/jpeg.rs measures the difference to the server's decoder. The photograph is a part of scikit-learn's
+china.jpg (NOTICE has its author and licence), with sides that no block of pixels divides.
 
-Run from the repository's root, with Pillow and scikit-learn: python tools/golden/jpeg.py
+Run it from the repository's root, with Pillow and scikit-learn: python tools/golden/jpeg.py
 """
 
 import io

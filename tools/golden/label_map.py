@@ -1,9 +1,9 @@
-"""Writes tests/golden/label_map.json: score grids and the label maps PyTorch makes of them.
+"""Writes tests/golden/label_map.json: score grids and PyTorch's label maps of them.
 
-For every pixel: the label, the probability of the best class, and the margin, the difference between the two best
-owners' probabilities. Labels have to agree where the margin is larger than rounding.
+Each pixel has the label, the probability of the best class, and the margin: the difference between the two best owners'
+probabilities. Labels must agree where the margin is larger than rounding.
 
-Run from the repository's root, with PyTorch installed: python tools/golden/label_map.py
+Run it from the repository's root, with PyTorch installed: python tools/golden/label_map.py
 """
 
 import json
@@ -26,7 +26,7 @@ def main():
     torch.manual_seed(2022)
     cases = []
     for name, grid, image, owners in CASES:
-        # Two decimals: short in the file, and exactly what PyTorch computed with.
+        # Two decimals are short in the file and exactly the numbers that PyTorch used.
         scores = (torch.randn(1, len(owners), *grid) * 300).round() / 100
         probabilities = interpolate(scores, size=image, mode="bilinear", align_corners=False)[0].softmax(dim=0)
         classes = max(owner for owner in owners if owner is not None) + 1

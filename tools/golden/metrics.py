@@ -1,12 +1,16 @@
-"""Writes tests/golden/metrics.json: random label maps and the figures that two independent definitions give.
+"""Writes tests/golden/metrics.json: random label maps and their figures by two independent definitions.
 
-mmsegmentation's `IoUMetric` (mmseg/evaluation/metrics/iou_metric.py) sums, over images, histograms of the pixels where
-prediction and truth agree, of the prediction and of the truth, all without ignored pixels, and divides; a class without
-union is nan and left out of the mean. torchmetrics' `MulticlassJaccardIndex(average="macro", ignore_index=...)`
+mmsegmentation's `IoUMetric` (mmseg/evaluation/metrics/iou_metric.py) sums three histograms over images, without ignored
+pixels: of the pixels where prediction and truth agree, of the prediction, and of the truth. Then it divides. A class
+without union is nan and left out of the mean.
+
+torchmetrics' `MulticlassJaccardIndex(average="macro", ignore_index=...)`
 (torchmetrics/functional/classification/jaccard.py) starts from one confusion matrix and averages over the classes whose
-row or column is not empty. Both are written here from their definitions, on PyTorch, in 64 bits where they divide.
+row or column is not empty.
 
-Run from the repository's root, with PyTorch installed: python tools/golden/metrics.py
+Both are written here from their definitions, on PyTorch, and divide in 64 bits.
+
+Run it from the repository's root, with PyTorch installed: python tools/golden/metrics.py
 """
 
 import json
@@ -17,7 +21,7 @@ import torch
 
 IGNORED = -1
 
-# name, classes, images, probability that a pixel is ignored, that it is predicted as none, classes that never occur
+# name, classes, images, probability of an ignored pixel, probability of a pixel predicted as none, absent classes
 CASES = [
     ("two classes", 2, 1, 0.0, 0.0, ()),
     ("ignored pixels", 5, 3, 0.3, 0.0, ()),
@@ -29,7 +33,7 @@ CASES = [
 
 
 def histogram(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Pixels per class; labels outside the classes fall out, as in mmsegmentation. Exact: counts below 2^24."""
+    """Pixels per class. Labels outside the classes do not count, as in mmsegmentation. Exact for counts below 2^24."""
     return torch.histc(labels.float(), bins=classes, min=0, max=classes - 1).double()
 
 
@@ -56,7 +60,7 @@ def by_histograms(images: list[tuple[torch.Tensor, torch.Tensor]], classes: int)
 def by_confusion(images: list[tuple[torch.Tensor, torch.Tensor]], classes: int) -> str | None:
     """The macro Jaccard index from torchmetrics' confusion matrix; None when no class occurs, where torchmetrics says 0.
 
-    "None" is a class of its own with an index of its own, `classes`, that is ignored in the mean.
+    Pixels without a class count as a class with the index `classes`, which the mean ignores.
     """
     matrix = torch.zeros(classes + 1, classes + 1, dtype=torch.long)
     for truth, prediction in images:
@@ -70,12 +74,12 @@ def by_confusion(images: list[tuple[torch.Tensor, torch.Tensor]], classes: int) 
 
 
 def value(number: float) -> str | None:
-    """The shortest digits that read back as exactly this number, as text: JSON readers may round; None for nan."""
+    """The shortest text that reads back as exactly this number (JSON readers may round numbers); None for nan."""
     return None if math.isnan(number) else repr(number)
 
 
 def mean(numbers: list[float]) -> str | None:
-    """The mean without nan, summed from the first to the last."""
+    """The mean of the numbers that are not nan, summed from the first to the last."""
     found = [number for number in numbers if not math.isnan(number)]
     return value(sum(found) / len(found)) if found else None
 

@@ -1,8 +1,8 @@
-"""Goldens of what refines scores at the image's size: run it, commit what it writes.
+"""Writes the goldens of refinement at the image's size. Run it and commit what it writes.
 
-Writes tests/golden/refinement.safetensors: scores of a grid, the image and the texts they are of, and what pixel-adaptive mask
-refinement and PEARL's propagation, on about 80 and about 20 cells a side, make of them at another size. In 64 bits, from the
-formulas.
+It writes tests/golden/refinement.safetensors: the scores of a grid, their image and texts, and the results of
+pixel-adaptive mask refinement and of PEARL's propagation (on about 80 and about 20 cells a side) at another size. It
+computes in 64 bits, from the formulas.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from visual import GOLDEN
 
-TEMPERATURE = 20.0  # as in tests/golden/refinement.rs
+TEMPERATURE = 20.0  # the same as in tests/golden/refinement.rs
 HEIGHT, WIDTH = 130, 70
 
 

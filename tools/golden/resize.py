@@ -1,8 +1,8 @@
-"""Writes tests/golden/resize: images, what Pillow's bicubic makes of them, and what a bilinear resize without antialiasing does.
+"""Writes tests/golden/resize: images, Pillow's bicubic resizes of them, and bilinear resizes without antialiasing.
 
-The latter is a plain writing of what OpenCV, and so mmcv, computes.
+The latter are plain Python of what OpenCV computes, and so mmcv.
 
-Run from the repository's root, with Pillow and NumPy installed: python tools/golden/resize.py
+Run it from the repository's root, with Pillow and NumPy installed: python tools/golden/resize.py
 """
 
 import json
@@ -15,7 +15,7 @@ FOLDER = Path("tests/golden/resize")
 
 
 def sources(random):
-    """Images that tell resizers apart: every frequency, hard edges that overshoot, single lines."""
+    """Images that tell resizers apart: all frequencies, hard edges that overshoot, single lines."""
     noise = random.integers(0, 256, (31, 47, 3), dtype=np.uint8)
     squares = (np.indices((40, 28)).sum(axis=0) // 5 % 2 * 255).astype(np.uint8)
     rows, columns = np.mgrid[0:90, 0:120]
@@ -41,7 +41,7 @@ SIZES = {
 
 
 def between(length, pixels):
-    """The two source pixels that each of `pixels` lies between, and how far towards the second."""
+    """For each of `pixels` pixels the two source pixels around it, and its share of the way to the second."""
     position = np.clip((np.arange(pixels) + 0.5) * length / pixels - 0.5, 0, length - 1)
     first = np.floor(position).astype(int)
     return first, np.minimum(first + 1, length - 1), position - first

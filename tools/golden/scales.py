@@ -1,8 +1,8 @@
-"""Goldens of one image scored at several sizes together: run it, commit what it writes.
+"""Writes the goldens of one image that is scored at several sizes together. Run it and commit what it writes.
 
-Writes tests/golden/scales.safetensors: for towers of visual.py an image at several sizes, texts, and what they score at the image's
-own size, as a whole and through windows. A plain writing: at each size the windows' cosines are averaged on the input's pixels and
-enlarged bilinearly to the image, and the sizes' mean is taken. In 64 bits.
+It writes tests/golden/scales.safetensors: for towers of visual.py an image at several sizes, texts, and their scores at
+the image's own size, without and with windows. This is the plain form, in 64 bits: at each size it averages the
+windows' cosines on the input's pixels and enlarges them bilinearly to the image; then it takes the mean over the sizes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from visual import GOLDEN, MODELS, denoised, smoothed_by_likeness, text_embeddings
 from windows import starts
 
-# As in tests/golden/scales.rs.
+# The same as in tests/golden/scales.rs.
 TEMPERATURE = {"vit_quick_gelu": 8.0, "resnet": 20.0}
 HEIGHT, WIDTH = 29, 43
 SIDE, STRIDE = 64, 48
@@ -27,7 +27,7 @@ SIZES = {"vit_quick_gelu": [(48, 64), (64, 96), (96, 112)], "resnet": [(64, 96),
 
 
 def stored(name: str) -> nn.Module:
-    """A tower as visual.py wrote it."""
+    """A tower that visual.py wrote."""
     visual = open_clip.CLIP(**MODELS[name]).visual.eval()
     weights = load_file(GOLDEN / f"visual_{name}.safetensors")
     visual.load_state_dict({key.removeprefix("visual."): value for key, value in weights.items()})
@@ -39,7 +39,7 @@ def enlarged(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def crops(image: Tensor, side: int | None) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of each window over an image, 3 x height x width; of all of it without a side."""
+    """Rows and columns of each window over an image, 3 x height x width; of the whole image if `side` is None."""
     height, width = image.shape[1:]
     window = [min(side or length, length) for length in (height, width)]
     for top in starts(height, window[0], STRIDE):
@@ -55,9 +55,12 @@ def scores(
     side: int | None,
     change: Callable[[Tensor, list[Tensor]], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the texts score on an image at several sizes, 3 x height x width each: logits, queries x HEIGHT x WIDTH; the best cosine
-    anywhere and the image's probability, queries. `change` is what denoising or smoothing does to the logits of all windows of
-    all sizes, queries x cells, whose keys it is given."""
+    """The scores of the texts on an image at several sizes, 3 x height x width each.
+
+    Returns logits, queries x HEIGHT x WIDTH, and per query the best cosine anywhere and the image's probability.
+    `change` is the denoising or smoothing: it gets the logits of all windows of all sizes, queries x cells, and their
+    keys.
+    """
     logits, keys, pooled = [], [], []
     for image in images:
         of_windows = []
@@ -80,7 +83,7 @@ def scores(
         for rows, columns in places:
             window = (rows.stop - rows.start, columns.stop - columns.start)
             grid = next(changed).unflatten(1, [length // cell_pixels(visual) for length in window])
-            if len(places) == 1:  # as a whole: one step, not two
+            if len(places) == 1:  # the whole image: one step, not two
                 total, coverage = enlarged(grid, (HEIGHT, WIDTH)), torch.ones(HEIGHT, WIDTH)
             else:
                 total[:, rows, columns] += enlarged(grid, window)

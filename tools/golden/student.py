@@ -1,12 +1,13 @@
-"""Goldens of MaskCLIP+'s students, on tiny random networks in plain PyTorch: run it, commit what it writes.
+"""Writes the goldens of MaskCLIP+'s students: tiny random networks in plain PyTorch. Run it and commit what it writes.
 
-Writes into tests/golden, for each student of STUDENTS, student_<name>.safetensors (its tensors, in 16 bits) and
-student_<name>_arrays.safetensors: images, texts, labels, and what follows from them:
-- how far the features are from those of `teacher`, where `counted` is 1;
-- logits with the running statistics, and with the batch's own, after which the running statistics are those of `after_one`;
-- the loss of STEPS steps of torch's SGD from there on, and some tensors after them.
+For each student of STUDENTS it writes into tests/golden student_<name>.safetensors (its tensors, in 16 bits) and
+student_<name>_arrays.safetensors (images, texts, labels, and what follows from them):
+- the distance of the features from those of `teacher`, where `counted` is 1;
+- logits with the running statistics, and with the batch's own statistics; `after_one` are the running statistics after
+  that;
+- the loss of the next STEPS steps of torch's SGD, and some tensors after these steps.
 
-Everything is computed in 64 bits. The configurations are repeated in tests/golden/student.rs.
+It computes in 64 bits. tests/golden/student.rs repeats the configurations.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ WIDTH = 4
 HEAD_CHANNELS = 16
 EMBEDDING = 6
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
-# Each with its seed: one for which no activation is so near 0 that another order of sums in 32 bits, as with one, two or four
-# threads, puts it on the other side, where its gradient is another.
+# Each student has a seed with which no activation is near 0. Near 0, another order of sums in 32 bits (one, two or four
+# threads) can change an activation's sign, and with it the gradient.
 STUDENTS = {
     "resnet18_plain_v2": ("resnet18", "plain", "v2", 3000),
     "resnet50_v1c_v2": ("resnet50", "v1c", "v2", 3023),
@@ -45,7 +46,7 @@ def sequence(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: 
 
 
 class Block(nn.Module):
-    """torchvision's BasicBlock and Bottleneck, in which any 3x3 convolution may be dilated."""
+    """torchvision's BasicBlock and Bottleneck; every 3x3 convolution may be dilated."""
 
     def __init__(self, bottleneck: bool, inputs: int, inner: int, stride: int, first_dilation: int, dilation: int):
         super().__init__()
@@ -71,13 +72,13 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stages at 1/4, 1/8, 1/8, 1/8 of the image. The first block of a dilated stage has the dilation before it."""
+    """Stages at 1/4, 1/8, 1/8, 1/8 of the image. A dilated stage's first block has the previous stage's dilation."""
 
     def __init__(self, depth: str, stem: str):
         super().__init__()
         if stem == "plain":
             self.conv1, self.bn1 = sequence(3, WIDTH, 7, 2)
-        else:  # as timm's deep stem
+        else:  # timm's deep stem
             half = WIDTH // 2
             last, self.bn1 = sequence(half, WIDTH, 3)
             first, second = sequence(3, half, 3, 2), sequence(half, half, 3)
@@ -153,21 +154,21 @@ class Student(nn.Module):
 
 
 def randomise(student: Student, generator: torch.Generator) -> None:
-    """Tensors that fit 16 bits, none of them at a value that would hide a mistake."""
+    """Sets tensors that fit 16 bits and none of which has a value that would hide a mistake."""
     with torch.no_grad():
         for name, tensor in student.state_dict().items():
             if name.endswith("num_batches_tracked") or "running" in name:
                 continue
             values = torch.randn(tensor.shape, generator=generator)
             if tensor.ndim == 1 and name.endswith("weight"):
-                # A block's last scale is small, or sixteen blocks make noise of 32 bits' rounding.
+                # A block's last scale is small: else sixteen blocks would enlarge the rounding of 32 bits to noise.
                 values = (0.3 if ".bn3." in name else 1.0) * (1.0 + 0.2 * values)
             elif tensor.ndim == 1:
                 values = 0.2 * values
             else:
                 values = values * (2.0 / tensor[0].numel()) ** 0.5
             tensor.copy_(values.half())
-        # Statistics far from those of any batch would let activations grow from block to block.
+        # With statistics far from those of every batch, activations would grow from block to block.
         student.train()
         for _ in range(40):
             student(torch.randn(2, 3, 64, 64, generator=generator).double(), torch.eye(EMBEDDING).double())

@@ -1,11 +1,11 @@
-"""Goldens of the tokenizer and the text tower, computed by open_clip 3.3: run it, commit what it writes.
+"""Writes the goldens of the tokenizer and the text tower, computed by open_clip 3.3. Run it and commit what it writes.
 
-Writes into tests/golden:
-- tokens.json: texts with the ids open_clip's tokenizer gives them;
-- tokens_hostile.json.gz: the same of hostile.py's texts, 2,000 that ftfy leaves as they are but for Unicode's composition,
+It writes into tests/golden:
+- tokens.json: texts with the ids of open_clip's tokenizer;
+- tokens_hostile.json.gz: the same for 2,000 of hostile.py's texts that ftfy changes by Unicode's composition at most,
   words of 10 kB among them;
 - text_{quick_gelu,gelu}.safetensors: a tiny text tower of open_clip's under its own tensor names, with the features and
-  the ensemble embeddings it gives the texts in its metadata. The token embedding holds the rows those texts use alone
+  the ensemble embeddings of the texts in its metadata. The token embedding has only the rows that those texts use
   (`token_embedding.rows` names them), which keeps the file small although the vocabulary is CLIP's.
 """
 
@@ -34,7 +34,7 @@ CONTEXT_LENGTH = 77
 SHORT_CONTEXT_LENGTH = 8
 HOSTILE_TEXTS = 2_000
 
-# Of many lengths, out of order, one twice, one cut at the context length, one that spells out an end of its own.
+# Texts of many lengths, out of order: one twice, one cut at the context length, one that spells out an end token.
 PROMPTS = [
     "a photo of a cat.",
     "",
@@ -135,9 +135,9 @@ def texts() -> list[str]:
 
 
 def token_lists() -> list[dict]:
-    """Texts and their ids; those longer than a short context also cut to it.
+    """Texts and their ids. A text that is longer than a short context has its ids cut to that context, too.
 
-    ftfy repairs some texts before they are split, which the server documents that it does not: those are left out.
+    ftfy repairs some texts before they are split. The server does not, as its documentation says, so they are left out.
     """
     tokenizer = SimpleTokenizer()
     entries, repaired = [], []
@@ -156,10 +156,10 @@ def token_lists() -> list[dict]:
 
 
 def hostile_token_lists() -> list[dict]:
-    """As token_lists; words of 10 kB are read to their end.
+    """The same as token_lists, for hostile texts; words of 10 kB are read to their end.
 
-    Left out as well are letters and digits that open_clip's dependencies disagree about: Python's lower case knows an older
-    Unicode than the `regex` package, and the server's tables lie between the two.
+    Letters and digits about which open_clip's dependencies disagree are left out, too: Python's lower case knows an
+    older Unicode than the `regex` package, and the server's tables lie between the two.
     """
     tokenizer = SimpleTokenizer()
 
@@ -182,7 +182,7 @@ def hostile_token_lists() -> list[dict]:
 
 
 def encode(tokenizer: SimpleTokenizer, text: str, context_length: int) -> list[int]:
-    """Ids without the zeros after the end; the end itself is not 0."""
+    """The ids of a text without the zeros after the end token, which is not 0."""
     ids = tokenizer([text], context_length)[0].tolist()
     while ids[-1] == 0:
         ids.pop()
@@ -197,7 +197,7 @@ def text_golden(quick_gelu: bool) -> tuple[dict[str, torch.Tensor], dict[str, st
         text_cfg={"context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY_SIZE, "width": 32, "heads": 2, "layers": 2},
         quick_gelu=quick_gelu,
     ).eval()
-    # Larger than the initialisation, so that every part of the tower tells in the result.
+    # Larger than at initialisation, so that every part of the tower changes the result.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.15 if parameter.ndim > 1 else 0.3))
@@ -228,7 +228,7 @@ def text_golden(quick_gelu: bool) -> tuple[dict[str, torch.Tensor], dict[str, st
 
 
 def as_lines(entries: list[dict]) -> str:
-    """JSON with a line per entry."""
+    """JSON with one line per entry."""
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     return f"[\n{lines}\n]\n"
 

@@ -1,13 +1,13 @@
-"""Goldens of the visual towers and the dense scores, computed by open_clip 3.3: run it, commit what it writes.
+"""Writes the goldens of the visual towers and the dense scores, by open_clip 3.3. Run it and commit what it writes.
 
-Writes into tests/golden, for each model of MODELS:
+For each model of MODELS it writes into tests/golden:
 - visual_<model>.safetensors: a tiny random visual tower of open_clip's under its own tensor names, in 16 bits;
 - visual_<model>.json: its configuration, in open_clip's form;
-- visual_<model>_arrays.safetensors: text embeddings, and per image size the image, CLIP's own feature, and for every
+- visual_<model>_arrays.safetensors: text embeddings and, per image size, the image, CLIP's own feature, and for every
   attention the dense features and what tests/golden/visual.rs compares.
 
-CLIP's parts are open_clip's modules; MaskCLIP's are written here and in dense_reference.py from the paper, with the N x N
-matrices that the server never builds, all in 64 bits.
+CLIP's parts are open_clip's modules. MaskCLIP's parts are written from the paper, here and in dense_reference.py, with
+the N x N matrices that the server never builds. Everything is in 64 bits.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ MODELS = {
     },
 }
 
-# Height x width: the training grid, another square one, wide, tall.
+# Height x width: the training grid, another square grid, a wide one, a tall one.
 SIZES = {16: [(64, 64), (96, 96), (48, 112), (128, 64)], 32: [(96, 96), (160, 160), (64, 192), (224, 96)]}
 
-# tests/golden/visual.rs has the same owners and thresholds.
+# The same owners and thresholds as in tests/golden/visual.rs.
 CLASS_OF_QUERY = [0, 0, 1, 2, 3, 4, None]  # None: background
-# High enough that some classes are certain somewhere, low enough that some cells are not.
+# So high that some classes are certain somewhere, and so low that some cells are not.
 TEMPERATURE = {"vit_quick_gelu": 20.0, "vit_gelu": 20.0, "resnet": 100.0}
 DENOISING_THRESHOLD = 0.5
 SMOOTHING_THRESHOLD = 0.7
@@ -58,7 +58,7 @@ DROPPED_COSINE = -100.0
 
 
 def randomised(config: dict, seed: int) -> nn.Module:
-    """A visual tower in 64 bits whose weights fit 16 bits, none of them at a value that would hide a mistake."""
+    """A visual tower in 64 bits whose weights fit 16 bits; none has a value that would hide a mistake."""
     generator = torch.Generator().manual_seed(seed)
     visual = open_clip.CLIP(**config).visual.eval()
 
@@ -81,15 +81,15 @@ def randomised(config: dict, seed: int) -> nn.Module:
                 normal(tensor, 0.0, tensor.shape[0] ** -0.5)
             elif tensor.ndim == 4:
                 normal(tensor, 0.0, tensor[0].numel() ** -0.5)
-            elif name.endswith("attnpool.c_proj.weight"):  # keeps the ResNet's features near 1, as the tolerance is absolute
+            elif name.endswith("attnpool.c_proj.weight"):  # keeps a ResNet's features near 1: tolerances are absolute
                 normal(tensor, 0.0, 0.1 * tensor.shape[1] ** -0.5)
-            else:  # attention that prefers some positions
+            else:  # makes the attention prefer some positions
                 normal(tensor, 0.0, 1.5 * tensor.shape[1] ** -0.5)
     return visual.double()
 
 
 def denoised(logits: Tensor, temperature: float) -> tuple[Tensor, list[int]]:
-    """Prompt denoising with classes of several queries, and the classes it dropped. Queries x cells."""
+    """Logits, queries x cells, after prompt denoising of classes with several queries, and the dropped classes."""
     best = logits.softmax(0).amax(1)
     queries_of = {
         owner: [query for query, other in enumerate(CLASS_OF_QUERY) if other == owner]
@@ -123,22 +123,24 @@ def smoothed_by_likeness(logits: Tensor, keys: Tensor) -> Tensor:
 
 
 def text_embeddings(cells: Tensor, generator: torch.Generator) -> Tensor:
-    """Unit rows, one per query: some close to cells of an image, those of two classes close to none."""
+    """Unit rows, one per query: some near cells of an image, those of two classes near none."""
     cells = F.normalize(cells, dim=-1)
     mean = F.normalize(cells.mean(0), dim=0)
     chosen = cells[torch.linspace(0, len(cells) - 1, len(CLASS_OF_QUERY)).long()]
     noise = F.normalize(torch.randn(chosen.shape, generator=generator, dtype=chosen.dtype), dim=-1)
     close = torch.tensor([owner not in (3, 4) for owner in CLASS_OF_QUERY])
     text = torch.where(close[:, None], F.normalize(chosen - cells.mean(0), dim=-1) + 0.3 * noise, noise)
-    text -= (text @ mean)[:, None] * mean  # what all cells share tells no classes apart
+    text -= (text @ mean)[:, None] * mean  # the cells' common part tells no classes apart
     return F.normalize(text, dim=-1).float()
 
 
 def dense_arrays(
     name: str, visual: nn.Module, sizes: list[tuple[int, int]], temperature: float, seed: int
 ) -> dict[str, Tensor]:
-    """What tests/golden compares of a tower in 64 bits: the text embeddings, and per size, height x width in pixels, the
-    image and everything that is computed of it."""
+    """The arrays that tests/golden compares for a tower in 64 bits.
+
+    These are the text embeddings and, per size (height x width in pixels), the image and all that is computed from it.
+    """
     generator = torch.Generator().manual_seed(seed)
     arrays = {"temperature": torch.tensor(temperature)}
     text = None
@@ -146,7 +148,7 @@ def dense_arrays(
     unsure_cells = 0
     for height, width in sizes:
         size = f"{height}x{width}"
-        # Blocks of colour under noise: cells that differ, as those of photographs do.
+        # Blocks of colour under noise: the cells differ, as a photograph's do.
         blocks = torch.randn(1, 3, height // 16, width // 16, generator=generator)
         image = F.interpolate(blocks, (height, width)) + 0.3 * torch.randn(1, 3, height, width, generator=generator)
         arrays[f"{size}.image"] = image[0]
@@ -179,7 +181,7 @@ def dense_arrays(
             unsure = without.softmax(0).amax(0) < SMOOTHING_THRESHOLD
             unsure_cells += int(unsure.sum())
             print(f"{name} {size} {attention}: dropped {absent}, {int(unsure.sum())} of {len(cells)} cells smoothed")
-    # Without these the arrays would agree with code that drops or smooths nothing.
+    # Without these checks the arrays could agree with code that drops or smooths nothing.
     assert dropped_counts - {0, 5}, f"{name}: prompt denoising never drops some classes and keeps others"
     assert unsure_cells, f"{name}: the reference's smoothing never changes a cell"
     return {key: value.detach().float().contiguous() for key, value in arrays.items()}

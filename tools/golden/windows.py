@@ -1,9 +1,10 @@
-"""Writes tests/golden/windows.json: scores of sliding windows and what their mean is at the image's size.
+"""Writes tests/golden/windows.json: scores of sliding windows and their mean at the image's size.
 
-A plain writing of the published protocol (SCLIP and its successors): each window's cells are enlarged bilinearly to the
-window's pixels, added up on the input's pixels, divided by how many windows cover each, and enlarged to the image's size.
+This is plain Python of the published protocol (SCLIP and its successors). It enlarges each window's cells bilinearly to
+the window's pixels, adds them up on the input's pixels, divides by the number of windows over each pixel, and enlarges
+the result to the image's size.
 
-Run from the repository's root, with PyTorch installed: python tools/golden/windows.py
+Run it from the repository's root, with PyTorch installed: python tools/golden/windows.py
 """
 
 import json
@@ -41,7 +42,7 @@ def main():
         tops, lefts = starts(height, side, stride), starts(width, side, stride)
         window = min(side, height), min(side, width)
         grid = [max(1, cells * length // side) for length in window]
-        # Two decimals: short in the file, and exactly what PyTorch computed with.
+        # Two decimals are short in the file and exactly the numbers that PyTorch used.
         scores = (torch.randn(QUERIES, len(tops) * grid[0], len(lefts) * grid[1]) * 300).round() / 100
 
         total, coverage = torch.zeros(QUERIES, height, width), torch.zeros(height, width)
@@ -52,7 +53,7 @@ def main():
                 total[:, *place] += enlarge(own, window)
                 coverage[*place] += 1
         if len(tops) * len(lefts) == 1:
-            # As the whole image: one step, not two.
+            # One window is the whole image: one step, not two.
             expected = enlarge(scores, image)
         else:
             expected = enlarge(total / coverage, image)

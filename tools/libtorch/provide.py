@@ -4,8 +4,8 @@
     provide.py                  prints libtorch's folder, and nothing else on standard output
     provide.py COMMAND [...]    runs the command with LIBTORCH set to that folder
 
-libtorch comes out of PyPI's torch wheel: pip fetches it by digest (requirements-*.txt beside this file), and only the
-headers and the shared libraries are unpacked, once per user, into
+libtorch comes from PyPI's torch wheel. pip fetches the wheel and checks its digest (requirements-*.txt beside this
+file). Only the headers and the shared libraries are unpacked, once per user, into
 
     ${LIBTORCH_CACHE:-${XDG_CACHE_HOME:-~/.cache}/maskclip}/libtorch-<version>-<flavour>-<architecture>
 
@@ -14,8 +14,8 @@ Environment:
     LIBTORCH_FLAVOUR  cpu (default, 0.5 GB on disk) or cuda (4 GB: also the CUDA parts and NVIDIA's libraries)
     LIBTORCH_CACHE    where to unpack
 
-The folder appears by one rename, so it is whole or absent; a lock makes concurrent runs wait for the first. An
-interrupted run keeps the wheels it finished for the next one. Needs nothing but Python 3.8 with pip and a C compiler.
+One rename puts the folder in place, so it is whole or absent. A lock makes concurrent runs wait for the first. The next
+run reuses the wheels that an interrupted run has finished. This script needs Python 3.8 with pip, and a C compiler.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 
-VERSION = "2.13.0"  # what tch 0.26.0 binds to; changes together with requirements-*.txt
+VERSION = "2.13.0"  # the version that tch 0.26.0 binds to; change it together with requirements-*.txt
 FLAVOURS = ("cpu", "cuda")
-ARCHITECTURES = ("x86_64", "aarch64")  # aarch64: by the same route, untested
+ARCHITECTURES = ("x86_64", "aarch64")  # aarch64 works the same way, untested
 HERE = Path(__file__).resolve().parent
 
-# Of torch/lib: what only Python needs, and what only CUDA needs.
+# Files of torch/lib that only Python needs, and files that only CUDA needs.
 PYTHON_ONLY = ("libtorch_python.so", "libshm.so", "libtorch_global_deps.so")
 CUDA_ONLY = ("libtorch.so", "libtorch_cuda*.so", "libtorch_nvshmem.so", "libc10_cuda.so", "libcaffe2_nvrtc.so")
-# Of NVIDIA's wheels: the two libraries that the CPU build of this wheel names as needed.
+# The two libraries of NVIDIA's wheels that libtorch needs even in its CPU flavour.
 NVIDIA_FOR_CPU = ("libcudart.so.13", "libcupti.so.13")
 
 MANUAL = f"""\
@@ -49,7 +49,7 @@ It must be version {VERSION} exactly, for example `pip install torch=={VERSION}`
 
 
 class Refusal(Exception):
-    """Something the user can act on; shown without a traceback."""
+    """An error that the user can act on; it is shown without a traceback."""
 
 
 def say(message: str) -> None:
@@ -57,7 +57,7 @@ def say(message: str) -> None:
 
 
 def main() -> Path:
-    """The folder of libtorch, provided if need be."""
+    """Returns libtorch's folder; provides libtorch first if it is missing."""
     if own := os.environ.get("LIBTORCH"):
         return check_own(Path(own))
     flavour = os.environ.get("LIBTORCH_FLAVOUR") or "cpu"
@@ -72,7 +72,7 @@ def main() -> Path:
 
 
 def check_own(folder: Path) -> Path:
-    """LIBTORCH as the user set it. Its version is torch-sys's business, which checks it too."""
+    """Checks the user's own LIBTORCH for presence. torch-sys checks its version."""
     for part in ("include/torch", "lib/libtorch_cpu.so"):
         if not (folder / part).exists():
             raise Refusal(f"LIBTORCH is {folder}, but {folder / part} does not exist.\n"
@@ -99,7 +99,7 @@ def refuse_unsupported(architecture: str) -> None:
 
 
 def provide(target: Path, flavour: str, architecture: str) -> None:
-    """Downloads, unpacks and puts in place, with the lock held."""
+    """Downloads libtorch, unpacks it and puts it in place, while this process holds the lock."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.parent / f".{target.name}.lock", "w") as lock:
         try:
@@ -138,10 +138,10 @@ def requirements(flavour: str) -> list[str]:
 
 
 def download(folder: Path, temporary: Path, flavour: str, architecture: str) -> list[Path]:
-    """Has pip fetch each wheel into `folder`, where an earlier run may have left some; pip checks those again.
+    """Lets pip fetch each wheel into `folder`. pip checks wheels again that an earlier run left there.
 
-    Platform, Python and ABI are fixed, since libtorch does not depend on them: whatever Python runs this, the wheel,
-    and so its digest, is the same.
+    Platform, Python and ABI are fixed, because libtorch does not depend on them. So every Python that runs this gets
+    the same wheel with the same digest.
     """
     shutil.rmtree(temporary, ignore_errors=True)
     for needed in (folder, temporary):
@@ -153,7 +153,7 @@ def download(folder: Path, temporary: Path, flavour: str, architecture: str) -> 
     options += ["--implementation=cp", "--python-version=3.11", "--abi=cp311", f"--platform=manylinux2014_{architecture}"]
     options += [f"--platform=manylinux_2_{minor}_{architecture}" for minor in range(28, 16, -1)]
     options += [] if sys.stderr.isatty() else ["--quiet"]
-    # pip's own temporary files belong in the same file system too: /tmp can be small.
+    # pip's temporary files go to the same file system, because /tmp can be small.
     environment = {**os.environ, "TMPDIR": str(temporary), "PIP_REQUIRE_VIRTUALENV": "0"}
     wheels = []
     for requirement in requirements(flavour):
@@ -184,7 +184,7 @@ def unpack(wheel: Path, root: Path, flavour: str) -> None:
 
 
 def placed(member: PurePosixPath, flavour: str) -> PurePosixPath | None:
-    """Where a wheel's file goes in libtorch's folder, or None to leave it out. All libraries go into one lib/."""
+    """The place of a wheel's file in libtorch's folder, or None to leave it out. All libraries go into one lib/."""
     parts, name = member.parts, member.name
     unwanted = PYTHON_ONLY + (CUDA_ONLY if flavour == "cpu" else ())
     if parts[:2] == ("torch", "include"):
@@ -201,13 +201,13 @@ def placed(member: PurePosixPath, flavour: str) -> PurePosixPath | None:
 
 
 def complete(root: Path, flavour: str) -> None:
-    """What a wheel lacks: the version in the form torch-sys reads, names for the linker, the CPU flavour's libtorch.so."""
+    """Adds what a wheel lacks: the version for torch-sys, names for the linker, the CPU flavour's libtorch.so."""
     (root / "build-version").write_text(VERSION + "\n")
     libraries = root / "lib"
-    (libraries / "libgomp.so").symlink_to("libgomp.so.1")  # for compilers that bring no OpenMP runtime of their own
+    (libraries / "libgomp.so").symlink_to("libgomp.so.1")  # for compilers without their own OpenMP runtime
     if flavour == "cuda":
         return
-    # The wheel's libtorch.so is empty but for naming libtorch_cuda.so as needed. An empty one without that takes its place.
+    # The wheel's libtorch.so is empty, but needs libtorch_cuda.so. An empty one that does not need it takes its place.
     command = [*os.environ.get("CC", "cc").split(), "-shared", "-nostdlib", "-Wl,-soname,libtorch.so"]
     try:
         built = subprocess.run([*command, "-o", str(libraries / "libtorch.so"), "-x", "c", os.devnull], stdout=sys.stderr.fileno())
@@ -218,7 +218,7 @@ def complete(root: Path, flavour: str) -> None:
 
 
 def check_loads(root: Path, flavour: str, architecture: str) -> None:
-    """Loads the libraries as the dynamic linker will, so that nothing incomplete is put in place."""
+    """Loads the libraries as the dynamic linker will, so that an incomplete folder is never put in place."""
     if architecture != platform.machine():
         return  # unpacked for another machine
     library = root / "lib" / ("libtorch_cuda.so" if flavour == "cuda" else "libtorch_cpu.so")

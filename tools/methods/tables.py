@@ -1,10 +1,13 @@
-"""Prints the tables of docs/methods.md: every variant on the embedded models' 64 scenes, clean and corrupted, and clean on
-the 64 of a style that they never saw.
+"""Prints the tables of docs/methods.md.
 
-    make methods        # which builds first; this script needs Python's standard library alone
+The tables have every variant on the embedded models' 64 scenes, clean and corrupted, and on the 64 clean scenes of a
+style that the models never saw.
 
-Each line is measured by `maskclip compare`, whose states in target/methods/ let a run go on where another was stopped. A
-corruption level's figure is the mean of the mIoU over the eight corruptions, the milliseconds are the clean scenes'.
+    make methods        # builds first; this script needs only Python's standard library
+
+`maskclip compare` measures each line. It keeps its state in target/methods/, so a run continues where another was
+stopped. The figure of a corruption level is the mean of the mIoU over the eight corruptions. The milliseconds are those
+of the clean scenes.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ VIT_ATTENTIONS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: what it is called, and its settings beside the model's own."""
+    """A line of a table: its name, and its settings beside the table's."""
 
     name: str
     settings: dict[str, str] = field(default_factory=dict)
@@ -48,11 +51,11 @@ class Table:
     short_side: int
     scenes: str
     rows: tuple[Row, ...]
-    corrupted: bool  # whether the corrupted columns are measured, too
+    corrupted: bool  # whether there are columns of corrupted scenes
 
 
 def refined(attention: str) -> tuple[Row, ...]:
-    """What is offered on top of an attention, alone and together."""
+    """An attention with each further option, and with options together."""
     settings = {
         "prompt denoising": {"prompt-denoising": "0.5"},
         "key smoothing: formula": {"key-smoothing": "formula"},

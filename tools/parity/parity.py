@@ -1,15 +1,17 @@
-"""The server's label maps against an independent Python computation, on a photograph and full-size models.
+"""Compares the server's label maps with an independent Python computation, on a photograph and full-size models.
 
-Every model of MODELS gets random weights, rounded to 16 bits and saved as open_clip saves them. The server labels
-scikit-learn's china.jpg with 20 classes; open_clip's towers and MaskCLIP's formulas written in
-tools/golden/dense_reference.py label it, too. Labels have to be equal wherever the two best scores differ by more than
-TOLERANCE. What is left below it is arithmetic in another order and the resize, which is Pillow's to within one step of 255.
+Every model of MODELS gets random weights, which are rounded to 16 bits and saved as open_clip saves them. The server
+labels scikit-learn's china.jpg with 20 classes. Python labels it too, with open_clip's towers and MaskCLIP's formulas
+as written in tools/golden/dense_reference.py. Labels must be equal wherever the two best scores differ by more than
+TOLERANCE. Smaller differences come from the order of arithmetic and from the resize, which is within one step of 255 of
+Pillow's.
 
-Of the features, the interface shows cosines: of dense features with text features (`similarity`), and of CLIP's own image
-feature with them (`image_probability`, whose logarithms are those cosines times the temperature, up to a common summand).
+The interface shows features as cosines. `similarity` is a cosine of dense features with text features. The logarithms
+of `image_probability` are the cosines of CLIP's own image feature with text features, times the temperature, up to a
+common summand.
 
-Then one set of weights per architecture goes through every form it has (tools/golden/forms.py): the label maps have to
-agree wherever the two best scores differ by more than the tolerance. The tables go to docs/parity.md.
+Then one set of weights per architecture goes through each of its forms (tools/golden/forms.py). The label maps must
+agree wherever the two best scores differ by more than TOLERANCE. The tables go to docs/parity.md.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ REPORT = REPOSITORY / "docs" / "parity.md"
 MODELS = ("RN50-quickgelu", "RN50x16-quickgelu", "ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu")
 BRANCHES_OF_RN50 = 16
 MODELS_IN_ALL_FORMS = ("RN50-quickgelu", "ViT-B-16-quickgelu")
-# Those of Pascal VOC.
+# The classes of Pascal VOC.
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
     "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
@@ -62,18 +64,21 @@ TEMPERATURE = 100.0
 SHORT_SIDE = 448
 
 TOLERANCE = 0.03
-"""In scores, temperature times cosine, of which the best two usually lie 0.2 apart."""
+"""In scores (temperature times cosine). The best two usually differ by 0.2."""
 SIMILARITY_TOLERANCE = 1e-3
 """In cosines."""
 SMALLEST_SHARE_COMPARED = 0.8
-"""Of the pixels: were the scores closer to each other than the tolerance, equal labels would show nothing."""
+"""Of the pixels. Where scores differ by less than the tolerance, equal labels would prove nothing."""
 START_SECONDS = 300
 REPLY_SECONDS = 300
 
 
 def random_model(name: str, photograph: Tensor) -> nn.Module:
-    """A model whose random weights tell things apart: open_clip's initialisation gives all texts nearly one embedding, and
-    leaves out every residual branch of a ResNet."""
+    """A model whose random weights tell images and texts apart.
+
+    open_clip's initialisation gives all texts nearly the same embedding and switches off every residual branch of a
+    ResNet.
+    """
     torch.manual_seed(0)
     model = open_clip.create_model(name).eval()
     with torch.no_grad():
@@ -82,8 +87,8 @@ def random_model(name: str, photograph: Tensor) -> nn.Module:
             name: module for name, module in model.visual.named_modules() if isinstance(module, nn.BatchNorm2d)
         }
         branches = sum("layer" in name and name.endswith("bn3") for name in normalisations)
-        # Residual branches are kept weak, as training keeps them, and weaker the more there are: at full strength a step of
-        # 1/255 in one pixel would change labels.
+        # Residual branches stay weak, as training keeps them, and weaker the more there are. At full strength a step of 1/255
+        # in one pixel would change labels.
         strength = (BRANCHES_OF_RN50 / max(branches, BRANCHES_OF_RN50)) ** 0.5
         for name, normalisation in normalisations.items():
             if name.endswith("bn3"):
@@ -91,18 +96,18 @@ def random_model(name: str, photograph: Tensor) -> nn.Module:
             else:
                 normalisation.weight.uniform_(0.5, 1.5)
             normalisation.bias.normal_(0.0, 0.2)
-            normalisation.momentum = None  # statistics become exactly those of the next pass
+            normalisation.momentum = None  # the statistics become exactly those of the next pass
         if normalisations:
             model.visual.train()(F.interpolate(photograph, model.visual.image_size))
             model.visual.eval()
-        # What fits 16 bits is the same number in every form.
+        # A number that fits 16 bits is the same in every form.
         for tensor in model.state_dict().values():
             tensor.copy_(tensor.half())
     return model
 
 
 def save(model: nn.Module, name: str, folder: Path) -> Path:
-    """Weights and configuration as open_clip puts them on model hubs."""
+    """Saves weights and configuration as open_clip puts them on model hubs; returns the weights' path."""
     weights = folder / "open_clip_model.safetensors"
     save_file(model.state_dict(), weights)
     save_config_for_hf(model, folder / "open_clip_config.json", model_config=open_clip.get_model_config(name))
@@ -110,14 +115,14 @@ def save(model: nn.Module, name: str, folder: Path) -> Path:
 
 
 def working_size(image: Image.Image, cell: int) -> tuple[int, int]:
-    """Width and height of the model's input: short side SHORT_SIDE, sides to the nearest whole number of cells."""
+    """Width and height of the model's input: short side SHORT_SIDE, each side rounded to a whole number of cells."""
     scale = SHORT_SIDE / min(image.size)
     width, height = (cell * max(1, int(side * scale / cell + 0.5)) for side in image.size)
     return width, height
 
 
 def model_input(image: Image.Image, cell: int) -> Tensor:
-    """1 x 3 x height x width, resized and normalised."""
+    """The resized and normalised image, 1 x 3 x height x width."""
     resized = image.resize(working_size(image, cell), Image.Resampling.BICUBIC)
     return normalize(pil_to_tensor(resized) / 255, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)[None]
 
@@ -127,15 +132,15 @@ class Expected:
     """What Python computes for one model and attention."""
 
     scores: Tensor
-    """At image size, classes x height x width."""
+    """Scores at the image's size, classes x height x width."""
     similarity: Tensor
-    """The best cosine per class."""
+    """The best cosine of each class."""
     image_cosines: Tensor
-    """CLIP's own image feature with each class."""
+    """The cosine of CLIP's own image feature with each class."""
 
 
 def expected_scores(model: nn.Module, image: Image.Image) -> dict[str, Expected]:
-    """Per attention."""
+    """What Python computes for each attention of the model."""
     pixels = model_input(image, cell_pixels(model.visual))
     height, width = (side // cell_pixels(model.visual) for side in pixels.shape[2:])
     tokens = open_clip.tokenize([TEMPLATE.format(name) for name in CLASSES])
@@ -154,9 +159,9 @@ def expected_scores(model: nn.Module, image: Image.Image) -> dict[str, Expected]
 
 @contextmanager
 def server(program: Path, weights: Path) -> Iterator[str]:
-    """A server on these weights; gives its address once it is ready, and ends it."""
+    """Starts a server on these weights, yields its address once it is ready, and stops it afterwards."""
     command = [program, "serve", "--listen", "127.0.0.1:0", "--model", weights, "--device", "cpu", "--precision", "float32"]
-    # Settings of whoever runs this are not this server's.
+    # The caller's own MASKCLIP_ variables must not reach this server.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MASKCLIP_")}
     environment["MASKCLIP_TELEMETRY__LOG_FILTER"] = "warn"
     environment["MASKCLIP_VOCABULARY__STORE_PATH"] = "none"
@@ -187,7 +192,7 @@ def ready_address(process: subprocess.Popen[str]) -> str:
 
 
 def segment(address: str, image: bytes, attention: str) -> dict:
-    """The server's reply, with a label map of rows of class ids."""
+    """The server's reply; its label map is rows of class ids."""
     request = {
         "image": base64.b64encode(image).decode(),
         "classes": CLASSES,
@@ -210,7 +215,7 @@ def segment(address: str, image: bytes, attention: str) -> dict:
 
 
 def margin(scores: Tensor) -> Tensor:
-    """By how much the best score exceeds the second, per pixel."""
+    """The difference between the best and the second score of each pixel."""
     best = scores.topk(2, dim=0).values
     return best[0] - best[1]
 
@@ -242,11 +247,11 @@ def compare(model: str, attention: str, expected: Expected, reply: dict) -> tupl
 
 
 def save_forms(name: str, model: nn.Module, folder: Path) -> dict[str, Path]:
-    """The same weights in every other form they have."""
+    """Saves the same weights in each of their other forms; returns the paths by the form's name."""
     config, state = open_clip.get_model_config(name), model.state_dict()
     side = config["vision_cfg"]["image_size"]
     openai = folder / "openai.pt"
-    # Traced in 32 bits, as 16 are slow on a CPU.
+    # The trace runs in 32 bits, because 16 are slow on a CPU.
     openai.write_bytes(forms.torchscript(forms.traced(config, state, torch.zeros(3, side, side), open_clip.tokenize("a"))))
     pickle = folder / "open_clip.pt"
     pickle.write_bytes(forms.training_checkpoint(state))
@@ -316,16 +321,19 @@ def report(rows: list[str], form_rows: list[str]) -> str:
     newline = "\n"
     return f"""# Parity
 
-Written by `make parity` (tools/parity/parity.py says how it compares). Random weights at full size, a photograph of 640 x 427
-pixels, {len(CLASSES)} classes, short side {SHORT_SIDE}, 32 bits; open_clip {open_clip.__version__}, PyTorch {torch.__version__}.
+Written by `make parity`, which compares the server with Python; tools/parity/parity.py says how. Weights are random, at
+full size. The image is a photograph of 640 x 427 pixels. There are {len(CLASSES)} classes, the short side is {SHORT_SIDE}, arithmetic
+has 32 bits; open_clip {open_clip.__version__}, PyTorch {torch.__version__}.
 
 ## The server and Python
 
-Labels are compared where the best two scores (temperature {TEMPERATURE:.0f} times cosine) differ by more than {TOLERANCE}: at least
-{SMALLEST_SHARE_COMPARED:.0%} of the pixels have to, and none of them may be labelled otherwise. Cosines have to agree within {SIMILARITY_TOLERANCE:.0e}:
-the best one of each class with the dense features, and each class's with CLIP's own image feature.
-A ResNet's residual branches are weakened, the more the deeper it is: random ones at full strength enlarge a rounding of the
-resize beyond the tolerance. A row with one label seen compares cosines only.
+Labels are compared where the best two scores (temperature {TEMPERATURE:.0f} times cosine) differ by more than {TOLERANCE}. These
+must be at least {SMALLEST_SHARE_COMPARED:.0%} of the pixels, and all of their labels must be equal. Cosines must agree within
+{SIMILARITY_TOLERANCE:.0e}: the best cosine of each class with the dense features, and each class's cosine with CLIP's own image
+feature.
+
+The residual branches of a ResNet are weakened, more in a deeper one: random branches at full strength would enlarge the
+resize's rounding beyond the tolerance. A row with one label seen compares cosines only.
 
 | model | attention | labels seen | pixels compared | labelled otherwise | largest margin among those | dense cosines' error | image cosines' error | agrees |
 |---|---|---:|---:|---:|---:|---:|---:|---|
@@ -333,7 +341,7 @@ resize beyond the tolerance. A row with one label seen compares cosines only.
 
 ## One set of weights in every form
 
-The label map from each form against the one from open_clip's safetensors file.
+The table compares the label map from each form with the one from open_clip's safetensors file.
 
 | model | form | labelled otherwise | of these beyond the tolerance | agrees |
 |---|---|---:|---:|---|

@@ -1,10 +1,10 @@
-"""Scenes for a student to learn from: compositions like those of examples/scenes, none of which is among them.
+"""Scenes for a student to learn from: compositions like those of examples/scenes, and none of those.
 
     python tools/student/scenes.py --drawings DIR --out FOLDER [--style openmoji] [--count 4000] [--truths FOLDER]
 
-DIR is what tools/demo_model/fetch.py made. The pictures are FOLDER/NNNN.png; their truths, as index PNGs with the classes of
-examples/scenes/classes.txt, are written only where they are asked for: nothing learns from them but the runs that are
-given labels.
+DIR is the folder that tools/demo_model/fetch.py made. The pictures are FOLDER/NNNN.png. Their truths are index PNGs
+with the classes of examples/scenes/classes.txt. They are written only with --truths: only runs with given labels learn
+from them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import drawings  # noqa: E402
 import scenes  # noqa: E402
 import world  # noqa: E402
 
-# Other seeds than those of every set that anything is measured on.
+# These seeds differ from those of every set on which anything is measured.
 SEEDS = {"in-style": 201, "openmoji": 202}
 BATCH = 32
 

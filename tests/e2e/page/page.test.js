@@ -2,8 +2,8 @@
 //
 //     npm ci && node page.test.js http://127.0.0.1:8080 [SCREENSHOT.png]
 //
-// Needs Node 20.15, curl and Chromium (CHROMIUM names the program, else the usual names are looked for). Fails on
-// anything the page writes to the console as an error, violations of the content security policy among them.
+// Needs Node 20.15, curl and Chromium: the program that CHROMIUM names, or one of the usual names. A test fails on every
+// error that the page writes to the console; violations of the content security policy are such errors.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -32,13 +32,13 @@ function findChromium() {
     try {
       return execFileSync("sh", ["-c", 'command -v "$1"', "sh", name], { encoding: "utf8" }).trim();
     } catch {
-      // the next name
+      // not installed: try the next name
     }
   }
   throw new Error(`none of ${names.join(", ")} is installed`);
 }
 
-/** A test with a fresh page; `allowed` errors in the console are part of what it shows. */
+/** A test with a fresh page. Errors in the console that match `allowed` are expected. */
 function pageTest(name, body, allowed = /^$/) {
   test(name, async () => {
     const context = await browser.newContext({ permissions: ["clipboard-read", "clipboard-write"] });
@@ -65,7 +65,7 @@ async function takeExample(page) {
   await page.locator("#result").waitFor();
 }
 
-/** Types a list of classes in place of the one that is there. */
+/** Replaces the list of classes by typing. */
 async function typeClasses(page, names) {
   await page.locator("#class-input").focus();
   while ((await page.locator("#class-list li").count()) > 0) await page.keyboard.press("Backspace");
@@ -75,7 +75,7 @@ async function typeClasses(page, names) {
   }
 }
 
-/** Sends the form by the keyboard and waits until the page has taken the answer in. */
+/** Sends the form by the keyboard and waits until the page shows the answer. Returns the response. */
 async function send(page) {
   const [response] = await Promise.all([
     page.waitForResponse("**/v1/segment"),
@@ -89,7 +89,7 @@ async function legend(page) {
   return (await page.locator("#legend tbody tr[data-id] th").allTextContents()).sort();
 }
 
-/** The first example through the API itself, with the label map as rows of ids. */
+/** The API's own reply for the first example, with the label map as rows of ids. */
 async function segmentRaw(request) {
   const form = new FormData();
   const image = await fetch(new URL(`/assets/examples/${examples[0].image}`, server));

@@ -1,11 +1,11 @@
-// web/png.js against PNGs written here, filter by filter. Needs Node 20 alone: `node --test png.test.js`.
+// Tests web/png.js with PNGs that this file writes, filter by filter. It needs only Node 20: `node --test png.test.js`.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { crc32, deflateSync } from "node:zlib";
 
-// Imported as the browser does, as a module whatever its folder's package.json says.
+// Loads web/png.js as a module, as the browser does, whatever the package.json of its folder says.
 const source = await readFile(new URL("../../../web/png.js", import.meta.url));
 const { decodePng } = await import(`data:text/javascript;base64,${source.toString("base64")}`);
 
@@ -22,7 +22,7 @@ function writePng({ width, height, depth, colourType, interlace = 0, rows, filte
   const step = depth / 8;
   const filtered = rows.map((row, y) => filterRow(filters[y], row, rows[y - 1] ?? row.map(() => 0), step));
   const data = deflateSync(Buffer.concat(filtered));
-  const half = data.length >> 1; // two chunks, as encoders with a buffer write them
+  const half = data.length >> 1; // two chunks, as buffering encoders write them
   return Buffer.concat([
     Buffer.from([137, 80, 78, 71, 13, 10, 26, 10]),
     chunk("IHDR", header),
@@ -55,7 +55,7 @@ function filterRow(filter, row, previous, step) {
   return Buffer.from([filter, ...row.map((value, x) => value - predict(x))]);
 }
 
-/** PNG specification, section 9.4: of left, above and corner the nearest to their sum, ties in that order. */
+/** The Paeth predictor (PNG specification, section 9.4): the nearest of left, above and corner; ties in that order. */
 function paeth(left, above, corner) {
   const target = left + above - corner;
   const distances = [left, above, corner].map((value) => Math.abs(target - value));
