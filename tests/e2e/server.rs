@@ -122,22 +122,35 @@ impl Server {
 
     /// Sends a signal by name, as `kill` does.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &self.process.id().to_string()])
-            .status();
-        assert!(sent.expect("kill runs").success());
+        signal(&self.process, name);
     }
 
     /// Waits for the process to end by itself; its exit code.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().expect("the process is ours") {
-                return status.code();
-            }
-            assert!(start.elapsed() < limit, "the server still runs after {limit:?}");
-            std::thread::sleep(Duration::from_millis(20));
+        wait(&mut self.process, limit)
+    }
+}
+
+/// Sends a process a signal by name, as `kill` does.
+pub fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &process.id().to_string()])
+        .status();
+    assert!(sent.expect("kill runs").success());
+}
+
+/// Waits for a process to end by itself; its exit code. Kills the process and fails when it runs beyond the limit.
+pub fn wait(process: &mut Child, limit: Duration) -> Option<i32> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = process.try_wait().expect("the process is ours") {
+            return status.code();
         }
+        if start.elapsed() > limit {
+            process.kill().expect("the process is ours");
+            panic!("the process still runs after {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,7 +1,10 @@
 //! `maskclip train` with the embedded model as the teacher of the smallest student there is.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -9,7 +12,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::segment::segment;
-use crate::server::{Server, maskclip};
+use crate::server::{Server, maskclip, signal, wait};
+
+/// How long a process may take on a busy machine to do what takes seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Three example scenes to learn from, a vocabulary, and a place for students.
 struct World {
@@ -38,8 +44,8 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// Starts training into a folder of that name; small, where the arguments do not say otherwise.
-    fn start(&self, output: &str, arguments: &[&str]) -> Child {
+    /// Trains into a folder of that name; small, where the arguments do not say otherwise.
+    fn command(&self, output: &str, arguments: &[&str]) -> Command {
         let small = [
             ["--backbone", "resnet18"],
             ["--width", "4"],
@@ -61,7 +67,11 @@ impl World {
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command.spawn().expect("the binary starts")
+        command
+    }
+
+    fn start(&self, output: &str, arguments: &[&str]) -> Child {
+        self.command(output, arguments).spawn().expect("the binary starts")
     }
 
     fn train(&self, output: &str, arguments: &[&str]) -> Output {
@@ -75,6 +85,13 @@ impl World {
         String::from_utf8(output.stderr).unwrap()
     }
 
+    /// The loss of each step.
+    fn losses(&self, output: &str) -> Vec<f64> {
+        let log = std::fs::read_to_string(self.path(output).join("log.csv")).unwrap();
+        let loss = |line: &str| line.split(',').nth(1).unwrap().parse().unwrap();
+        log.lines().skip(1).map(loss).collect()
+    }
+
     /// Steps that the log of a run tells of.
     fn steps(&self, output: &str) -> usize {
         let log = std::fs::read_to_string(self.path(output).join("log.csv"));
@@ -84,7 +101,7 @@ impl World {
     fn wait_for_steps(&self, output: &str, steps: usize) {
         let start = Instant::now();
         while self.steps(output) < steps {
-            assert!(start.elapsed() < Duration::from_secs(120), "no step {steps}");
+            assert!(start.elapsed() < PATIENCE, "no step {steps}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -153,10 +170,7 @@ fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one(
 
     let terminated = world.start("broken", &settings);
     world.wait_for_steps("broken", after_kill + 3);
-    let sent = std::process::Command::new("kill")
-        .arg(terminated.id().to_string())
-        .status();
-    assert!(sent.unwrap().success());
+    signal(&terminated, "TERM");
     let output = terminated.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let message = String::from_utf8(output.stderr).unwrap();
@@ -171,6 +185,53 @@ fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one(
     for file in ["student.safetensors", "student.json"] {
         let [whole, broken] = ["whole", "broken"].map(|run| std::fs::read(world.path(run).join(file)).unwrap());
         assert!(whole == broken, "{file} differs");
+    }
+}
+
+/// On processors without AVX-512 oneDNN takes other kernels, one of which is not safe with fewer than 8 channels.
+#[test]
+fn a_narrow_student_learns_the_same_with_older_instructions() {
+    let world = World::new();
+    let [newest, others @ ..] = ["DEFAULT", "AVX512_CORE", "AVX2"].map(|instructions| {
+        let mut process = world
+            .command(instructions, &["--width", "4", "--steps", "3"])
+            .env("ONEDNN_MAX_CPU_ISA", instructions)
+            .spawn()
+            .unwrap();
+        assert_eq!(wait(&mut process, PATIENCE), Some(0), "{instructions}");
+        world.losses(instructions)
+    });
+    assert_eq!(newest.len(), 3);
+    for other in others {
+        assert_eq!(other.len(), 3);
+        let differences = newest.iter().zip(&other).map(|(left, right)| (left - right).abs());
+        assert!(differences.fold(0.0, f64::max) < 1e-4, "{other:?} for {newest:?}");
+    }
+}
+
+/// A step that never ends: one of the images is a pipe that nobody writes into.
+#[test]
+fn a_second_signal_ends_a_run_that_is_stuck_in_a_step() {
+    for (name, status) in [("TERM", 143), ("INT", 130)] {
+        let world = World::new();
+        let mut process = world.start("stuck", &["--steps", "1000000"]);
+        world.wait_for_steps("stuck", 1);
+        let pipe = world.path("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::fs::rename(&pipe, world.path("images").join("00.png")).unwrap();
+        // Opening the pipe to write waits for a reader, which is the step.
+        let (opened, read) = mpsc::channel();
+        let pipe = world.path("images").join("00.png");
+        std::thread::spawn(move || opened.send(File::options().write(true).open(pipe)));
+        let _writer = read.recv_timeout(PATIENCE).expect("a step reads the pipe").unwrap();
+
+        signal(&process, "TERM");
+        let mut stderr = BufReader::new(process.stderr.take().unwrap()).lines();
+        let told =
+            stderr.any(|line| line.unwrap() == "stopping after this step; a second signal ends the process at once");
+        assert!(told && process.try_wait().unwrap().is_none());
+        signal(&process, name);
+        assert_eq!(wait(&mut process, PATIENCE), Some(status));
     }
 }
 
