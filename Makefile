@@ -37,6 +37,9 @@ lint: ## format check, clippy and rustdoc, warnings denied
 	@$(cargo) clippy --all-targets $(locked) -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(cargo) doc --no-deps --document-private-items $(locked)
 
+# Test programs run a test per core, on models so small that threads of libtorch would mostly wait for each other, busily.
+test: export OMP_NUM_THREADS ?= 1
+test: export OMP_WAIT_POLICY ?= passive
 # Doctests first, so that the last lines of a run are about the tests proper.
 test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
 	@$(cargo) test --doc $(locked)

@@ -180,7 +180,7 @@ pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
 }
 
 /// Settings of whoever runs the tests are not part of them, and nothing is on disk. 32 bits, since what the machine at hand is
-/// faster in is not part of them either.
+/// faster in is not part of them either. Threads that wait leave the processor to the programs of other tests.
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
         command.env_remove(name);
@@ -188,6 +188,9 @@ fn without_settings(mut command: Command) -> Command {
     command
         .env(STORE_PATH, "none")
         .env("MASKCLIP_MODEL__PRECISION", "float32");
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+        command.env("OMP_WAIT_POLICY", "passive");
+    }
     command
 }
 
