@@ -15,10 +15,10 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint test test-page parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint test test-repeatedly test-page parity bench methods deny env install clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the server: target/release/maskclip
 	@$(cargo) build --release $(locked)
@@ -44,6 +44,9 @@ test: export OMP_WAIT_POLICY ?= passive
 test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
 	@$(cargo) test --doc $(locked)
 	@$(cargo) test --tests $(locked)
+
+test-repeatedly: ## every test again and again on a busy machine, threads and instructions in turn (hours; ARGS="20 api e2e")
+	@$(with_libtorch) tools/tests/repeat $(ARGS)
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
