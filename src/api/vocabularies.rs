@@ -14,11 +14,11 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
-use super::wire::ClassBody;
+use super::wire::{ClassBody, Synonyms, TemplateSet};
 use super::{AppState, body, etag};
 use crate::vocabulary::{
-    ClassList, EntityTags, NamedVocabulary, Precondition, RecentList, Stored, TemplateSet, VocabularyDefinition,
-    VocabularyError, VocabularyOptions, VocabularyText,
+    self, ClassList, EntityTags, NamedVocabulary, Precondition, RecentList, Stored, VocabularyDefinition,
+    VocabularyError, VocabularyText,
 };
 
 /// Names that a summary shows.
@@ -39,6 +39,75 @@ pub struct VocabularyBody {
     /// What takes the place of the server's defaults in requests that do not say so themselves.
     #[serde(default)]
     pub options: VocabularyOptions,
+}
+
+/// Options that a vocabulary brings along. Each takes the place of the server's default of the same name (`defaults.`) in
+/// requests with the vocabulary; what a request says itself goes before.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VocabularyOptions {
+    /// Prompt templates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub templates: Option<TemplateSet>,
+    /// What the synonyms of a class come to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub synonyms: Option<Synonyms>,
+    /// Prompt denoising threshold, 0 to 1; 0 for off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, example = 0.5)]
+    pub prompt_denoising: Option<f32>,
+    /// Best class probability below which a pixel is background, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, example = 0.1)]
+    pub background_threshold: Option<f32>,
+    /// Share of the foreground up to which a class is nowhere, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, example = 0.1)]
+    pub background_area: Option<f64>,
+}
+
+impl VocabularyOptions {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<VocabularyOptions> for vocabulary::VocabularyOptions {
+    fn from(options: VocabularyOptions) -> Self {
+        let VocabularyOptions {
+            templates,
+            synonyms,
+            prompt_denoising,
+            background_threshold,
+            background_area,
+        } = options;
+        Self {
+            templates: templates.map(Into::into),
+            synonyms: synonyms.map(Into::into),
+            prompt_denoising,
+            background_threshold,
+            background_area,
+        }
+    }
+}
+
+impl From<vocabulary::VocabularyOptions> for VocabularyOptions {
+    fn from(options: vocabulary::VocabularyOptions) -> Self {
+        let vocabulary::VocabularyOptions {
+            templates,
+            synonyms,
+            prompt_denoising,
+            background_threshold,
+            background_area,
+        } = options;
+        Self {
+            templates: templates.map(Into::into),
+            synonyms: synonyms.map(Into::into),
+            prompt_denoising,
+            background_threshold,
+            background_area,
+        }
+    }
 }
 
 /// A vocabulary.
@@ -217,11 +286,11 @@ pub(super) async fn put_vocabulary(
     let text = VocabularyText {
         classes: classes.into_iter().map(Into::into).collect(),
         background,
-        options,
+        options: options.into(),
     };
     let definition =
         VocabularyDefinition::new(text, &state.engine.settings().vocabulary_limits).map_err(VocabularyError::from)?;
-    let templates = state.engine.settings().defaults.with(&options).templates;
+    let templates = state.engine.settings().defaults.with(&definition.options).templates;
     let (vocabulary, stored) = state
         .engine
         .define_vocabulary(&name, definition, precondition(&headers), templates)
@@ -311,7 +380,7 @@ async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary 
         shipped: vocabulary.shipped,
         classes: vocabulary.list.classes().iter().cloned().map(Into::into).collect(),
         background: vocabulary.list.background().to_vec(),
-        options: vocabulary.options,
+        options: vocabulary.options.into(),
         hits: vocabulary.hits(),
         age_seconds: seconds_since(vocabulary.defined_at),
         embeddings: embeddings(state, &vocabulary.list, templates_of(state, vocabulary)).await,
@@ -345,7 +414,7 @@ async fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySu
 }
 
 /// The prompts of requests that name the vocabulary and none.
-fn templates_of(state: &AppState, vocabulary: &NamedVocabulary) -> TemplateSet {
+fn templates_of(state: &AppState, vocabulary: &NamedVocabulary) -> vocabulary::TemplateSet {
     state.engine.settings().defaults.with(&vocabulary.options).templates
 }
 
@@ -363,13 +432,13 @@ fn seconds_since(moment: SystemTime) -> f64 {
 }
 
 /// The embeddings of each loaded model.
-async fn embeddings(state: &AppState, list: &ClassList, templates: TemplateSet) -> Vec<EmbeddingState> {
+async fn embeddings(state: &AppState, list: &ClassList, templates: vocabulary::TemplateSet) -> Vec<EmbeddingState> {
     let mut states = Vec::new();
     for (model, _) in state.engine.models() {
         let (embedded, total) = state.engine.embedded(&model, list, templates).await;
         states.push(EmbeddingState {
             model: model.name.clone(),
-            templates,
+            templates: templates.into(),
             embedded,
             total,
             bytes: embedded * model.embedding_dimension * size_of::<f32>(),

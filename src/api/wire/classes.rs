@@ -1,4 +1,4 @@
-//! Wire types that several resources share.
+//! Classes, in requests and replies.
 
 use std::fmt;
 
