@@ -13,12 +13,12 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::error::ApiError;
+use super::etag::{Precondition, entity_tag};
 use super::problem::{self, ProblemType};
 use super::wire::{ClassBody, Synonyms, TemplateSet};
-use super::{AppState, body, etag};
+use super::{AppState, body};
 use crate::vocabulary::{
-    self, ClassList, EntityTags, NamedVocabulary, Precondition, RecentList, Stored, VocabularyDefinition,
-    VocabularyError, VocabularyText,
+    self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
 };
 
 /// Names that a summary shows.
@@ -293,7 +293,7 @@ pub(super) async fn put_vocabulary(
     let templates = state.engine.settings().defaults.with(&definition.options).templates;
     let (vocabulary, stored) = state
         .engine
-        .define_vocabulary(&name, definition, precondition(&headers), templates)
+        .define_vocabulary(&name, definition, condition(&headers), templates)
         .await?;
     let reply = describe(&state, &vocabulary).await;
     let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
@@ -302,7 +302,7 @@ pub(super) async fn put_vocabulary(
         Stored::Created => StatusCode::CREATED,
         Stored::Replaced => StatusCode::OK,
     };
-    Ok((status, [(header::ETAG, vocabulary.entity_tag.clone())], Json(reply)).into_response())
+    Ok((status, [(header::ETAG, entity_tag(&vocabulary.digest))], Json(reply)).into_response())
 }
 
 /// Look at a vocabulary
@@ -328,8 +328,8 @@ pub(super) async fn get_vocabulary(
     let Path(name) = name?;
     let vocabulary = state.engine.vocabulary(&name).await?;
     let headers = [
-        (header::ETAG, vocabulary.entity_tag.as_str()),
-        (header::CACHE_CONTROL, "no-store"),
+        (header::ETAG, entity_tag(&vocabulary.digest)),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
     ];
     Ok((headers, Json(describe(&state, &vocabulary).await)).into_response())
 }
@@ -354,24 +354,14 @@ pub(super) async fn delete_vocabulary(
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
-    state.engine.drop_vocabulary(&name, precondition(&headers)).await?;
+    state.engine.drop_vocabulary(&name, condition(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The request's condition on the present definition; of two, `If-Match` counts, which RFC 9110 has
-/// looked at first.
-fn precondition(headers: &HeaderMap) -> Precondition {
-    let tags = |name| match etag::tags(headers, name).map(str::to_owned).collect::<Vec<_>>() {
-        tags if tags.iter().any(|tag| tag == "*") => EntityTags::Any,
-        tags => EntityTags::List(tags),
-    };
-    if headers.contains_key(header::IF_MATCH) {
-        Precondition::IfMatch(tags(header::IF_MATCH))
-    } else if headers.contains_key(header::IF_NONE_MATCH) {
-        Precondition::IfNoneMatch(tags(header::IF_NONE_MATCH))
-    } else {
-        Precondition::None
-    }
+/// The request's condition on the digest of the present definition.
+fn condition(headers: &HeaderMap) -> impl Fn(Option<&str>) -> bool + use<> {
+    let precondition = Precondition::read(headers);
+    move |digest| precondition.holds(digest.map(entity_tag).as_deref())
 }
 
 async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
