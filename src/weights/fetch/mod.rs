@@ -19,6 +19,7 @@ use http::Client;
 pub use http::HttpError;
 use partial::Partial;
 
+use crate::support::write_whole_file;
 use crate::weights::{FetchSettings, HUB_FILES, Origin, PublishedModel};
 
 /// Requests in a row that may bring nothing before a download is given up.
@@ -357,7 +358,7 @@ impl Fetch<'_> {
         }
         // Before the weights take their name: a loader that finds them finds it too.
         let config = path.with_extension("json");
-        fs::write(&config, self.model.config()).map_err(FetchError::at(&config))?;
+        write_whole_file(&config, self.model.config().as_bytes()).map_err(FetchError::at(&config))?;
         partial.persist(&path).map_err(FetchError::at(&path))?;
         Ok(Fetched {
             path,

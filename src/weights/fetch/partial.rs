@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::hexadecimal;
+use crate::support::{hexadecimal, sync_folder_of};
 
 /// A file on its way. Only one process at a time has it open.
 pub struct Partial {
@@ -88,10 +88,11 @@ impl Partial {
         hexadecimal(&self.digest.clone().finalize())
     }
 
-    /// Gives the file its name, once it is safely on the disk.
+    /// Gives the file its name, once its bytes are on the disk. When this returns, the name is there too.
     pub fn persist(self, name: &Path) -> io::Result<()> {
         self.file.sync_all()?;
-        fs::rename(&self.path, name)
+        fs::rename(&self.path, name)?;
+        sync_folder_of(name)
     }
 
     /// Removes the file.
