@@ -20,8 +20,7 @@ use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
 use crate::scores::UNLABELLED;
-use crate::support::hexadecimal;
-use crate::vocabulary::off_pool;
+use crate::support::{hexadecimal, run_blocking};
 
 /// Why a run ended early. What was measured until then is recorded.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +151,7 @@ impl Run<'_> {
     pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
         let (files, classes) = (sample.clone(), self.task.names.len());
         let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
-        let (image, truth) = off_pool(move || {
+        let (image, truth) = run_blocking(move || {
             let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
             if let Some(corruption) = corruption {
                 image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {

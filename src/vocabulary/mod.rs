@@ -22,7 +22,7 @@ mod text_form;
 pub use advice::{ClassListAdvice, advice};
 pub use classes::{ClassList, ClassListError};
 pub use definition::VocabularyDefinition;
-pub use disk::{DiskError, DiskStore, off_pool};
+pub use disk::{DiskError, DiskStore};
 pub use embedding::{EmbeddingSpace, TextEmbedding};
 pub use options::{Synonyms, VocabularyOptions};
 pub use prompts::TemplateSet;

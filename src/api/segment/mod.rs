@@ -25,9 +25,10 @@ pub use reply::{
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
-use super::{AppState, accept, run_blocking};
+use super::{AppState, accept};
 use crate::engine::{ImageSource, SegmentRequest, Warning};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
+use crate::support::run_blocking;
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
 const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
