@@ -11,6 +11,7 @@ use super::checkpoint::{CheckpointError, Weights};
 use super::prefix_tree::PrefixBatch;
 use super::tokenizer::{END_OF_TEXT, Tokens, VOCABULARY_SIZE};
 use super::transformer::{Activation, Attention, LayerNorm, ResidualAttentionBlock, join_heads};
+use crate::support::{to_i64, to_usize};
 
 /// The text tower. Fields are named after the checkpoint's keys.
 #[derive(Debug)]
@@ -64,12 +65,12 @@ impl TextTower {
 
     /// Tokens of a text that the tower reads; its [`Tokenizer`](super::Tokenizer) is built with this number.
     pub fn context_length(&self) -> usize {
-        usize::try_from(self.positional_embedding.size()[0]).expect("sizes are not negative")
+        to_usize(self.positional_embedding.size()[0])
     }
 
     /// Length of a text feature.
     pub fn embedding_dimension(&self) -> usize {
-        usize::try_from(self.text_projection.size()[1]).expect("sizes are not negative")
+        to_usize(self.text_projection.size()[1])
     }
 
     /// CLIP's text features of prompts of at most [`context_length`](Self::context_length) tokens each, `[prompts,
@@ -96,7 +97,7 @@ impl TextTower {
     /// Unit text embeddings averaged over `ensemble` consecutive prompts each and scaled to unit length again, in float32:
     /// `[prompts / ensemble, embedding]` (Radford et al. 2021, section 3.1.4). `ensemble` divides the number of prompts.
     pub fn encode_ensembles(&self, prompts: &[Tokens], ensemble: usize) -> Tensor {
-        let ensemble = i64::try_from(ensemble).expect("an ensemble has few prompts");
+        let ensemble = to_i64(ensemble);
         let units = unit(&self.encode(prompts).to_kind(Kind::Float));
         // [texts * ensemble, embedding] -> [texts, ensemble, embedding] -> [texts, embedding]
         let means = units.unflatten(0, [-1, ensemble]).mean_dim(1, false, Kind::Float);
@@ -174,10 +175,6 @@ fn block_name(layer: usize) -> String {
 fn read_ids(prompt: &Tokens) -> &[i64] {
     let end = prompt.ids.iter().position(|&id| id == END_OF_TEXT);
     end.map_or(&prompt.ids, |end| &prompt.ids[..=end])
-}
-
-fn to_i64(size: usize) -> i64 {
-    i64::try_from(size).expect("sizes of tensors fit")
 }
 
 /// Each row scaled to unit length, `[rows, columns]`.

@@ -20,7 +20,7 @@ use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
 use crate::scores::UNLABELLED;
-use crate::support::{hexadecimal, run_blocking};
+use crate::support::run_blocking;
 
 /// Why a run ended early. What was measured until then is recorded.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +105,7 @@ fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
         digest.update(format!("{} {} {changed:?}", path.display(), metadata.len()));
     }
     digest.update(format!("{:?}", sample.labels));
-    Ok(hexadecimal(&digest.finalize()[..16]))
+    Ok(hex::encode(&digest.finalize()[..16]))
 }
 
 impl Run<'_> {

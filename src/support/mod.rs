@@ -2,7 +2,6 @@
 
 mod blocking;
 mod byte_lru;
-mod hexadecimal;
 mod lengths;
 mod panics;
 mod random;
@@ -11,7 +10,6 @@ mod whole_file;
 
 pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
-pub(crate) use hexadecimal::hexadecimal;
 pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use random::Random;

@@ -11,7 +11,6 @@ use super::images::TrainingImages;
 use super::{TrainError, file_error};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::scores::UNLABELLED;
-use crate::support::hexadecimal;
 
 /// What a label map's name has in place of its image's ending, in a folder of its own and beside the images.
 const ENDING: &str = "png";
@@ -66,7 +65,7 @@ impl GivenLabels {
         Ok(Self {
             files,
             queries,
-            sha256: hexadecimal(&all.finalize()),
+            sha256: hex::encode(all.finalize()),
         })
     }
 

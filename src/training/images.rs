@@ -9,7 +9,6 @@ use sha2::{Digest, Sha256};
 use super::given_labels::ENDING_BESIDE;
 use super::{TrainError, file_error};
 use crate::image::decode;
-use crate::support::hexadecimal;
 
 /// Endings of the images in a folder, in lower case.
 const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
@@ -79,7 +78,7 @@ impl TrainingImages {
                 folder: folder.to_owned(),
             });
         }
-        images.sha256 = hexadecimal(&all.finalize());
+        images.sha256 = hex::encode(all.finalize());
         Ok(images)
     }
 }

@@ -13,7 +13,6 @@ use super::teacher::Teacher;
 use super::training::Trainer;
 use super::{TrainError, differences, file_error, write};
 use crate::models::student::{CARD_FILE, Plan, STUDENT_FILE, StepReport, StudentCard};
-use crate::support::hexadecimal;
 
 /// From what an unfinished run goes on.
 pub const STATE_FILE: &str = "training.safetensors";
@@ -132,7 +131,7 @@ impl TrainRun<'_> {
         let student = trainer.student();
         let card = StudentCard {
             format: StudentCard::FORMAT.to_owned(),
-            weights_sha256: hexadecimal(&Sha256::digest(&student)),
+            weights_sha256: hex::encode(Sha256::digest(&student)),
             plan: self.plan.clone(),
             last_step: last,
         };

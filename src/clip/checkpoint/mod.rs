@@ -27,7 +27,6 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
-use crate::support::hexadecimal;
 
 /// What weights are called in model hubs' folders, in the order they are looked for.
 pub const WEIGHTS_FILES: [&str; 6] = [
@@ -334,7 +333,7 @@ fn digest_aside(files: &[Bytes]) -> Arc<OnceLock<String>> {
 
 fn sha256_hexadecimal(files: &[impl AsRef<[u8]>]) -> String {
     let digest = files.iter().fold(Sha256::new(), Sha256::chain_update);
-    hexadecimal(&digest.finalize())
+    hex::encode(digest.finalize())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::labeller::{LabellerError, ModelInfo, StudentInfo, TeacherInfo};
 use crate::models::clip::ClipModel;
 use crate::models::labeller::NetworkLabeller;
 use crate::models::place::Place;
+use crate::support::to_i64;
 use crate::vocabulary::Class;
 
 /// A student on one thread.
@@ -70,7 +71,7 @@ impl StudentModel {
             )));
         }
         let network = &card.plan.network;
-        if i64::try_from(teacher.embedding_dimension) != Ok(network.embedding) {
+        if to_i64(teacher.embedding_dimension) != network.embedding {
             return Err(LabellerError::Load(format!(
                 "{}: its features have {} channels, and {}'s texts {}",
                 self.files.weights().display(),

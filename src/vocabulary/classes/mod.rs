@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 use super::VocabularyLimits;
 use super::{Class, Classifier, Synonyms, TemplateSet, TextEmbedding};
 use crate::scores::{QueryOwner, UNLABELLED};
-use crate::support::hexadecimal;
 
 /// A class of this name is the background itself when background is asked for.
 pub(super) const BACKGROUND: &str = "background";
@@ -148,7 +147,7 @@ impl ClassList {
 
     /// Identifier of the list with its background and templates: equal lists, equal id; 32 hexadecimal digits.
     pub fn id(&self, templates: TemplateSet) -> String {
-        hexadecimal(&Sha256::digest(format!("{} {}", templates.name(), self.digest()))[..16])
+        hex::encode(&Sha256::digest(format!("{} {}", templates.name(), self.digest()))[..16])
     }
 
     /// Digest of the list with its background: equal lists, equal digest; 32 hexadecimal digits.
@@ -164,7 +163,7 @@ impl ClassList {
             class.synonyms.iter().for_each(|synonym| add(b's', synonym));
         }
         self.background.iter().for_each(|name| add(b'b', name));
-        hexadecimal(&digest.finalize()[..16])
+        hex::encode(&digest.finalize()[..16])
     }
 
     /// The texts to embed, each once, in the order they are needed.

@@ -4,6 +4,7 @@
 use tch::{Kind, Tensor};
 
 use crate::dense::attention::grid::Grid;
+use crate::support::to_usize;
 
 /// Standard deviation of the smoothing along the cells' numbers.
 const SIGMA: f64 = 5.0;
@@ -34,7 +35,7 @@ fn belonging(labels: &[i64], grid: Grid, path_test: PathTest) -> Vec<f32> {
         .collect();
     let label_at = |(row, column): (i64, i64)| {
         let cell = row * grid.columns + column;
-        labels[usize::try_from(cell).expect("a place on the grid is not negative")]
+        labels[to_usize(cell)]
     };
     let belongs = |from: (i64, i64), to: (i64, i64)| {
         if label_at(from) != label_at(to) {
