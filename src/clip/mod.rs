@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
+mod activation;
 pub mod checkpoint;
 mod linear;
 mod model;
@@ -19,13 +20,13 @@ mod transformer;
 mod visual;
 mod vit;
 
+pub use activation::Activation;
 pub use checkpoint::{CheckpointError, ModelConfig, Origin, Weights};
 pub use model::Clip;
 pub use resnet::ModifiedResNet;
 pub use sample::sample_seconds;
 pub use text::TextTower;
 pub use tokenizer::{END_OF_TEXT, START_OF_TEXT, Tokenizer, Tokens, VOCABULARY_SIZE};
-pub use transformer::Activation;
 pub use visual::VisualTower;
 pub use vit::VisionTransformer;
 

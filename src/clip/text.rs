@@ -7,10 +7,11 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::activation::Activation;
 use super::checkpoint::{CheckpointError, Weights};
 use super::prefix_tree::PrefixBatch;
 use super::tokenizer::{END_OF_TEXT, Tokens, VOCABULARY_SIZE};
-use super::transformer::{Activation, Attention, LayerNorm, ResidualAttentionBlock, join_heads};
+use super::transformer::{Attention, LayerNorm, ResidualAttentionBlock, join_heads};
 use crate::support::{to_i64, to_usize};
 
 /// The text tower. Fields are named after the checkpoint's keys.

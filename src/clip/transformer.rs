@@ -6,21 +6,13 @@
 
 use tch::Tensor;
 
+use super::activation::Activation;
 use super::checkpoint::{CheckpointError, Weights};
 use super::linear::Linear;
 use super::native::{self, Pointwise};
 
 /// Added to the variance in every LayerNorm of CLIP.
 const LAYER_NORM_EPSILON: f64 = 1e-5;
-
-/// The non-linearity inside the MLPs. It cannot be read off the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(1.702 x)`: OpenAI's weights and those marked quickgelu.
-    QuickGelu,
-    /// The exact GELU: most LAION and DataComp weights.
-    Gelu,
-}
 
 /// What QuickGELU multiplies by inside the sigmoid.
 const QUICK_GELU_FACTOR: f64 = 1.702;

@@ -5,10 +5,11 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::activation::Activation;
 use super::checkpoint::{CheckpointError, Weights};
 use super::linear::Linear;
 use super::positions::PositionalEmbedding;
-use super::transformer::{Activation, LayerNorm, ResidualAttentionBlock, join_heads};
+use super::transformer::{LayerNorm, ResidualAttentionBlock, join_heads};
 
 /// The visual tower of CLIP's ViT models. Fields are named after the checkpoint's keys.
 #[derive(Debug)]

@@ -4,8 +4,6 @@
 
 use std::hash::{Hash, Hasher};
 
-use super::Attention;
-
 /// Cells along a side to which PEARL's propagation averages an image, more or less, unless a protocol says otherwise.
 pub const PROPAGATION_CELLS: u32 = 80;
 
@@ -30,28 +28,6 @@ impl Default for AttentionConstants {
 }
 
 impl AttentionConstants {
-    /// These constants where the attention reads them, and the defaults elsewhere: features of an image are the same where these are.
-    pub fn read_by(self, attention: Attention) -> Self {
-        match attention {
-            Attention::Resclip | Attention::ResclipRepaired => Self {
-                resclip: self.resclip,
-                ..Self::default()
-            },
-            Attention::Pearl | Attention::PearlNewtonSchulz => Self {
-                pearl_key_weight: self.pearl_key_weight,
-                ..Self::default()
-            },
-            Attention::Clip
-            | Attention::Maskclip
-            | Attention::MaskclipNoResidual
-            | Attention::Sclip
-            | Attention::Clearclip
-            | Attention::Naclip
-            | Attention::ScClip
-            | Attention::Gem => Self::default(),
-        }
-    }
-
     fn bits(&self) -> [u64; 5] {
         let ResclipConstants {
             threshold,
@@ -105,29 +81,6 @@ impl Default for ResclipConstants {
             middle_share: 0.4,
             score_scale: 1.8,
             layout_share: 0.7,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_attention_reads_its_own_constants_alone() {
-        let mut other = AttentionConstants {
-            pearl_key_weight: 0.5,
-            ..AttentionConstants::default()
-        };
-        other.resclip.threshold = 0.5;
-        let plain = AttentionConstants::default();
-        for attention in Attention::ALL {
-            let read = other.read_by(attention);
-            let of_resclip = matches!(attention, Attention::Resclip | Attention::ResclipRepaired);
-            let of_pearl = matches!(attention, Attention::Pearl | Attention::PearlNewtonSchulz);
-            assert_eq!(read.resclip == other.resclip, of_resclip, "{}", attention.name());
-            assert_eq!(read.pearl_key_weight == 0.5, of_pearl, "{}", attention.name());
-            assert_eq!(read == plain, !of_resclip && !of_pearl, "{}", attention.name());
         }
     }
 }

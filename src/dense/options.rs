@@ -111,6 +111,30 @@ impl Attention {
     }
 }
 
+impl AttentionConstants {
+    /// These constants where the attention reads them, and the defaults elsewhere: features of an image are the same where these are.
+    pub fn read_by(self, attention: Attention) -> Self {
+        match attention {
+            Attention::Resclip | Attention::ResclipRepaired => Self {
+                resclip: self.resclip,
+                ..Self::default()
+            },
+            Attention::Pearl | Attention::PearlNewtonSchulz => Self {
+                pearl_key_weight: self.pearl_key_weight,
+                ..Self::default()
+            },
+            Attention::Clip
+            | Attention::Maskclip
+            | Attention::MaskclipNoResidual
+            | Attention::Sclip
+            | Attention::Clearclip
+            | Attention::Naclip
+            | Attention::ScClip
+            | Attention::Gem => Self::default(),
+        }
+    }
+}
+
 /// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys
 /// are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -312,5 +336,23 @@ mod tests {
             serde_json::to_value(Attention::ALL).expect("names are JSON"),
             serde_json::json!(names)
         );
+    }
+
+    #[test]
+    fn an_attention_reads_its_own_constants_alone() {
+        let mut other = AttentionConstants {
+            pearl_key_weight: 0.5,
+            ..AttentionConstants::default()
+        };
+        other.resclip.threshold = 0.5;
+        let plain = AttentionConstants::default();
+        for attention in Attention::ALL {
+            let read = other.read_by(attention);
+            let of_resclip = matches!(attention, Attention::Resclip | Attention::ResclipRepaired);
+            let of_pearl = matches!(attention, Attention::Pearl | Attention::PearlNewtonSchulz);
+            assert_eq!(read.resclip == other.resclip, of_resclip, "{}", attention.name());
+            assert_eq!(read.pearl_key_weight == 0.5, of_pearl, "{}", attention.name());
+            assert_eq!(read == plain, !of_resclip && !of_pearl, "{}", attention.name());
+        }
     }
 }

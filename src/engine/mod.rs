@@ -11,6 +11,7 @@ mod extraction;
 mod features;
 mod host;
 mod images;
+mod limits;
 mod metrics;
 mod protocols;
 mod queue;
@@ -33,6 +34,7 @@ use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, VocabularyRegist
 
 pub use cost::CostError;
 pub use defaults::DefaultSettings;
+pub use limits::InputLimits;
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
     Background, BackgroundFields, BackgroundNames, ClassResult, ExceededLimit, FeatureFields, Field, FieldError,
@@ -40,7 +42,7 @@ pub use request::{
     SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Surroundings, Timings, VocabularyChoice, Warning,
     WarningCode, WindowFields,
 };
-pub use settings::{EngineSettings, ImageSettings, InputLimits, QueueSettings};
+pub use settings::{EngineSettings, ImageSettings, QueueSettings};
 pub use stage::Stage;
 
 use features::FeatureCache;

@@ -5,10 +5,8 @@ use utoipa::ToSchema;
 
 use super::LabelMap;
 use super::coco_rle::{CocoMask, coco_masks};
+use super::id_width::{is_8_bit, label_8_bit};
 use super::png::{grey_png, label_png};
-
-/// The unlabelled value of maps with up to 255 classes.
-pub(super) const UNLABELLED_8_BIT: u8 = u8::MAX;
 
 /// The forms a label map can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -53,16 +51,6 @@ pub fn encode_confidence(map: &LabelMap) -> Option<Vec<u8>> {
     map.confidence
         .as_deref()
         .map(|confidence| grey_png(map.width, map.height, confidence))
-}
-
-/// Whether ids of this many classes, and the unlabelled value, are written in 8 bits.
-pub(super) fn is_8_bit(classes: usize) -> bool {
-    classes <= usize::from(UNLABELLED_8_BIT)
-}
-
-/// A label of a map with up to 255 classes in 8 bits: ids end at 254, and unlabelled, 65535, ends in the byte 255.
-pub(super) fn label_8_bit(label: u16) -> u8 {
-    label.to_le_bytes()[0]
 }
 
 fn raw_rows(map: &LabelMap) -> Vec<Vec<u16>> {

@@ -6,6 +6,7 @@
 mod coco_rle;
 mod encode;
 mod enlarge;
+mod id_width;
 mod instructions;
 mod interpolation;
 mod kernel;

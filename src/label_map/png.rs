@@ -3,7 +3,7 @@
 use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 
 use super::LabelMap;
-use super::encode::{UNLABELLED_8_BIT, is_8_bit, label_8_bit};
+use super::id_width::{UNLABELLED_8_BIT, is_8_bit, label_8_bit};
 use super::palette::palette_color;
 use crate::scores::UNLABELLED;
 

@@ -5,27 +5,29 @@
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
-mod clip;
+mod clip_model;
 mod labeller;
 mod place;
 mod settings;
 mod source;
 pub mod student;
+mod student_model;
 mod text_encoder;
 
 use std::sync::Arc;
 
 use crate::labeller::{Labeller, LabellerError, ModelKind, ServedModel};
 
-pub use clip::{ClipLabeller, ClipModel};
+pub use clip_model::{ClipLabeller, ClipModel};
 pub use labeller::{DenseFeatureGrid, NetworkLabeller};
 pub use place::{Place, PrecisionRule};
 pub use settings::{DeviceChoice, ModelEntry, ModelSettings, PrecisionChoice, one_or_several};
 pub use source::ModelError;
+pub use student_model::{StudentLabeller, StudentModel};
 pub use text_encoder::TextEncoder;
 
 use source::ModelSource;
-use student::{LoadError, StudentFiles, StudentModel};
+use student::{LoadError, StudentFiles};
 
 /// Why the settings' models cannot be used. The text begins with the place in the settings.
 #[derive(Debug, thiserror::Error)]

@@ -7,14 +7,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::images::TrainingImages;
+use super::images::{ENDING, ENDING_BESIDE, TrainingImages};
 use super::{TrainError, file_error};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::scores::UNLABELLED;
-
-/// What a label map's name has in place of its image's ending, in a folder of its own and beside the images.
-const ENDING: &str = "png";
-pub(super) const ENDING_BESIDE: &str = "truth.png";
 
 /// The label maps of a run's images.
 #[derive(Debug, Clone)]

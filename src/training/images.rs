@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::given_labels::ENDING_BESIDE;
 use super::{TrainError, file_error};
 use crate::image::decode;
+
+/// What a label map's name has in place of its image's ending, in a folder of its own and beside the images.
+pub(super) const ENDING: &str = "png";
+pub(super) const ENDING_BESIDE: &str = "truth.png";
 
 /// Endings of the images in a folder, in lower case.
 const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];

@@ -17,6 +17,7 @@ mod settings;
 mod shipped;
 mod store;
 mod store_path;
+mod synonyms;
 mod text_form;
 
 pub use advice::{ClassListAdvice, advice};
@@ -24,13 +25,14 @@ pub use classes::{ClassList, ClassListError};
 pub use definition::VocabularyDefinition;
 pub use disk::{DiskError, DiskStore};
 pub use embedding::{EmbeddingSpace, TextEmbedding};
-pub use options::{Synonyms, VocabularyOptions};
+pub use options::VocabularyOptions;
 pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};
 pub use registry::{EntityTags, NamedVocabulary, Precondition, Stored, VocabularyRegistry};
 pub use settings::{VocabularyLimits, VocabularySettings};
 pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingStore, StoreStatistics, TextEmbedder};
 pub use store_path::StorePath;
+pub use synonyms::Synonyms;
 pub use text_form::{TextFormError, VocabularyText, parse_class, parse_vocabulary, write_vocabulary};
 
 use crate::scores::QueryOwner;

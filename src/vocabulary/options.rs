@@ -5,32 +5,7 @@ use serde::de::value::Error;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ClassListError, TemplateSet};
-
-/// What the synonyms of a class come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Synonyms {
-    /// One query per class: the mean of the embeddings of its name and its synonyms, of unit length.
-    #[default]
-    Mean,
-    /// One query per text; after the softmax over all of them the class has the largest of its own, as the protocols of
-    /// MaskCLIP's successors have it.
-    Max,
-}
-
-impl Synonyms {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Mean, Self::Max];
-
-    /// The name in requests, settings and vocabularies.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::Max => "max",
-        }
-    }
-}
+use super::{ClassListError, Synonyms, TemplateSet};
 
 /// Options that a vocabulary brings along. Each takes the place of the server's default of the same name (`defaults.`) in
 /// requests with the vocabulary; what a request says itself goes before.

@@ -6,11 +6,9 @@
 mod catalogue;
 mod embedded;
 mod fetch;
-mod published;
 mod settings;
 
-pub use catalogue::{Architecture, HUB_FILES, Origin, PublishedModel, TrainingNormalisation, VisualSizes};
+pub use catalogue::{Architecture, HUB_FILES, Origin, PUBLISHED, PublishedModel, TrainingNormalisation, VisualSizes};
 pub use embedded::{DEMO, EmbeddedModel};
 pub use fetch::{Fetch, FetchError, Fetched, HttpError, Progress, Supply, Vouched};
-pub use published::PUBLISHED;
 pub use settings::FetchSettings;

@@ -10,20 +10,19 @@ pub(crate) const ROOMS: &Table = &[
     ("main", "cli"),
     (
         "cli",
-        "config api training evaluation engine models labeller weights dense clip label_map vocabulary \
-         scores image telemetry support",
+        "config api training evaluation engine models labeller weights dense clip vocabulary scores telemetry",
     ),
     (
         "config",
-        "api engine models labeller weights dense vocabulary image telemetry support",
+        "api engine models labeller weights dense vocabulary telemetry support",
     ),
     (
         "api",
-        "engine labeller dense label_map vocabulary scores image telemetry support",
+        "engine labeller dense label_map vocabulary image telemetry support",
     ),
     (
         "training",
-        "evaluation engine models labeller dense clip label_map vocabulary scores image support",
+        "evaluation engine models labeller dense label_map vocabulary scores image support",
     ),
     (
         "evaluation",
@@ -34,15 +33,15 @@ pub(crate) const ROOMS: &Table = &[
         "labeller dense label_map vocabulary scores image telemetry support",
     ),
     ("models", "labeller weights dense clip vocabulary scores image support"),
-    ("labeller", "dense vocabulary scores image support"),
+    ("labeller", "dense vocabulary scores image"),
     ("weights", "clip support"),
     ("dense", "clip label_map scores support"),
     ("clip", "support"),
-    ("label_map", "scores support"),
+    ("label_map", "scores"),
     ("vocabulary", "scores telemetry support"),
-    ("scores", "support"),
-    ("image", "support"),
-    ("telemetry", "support"),
+    ("scores", ""),
+    ("image", ""),
+    ("telemetry", ""),
     ("support", ""),
 ];
 
@@ -56,6 +55,6 @@ pub(crate) const CRATES: &Table = &[
     ("tower", "api"),
     ("utoipa", "api"),
     // A room registers its own metrics.
-    ("prometheus", "api engine telemetry vocabulary"),
+    ("prometheus", "api engine telemetry"),
     ("rusqlite", "vocabulary"),
 ];

@@ -1,12 +1,15 @@
 //! What has to be known of a published model beside its tensors: where it is, what it must hash to, its licence, its activation and
 //! its normalisation.
 
+mod published;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::published::PUBLISHED;
 use crate::clip::Activation;
+
+pub use published::PUBLISHED;
 
 /// A model whose weights somebody else publishes.
 #[derive(Debug, PartialEq)]

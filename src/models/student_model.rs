@@ -1,18 +1,14 @@
-//! The [`Labeller`] that a student is: its network for images, its teacher's text tower for texts.
-//!
-//! Owns what a student is as a model among others. How texts and features become scores is `dense`'s, as for CLIP.
+//! A student as a model among others: found with its teacher, whose text tower embeds its texts, and loaded.
 
 use tch::Tensor;
 
-use super::card::StudentCard;
-use super::load::{LoadError, StudentFiles};
-use super::network::{Mode, Network};
+use super::clip_model::ClipModel;
+use super::labeller::NetworkLabeller;
+use super::place::Place;
+use super::student::{LoadError, Mode, Network, StudentCard, StudentFiles};
 use crate::dense::{DenseError, DenseFeatures, FeatureOptions, FeatureSource};
 use crate::image::Normalisation;
 use crate::labeller::{LabellerError, ModelInfo, StudentInfo, TeacherInfo};
-use crate::models::clip::ClipModel;
-use crate::models::labeller::NetworkLabeller;
-use crate::models::place::Place;
 use crate::support::to_i64;
 use crate::vocabulary::Class;
 

@@ -5,7 +5,7 @@
 //! together with these digests: nothing was downloaded to make this table. Licences are as the repositories and model cards
 //! state them.
 
-use super::catalogue::{Architecture, Origin, PublishedModel, TrainingNormalisation, VisualSizes};
+use super::{Architecture, Origin, PublishedModel, TrainingNormalisation, VisualSizes};
 use crate::clip::Activation;
 
 const RN50: Architecture = resnet("RN50", 1024, 224, [3, 4, 6, 3], 64, 512);
