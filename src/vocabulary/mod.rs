@@ -21,7 +21,7 @@ mod synonyms;
 mod text_form;
 
 pub use advice::{ClassListAdvice, advice};
-pub use classes::{ClassList, ClassListError};
+pub use classes::{ClassList, ClassListError, is_background};
 pub use definition::VocabularyDefinition;
 pub use disk::{DiskError, DiskStore};
 pub use embedding::{EmbeddingSpace, TextEmbedding};
