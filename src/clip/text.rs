@@ -11,7 +11,7 @@ use super::activation::Activation;
 use super::checkpoint::{CheckpointError, Weights};
 use super::prefix_tree::PrefixBatch;
 use super::tokenizer::{END_OF_TEXT, Tokens, VOCABULARY_SIZE};
-use super::transformer::{Attention, LayerNorm, ResidualAttentionBlock, join_heads};
+use super::transformer::{LayerNorm, MultiHeadAttention, ResidualAttentionBlock, join_heads};
 use crate::support::{to_i64, to_usize};
 
 /// The text tower. Fields are named after the checkpoint's keys.
@@ -110,17 +110,17 @@ impl TextTower {
         let device = self.device();
         let [ids, positions, ends] =
             [&batch.ids, &batch.positions, &batch.ends].map(|indices| Tensor::from_slice(indices).to_device(device));
-        let sight = Sight::new(batch, device, self.text_projection.kind());
+        let mask = TileMask::new(batch, device, self.text_projection.kind());
 
         let nodes = Tensor::embedding(&self.token_embedding, &ids, -1, false, false)
             + self.positional_embedding.index_select(0, &positions); // [nodes, width]
         let (last, others) = self.resblocks.split_last().expect("a tower has at least one block");
         let nodes = others.iter().fold(nodes, |nodes, block| {
-            let mixed = sight.mix(&block.attn, &block.ln_1.forward(&nodes));
+            let mixed = mask.mix(&block.attn, &block.ln_1.forward(&nodes));
             block.complete_mixed(&nodes, &mixed)
         });
         // Nothing looks at the last block's nodes any more: the ends alone go on. [nodes, width] -> [prompts, width]
-        let mixed = sight.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
+        let mixed = mask.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
         let ends = last.complete_mixed(&nodes.index_select(0, &ends), &mixed);
         self.ln_final.forward(&ends).matmul(&self.text_projection)
     }
@@ -130,8 +130,8 @@ impl TextTower {
     }
 }
 
-/// Which nodes of a batch see which.
-struct Sight {
+/// Which nodes of a batch attend to which, tile by tile.
+struct TileMask {
     tiles: i64,
     /// Nodes that the tiles look at, `[tiles * keys]`.
     keys: Tensor,
@@ -139,7 +139,7 @@ struct Sight {
     bias: Tensor,
 }
 
-impl Sight {
+impl TileMask {
     fn new(batch: &PrefixBatch, device: Device, kind: Kind) -> Self {
         let tiles = to_i64(batch.tiles);
         let keys = to_i64(batch.keys.len()) / tiles;
@@ -154,7 +154,7 @@ impl Sight {
 
     /// The values each node sees, mixed by likeness; heads side by side and not yet projected: `[nodes, width]` to the same
     /// shape.
-    fn mix(&self, attention: &Attention, x: &Tensor) -> Tensor {
+    fn mix(&self, attention: &MultiHeadAttention, x: &Tensor) -> Tensor {
         let [query, key, value] = attention.query_key_value(x);
         let [key, value] = [key, value].map(|part| part.index_select(0, &self.keys)); // [tiles * keys, width]
         let [query, key, value] = [query, key, value].map(|part| {

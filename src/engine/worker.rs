@@ -204,8 +204,8 @@ fn work(context: &WorkerContext) {
                 let outcome = answer_jobs(context, labeller.as_mut());
                 context.worker_is_gone();
                 match outcome {
-                    Outcome::QueueClosed => return,
-                    Outcome::Panicked { message, unanswered } => {
+                    WorkerExit::QueueClosed => return,
+                    WorkerExit::Panicked { message, unanswered } => {
                         tracing::error!(model = context.model, %message, "the model panicked; loading it anew");
                         drop(unanswered);
                     }
@@ -227,7 +227,8 @@ fn work(context: &WorkerContext) {
     }
 }
 
-enum Outcome {
+/// Why a worker answers no more jobs.
+enum WorkerExit {
     QueueClosed,
     Panicked {
         message: String,
@@ -236,18 +237,18 @@ enum Outcome {
     },
 }
 
-fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> Outcome {
+fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> WorkerExit {
     let mut batching = Batching::new(context.max_batch);
     while let Some(job) = context.queue.pop() {
         let mut jobs = VecDeque::from([job]);
         if let Err(message) = catch_panic(|| answer(context, labeller, &mut batching, &mut jobs)) {
-            return Outcome::Panicked {
+            return WorkerExit::Panicked {
                 message,
                 unanswered: jobs,
             };
         }
     }
-    Outcome::QueueClosed
+    WorkerExit::QueueClosed
 }
 
 /// Answers the one job in `jobs`, and those from the queue that share its pass. `jobs` owns them meanwhile, so that a panic drops

@@ -78,15 +78,15 @@ pub struct EmbeddingStore {
 #[derive(Debug)]
 struct State {
     held: ByteLru<EmbeddingKey, TextEmbedding>,
-    pending: HashMap<EmbeddingKey, watch::Receiver<Option<Outcome>>>,
+    pending: HashMap<EmbeddingKey, watch::Receiver<Option<EmbeddingResult>>>,
 }
 
-type Outcome = Result<TextEmbedding, EmbeddingError>;
+type EmbeddingResult = Result<TextEmbedding, EmbeddingError>;
 
 /// A text as [`EmbeddingStore::resolve`] finds it.
 enum Found {
     Held(TextEmbedding),
-    Pending(watch::Receiver<Option<Outcome>>),
+    Pending(watch::Receiver<Option<EmbeddingResult>>),
 }
 
 impl EmbeddingStore {
@@ -248,11 +248,11 @@ fn entry_bytes(key: &EmbeddingKey, embedding: &TextEmbedding) -> u64 {
 struct Claim {
     store: Arc<EmbeddingStore>,
     key: EmbeddingKey,
-    sender: watch::Sender<Option<Outcome>>,
+    sender: watch::Sender<Option<EmbeddingResult>>,
 }
 
 impl Claim {
-    fn settle(self, outcome: Outcome) {
+    fn settle(self, outcome: EmbeddingResult) {
         if let Ok(embedding) = &outcome {
             // Before it stops being pending, so that nobody finds it missing in between.
             self.store.hold(self.key.clone(), embedding.clone());
