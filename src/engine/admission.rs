@@ -12,6 +12,7 @@ use super::slots::Slot;
 use super::worker::{Job, Ticket};
 use super::{Engine, Readiness, Stage};
 use crate::labeller::ModelInfo;
+use crate::support::{catch_panic, run_blocking};
 
 impl Engine {
     /// What a model is, if a request to it can be answered now, whatever becomes of the others.
@@ -145,13 +146,13 @@ impl<'engine> AdmittedRequest<'engine> {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SegmentError> {
         let slot = Arc::clone(&self.slot);
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work();
+        let done = run_blocking(move || {
+            let result = catch_panic(work);
             drop(slot);
             result
         });
         done.await
-            .map_err(|error| SegmentError::Internal(format!("{name}: {error}")))
+            .map_err(|panic| SegmentError::Internal(format!("{name} panicked: {panic}")))
     }
 
     /// Has a worker do a job: the stages queue and model.

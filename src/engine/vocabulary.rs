@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use super::Engine;
 use super::request::{Background, SegmentError, VocabularyChoice};
 use super::slots::Slot;
+use crate::support::run_blocking;
 use crate::vocabulary::{
     ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
-    VocabularyOptions, VocabularyRegistry, off_pool,
+    VocabularyOptions, VocabularyRegistry,
 };
 
 impl Engine {
@@ -83,7 +84,7 @@ impl Engine {
     /// Asks the registry, which may have to wait for the disk.
     async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&VocabularyRegistry) -> T + Send + 'static) -> T {
         let registry = Arc::clone(&self.registry);
-        off_pool(move || ask(&registry)).await
+        run_blocking(move || ask(&registry)).await
     }
 
     /// What a request looks for, found once: the class list that is chosen and the options that come with it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::dense::{Attention, DenseOptions, FeatureOptions, KeySmoothingMethod, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation};
 use crate::scores::{DenseScores, ScoreMap};
-use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
+use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding, is_background};
 
 /// A model that scores images against text. Lives on one worker thread and never leaves it.
 pub trait Labeller {
@@ -137,15 +137,13 @@ impl ModelInfo {
         }
     }
 
-    /// Whether a text's embedding is none of the text tower's: what the student learned for the background.
+    /// Whether the model has an embedding of its own for a text, which is not the text tower's: a student that learned one
+    /// for the background has one for the text "background", however it is written.
     pub fn has_own_embedding(&self, text: &str) -> bool {
         let learned = self.student.as_ref().is_some_and(|student| student.learned_background);
-        learned && text.eq_ignore_ascii_case(BACKGROUND_TEXT)
+        learned && is_background(text)
     }
 }
-
-/// The text that means what a student learned for the background, where it learned that.
-pub const BACKGROUND_TEXT: &str = "background";
 
 /// What a student was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +154,7 @@ pub struct StudentInfo {
     pub background: Vec<String>,
     /// Name of the prompt templates they were put into.
     pub templates: String,
-    /// Whether it learned an embedding of its own for the text `BACKGROUND_TEXT`.
+    /// Whether it learned an embedding of its own for the text "background".
     pub learned_background: bool,
     /// Whose labels it learned from, and whose text tower it has.
     pub teacher: TeacherInfo,

@@ -16,7 +16,7 @@ use crate::api::ClassBody;
 use crate::config::Config;
 use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
-use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
+use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
 use crate::labeller::ModelInfo;
 use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
@@ -320,11 +320,11 @@ fn read(file: &Path) -> Result<String> {
 
 impl Bench {
     /// The task for the fields of a request; its texts are embedded when this returns, so that no image waits for them.
-    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<Task> {
+    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<EvaluationTask> {
         let options = resolve(&fields, self.engine.settings(), &self.vocabulary.options, &self.model)?;
         self.engine.embed_for(&fields).await?;
         let classes = self.vocabulary.list.classes();
-        Ok(Task {
+        Ok(EvaluationTask {
             fields,
             options,
             names: classes.iter().map(|class| class.name.clone()).collect(),
@@ -333,8 +333,8 @@ impl Bench {
     }
 
     /// A run of a task.
-    pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a Task) -> Run<'a> {
-        Run {
+    pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a EvaluationTask) -> EvaluationRun<'a> {
+        EvaluationRun {
             engine: &self.engine,
             dataset,
             task,
