@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use maskclip::engine::{ProtocolData, ProtocolMethod};
 use serde_json::Value;
+use strum::{VariantArray, VariantNames};
 
 use crate::server::{maskclip, run, shell};
 
@@ -453,14 +454,14 @@ const EVERY_METHOD: &str = "for method in ";
 
 #[test]
 fn every_protocol_is_among_the_documented_commands() {
-    let methods = ProtocolMethod::ALL.map(ProtocolMethod::name).join(" ");
+    let methods = <ProtocolMethod as VariantNames>::VARIANTS.join(" ");
     let document = include_str!("../../docs/evaluation.md");
-    for data in ProtocolData::ALL {
+    for data in <ProtocolData as VariantArray>::VARIANTS {
         let line = document.lines().find(|line| {
             line.starts_with(&format!("{EVERY_METHOD}{methods}; do maskclip eval "))
-                && line.ends_with(&format!("--protocol $method-{}; done", data.name()))
+                && line.ends_with(&format!("--protocol $method-{}; done", data))
         });
-        assert!(line.is_some(), "{} for {methods}", data.name());
+        assert!(line.is_some(), "{} for {methods}", data);
     }
 }
 
@@ -502,7 +503,7 @@ fn the_documented_commands_for_the_papers_tables_run() {
         );
         let printed = String::from_utf8(output.stdout).unwrap();
         let lines = match command {
-            _ if command.starts_with(EVERY_METHOD) => ProtocolMethod::ALL.len() * (2 + 1),
+            _ if command.starts_with(EVERY_METHOD) => <ProtocolMethod as VariantArray>::VARIANTS.len() * (2 + 1),
             _ if command.starts_with("maskclip compare") => 2 + 41,
             _ => 2 + 1,
         };
