@@ -6,7 +6,6 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
 
 /// Where the text goes in a template.
 const SLOT: &str = "{}";
@@ -18,7 +17,7 @@ static MASKCLIP_85: LazyLock<Vec<&str>> =
     LazyLock::new(|| include_str!("../../config/prompts/maskclip-85.txt").lines().collect());
 
 /// Which prompt templates a text is put into before it is embedded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TemplateSet {
     /// CLIP's 80 ImageNet templates and 5 "... in the scene", as in MaskCLIP and ViLD.
