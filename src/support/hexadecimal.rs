@@ -1,8 +1,8 @@
-//! Digests as text.
+//! Digests written as text.
 
 use std::fmt::Write;
 
-/// Bytes as lower-case hexadecimal digits.
+/// Writes bytes as lower-case hexadecimal digits.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {

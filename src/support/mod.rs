@@ -1,4 +1,5 @@
-//! Small things that no room owns: a cache that is bounded in bytes, seeded random numbers, digits of digests.
+//! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, digests as text,
+//! conversions of lengths, and checks of settings.
 
 mod byte_lru;
 mod hexadecimal;
