@@ -30,8 +30,8 @@ pub struct LabelMapOptions {
     pub height: u32,
     /// The number of classes; ids go from 0 to one less.
     pub classes: usize,
-    /// The label of background pixels: [`UNLABELLED`], or the id of the class that the request names "background". In
-    /// the second case, background queries count as queries of that class.
+    /// The label of background pixels: [`UNLABELLED`](crate::scores::UNLABELLED), or the id of the class that the
+    /// request names "background". In the second case, background queries count as queries of that class.
     pub background_label: u16,
     /// A pixel whose best class probability is below this becomes background; 0 keeps all pixels.
     pub background_threshold: f32,
@@ -49,7 +49,7 @@ pub struct LabelMap {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// The class id of each pixel, or [`UNLABELLED`], `[height, width]`, row by row.
+    /// The class id of each pixel, or [`UNLABELLED`](crate::scores::UNLABELLED), `[height, width]`, row by row.
     pub labels: Vec<u16>,
     /// The probability of each pixel's own label times 255, rounded, `[height, width]`; `None` if it was not asked for.
     pub confidence: Option<Vec<u8>>,

@@ -53,7 +53,8 @@ const BAND_ROWS: usize = 8;
 /// Two classes on a grid of 1 x 2 cells, seen at 2 x 4 pixels:
 ///
 /// ```
-/// use maskclip::label_map::{LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED, label_map};
+/// use maskclip::label_map::{LabelMapOptions, label_map};
+/// use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED};
 ///
 /// let scores = ScoreMap {
 ///     kind: ScoreKind::Logits,
