@@ -271,7 +271,10 @@ mod tests {
             let features = tower.encode(prompts);
             let plain = prompts.iter().map(|prompt| encode_plainly(&tower, prompt));
             let plain = Tensor::cat(&plain.collect::<Vec<_>>(), 0);
-            assert!(plain.abs().max().double_value(&[]) > 1.0, "the features are large enough to compare");
+            assert!(
+                plain.abs().max().double_value(&[]) > 1.0,
+                "the features are large enough to compare"
+            );
             let difference = (features - plain).abs().max().double_value(&[]);
             assert!(difference <= 1e-5, "differs by {difference}");
         }

@@ -61,7 +61,11 @@ pub(super) fn score_views<F: Borrow<DenseFeatures>>(
     owners: &[QueryOwner],
     options: &ScoreOptions,
 ) -> Result<DenseScores, DenseError> {
-    assert_eq!(text.size().first(), Some(&to_i64(owners.len())), "there is one owner per query");
+    assert_eq!(
+        text.size().first(),
+        Some(&to_i64(owners.len())),
+        "there is one owner per query"
+    );
     tch::no_grad(|| score_in_float(views, &text.to_kind(Kind::Float), owners, options))
 }
 

@@ -47,7 +47,9 @@ impl Instructions {
 
     /// Returns the supported set with the widest vectors.
     pub fn widest() -> Self {
-        Self::supported().last().expect("every processor has the common instructions")
+        Self::supported()
+            .last()
+            .expect("every processor has the common instructions")
     }
 
     /// Does the work with these instructions.

@@ -35,7 +35,11 @@ impl<'a> Interpolation<'a> {
         for grid in &scores.grids {
             assert!(grid.height > 0 && grid.width > 0, "a score grid is empty");
             let values = scores.queries * grid.height * grid.width;
-            assert_eq!(grid.values.len(), values, "the number of values is queries x height x width");
+            assert_eq!(
+                grid.values.len(),
+                values,
+                "the number of values is queries x height x width"
+            );
             let fits = grid.windows.as_ref().is_none_or(|windows| windows.fit(grid));
             assert!(fits, "the windows cannot share the grid's cells equally");
         }

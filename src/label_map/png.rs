@@ -64,7 +64,9 @@ fn write_png(
     if let Some(palette) = palette {
         encoder.set_palette(palette);
     }
-    let mut writer = encoder.write_header().expect("the size of a label map is valid for a PNG");
+    let mut writer = encoder
+        .write_header()
+        .expect("the size of a label map is valid for a PNG");
     writer
         .write_image_data(samples)
         .expect("the samples fill the image, and writing to memory cannot fail");

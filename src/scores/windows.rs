@@ -63,7 +63,10 @@ impl WindowAxis {
     /// Panics when a length is 0, or when the stride leaves out pixels.
     pub fn new(pixels: usize, side: usize, stride: usize) -> Self {
         assert!(pixels > 0 && side > 0, "a window and its input have at least one pixel");
-        assert!((1..=side).contains(&stride), "the stride of windows is from 1 to their side");
+        assert!(
+            (1..=side).contains(&stride),
+            "the stride of windows is from 1 to their side"
+        );
         let last = pixels.saturating_sub(side);
         let starts = (0..=last.div_ceil(stride)).map(|index| (index * stride).min(last));
         Self {

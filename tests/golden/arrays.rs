@@ -71,7 +71,11 @@ impl Arrays {
             .filter_map(|name| name.strip_suffix(".image"))
             .collect();
         sizes.sort_unstable();
-        assert_eq!(sizes.len(), 4, "there are four sizes: the training grid, another square, wide, tall");
+        assert_eq!(
+            sizes.len(),
+            4,
+            "there are four sizes: the training grid, another square, wide, tall"
+        );
         sizes
     }
 }

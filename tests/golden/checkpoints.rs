@@ -316,7 +316,10 @@ fn an_activation_that_is_not_known_is_refused() {
     let unsaid = Checkpoint::unpack("vit", "open_clip.pt");
     fs::remove_file(unsaid.beside("open_clip.json")).expect("the configuration was unpacked");
     fs::remove_file(unsaid.beside("config.json")).expect("the configuration was unpacked");
-    let refused = unsaid.load().expect_err("a pickle does not tell the activation").to_string();
+    let refused = unsaid
+        .load()
+        .expect_err("a pickle does not tell the activation")
+        .to_string();
     assert!(
         refused.contains("whether ") && refused.contains("open_clip.json"),
         "{refused}"

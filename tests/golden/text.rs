@@ -94,7 +94,8 @@ impl Golden {
 
         let file = SafeTensors::deserialize(&bytes).expect("the golden is well-formed");
         let checkpoint = with_whole_embedding(&file);
-        let mut weights = Weights::from_bytes(checkpoint, Device::Cpu, Kind::Float).expect("the golden is a checkpoint");
+        let mut weights =
+            Weights::from_bytes(checkpoint, Device::Cpu, Kind::Float).expect("the golden is a checkpoint");
         let tower = TextTower::load(&mut weights, activation, HEAD_WIDTH).expect("the golden is a text tower");
         weights.finish().expect("the tower uses every tensor");
         Self {
@@ -167,7 +168,9 @@ fn no_prompts_have_no_features() {
 fn a_tower_with_another_vocabulary_is_refused() {
     let bytes = std::fs::read(golden("text_gelu.safetensors")).expect("the golden is committed");
     let file = SafeTensors::deserialize(&bytes).expect("the golden is well-formed");
-    let values = file.tensor("token_embedding.values").expect("the golden has the embedding's values");
+    let values = file
+        .tensor("token_embedding.values")
+        .expect("the golden has the embedding's values");
     let tensors = file.iter().filter(|(name, _)| !name.starts_with("token_embedding"));
     let tensors: Vec<_> = tensors.map(|(name, view)| (name.to_owned(), view)).collect();
     let short = tensors
@@ -182,12 +185,16 @@ fn a_tower_with_another_vocabulary_is_refused() {
 /// Returns the golden's tower as a checkpoint. The rows of its token embedding that no text uses are NaN, because they
 /// must not matter.
 fn with_whole_embedding(file: &SafeTensors) -> Vec<u8> {
-    let used = file.tensor("token_embedding.rows").expect("the golden has the embedding's rows");
+    let used = file
+        .tensor("token_embedding.rows")
+        .expect("the golden has the embedding's rows");
     let used = used
         .data()
         .chunks_exact(8)
         .map(|bytes| i64::from_le_bytes(bytes.try_into().expect("8 bytes")));
-    let values = file.tensor("token_embedding.values").expect("the golden has the embedding's values");
+    let values = file
+        .tensor("token_embedding.values")
+        .expect("the golden has the embedding's values");
     let width = values.shape()[1];
     let row_bytes = width * size_of::<f32>();
     let vocabulary = usize::try_from(VOCABULARY_SIZE).expect("a small number");
@@ -223,10 +230,7 @@ fn largest_difference(computed: &Tensor, expected: &[Vec<f32>]) -> f32 {
     assert_eq!(computed.len(), expected.len());
     let pairs = computed.iter().flatten().zip(expected.iter().flatten());
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |largest, difference| {
-        assert!(
-            !difference.is_nan(),
-            "an unused row of the token embedding was read"
-        );
+        assert!(!difference.is_nan(), "an unused row of the token embedding was read");
         difference.max(largest)
     })
 }

@@ -17,7 +17,7 @@ pub(super) struct Worker<'a> {
     candidates: Candidates,
     /// For each candidate in the current block, its score and later its unnormalised probability.
     parts: Vec<Lanes>,
-    /// For each query, the largest probability so far in each lane of all blocks.
+    /// For each query, the largest probability so far at each of the 16 pixel positions in a block.
     presence: Vec<Lanes>,
     /// The owner of each pixel in the current row.
     owners: Vec<usize>,

@@ -1,4 +1,4 @@
-//! What the tensors of a model do not tell about it, and where each form of checkpoint says it.
+//! The facts about a model that its tensors do not tell, and where each form of checkpoint states them.
 
 mod hugging_face;
 
@@ -15,7 +15,7 @@ use crate::clip::Activation;
 /// Channels per head in every model of OpenAI and most models of open_clip.
 const HEAD_WIDTH: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
-/// What the tensors of a model do not tell about it.
+/// The facts about a model that its tensors do not tell.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelConfig {
     /// The non-linearity of the MLPs.
