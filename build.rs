@@ -1,5 +1,5 @@
-//! Lets the linked programs find libtorch, compiles the C++ files of `clip::native`, and records what `maskclip
-//! --version` and the build-info metric report.
+//! Lets the linked programs find libtorch, compiles the C++ files of `clip::native`, and records what
+//! `maskclip --version` and the build-info metric report.
 //!
 //! torch-sys names the libraries for the linker, but the flags of a dependency do not reach the programs of this
 //! package. The run path therefore has to be set here. `tools/libtorch` provides libtorch itself.
@@ -135,9 +135,9 @@ fn link_sanitizers() {
     }
 }
 
-/// Records the commit, target and compiler. cargo also puts these names into the program's environment under `cargo
-/// run` and `cargo test`. Settings in the environment are called `MASKCLIP_<SECTION>__<KEY>`, so the names do not
-/// collide.
+/// Records the commit, target and compiler. cargo also puts these names into the program's environment under
+/// `cargo run` and `cargo test`. Settings in the environment are called `MASKCLIP_<SECTION>__<KEY>`, so the names do
+/// not collide.
 fn record_build() {
     let commit = commit();
     let target = env::var("TARGET").expect("cargo sets TARGET");

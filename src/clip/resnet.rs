@@ -183,8 +183,8 @@ impl AttentionPool {
         Tensor::cat(&[mean, cells], 1) + self.positional_embedding.at(height, width)
     }
 
-    /// Attends from the queries `asking`, `[batch, n, channels]`, to all `tokens`; the result is `[batch, n,
-    /// embedding]`.
+    /// Attends from the queries `asking`, `[batch, n, channels]`, to all `tokens`; the result is
+    /// `[batch, n, embedding]`.
     pub(crate) fn attend(&self, asking: &Tensor, tokens: &Tensor) -> Tensor {
         let [query, key, value] = [
             self.q_proj.forward(asking),

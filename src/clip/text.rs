@@ -98,8 +98,8 @@ impl TextTower {
     }
 
     /// Encodes each text as an ensemble of `ensemble` consecutive prompts: scales the prompts' features to unit length,
-    /// averages them and scales the mean to unit length (Radford et al. 2021, section 3.1.4). Returns float32 `[prompts
-    /// / ensemble, embedding]`. `ensemble` must divide the number of prompts.
+    /// averages them and scales the mean to unit length (Radford et al. 2021, section 3.1.4). Returns float32
+    /// `[prompts / ensemble, embedding]`. `ensemble` must divide the number of prompts.
     pub fn encode_ensembles(&self, prompts: &[Tokens], ensemble: usize) -> Tensor {
         let ensemble = i64::try_from(ensemble).expect("an ensemble has few prompts");
         let units = unit(&self.encode(prompts).to_kind(Kind::Float));

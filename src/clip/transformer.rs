@@ -109,8 +109,8 @@ impl Attention {
         split_heads(part, self.heads)
     }
 
-    /// Joins the outputs of the heads and projects them: `[batch, heads, tokens, head_width]` to `[batch, tokens,
-    /// width]`.
+    /// Joins the outputs of the heads and projects them: `[batch, heads, tokens, head_width]` to
+    /// `[batch, tokens, width]`.
     pub(crate) fn project_heads(&self, mixed: &Tensor) -> Tensor {
         self.out_proj.forward(&join_heads(mixed))
     }
@@ -129,8 +129,8 @@ impl Attention {
     }
 }
 
-/// Computes scaled dot-product attention over `heads` slices of the last dimension. Queries are `[batch, queries,
-/// width]`, keys and values `[batch, tokens, width]`; the result has the queries' shape.
+/// Computes scaled dot-product attention over `heads` slices of the last dimension. Queries are
+/// `[batch, queries, width]`, keys and values `[batch, tokens, width]`; the result has the queries' shape.
 pub(crate) fn multi_head_attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: i64) -> Tensor {
     let [query, key, value] = [query, key, value].map(|part| split_heads(part, heads));
     join_heads(&attend(&query, &key, &value, None))

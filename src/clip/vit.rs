@@ -116,8 +116,8 @@ impl VisionTransformer {
         }
     }
 
-    /// Embeds the patches, puts the class token first and adds the positions: `[batch, 3, height, width]` to `[batch, 1
-    /// + cells, width]`.
+    /// Embeds the patches, puts the class token first and adds the positions: `[batch, 3, height, width]` to
+    /// `[batch, 1 + cells, width]`.
     fn embed(&self, image: &Tensor) -> Tensor {
         let (batch, _, height, width) = image.size4().expect("images are [batch, 3, height, width]");
         let (rows, columns) = (height / self.patch, width / self.patch);

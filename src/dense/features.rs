@@ -185,8 +185,8 @@ impl DenseFeatures {
         }
     }
 
-    /// Compares texts, `[queries, embedding]` in float32, with the cells as [`Comparison`] says. Returns `[queries,
-    /// cells]`. `cosines` must be the result of [`Self::cosines`] for these texts.
+    /// Compares texts, `[queries, embedding]` in float32, with the cells as [`Comparison`] says. Returns
+    /// `[queries, cells]`. `cosines` must be the result of [`Self::cosines`] for these texts.
     pub(super) fn compare(&self, text: &Tensor, cosines: &Tensor) -> Tensor {
         match self.comparison {
             Comparison::Cosine => cosines.shallow_clone(),

@@ -39,9 +39,9 @@ pub(super) fn most_cells(cells: u32) -> u64 {
     side * side
 }
 
-/// Solves `(diag rho + L_a) X = rho Z` by conjugate gradients from `X = Z` in float32. `Z` are the cosines, `[queries,
-/// rows, columns]`. The conductances `a` come from the colours of the normalised image, `[3, rows, columns]`, and from
-/// the texts, `[queries, embedding]` of unit length.
+/// Solves `(diag rho + L_a) X = rho Z` by conjugate gradients from `X = Z` in float32. `Z` are the cosines,
+/// `[queries, rows, columns]`. The conductances `a` come from the colours of the normalised image,
+/// `[3, rows, columns]`, and from the texts, `[queries, embedding]` of unit length.
 pub(super) fn propagate(cosines: &Tensor, image: &Tensor, text: &Tensor) -> Tensor {
     let [cosines, image, text] = [cosines, image, text].map(|part| part.to_kind(Kind::Float));
     let probabilities = cosines.softmax(0, Kind::Float); // without a temperature, as released

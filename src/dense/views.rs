@@ -58,8 +58,9 @@ impl ImageViews {
         Ok(views.into_iter().map(Self).collect())
     }
 
-    /// Scores the texts against all windows and sizes, as [`DenseFeatures::score`] does for one. `text` is `[queries,
-    /// embedding]` with one owner per query. Each row has unit length, except for texts that a student learned.
+    /// Scores the texts against all windows and sizes, as [`DenseFeatures::score`] does for one. `text` is
+    /// `[queries, embedding]` with one owner per query. Each row has unit length, except for texts that a student
+    /// learned.
     ///
     /// # Errors
     /// Fails with [`DenseError::KeysNotKept`] when the key smoothing needs keys that were not kept.

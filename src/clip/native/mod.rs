@@ -158,10 +158,10 @@ fn has_attention(kind: Kind) -> bool {
     SUPPORT.has(kind, |bfloat16| unsafe { maskclip_has_attention(bfloat16) })
 }
 
-/// Computes `softmax(scale query key^T) value`. Queries are `[batch, heads, asking, 64]`, keys and values `[batch,
-/// heads, tokens, 64]`; the result has the shape of the queries. The attention matrix is never held as a whole. Sums
-/// and the softmax are computed in float32. The heads of the result lie side by side in memory, so joining them copies
-/// nothing.
+/// Computes `softmax(scale query key^T) value`. Queries are `[batch, heads, asking, 64]`, keys and values
+/// `[batch, heads, tokens, 64]`; the result has the shape of the queries. The attention matrix is never held as a
+/// whole. Sums and the softmax are computed in float32. The heads of the result lie side by side in memory, so joining
+/// them copies nothing.
 ///
 /// Returns `None` where this CPU has no kernel for the element type and width, and where the queries are too few for
 /// the kernel to pay.

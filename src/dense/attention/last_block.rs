@@ -59,8 +59,8 @@ impl<'tower> LastBlock<'tower> {
         }
     }
 
-    /// Computes `Out(A)` without the block's residual and MLP. `mixed` are the values mixed by the heads, `[batch,
-    /// heads, cells, head_width]`; the result is `[batch, cells, width]`.
+    /// Computes `Out(A)` without the block's residual and MLP. `mixed` are the values mixed by the heads,
+    /// `[batch, heads, cells, head_width]`; the result is `[batch, cells, width]`.
     pub(super) fn alone(&self, mixed: &Tensor) -> Tensor {
         self.block.attn.project_heads(mixed)
     }
@@ -108,15 +108,15 @@ impl<'tower> LastBlock<'tower> {
     }
 }
 
-/// Returns all tokens except the class token, which is the first along the last dimension but one: `[..., 1 + cells,
-/// width]` to `[..., cells, width]`.
+/// Returns all tokens except the class token, which is the first along the last dimension but one:
+/// `[..., 1 + cells, width]` to `[..., cells, width]`.
 pub(super) fn cells_of(tokens: &Tensor) -> Tensor {
     tokens.narrow(-2, 1, tokens.size()[tokens.dim() - 2] - 1)
 }
 
-/// Computes `sm(query key^T / sqrt(head_width) + bias) value` for each head. Queries are `[batch, heads, asking,
-/// head_width]`, keys and values `[batch, heads, tokens, head_width]`. The bias is broadcast to `[batch, heads, asking,
-/// tokens]`. The attention matrix is never held in memory as a whole.
+/// Computes `sm(query key^T / sqrt(head_width) + bias) value` for each head. Queries are
+/// `[batch, heads, asking, head_width]`, keys and values `[batch, heads, tokens, head_width]`. The bias is broadcast to
+/// `[batch, heads, asking, tokens]`. The attention matrix is never held in memory as a whole.
 pub(super) fn attend(query: &Tensor, key: &Tensor, value: &Tensor, bias: Option<&Tensor>) -> Tensor {
     attend_at_scale(query, key, value, bias, None)
 }

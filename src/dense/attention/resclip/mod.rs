@@ -140,8 +140,8 @@ impl Mixture {
         Self { key, value, by_middle }
     }
 
-    /// Applies `A(S) = tau_r [(1 - lambda_r) sm(S + omega) + lambda_r C]` to the values: `[batch, heads, cells,
-    /// head_width]`. Here `S + omega = factor k k^T / sqrt d + bias`.
+    /// Applies `A(S) = tau_r [(1 - lambda_r) sm(S + omega) + lambda_r C]` to the values:
+    /// `[batch, heads, cells, head_width]`. Here `S + omega = factor k k^T / sqrt d + bias`.
     fn mix(&self, factor: f64, bias: &Tensor, middle_share: f64) -> Tensor {
         let scale = factor / (self.key.size()[3] as f64).sqrt();
         let by_keys = attend_at_scale(&cells_of(&self.key), &self.key, &self.value, Some(bias), Some(scale));
