@@ -1,10 +1,12 @@
 //! Flags that several commands have, and how flags become a layer of the settings.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use figment::value::{Dict, Value};
+use strum::VariantNames;
 
 /// Where the settings come from.
 #[derive(Debug, Args)]
@@ -90,5 +92,16 @@ pub fn one_of<T: Copy + Send + Sync + 'static>(
         let mut values = values.iter().copied();
         let value = values.find(|value| name(*value) == text);
         value.expect("the parser lets nothing else through")
+    })
+}
+
+/// Takes one variant of an enum by its name; help and errors list the names.
+pub fn one_variant<T>() -> impl TypedValueParser<Value = T>
+where
+    T: VariantNames + FromStr<Err = strum::ParseError> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(T::VARIANTS).map(|name| {
+        name.parse()
+            .expect("the parser lets nothing but the variants' names through")
     })
 }

@@ -15,15 +15,14 @@ use crate::labeller::{ModelInfo, ServedModel};
 use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::VocabularyLimits;
 use crate::vocabulary::{
-    DiskStore, EntityTags, NamedVocabulary, Precondition, Stored, Synonyms, TemplateSet, VocabularyDefinition,
-    VocabularyError, VocabularyOptions, VocabularyRegistry, VocabularyText, parse_class, parse_vocabulary,
-    write_vocabulary,
+    DiskStore, NamedVocabulary, Stored, Synonyms, TemplateSet, VocabularyDefinition, VocabularyError,
+    VocabularyOptions, VocabularyRegistry, VocabularyText, parse_class, parse_vocabulary, write_vocabulary,
 };
 
 /// Between two lines of progress.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type CommandResult = Result<(), Box<dyn std::error::Error>>;
 
 /// Arguments of `maskclip vocab`.
 #[derive(Debug, Args)]
@@ -134,7 +133,7 @@ impl From<OptionArguments> for VocabularyOptions {
 }
 
 /// Runs one command on the store that the settings name.
-pub fn run(arguments: VocabArguments) -> Outcome {
+pub fn run(arguments: VocabArguments) -> CommandResult {
     let flags = match &arguments.command {
         VocabCommand::Embed { models, .. } => models.settings(),
         _ => Dict::new(),
@@ -164,7 +163,7 @@ pub fn run(arguments: VocabArguments) -> Outcome {
             };
             define(&registry, &name, text, replace, &config.limits.vocabulary)
         }
-        VocabCommand::Remove { name } => Ok(registry.delete(&name, &Precondition::None)?),
+        VocabCommand::Remove { name } => Ok(registry.delete(&name, |_| true)?),
         VocabCommand::Import { name, file, replace } => {
             let text = read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
             let text = parse_vocabulary(&text).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -194,7 +193,7 @@ fn open_disk(config: &Config) -> Result<Arc<DiskStore>, String> {
         .map_err(|error| format!("the store {} cannot be used: {error}", path.display()))
 }
 
-fn list(registry: &VocabularyRegistry) -> Outcome {
+fn list(registry: &VocabularyRegistry) -> CommandResult {
     let lines = registry.list().into_iter().map(|vocabulary| {
         let (classes, background) = (vocabulary.list.classes().len(), vocabulary.list.background().len());
         let origin = if vocabulary.shipped { "shipped" } else { "defined" };
@@ -212,13 +211,10 @@ fn define(
     text: VocabularyText,
     replace: bool,
     limits: &VocabularyLimits,
-) -> Outcome {
+) -> CommandResult {
     let definition = VocabularyDefinition::new(text, limits)?;
-    let precondition = match replace {
-        true => Precondition::None,
-        false => Precondition::IfNoneMatch(EntityTags::Any),
-    };
-    let (vocabulary, stored) = match registry.put(name, definition, &precondition, SystemTime::now()) {
+    let condition = |current: Option<&str>| replace || current.is_none();
+    let (vocabulary, stored) = match registry.put(name, definition, condition, SystemTime::now()) {
         Err(VocabularyError::Changed { .. }) => {
             return Err(format!("there is a vocabulary {name:?} already; --replace defines it anew").into());
         }
@@ -241,7 +237,7 @@ async fn embed(
     disk: Arc<DiskStore>,
     vocabularies: &[Arc<NamedVocabulary>],
     templates: Option<TemplateSet>,
-) -> Outcome {
+) -> CommandResult {
     let metrics = &MetricsRegistry::new();
     let engine = Engine::start(config.engine_settings(), models, Some(disk), metrics);
     let models = engine.ready().await?;
@@ -260,7 +256,7 @@ async fn embed_one(
     model: &ModelInfo,
     vocabulary: &NamedVocabulary,
     templates: TemplateSet,
-) -> Outcome {
+) -> CommandResult {
     let NamedVocabulary { name, list, .. } = vocabulary;
     let (held, total) = engine.embedded(model, list, templates).await;
     let start = Instant::now();

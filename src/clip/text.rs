@@ -12,7 +12,8 @@ use super::activation::Activation;
 use super::checkpoint::{CheckpointError, Weights};
 use super::prefix_tree::PrefixBatch;
 use super::tokenizer::{END_OF_TEXT, Tokens, VOCABULARY_SIZE};
-use super::transformer::{Attention, LayerNorm, ResidualAttentionBlock, join_heads};
+use super::transformer::{LayerNorm, MultiHeadAttention, ResidualAttentionBlock, join_heads};
+use crate::support::{to_i64, to_usize};
 
 /// The text tower. Its fields are named after the checkpoint's keys.
 #[derive(Debug)]
@@ -68,12 +69,12 @@ impl TextTower {
     /// Returns the most tokens of a text that the tower reads. Build its [`Tokenizer`](super::Tokenizer) with this
     /// number.
     pub fn context_length(&self) -> usize {
-        usize::try_from(self.positional_embedding.size()[0]).expect("sizes are not negative")
+        to_usize(self.positional_embedding.size()[0])
     }
 
     /// Returns the length of a text feature.
     pub fn embedding_dimension(&self) -> usize {
-        usize::try_from(self.text_projection.size()[1]).expect("sizes are not negative")
+        to_usize(self.text_projection.size()[1])
     }
 
     /// Encodes prompts of at most [`context_length`](Self::context_length) tokens each. Returns CLIP's text features,
@@ -101,7 +102,7 @@ impl TextTower {
     /// averages them and scales the mean to unit length (Radford et al. 2021, section 3.1.4). Returns float32
     /// `[prompts / ensemble, embedding]`. `ensemble` must divide the number of prompts.
     pub fn encode_ensembles(&self, prompts: &[Tokens], ensemble: usize) -> Tensor {
-        let ensemble = i64::try_from(ensemble).expect("an ensemble has few prompts");
+        let ensemble = to_i64(ensemble);
         let units = unit(&self.encode(prompts).to_kind(Kind::Float));
         // [texts * ensemble, embedding] -> [texts, ensemble, embedding] -> [texts, embedding]
         let means = units.unflatten(0, [-1, ensemble]).mean_dim(1, false, Kind::Float);
@@ -113,17 +114,17 @@ impl TextTower {
         let device = self.device();
         let [ids, positions, ends] =
             [&batch.ids, &batch.positions, &batch.ends].map(|indices| Tensor::from_slice(indices).to_device(device));
-        let sight = Sight::new(batch, device, self.text_projection.kind());
+        let mask = TileMask::new(batch, device, self.text_projection.kind());
 
         let nodes = Tensor::embedding(&self.token_embedding, &ids, -1, false, false)
             + self.positional_embedding.index_select(0, &positions); // [nodes, width]
         let (last, others) = self.resblocks.split_last().expect("a tower has at least one block");
         let nodes = others.iter().fold(nodes, |nodes, block| {
-            let mixed = sight.mix(&block.attn, &block.ln_1.forward(&nodes));
+            let mixed = mask.mix(&block.attn, &block.ln_1.forward(&nodes));
             block.complete_mixed(&nodes, &mixed)
         });
         // No later block reads the last block's other nodes, so only the ends go on. [nodes, width] -> [prompts, width]
-        let mixed = sight.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
+        let mixed = mask.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
         let ends = last.complete_mixed(&nodes.index_select(0, &ends), &mixed);
         self.ln_final.forward(&ends).matmul(&self.text_projection)
     }
@@ -134,7 +135,7 @@ impl TextTower {
 }
 
 /// Says which nodes of a batch each node may attend to.
-struct Sight {
+struct TileMask {
     tiles: i64,
     /// Indices of the nodes that each tile attends to, `[tiles * keys]`.
     keys: Tensor,
@@ -142,7 +143,7 @@ struct Sight {
     bias: Tensor,
 }
 
-impl Sight {
+impl TileMask {
     fn new(batch: &PrefixBatch, device: Device, kind: Kind) -> Self {
         let tiles = to_i64(batch.tiles);
         let keys = to_i64(batch.keys.len()) / tiles;
@@ -157,7 +158,7 @@ impl Sight {
 
     /// Attends from each node to the nodes that it sees. Returns the outputs of the heads, joined but not projected:
     /// `[nodes, width]` to the same shape.
-    fn mix(&self, attention: &Attention, x: &Tensor) -> Tensor {
+    fn mix(&self, attention: &MultiHeadAttention, x: &Tensor) -> Tensor {
         let [query, key, value] = attention.query_key_value(x);
         let [key, value] = [key, value].map(|part| part.index_select(0, &self.keys)); // [tiles * keys, width]
         let [query, key, value] = [query, key, value].map(|part| {
@@ -180,10 +181,6 @@ fn block_name(layer: usize) -> String {
 fn read_ids(prompt: &Tokens) -> &[i64] {
     let end = prompt.ids.iter().position(|&id| id == END_OF_TEXT);
     end.map_or(&prompt.ids, |end| &prompt.ids[..=end])
-}
-
-fn to_i64(size: usize) -> i64 {
-    i64::try_from(size).expect("sizes of tensors fit")
 }
 
 /// Scales each row of `[rows, columns]` to unit length.

@@ -58,7 +58,7 @@ impl LayerNorm {
 /// Multi-head self-attention. The checkpoint has one projection for queries, keys and values. It is kept as two,
 /// because in the last block there may be fewer queries than keys.
 #[derive(Debug)]
-pub(crate) struct Attention {
+pub(crate) struct MultiHeadAttention {
     /// Weight `[width, width]` and bias `[width]`.
     query: Linear,
     /// The keys' projection above the values': weight `[2 width, width]` and bias `[2 width]`.
@@ -68,7 +68,7 @@ pub(crate) struct Attention {
     heads: i64,
 }
 
-impl Attention {
+impl MultiHeadAttention {
     fn load(weights: &mut Weights, name: &str, width: i64, heads: i64) -> Result<Self, CheckpointError> {
         // This is the only layer whose keys join "proj" and "weight" or "bias" by an underscore.
         let weight = weights.take(&format!("{name}.in_proj_weight"), &[3 * width, width])?;
@@ -204,7 +204,7 @@ pub(crate) struct ResidualAttentionBlock {
     /// The normalisation before the attention.
     pub(crate) ln_1: LayerNorm,
     /// The attention, which mixes positions.
-    pub(crate) attn: Attention,
+    pub(crate) attn: MultiHeadAttention,
     /// The normalisation before the MLP.
     ln_2: LayerNorm,
     /// The MLP, which acts on each position alone.
@@ -225,7 +225,7 @@ impl ResidualAttentionBlock {
     ) -> Result<Self, CheckpointError> {
         Ok(Self {
             ln_1: LayerNorm::load(weights, &format!("{name}.ln_1"), width)?,
-            attn: Attention::load(weights, &format!("{name}.attn"), width, heads)?,
+            attn: MultiHeadAttention::load(weights, &format!("{name}.attn"), width, heads)?,
             ln_2: LayerNorm::load(weights, &format!("{name}.ln_2"), width)?,
             mlp: Mlp::load(weights, &format!("{name}.mlp"), width, activation)?,
         })

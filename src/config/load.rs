@@ -28,10 +28,10 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not YAML.
-    #[error("{origin} is not valid YAML: {reason}")]
+    #[error("{name} is not valid YAML: {reason}")]
     Syntax {
-        /// Which text.
-        origin: String,
+        /// The name of the text: a path, or what it is instead of a file.
+        name: String,
         /// What the parser said.
         reason: String,
     },
@@ -84,21 +84,21 @@ impl Config {
     }
 }
 
-/// A YAML text as a layer that names its origin in errors.
+/// A YAML text as a layer that has a name in errors.
 struct Yaml {
-    origin: String,
+    name: String,
     values: Dict,
 }
 
 impl Yaml {
-    fn parse(origin: String, text: &str) -> Result<Self, ConfigError> {
+    fn parse(name: String, text: &str) -> Result<Self, ConfigError> {
         // An empty file, or one with comments alone, changes nothing.
         let values: Option<Dict> = serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
-            origin: origin.clone(),
+            name: name.clone(),
             reason: error.to_string(),
         })?;
         Ok(Self {
-            origin,
+            name,
             values: values.unwrap_or_default(),
         })
     }
@@ -106,7 +106,7 @@ impl Yaml {
 
 impl Provider for Yaml {
     fn metadata(&self) -> Metadata {
-        Metadata::named(self.origin.clone())
+        Metadata::named(self.name.clone())
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
@@ -314,10 +314,8 @@ mod tests {
         for protocol in Protocol::all() {
             protocol.settings().check(&limits).expect("valid");
             let vocabulary = registry.get(protocol.vocabulary()).expect("valid");
-            let classes = protocol
-                .data_set
-                .name()
-                .trim_start_matches(|letter: char| !letter.is_ascii_digit());
+            let data_set = protocol.data_set.to_string();
+            let classes = data_set.trim_start_matches(|letter: char| !letter.is_ascii_digit());
             if let Ok(classes) = classes.parse::<usize>()
                 && protocol.data_set != ProtocolData::Ade20k
             {

@@ -7,6 +7,8 @@
 
 use tch::{Kind, Tensor};
 
+use crate::support::{to_i64, to_usize};
+
 /// Number of conjugate gradient steps; there is no earlier stop.
 const STEPS: usize = 25;
 
@@ -95,7 +97,7 @@ fn conductance(grey: &Tensor, probabilities: &Tensor, likeness: &Tensor, axis: i
 
 /// Returns all cells except the last, and all cells except the first, along an axis.
 fn neighbours(cells: &Tensor, axis: i64) -> [Tensor; 2] {
-    let last = cells.size()[usize::try_from(cells.dim() as i64 + axis).expect("an axis of the tensor")] - 1;
+    let last = cells.size()[to_usize(to_i64(cells.dim()) + axis)] - 1;
     [cells.narrow(axis, 0, last), cells.narrow(axis, 1, last)]
 }
 

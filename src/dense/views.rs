@@ -98,6 +98,7 @@ mod tests {
     use crate::clip::VisualTower;
     use crate::dense::testing::{Case, OWNERS, noise, text, tower};
     use crate::dense::{self, Attention, KeySmoothing, Refinement, Window};
+    use crate::support::to_usize;
 
     /// Asserts that features extracted once for `kept` give the same scores, to the bit, as an image that is extracted
     /// anew for each of the options in `asked`.
@@ -250,7 +251,7 @@ mod tests {
                 .bytes()
         };
         let plain = Case::default();
-        let embedding = usize::try_from(tower.embedding_dimension()).unwrap();
+        let embedding = to_usize(tower.embedding_dimension());
         assert_eq!(of(&plain), (24 + 1) * embedding * 4);
         let windows = Case {
             window: Some(Window { side: 32, stride: 32 }),
@@ -287,7 +288,7 @@ mod tests {
                 // The memory from its first element to its last is all its own, and nothing lies before the first.
                 let steps = tensor.size().into_iter().zip(tensor.stride());
                 let span: i64 = 1 + steps.map(|(length, step)| (length - 1) * step).sum::<i64>();
-                assert_eq!(usize::try_from(span).unwrap(), tensor.numel());
+                assert_eq!(to_usize(span), tensor.numel());
             }
         }
     }

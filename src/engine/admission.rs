@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use strum::VariantArray;
+
 use super::host::ModelHost;
 use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
 use super::slots::Slot;
 use super::worker::{Job, Ticket};
 use super::{Engine, Readiness, Stage};
 use crate::labeller::ModelInfo;
+use crate::support::{catch_panic, run_blocking};
 
 impl Engine {
     /// What a model is, if a request to it can be answered now, whatever becomes of the others.
@@ -77,7 +80,7 @@ impl CurrentStage {
     }
 
     fn stage(&self) -> Stage {
-        Stage::ALL[usize::from(self.0.load(Ordering::Relaxed))]
+        Stage::VARIANTS[usize::from(self.0.load(Ordering::Relaxed))]
     }
 }
 
@@ -145,13 +148,13 @@ impl<'engine> AdmittedRequest<'engine> {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SegmentError> {
         let slot = Arc::clone(&self.slot);
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work();
+        let done = run_blocking(move || {
+            let result = catch_panic(work);
             drop(slot);
             result
         });
         done.await
-            .map_err(|error| SegmentError::Internal(format!("{name}: {error}")))
+            .map_err(|panic| SegmentError::Internal(format!("{name} panicked: {panic}")))
     }
 
     /// Has a worker do a job: the stages queue and model.

@@ -1,7 +1,10 @@
 //! The stages of a request.
 
+use strum::{IntoStaticStr, VariantArray};
+
 /// The parts of a request's time, in the order in which they happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Stage {
     /// Bytes to pixels.
     Decode,
@@ -20,27 +23,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 7] = [
-        Self::Decode,
-        Self::Preprocess,
-        Self::Text,
-        Self::Queue,
-        Self::Model,
-        Self::LabelMap,
-        Self::Encode,
-    ];
-
     /// The name in metrics, and with `_seconds` behind it in the timings of a reply.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Decode => "decode",
-            Self::Preprocess => "preprocess",
-            Self::Text => "text",
-            Self::Queue => "queue",
-            Self::Model => "model",
-            Self::LabelMap => "label_map",
-            Self::Encode => "encode",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }

@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use super::Engine;
 use super::request::{Background, SegmentError, VocabularyChoice};
 use super::slots::Slot;
+use crate::support::run_blocking;
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, Precondition, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
-    VocabularyOptions, VocabularyRegistry, off_pool,
+    ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
+    VocabularyOptions, VocabularyRegistry,
 };
 
 impl Engine {
@@ -34,20 +35,19 @@ impl Engine {
     /// Defines a vocabulary, or defines it anew, and starts to embed its texts with `templates` for every
     /// model that is ready, if the engine has a slot free; [`Engine::embedded`] tells how far that is.
     ///
-    /// Call it inside a tokio runtime.
+    /// `condition` is that of [`VocabularyRegistry::put`]. Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// When the name or the precondition is refused, or the disk fails.
+    /// When the name is refused, the condition does not hold, or the disk fails.
     pub async fn define_vocabulary(
         self: &Arc<Self>,
         name: &str,
         definition: VocabularyDefinition,
-        precondition: Precondition,
+        condition: impl Fn(Option<&str>) -> bool + Send + 'static,
         templates: TemplateSet,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
         let name = name.to_owned();
-        let put =
-            move |registry: &VocabularyRegistry| registry.put(&name, definition, &precondition, SystemTime::now());
+        let put = move |registry: &VocabularyRegistry| registry.put(&name, definition, condition, SystemTime::now());
         let (vocabulary, stored) = self.with_registry(put).await?;
         if let Ok(slot) = self.take_slot() {
             let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
@@ -67,20 +67,24 @@ impl Engine {
         }
     }
 
-    /// Drops a vocabulary.
+    /// Drops a vocabulary. `condition` is that of [`VocabularyRegistry::put`].
     ///
     /// # Errors
-    /// When there is none of that name, it is shipped, the precondition does not hold, or the disk fails.
-    pub async fn drop_vocabulary(&self, name: &str, precondition: Precondition) -> Result<(), VocabularyError> {
+    /// When there is none of that name, it is shipped, the condition does not hold, or the disk fails.
+    pub async fn drop_vocabulary(
+        &self,
+        name: &str,
+        condition: impl Fn(Option<&str>) -> bool + Send + 'static,
+    ) -> Result<(), VocabularyError> {
         let name = name.to_owned();
-        self.with_registry(move |registry| registry.delete(&name, &precondition))
+        self.with_registry(move |registry| registry.delete(&name, condition))
             .await
     }
 
     /// Asks the registry, which may have to wait for the disk.
     async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&VocabularyRegistry) -> T + Send + 'static) -> T {
         let registry = Arc::clone(&self.registry);
-        off_pool(move || ask(&registry)).await
+        run_blocking(move || ask(&registry)).await
     }
 
     /// What a request looks for, found once: the class list that is chosen and the options that come with it.

@@ -10,7 +10,6 @@
 //! [`batching`](super::batching) has found that to be faster.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -26,7 +25,7 @@ use crate::image::{ModelInput, NormalisedImage};
 use crate::labeller::{ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo};
 use crate::scores::DenseScores;
 use crate::scores::QueryOwner;
-
+use crate::support::catch_panic;
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Pause before a model that failed to load a second time is tried again.
@@ -85,6 +84,9 @@ pub struct Scored {
     pub features: Arc<dyn ImageFeatures>,
 }
 
+/// Carries an answer to whoever waits for it.
+type Reply<T> = oneshot::Sender<Result<T, LabellerError>>;
+
 /// What a request that waits for a worker is told.
 pub struct Ticket<T> {
     /// When its job joined the queue.
@@ -92,7 +94,7 @@ pub struct Ticket<T> {
     /// Told how long the job waited, when a worker takes it; none once that is done.
     started: Option<oneshot::Sender<Duration>>,
     /// Where the answer goes, and the request's slot, held until the job is done; none once the answer is sent.
-    reply: Option<(oneshot::Sender<Result<T, LabellerError>>, Arc<Slot>)>,
+    reply: Option<(Reply<T>, Arc<Slot>)>,
 }
 
 /// Where a request waits for what its [`Ticket`] tells.
@@ -199,14 +201,14 @@ pub fn spawn(context: &Arc<WorkerContext>, count: usize) {
 /// One worker's life: load, warm, answer jobs; after a panic again from the start.
 fn work(context: &WorkerContext) {
     loop {
-        match catch(|| load_and_warm(context)) {
+        match catch_panic(|| load_and_warm(context)) {
             Ok(Ok(mut labeller)) => {
                 context.worker_is_live(labeller.info());
                 let outcome = answer_jobs(context, labeller.as_mut());
                 context.worker_is_gone();
                 match outcome {
-                    Outcome::QueueClosed => return,
-                    Outcome::Panicked { message, unanswered } => {
+                    WorkerExit::QueueClosed => return,
+                    WorkerExit::Panicked { message, unanswered } => {
                         tracing::error!(model = context.model, %message, "the model panicked; loading it anew");
                         drop(unanswered);
                     }
@@ -228,7 +230,8 @@ fn work(context: &WorkerContext) {
     }
 }
 
-enum Outcome {
+/// Why a worker answers no more jobs.
+enum WorkerExit {
     QueueClosed,
     Panicked {
         message: String,
@@ -237,18 +240,18 @@ enum Outcome {
     },
 }
 
-fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> Outcome {
+fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> WorkerExit {
     let mut batching = Batching::new(context.max_batch);
     while let Some(job) = context.queue.pop() {
         let mut jobs = VecDeque::from([job]);
-        if let Err(message) = catch(|| answer(context, labeller, &mut batching, &mut jobs)) {
-            return Outcome::Panicked {
+        if let Err(message) = catch_panic(|| answer(context, labeller, &mut batching, &mut jobs)) {
+            return WorkerExit::Panicked {
                 message,
                 unanswered: jobs,
             };
         }
     }
-    Outcome::QueueClosed
+    WorkerExit::QueueClosed
 }
 
 /// Answers the one job in `jobs`, and those from the queue that share its pass. `jobs` owns them meanwhile, so that a panic drops
@@ -479,15 +482,4 @@ impl WorkerContext {
         });
         matches!(*self.state.borrow(), WorkersState::Failed(_))
     }
-}
-
-/// Runs `body`, giving a panic's message as the error.
-fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
-        panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a message".to_owned())
-    })
 }

@@ -20,8 +20,7 @@ use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
 use crate::scores::UNLABELLED;
-use crate::support::hexadecimal;
-use crate::vocabulary::off_pool;
+use crate::support::run_blocking;
 
 /// Why a run ended early. What was measured until then is recorded.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +48,9 @@ pub enum EvaluationError {
     },
 }
 
-/// What a run asks of each image: the request without the image, and what is done to the image before.
+/// What is asked of each image: the request without the image, and what is done to the image before.
 #[derive(Debug, Clone)]
-pub struct Task {
+pub struct EvaluationTask {
     /// The fields of the request.
     pub fields: SegmentFields,
     /// What the fields come to.
@@ -62,30 +61,30 @@ pub struct Task {
     pub corruption: Option<Corruption>,
 }
 
-/// A task on a data set.
-pub struct Run<'a> {
+/// The measuring of a data set: a task asked of every image.
+pub struct EvaluationRun<'a> {
     /// Who answers.
     pub engine: &'a Arc<Engine>,
     /// The images.
     pub dataset: &'a Dataset,
     /// What is asked.
-    pub task: &'a Task,
+    pub task: &'a EvaluationTask,
     /// How long one image may take.
     pub patience: Duration,
     /// Width times height that an image to be corrupted may have; the engine has its own limit.
     pub max_image_pixels: u64,
 }
 
-/// What a run found.
+/// What a run measured.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct EvaluationResults {
     /// One record per image, in the data set's order.
     pub records: Vec<ImageRecord>,
     /// The figures over all images.
     pub metrics: Metrics,
 }
 
-impl Task {
+impl EvaluationTask {
     /// All that the counts depend on beside the files, as text.
     fn settings(&self, model: &ModelInfo) -> String {
         let (version, weights, precision) = (crate::VERSION, &model.weights_sha256, model.precision.name());
@@ -106,10 +105,10 @@ fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
         digest.update(format!("{} {} {changed:?}", path.display(), metadata.len()));
     }
     digest.update(format!("{:?}", sample.labels));
-    Ok(hexadecimal(&digest.finalize()[..16]))
+    Ok(hex::encode(&digest.finalize()[..16]))
 }
 
-impl Run<'_> {
+impl EvaluationRun<'_> {
     /// Measures every image that `recorder` does not have yet, and adds all up. `measured` is told of each image, known or new.
     ///
     /// # Errors
@@ -119,7 +118,7 @@ impl Run<'_> {
         model: &ModelInfo,
         recorder: &mut Recorder,
         mut measured: impl FnMut(),
-    ) -> Result<Outcome, EvaluationError> {
+    ) -> Result<EvaluationResults, EvaluationError> {
         let settings = self.task.settings(model);
         let mut records = Vec::with_capacity(self.dataset.samples.len());
         let mut sum = ConfusionMatrix::new(self.task.names.len());
@@ -139,7 +138,7 @@ impl Run<'_> {
             records.push(record);
             measured();
         }
-        Ok(Outcome {
+        Ok(EvaluationResults {
             records,
             metrics: Metrics::of(&sum),
         })
@@ -152,7 +151,7 @@ impl Run<'_> {
     pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
         let (files, classes) = (sample.clone(), self.task.names.len());
         let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
-        let (image, truth) = off_pool(move || {
+        let (image, truth) = run_blocking(move || {
             let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
             if let Some(corruption) = corruption {
                 image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {

@@ -5,13 +5,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
 use crate::dense::{Attention, DenseOptions, FeatureOptions, KeySmoothingMethod, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation};
 use crate::scores::{DenseScores, ScoreMap};
-use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
+use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding, is_background};
 
 /// A model that scores images against text. Lives on one worker thread and never leaves it.
 pub trait Labeller {
@@ -140,15 +137,13 @@ impl ModelInfo {
         }
     }
 
-    /// Whether a text's embedding is none of the text tower's: what the student learned for the background.
+    /// Whether the model has an embedding of its own for a text, which is not the text tower's: a student that learned one
+    /// for the background has one for the text "background", however it is written.
     pub fn has_own_embedding(&self, text: &str) -> bool {
         let learned = self.student.as_ref().is_some_and(|student| student.learned_background);
-        learned && text.eq_ignore_ascii_case(BACKGROUND_TEXT)
+        learned && is_background(text)
     }
 }
-
-/// The text that means what a student learned for the background, where it learned that.
-pub const BACKGROUND_TEXT: &str = "background";
 
 /// What a student was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +154,7 @@ pub struct StudentInfo {
     pub background: Vec<String>,
     /// Name of the prompt templates they were put into.
     pub templates: String,
-    /// Whether it learned an embedding of its own for the text `BACKGROUND_TEXT`.
+    /// Whether it learned an embedding of its own for the text "background".
     pub learned_background: bool,
     /// Whose labels it learned from, and whose text tower it has.
     pub teacher: TeacherInfo,
@@ -177,8 +172,7 @@ pub struct TeacherInfo {
 }
 
 /// Kinds of models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelKind {
     /// CLIP, by MaskCLIP or one of its successors.
     Clip,
@@ -206,8 +200,7 @@ impl ModelKind {
 }
 
 /// Element type of a model's arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// 32-bit.
     Float32,

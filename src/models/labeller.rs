@@ -19,7 +19,7 @@ pub struct NetworkLabeller<N> {
     /// Device and element type of the network's images.
     pub(super) input: (Device, Kind),
     pub(super) texts: TextEncoder,
-    /// The embedding of the text [`BACKGROUND_TEXT`](crate::labeller::BACKGROUND_TEXT), where a student learned one.
+    /// The embedding of the text "background", where a student learned one.
     pub(super) learned_background: Option<Vec<f32>>,
     pub(super) info: ModelInfo,
 }

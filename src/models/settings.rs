@@ -68,7 +68,7 @@ impl ModelEntry {
     }
 }
 
-// By hand, since untagged enums lose the path of what is wrong.
+// By hand, since serde's untagged enums and the crate serde_untagged lose the path of what is wrong.
 impl<'de> Deserialize<'de> for ModelEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         /// The long form.

@@ -8,7 +8,6 @@ use tch::Tensor;
 
 use super::{TrainError, file_error};
 use crate::models::student::{Network, NetworkConfig, ParameterError, Parameters};
-use crate::support::hexadecimal;
 
 /// The classifier's own layer, which no student has, and what counts batches.
 const CLASSIFIER: &str = "fc.";
@@ -38,7 +37,7 @@ impl BackboneWeights {
         let weights = Self {
             path: path.to_owned(),
             tensors: tensors.into_iter().filter(|(name, _)| is_backbone(name)).collect(),
-            sha256: hexadecimal(&Sha256::digest(bytes)),
+            sha256: hex::encode(Sha256::digest(bytes)),
         };
         weights.begin(0, config)?;
         Ok(weights)

@@ -1,10 +1,9 @@
 //! Tensors in files: the state of a run, from which it goes on as if it had never stopped, and the student it ends with.
 //!
-//! Owns the files' form. A file is written beside its place and renamed, so there is a whole one at any time.
+//! Owns the files' form. Leaves writing them to the run.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -80,17 +79,4 @@ pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
         Ok((name, Tensor::from_data_size(view.data(), &shape, Kind::Float)))
     });
     Ok((tensors.collect::<Result<_, TrainError>>()?, header))
-}
-
-/// Writes a file whole or not at all, on the disk when this returns.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let partial = path.with_added_extension("partial");
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        File::open(path.parent().expect("a file lies in a folder"))?.sync_all()
-    };
-    write().map_err(file_error(path))
 }

@@ -41,6 +41,7 @@ use crate::evaluation::DatasetError;
 use crate::image::DecodeError;
 use crate::labeller::LabellerError;
 use crate::models::student::ParameterError;
+use crate::support::write_whole_file;
 
 /// Why a student cannot be trained.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +165,11 @@ pub enum TrainError {
         /// The loss before.
         last_loss: Option<f64>,
     },
+}
+
+/// Writes a file as a whole, or says which file could not be written.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    write_whole_file(path, bytes).map_err(file_error(path))
 }
 
 fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {

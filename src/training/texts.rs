@@ -1,7 +1,7 @@
 //! What a student tells apart, and which of it its labels may be.
 
 use crate::scores::QueryOwner;
-use crate::vocabulary::{ClassList, Classifier};
+use crate::vocabulary::{ClassList, Classifier, is_background};
 
 /// The student's texts, those of its teacher, and which of them are somebody's to label.
 #[derive(Debug, Clone)]
@@ -47,7 +47,6 @@ impl Texts {
         without_names: Option<&Classifier>,
         labelled: &[bool],
     ) -> Result<Self, TextsError> {
-        let is_background = |name: &str| name.trim().eq_ignore_ascii_case("background");
         let background = list.classes().iter().position(|class| is_background(&class.name));
         let learned = match (without_names, background) {
             (Some(_), None) => return Err(TextsError::NoBackgroundClass),

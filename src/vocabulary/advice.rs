@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use super::classes::{BACKGROUND, fold};
+use super::classes::{fold, is_background};
 use super::{Class, ClassList, TextEmbedding};
 
 /// One observation. Its text, for people, is its `Display`.
@@ -112,7 +112,7 @@ pub fn advice(
 /// Whether a class is called one of these names, or has one among its words ("brick wall"), or the word "background".
 fn any_stands_for(classes: &[Class], surroundings: &[String]) -> bool {
     let names: HashSet<String> = surroundings.iter().map(|name| fold(name)).collect();
-    let is_named = |text: &str| names.contains(text) || text == BACKGROUND;
+    let is_named = |text: &str| names.contains(text) || is_background(text);
     classes.iter().flat_map(Class::texts).any(|text| {
         let text = fold(text);
         is_named(&text) || words_of(&text).any(is_named)

@@ -21,14 +21,14 @@ mod synonyms;
 mod text_form;
 
 pub use advice::{ClassListAdvice, advice};
-pub use classes::{ClassList, ClassListError};
+pub use classes::{ClassList, ClassListError, is_background};
 pub use definition::VocabularyDefinition;
-pub use disk::{DiskError, DiskStore, off_pool};
+pub use disk::{DiskError, DiskStore};
 pub use embedding::{EmbeddingSpace, TextEmbedding};
 pub use options::VocabularyOptions;
 pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};
-pub use registry::{EntityTags, NamedVocabulary, Precondition, Stored, VocabularyRegistry};
+pub use registry::{NamedVocabulary, Stored, VocabularyRegistry};
 pub use settings::{VocabularyLimits, VocabularySettings};
 pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingStore, StoreStatistics, TextEmbedder};
 pub use store_path::StorePath;
@@ -82,12 +82,12 @@ pub enum VocabularyError {
         /// The name asked for.
         name: String,
     },
-    /// The caller's precondition does not hold for the vocabulary's entity tag.
-    #[error("the vocabulary {name:?} is not in the state that was asked for: {}", state(current.as_deref()))]
+    /// The caller's condition does not hold for the present definition.
+    #[error("the vocabulary {name:?} is not in the state that was asked for")]
     Changed {
         /// The name asked for.
         name: String,
-        /// The entity tag it has now, with its quotes; `None` when it does not exist.
+        /// Digest of the present definition; `None` when there is none.
         current: Option<String>,
     },
     /// A vocabulary cannot have this name.
@@ -113,8 +113,4 @@ pub enum VocabularyError {
     /// The classes or the background were refused.
     #[error(transparent)]
     Invalid(#[from] ClassListError),
-}
-
-fn state(entity_tag: Option<&str>) -> String {
-    entity_tag.map_or("it does not exist".to_owned(), |tag| format!("its entity tag is {tag}"))
 }

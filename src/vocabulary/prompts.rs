@@ -6,9 +6,6 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
-
-use crate::support::hexadecimal;
 
 /// Where the text goes in a template.
 const SLOT: &str = "{}";
@@ -20,7 +17,7 @@ static MASKCLIP_85: LazyLock<Vec<&str>> =
     LazyLock::new(|| include_str!("../../config/prompts/maskclip-85.txt").lines().collect());
 
 /// Which prompt templates a text is put into before it is embedded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TemplateSet {
     /// CLIP's 80 ImageNet templates and 5 "... in the scene", as in MaskCLIP and ViLD.
@@ -59,7 +56,7 @@ impl TemplateSet {
     /// SHA-256 of the templates, lower-case hexadecimal.
     pub(super) fn digest(self) -> &'static str {
         static DIGESTS: LazyLock<[String; TemplateSet::ALL.len()]> = LazyLock::new(|| {
-            TemplateSet::ALL.map(|templates| hexadecimal(&Sha256::digest(templates.templates().join("\n"))))
+            TemplateSet::ALL.map(|templates| hex::encode(Sha256::digest(templates.templates().join("\n"))))
         });
         &DIGESTS[self as usize]
     }

@@ -1,10 +1,9 @@
 //! How the synonyms of a class are combined.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// What the synonyms of a class come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Synonyms {
     /// One query per class: the mean of the embeddings of its name and its synonyms, of unit length.

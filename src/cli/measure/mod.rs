@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use strum::VariantNames;
 
 use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
@@ -16,7 +17,7 @@ use crate::api::ClassBody;
 use crate::config::Config;
 use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
-use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
+use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
 use crate::labeller::ModelInfo;
 use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
@@ -112,9 +113,8 @@ fn parse_layout(name: &str) -> Result<LayoutChoice, String> {
     if name == FOLDER {
         return Ok(LayoutChoice::Folder);
     }
-    let layout = Layout::ALL.into_iter().find(|layout| layout.name() == name);
-    layout.map(LayoutChoice::Published).ok_or_else(|| {
-        let names = Layout::ALL.map(Layout::name).join(", ");
+    name.parse().map(LayoutChoice::Published).map_err(|_| {
+        let names = Layout::VARIANTS.join(", ");
         format!("no layout is called {name:?}: {FOLDER}, {names}")
     })
 }
@@ -252,7 +252,7 @@ impl MeasureArguments {
             && list.classes().len() != layout.classes()
         {
             let (given, expected) = (list.classes().len(), layout.classes());
-            return Err(format!("{} has {expected} classes, but {name} has {given}", layout.name()).into());
+            return Err(format!("{} has {expected} classes, but {name} has {given}", layout).into());
         }
         if let Some(background) = &self.background {
             *list = with_background(list, background, config)?;
@@ -320,11 +320,11 @@ fn read(file: &Path) -> Result<String> {
 
 impl Bench {
     /// The task for the fields of a request; its texts are embedded when this returns, so that no image waits for them.
-    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<Task> {
+    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<EvaluationTask> {
         let options = resolve(&fields, self.engine.settings(), &self.vocabulary.options, &self.model)?;
         self.engine.embed_for(&fields).await?;
         let classes = self.vocabulary.list.classes();
-        Ok(Task {
+        Ok(EvaluationTask {
             fields,
             options,
             names: classes.iter().map(|class| class.name.clone()).collect(),
@@ -333,8 +333,8 @@ impl Bench {
     }
 
     /// A run of a task.
-    pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a Task) -> Run<'a> {
-        Run {
+    pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a EvaluationTask) -> EvaluationRun<'a> {
+        EvaluationRun {
             engine: &self.engine,
             dataset,
             task,

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::arguments::{ConfigArguments, ModelArguments};
+use crate::cli::arguments::{ConfigArguments, ModelArguments, one_variant};
 use crate::cli::measure::{Result, ScoringArguments};
 use crate::labeller::ModelInfo;
 use crate::models::student::{
     Backbone, Head, NetworkConfig, OptimiserSettings, PseudoLabels, Stem, StudentPrecision, TrainSettings,
 };
+use crate::support::to_i64;
 
 /// Arguments of `maskclip train`.
 #[derive(Debug, Args)]
@@ -55,17 +56,17 @@ pub struct TrainArguments {
 /// What the student is.
 #[derive(Debug, Args)]
 pub struct NetworkArguments {
-    /// The student's backbone: resnet18, resnet50 or resnet101.
-    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = backbone)]
+    /// The student's backbone.
+    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = one_variant::<Backbone>())]
     backbone: Backbone,
-    /// The backbone's stem: plain or v1c.
-    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = stem)]
+    /// The backbone's stem.
+    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = one_variant::<Stem>())]
     stem: Stem,
     /// Channels of the backbone's first stage; 64 as published.
     #[arg(long, value_name = "N", default_value_t = 64)]
     width: i64,
-    /// The student's head: deeplab-v2 or deeplab-v3-plus.
-    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = head)]
+    /// The student's head.
+    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = one_variant::<Head>())]
     head: Head,
     /// Channels inside deeplab-v3-plus; 256 as published.
     #[arg(long, value_name = "N", default_value_t = 256)]
@@ -99,7 +100,7 @@ pub struct TrainingArguments {
     colour: f64,
     /// Where pseudo-labels come from: each-view, the teacher labels each view; once, it labels each whole image before the first
     /// step, as a request for it would, and views cut their labels out of that; or none, given labels alone count.
-    #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = pseudo_labels)]
+    #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = one_variant::<PseudoLabels>())]
     pub pseudo_labels: PseudoLabels,
     /// The first step whose pseudo-labels are the student's own predictions; the teacher's throughout without it. The paper takes
     /// a tenth of the steps for the teacher.
@@ -114,9 +115,9 @@ pub struct TrainingArguments {
     /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
     #[arg(long, value_name = "PROBABILITY", default_value_t = TrainSettings::default().confidence)]
     pub confidence: f32,
-    /// Element type of the student's convolutions: float32 or bfloat16, which is faster on processors that compute in it. Weights
+    /// Element type of the student's convolutions; bfloat16 is faster on processors that compute in it. Weights
     /// have 32 bits in either.
-    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = student_precision)]
+    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = one_variant::<StudentPrecision>())]
     student_precision: StudentPrecision,
     /// What everything random depends on.
     #[arg(long, value_name = "N", default_value_t = TrainSettings::default().seed)]
@@ -176,36 +177,7 @@ impl NetworkArguments {
             width: self.width,
             head: self.head,
             head_channels: self.head_channels,
-            embedding: i64::try_from(teacher.embedding_dimension).expect("a length in memory fits 63 bits"),
+            embedding: to_i64(teacher.embedding_dimension),
         }
     }
-}
-
-fn backbone(name: &str) -> Result<Backbone, String> {
-    named(&Backbone::ALL, Backbone::name, name)
-}
-
-fn stem(name: &str) -> Result<Stem, String> {
-    named(&Stem::ALL, Stem::name, name)
-}
-
-fn head(name: &str) -> Result<Head, String> {
-    named(&Head::ALL, Head::name, name)
-}
-
-fn student_precision(name: &str) -> Result<StudentPrecision, String> {
-    named(&StudentPrecision::ALL, StudentPrecision::name, name)
-}
-
-fn pseudo_labels(name: &str) -> Result<PseudoLabels, String> {
-    named(&PseudoLabels::ALL, PseudoLabels::name, name)
-}
-
-/// The one of all that is called so.
-fn named<T: Copy>(all: &[T], name_of: impl Fn(T) -> &'static str, name: &str) -> Result<T, String> {
-    let found = all.iter().copied().find(|&one| name_of(one) == name);
-    found.ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(|&one| name_of(one)).collect();
-        format!("there are {}", names.join(", "))
-    })
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tokio::runtime::Runtime;
 
 use super::disk::open_disk;
@@ -33,7 +35,8 @@ pub use arguments::TrainArguments;
 /// Texts that are embedded at once, each in all templates.
 const TEXTS_AT_ONCE: usize = 8;
 
-/// Trains until the student is done, or SIGTERM or SIGINT saves where it is. The student's path goes to standard output.
+/// Trains until the student is done, or SIGTERM or SIGINT saves where it is; a second of these signals ends the process at once.
+/// The student's path goes to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
     let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
@@ -257,18 +260,23 @@ struct Question {
     options: SegmentOptions,
 }
 
-/// What becomes true on the first SIGTERM or SIGINT, for as long as the runtime lives.
+/// A flag that the first SIGTERM or SIGINT sets; the second ends the process with the status that a shell reports of the signal.
+/// Both happen in the signal's handler, since a step may take minutes and hold every thread. The runtime says what happens.
 fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // Handlers run in this order: a first signal finds the flag unset, and sets it.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
     let signal = runtime.block_on(async { shutdown_signal() })?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
     runtime.spawn(async move {
         signal.await;
-        stopped.store(true, Ordering::Relaxed);
+        eprintln!("stopping after this step; a second signal ends the process at once");
     });
     Ok((runtime, stop))
 }

@@ -12,7 +12,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Pickled, Value};
 use super::stored::Stored;
-use super::{CheckpointError, Origin};
+use super::{CheckpointError, CheckpointFormat};
 
 /// Most bytes of a tensor's name; CLIP's longest names have 60.
 const MAX_NAME: usize = 500;
@@ -27,8 +27,8 @@ const OPENAI_MARK: &str = "input_resolution";
 /// The prefix that distributed training puts before every name.
 const DISTRIBUTED_PREFIX: &str = "module.";
 
-/// Returns the place of every tensor in the archive, with the origin of the archive.
-pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointError> {
+/// Returns the place of every tensor in the archive, with the format of the archive.
+pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), CheckpointError> {
     let entries = Entries::find(bytes)?;
     if entries.get("byteorder").is_some_and(|order| &bytes[order] == b"big") {
         return Err(damaged("its numbers are big-endian"));
@@ -49,8 +49,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, Origin), Ch
         tensors.insert(name, stored);
     }
     let is_openai = entries.get(TORCHSCRIPT_MARK).is_some() && tensors.contains_key(OPENAI_MARK);
-    let origin = if is_openai { Origin::OpenAi } else { Origin::OpenClip };
-    Ok((tensors, origin))
+    let format = if is_openai {
+        CheckpointFormat::OpenAi
+    } else {
+        CheckpointFormat::OpenClip
+    };
+    Ok((tensors, format))
 }
 
 /// Returns the parameters and buffers of a module, each named by the path of attributes that leads to it. Attributes

@@ -27,7 +27,6 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
-use crate::support::hexadecimal;
 
 /// The names that model hubs give to weights in their folders, in the order in which they are looked for.
 pub const WEIGHTS_FILES: [&str; 6] = [
@@ -39,9 +38,10 @@ pub const WEIGHTS_FILES: [&str; 6] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// Who wrote a checkpoint's form. The origin determines where the model's configuration is found.
+/// The format of a checkpoint: whose names its tensors have. The format determines where the model's configuration is
+/// found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum CheckpointFormat {
     /// A TorchScript archive written by OpenAI.
     OpenAi,
     /// A state dict with open_clip's names, in a safetensors file or a PyTorch archive.
@@ -61,7 +61,7 @@ pub struct Weights {
     /// The place of each tensor in the files. A tensor is read when it is taken, so the unconverted copies never exist
     /// all at once.
     tensors: HashMap<String, Stored>,
-    origin: Origin,
+    format: CheckpointFormat,
     device: Device,
     kind: Kind,
     /// The digest, computed on a thread of its own while the tensors are read. In sequence it would take a quarter of a
@@ -98,10 +98,10 @@ impl Weights {
 
     fn from_files(files: Vec<Bytes>, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
         let mut tensors = HashMap::new();
-        let mut origin = Origin::OpenClip;
+        let mut format = CheckpointFormat::OpenClip;
         for (number, file) in files.iter().enumerate() {
-            let (tensors_of_file, origin_of_file) = read(file)?;
-            origin = origin_of_file;
+            let (tensors_of_file, format_of_file) = read(file)?;
+            format = format_of_file;
             for (name, tensor) in tensors_of_file {
                 if tensors.insert(name.clone(), tensor.in_file(number)).is_some() {
                     return Err(CheckpointError::Damaged(format!("{name} is in several of its files")));
@@ -109,16 +109,16 @@ impl Weights {
             }
         }
         let tensors = weights_among(tensors)?;
-        let (tensors, origin) = if hugging_face::is_form_of(&tensors) {
-            (hugging_face::translate(tensors)?, Origin::HuggingFace)
+        let (tensors, format) = if hugging_face::is_form_of(&tensors) {
+            (hugging_face::translate(tensors)?, CheckpointFormat::HuggingFace)
         } else {
-            (tensors, origin)
+            (tensors, format)
         };
         Ok(Self {
             sha256: digest_aside(&files),
             files,
             tensors,
-            origin,
+            format,
             device,
             kind,
         })
@@ -141,9 +141,9 @@ impl Weights {
         Self { kind, ..self }
     }
 
-    /// Returns the origin of the checkpoint's form.
-    pub fn origin(&self) -> Origin {
-        self.origin
+    /// Returns the format of the checkpoint.
+    pub fn format(&self) -> CheckpointFormat {
+        self.format
     }
 
     /// Returns the shape of a tensor that has not been taken yet, or `None` when there is no tensor of that name.
@@ -189,9 +189,9 @@ impl Weights {
 
     /// Returns a tensor's name and shape as the file has them.
     fn in_file(&self, name: &str, shape: &[i64]) -> (String, Vec<i64>) {
-        match self.origin {
-            Origin::HuggingFace => hugging_face::in_file(name, shape),
-            Origin::OpenAi | Origin::OpenClip => (name.to_owned(), shape.to_vec()),
+        match self.format {
+            CheckpointFormat::HuggingFace => hugging_face::in_file(name, shape),
+            CheckpointFormat::OpenAi | CheckpointFormat::OpenClip => (name.to_owned(), shape.to_vec()),
         }
     }
 
@@ -249,10 +249,10 @@ fn map(path: &Path) -> Result<Bytes, CheckpointError> {
     Ok(Bytes::from_owner(bytes))
 }
 
-/// Returns the place of every tensor in one file, with the origin of the file's form.
-fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointError> {
+/// Returns the place of every tensor in one file, with the format of the file.
+fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), CheckpointError> {
     match Container::of(file) {
-        Container::SafeTensors => Ok((safetensors::read(file)?, Origin::OpenClip)),
+        Container::SafeTensors => Ok((safetensors::read(file)?, CheckpointFormat::OpenClip)),
         Container::ZipArchive => archive::read(file),
         Container::Index => Err(CheckpointError::UnsupportedForm("JSON where tensors should be")),
         Container::Pickle => Err(CheckpointError::UnsupportedForm("a bare Python pickle")),
@@ -340,7 +340,7 @@ fn digest_aside(files: &[Bytes]) -> Arc<OnceLock<String>> {
 
 fn sha256_hexadecimal(files: &[impl AsRef<[u8]>]) -> String {
     let digest = files.iter().fold(Sha256::new(), Sha256::chain_update);
-    hexadecimal(&digest.finalize())
+    hex::encode(digest.finalize())
 }
 
 #[cfg(test)]

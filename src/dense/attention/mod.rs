@@ -7,9 +7,9 @@
 //! computed, because nothing reads the row of the class token. All formulas are per head and scaled by the width of a
 //! head, never by that of the block.
 
+mod cell_grid;
 mod clearclip;
 mod gem;
-mod grid;
 mod last_block;
 mod maskclip;
 mod naclip;
@@ -23,7 +23,7 @@ use tch::Tensor;
 
 use super::{Attention, DenseError, FeatureOptions};
 use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
-use grid::Grid;
+use cell_grid::CellGrid;
 use last_block::{LastBlock, cells_of};
 pub(super) use resclip::Feedback;
 use trunk::{Depth, Trunk};
@@ -68,7 +68,7 @@ pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, o
     let FeatureOptions {
         attention, constants, ..
     } = *options;
-    let grid = Grid::of(image, tower.patch_pixels());
+    let grid = CellGrid::of(image, tower.patch_pixels());
     let trunk = Trunk::run(tower, image, blocks_read(attention, Depth::of(tower)));
     let last = LastBlock::of(tower, trunk.before_last().shallow_clone());
     let mut feedback = None;

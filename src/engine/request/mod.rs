@@ -163,8 +163,7 @@ impl From<ClassListAdvice> for Warning {
 }
 
 /// Kinds of [`Warning`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WarningCode {
     /// One class and no background: every pixel gets it with probability 1.
@@ -196,7 +195,7 @@ impl WarningCode {
 }
 
 /// Seconds per stage, named as the metrics name them; 0 for a stage that was not needed.
-#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Timings {
     /// Waiting for a worker.
     pub queue_seconds: f64,

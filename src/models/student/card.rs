@@ -3,6 +3,7 @@
 //! Owns the form of `student.json`. Whether settings make sense is [`training`](crate::training)'s to say.
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, VariantNames};
 use tch::Kind;
 
 use super::network::NetworkConfig;
@@ -36,8 +37,9 @@ impl StudentCard {
 }
 
 /// Element type of a student's convolutions while it is trained. Weights, statistics, loss and optimiser have 32 bits in either.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum StudentPrecision {
     /// 32-bit.
     Float32,
@@ -46,17 +48,6 @@ pub enum StudentPrecision {
 }
 
 impl StudentPrecision {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Float32, Self::Bfloat16];
-
-    /// The name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Bfloat16 => "bfloat16",
-        }
-    }
-
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Float32 => Kind::Float,
@@ -66,8 +57,9 @@ impl StudentPrecision {
 }
 
 /// Where pseudo-labels come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, EnumString, VariantNames)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum PseudoLabels {
     /// The teacher labels each view.
     EachView,
@@ -75,20 +67,6 @@ pub enum PseudoLabels {
     Once,
     /// Nobody labels what has no given label, but the student itself, if it trains itself.
     None,
-}
-
-impl PseudoLabels {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::EachView, Self::Once, Self::None];
-
-    /// The name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::EachView => "each-view",
-            Self::Once => "once",
-            Self::None => "none",
-        }
-    }
 }
 
 /// How a student is trained.
@@ -318,4 +296,32 @@ pub struct PlannedLabels {
     pub classes: Vec<String>,
     /// Digest of the label maps, [`GivenLabels::sha256`](super::GivenLabels::sha256).
     pub sha256: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+    use std::str::FromStr;
+
+    use serde::de::DeserializeOwned;
+    use serde_json::Value;
+
+    use super::super::network::{Backbone, Head, Stem};
+    use super::*;
+
+    fn assert_read_alike<T: VariantNames + DeserializeOwned + FromStr<Err: Debug> + Debug + PartialEq>() {
+        for &name in T::VARIANTS {
+            let in_card: T = serde_json::from_value(Value::from(name)).expect("a card has the same names");
+            assert_eq!(name.parse::<T>().expect("a flag has its own names"), in_card);
+        }
+    }
+
+    #[test]
+    fn flags_have_the_names_of_cards() {
+        assert_read_alike::<Backbone>();
+        assert_read_alike::<Stem>();
+        assert_read_alike::<Head>();
+        assert_read_alike::<StudentPrecision>();
+        assert_read_alike::<PseudoLabels>();
+    }
 }

@@ -10,10 +10,9 @@ use sha2::{Digest, Sha256};
 use super::VocabularyLimits;
 use super::{Class, Classifier, Synonyms, TemplateSet, TextEmbedding};
 use crate::scores::{QueryOwner, UNLABELLED};
-use crate::support::hexadecimal;
 
 /// A class of this name is the background itself when background is asked for.
-pub(super) const BACKGROUND: &str = "background";
+const BACKGROUND: &str = "background";
 
 /// Classes in the order of their ids and the names that stand for everything else. Names are trimmed, printable and
 /// within the limits; there is at least one class.
@@ -148,7 +147,7 @@ impl ClassList {
 
     /// Identifier of the list with its background and templates: equal lists, equal id; 32 hexadecimal digits.
     pub fn id(&self, templates: TemplateSet) -> String {
-        hexadecimal(&Sha256::digest(format!("{} {}", templates.name(), self.digest()))[..16])
+        hex::encode(&Sha256::digest(format!("{} {}", templates.name(), self.digest()))[..16])
     }
 
     /// Digest of the list with its background: equal lists, equal digest; 32 hexadecimal digits.
@@ -164,7 +163,7 @@ impl ClassList {
             class.synonyms.iter().for_each(|synonym| add(b's', synonym));
         }
         self.background.iter().for_each(|name| add(b'b', name));
-        hexadecimal(&digest.finalize()[..16])
+        hex::encode(&digest.finalize()[..16])
     }
 
     /// The texts to embed, each once, in the order they are needed.
@@ -275,11 +274,10 @@ impl ClassList {
 
     /// The class that is the background itself, when background is asked for.
     fn background_class(&self) -> Option<u16> {
-        let named = |class: &Class| fold(&class.name) == BACKGROUND;
         let position = self
             .classes
             .iter()
-            .position(named)
+            .position(|class| is_background(&class.name))
             .filter(|_| !self.background.is_empty());
         position.map(|id| u16::try_from(id).expect("a list has at most 65535 classes"))
     }
@@ -295,6 +293,12 @@ struct Query<'a> {
 /// A name as the model reads it: it knows neither case nor the kind of white space.
 pub(super) fn fold(name: &str) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// Whether a text is the word "background", as the model reads it. A class of this name stands for all that is no other
+/// class, and its text has the embedding that a student learned for the background.
+pub fn is_background(text: &str) -> bool {
+    fold(text) == BACKGROUND
 }
 
 fn check_background(names: &[String], limits: &VocabularyLimits) -> Result<Vec<String>, ClassListError> {

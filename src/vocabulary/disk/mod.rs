@@ -4,13 +4,12 @@
 //! carries a checksum over its key and its content, so whatever happens to the file, nothing wrong is read from it: a
 //! damaged row is dropped, a damaged file makes way for a new one. Whoever is killed leaves whole transactions behind.
 //!
-//! Every call may wait for the disk or for another process: [`off_pool`] keeps that away from the async pool.
+//! Every call may wait for the disk or for another process: async callers make it on the blocking pool.
 
 mod definitions;
 mod embeddings;
 
 use std::ffi::OsString;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -148,15 +147,6 @@ impl DiskStore {
             }
             result => Ok(result?),
         }
-    }
-}
-
-/// Runs work that may wait for the disk on a thread where it holds up nothing else.
-pub async fn off_pool<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // Such tasks are never cancelled, so this is a panic.
-        Err(error) => resume_unwind(error.into_panic()),
     }
 }
 

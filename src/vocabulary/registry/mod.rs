@@ -1,6 +1,6 @@
 //! Named vocabularies: the shipped ones and those that callers define.
 //!
-//! Owns their names, their entity tags and who may change what. Definitions live in memory and, when there is a
+//! Owns their names and who may change what. Definitions live in memory and, when there is a
 //! [`DiskStore`], on disk, where other processes may change them: each call looks whether one has, so it may wait for the
 //! disk. Embeddings belong to [`store`](super::store). The clock is the caller's.
 
@@ -28,24 +28,20 @@ pub struct NamedVocabulary {
     pub list: Arc<ClassList>,
     /// What takes the place of the server's defaults.
     pub options: VocabularyOptions,
-    /// Strong entity tag with its quotes, as in the ETag header: equal definitions, equal tag.
-    pub entity_tag: String,
+    /// Digest of the definition, 32 hexadecimal digits: equal definitions have equal digests.
+    pub digest: String,
     /// Whether it came with the server and is read-only.
     pub shipped: bool,
     /// When this definition was made, to the second if it has been on disk; for shipped ones the server's start.
     pub defined_at: SystemTime,
-    /// Of the definition.
-    digest: String,
     hits: AtomicU64,
 }
 
 impl NamedVocabulary {
     fn new(name: &str, definition: VocabularyDefinition, shipped: bool, now: SystemTime) -> Arc<Self> {
-        let digest = definition.digest();
         Arc::new(Self {
             name: name.to_owned(),
-            entity_tag: format!("\"{digest}\""),
-            digest,
+            digest: definition.digest(),
             list: Arc::new(definition.list),
             options: definition.options,
             shipped,
@@ -57,44 +53,6 @@ impl NamedVocabulary {
     /// Requests that used this definition.
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
-    }
-}
-
-/// What a caller asks of the present state before it is changed (RFC 9110, section 13).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Precondition {
-    /// Nothing.
-    #[default]
-    None,
-    /// If-Match: the state is one of these.
-    IfMatch(EntityTags),
-    /// If-None-Match: the state is none of these.
-    IfNoneMatch(EntityTags),
-}
-
-/// The value of If-Match and If-None-Match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntityTags {
-    /// `*`: any state that exists.
-    Any,
-    /// Entity tags with their quotes and, for weak ones, `W/`.
-    List(Vec<String>),
-}
-
-impl Precondition {
-    /// Whether it holds for the entity tag of what exists, `None` for nothing.
-    pub fn holds(&self, current: Option<&str>) -> bool {
-        match (self, current) {
-            (Self::None, _) | (Self::IfNoneMatch(_), None) => true,
-            (Self::IfMatch(_), None) | (Self::IfNoneMatch(EntityTags::Any), Some(_)) => false,
-            (Self::IfMatch(EntityTags::Any), Some(_)) => true,
-            // The strong comparison: a weak tag equals none of ours.
-            (Self::IfMatch(EntityTags::List(tags)), Some(current)) => tags.iter().any(|tag| tag == current),
-            // The weak comparison.
-            (Self::IfNoneMatch(EntityTags::List(tags)), Some(current)) => {
-                tags.iter().all(|tag| tag.strip_prefix("W/").unwrap_or(tag) != current)
-            }
-        }
     }
 }
 
@@ -168,16 +126,16 @@ impl VocabularyRegistry {
             .collect()
     }
 
-    /// Defines a vocabulary, or defines it anew.
+    /// Defines a vocabulary, or defines it anew. `condition` says whether the caller wants that, from the digest of the present
+    /// definition, `None` when there is none; it is asked again when another process changes the definition meanwhile.
     ///
     /// # Errors
-    /// When the name is not allowed or shipped, the precondition does not hold, a new one would be one too many, or the
-    /// disk fails.
+    /// When the name is not allowed or shipped, the condition does not hold, a new one would be one too many, or the disk fails.
     pub fn put(
         &self,
         name: &str,
         definition: impl Into<VocabularyDefinition>,
-        precondition: &Precondition,
+        condition: impl Fn(Option<&str>) -> bool,
         now: SystemTime,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
         let vocabulary = definition.into();
@@ -187,7 +145,7 @@ impl VocabularyRegistry {
         self.refuse_shipped(name)?;
         self.change(name, |defined, disk| {
             let current = defined.by_name.get(name);
-            check(precondition, name, current)?;
+            check(&condition, name, current)?;
             if current.is_none() && defined.by_name.len() >= self.max_vocabularies {
                 return Err(VocabularyError::TooMany {
                     limit: self.max_vocabularies,
@@ -212,17 +170,17 @@ impl VocabularyRegistry {
         })
     }
 
-    /// Drops a vocabulary.
+    /// Drops a vocabulary. `condition` is that of [`put`](Self::put).
     ///
     /// # Errors
-    /// When there is none of that name, it is shipped, the precondition does not hold, or the disk fails.
-    pub fn delete(&self, name: &str, precondition: &Precondition) -> Result<(), VocabularyError> {
+    /// When there is none of that name, it is shipped, the condition does not hold, or the disk fails.
+    pub fn delete(&self, name: &str, condition: impl Fn(Option<&str>) -> bool) -> Result<(), VocabularyError> {
         self.refuse_shipped(name)?;
         self.change(name, |defined, disk| {
             let Some(current) = defined.by_name.get(name) else {
                 return Err(VocabularyError::NotFound { name: name.to_owned() });
             };
-            check(precondition, name, Some(current))?;
+            check(&condition, name, Some(current))?;
             if let Some(disk) = disk {
                 let deleted = disk.delete_definition(name, &current.digest);
                 if !deleted.map_err(|error| not_written(name, &error))? {
@@ -300,13 +258,14 @@ fn not_written(name: &str, reason: &impl ToString) -> VocabularyError {
     }
 }
 
+/// Refuses a change whose condition does not hold for the present definition.
 fn check(
-    precondition: &Precondition,
+    condition: impl Fn(Option<&str>) -> bool,
     name: &str,
     current: Option<&Arc<NamedVocabulary>>,
 ) -> Result<(), VocabularyError> {
-    let current = current.map(|vocabulary| vocabulary.entity_tag.as_str());
-    if precondition.holds(current) {
+    let current = current.map(|vocabulary| vocabulary.digest.as_str());
+    if condition(current) {
         return Ok(());
     }
     Err(VocabularyError::Changed {

@@ -19,8 +19,8 @@ pub struct PublishedModel {
     pub architecture: &'static Architecture,
     /// open_clip's name for these weights of the architecture.
     pub tag: &'static str,
-    /// The place where the weights are published.
-    pub origin: Origin,
+    /// The place from which the weights are downloaded.
+    pub source: DownloadSource,
     /// The licence of the publisher.
     pub licence: &'static str,
     /// The non-linearity that the model was trained with.
@@ -29,9 +29,9 @@ pub struct PublishedModel {
     pub normalisation: TrainingNormalisation,
 }
 
-/// The place where a model's weights are published.
+/// The place from which the weights of a published model are downloaded.
 #[derive(Debug, PartialEq)]
-pub enum Origin {
+pub enum DownloadSource {
     /// A file whose digest and size are known beforehand.
     Address {
         /// The URL of the file.
@@ -126,9 +126,9 @@ impl PublishedModel {
 
     /// Returns the file extensions that the weights may have.
     pub fn endings(&self) -> &'static [&'static str] {
-        match self.origin {
-            Origin::Address { .. } => &["pt"],
-            Origin::Hub { .. } => &[HUB_FILES[0].1, HUB_FILES[1].1],
+        match self.source {
+            DownloadSource::Address { .. } => &["pt"],
+            DownloadSource::Hub { .. } => &[HUB_FILES[0].1, HUB_FILES[1].1],
         }
     }
 
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn digests_are_whole_and_openais_are_in_their_addresses() {
         for model in PUBLISHED {
-            if let Origin::Address { url, sha256, .. } = model.origin {
+            if let DownloadSource::Address { url, sha256, .. } = model.source {
                 assert_eq!(sha256.len(), 64, "{}", model.name);
                 assert_eq!(url::Url::parse(url).unwrap().as_str(), url);
                 assert_eq!(url.split('/').rev().nth(1), Some(sha256), "{}", model.name);

@@ -39,24 +39,24 @@ pub enum FetchError {
         path: PathBuf,
     },
     /// The file has another length than the model's file.
-    #[error("{origin} has {offered} bytes where {name} has {expected}: it is another file")]
+    #[error("{location} has {offered} bytes where {name} has {expected}: it is another file")]
     WrongSize {
         /// The name of the model.
         name: &'static str,
         /// The address or file that the bytes came from.
-        origin: String,
+        location: String,
         /// The length that was found, in bytes.
         offered: u64,
         /// The length that was expected, in bytes.
         expected: u64,
     },
     /// The file has another digest than the model's file.
-    #[error("{origin} has SHA-256 {found} where {name} must have {expected}: it was discarded")]
+    #[error("{location} has SHA-256 {found} where {name} must have {expected}: it was discarded")]
     WrongDigest {
         /// The name of the model.
         name: &'static str,
         /// The address or file that the bytes came from.
-        origin: String,
+        location: String,
         /// The digest that was found.
         found: String,
         /// The digest that was expected.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::hexadecimal;
+use crate::support::sync_folder_of;
 
 /// A file that is not yet complete. Only one process at a time has it open.
 pub struct Partial {
@@ -86,13 +86,14 @@ impl Partial {
 
     /// Returns the SHA-256 of all bytes in the file, in hexadecimal.
     pub fn sha256(&self) -> String {
-        hexadecimal(&self.digest.clone().finalize())
+        hex::encode(self.digest.clone().finalize())
     }
 
-    /// Flushes the file to the disk and then gives it its name.
+    /// Flushes the file to the disk and then gives it its name. When the function returns, the name is on the disk, too.
     pub fn persist(self, name: &Path) -> io::Result<()> {
         self.file.sync_all()?;
-        fs::rename(&self.path, name)
+        fs::rename(&self.path, name)?;
+        sync_folder_of(name)
     }
 
     /// Removes the file.
@@ -105,7 +106,7 @@ impl Partial {
 pub fn sha256_of(mut file: File) -> io::Result<String> {
     let mut digest = Sha256::new();
     hash(&mut file, &mut digest)?;
-    Ok(hexadecimal(&digest.finalize()))
+    Ok(hex::encode(digest.finalize()))
 }
 
 /// Adds the rest of a file to a digest and returns its number of bytes.

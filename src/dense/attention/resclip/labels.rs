@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::dense::attention::grid::Grid;
+use crate::dense::attention::cell_grid::CellGrid;
 use crate::dense::pamr::PixelAffinity;
 
 /// Factor on cosines before the softmax.
@@ -15,7 +15,7 @@ const QUERIES_TOGETHER: i64 = 16;
 /// Labels each cell with a query, from cosines `[queries, cells]` and the image `[3, height, width]`. A pixel whose
 /// best probability is below `threshold` counts as the first query's. Of queries with equally many pixels in a cell,
 /// the first one wins.
-pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: f32) -> Vec<i64> {
+pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: CellGrid, threshold: f32) -> Vec<i64> {
     let labels = of_pixels(cosines, image, grid, threshold);
     // [height, width] -> [rows, patch, columns, patch] -> [cells, pixels of a patch]
     let labels = labels
@@ -34,7 +34,7 @@ pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: 
 
 /// Labels each pixel with a query, `[height, width]`. The softmax over all queries is accumulated from a few queries at
 /// a time.
-fn of_pixels(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: f32) -> Tensor {
+fn of_pixels(cosines: &Tensor, image: &Tensor, grid: CellGrid, threshold: f32) -> Tensor {
     let (_, height, width) = image.size3().expect("an image is [3, height, width]");
     let affinity = PixelAffinity::of(image);
     let cosines = cosines.to_kind(Kind::Float).unflatten(1, [grid.rows, grid.columns]);
@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    const GRID: Grid = Grid { rows: 1, columns: 2 };
+    const GRID: CellGrid = CellGrid { rows: 1, columns: 2 };
 
     /// Returns an image of two grey cells of 8 x 8 pixels, in which the refinement finds no edge.
     fn image() -> Tensor {

@@ -3,7 +3,8 @@
 
 use tch::{Kind, Tensor};
 
-use crate::dense::attention::grid::Grid;
+use crate::dense::attention::cell_grid::CellGrid;
+use crate::support::to_usize;
 
 /// Standard deviation of the smoothing along the numbers of the cells.
 const SIGMA: f64 = 5.0;
@@ -21,21 +22,21 @@ pub(in crate::dense::attention) enum PathTest {
 }
 
 /// Computes the likeness `S^` from the label of each cell: `[cells, cells]`, 0 to 1, on the CPU.
-pub(super) fn likeness(labels: &[i64], grid: Grid, path_test: PathTest) -> Tensor {
+pub(super) fn likeness(labels: &[i64], grid: CellGrid, path_test: PathTest) -> Tensor {
     let belonging = Tensor::from_slice(&belonging(labels, grid, path_test)).view([grid.cells(), -1]);
     smoothed(&belonging)
 }
 
 /// Computes `M_ij`, row by row: 1 for cells of one label, less where another label lies between them, 0 for cells of
 /// two labels.
-fn belonging(labels: &[i64], grid: Grid, path_test: PathTest) -> Vec<f32> {
+fn belonging(labels: &[i64], grid: CellGrid, path_test: PathTest) -> Vec<f32> {
     let farthest = (grid.rows - 1).max(grid.columns - 1);
     let places: Vec<_> = (0..grid.cells())
         .map(|cell| (cell / grid.columns, cell % grid.columns))
         .collect();
     let label_at = |(row, column): (i64, i64)| {
         let cell = row * grid.columns + column;
-        labels[usize::try_from(cell).expect("a place on the grid is not negative")]
+        labels[to_usize(cell)]
     };
     let belongs = |from: (i64, i64), to: (i64, i64)| {
         if label_at(from) != label_at(to) {
@@ -95,7 +96,7 @@ mod tests {
 
     #[test]
     fn one_label_is_alike_everywhere_but_at_the_ends_of_the_rows() {
-        let grid = Grid { rows: 14, columns: 14 };
+        let grid = CellGrid { rows: 14, columns: 14 };
         let likeness = likeness(&[3; 196], grid, PathTest::Released);
         for row in [0, 77, 195] {
             let row = floats(&likeness.get(row));
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn another_label_in_between_sets_cells_apart() {
-        let grid = Grid { rows: 1, columns: 5 };
+        let grid = CellGrid { rows: 1, columns: 5 };
         let apart = |distance: f32| (-distance / 4.0f32).exp();
         let whole = belonging(&[0, 1, 0, 0, 0], grid, PathTest::WholePath);
         assert_eq!(whole[..5], [1.0, 0.0, apart(2.0), apart(3.0), apart(4.0)]);
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_released_test_looks_at_the_first_part_of_the_way() {
-        let grid = Grid { rows: 1, columns: 9 };
+        let grid = CellGrid { rows: 1, columns: 9 };
         // From 0 to 4, the steps are eighths of the way: 0.5, 1, 1.5 and 2 cells are rounded to 0, 1, 2 and 2.
         let labels = [0, 0, 0, 1, 0, 0, 0, 0, 0];
         let released = belonging(&labels, grid, PathTest::Released);
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_single_cell_is_alike_to_itself() {
-        let likeness = likeness(&[0], Grid { rows: 1, columns: 1 }, PathTest::Released);
+        let likeness = likeness(&[0], CellGrid { rows: 1, columns: 1 }, PathTest::Released);
         assert_eq!(floats(&likeness), [1.0]);
     }
 }

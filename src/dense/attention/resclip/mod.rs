@@ -12,7 +12,7 @@ mod layout;
 
 use tch::Tensor;
 
-use super::grid::Grid;
+use super::cell_grid::CellGrid;
 use super::last_block::{Heads, LastBlock, attend, attend_at_scale, cells_of};
 use super::naclip::neighbourhood;
 use super::trunk::{Depth, Trunk};
@@ -42,7 +42,7 @@ fn first_block(depth: Depth) -> usize {
 /// The input of an image's second pass.
 #[derive(Debug)]
 pub(in crate::dense) struct Feedback {
-    grid: Grid,
+    grid: CellGrid,
     path_test: PathTest,
     constants: ResclipConstants,
     /// The tower's input, `[3, height, width]`.
@@ -69,7 +69,7 @@ pub(super) fn first_pass(
     trunk: &Trunk,
     last: &LastBlock,
     image: &Tensor,
-    grid: Grid,
+    grid: CellGrid,
     path_test: PathTest,
     constants: ResclipConstants,
 ) -> (Tensor, Vec<Feedback>) {
@@ -162,7 +162,7 @@ mod tests {
     use crate::dense::attention::naclip;
     use crate::dense::attention::testing::{assert_close, heads};
 
-    const GRID: Grid = Grid { rows: 2, columns: 3 };
+    const GRID: CellGrid = CellGrid { rows: 2, columns: 3 };
 
     fn mixture() -> Mixture {
         let Heads { query, key, value } = heads(GRID.cells());
