@@ -18,6 +18,7 @@ mod sc_clip;
 mod sclip;
 mod trunk;
 
+use strum::VariantArray;
 use tch::Tensor;
 
 use super::{Attention, DenseError, FeatureOptions};
@@ -30,7 +31,7 @@ use trunk::{Depth, Trunk};
 /// The attentions that a tower can compute.
 pub fn attentions(tower: &VisualTower) -> &'static [Attention] {
     match tower {
-        VisualTower::VisionTransformer(_) => &Attention::ALL,
+        VisualTower::VisionTransformer(_) => Attention::VARIANTS,
         VisualTower::ModifiedResNet(_) => &[Attention::Clip, Attention::Maskclip],
     }
 }
