@@ -327,8 +327,8 @@ impl SegmentFields {
     /// is one, else from the options of the vocabulary, else from the settings.
     ///
     /// # Errors
-    /// [`SegmentError::Field`] when a value is refused, [`SegmentError::Unsupported`] when the request names an attention
-    /// and the model has none.
+    /// [`SegmentError::Field`] when a value is refused. [`SegmentError::Unsupported`] when the request names an
+    /// attention and the model has none.
     pub fn resolve(
         &self,
         surroundings: Surroundings<'_>,
