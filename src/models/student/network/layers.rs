@@ -8,22 +8,22 @@ use super::parameters::{Initial, ParameterError, Parameters};
 /// Added to the variance in every batch normalisation.
 const EPSILON: f64 = 1e-5;
 
-/// How far the running statistics move towards a batch's.
+/// Share of a batch's statistics in each update of the running statistics.
 const MOMENTUM: f64 = 0.1;
 
-/// A convolution's shape. The size of the map is kept at stride 1 and halved, rounded up, at stride 2.
+/// The shape of a convolution. Stride 1 keeps the size of the map; stride 2 halves it, rounded up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) inputs: i64,
     pub(super) outputs: i64,
-    /// Side of the kernel, odd.
+    /// Side of the kernel in cells, odd.
     pub(super) kernel: i64,
     pub(super) stride: i64,
     pub(super) dilation: i64,
 }
 
 impl Shape {
-    /// A 1x1 convolution.
+    /// Returns the shape of a 1x1 convolution.
     pub(super) fn pointwise(inputs: i64, outputs: i64) -> Self {
         Self {
             inputs,
@@ -34,7 +34,7 @@ impl Shape {
         }
     }
 
-    /// A 3x3 convolution whose taps are `dilation` cells apart.
+    /// Returns the shape of a 3x3 convolution whose taps are `dilation` cells apart.
     pub(super) fn dilated(inputs: i64, outputs: i64, dilation: i64) -> Self {
         Self {
             kernel: 3,
@@ -43,7 +43,7 @@ impl Shape {
         }
     }
 
-    /// The same with a stride.
+    /// Returns the same shape with another stride.
     pub(super) fn with_stride(self, stride: i64) -> Self {
         Self { stride, ..self }
     }
@@ -52,7 +52,7 @@ impl Shape {
         [self.outputs, self.inputs, self.kernel, self.kernel]
     }
 
-    /// Convolves in `x`'s kind; gradients reach the weights in their own.
+    /// Convolves in the element type of `x`. Gradients reach the weights in the weights' own type.
     fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         let padding = self.dilation * (self.kernel / 2);
         let bias = bias.map(|bias| bias.to_kind(x.kind()));
@@ -69,7 +69,7 @@ pub(super) struct Convolution {
 }
 
 impl Convolution {
-    /// Begins near 0, as DeepLab's last layers do: normal with deviation 0.01.
+    /// Creates the layer. Its weights start near 0, as in DeepLab's last layers: normal with standard deviation 0.01.
     pub(super) fn new(parameters: &mut Parameters, name: &str, shape: Shape) -> Result<Self, ParameterError> {
         let initial = Initial::Normal { deviation: 0.01 };
         Ok(Self {
@@ -84,11 +84,11 @@ impl Convolution {
     }
 }
 
-/// A convolution without bias and the batch normalisation after it.
+/// A convolution without bias, followed by batch normalisation.
 #[derive(Debug)]
 pub(super) struct NormalisedConvolution {
     shape: Shape,
-    /// `[outputs, inputs, kernel, kernel]`
+    /// Weights of the convolution, `[outputs, inputs, kernel, kernel]`.
     convolution: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -97,8 +97,8 @@ pub(super) struct NormalisedConvolution {
 }
 
 impl NormalisedConvolution {
-    /// `{convolution}.weight` and the four vectors of `{normalisation}`. Begins as He et al. (2015) have it, by the number of
-    /// outputs, and without scale or shift.
+    /// Creates the layer from the tensors `{convolution}.weight` and the four vectors of `{normalisation}`. Weights
+    /// start as in He et al. (2015), by the number of outputs; scale starts at 1 and shift at 0.
     pub(super) fn new(
         parameters: &mut Parameters,
         convolution: &str,
@@ -122,7 +122,8 @@ impl NormalisedConvolution {
         })
     }
 
-    /// Convolved and normalised, statistics in 32 bits whatever `x` is. In [`Mode::Train`] the running ones move.
+    /// Convolves and normalises, with 32-bit statistics for any type of `x`. [`Mode::Train`] updates the running
+    /// statistics.
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         self.shape.apply(x, &self.convolution, None).batch_norm(
             Some(&self.weight),
@@ -136,7 +137,7 @@ impl NormalisedConvolution {
         )
     }
 
-    /// As above, then what is negative becomes 0.
+    /// Does the same as [`Self::forward`], then a ReLU.
     pub(super) fn forward_relu(&self, x: &Tensor, mode: Mode) -> Tensor {
         self.forward(x, mode).relu()
     }
