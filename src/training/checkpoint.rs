@@ -1,6 +1,7 @@
-//! Tensors in files: the state of a run, from which it goes on as if it had never stopped, and the student it ends with.
+//! Tensors in files: the state of a run, from which it resumes exactly, and the finished student.
 //!
-//! Owns the files' form. A file is written beside its place and renamed, so there is a whole one at any time.
+//! This file owns the format of the files. A file is written next to its final path and then renamed, so a complete
+//! file exists at any time.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -15,22 +16,22 @@ use super::{TrainError, file_error};
 use crate::models::student::{Plan, StepReport};
 use crate::support::{to_i64, to_usize};
 
-/// The one key of the state's metadata: several would come in any order.
+/// The only key of the state's metadata. Several keys would be written in no fixed order.
 const METADATA: &str = "maskclip-training";
 
 /// Tensors by name.
 pub(super) type Tensors = HashMap<String, Tensor>;
 
-/// What a run's state says beside its tensors.
+/// What a run's state holds besides its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct StateHeader {
     /// Everything that decides the run.
     pub plan: Plan,
-    /// The last step that was made.
+    /// The report of the last step that was made.
     pub last: StepReport,
 }
 
-/// Tensors as a safetensors file's bytes; of 32 bits, each.
+/// Returns the bytes of a safetensors file with these tensors, all as 32-bit floats.
 pub(super) fn to_bytes<'a>(
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
     header: Option<&StateHeader>,
@@ -57,10 +58,13 @@ pub(super) fn to_bytes<'a>(
     safetensors::serialize(views, metadata).expect("tensors of known shapes and bytes are a file")
 }
 
-/// A run's state: its tensors by name, and what it says beside them.
+/// A run's state: its tensors by name and its header.
 pub(super) type State = (Tensors, StateHeader);
 
-/// A run's state out of a file's bytes.
+/// Reads a run's state from a file.
+///
+/// # Errors
+/// [`TrainError`] when the file cannot be read or is damaged.
 pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
     let damaged = |reason: String| TrainError::Damaged {
         path: path.to_owned(),
@@ -82,7 +86,7 @@ pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
     Ok((tensors.collect::<Result<_, TrainError>>()?, header))
 }
 
-/// Writes a file whole or not at all, on the disk when this returns.
+/// Writes a file completely or not at all. The file is on the disk when this returns.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let partial = path.with_added_extension("partial");
     let write = || {
