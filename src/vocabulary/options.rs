@@ -1,4 +1,4 @@
-//! What a vocabulary says beside its names: how they are put to the model, and when a pixel is none of them.
+//! The options of a vocabulary: how its names are put to the model, and when a pixel is background.
 
 use serde::de::IntoDeserializer;
 use serde::de::value::Error;
@@ -33,15 +33,15 @@ pub struct VocabularyOptions {
 }
 
 impl VocabularyOptions {
-    /// Whether nothing is said.
+    /// Returns whether no option is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Checks every value's range.
+    /// Checks the range of every value.
     ///
     /// # Errors
-    /// [`ClassListError::OptionRange`] for the first one outside.
+    /// [`ClassListError::OptionRange`] for the first value outside its range.
     pub(super) fn check(&self) -> Result<(), ClassListError> {
         let shares = [
             ("prompt_denoising", self.prompt_denoising.map(f64::from)),
@@ -59,7 +59,7 @@ impl VocabularyOptions {
         Ok(())
     }
 
-    /// Those that are said, with their values, as a vocabulary file has them.
+    /// Returns the options that are set, with their values, as a vocabulary file writes them.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let said = [
             ("templates", self.templates.map(|templates| templates.name().to_owned())),
@@ -75,7 +75,10 @@ impl VocabularyOptions {
         said.collect()
     }
 
-    /// Sets one option to the value of a vocabulary file.
+    /// Sets one option to a value from a vocabulary file.
+    ///
+    /// # Errors
+    /// A text for people when the option is unknown or the value is not valid.
     pub(super) fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
         match option {
             "templates" => self.templates = Some(named(value)?),

@@ -1,6 +1,6 @@
-//! Prompt templates: the sentences a text is put into before it is embedded.
+//! Prompt templates: the sentences that a text is put into before it is embedded.
 //!
-//! Owns the template sets. They are compiled in from `config/prompts/`.
+//! This file owns the template sets, which are compiled in from `config/prompts/`.
 
 use std::sync::LazyLock;
 
@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 
 use crate::support::hexadecimal;
 
-/// Where the text goes in a template.
+/// The place of the text in a template.
 const SLOT: &str = "{}";
 
-/// CLIP's templates for ImageNet come first in the file, MaskCLIP's five after them.
+/// Number of CLIP's templates for ImageNet, which come first in the file. MaskCLIP's five follow.
 const IMAGENET_TEMPLATES: usize = 80;
 
 static MASKCLIP_85: LazyLock<Vec<&str>> =
@@ -35,10 +35,10 @@ pub enum TemplateSet {
 }
 
 impl TemplateSet {
-    /// Every set.
+    /// All template sets.
     pub const ALL: [Self; 3] = [Self::Maskclip85, Self::Imagenet80, Self::Simple];
 
-    /// The name requests and settings use.
+    /// Returns the name in requests and settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Maskclip85 => "maskclip-85",
@@ -47,7 +47,7 @@ impl TemplateSet {
         }
     }
 
-    /// The templates, each with one `{}` where the text goes.
+    /// Returns the templates. Each has one `{}` for the text.
     pub fn templates(self) -> &'static [&'static str] {
         match self {
             Self::Maskclip85 => &MASKCLIP_85,
@@ -56,7 +56,7 @@ impl TemplateSet {
         }
     }
 
-    /// SHA-256 of the templates, lower-case hexadecimal.
+    /// Returns the SHA-256 of the templates, lower-case hexadecimal.
     pub(super) fn digest(self) -> &'static str {
         static DIGESTS: LazyLock<[String; TemplateSet::ALL.len()]> = LazyLock::new(|| {
             TemplateSet::ALL.map(|templates| hexadecimal(&Sha256::digest(templates.templates().join("\n"))))
@@ -64,7 +64,7 @@ impl TemplateSet {
         &DIGESTS[self as usize]
     }
 
-    /// One prompt per template, in the templates' order.
+    /// Returns one prompt per template, in the order of the templates.
     pub fn prompts(self, text: &str) -> impl Iterator<Item = String> {
         self.templates()
             .iter()

@@ -16,10 +16,10 @@ pub enum Synonyms {
 }
 
 impl Synonyms {
-    /// Both.
+    /// Both ways to combine synonyms.
     pub const ALL: [Self; 2] = [Self::Mean, Self::Max];
 
-    /// The name in requests, settings and vocabularies.
+    /// Returns the name in requests, settings and vocabulary files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Mean => "mean",
