@@ -1,4 +1,4 @@
-//! `maskclip train`: a student from a folder of images, a vocabulary and a teacher.
+//! `maskclip train`: trains a student from a folder of images, a vocabulary and a teacher.
 
 mod arguments;
 
@@ -30,10 +30,11 @@ use crate::vocabulary::{
 
 pub use arguments::TrainArguments;
 
-/// Texts that are embedded at once, each in all templates.
+/// Number of texts that are embedded at once, each with all templates.
 const TEXTS_AT_ONCE: usize = 8;
 
-/// Trains until the student is done, or SIGTERM or SIGINT saves where it is. The student's path goes to standard output.
+/// Trains until the student is finished, or until SIGTERM or SIGINT, which saves the state. Prints the student's path
+/// to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
     let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
@@ -150,7 +151,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     Ok(())
 }
 
-/// What it takes to label all images before the first step.
+/// Everything that is needed to label all images before the first step.
 struct LabelOnce<'a> {
     config: &'a Config,
     model: ServedModel,
@@ -160,7 +161,7 @@ struct LabelOnce<'a> {
 }
 
 impl LabelOnce<'_> {
-    /// Labels what is not labelled yet, with an engine that ends with it. False when it was stopped.
+    /// Labels the images that have no label map, with an engine that ends afterwards. Returns false if it was stopped.
     async fn label(self, run: &TrainRun<'_>, stop: &AtomicBool) -> Result<bool> {
         if self.cache.is_complete(run.files.len()) {
             return Ok(true);
@@ -179,7 +180,7 @@ impl LabelOnce<'_> {
 }
 
 impl TrainArguments {
-    /// Which classes have given labels, `[classes]`.
+    /// Returns which classes have given labels, `[classes]`.
     fn labelled(&self, list: &ClassList) -> Result<Vec<bool>> {
         match (&self.labels, &self.labelled_classes) {
             (None, _) => Ok(vec![false; list.classes().len()]),
@@ -188,7 +189,7 @@ impl TrainArguments {
         }
     }
 
-    /// The texts of student and teacher, embedded.
+    /// Returns the texts of student and teacher with their embeddings.
     fn texts(
         &self,
         labeller: &mut dyn Labeller,
@@ -209,7 +210,11 @@ impl TrainArguments {
         Ok(Texts::new(list, &full, plain.as_ref(), labelled)?)
     }
 
-    /// What the teacher is asked of an image: the label map of its texts, each as a class of its own.
+    /// Returns the question that the teacher is asked about each image: a label map in which each of its texts is a
+    /// class of its own.
+    ///
+    /// # Errors
+    /// When a flag has several values, a value is refused, or the teacher cannot compute the attention.
     fn question(
         &self,
         classes: Vec<Class>,
@@ -228,7 +233,7 @@ impl TrainArguments {
         };
         set_all(&mut fields, &self.scoring.axes())?;
         let options = resolve(&fields, &config.engine_settings(), options, teacher)?;
-        // The vocabulary's own options do not come with its classes a second time.
+        // The vocabulary's options are copied here, because inline classes bring none.
         fields.templates = Some(options.templates);
         fields.prompt_denoising = Some(options.dense.scoring.prompt_denoising.unwrap_or(0.0));
         let attention = options.dense.features.attention;
@@ -249,15 +254,15 @@ impl TrainArguments {
     }
 }
 
-/// What a teacher is asked of an image.
+/// The question that a teacher is asked about each image.
 struct Question {
     /// The fields of the request.
     fields: SegmentFields,
-    /// What the fields come to.
+    /// The options that the fields resolve to.
     options: SegmentOptions,
 }
 
-/// What becomes true on the first SIGTERM or SIGINT, for as long as the runtime lives.
+/// Returns a flag that becomes true on the first SIGTERM or SIGINT, while the runtime lives.
 fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -273,7 +278,7 @@ fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
     Ok((runtime, stop))
 }
 
-/// Each of the teacher's texts as a class.
+/// Returns each of the teacher's texts as a class.
 fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<Class> {
     let classes = list.queries_as_classes().into_iter().zip(list.query_owners());
     let taught = classes.filter(|(_, owner)| match owner {
@@ -283,7 +288,7 @@ fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<Class> {
     taught.map(|(class, _)| class).collect()
 }
 
-/// Says on standard error what was found in the folder and is not learned from.
+/// Tells on standard error which files in the folder are not used as images.
 fn tell_left_out(images: &TrainingImages) {
     for (file, reason) in &images.undecodable {
         eprintln!("left out: {}: {reason}", file.display());
@@ -325,7 +330,8 @@ fn planned_teacher(info: &ModelInfo, request: &SegmentOptions, pseudo_labels: Ps
     PlannedTeacher::new(info, &request.dense, whole_images)
 }
 
-/// The vocabulary in the teacher's space: one text per class, the mean of its synonyms, and one per background name.
+/// Embeds the vocabulary in the teacher's space: one mean embedding per class with its synonyms, and one embedding per
+/// background name.
 fn embed(labeller: &mut dyn Labeller, list: &ClassList, templates: TemplateSet) -> Result<Classifier> {
     let mut embeddings = Vec::new();
     for texts in list.texts().chunks(TEXTS_AT_ONCE) {
@@ -334,7 +340,7 @@ fn embed(labeller: &mut dyn Labeller, list: &ClassList, templates: TemplateSet) 
     Ok(list.classifier(&embeddings, Synonyms::Mean))
 }
 
-/// A progress bar on standard error; silent where that is no terminal.
+/// A progress bar on standard error. Shows nothing without a terminal.
 struct Bar(ProgressBar);
 
 impl Bar {
@@ -346,7 +352,7 @@ impl Bar {
 
     fn show(&mut self, report: &StepReport, images_per_second: f64) {
         if self.0.position() + 1 < report.step {
-            // A run that goes on: what was made before says nothing of the time that is left.
+            // After a resumption, earlier steps say nothing about the remaining time.
             self.0.set_position(report.step);
             self.0.reset_eta();
         }
