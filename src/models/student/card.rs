@@ -192,7 +192,7 @@ impl OptimiserSettings {
 pub struct StepReport {
     /// The number of the step, counted from 1.
     pub step: u64,
-    /// Mean cross-entropy over the labelled pixels; `None` if no pixel was labelled.
+    /// Mean cross-entropy over the labelled pixels; `None` if no pixel was labelled, and thus no weight was changed.
     pub loss: Option<f64>,
     /// Mean distance between the student's features and the teacher's; `None` without distillation.
     pub distillation: Option<f64>,
