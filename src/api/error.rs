@@ -7,6 +7,7 @@
 use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 
+use super::etag::entity_tag;
 use super::problem::{Limit, Problem, ProblemType};
 use crate::engine::{CostError, ExceededLimit, Field, LimitValue, SegmentError};
 use crate::image::DecodeError;
@@ -145,6 +146,17 @@ impl ApiError {
         }
     }
 
+    /// What is wrong, in words for the caller.
+    fn detail(&self) -> String {
+        match self {
+            Self::Vocabulary(error @ VocabularyError::Changed { current, .. }) => match current {
+                Some(digest) => format!("{error}: its entity tag is {}", entity_tag(digest)),
+                None => format!("{error}: it does not exist"),
+            },
+            _ => self.to_string(),
+        }
+    }
+
     /// What the caller is told; the request's id is still missing.
     fn problem(&self) -> Problem {
         let kind = self.kind();
@@ -152,7 +164,7 @@ impl ApiError {
             kind,
             title: kind.title(),
             status: kind.status().as_u16(),
-            detail: (kind != ProblemType::Internal).then(|| self.to_string()),
+            detail: (kind != ProblemType::Internal).then(|| self.detail()),
             instance: None,
             path: match self {
                 Self::Invalid { path, .. } => path.clone(),

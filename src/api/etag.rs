@@ -1,48 +1,143 @@
-//! Entity tags in conditional requests (RFC 9110, 13.1).
+//! Entity tags and the conditions of requests on them (RFC 9110, sections 8.8.3 and 13).
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, header};
 
-/// Whether a header of `If-None-Match`'s form holds the entity tag, or `*`. Compared weakly, as caches do.
-pub(super) fn matches(headers: &HeaderMap, header: HeaderName, etag: &str) -> bool {
-    tags(headers, header).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+/// The strong entity tag of what has this digest, with its quotes, as in the ETag header.
+pub(super) fn entity_tag(digest: &str) -> String {
+    format!("\"{digest}\"")
 }
 
-/// The entity tags in a header, quotes included. Tags of this server hold no commas.
-pub(super) fn tags(headers: &HeaderMap, header: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers
-        .get_all(header)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|tag| !tag.is_empty())
+/// What a request asks of the present state before the state is changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Precondition {
+    /// Nothing.
+    None,
+    /// If-Match: the state is one of these.
+    IfMatch(EntityTags),
+    /// If-None-Match: the state is none of these.
+    IfNoneMatch(EntityTags),
+}
+
+/// The value of If-Match or If-None-Match.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum EntityTags {
+    /// `*`: any state that exists.
+    Any,
+    /// Entity tags with their quotes and, for weak ones, `W/`.
+    List(Vec<String>),
+}
+
+impl Precondition {
+    /// The condition of a request. Where it has both headers, If-Match counts, which RFC 9110 evaluates first.
+    pub(super) fn read(headers: &HeaderMap) -> Self {
+        if headers.contains_key(header::IF_MATCH) {
+            Self::IfMatch(EntityTags::read(headers, header::IF_MATCH))
+        } else if headers.contains_key(header::IF_NONE_MATCH) {
+            Self::IfNoneMatch(EntityTags::read(headers, header::IF_NONE_MATCH))
+        } else {
+            Self::None
+        }
+    }
+
+    /// Whether it holds for the entity tag of what exists, `None` for nothing.
+    pub(super) fn holds(&self, current: Option<&str>) -> bool {
+        match self {
+            Self::None => true,
+            Self::IfMatch(tags) => current.is_some_and(|current| tags.match_strongly(current)),
+            Self::IfNoneMatch(tags) => !current.is_some_and(|current| tags.match_weakly(current)),
+        }
+    }
+}
+
+impl EntityTags {
+    /// The entity tags in a header; none when there is no such header. Tags of this server hold no commas.
+    pub(super) fn read(headers: &HeaderMap, header: HeaderName) -> Self {
+        let values = headers
+            .get_all(header)
+            .into_iter()
+            .filter_map(|value| value.to_str().ok());
+        let tags: Vec<_> = values
+            .flat_map(|value| value.split(','))
+            .map(|tag| tag.trim().to_owned())
+            .filter(|tag| !tag.is_empty())
+            .collect();
+        match tags.iter().any(|tag| tag == "*") {
+            true => Self::Any,
+            false => Self::List(tags),
+        }
+    }
+
+    /// Whether a strong entity tag is among them by the strong comparison, in which no weak tag equals it.
+    fn match_strongly(&self, strong: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(tags) => tags.iter().any(|tag| tag == strong),
+        }
+    }
+
+    /// Whether a strong entity tag is among them by the weak comparison, as caches compare.
+    pub(super) fn match_weakly(&self, strong: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(tags) => tags.iter().any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == strong),
+        }
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use axum::http::header::IF_NONE_MATCH;
+    use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 
     use super::*;
 
-    fn holds(value: &str) -> bool {
-        let headers = HeaderMap::from_iter([(IF_NONE_MATCH, value.parse().unwrap())]);
-        matches(&headers, IF_NONE_MATCH, "\"a1\"")
+    fn headers(given: &[(HeaderName, &str)]) -> HeaderMap {
+        let values = given.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
+        values.collect()
     }
 
     #[test]
     fn a_tag_is_found_alone_in_a_list_weak_or_by_the_star() {
         for value in ["\"a1\"", "\"b2\", \"a1\"", "W/\"a1\"", "*"] {
-            assert!(holds(value), "{value}");
+            let tags = EntityTags::read(&headers(&[(IF_NONE_MATCH, value)]), IF_NONE_MATCH);
+            assert!(tags.match_weakly("\"a1\""), "{value}");
         }
     }
 
     #[test]
     fn other_tags_do_not_match() {
         for value in ["\"b2\"", "a1", "", "\"a1"] {
-            assert!(!holds(value), "{value}");
+            let tags = EntityTags::read(&headers(&[(IF_NONE_MATCH, value)]), IF_NONE_MATCH);
+            assert!(!tags.match_weakly("\"a1\""), "{value}");
         }
-        assert!(!matches(&HeaderMap::new(), IF_NONE_MATCH, "\"a1\""));
+        assert!(!EntityTags::read(&HeaderMap::new(), IF_NONE_MATCH).match_weakly("\"a1\""));
+    }
+
+    #[test]
+    fn preconditions_compare_as_rfc_9110_says() {
+        let current = Some("\"x\"");
+        let cases = [
+            (IF_MATCH, "\"x\"", current, true),
+            (IF_MATCH, "W/\"x\"", current, false),
+            (IF_MATCH, "\"y\"", current, false),
+            (IF_MATCH, "*", current, true),
+            (IF_MATCH, "*", None, false),
+            (IF_MATCH, "\"x\"", None, false),
+            (IF_NONE_MATCH, "W/\"x\"", current, false),
+            (IF_NONE_MATCH, "\"y\", \"z\"", current, true),
+            (IF_NONE_MATCH, "*", current, false),
+            (IF_NONE_MATCH, "*", None, true),
+        ];
+        for (header, value, current, holds) in cases {
+            let precondition = Precondition::read(&headers(&[(header, value)]));
+            assert_eq!(precondition.holds(current), holds, "{precondition:?} on {current:?}");
+        }
+        assert!(Precondition::read(&HeaderMap::new()).holds(current));
+    }
+
+    #[test]
+    fn if_match_goes_before_if_none_match() {
+        let both = headers(&[(IF_MATCH, "\"x\""), (IF_NONE_MATCH, "*")]);
+        assert!(Precondition::read(&both).holds(Some("\"x\"")));
     }
 }

@@ -14,12 +14,9 @@ use utoipa::{IntoResponses, ToSchema};
 use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
-use super::segment::{KeySmoothingBody, WindowBody};
 use super::upload::{self, Upload, UploadBody};
-use crate::dense::Attention;
-use crate::engine::Protocol;
-use crate::engine::{FeatureFields, ImageRequest, Timings};
-use crate::image::Resize;
+use super::wire::{Attention, KeySmoothingBody, Resize, Timings, WindowBody};
+use crate::engine::{FeatureFields, ImageRequest, Protocol};
 
 /// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
 /// features. Unknown fields are refused.
@@ -62,11 +59,11 @@ impl ImageBody {
         FeatureFields {
             model: self.model,
             protocol: self.protocol,
-            attention: self.attention,
+            attention: self.attention.map(Into::into),
             key_smoothing: self.key_smoothing.map(Into::into),
             short_side: self.short_side,
             scales: self.scales,
-            resize: self.resize,
+            resize: self.resize.map(Into::into),
             window: self.window.map(Into::into),
             deadline_seconds: self.deadline_seconds,
         }
@@ -156,7 +153,7 @@ pub(super) async fn post_image(State(state): State<AppState>, request: Request) 
         height: held.height,
         expires_in_seconds: held.expires_in.as_secs_f64(),
         features_cached: held.features_cached,
-        timings: held.timings,
+        timings: held.timings.into(),
     };
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(reply)).into_response())
 }

@@ -7,10 +7,9 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::problem::NoProblems;
-use super::wire::ClassBody;
-use crate::dense::{Attention, KeySmoothingMethod};
+use super::wire::{Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision};
 use crate::engine::InputLimits;
-use crate::labeller::{ModelInfo, ModelKind, Precision, StudentInfo};
+use crate::labeller::{ModelInfo, StudentInfo};
 use crate::vocabulary::VocabularyLimits;
 
 /// The loaded models.
@@ -150,19 +149,19 @@ impl Model {
         let kind = info.kind();
         Self {
             name: info.name.clone(),
-            kind,
+            kind: kind.into(),
             embedded: info.embedded,
             ready,
             architecture: info.architecture.clone(),
             weights_sha256: info.weights_sha256.clone(),
-            precision: info.precision,
+            precision: info.precision.into(),
             device: info.device.clone(),
             embedding_dimension: info.embedding_dimension,
             patch_pixels: info.patch_pixels,
             short_side: info.short_side,
             temperature: kind.temperature(temperature),
-            attentions: info.attentions.clone(),
-            key_smoothings: kind.key_smoothings().to_vec(),
+            attentions: info.attentions.iter().copied().map(Into::into).collect(),
+            key_smoothings: kind.key_smoothings().iter().copied().map(Into::into).collect(),
             student: info.student.as_ref().map(Student::from),
         }
     }

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 
 use super::error::ApiError;
-use super::etag;
+use super::etag::{EntityTags, entity_tag};
 use super::problem::NoProblems;
 use crate::support::hexadecimal;
 
@@ -57,12 +57,12 @@ fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiErr
     };
     let file = found.ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
     let digest = file.metadata.sha256_hash();
-    let etag = format!("\"{}\"", hexadecimal(&digest[..16]));
+    let etag = entity_tag(&hexadecimal(&digest[..16]));
     let cache = [
         (header::ETAG, etag.clone()),
         (header::CACHE_CONTROL, "no-cache".to_owned()),
     ];
-    if etag::matches(headers, header::IF_NONE_MATCH, &etag) {
+    if EntityTags::read(headers, header::IF_NONE_MATCH).match_weakly(&etag) {
         return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
     }
     let content_type = file.metadata.mimetype().to_owned();

@@ -13,12 +13,12 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::error::ApiError;
+use super::etag::{Precondition, entity_tag};
 use super::problem::{self, ProblemType};
-use super::wire::ClassBody;
-use super::{AppState, body, etag};
+use super::wire::{ClassBody, Synonyms, TemplateSet};
+use super::{AppState, body};
 use crate::vocabulary::{
-    ClassList, EntityTags, NamedVocabulary, Precondition, RecentList, Stored, TemplateSet, VocabularyDefinition,
-    VocabularyError, VocabularyOptions, VocabularyText,
+    self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
 };
 
 /// Names that a summary shows.
@@ -39,6 +39,75 @@ pub struct VocabularyBody {
     /// What takes the place of the server's defaults in requests that do not say so themselves.
     #[serde(default)]
     pub options: VocabularyOptions,
+}
+
+/// Options that a vocabulary brings along. Each takes the place of the server's default of the same name (`defaults.`) in
+/// requests with the vocabulary; what a request says itself goes before.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VocabularyOptions {
+    /// Prompt templates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub templates: Option<TemplateSet>,
+    /// What the synonyms of a class come to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub synonyms: Option<Synonyms>,
+    /// Prompt denoising threshold, 0 to 1; 0 for off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, example = 0.5)]
+    pub prompt_denoising: Option<f32>,
+    /// Best class probability below which a pixel is background, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, example = 0.1)]
+    pub background_threshold: Option<f32>,
+    /// Share of the foreground up to which a class is nowhere, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, example = 0.1)]
+    pub background_area: Option<f64>,
+}
+
+impl VocabularyOptions {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<VocabularyOptions> for vocabulary::VocabularyOptions {
+    fn from(options: VocabularyOptions) -> Self {
+        let VocabularyOptions {
+            templates,
+            synonyms,
+            prompt_denoising,
+            background_threshold,
+            background_area,
+        } = options;
+        Self {
+            templates: templates.map(Into::into),
+            synonyms: synonyms.map(Into::into),
+            prompt_denoising,
+            background_threshold,
+            background_area,
+        }
+    }
+}
+
+impl From<vocabulary::VocabularyOptions> for VocabularyOptions {
+    fn from(options: vocabulary::VocabularyOptions) -> Self {
+        let vocabulary::VocabularyOptions {
+            templates,
+            synonyms,
+            prompt_denoising,
+            background_threshold,
+            background_area,
+        } = options;
+        Self {
+            templates: templates.map(Into::into),
+            synonyms: synonyms.map(Into::into),
+            prompt_denoising,
+            background_threshold,
+            background_area,
+        }
+    }
 }
 
 /// A vocabulary.
@@ -217,14 +286,14 @@ pub(super) async fn put_vocabulary(
     let text = VocabularyText {
         classes: classes.into_iter().map(Into::into).collect(),
         background,
-        options,
+        options: options.into(),
     };
     let definition =
         VocabularyDefinition::new(text, &state.engine.settings().vocabulary_limits).map_err(VocabularyError::from)?;
-    let templates = state.engine.settings().defaults.with(&options).templates;
+    let templates = state.engine.settings().defaults.with(&definition.options).templates;
     let (vocabulary, stored) = state
         .engine
-        .define_vocabulary(&name, definition, precondition(&headers), templates)
+        .define_vocabulary(&name, definition, condition(&headers), templates)
         .await?;
     let reply = describe(&state, &vocabulary).await;
     let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
@@ -233,7 +302,7 @@ pub(super) async fn put_vocabulary(
         Stored::Created => StatusCode::CREATED,
         Stored::Replaced => StatusCode::OK,
     };
-    Ok((status, [(header::ETAG, vocabulary.entity_tag.clone())], Json(reply)).into_response())
+    Ok((status, [(header::ETAG, entity_tag(&vocabulary.digest))], Json(reply)).into_response())
 }
 
 /// Look at a vocabulary
@@ -259,8 +328,8 @@ pub(super) async fn get_vocabulary(
     let Path(name) = name?;
     let vocabulary = state.engine.vocabulary(&name).await?;
     let headers = [
-        (header::ETAG, vocabulary.entity_tag.as_str()),
-        (header::CACHE_CONTROL, "no-store"),
+        (header::ETAG, entity_tag(&vocabulary.digest)),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
     ];
     Ok((headers, Json(describe(&state, &vocabulary).await)).into_response())
 }
@@ -285,24 +354,14 @@ pub(super) async fn delete_vocabulary(
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
-    state.engine.drop_vocabulary(&name, precondition(&headers)).await?;
+    state.engine.drop_vocabulary(&name, condition(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The request's condition on the present definition; of two, `If-Match` counts, which RFC 9110 has
-/// looked at first.
-fn precondition(headers: &HeaderMap) -> Precondition {
-    let tags = |name| match etag::tags(headers, name).map(str::to_owned).collect::<Vec<_>>() {
-        tags if tags.iter().any(|tag| tag == "*") => EntityTags::Any,
-        tags => EntityTags::List(tags),
-    };
-    if headers.contains_key(header::IF_MATCH) {
-        Precondition::IfMatch(tags(header::IF_MATCH))
-    } else if headers.contains_key(header::IF_NONE_MATCH) {
-        Precondition::IfNoneMatch(tags(header::IF_NONE_MATCH))
-    } else {
-        Precondition::None
-    }
+/// The request's condition on the digest of the present definition.
+fn condition(headers: &HeaderMap) -> impl Fn(Option<&str>) -> bool + use<> {
+    let precondition = Precondition::read(headers);
+    move |digest| precondition.holds(digest.map(entity_tag).as_deref())
 }
 
 async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
@@ -311,7 +370,7 @@ async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary 
         shipped: vocabulary.shipped,
         classes: vocabulary.list.classes().iter().cloned().map(Into::into).collect(),
         background: vocabulary.list.background().to_vec(),
-        options: vocabulary.options,
+        options: vocabulary.options.into(),
         hits: vocabulary.hits(),
         age_seconds: seconds_since(vocabulary.defined_at),
         embeddings: embeddings(state, &vocabulary.list, templates_of(state, vocabulary)).await,
@@ -345,7 +404,7 @@ async fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySu
 }
 
 /// The prompts of requests that name the vocabulary and none.
-fn templates_of(state: &AppState, vocabulary: &NamedVocabulary) -> TemplateSet {
+fn templates_of(state: &AppState, vocabulary: &NamedVocabulary) -> vocabulary::TemplateSet {
     state.engine.settings().defaults.with(&vocabulary.options).templates
 }
 
@@ -363,13 +422,13 @@ fn seconds_since(moment: SystemTime) -> f64 {
 }
 
 /// The embeddings of each loaded model.
-async fn embeddings(state: &AppState, list: &ClassList, templates: TemplateSet) -> Vec<EmbeddingState> {
+async fn embeddings(state: &AppState, list: &ClassList, templates: vocabulary::TemplateSet) -> Vec<EmbeddingState> {
     let mut states = Vec::new();
     for (model, _) in state.engine.models() {
         let (embedded, total) = state.engine.embedded(&model, list, templates).await;
         states.push(EmbeddingState {
             model: model.name.clone(),
-            templates,
+            templates: templates.into(),
             embedded,
             total,
             bytes: embedded * model.embedding_dimension * size_of::<f32>(),

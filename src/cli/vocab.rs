@@ -15,9 +15,8 @@ use crate::labeller::{ModelInfo, ServedModel};
 use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::VocabularyLimits;
 use crate::vocabulary::{
-    DiskStore, EntityTags, NamedVocabulary, Precondition, Stored, Synonyms, TemplateSet, VocabularyDefinition,
-    VocabularyError, VocabularyOptions, VocabularyRegistry, VocabularyText, parse_class, parse_vocabulary,
-    write_vocabulary,
+    DiskStore, NamedVocabulary, Stored, Synonyms, TemplateSet, VocabularyDefinition, VocabularyError,
+    VocabularyOptions, VocabularyRegistry, VocabularyText, parse_class, parse_vocabulary, write_vocabulary,
 };
 
 /// Pause between two updates of the progress line.
@@ -164,7 +163,7 @@ pub fn run(arguments: VocabArguments) -> Outcome {
             };
             define(&registry, &name, text, replace, &config.limits.vocabulary)
         }
-        VocabCommand::Remove { name } => Ok(registry.delete(&name, &Precondition::None)?),
+        VocabCommand::Remove { name } => Ok(registry.delete(&name, |_| true)?),
         VocabCommand::Import { name, file, replace } => {
             let text = read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
             let text = parse_vocabulary(&text).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -214,11 +213,8 @@ fn define(
     limits: &VocabularyLimits,
 ) -> Outcome {
     let definition = VocabularyDefinition::new(text, limits)?;
-    let precondition = match replace {
-        true => Precondition::None,
-        false => Precondition::IfNoneMatch(EntityTags::Any),
-    };
-    let (vocabulary, stored) = match registry.put(name, definition, &precondition, SystemTime::now()) {
+    let condition = |current: Option<&str>| replace || current.is_none();
+    let (vocabulary, stored) = match registry.put(name, definition, condition, SystemTime::now()) {
         Err(VocabularyError::Changed { .. }) => {
             return Err(format!("there is a vocabulary {name:?} already; --replace defines it anew").into());
         }

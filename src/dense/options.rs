@@ -1,28 +1,15 @@
 //! The choices a request has over the dense features: plain data, no tensors.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::AttentionConstants;
 
-/// What the last attention of the visual tower does.
+/// What the last attention of the visual tower does. All but `Clip` and `Maskclip` are for vision transformers only, each as
+/// its authors released it.
 ///
-/// - `clip`: CLIP without the change, the papers' baseline.
-/// - `maskclip`: MaskCLIP as its reference implementation has it.
-///
-/// All others are for vision transformers only, each as its authors released it:
-/// - `maskclip-no-residual`: what later papers call MaskCLIP, the last block's projected values alone.
-/// - `sclip` (arXiv 2312.01597), `clearclip` (2407.12442), `naclip` (2404.08181): tokens attend to tokens of like queries and
-///   keys, like queries, like keys nearby.
-/// - `pearl` (2603.21528): queries attend to keys turned towards them by an exact rotation; `pearl-newton-schulz` has the
-///   released approximation of it, which the published figures are from.
-/// - `sc-clip` (2411.15869): outlying tokens repaired, attention from a middle layer; on a square input of at least 31 patches.
-/// - `resclip` (2411.15851): like keys nearby and the attention of middle blocks, in two passes, the second led by what the
-///   classes label in the first; `resclip-repaired` mends the release's test of what lies between two patches.
-/// - `gem` (2312.00878): a parallel path of self-self attention over the last six blocks.
-///
-/// Blocks are those of the published models, which have 12 or 24; in others their numbers are scaled in proportion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+/// Numbers of blocks are those of the published models, which have 12 or 24 blocks; in other models they are scaled in
+/// proportion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attention {
     /// CLIP without the change: query, key and value attention kept, spatial tokens read out. The
@@ -32,31 +19,30 @@ pub enum Attention {
     /// on a ViT the last block's residual and MLP stay.
     #[default]
     Maskclip,
-    /// What later papers call MaskCLIP: the last block's projected value alone. ViT only.
+    /// What later papers call MaskCLIP: the last block's projected value alone.
     MaskclipNoResidual,
     /// SCLIP (Wang, Mei, Yuille, ECCV 2024): tokens attend to tokens of like queries and of like keys; the last block's
-    /// residual and MLP stay. ViT only.
+    /// residual and MLP stay.
     Sclip,
-    /// ClearCLIP (Lan et al., ECCV 2024): tokens attend to tokens of like queries, without residual and MLP. ViT only.
+    /// ClearCLIP (Lan et al., ECCV 2024): tokens attend to tokens of like queries, without residual and MLP.
     Clearclip,
     /// NACLIP (Hajimiri, Ben Ayed, Dolz, WACV 2025): tokens attend to tokens of like keys, nearby ones preferred, without
-    /// residual and MLP. ViT only.
+    /// residual and MLP.
     Naclip,
     /// PEARL (Pei et al., CVPR 2026): queries attend to keys that the exact Procrustes rotation has turned towards them,
-    /// without residual and MLP. ViT only.
+    /// without residual and MLP.
     Pearl,
-    /// PEARL as released: the rotation approached by five Newton-Schulz steps, which the published figures are from. ViT
-    /// only.
+    /// PEARL as released: the rotation approached by five Newton-Schulz steps, which the published figures are from.
     PearlNewtonSchulz,
     /// SC-CLIP (Bai et al., TIP 2025): outlying tokens are repaired and tokens attend to those that a middle layer finds
-    /// alike, on a square of at least 31 patches. ViT only.
+    /// alike, on a square of at least 31 patches.
     ScClip,
     /// ResCLIP (Yang et al., CVPR 2025): like keys nearby and the attention of middle blocks, in two passes, the second led
-    /// by what the texts label in the first. ViT only.
+    /// by what the texts label in the first.
     Resclip,
-    /// ResCLIP with the whole way between two patches looked at, where the release stops short. ViT only.
+    /// ResCLIP with the whole way between two patches looked at, where the release stops short.
     ResclipRepaired,
-    /// GEM (Bousselham et al., CVPR 2024): a parallel path of self-self attention over the last six blocks. ViT only.
+    /// GEM (Bousselham et al., CVPR 2024): a parallel path of self-self attention over the last six blocks.
     Gem,
 }
 
@@ -177,7 +163,7 @@ pub enum SmoothingKeys {
 }
 
 /// The ways of [`KeySmoothing`], as requests and settings name them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeySmoothingMethod {
     /// No smoothing.
@@ -206,7 +192,7 @@ pub struct Window {
 }
 
 /// What is done to scores at the image's size, before they become probabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Refinement {
     /// Nothing: they are interpolated.
@@ -323,20 +309,7 @@ pub struct DenseOptions {
 
 #[cfg(test)]
 mod tests {
-    use utoipa::PartialSchema;
-
     use super::*;
-
-    #[test]
-    fn every_attention_is_listed_under_the_name_that_requests_use() {
-        let schema = serde_json::to_value(Attention::schema()).expect("a schema is JSON");
-        let names = Attention::ALL.map(Attention::name);
-        assert_eq!(schema["enum"], serde_json::json!(names));
-        assert_eq!(
-            serde_json::to_value(Attention::ALL).expect("names are JSON"),
-            serde_json::json!(names)
-        );
-    }
 
     #[test]
     fn an_attention_reads_its_own_constants_alone() {

@@ -7,7 +7,7 @@ use super::Engine;
 use super::request::{Background, SegmentError, VocabularyChoice};
 use super::slots::Slot;
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, Precondition, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
+    ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
     VocabularyOptions, VocabularyRegistry, off_pool,
 };
 
@@ -35,20 +35,19 @@ impl Engine {
     /// `templates` for every model that is ready, if the engine has a free slot. [`Engine::embedded`] tells how many
     /// texts are done.
     ///
-    /// Must be called inside a tokio runtime.
+    /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the name or the precondition is refused, or the disk fails.
+    /// When the name is refused, the condition does not hold, or the disk fails.
     pub async fn define_vocabulary(
         self: &Arc<Self>,
         name: &str,
         definition: VocabularyDefinition,
-        precondition: Precondition,
+        condition: impl Fn(Option<&str>) -> bool + Send + 'static,
         templates: TemplateSet,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
         let name = name.to_owned();
-        let put =
-            move |registry: &VocabularyRegistry| registry.put(&name, definition, &precondition, SystemTime::now());
+        let put = move |registry: &VocabularyRegistry| registry.put(&name, definition, condition, SystemTime::now());
         let (vocabulary, stored) = self.with_registry(put).await?;
         if let Ok(slot) = self.take_slot() {
             let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
@@ -68,13 +67,17 @@ impl Engine {
         }
     }
 
-    /// Deletes a vocabulary.
+    /// Deletes a vocabulary. `condition` is that of [`VocabularyRegistry::put`].
     ///
     /// # Errors
-    /// When no vocabulary has that name, the vocabulary is shipped, the precondition does not hold, or the disk fails.
-    pub async fn drop_vocabulary(&self, name: &str, precondition: Precondition) -> Result<(), VocabularyError> {
+    /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the disk fails.
+    pub async fn drop_vocabulary(
+        &self,
+        name: &str,
+        condition: impl Fn(Option<&str>) -> bool + Send + 'static,
+    ) -> Result<(), VocabularyError> {
         let name = name.to_owned();
-        self.with_registry(move |registry| registry.delete(&name, &precondition))
+        self.with_registry(move |registry| registry.delete(&name, condition))
             .await
     }
 

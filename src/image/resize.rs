@@ -3,7 +3,6 @@
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{Normalisation, NormalisedImage, RgbImage};
 
@@ -23,7 +22,7 @@ pub struct InputTooLarge {
 }
 
 /// How an image comes to the size of the model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resize {
     /// As CLIP was trained: Pillow's antialiased bicubic. Each side is a whole number of patches.

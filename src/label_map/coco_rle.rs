@@ -5,13 +5,10 @@
 //! number becomes characters of 5 bits, lowest first, as 48 plus the bits plus 32 if more follow;
 //! the highest bit of the last character is the number's sign.
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
 use super::LabelMap;
 
 /// A mask in COCO's compressed run-length encoding: column-major runs, zeros first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CocoMask {
     /// Class id.
     pub class_id: u16,

@@ -1,16 +1,12 @@
 //! Label maps as bytes and as plain data for JSON: which forms there are, and their pixel values.
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
 use super::LabelMap;
 use super::coco_rle::{CocoMask, coco_masks};
 use super::id_width::{is_8_bit, label_8_bit};
 use super::png::{grey_png, label_png};
 
 /// The forms a label map can be written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LabelMapFormat {
     /// Indexed PNG with a stable palette; 16-bit grey above 255 classes.
     #[default]

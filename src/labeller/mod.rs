@@ -5,9 +5,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
 use crate::dense::{Attention, DenseOptions, FeatureOptions, KeySmoothingMethod, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation};
 use crate::scores::{DenseScores, ScoreMap};
@@ -179,13 +176,12 @@ pub struct TeacherInfo {
     pub precision: Precision,
 }
 
-/// Kinds of models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+/// The kind of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelKind {
-    /// CLIP, by MaskCLIP or one of its successors.
+    /// CLIP, made dense by MaskCLIP or one of its successors.
     Clip,
-    /// A segmentation network that `maskclip train` made (MaskCLIP+).
+    /// A segmentation network that `maskclip train` has trained (MaskCLIP+).
     Student,
 }
 
@@ -209,14 +205,13 @@ impl ModelKind {
 }
 
 /// Element type of a model's arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// 32-bit.
+    /// 32-bit floats.
     Float32,
-    /// 16-bit with float32's range.
+    /// 16-bit floats with the range of float32.
     Bfloat16,
-    /// IEEE 16-bit; CUDA only.
+    /// IEEE 16-bit floats, on CUDA only.
     Float16,
 }
 

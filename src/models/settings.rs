@@ -69,7 +69,7 @@ impl ModelEntry {
     }
 }
 
-// Written by hand, because serde's untagged enums lose the path of an error.
+// Written by hand, because serde's untagged enums and the crate serde_untagged lose the path of an error.
 impl<'de> Deserialize<'de> for ModelEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         /// An entry in its long form.

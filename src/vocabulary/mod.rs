@@ -28,7 +28,7 @@ pub use embedding::{EmbeddingSpace, TextEmbedding};
 pub use options::VocabularyOptions;
 pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};
-pub use registry::{EntityTags, NamedVocabulary, Precondition, Stored, VocabularyRegistry};
+pub use registry::{NamedVocabulary, Stored, VocabularyRegistry};
 pub use settings::{VocabularyLimits, VocabularySettings};
 pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingStore, StoreStatistics, TextEmbedder};
 pub use store_path::StorePath;
@@ -82,12 +82,12 @@ pub enum VocabularyError {
         /// The name asked for.
         name: String,
     },
-    /// The vocabulary's entity tag does not satisfy the caller's precondition.
-    #[error("the vocabulary {name:?} is not in the state that was asked for: {}", state(current.as_deref()))]
+    /// The caller's condition does not hold for the present definition.
+    #[error("the vocabulary {name:?} is not in the state that was asked for")]
     Changed {
         /// The name asked for.
         name: String,
-        /// The vocabulary's entity tag now, with its quotes; `None` if the vocabulary does not exist.
+        /// Digest of the present definition; `None` if the vocabulary does not exist.
         current: Option<String>,
     },
     /// The name is not allowed for a vocabulary.
@@ -113,8 +113,4 @@ pub enum VocabularyError {
     /// The classes or the background were refused.
     #[error(transparent)]
     Invalid(#[from] ClassListError),
-}
-
-fn state(entity_tag: Option<&str>) -> String {
-    entity_tag.map_or("it does not exist".to_owned(), |tag| format!("its entity tag is {tag}"))
 }

@@ -1,34 +1,24 @@
 //! The options of a vocabulary: how its names are put to the model, and when a pixel is background.
 
+use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{ClassListError, Synonyms, TemplateSet};
 
-/// Options that a vocabulary brings along. Each takes the place of the server's default of the same name (`defaults.`) in
-/// requests with the vocabulary; what a request says itself goes before.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+/// The options of a vocabulary. In requests with the vocabulary, each option replaces the server's default of the same
+/// name (`defaults.`). Fields of the request itself override both.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct VocabularyOptions {
-    /// Prompt templates.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The set of prompt templates.
     pub templates: Option<TemplateSet>,
-    /// What the synonyms of a class come to.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// How the scores of a class's synonyms are combined.
     pub synonyms: Option<Synonyms>,
-    /// Prompt denoising threshold, 0 to 1; 0 for off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1, example = 0.5)]
+    /// Prompt denoising threshold, 0 to 1; 0 turns denoising off.
     pub prompt_denoising: Option<f32>,
-    /// Best class probability below which a pixel is background, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1, example = 0.1)]
+    /// A pixel whose best class probability is below this is background, 0 to 1.
     pub background_threshold: Option<f32>,
-    /// Share of the foreground up to which a class is nowhere, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1, example = 0.1)]
+    /// A class that covers at most this share of the foreground is dropped, 0 to 1.
     pub background_area: Option<f64>,
 }
 

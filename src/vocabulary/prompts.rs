@@ -6,7 +6,6 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
 
 use crate::support::hexadecimal;
 
@@ -19,18 +18,18 @@ const IMAGENET_TEMPLATES: usize = 80;
 static MASKCLIP_85: LazyLock<Vec<&str>> =
     LazyLock::new(|| include_str!("../../config/prompts/maskclip-85.txt").lines().collect());
 
-/// Which prompt templates a text is put into before it is embedded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+/// A set of prompt templates that a text is put into before it is embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TemplateSet {
-    /// CLIP's 80 ImageNet templates and 5 "... in the scene", as in MaskCLIP and ViLD.
+    /// CLIP's 80 ImageNet templates and five "... in the scene" templates, as in MaskCLIP and ViLD.
     #[default]
     #[serde(rename = "maskclip-85")]
     Maskclip85,
     /// CLIP's 80 ImageNet templates.
     #[serde(rename = "imagenet-80")]
     Imagenet80,
-    /// "a photo of a {}." alone.
+    /// Only the template "a photo of a {}."
     Simple,
 }
 

@@ -1,17 +1,16 @@
 //! How the synonyms of a class are combined.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
-/// What the synonyms of a class come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+/// How the scores of a class's synonyms are combined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Synonyms {
-    /// One query per class: the mean of the embeddings of its name and its synonyms, of unit length.
+    /// One query per class: the mean of the embeddings of its name and synonyms, scaled to unit length.
     #[default]
     Mean,
-    /// One query per text; after the softmax over all of them the class has the largest of its own, as the protocols of
-    /// MaskCLIP's successors have it.
+    /// One query per text. After the softmax over all queries, a class gets the largest probability of its own queries.
+    /// The protocols of MaskCLIP's successors use this.
     Max,
 }
 

@@ -27,6 +27,17 @@ async fn broken_json_is_400() {
 }
 
 #[tokio::test]
+async fn broken_json_is_400_inside_a_field_of_several_forms_too() {
+    let app = App::start().await;
+    for field in ["classes\": [{", "background\": {", "key_smoothing\": {", "window\": {"] {
+        let body = request(Method::POST, "/v1/segment").header(header::CONTENT_TYPE, "application/json");
+        let reply = app.send(body.body(Body::from(format!("{{\"{field}"))).unwrap()).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{field}");
+        assert_eq!(reply.json()["type"], "/problems/malformed", "{field}");
+    }
+}
+
+#[tokio::test]
 async fn broken_base64_is_400() {
     let app = App::start().await;
     app.segment(&json!({"image": "a!", "classes": ["red"]}))

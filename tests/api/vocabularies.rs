@@ -162,9 +162,11 @@ async fn if_match_changes_only_what_was_seen() {
         .assert_problem(&expected);
     delete(&app, "paint", &seen).await.assert_problem(&expected);
     let any = [(header::IF_MATCH, "*")];
+    let missing = put(&app, "other", &json!({"classes": ["red"]}), &any).await;
+    assert_eq!(missing.status, StatusCode::PRECONDITION_FAILED);
     assert_eq!(
-        put(&app, "other", &json!({"classes": ["red"]}), &any).await.status,
-        StatusCode::PRECONDITION_FAILED
+        missing.json()["detail"],
+        "the vocabulary \"other\" is not in the state that was asked for: it does not exist"
     );
     assert_eq!(delete(&app, "paint", &any).await.status, StatusCode::NO_CONTENT);
 }

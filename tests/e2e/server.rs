@@ -122,22 +122,35 @@ impl Server {
 
     /// Sends a signal by name, as `kill` does.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &self.process.id().to_string()])
-            .status();
-        assert!(sent.expect("kill runs").success());
+        signal(&self.process, name);
     }
 
     /// Waits for the process to end by itself; its exit code.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().expect("the process is ours") {
-                return status.code();
-            }
-            assert!(start.elapsed() < limit, "the server still runs after {limit:?}");
-            std::thread::sleep(Duration::from_millis(20));
+        wait(&mut self.process, limit)
+    }
+}
+
+/// Sends a process a signal by name, as `kill` does.
+pub fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &process.id().to_string()])
+        .status();
+    assert!(sent.expect("kill runs").success());
+}
+
+/// Waits for a process to end by itself; its exit code. Kills the process and fails when it runs beyond the limit.
+pub fn wait(process: &mut Child, limit: Duration) -> Option<i32> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = process.try_wait().expect("the process is ours") {
+            return status.code();
         }
+        if start.elapsed() > limit {
+            process.kill().expect("the process is ours");
+            panic!("the process still runs after {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -167,7 +180,7 @@ pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
 }
 
 /// Settings of whoever runs the tests are not part of them, and nothing is on disk. 32 bits, since what the machine at hand is
-/// faster in is not part of them either.
+/// faster in is not part of them either. Threads that wait leave the processor to the programs of other tests.
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
         command.env_remove(name);
@@ -175,6 +188,9 @@ fn without_settings(mut command: Command) -> Command {
     command
         .env(STORE_PATH, "none")
         .env("MASKCLIP_MODEL__PRECISION", "float32");
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+        command.env("OMP_WAIT_POLICY", "passive");
+    }
     command
 }
 

@@ -106,12 +106,12 @@ fn a_restart_after_a_kill_pays_for_nothing() {
 }
 
 #[test]
-fn what_coco_stuff_costs_is_paid_once() {
+fn what_a_published_list_costs_is_paid_once() {
     let (_folder, store) = place();
-    let request = request("coco-stuff-171");
+    let request = request("voc-20");
     let mut server = Server::start_on(&store);
     let mut embedding = segment(&server, &request);
-    assert_eq!((server.metric(MISSES), server.metric(DISK_HITS)), (171, 0));
+    assert_eq!((server.metric(MISSES), server.metric(DISK_HITS)), (20, 0));
     server.signal("KILL");
     server.wait(Duration::from_secs(10));
 
@@ -120,13 +120,12 @@ fn what_coco_stuff_costs_is_paid_once() {
     let mut reading = segment(&server, &request);
     assert_eq!(
         (server.metric(MISSES), server.metric(DISK_HITS)),
-        (0, 171),
+        (0, 20),
         "the text tower has had nothing to do"
     );
-    let seconds = |reply: &mut Value| reply["timings"].take()["text_seconds"].as_f64().unwrap();
-    let (embedded_in, read_in) = (seconds(&mut embedding), seconds(&mut reading));
-    println!("171 x 85 prompts: embedded in {embedded_in:.2} s, read in {read_in:.4} s");
-    assert!(read_in < embedded_in / 10.0, "{read_in} s after {embedded_in} s");
+    for reply in [&mut embedding, &mut reading] {
+        reply["timings"].take();
+    }
     assert_eq!(reading, embedding);
 }
 
@@ -207,27 +206,33 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
     let embed = [
         "vocab",
         "embed",
-        "coco-stuff-171",
+        "pascal-context-59",
         "--device",
         "cpu",
         "--templates",
         "maskclip-85",
     ];
     let mut progress = Vec::new();
-    for round in 0..4_u64 {
+    for round in 1..=4 {
         let mut process = maskclip_on(&store)
             .args(embed)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Not before it writes: its log beside the store has grown.
+        // While it writes: the store, or the log beside it, has grown so many times.
         let start = Instant::now();
-        let before = written(&store);
-        while written(&store) <= before + 40_000 && start.elapsed() < Duration::from_secs(20) {
-            std::thread::sleep(Duration::from_millis(2));
+        let (mut growths, mut last) = (0, written(&store));
+        while growths < round && process.try_wait().unwrap().is_none() {
+            assert!(
+                start.elapsed() < Duration::from_secs(120),
+                "nothing is written: {progress:?}"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+            let now = written(&store);
+            growths += u32::from(now > last);
+            last = now;
         }
-        std::thread::sleep(Duration::from_millis(37 * round));
         process.kill().unwrap();
         process.wait().unwrap();
         progress.push(fs::metadata(&store).unwrap().len());
@@ -235,7 +240,7 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
 
     let finished = vocab(&store, &embed[1..]).unwrap();
     assert!(
-        finished.starts_with("coco-stuff-171: 171 of 171 texts embedded"),
+        finished.starts_with("pascal-context-59: 59 of 59 texts embedded"),
         "{finished}"
     );
     let now: u64 = finished
@@ -248,14 +253,14 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
         .parse()
         .unwrap();
     assert!(
-        now < 171,
+        now < 59,
         "those who were killed left something behind: {finished}{progress:?}"
     );
     let server = Server::start_on(&store);
-    let from_disk = answer(&server, "coco-stuff-171");
-    assert_eq!((server.metric(DISK_HITS), server.metric(MISSES)), (171, 0));
+    let from_disk = answer(&server, "pascal-context-59");
+    assert_eq!((server.metric(DISK_HITS), server.metric(MISSES)), (59, 0));
     assert!(!log(&store).contains("damaged"), "{}", log(&store));
-    assert_eq!(from_disk, answer(&Server::start(&[]), "coco-stuff-171"));
+    assert_eq!(from_disk, answer(&Server::start(&[]), "pascal-context-59"));
 }
 
 /// Bytes of a store with the log beside it.

@@ -3,15 +3,13 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::forms::{BackgroundBody, KeySmoothingBody, WindowBody};
+use super::background::BackgroundBody;
 use crate::api::error::ApiError;
 use crate::api::upload::UploadBody;
-use crate::api::wire::ClassBody;
-use crate::dense::{Attention, Refinement};
+use crate::api::wire::{
+    Attention, ClassBody, KeySmoothingBody, LabelMapFormat, Refinement, Resize, Synonyms, TemplateSet, WindowBody,
+};
 use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, VocabularyChoice};
-use crate::image::Resize;
-use crate::label_map::LabelMapFormat;
-use crate::vocabulary::{Synonyms, TemplateSet};
 
 /// What to look for in an image, and how. Unknown fields are refused.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -122,23 +120,23 @@ impl SegmentBody {
             features: FeatureFields {
                 model: self.model,
                 protocol: self.protocol,
-                attention: self.attention,
+                attention: self.attention.map(Into::into),
                 key_smoothing: self.key_smoothing.map(Into::into),
                 short_side: self.short_side,
                 scales: self.scales,
-                resize: self.resize,
+                resize: self.resize.map(Into::into),
                 window: self.window.map(Into::into),
                 deadline_seconds: self.deadline_seconds,
             },
             vocabulary: vocabulary(self.classes, self.vocabulary)?,
             background: self.background.map(Into::into).unwrap_or_default(),
-            templates: self.templates,
-            synonyms: self.synonyms,
+            templates: self.templates.map(Into::into),
+            synonyms: self.synonyms.map(Into::into),
             prompt_denoising: self.prompt_denoising,
-            refinement: self.refinement,
+            refinement: self.refinement.map(Into::into),
             temperature: self.temperature,
             output: OutputOptions {
-                label_map: self.output.label_map,
+                label_map: self.output.label_map.into(),
                 confidence_map: self.output.confidence_map,
             },
         })

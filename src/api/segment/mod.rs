@@ -1,7 +1,7 @@
 //! `POST /v1/segment`: an image and a list of classes in, a label map and statistics out.
 
+mod background;
 mod body;
-mod forms;
 mod reply;
 
 use std::collections::BTreeMap;
@@ -14,20 +14,19 @@ use bytes::Bytes;
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
+pub use background::{BackgroundBody, BackgroundDetail};
 pub use body::{OutputBody, SegmentBody};
-pub use forms::{
-    BackgroundBody, BackgroundDetail, KeySmoothingBody, KeySmoothingDetail, WholeInput, WindowBody, WindowDetail,
-};
 pub use reply::{
-    ClassReply, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,
+    ClassReply, CocoMask, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,
 };
 
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
+use super::wire::LabelMapFormat;
 use super::{AppState, accept, run_blocking};
 use crate::engine::{ImageSource, SegmentRequest, Warning};
-use crate::label_map::{EncodedLabelMap, LabelMapFormat};
+use crate::label_map::EncodedLabelMap;
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
 const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");

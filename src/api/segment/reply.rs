@@ -6,8 +6,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::error::ApiError;
-use crate::engine::{ClassResult, Segmentation, Timings, Warning, WarningCode};
-use crate::label_map::{CocoMask, EncodedLabelMap, palette_color};
+use crate::api::wire::{Timings, WarningCode};
+use crate::engine::{ClassResult, Segmentation, Warning};
+use crate::label_map::{self, EncodedLabelMap, palette_color};
 
 /// A labelled image.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -117,6 +118,17 @@ pub enum LabelMapReply {
     None,
 }
 
+/// A mask in COCO's compressed run-length encoding: column-major runs, zeros first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CocoMask {
+    /// Class id.
+    pub class_id: u16,
+    /// `[height, width]` in pixels, COCO's order.
+    pub size: [u32; 2],
+    /// The runs as COCO's printable string.
+    pub counts: String,
+}
+
 /// The confidence map, in the same form as the label map.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "format", content = "data", rename_all = "kebab-case")]
@@ -141,7 +153,17 @@ pub struct WarningReply {
 
 impl From<Warning> for WarningReply {
     fn from(Warning { code, message }: Warning) -> Self {
-        Self { code, message }
+        Self {
+            code: code.into(),
+            message,
+        }
+    }
+}
+
+impl From<label_map::CocoMask> for CocoMask {
+    fn from(mask: label_map::CocoMask) -> Self {
+        let label_map::CocoMask { class_id, size, counts } = mask;
+        Self { class_id, size, counts }
     }
 }
 
@@ -149,7 +171,7 @@ impl From<EncodedLabelMap> for LabelMapReply {
     fn from(map: EncodedLabelMap) -> Self {
         match map {
             EncodedLabelMap::Png(bytes) => Self::Png(BASE64_STANDARD.encode(bytes)),
-            EncodedLabelMap::CocoRle(masks) => Self::CocoRle(masks),
+            EncodedLabelMap::CocoRle(masks) => Self::CocoRle(masks.into_iter().map(Into::into).collect()),
             EncodedLabelMap::Raw(rows) => Self::Raw(rows),
             EncodedLabelMap::None => Self::None,
         }
@@ -182,7 +204,7 @@ impl TryFrom<Segmentation> for SegmentReply {
                 .map(|png| ConfidenceMapReply::Png(BASE64_STANDARD.encode(png))),
             warnings: segmentation.warnings.into_iter().map(Into::into).collect(),
             features_cached: segmentation.features_cached,
-            timings: segmentation.timings,
+            timings: segmentation.timings.into(),
         })
     }
 }

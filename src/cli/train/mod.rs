@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tokio::runtime::Runtime;
 
 use super::disk::open_disk;
@@ -33,8 +35,8 @@ pub use arguments::TrainArguments;
 /// Number of texts that are embedded at once, each with all templates.
 const TEXTS_AT_ONCE: usize = 8;
 
-/// Trains until the student is finished, or until SIGTERM or SIGINT, which saves the state. Prints the student's path
-/// to standard output.
+/// Trains until the student is finished, or until SIGTERM or SIGINT, which saves the state. A second of these signals
+/// ends the process at once. Prints the student's path to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
     let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
@@ -262,18 +264,24 @@ struct Question {
     options: SegmentOptions,
 }
 
-/// Returns a flag that becomes true on the first SIGTERM or SIGINT, while the runtime lives.
+/// Returns a flag that the first SIGTERM or SIGINT sets. The second one ends the process with the exit status that a
+/// shell reports for the signal. Both happen in the signal's handler, because a step may take minutes and occupy every
+/// thread. The returned runtime prints a message at the first signal.
 fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // Handlers run in this order, so the first signal finds the flag unset and sets it.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
     let signal = runtime.block_on(async { shutdown_signal() })?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
     runtime.spawn(async move {
         signal.await;
-        stopped.store(true, Ordering::Relaxed);
+        eprintln!("stopping after this step; a second signal ends the process at once");
     });
     Ok((runtime, stop))
 }

@@ -164,22 +164,21 @@ impl From<ClassListAdvice> for Warning {
     }
 }
 
-/// Kinds of [`Warning`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
+/// The kind of a [`Warning`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WarningCode {
-    /// One class and no background: every pixel gets it with probability 1.
+    /// The list has one class and no background, so every pixel gets this class with probability 1.
     SingleClass,
-    /// No class stands for what is around the others, and background was neither asked for nor declined.
+    /// No class covers the surroundings of the others, and the request neither asked for a background nor declined it.
     NoBackground,
-    /// A class or a synonym stands in the list twice.
+    /// A name or synonym is listed twice.
     DuplicateClass,
-    /// A class has words the model's training captions never had.
+    /// A class has words that do not occur in the model's training captions.
     UnknownWord,
-    /// A name is longer than the model reads and lost its end.
+    /// A name is too long for the model and lost its end.
     TextTruncated,
-    /// Prompt denoising dropped every class, so it was not applied.
+    /// Prompt denoising would have dropped every class, so it was not applied.
     DenoisingDroppedAll,
 }
 
@@ -197,22 +196,22 @@ impl WarningCode {
     }
 }
 
-/// Seconds per stage, named as the metrics name them; 0 for a stage that was not needed.
-#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, utoipa::ToSchema)]
+/// Seconds that each stage took, 0 for a stage that was not needed. The metrics use the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Timings {
-    /// Waiting for a worker.
+    /// Seconds of waiting for a worker.
     pub queue_seconds: f64,
-    /// Bytes to pixels.
+    /// Seconds of decoding the image's bytes to pixels.
     pub decode_seconds: f64,
-    /// Resize and normalisation.
+    /// Seconds of resizing and normalising the pixels.
     pub preprocess_seconds: f64,
-    /// Text embeddings that were not held yet.
+    /// Seconds of computing the text embeddings that were not cached.
     pub text_seconds: f64,
-    /// The visual tower and the scores.
+    /// Seconds of running the visual tower and computing the scores.
     pub model_seconds: f64,
-    /// Scores to labels at image size.
+    /// Seconds of turning scores into labels at the image's size.
     pub label_map_seconds: f64,
-    /// Writing the label map and the confidence map.
+    /// Seconds of encoding the label map and the confidence map.
     pub encode_seconds: f64,
 }
 

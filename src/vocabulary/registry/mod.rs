@@ -1,8 +1,8 @@
 //! Named vocabularies: those shipped with the server and those that clients define.
 //!
-//! This file owns their names, their entity tags and the rules for changes. Definitions live in memory, and with a
-//! [`DiskStore`] also on disk, where other processes may change them. Every call checks for such changes, so it may
-//! wait for the disk. [`store`](super::store) owns the embeddings. The caller provides the time.
+//! This file owns their names and the rules for changes. Definitions live in memory, and with a [`DiskStore`] also on
+//! disk, where other processes may change them. Every call checks for such changes, so it may wait for the disk.
+//! [`store`](super::store) owns the embeddings. The caller provides the time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,25 +28,21 @@ pub struct NamedVocabulary {
     pub list: Arc<ClassList>,
     /// Options that replace the server's defaults.
     pub options: VocabularyOptions,
-    /// Strong entity tag with its quotes, as in the ETag header. Equal definitions have equal tags.
-    pub entity_tag: String,
+    /// Digest of the definition, 32 hexadecimal digits. Equal definitions have equal digests.
+    pub digest: String,
     /// Whether the vocabulary is shipped with the server and thus read-only.
     pub shipped: bool,
     /// When the definition was made, to the second if it has been on disk. For a shipped vocabulary, when the server
     /// started.
     pub defined_at: SystemTime,
-    /// Digest of the definition.
-    digest: String,
     hits: AtomicU64,
 }
 
 impl NamedVocabulary {
     fn new(name: &str, definition: VocabularyDefinition, shipped: bool, now: SystemTime) -> Arc<Self> {
-        let digest = definition.digest();
         Arc::new(Self {
             name: name.to_owned(),
-            entity_tag: format!("\"{digest}\""),
-            digest,
+            digest: definition.digest(),
             list: Arc::new(definition.list),
             options: definition.options,
             shipped,
@@ -58,45 +54,6 @@ impl NamedVocabulary {
     /// Returns the number of requests that used this definition.
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
-    }
-}
-
-/// The state that a caller requires before a change (RFC 9110, section 13).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Precondition {
-    /// Any state, or none.
-    #[default]
-    None,
-    /// If-Match: the state has one of these tags.
-    IfMatch(EntityTags),
-    /// If-None-Match: the state has none of these tags.
-    IfNoneMatch(EntityTags),
-}
-
-/// The value of If-Match or If-None-Match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntityTags {
-    /// `*`: any existing state.
-    Any,
-    /// Entity tags with their quotes. Weak ones begin with `W/`.
-    List(Vec<String>),
-}
-
-impl Precondition {
-    /// Returns whether the precondition holds for a state with this entity tag; `None` if the vocabulary does not
-    /// exist.
-    pub fn holds(&self, current: Option<&str>) -> bool {
-        match (self, current) {
-            (Self::None, _) | (Self::IfNoneMatch(_), None) => true,
-            (Self::IfMatch(_), None) | (Self::IfNoneMatch(EntityTags::Any), Some(_)) => false,
-            (Self::IfMatch(EntityTags::Any), Some(_)) => true,
-            // Strong comparison: a weak tag never equals one of ours.
-            (Self::IfMatch(EntityTags::List(tags)), Some(current)) => tags.iter().any(|tag| tag == current),
-            // Weak comparison: `W/` is ignored.
-            (Self::IfNoneMatch(EntityTags::List(tags)), Some(current)) => {
-                tags.iter().all(|tag| tag.strip_prefix("W/").unwrap_or(tag) != current)
-            }
-        }
     }
 }
 
@@ -171,16 +128,18 @@ impl VocabularyRegistry {
             .collect()
     }
 
-    /// Defines a vocabulary, new or in place of an older definition.
+    /// Defines a vocabulary, new or in place of an older definition. `condition` decides whether the caller wants the
+    /// change, from the digest of the present definition, or `None` if there is none. It is called again if another
+    /// process changes the definition in the meantime.
     ///
     /// # Errors
-    /// [`VocabularyError`] when the name is not allowed or shipped, the precondition does not hold, there is no room
-    /// for a new vocabulary, or the disk fails.
+    /// [`VocabularyError`] when the name is not allowed or shipped, the condition does not hold, there is no room for a
+    /// new vocabulary, or the disk fails.
     pub fn put(
         &self,
         name: &str,
         definition: impl Into<VocabularyDefinition>,
-        precondition: &Precondition,
+        condition: impl Fn(Option<&str>) -> bool,
         now: SystemTime,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
         let vocabulary = definition.into();
@@ -190,7 +149,7 @@ impl VocabularyRegistry {
         self.refuse_shipped(name)?;
         self.change(name, |defined, disk| {
             let current = defined.by_name.get(name);
-            check(precondition, name, current)?;
+            check(&condition, name, current)?;
             if current.is_none() && defined.by_name.len() >= self.max_vocabularies {
                 return Err(VocabularyError::TooMany {
                     limit: self.max_vocabularies,
@@ -215,18 +174,18 @@ impl VocabularyRegistry {
         })
     }
 
-    /// Deletes a vocabulary.
+    /// Deletes a vocabulary. `condition` is that of [`put`](Self::put).
     ///
     /// # Errors
-    /// [`VocabularyError`] when no vocabulary has the name, it is shipped, the precondition does not hold, or the disk
+    /// [`VocabularyError`] when no vocabulary has the name, it is shipped, the condition does not hold, or the disk
     /// fails.
-    pub fn delete(&self, name: &str, precondition: &Precondition) -> Result<(), VocabularyError> {
+    pub fn delete(&self, name: &str, condition: impl Fn(Option<&str>) -> bool) -> Result<(), VocabularyError> {
         self.refuse_shipped(name)?;
         self.change(name, |defined, disk| {
             let Some(current) = defined.by_name.get(name) else {
                 return Err(VocabularyError::NotFound { name: name.to_owned() });
             };
-            check(precondition, name, Some(current))?;
+            check(&condition, name, Some(current))?;
             if let Some(disk) = disk {
                 let deleted = disk.delete_definition(name, &current.digest);
                 if !deleted.map_err(|error| not_written(name, &error))? {
@@ -308,13 +267,14 @@ fn not_written(name: &str, reason: &impl ToString) -> VocabularyError {
     }
 }
 
+/// Refuses a change whose condition does not hold for the present definition.
 fn check(
-    precondition: &Precondition,
+    condition: impl Fn(Option<&str>) -> bool,
     name: &str,
     current: Option<&Arc<NamedVocabulary>>,
 ) -> Result<(), VocabularyError> {
-    let current = current.map(|vocabulary| vocabulary.entity_tag.as_str());
-    if precondition.holds(current) {
+    let current = current.map(|vocabulary| vocabulary.digest.as_str());
+    if condition(current) {
         return Ok(());
     }
     Err(VocabularyError::Changed {

@@ -54,9 +54,24 @@ impl Shape {
 
     /// Convolves in the element type of `x`. Gradients reach the weights in the weights' own type.
     fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        let padding = self.dilation * (self.kernel / 2);
+        let weight = weight.to_kind(x.kind());
         let bias = bias.map(|bias| bias.to_kind(x.kind()));
-        x.conv2d(&weight.to_kind(x.kind()), bias, self.stride, padding, self.dilation, 1)
+        if self.has_no_safe_gradient() {
+            // A 1x1 kernel uses only the cells that the stride lands on.
+            // [batch, inputs, height, width] -> [batch, inputs, height / stride, width / stride], rounded up
+            let seen = x.slice(2, None, None, self.stride).slice(3, None, None, self.stride);
+            return seen.conv2d(&weight, bias, 1, 0, 1, 1);
+        }
+        let padding = self.dilation * (self.kernel / 2);
+        x.conv2d(&weight, bias, self.stride, padding, self.dilation, 1)
+    }
+
+    /// Returns whether oneDNN's convolution of this shape must not be trained. On processors without AVX-512, an AVX2
+    /// kernel computes the gradient of a 1x1 weight. For a strided convolution it packs the inputs in blocks of 8
+    /// channels. With fewer channels than a block, the kernel writes beyond its memory: the gradient is wrong, or the
+    /// process crashes or never ends (oneDNN 3.12.0).
+    fn has_no_safe_gradient(self) -> bool {
+        self.kernel == 1 && self.stride > 1 && self.inputs < 8
     }
 }
 

@@ -1,4 +1,4 @@
-//! Wire types that several resources share.
+//! Classes, in requests and replies.
 
 use std::fmt;
 
@@ -58,8 +58,9 @@ impl From<Class> for ClassBody {
     }
 }
 
-// By hand, as the other types of several forms: serde's untagged enums lose the path of what is wrong
-// and say of a typo in `synonyms` only that no variant matched.
+// By hand, like the other types of several forms. serde's untagged enums lose the path of what is wrong and say of a typo in
+// `synonyms` only that no variant matched. The crate serde_untagged reports broken JSON inside an object as wrong data, which
+// would be a 422 instead of a 400.
 impl<'de> Deserialize<'de> for ClassBody {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Forms;

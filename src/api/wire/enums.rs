@@ -1,0 +1,175 @@
+//! Enumerations as clients write and read them, each the counterpart of one below.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Writes enumerations of the wire, each with the conversions from and to its counterpart below.
+///
+/// Both conversions match every variant, so that a variant that only one of the two has does not compile. Names on the
+/// wire are the variants' in kebab case unless `#[serde(rename)]` says otherwise.
+macro_rules! counterparts {
+    ($(
+        $(#[$attribute:meta])*
+        $name:ident of $below:ty {
+            $($(#[$variant_attribute:meta])* $variant:ident,)+
+        }
+    )+) => {$(
+        $(#[$attribute])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name {
+            $($(#[$variant_attribute])* $variant,)+
+        }
+
+        impl From<$below> for $name {
+            fn from(below: $below) -> Self {
+                match below {
+                    $(<$below>::$variant => Self::$variant,)+
+                }
+            }
+        }
+
+        impl From<$name> for $below {
+            fn from(wire: $name) -> Self {
+                match wire {
+                    $($name::$variant => Self::$variant,)+
+                }
+            }
+        }
+    )+};
+}
+
+counterparts! {
+    /// What the last attention of the visual tower does.
+    ///
+    /// - `clip`: CLIP without the change, the papers' baseline.
+    /// - `maskclip`: MaskCLIP as its reference implementation has it.
+    ///
+    /// All others are for vision transformers only, each as its authors released it:
+    /// - `maskclip-no-residual`: what later papers call MaskCLIP, the last block's projected values alone.
+    /// - `sclip` (arXiv 2312.01597), `clearclip` (2407.12442), `naclip` (2404.08181): tokens attend to tokens of like queries and
+    ///   keys, like queries, like keys nearby.
+    /// - `pearl` (2603.21528): queries attend to keys turned towards them by an exact rotation; `pearl-newton-schulz` has the
+    ///   released approximation of it, which the published figures are from.
+    /// - `sc-clip` (2411.15869): outlying tokens repaired, attention from a middle layer; on a square input of at least 31 patches.
+    /// - `resclip` (2411.15851): like keys nearby and the attention of middle blocks, in two passes, the second led by what the
+    ///   classes label in the first; `resclip-repaired` mends the release's test of what lies between two patches.
+    /// - `gem` (2312.00878): a parallel path of self-self attention over the last six blocks.
+    ///
+    /// Blocks are those of the published models, which have 12 or 24; in others their numbers are scaled in proportion.
+    Attention of crate::dense::Attention {
+        Clip,
+        Maskclip,
+        MaskclipNoResidual,
+        Sclip,
+        Clearclip,
+        Naclip,
+        Pearl,
+        PearlNewtonSchulz,
+        ScClip,
+        Resclip,
+        ResclipRepaired,
+        Gem,
+    }
+
+    /// The ways of key smoothing, as requests and settings name them.
+    KeySmoothingMethod of crate::dense::KeySmoothingMethod {
+        None,
+        Formula,
+        Reference,
+        Likeness,
+    }
+
+    /// What is done to scores at the image's size, before they become probabilities.
+    Refinement of crate::dense::Refinement {
+        None,
+        Pamr,
+        PearlPropagation,
+    }
+
+    /// How an image comes to the size of the model's input.
+    Resize of crate::image::Resize {
+        Bicubic,
+        Mmcv,
+    }
+
+    /// Which prompt templates a text is put into before it is embedded.
+    TemplateSet of crate::vocabulary::TemplateSet {
+        #[serde(rename = "maskclip-85")]
+        Maskclip85,
+        #[serde(rename = "imagenet-80")]
+        Imagenet80,
+        Simple,
+    }
+
+    /// What the synonyms of a class come to.
+    Synonyms of crate::vocabulary::Synonyms {
+        Mean,
+        Max,
+    }
+
+    /// The forms a label map can be written in.
+    LabelMapFormat of crate::label_map::LabelMapFormat {
+        Png,
+        CocoRle,
+        Raw,
+        None,
+    }
+
+    /// Kinds of models.
+    ModelKind of crate::labeller::ModelKind {
+        Clip,
+        Student,
+    }
+
+    /// Element type of a model's arithmetic.
+    Precision of crate::labeller::Precision {
+        Float32,
+        Bfloat16,
+        Float16,
+    }
+
+    /// Kinds of warnings.
+    WarningCode of crate::engine::WarningCode {
+        SingleClass,
+        NoBackground,
+        DuplicateClass,
+        UnknownWord,
+        TextTruncated,
+        DenoisingDroppedAll,
+    }
+}
+
+impl Default for LabelMapFormat {
+    fn default() -> Self {
+        crate::label_map::LabelMapFormat::default().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use utoipa::PartialSchema;
+
+    use super::*;
+    use crate::{dense, vocabulary};
+
+    /// Checks that the wire writes every variant under its name below, and that the schema lists these names in order.
+    fn check<Below: Copy, Wire: From<Below> + Serialize + PartialSchema>(
+        all: &[Below],
+        name: fn(Below) -> &'static str,
+    ) {
+        let names: Vec<_> = all.iter().map(|&below| name(below)).collect();
+        let written: Vec<_> = all.iter().map(|&below| Wire::from(below)).collect();
+        assert_eq!(json!(written), json!(names));
+        assert_eq!(json!(Wire::schema())["enum"], json!(names));
+    }
+
+    #[test]
+    fn names_on_the_wire_are_those_of_settings_and_flags() {
+        check::<_, Attention>(&dense::Attention::ALL, dense::Attention::name);
+        check::<_, Refinement>(&dense::Refinement::ALL, dense::Refinement::name);
+        check::<_, Synonyms>(&vocabulary::Synonyms::ALL, vocabulary::Synonyms::name);
+        check::<_, TemplateSet>(&vocabulary::TemplateSet::ALL, vocabulary::TemplateSet::name);
+    }
+}

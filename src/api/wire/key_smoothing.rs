@@ -1,0 +1,70 @@
+//! Key smoothing: a method, or a method with its threshold.
+
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+
+use super::KeySmoothingMethod;
+use crate::dense;
+use crate::engine::KeySmoothingFields;
+
+/// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys are alike.
+#[derive(Debug, Clone, PartialEq, ToSchema)]
+#[serde(untagged)]
+pub enum KeySmoothingBody {
+    /// A method alone.
+    Method(KeySmoothingMethod),
+    /// A method with its threshold.
+    Detail(KeySmoothingDetail),
+}
+
+/// A way of key smoothing with its threshold.
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeySmoothingDetail {
+    /// The method.
+    pub method: KeySmoothingMethod,
+    /// For `reference` alone: positions whose best probability reaches this are left as they are; 1
+    /// without it, which smooths every position.
+    #[schema(minimum = 0, maximum = 1, example = 0.9)]
+    pub threshold: Option<f32>,
+}
+
+impl<'de> Deserialize<'de> for KeySmoothingBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+
+        impl<'de> Visitor<'de> for Forms {
+            type Value = KeySmoothingBody;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("none, formula, reference, likeness or an object with method and threshold")
+            }
+
+            fn visit_str<E: de::Error>(self, method: &str) -> Result<KeySmoothingBody, E> {
+                KeySmoothingMethod::deserialize(method.into_deserializer()).map(KeySmoothingBody::Method)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeySmoothingBody, A::Error> {
+                KeySmoothingDetail::deserialize(MapAccessDeserializer::new(map)).map(KeySmoothingBody::Detail)
+            }
+        }
+
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+impl From<KeySmoothingBody> for KeySmoothingFields {
+    fn from(body: KeySmoothingBody) -> Self {
+        match body {
+            KeySmoothingBody::Method(method) => dense::KeySmoothingMethod::from(method).into(),
+            KeySmoothingBody::Detail(KeySmoothingDetail { method, threshold }) => Self {
+                method: method.into(),
+                threshold,
+            },
+        }
+    }
+}

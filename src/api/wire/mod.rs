@@ -1,0 +1,19 @@
+//! Wire types that several resources share, and the counterparts of all enumerations below.
+//!
+//! No room below derives a schema. What a client reads of a type, and how the type is written, stands here; conversions
+//! connect it with the type below.
+
+mod classes;
+mod enums;
+mod key_smoothing;
+mod timings;
+mod window;
+
+pub use classes::{ClassBody, ClassDetail};
+pub use enums::{
+    Attention, KeySmoothingMethod, LabelMapFormat, ModelKind, Precision, Refinement, Resize, Synonyms, TemplateSet,
+    WarningCode,
+};
+pub use key_smoothing::KeySmoothingBody;
+pub use timings::Timings;
+pub use window::WindowBody;
