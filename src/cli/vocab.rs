@@ -216,7 +216,7 @@ fn define(
     let condition = |current: Option<&str>| replace || current.is_none();
     let (vocabulary, stored) = match registry.put(name, definition, condition, SystemTime::now()) {
         Err(VocabularyError::Changed { .. }) => {
-            return Err(format!("there is a vocabulary {name:?} already; --replace defines it anew").into());
+            return Err(format!("the vocabulary {name:?} exists already; use --replace to replace it").into());
         }
         result => result?,
     };

@@ -90,7 +90,7 @@ impl DefaultSettings {
             "defaults.scales",
             self.scales.len() == 1 || self.key_smoothing != KeySmoothingMethod::Formula,
             format!("{} of them", self.scales.len()),
-            "one alone where defaults.key_smoothing is formula",
+            "a single scale if defaults.key_smoothing is formula",
         )?;
         if let Some(Window { side, stride }) = self.window {
             in_range("defaults.window.side", side >= 1, side, "at least 1")?;

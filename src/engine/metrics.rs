@@ -132,7 +132,11 @@ pub(super) fn register_images(registry: &MetricsRegistry, features: &Arc<Feature
                 "Encoded images held for requests to come.",
                 images.images as u64,
             ),
-            Reading::Gauge("maskclip_held_image_bytes", "Bytes of encoded images held for requests to come.", images.bytes),
+            Reading::Gauge(
+                "maskclip_held_image_bytes",
+                "Bytes of encoded images held for requests to come.",
+                images.bytes,
+            ),
         ]
     })));
 }

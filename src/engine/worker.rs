@@ -208,7 +208,7 @@ fn work(context: &WorkerContext) {
                 match outcome {
                     Outcome::QueueClosed => return,
                     Outcome::Panicked { message, unanswered } => {
-                        tracing::error!(model = context.model, %message, "the model panicked; loading it anew");
+                        tracing::error!(model = context.model, %message, "the model panicked; loading it again");
                         drop(unanswered);
                     }
                 }

@@ -51,8 +51,8 @@ pub enum ModelsError {
     },
     /// A student's teacher does not exist.
     #[error(
-        "models[{index}]: {student} is a student of {teacher:?}, whose text tower it needs: {source}; teacher, in its entry of \
-         models, says where that is"
+        "models[{index}]: {student} is a student of {teacher:?}, whose text tower it needs: {source}; set teacher in its \
+         entry of models to the teacher's path"
     )]
     Teacher {
         /// The student's index in `models`.

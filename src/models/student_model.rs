@@ -60,8 +60,8 @@ impl StudentModel {
         if teacher.weights_sha256 != planned.weights_sha256 {
             let expected = &planned.weights_sha256;
             return Err(LabellerError::Load(format!(
-                "{}: its teacher has weights of SHA-256 {expected}, but those of {} have {}; teacher, in the student's entry of \
-                 models, says where the right one is",
+                "{}: its teacher has weights of SHA-256 {expected}, but those of {} have {}; set teacher in the student's \
+                 entry of models to the path of the right one",
                 self.files.weights().display(),
                 teacher.name,
                 teacher.weights_sha256

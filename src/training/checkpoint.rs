@@ -73,7 +73,7 @@ pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
     let bytes = fs::read(path).map_err(file_error(path))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
-    let header = header.ok_or_else(|| damaged("it is no state of a training".to_owned()))?;
+    let header = header.ok_or_else(|| damaged("it is not the state of a training run".to_owned()))?;
     let header = serde_json::from_str(header).map_err(|error| damaged(error.to_string()))?;
     let stored = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let tensors = stored.tensors().into_iter().map(|(name, view)| {

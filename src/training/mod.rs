@@ -97,7 +97,7 @@ pub enum TrainError {
         reason: String,
     },
     /// The state holds other tensors than the student has.
-    #[error("the state is none of this student: {0}")]
+    #[error("the state belongs to another student: {0}")]
     Foreign(String),
     /// The run in the folder has another plan.
     #[error(
@@ -143,8 +143,8 @@ pub enum TrainError {
     Teacher(#[from] LabellerError),
     /// No pixel had a label for several steps.
     #[error(
-        "no pixel had a label in {steps} steps: no probability reaches the confidence {confidence}; a lower one, or a \
-         vocabulary that fits the images, gives something to learn from"
+        "no pixel had a label in {steps} steps: no probability reaches the confidence {confidence}; use a lower \
+         confidence or a vocabulary that fits the images"
     )]
     NoPseudoLabels {
         /// Number of such steps in a row.

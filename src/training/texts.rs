@@ -29,8 +29,8 @@ pub enum TextsError {
     NoBackgroundClass,
     /// A labelled class has several texts, so its label is ambiguous.
     #[error(
-        "the labelled class {0:?} is made of several texts, and a label does not say which: a learned background, or no \
-         background names, makes it one"
+        "the labelled class {0:?} is made of several texts, and a label does not say which: use a learned background \
+         or no background names"
     )]
     SeveralTexts(String),
 }

@@ -90,9 +90,9 @@ impl<'a> Trainer<'a> {
         parameters.finish().map_err(foreign)?;
         let mut optimiser = Sgd::new(&plan.settings.optimiser, &parameters);
         if last.is_some() {
-            optimiser
-                .restore(&mut momentum)
-                .map_err(|name| TrainError::Foreign(format!("the momentum of {name} is missing or has another shape")))?;
+            optimiser.restore(&mut momentum).map_err(|name| {
+                TrainError::Foreign(format!("the momentum of {name} is missing or has another shape"))
+            })?;
         }
         let shape = [texts.student.queries, texts.student.dimension].map(to_i64);
         let pseudo_labelled = (0..).zip(&texts.pseudo_labelled);

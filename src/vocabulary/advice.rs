@@ -53,8 +53,8 @@ impl fmt::Display for ClassListAdvice {
             Self::NoBackground => {
                 write!(
                     f,
-                    "no class stands for what is around the others, so what was not named gets the class it resembles \
-                     most: \"background\": true leaves it unlabelled, false says that this is meant"
+                    "no class covers the surroundings of the others, so things that were not named get the class they \
+                     resemble most: \"background\": true leaves them unlabelled, false accepts this without a warning"
                 )
             }
             Self::Duplicate { name, classes } => {
@@ -194,8 +194,8 @@ mod tests {
         let missing = [ClassListAdvice::NoBackground];
         assert_eq!(
             missing[0].to_string(),
-            "no class stands for what is around the others, so what was not named gets the class it resembles most: \
-             \"background\": true leaves it unlabelled, false says that this is meant"
+            "no class covers the surroundings of the others, so things that were not named get the class they resemble \
+             most: \"background\": true leaves them unlabelled, false accepts this without a warning"
         );
         assert_eq!(said(&["cat", "dog", "skyscraper"], &[], Some(&surroundings)), missing);
         for classes in [

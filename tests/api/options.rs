@@ -175,8 +175,8 @@ async fn scales_that_cannot_be_are_422() {
         (
             json!({"scales": [1, 2], "key_smoothing": "formula"}),
             "key_smoothing",
-            "formula gives sums over the cells of an input, which have no mean over several scales; another method, or one \
-             of scales, does",
+            "formula sums over the cells of one input, and such sums have no mean over several scales; use another method \
+             or a single scale",
             Value::Null,
         ),
     ] {

@@ -62,7 +62,7 @@ impl Server {
         let address = line
             .trim()
             .strip_prefix("listening on ")
-            .expect("the first line says where")
+            .expect("the first line names the address")
             .to_owned();
         let server = Self {
             process,

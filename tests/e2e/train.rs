@@ -335,7 +335,7 @@ fn mistakes_are_named_with_what_is_possible() {
     refused(&["--attention", "sclip"], "--attention sclip is not for");
     refused(
         &["--short-side", "192"],
-        "--short-side: a teacher that labels each view sees it at its own size; --pseudo-labels once",
+        "--short-side: a teacher that labels each view sees it at its own size; use --pseudo-labels once",
     );
     refused(
         &["--confidence", "1", "--temperature", "1"],

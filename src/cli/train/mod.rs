@@ -248,7 +248,7 @@ impl TrainArguments {
         if self.training.pseudo_labels != PseudoLabels::Once && !whole.is_empty() {
             let flags = whole.join(" and ");
             return Err(format!(
-                "{flags}: a teacher that labels each view sees it at its own size; --pseudo-labels once"
+                "{flags}: a teacher that labels each view sees it at its own size; use --pseudo-labels once"
             )
             .into());
         }
@@ -303,7 +303,7 @@ fn tell_left_out(images: &TrainingImages) {
     }
     if images.label_maps > 0 {
         eprintln!(
-            "{} label maps (.truth.png) beside images are no images to learn from",
+            "{} label maps (.truth.png) next to images are not used as images",
             images.label_maps
         );
     }

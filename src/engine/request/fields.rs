@@ -259,8 +259,8 @@ impl FieldError {
                 name(Field::WindowSide)
             ),
             Self::FormulaAtScales => {
-                "formula gives sums over the cells of an input, which have no mean over several scales; \
-                                      another method, or one of scales, does"
+                "formula sums over the cells of one input, and such sums have no mean over several scales; \
+                                      use another method or a single scale"
                     .to_owned()
             }
             Self::ThresholdWithoutReference => "only the method reference has a threshold".to_owned(),

@@ -404,8 +404,8 @@ fn a_teacher_that_is_never_sure_stops_the_run() {
     let error = world.train("run", &mut teacher(0.0, FOREVER), u64::MAX).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no pixel had a label in 6 steps: no probability reaches the confidence 0.6; a lower one, or a vocabulary that fits \
-         the images, gives something to learn from"
+        "no pixel had a label in 6 steps: no probability reaches the confidence 0.6; use a lower confidence or a \
+         vocabulary that fits the images"
     );
 }
 

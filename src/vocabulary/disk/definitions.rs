@@ -99,10 +99,7 @@ fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Definition>> {
         .query_map([], StoredRow::read)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     for (rowid, row) in rows.iter().filter(|(_, row)| !row.is_whole()) {
-        tracing::warn!(
-            name = row.name,
-            "deleting a damaged definition of a vocabulary on disk"
-        );
+        tracing::warn!(name = row.name, "deleting a damaged definition of a vocabulary on disk");
         connection.execute("DELETE FROM vocabularies WHERE rowid = ?1", [rowid])?;
     }
     let whole = rows.into_iter().filter(|(_, row)| row.is_whole());
