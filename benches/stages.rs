@@ -101,7 +101,7 @@ enum Precision {
 impl ModelArguments {
     fn load(&self) -> Result<Clip, Box<dyn Error>> {
         let weights = Weights::load(&self.weights, Device::Cpu, self.kind())?;
-        let config = ModelConfig::find(weights.origin(), &self.weights)?;
+        let config = ModelConfig::find(weights.format(), &self.weights)?;
         Ok(Clip::load(weights, &config)?)
     }
 

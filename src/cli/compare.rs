@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
 use crate::engine::SegmentFields;
-use crate::evaluation::{Corruption, Dataset, Subject, Summary, Task, table};
+use crate::evaluation::{Corruption, Dataset, EvaluationTask, Subject, Summary, table};
 
 /// Arguments of `maskclip compare`.
 #[derive(Debug, Args)]
@@ -56,7 +56,7 @@ pub fn run(arguments: CompareArguments) -> Result<()> {
 
 async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
     let (settings, combinations) = combinations(&bench, &arguments.measure)?;
-    let mut tasks: Vec<Task> = Vec::with_capacity(combinations.len());
+    let mut tasks: Vec<EvaluationTask> = Vec::with_capacity(combinations.len());
     for combination in &combinations {
         tasks.push(bench.task(combination.fields.clone(), combination.corruption).await?);
     }
@@ -73,9 +73,9 @@ async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
     let mut summaries = Vec::with_capacity(tasks.len());
     for task in &tasks {
         let run = bench.run(&bench.dataset, task);
-        let outcome = run.all(&bench.model, &mut recorder, || bar.inc(1)).await;
-        let outcome = outcome.inspect_err(|_| bar.finish_and_clear())?;
-        summaries.push(Summary::of(&outcome, bench.unseen.as_deref()));
+        let results = run.all(&bench.model, &mut recorder, || bar.inc(1)).await;
+        let results = results.inspect_err(|_| bar.finish_and_clear())?;
+        summaries.push(Summary::of(&results, bench.unseen.as_deref()));
     }
     bar.finish_and_clear();
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::measure::{Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, with_bench, write};
-use crate::evaluation::{Report, Task, picture_grid};
+use crate::evaluation::{EvaluationTask, Report, contact_sheet};
 
 /// Arguments of `maskclip eval`.
 #[derive(Debug, Args)]
@@ -47,13 +47,13 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
     let task = bench.task(fields, corruption).await?;
     let mut recorder = std::mem::take(&mut bench.recorder);
     let bar = progress(bench.dataset.samples.len());
-    let outcome = bench
+    let results = bench
         .run(&bench.dataset, &task)
         .all(&bench.model, &mut recorder, || bar.inc(1))
         .await;
     bar.finish_and_clear();
-    let outcome = outcome?;
-    let report = Report::new(bench.subject.clone(), request, &task, &outcome, bench.unseen.as_deref());
+    let results = results?;
+    let report = Report::new(bench.subject.clone(), request, &task, &results, bench.unseen.as_deref());
     if let Some(file) = &arguments.json {
         write(file, serde_json::to_string_pretty(&report)? + "\n")?;
     }
@@ -61,14 +61,17 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
         write(file, report.markdown())?;
     }
     if let Some(file) = &arguments.grid {
-        write(file, grid(&bench, &task, &report, arguments.grid_rows as usize).await?)?;
+        write(
+            file,
+            worst_cases(&bench, &task, &report, arguments.grid_rows as usize).await?,
+        )?;
     }
     print!("{}", report.summary_table());
     Ok(())
 }
 
-/// Draws the worst cases. Labels their images again, because label maps are not kept.
-async fn grid(bench: &Bench, task: &Task, report: &Report, rows: usize) -> Result<Vec<u8>> {
+/// Draws a contact sheet of the worst cases. Labels their images again, because label maps are not kept.
+async fn worst_cases(bench: &Bench, task: &EvaluationTask, report: &Report, rows: usize) -> Result<Vec<u8>> {
     let run = bench.run(&bench.dataset, task);
     let mut cases = Vec::with_capacity(rows);
     for worst in report.per_image.iter().take(rows) {
@@ -77,5 +80,5 @@ async fn grid(bench: &Bench, task: &Task, report: &Report, rows: usize) -> Resul
         let sample = sample.expect("the report names only samples of this data set");
         cases.push(run.measure(sample).await?.0);
     }
-    Ok(picture_grid(&cases, bench.config.limits.input.max_image_pixels)?)
+    Ok(contact_sheet(&cases, bench.config.limits.input.max_image_pixels)?)
 }

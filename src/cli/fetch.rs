@@ -8,8 +8,8 @@ use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
 use crate::clip::Activation;
 use crate::config::Config;
-use crate::weights::{EmbeddedModel, Origin, PUBLISHED, PublishedModel};
-use crate::weights::{Fetch, Fetched, Progress, Supply, Vouched};
+use crate::weights::{DownloadProgress, Fetch, Fetched, Supply, Vouched};
+use crate::weights::{DownloadSource, EmbeddedModel, PUBLISHED, PublishedModel};
 
 /// Arguments of `maskclip fetch`.
 #[derive(Debug, Args)]
@@ -76,10 +76,10 @@ pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> 
 
 /// Returns the line of one model in the list.
 fn line(model: &PublishedModel, is_there: bool) -> String {
-    let size = match model.origin {
-        Origin::Address { bytes, .. } => DecimalBytes(bytes).to_string(),
+    let size = match model.source {
+        DownloadSource::Address { bytes, .. } => DecimalBytes(bytes).to_string(),
         // The hub tells the size only on request.
-        Origin::Hub { .. } => "-".to_owned(),
+        DownloadSource::Hub { .. } => "-".to_owned(),
     };
     let activation = match model.activation {
         Activation::QuickGelu => "QuickGELU",
@@ -118,7 +118,7 @@ impl Default for Bar {
     }
 }
 
-impl Progress for Bar {
+impl DownloadProgress for Bar {
     fn begin(&mut self, held: u64, total: Option<u64>) {
         match total {
             Some(total) => self.0.set_length(total),

@@ -22,7 +22,7 @@ use crate::vocabulary::{
 /// Pause between two updates of the progress line.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type CommandResult = Result<(), Box<dyn std::error::Error>>;
 
 /// Arguments of `maskclip vocab`.
 #[derive(Debug, Args)]
@@ -133,7 +133,7 @@ impl From<OptionArguments> for VocabularyOptions {
 }
 
 /// Runs one command on the store that the settings name.
-pub fn run(arguments: VocabArguments) -> Outcome {
+pub fn run(arguments: VocabArguments) -> CommandResult {
     let flags = match &arguments.command {
         VocabCommand::Embed { models, .. } => models.settings(),
         _ => Dict::new(),
@@ -193,7 +193,7 @@ fn open_disk(config: &Config) -> Result<Arc<DiskStore>, String> {
         .map_err(|error| format!("the store {} cannot be used: {error}", path.display()))
 }
 
-fn list(registry: &VocabularyRegistry) -> Outcome {
+fn list(registry: &VocabularyRegistry) -> CommandResult {
     let lines = registry.list().into_iter().map(|vocabulary| {
         let (classes, background) = (vocabulary.list.classes().len(), vocabulary.list.background().len());
         let origin = if vocabulary.shipped { "shipped" } else { "defined" };
@@ -211,7 +211,7 @@ fn define(
     text: VocabularyText,
     replace: bool,
     limits: &VocabularyLimits,
-) -> Outcome {
+) -> CommandResult {
     let definition = VocabularyDefinition::new(text, limits)?;
     let condition = |current: Option<&str>| replace || current.is_none();
     let (vocabulary, stored) = match registry.put(name, definition, condition, SystemTime::now()) {
@@ -237,7 +237,7 @@ async fn embed(
     disk: Arc<DiskStore>,
     vocabularies: &[Arc<NamedVocabulary>],
     templates: Option<TemplateSet>,
-) -> Outcome {
+) -> CommandResult {
     let metrics = &MetricsRegistry::new();
     let engine = Engine::start(config.engine_settings(), models, Some(disk), metrics);
     let models = engine.ready().await?;
@@ -256,7 +256,7 @@ async fn embed_one(
     model: &ModelInfo,
     vocabulary: &NamedVocabulary,
     templates: TemplateSet,
-) -> Outcome {
+) -> CommandResult {
     let NamedVocabulary { name, list, .. } = vocabulary;
     let (held, total) = engine.embedded(model, list, templates).await;
     let start = Instant::now();

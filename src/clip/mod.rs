@@ -21,7 +21,7 @@ mod visual;
 mod vit;
 
 pub use activation::Activation;
-pub use checkpoint::{CheckpointError, ModelConfig, Origin, Weights};
+pub use checkpoint::{CheckpointError, CheckpointFormat, ModelConfig, Weights};
 pub use model::Clip;
 pub use resnet::ModifiedResNet;
 pub use sample::sample_seconds;

@@ -8,6 +8,8 @@
 //! without a prompt's padding. For the attention the nodes are cut into tiles of one size, each with the few keys its
 //! nodes can see: the ancestors of its first node, and the tile itself.
 
+use crate::support::{to_i64, to_usize};
+
 /// Nodes that are run at once: enough to keep the cores busy, few enough that the MLP's hidden layer stays in the cache,
 /// 8 MB in float32 at width 512.
 const BATCH_NODES: usize = 1024;
@@ -111,7 +113,7 @@ impl PrefixTree {
                     // it without a gap. Ancestors are in the order of their positions.
                     let key = match seen.checked_sub(first) {
                         Some(place) => longest + place,
-                        None => usize::try_from(self.positions[seen]).expect("positions are not negative"),
+                        None => to_usize(self.positions[seen]),
                     };
                     bias[node * row + key] = 0.0;
                 }
@@ -133,25 +135,20 @@ impl PrefixTree {
     }
 }
 
-fn to_i64(size: usize) -> i64 {
-    i64::try_from(size).expect("a batch has few nodes")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// The tokens that each prompt's end sees, itself included, by position.
     fn seen_by_ends(batch: &PrefixBatch) -> Vec<Vec<i64>> {
-        let index = |value: i64| usize::try_from(value).expect("not negative");
         let tile_nodes = batch.ids.len() / batch.tiles;
         let row = batch.keys.len() / batch.tiles;
         let seen_by = |&end: &i64| {
-            let keys = &batch.keys[index(end) / tile_nodes * row..][..row];
-            let bias = &batch.bias[index(end) * row..][..row];
+            let keys = &batch.keys[to_usize(end) / tile_nodes * row..][..row];
+            let bias = &batch.bias[to_usize(end) * row..][..row];
             let seen = keys.iter().zip(bias).filter(|(_, bias)| **bias == 0.0);
             let mut seen: Vec<(i64, i64)> = seen
-                .map(|(&key, _)| (batch.positions[index(key)], batch.ids[index(key)]))
+                .map(|(&key, _)| (batch.positions[to_usize(key)], batch.ids[to_usize(key)]))
                 .collect();
             seen.sort_unstable();
             assert!(seen.iter().map(|(position, _)| *position).eq(0..to_i64(seen.len())));

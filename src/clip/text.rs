@@ -11,7 +11,8 @@ use super::activation::Activation;
 use super::checkpoint::{CheckpointError, Weights};
 use super::prefix_tree::PrefixBatch;
 use super::tokenizer::{END_OF_TEXT, Tokens, VOCABULARY_SIZE};
-use super::transformer::{Attention, LayerNorm, ResidualAttentionBlock, join_heads};
+use super::transformer::{LayerNorm, MultiHeadAttention, ResidualAttentionBlock, join_heads};
+use crate::support::{to_i64, to_usize};
 
 /// The text tower. Fields are named after the checkpoint's keys.
 #[derive(Debug)]
@@ -65,12 +66,12 @@ impl TextTower {
 
     /// Tokens of a text that the tower reads; its [`Tokenizer`](super::Tokenizer) is built with this number.
     pub fn context_length(&self) -> usize {
-        usize::try_from(self.positional_embedding.size()[0]).expect("sizes are not negative")
+        to_usize(self.positional_embedding.size()[0])
     }
 
     /// Length of a text feature.
     pub fn embedding_dimension(&self) -> usize {
-        usize::try_from(self.text_projection.size()[1]).expect("sizes are not negative")
+        to_usize(self.text_projection.size()[1])
     }
 
     /// CLIP's text features of prompts of at most [`context_length`](Self::context_length) tokens each, `[prompts,
@@ -97,7 +98,7 @@ impl TextTower {
     /// Unit text embeddings averaged over `ensemble` consecutive prompts each and scaled to unit length again, in float32:
     /// `[prompts / ensemble, embedding]` (Radford et al. 2021, section 3.1.4). `ensemble` divides the number of prompts.
     pub fn encode_ensembles(&self, prompts: &[Tokens], ensemble: usize) -> Tensor {
-        let ensemble = i64::try_from(ensemble).expect("an ensemble has few prompts");
+        let ensemble = to_i64(ensemble);
         let units = unit(&self.encode(prompts).to_kind(Kind::Float));
         // [texts * ensemble, embedding] -> [texts, ensemble, embedding] -> [texts, embedding]
         let means = units.unflatten(0, [-1, ensemble]).mean_dim(1, false, Kind::Float);
@@ -109,17 +110,17 @@ impl TextTower {
         let device = self.device();
         let [ids, positions, ends] =
             [&batch.ids, &batch.positions, &batch.ends].map(|indices| Tensor::from_slice(indices).to_device(device));
-        let sight = Sight::new(batch, device, self.text_projection.kind());
+        let mask = TileMask::new(batch, device, self.text_projection.kind());
 
         let nodes = Tensor::embedding(&self.token_embedding, &ids, -1, false, false)
             + self.positional_embedding.index_select(0, &positions); // [nodes, width]
         let (last, others) = self.resblocks.split_last().expect("a tower has at least one block");
         let nodes = others.iter().fold(nodes, |nodes, block| {
-            let mixed = sight.mix(&block.attn, &block.ln_1.forward(&nodes));
+            let mixed = mask.mix(&block.attn, &block.ln_1.forward(&nodes));
             block.complete_mixed(&nodes, &mixed)
         });
         // Nothing looks at the last block's nodes any more: the ends alone go on. [nodes, width] -> [prompts, width]
-        let mixed = sight.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
+        let mixed = mask.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
         let ends = last.complete_mixed(&nodes.index_select(0, &ends), &mixed);
         self.ln_final.forward(&ends).matmul(&self.text_projection)
     }
@@ -129,8 +130,8 @@ impl TextTower {
     }
 }
 
-/// Which nodes of a batch see which.
-struct Sight {
+/// Which nodes of a batch attend to which, tile by tile.
+struct TileMask {
     tiles: i64,
     /// Nodes that the tiles look at, `[tiles * keys]`.
     keys: Tensor,
@@ -138,7 +139,7 @@ struct Sight {
     bias: Tensor,
 }
 
-impl Sight {
+impl TileMask {
     fn new(batch: &PrefixBatch, device: Device, kind: Kind) -> Self {
         let tiles = to_i64(batch.tiles);
         let keys = to_i64(batch.keys.len()) / tiles;
@@ -153,7 +154,7 @@ impl Sight {
 
     /// The values each node sees, mixed by likeness; heads side by side and not yet projected: `[nodes, width]` to the same
     /// shape.
-    fn mix(&self, attention: &Attention, x: &Tensor) -> Tensor {
+    fn mix(&self, attention: &MultiHeadAttention, x: &Tensor) -> Tensor {
         let [query, key, value] = attention.query_key_value(x);
         let [key, value] = [key, value].map(|part| part.index_select(0, &self.keys)); // [tiles * keys, width]
         let [query, key, value] = [query, key, value].map(|part| {
@@ -175,10 +176,6 @@ fn block_name(layer: usize) -> String {
 fn read_ids(prompt: &Tokens) -> &[i64] {
     let end = prompt.ids.iter().position(|&id| id == END_OF_TEXT);
     end.map_or(&prompt.ids, |end| &prompt.ids[..=end])
-}
-
-fn to_i64(size: usize) -> i64 {
-    i64::try_from(size).expect("sizes of tensors fit")
 }
 
 /// Each row scaled to unit length, `[rows, columns]`.

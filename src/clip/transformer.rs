@@ -58,7 +58,7 @@ impl LayerNorm {
 /// Multi-head self-attention. The checkpoint's one projection for queries, keys and values is kept as two, since the last block
 /// asks with fewer tokens than it looks at.
 #[derive(Debug)]
-pub(crate) struct Attention {
+pub(crate) struct MultiHeadAttention {
     /// `[width, width]` and `[width]`
     query: Linear,
     /// Keys, then values: `[2 width, width]` and `[2 width]`.
@@ -68,7 +68,7 @@ pub(crate) struct Attention {
     heads: i64,
 }
 
-impl Attention {
+impl MultiHeadAttention {
     fn load(weights: &mut Weights, name: &str, width: i64, heads: i64) -> Result<Self, CheckpointError> {
         // The one projection whose keys join the parts with an underscore.
         let weight = weights.take(&format!("{name}.in_proj_weight"), &[3 * width, width])?;
@@ -201,7 +201,7 @@ pub(crate) struct ResidualAttentionBlock {
     /// Before the attention.
     pub(crate) ln_1: LayerNorm,
     /// Mixes positions.
-    pub(crate) attn: Attention,
+    pub(crate) attn: MultiHeadAttention,
     /// Before the MLP.
     ln_2: LayerNorm,
     /// Acts on each position alone.
@@ -222,7 +222,7 @@ impl ResidualAttentionBlock {
     ) -> Result<Self, CheckpointError> {
         Ok(Self {
             ln_1: LayerNorm::load(weights, &format!("{name}.ln_1"), width)?,
-            attn: Attention::load(weights, &format!("{name}.attn"), width, heads)?,
+            attn: MultiHeadAttention::load(weights, &format!("{name}.attn"), width, heads)?,
             ln_2: LayerNorm::load(weights, &format!("{name}.ln_2"), width)?,
             mlp: Mlp::load(weights, &format!("{name}.mlp"), width, activation)?,
         })

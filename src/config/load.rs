@@ -28,10 +28,10 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// A text is not valid YAML.
-    #[error("{origin} is not valid YAML: {reason}")]
+    #[error("{name} is not valid YAML: {reason}")]
     Syntax {
-        /// The file, or the compiled-in defaults.
-        origin: String,
+        /// The name of the text: the file's path, or "the compiled-in defaults".
+        name: String,
         /// The parser's error.
         reason: String,
     },
@@ -83,21 +83,21 @@ impl Config {
     }
 }
 
-/// A YAML text as a layer. Errors name its origin.
+/// A YAML text as a layer. Errors show its name.
 struct Yaml {
-    origin: String,
+    name: String,
     values: Dict,
 }
 
 impl Yaml {
-    fn parse(origin: String, text: &str) -> Result<Self, ConfigError> {
+    fn parse(name: String, text: &str) -> Result<Self, ConfigError> {
         // An empty file, or one with comments only, changes nothing.
         let values: Option<Dict> = serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
-            origin: origin.clone(),
+            name: name.clone(),
             reason: error.to_string(),
         })?;
         Ok(Self {
-            origin,
+            name,
             values: values.unwrap_or_default(),
         })
     }
@@ -105,7 +105,7 @@ impl Yaml {
 
 impl Provider for Yaml {
     fn metadata(&self) -> Metadata {
-        Metadata::named(self.origin.clone())
+        Metadata::named(self.name.clone())
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {

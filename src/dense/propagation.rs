@@ -6,6 +6,8 @@
 
 use tch::{Kind, Tensor};
 
+use crate::support::{to_i64, to_usize};
+
 /// Steps of conjugate gradients, never fewer.
 const STEPS: usize = 25;
 
@@ -92,7 +94,7 @@ fn conductance(grey: &Tensor, probabilities: &Tensor, likeness: &Tensor, axis: i
 
 /// All cells but the last and all but the first along an axis.
 fn neighbours(cells: &Tensor, axis: i64) -> [Tensor; 2] {
-    let last = cells.size()[usize::try_from(cells.dim() as i64 + axis).expect("an axis of the tensor")] - 1;
+    let last = cells.size()[to_usize(to_i64(cells.dim()) + axis)] - 1;
     [cells.narrow(axis, 0, last), cells.narrow(axis, 1, last)]
 }
 

@@ -95,6 +95,7 @@ mod tests {
     use crate::clip::VisualTower;
     use crate::dense::testing::{Case, OWNERS, noise, text, tower};
     use crate::dense::{self, Attention, KeySmoothing, Refinement, Window};
+    use crate::support::to_usize;
 
     /// The options that are asked for in turn of features that were extracted once for `kept`: scores are equal to the bit to those
     /// of an image that is looked at for each of them.
@@ -246,7 +247,7 @@ mod tests {
                 .bytes()
         };
         let plain = Case::default();
-        let embedding = usize::try_from(tower.embedding_dimension()).unwrap();
+        let embedding = to_usize(tower.embedding_dimension());
         assert_eq!(of(&plain), (24 + 1) * embedding * 4);
         let windows = Case {
             window: Some(Window { side: 32, stride: 32 }),
@@ -282,7 +283,7 @@ mod tests {
                 // From its first element to its last there is nothing but its own, and nothing before the first.
                 let steps = tensor.size().into_iter().zip(tensor.stride());
                 let span: i64 = 1 + steps.map(|(length, step)| (length - 1) * step).sum::<i64>();
-                assert_eq!(usize::try_from(span).unwrap(), tensor.numel());
+                assert_eq!(to_usize(span), tensor.numel());
             }
         }
     }

@@ -129,10 +129,10 @@ mod tests {
         let windows = grid.windows.as_ref().unwrap();
         let height = grid.height / windows.rows.starts.len();
         let width = grid.width / windows.columns.starts.len();
-        let all = Tensor::from_slice(&grid.values).view([3, grid.height as i64, grid.width as i64]);
+        let all = Tensor::from_slice(&grid.values).view([3, to_i64(grid.height), to_i64(grid.width)]);
         let cells =
-            all.narrow(1, (row * height) as i64, height as i64)
-                .narrow(2, (column * width) as i64, width as i64);
+            all.narrow(1, to_i64(row * height), to_i64(height))
+                .narrow(2, to_i64(column * width), to_i64(width));
         super::super::tensors::floats(&cells)
     }
 

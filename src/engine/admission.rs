@@ -14,6 +14,7 @@ use super::slots::Slot;
 use super::worker::{Job, Ticket};
 use super::{Engine, Readiness, Stage};
 use crate::labeller::ModelInfo;
+use crate::support::{catch_panic, run_blocking};
 
 impl Engine {
     /// Returns the model's description if the model can answer a request now. Other models do not matter.
@@ -155,13 +156,13 @@ impl<'engine> AdmittedRequest<'engine> {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SegmentError> {
         let slot = Arc::clone(&self.slot);
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work();
+        let done = run_blocking(move || {
+            let result = catch_panic(work);
             drop(slot);
             result
         });
         done.await
-            .map_err(|error| SegmentError::Internal(format!("{name}: {error}")))
+            .map_err(|panic| SegmentError::Internal(format!("{name} panicked: {panic}")))
     }
 
     /// Pushes a job to the model's workers and waits for its answer. Records the stages queue and model.

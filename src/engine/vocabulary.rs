@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use super::Engine;
 use super::request::{Background, SegmentError, VocabularyChoice};
 use super::slots::Slot;
+use crate::support::run_blocking;
 use crate::vocabulary::{
     ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
-    VocabularyOptions, VocabularyRegistry, off_pool,
+    VocabularyOptions, VocabularyRegistry,
 };
 
 impl Engine {
@@ -84,7 +85,7 @@ impl Engine {
     /// Calls `ask` on the registry, on the blocking pool because it may wait for the disk.
     async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&VocabularyRegistry) -> T + Send + 'static) -> T {
         let registry = Arc::clone(&self.registry);
-        off_pool(move || ask(&registry)).await
+        run_blocking(move || ask(&registry)).await
     }
 
     /// Returns the class list that a request chooses, with the options of its vocabulary. A request calls this once.

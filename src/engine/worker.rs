@@ -9,7 +9,6 @@
 //! of the same shape, if [`batching`](super::batching) has found that to be faster.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ use crate::image::{ModelInput, NormalisedImage};
 use crate::labeller::{ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo};
 use crate::scores::DenseScores;
 use crate::scores::QueryOwner;
-
+use crate::support::catch_panic;
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// Pause before another attempt to load a model, after an attempt that followed a panic has failed.
@@ -200,14 +199,14 @@ pub fn spawn(context: &Arc<WorkerContext>, count: usize) {
 /// The life of one worker: load the model, warm it up, answer jobs; after a panic, start again.
 fn work(context: &WorkerContext) {
     loop {
-        match catch(|| load_and_warm(context)) {
+        match catch_panic(|| load_and_warm(context)) {
             Ok(Ok(mut labeller)) => {
                 context.worker_is_live(labeller.info());
                 let outcome = answer_jobs(context, labeller.as_mut());
                 context.worker_is_gone();
                 match outcome {
-                    Outcome::QueueClosed => return,
-                    Outcome::Panicked { message, unanswered } => {
+                    WorkerExit::QueueClosed => return,
+                    WorkerExit::Panicked { message, unanswered } => {
                         tracing::error!(model = context.model, %message, "the model panicked; loading it again");
                         drop(unanswered);
                     }
@@ -229,7 +228,8 @@ fn work(context: &WorkerContext) {
     }
 }
 
-enum Outcome {
+/// Why a worker stopped answering jobs.
+enum WorkerExit {
     QueueClosed,
     Panicked {
         message: String,
@@ -238,18 +238,18 @@ enum Outcome {
     },
 }
 
-fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> Outcome {
+fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> WorkerExit {
     let mut batching = Batching::new(context.max_batch);
     while let Some(job) = context.queue.pop() {
         let mut jobs = VecDeque::from([job]);
-        if let Err(message) = catch(|| answer(context, labeller, &mut batching, &mut jobs)) {
-            return Outcome::Panicked {
+        if let Err(message) = catch_panic(|| answer(context, labeller, &mut batching, &mut jobs)) {
+            return WorkerExit::Panicked {
                 message,
                 unanswered: jobs,
             };
         }
     }
-    Outcome::QueueClosed
+    WorkerExit::QueueClosed
 }
 
 /// Answers the one job in `jobs`, together with jobs from the queue that share its pass. `jobs` owns all of them, so a
@@ -480,15 +480,4 @@ impl WorkerContext {
         });
         matches!(*self.state.borrow(), WorkersState::Failed(_))
     }
-}
-
-/// Runs `body`. Turns a panic into an error with the panic's message.
-fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
-        panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a message".to_owned())
-    })
 }

@@ -5,19 +5,19 @@
 //! knows nothing of tensors.
 
 mod confusion;
+mod contact_sheet;
 mod corruption;
 mod dataset;
-mod grid;
 mod metrics;
 mod record;
 mod report;
 mod run;
 
 pub use confusion::{ConfusionMatrix, PairCount};
+pub use contact_sheet::contact_sheet;
 pub use corruption::{Corruption, CorruptionKind};
 pub use dataset::{Dataset, DatasetError, FolderLayout, LabelMapping, Layout, Sample, Truth};
-pub use grid::picture_grid;
 pub use metrics::{ClassMetrics, Metrics, ZeroShot};
 pub use record::{ImageRecord, Recorder, StateError};
 pub use report::{ClassReport, ImageReport, Report, Subject, Summary, table};
-pub use run::{EvaluationError, Measured, Outcome, Run, Task};
+pub use run::{EvaluationError, EvaluationResults, EvaluationRun, EvaluationTask, Measured};

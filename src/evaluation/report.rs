@@ -9,7 +9,7 @@ use super::confusion::ConfusionMatrix;
 use super::corruption::Corruption;
 use super::metrics::{ClassMetrics, Metrics, ZeroShot};
 use super::record::ImageRecord;
-use super::run::{Outcome, Task};
+use super::run::{EvaluationResults, EvaluationTask};
 use crate::labeller::ModelInfo;
 
 /// What was measured: the model and the data set.
@@ -73,14 +73,14 @@ pub struct Summary {
 
 impl Summary {
     /// Returns the metrics of a run. `unseen`, `[classes]`, says which classes are unseen.
-    pub fn of(outcome: &Outcome, unseen: Option<&[bool]>) -> Self {
-        let metrics = &outcome.metrics;
+    pub fn of(results: &EvaluationResults, unseen: Option<&[bool]>) -> Self {
+        let metrics = &results.metrics;
         Self {
             mean_iou: metrics.mean_iou,
             pixel_accuracy: metrics.pixel_accuracy,
             mean_accuracy: metrics.mean_accuracy,
             zero_shot: unseen.map(|unseen| metrics.zero_shot(unseen)),
-            median_milliseconds: median(outcome.records.iter().map(|record| record.milliseconds).collect()),
+            median_milliseconds: median(results.records.iter().map(|record| record.milliseconds).collect()),
         }
     }
 }
@@ -127,20 +127,26 @@ pub struct ImageReport {
 
 impl Report {
     /// Creates the report of a run.
-    pub fn new(subject: Subject, request: Value, task: &Task, outcome: &Outcome, unseen: Option<&[bool]>) -> Self {
-        let classes = outcome.metrics.classes.iter().zip(&task.names);
+    pub fn new(
+        subject: Subject,
+        request: Value,
+        task: &EvaluationTask,
+        results: &EvaluationResults,
+        unseen: Option<&[bool]>,
+    ) -> Self {
+        let classes = results.metrics.classes.iter().zip(&task.names);
         Self {
             subject,
             request,
             corruption: task.corruption,
-            summary: Summary::of(outcome, unseen),
+            summary: Summary::of(results, unseen),
             classes: classes
                 .map(|(metrics, name)| ClassReport {
                     name: name.clone(),
                     metrics: *metrics,
                 })
                 .collect(),
-            per_image: worst_first(task.names.len(), &outcome.records),
+            per_image: worst_first(task.names.len(), &results.records),
         }
     }
 

@@ -20,8 +20,7 @@ use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
 use crate::scores::UNLABELLED;
-use crate::support::hexadecimal;
-use crate::vocabulary::off_pool;
+use crate::support::run_blocking;
 
 /// Why a run ended early. Images measured before stay recorded.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +50,7 @@ pub enum EvaluationError {
 
 /// What a run asks for each image: a request without its image, and a corruption of the image.
 #[derive(Debug, Clone)]
-pub struct Task {
+pub struct EvaluationTask {
     /// The fields of the request.
     pub fields: SegmentFields,
     /// The options that the fields resolve to.
@@ -62,30 +61,30 @@ pub struct Task {
     pub corruption: Option<Corruption>,
 }
 
-/// A task on a data set.
-pub struct Run<'a> {
+/// A run of a task on every image of a data set.
+pub struct EvaluationRun<'a> {
     /// The engine that answers the requests.
     pub engine: &'a Arc<Engine>,
     /// The images.
     pub dataset: &'a Dataset,
     /// The task for each image.
-    pub task: &'a Task,
+    pub task: &'a EvaluationTask,
     /// The longest time that one image may take.
     pub patience: Duration,
     /// Largest width times height of an image to be corrupted. The engine checks its own limit.
     pub max_image_pixels: u64,
 }
 
-/// The result of a run.
+/// The results of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct EvaluationResults {
     /// One record per image, in the data set's order.
     pub records: Vec<ImageRecord>,
     /// The metrics over all images.
     pub metrics: Metrics,
 }
 
-impl Task {
+impl EvaluationTask {
     /// Returns everything that the counts depend on except the files, as text.
     fn settings(&self, model: &ModelInfo) -> String {
         let (version, weights, precision) = (crate::VERSION, &model.weights_sha256, model.precision.name());
@@ -107,10 +106,10 @@ fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
         digest.update(format!("{} {} {changed:?}", path.display(), metadata.len()));
     }
     digest.update(format!("{:?}", sample.labels));
-    Ok(hexadecimal(&digest.finalize()[..16]))
+    Ok(hex::encode(&digest.finalize()[..16]))
 }
 
-impl Run<'_> {
+impl EvaluationRun<'_> {
     /// Measures every image that `recorder` does not have, and sums the counts of all images. Calls `measured` after
     /// each image, new or known.
     ///
@@ -121,7 +120,7 @@ impl Run<'_> {
         model: &ModelInfo,
         recorder: &mut Recorder,
         mut measured: impl FnMut(),
-    ) -> Result<Outcome, EvaluationError> {
+    ) -> Result<EvaluationResults, EvaluationError> {
         let settings = self.task.settings(model);
         let mut records = Vec::with_capacity(self.dataset.samples.len());
         let mut sum = ConfusionMatrix::new(self.task.names.len());
@@ -141,7 +140,7 @@ impl Run<'_> {
             records.push(record);
             measured();
         }
-        Ok(Outcome {
+        Ok(EvaluationResults {
             records,
             metrics: Metrics::of(&sum),
         })
@@ -154,7 +153,7 @@ impl Run<'_> {
     pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
         let (files, classes) = (sample.clone(), self.task.names.len());
         let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
-        let (image, truth) = off_pool(move || {
+        let (image, truth) = run_blocking(move || {
             let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
             if let Some(corruption) = corruption {
                 image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {

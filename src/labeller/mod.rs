@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::dense::{Attention, DenseOptions, FeatureOptions, KeySmoothingMethod, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation};
 use crate::scores::{DenseScores, ScoreMap};
-use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
+use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding, is_background};
 
 /// A model that scores images against texts. It lives on one worker thread and never leaves it.
 pub trait Labeller {
@@ -139,16 +139,13 @@ impl ModelInfo {
         }
     }
 
-    /// Returns whether the model's own weights embed the text instead of the text tower: the background that a student
-    /// learned.
+    /// Returns whether the model's own weights embed the text instead of the text tower. A student with a learned
+    /// background does so for the text "background", in any spelling that counts as this text.
     pub fn has_own_embedding(&self, text: &str) -> bool {
         let learned = self.student.as_ref().is_some_and(|student| student.learned_background);
-        learned && text.eq_ignore_ascii_case(BACKGROUND_TEXT)
+        learned && is_background(text)
     }
 }
-
-/// The text that stands for the background that a student learned, if it learned one.
-pub const BACKGROUND_TEXT: &str = "background";
 
 /// How a student was trained.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +156,7 @@ pub struct StudentInfo {
     pub background: Vec<String>,
     /// Name of the prompt templates that the texts were put into.
     pub templates: String,
-    /// Whether the student learned its own embedding for the text [`BACKGROUND_TEXT`].
+    /// Whether the student learned its own embedding for the text "background".
     pub learned_background: bool,
     /// The teacher, whose labels the student learned from and whose text tower it uses.
     pub teacher: TeacherInfo,

@@ -46,7 +46,7 @@ impl ClipModel {
             ),
             ClipSource::Path(path) => {
                 let weights = Weights::load(path, self.place.device, Kind::Float).map_err(|error| failed(&error))?;
-                let config = clip::ModelConfig::find(weights.origin(), path).map_err(|error| failed(&error))?;
+                let config = clip::ModelConfig::find(weights.format(), path).map_err(|error| failed(&error))?;
                 (weights, config)
             }
         };

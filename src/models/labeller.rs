@@ -19,7 +19,7 @@ pub struct NetworkLabeller<N> {
     /// Device and element type of the images that the network takes.
     pub(super) input: (Device, Kind),
     pub(super) texts: TextEncoder,
-    /// The embedding of the text [`BACKGROUND_TEXT`](crate::labeller::BACKGROUND_TEXT), if a student learned one.
+    /// The embedding of the text "background", if a student learned one.
     pub(super) learned_background: Option<Vec<f32>>,
     pub(super) info: ModelInfo,
 }

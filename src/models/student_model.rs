@@ -9,6 +9,7 @@ use super::student::{LoadError, Mode, Network, StudentCard, StudentFiles};
 use crate::dense::{DenseError, DenseFeatures, FeatureOptions, FeatureSource};
 use crate::image::Normalisation;
 use crate::labeller::{LabellerError, ModelInfo, StudentInfo, TeacherInfo};
+use crate::support::to_i64;
 use crate::vocabulary::Class;
 
 /// A loaded student, on one thread.
@@ -68,7 +69,7 @@ impl StudentModel {
             )));
         }
         let network = &card.plan.network;
-        if i64::try_from(teacher.embedding_dimension) != Ok(network.embedding) {
+        if to_i64(teacher.embedding_dimension) != network.embedding {
             return Err(LabellerError::Load(format!(
                 "{}: its features have {} channels, and {}'s texts {}",
                 self.files.weights().display(),

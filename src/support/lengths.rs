@@ -5,7 +5,7 @@ pub(crate) fn to_i64(length: usize) -> i64 {
     i64::try_from(length).expect("a length in memory fits 63 bits")
 }
 
-/// A dimension of a tensor as a length in memory.
+/// A dimension of a tensor, or a place along one, as a length in memory.
 pub(crate) fn to_usize(dimension: i64) -> usize {
-    usize::try_from(dimension).expect("the dimension of a tensor is not negative")
+    usize::try_from(dimension).expect("neither a dimension of a tensor nor a place is negative")
 }

@@ -9,7 +9,6 @@ use tch::Tensor;
 
 use super::{TrainError, file_error};
 use crate::models::student::{Network, NetworkConfig, ParameterError, Parameters};
-use crate::support::hexadecimal;
 
 /// Parts of tensor names that a student does not have: the classifier's own layer, and the counters of batches.
 const CLASSIFIER: &str = "fc.";
@@ -40,7 +39,7 @@ impl BackboneWeights {
         let weights = Self {
             path: path.to_owned(),
             tensors: tensors.into_iter().filter(|(name, _)| is_backbone(name)).collect(),
-            sha256: hexadecimal(&Sha256::digest(bytes)),
+            sha256: hex::encode(Sha256::digest(bytes)),
         };
         weights.begin(0, config)?;
         Ok(weights)

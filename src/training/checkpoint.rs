@@ -1,11 +1,9 @@
 //! Tensors in files: the state of a run, from which it resumes exactly, and the finished student.
 //!
-//! This file owns the format of the files. A file is written next to its final path and then renamed, so a complete
-//! file exists at any time.
+//! This file owns the format of the files. The run writes them.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -84,17 +82,4 @@ pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
         Ok((name, Tensor::from_data_size(view.data(), &shape, Kind::Float)))
     });
     Ok((tensors.collect::<Result<_, TrainError>>()?, header))
-}
-
-/// Writes a file completely or not at all. The file is on the disk when this returns.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let partial = path.with_added_extension("partial");
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        File::open(path.parent().expect("a file lies in a folder"))?.sync_all()
-    };
-    write().map_err(file_error(path))
 }

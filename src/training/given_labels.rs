@@ -11,7 +11,6 @@ use super::images::{ENDING, ENDING_BESIDE, TrainingImages};
 use super::{TrainError, file_error};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::scores::UNLABELLED;
-use crate::support::hexadecimal;
 
 /// The label maps of a run's images.
 #[derive(Debug, Clone)]
@@ -64,7 +63,7 @@ impl GivenLabels {
         Ok(Self {
             files,
             queries,
-            sha256: hexadecimal(&all.finalize()),
+            sha256: hex::encode(all.finalize()),
         })
     }
 

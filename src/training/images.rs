@@ -8,7 +8,6 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainError, file_error};
 use crate::image::decode;
-use crate::support::hexadecimal;
 
 /// Ending of a label map, in place of its image's ending: in a folder of its own, and next to the images.
 pub(super) const ENDING: &str = "png";
@@ -82,7 +81,7 @@ impl TrainingImages {
                 folder: folder.to_owned(),
             });
         }
-        images.sha256 = hexadecimal(&all.finalize());
+        images.sha256 = hex::encode(all.finalize());
         Ok(images)
     }
 }

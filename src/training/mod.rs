@@ -42,6 +42,7 @@ use crate::evaluation::DatasetError;
 use crate::image::DecodeError;
 use crate::labeller::LabellerError;
 use crate::models::student::ParameterError;
+use crate::support::write_whole_file;
 
 /// Why a student cannot be trained.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +166,11 @@ pub enum TrainError {
         /// The loss of the last step before it.
         last_loss: Option<f64>,
     },
+}
+
+/// Writes a file completely or not at all. The error names the file.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    write_whole_file(path, bytes).map_err(file_error(path))
 }
 
 fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {

@@ -11,8 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::checkpoint::write_atomically;
-use super::{TrainError, differences, file_error};
+use super::{TrainError, differences, file_error, write};
 use crate::engine::{Engine, ImageSource, OutputOptions, SegmentFields, SegmentRequest};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
@@ -75,7 +74,7 @@ impl LabelCache {
                 return Err(TrainError::OtherLabels { folder, different });
             }
         } else {
-            write_atomically(&plan_file, format!("{plan:#}\n").as_bytes())?;
+            write(&plan_file, format!("{plan:#}\n").as_bytes())?;
         }
         Ok(Self {
             folder,
@@ -126,7 +125,7 @@ impl LabelCache {
                 let EncodedLabelMap::Png(bytes) = segmentation.label_map else {
                     unreachable!("a PNG was asked for");
                 };
-                write_atomically(&file, &bytes)?;
+                write(&file, &bytes)?;
             }
             labelled();
         }

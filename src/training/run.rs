@@ -8,12 +8,11 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::backbone_weights::BackboneWeights;
-use super::checkpoint::{State, read_state, write_atomically};
+use super::checkpoint::{State, read_state};
 use super::teacher::Teacher;
 use super::training::Trainer;
-use super::{TrainError, differences, file_error};
+use super::{TrainError, differences, file_error, write};
 use crate::models::student::{CARD_FILE, Plan, STUDENT_FILE, StepReport, StudentCard};
-use crate::support::hexadecimal;
 
 /// The file from which an unfinished run resumes.
 pub const STATE_FILE: &str = "training.safetensors";
@@ -125,20 +124,20 @@ impl TrainRun<'_> {
 
     fn save(&self, trainer: &Trainer<'_>) -> Result<(), TrainError> {
         let state = trainer.state().expect("a step was made");
-        write_atomically(&self.folder.join(STATE_FILE), &state)
+        write(&self.folder.join(STATE_FILE), &state)
     }
 
     fn finish(&self, trainer: &Trainer<'_>, last: StepReport) -> Result<(), TrainError> {
         let student = trainer.student();
         let card = StudentCard {
             format: StudentCard::FORMAT.to_owned(),
-            weights_sha256: hexadecimal(&Sha256::digest(&student)),
+            weights_sha256: hex::encode(Sha256::digest(&student)),
             plan: self.plan.clone(),
             last_step: last,
         };
-        write_atomically(&self.folder.join(STUDENT_FILE), &student)?;
+        write(&self.folder.join(STUDENT_FILE), &student)?;
         let card = serde_json::to_string_pretty(&card).expect("a card is plain data") + "\n";
-        write_atomically(&self.folder.join(CARD_FILE), card.as_bytes())
+        write(&self.folder.join(CARD_FILE), card.as_bytes())
     }
 }
 
@@ -164,7 +163,7 @@ impl Log {
                 kept.push('\n');
             }
         }
-        write_atomically(path, kept.as_bytes())?;
+        write(path, kept.as_bytes())?;
         Ok(Self {
             file: OpenOptions::new().append(true).open(path).map_err(file_error(path))?,
             path: path.to_owned(),

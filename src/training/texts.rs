@@ -1,7 +1,7 @@
 //! The texts that a student tells apart, and which of them labels can name.
 
 use crate::scores::QueryOwner;
-use crate::vocabulary::{ClassList, Classifier};
+use crate::vocabulary::{ClassList, Classifier, is_background};
 
 /// The texts of a student and its teacher, and who labels each of them.
 #[derive(Debug, Clone)]
@@ -48,7 +48,6 @@ impl Texts {
         without_names: Option<&Classifier>,
         labelled: &[bool],
     ) -> Result<Self, TextsError> {
-        let is_background = |name: &str| name.trim().eq_ignore_ascii_case("background");
         let background = list.classes().iter().position(|class| is_background(&class.name));
         let learned = match (without_names, background) {
             (Some(_), None) => return Err(TextsError::NoBackgroundClass),

@@ -16,7 +16,7 @@ use crate::evaluation::Truth;
 use crate::image::{Normalisation, RgbImage, decode};
 use crate::models::student::{Initial, Mode, Network, Parameters, Plan, PseudoLabels, StepReport, classify};
 use crate::scores::UNLABELLED;
-use crate::support::{Random, to_i64};
+use crate::support::{Random, to_i64, to_usize};
 
 /// Number of steps in a row without a labelled pixel after which the training gives up.
 const BARREN_STEPS: u64 = 20;
@@ -257,7 +257,7 @@ impl<'a> Trainer<'a> {
         });
         let pixels = probabilities.into_iter().zip(best).zip(shown);
         let label = |((probability, best), shown): ((f32, i64), bool)| {
-            let query = self.pseudo_labelled[usize::try_from(best).expect("a place is not negative")];
+            let query = self.pseudo_labelled[to_usize(best)];
             match shown && probability >= self.plan.settings.confidence {
                 true => u16::try_from(query).expect("there are at most 65535 queries"),
                 false => UNLABELLED,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use super::classes::{BACKGROUND, fold};
+use super::classes::{fold, is_background};
 use super::{Class, ClassList, TextEmbedding};
 
 /// One piece of advice. `Display` gives its text for people.
@@ -114,7 +114,7 @@ pub fn advice(
 /// wall").
 fn any_stands_for(classes: &[Class], surroundings: &[String]) -> bool {
     let names: HashSet<String> = surroundings.iter().map(|name| fold(name)).collect();
-    let is_named = |text: &str| names.contains(text) || text == BACKGROUND;
+    let is_named = |text: &str| names.contains(text) || is_background(text);
     classes.iter().flat_map(Class::texts).any(|text| {
         let text = fold(text);
         is_named(&text) || words_of(&text).any(is_named)

@@ -5,7 +5,6 @@ use sha2::{Digest, Sha256};
 use super::VocabularyLimits;
 use super::text_form::VocabularyText;
 use super::{ClassList, ClassListError, VocabularyOptions};
-use crate::support::hexadecimal;
 
 /// The definition of a named vocabulary.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +50,7 @@ impl VocabularyDefinition {
         }
         let lines = self.options.lines().into_iter();
         let options: String = lines.map(|(option, value)| format!("{option}: {value}\n")).collect();
-        hexadecimal(&Sha256::digest(format!("{list} {options}"))[..16])
+        hex::encode(&Sha256::digest(format!("{list} {options}"))[..16])
     }
 }
 

@@ -21,9 +21,9 @@ mod synonyms;
 mod text_form;
 
 pub use advice::{ClassListAdvice, advice};
-pub use classes::{ClassList, ClassListError};
+pub use classes::{ClassList, ClassListError, is_background};
 pub use definition::VocabularyDefinition;
-pub use disk::{DiskError, DiskStore, off_pool};
+pub use disk::{DiskError, DiskStore};
 pub use embedding::{EmbeddingSpace, TextEmbedding};
 pub use options::VocabularyOptions;
 pub use prompts::TemplateSet;

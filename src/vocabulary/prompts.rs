@@ -7,8 +7,6 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::support::hexadecimal;
-
 /// The place of the text in a template.
 const SLOT: &str = "{}";
 
@@ -58,7 +56,7 @@ impl TemplateSet {
     /// Returns the SHA-256 of the templates, lower-case hexadecimal.
     pub(super) fn digest(self) -> &'static str {
         static DIGESTS: LazyLock<[String; TemplateSet::ALL.len()]> = LazyLock::new(|| {
-            TemplateSet::ALL.map(|templates| hexadecimal(&Sha256::digest(templates.templates().join("\n"))))
+            TemplateSet::ALL.map(|templates| hex::encode(Sha256::digest(templates.templates().join("\n"))))
         });
         &DIGESTS[self as usize]
     }

@@ -8,7 +8,9 @@ mod embedded;
 mod fetch;
 mod settings;
 
-pub use catalogue::{Architecture, HUB_FILES, Origin, PUBLISHED, PublishedModel, TrainingNormalisation, VisualSizes};
+pub use catalogue::{
+    Architecture, DownloadSource, HUB_FILES, PUBLISHED, PublishedModel, TrainingNormalisation, VisualSizes,
+};
 pub use embedded::{DEMO, EmbeddedModel};
-pub use fetch::{Fetch, FetchError, Fetched, HttpError, Progress, Supply, Vouched};
+pub use fetch::{DownloadProgress, Fetch, FetchError, Fetched, HttpError, Supply, Vouched};
 pub use settings::FetchSettings;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use maskclip::config::Config;
 use maskclip::weights::FetchSettings;
-use maskclip::weights::{DEMO, Origin, PUBLISHED, PublishedModel};
-use maskclip::weights::{Fetch, FetchError, Progress, Vouched};
+use maskclip::weights::{DEMO, DownloadSource, PUBLISHED, PublishedModel};
+use maskclip::weights::{DownloadProgress, Fetch, FetchError, Vouched};
 use serde_json::Value;
 
 use crate::loopback::{Answer, Loopback};
@@ -375,7 +375,7 @@ fn wait_until(holds: impl Fn() -> bool) {
 #[derive(Default)]
 struct Heard(Vec<String>);
 
-impl Progress for Heard {
+impl DownloadProgress for Heard {
     fn begin(&mut self, _: u64, _: Option<u64>) {}
     fn advance(&mut self, _: u64) {}
     fn say(&mut self, message: &str) {
@@ -387,7 +387,7 @@ impl Progress for Heard {
 fn known_beforehand(server: &Loopback) -> &'static PublishedModel {
     let like = PublishedModel::named("ViT-B-16").unwrap();
     Box::leak(Box::new(PublishedModel {
-        origin: Origin::Address {
+        source: DownloadSource::Address {
             url: format!("{}/ViT-B-16.pt", server.address).leak(),
             sha256: sha256(&weights()).leak(),
             bytes: 100_000,

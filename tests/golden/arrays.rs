@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use maskclip::clip::{ModelConfig, Origin, VisualTower, Weights};
+use maskclip::clip::{CheckpointFormat, ModelConfig, VisualTower, Weights};
 use maskclip::scores::QueryOwner;
 use tch::{Device, Kind, Tensor};
 
@@ -30,7 +30,7 @@ pub fn golden(file: &str) -> PathBuf {
 pub fn open_tower(name: &str) -> (Weights, ModelConfig) {
     let path = golden(&format!("{name}.safetensors"));
     let weights = Weights::load(&path, Device::Cpu, Kind::Float).expect("the golden weights are committed");
-    let config = ModelConfig::find(Origin::OpenClip, &path).expect("the configuration is committed beside");
+    let config = ModelConfig::find(CheckpointFormat::OpenClip, &path).expect("the configuration is committed beside");
     (weights, config)
 }
 

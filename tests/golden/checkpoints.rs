@@ -6,7 +6,7 @@ use std::io::{Cursor, Read, Write};
 use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
-use maskclip::clip::{CheckpointError, Clip, ModelConfig, Origin, Weights};
+use maskclip::clip::{CheckpointError, CheckpointFormat, Clip, ModelConfig, Weights};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use tch::{Device, Kind, Tensor};
@@ -29,29 +29,34 @@ const PROMPTS: [&str; 2] = ["a photo of a tiger.", "a bad photo of the sky in th
 pub type References = &'static [(&'static str, f64)];
 
 /// Model, file, whose form it is, its references.
-pub const FORMS: [(&str, &str, Origin, References); 7] = [
+pub const FORMS: [(&str, &str, CheckpointFormat, References); 7] = [
     (
         "vit",
         "openai.pt",
-        Origin::OpenAi,
+        CheckpointFormat::OpenAi,
         &[OPEN_CLIP, ("openai", HALF_TOLERANCE)],
     ),
-    ("vit", "open_clip.pt", Origin::OpenClip, &[OPEN_CLIP]),
-    ("vit", "open_clip.safetensors", Origin::OpenClip, &[OPEN_CLIP]),
+    ("vit", "open_clip.pt", CheckpointFormat::OpenClip, &[OPEN_CLIP]),
+    ("vit", "open_clip.safetensors", CheckpointFormat::OpenClip, &[OPEN_CLIP]),
     (
         "vit",
         "hugging_face.safetensors",
-        Origin::HuggingFace,
+        CheckpointFormat::HuggingFace,
         &[OPEN_CLIP, ("hugging_face", TOLERANCE)],
     ),
     (
         "resnet",
         "openai.pt",
-        Origin::OpenAi,
+        CheckpointFormat::OpenAi,
         &[OPEN_CLIP, ("openai", HALF_TOLERANCE)],
     ),
-    ("resnet", "open_clip.pt", Origin::OpenClip, &[OPEN_CLIP]),
-    ("resnet", "open_clip.safetensors", Origin::OpenClip, &[OPEN_CLIP]),
+    ("resnet", "open_clip.pt", CheckpointFormat::OpenClip, &[OPEN_CLIP]),
+    (
+        "resnet",
+        "open_clip.safetensors",
+        CheckpointFormat::OpenClip,
+        &[OPEN_CLIP],
+    ),
 ];
 
 const OPEN_CLIP: (&str, f64) = ("open_clip", TOLERANCE);
@@ -64,7 +69,7 @@ fn every_form_computes_what_its_authors_code_does() {
         let weights = checkpoint
             .weights()
             .unwrap_or_else(|error| panic!("{model}/{file}: {error}"));
-        assert_eq!(weights.origin(), origin, "{model}/{file}");
+        assert_eq!(weights.format(), origin, "{model}/{file}");
         let clip = checkpoint
             .load()
             .unwrap_or_else(|error| panic!("{model}/{file}: {error}"));
@@ -109,8 +114,8 @@ fn a_hub_s_folder_is_a_checkpoint() {
     fs::rename(&checkpoint.file, checkpoint.beside("model.safetensors")).expect("the folder is writable");
     let folder = checkpoint.folder.path();
     let weights = Weights::load(folder, Device::Cpu, Kind::Float).expect("the folder has weights");
-    assert_eq!(weights.origin(), Origin::HuggingFace);
-    let config = ModelConfig::find(weights.origin(), folder).expect("the folder has their configuration");
+    assert_eq!(weights.format(), CheckpointFormat::HuggingFace);
+    let config = ModelConfig::find(weights.format(), folder).expect("the folder has their configuration");
     Clip::load(weights, &config).expect("they are a whole model");
 }
 
@@ -136,7 +141,7 @@ fn a_checkpoint_in_several_files_is_the_same_model() {
     let folder = checkpoint.folder.path();
     let load = || Weights::load(folder, Device::Cpu, Kind::Float);
     let weights = load().expect("the index lists both files");
-    let config = ModelConfig::find(weights.origin(), folder).expect("the folder has their configuration");
+    let config = ModelConfig::find(weights.format(), folder).expect("the folder has their configuration");
     let joined = Clip::load(weights, &config).expect("they are a whole model");
     let image = arrays("vit")["image"].unsqueeze(0);
     assert_eq!(joined.visual.encode_image(&image), whole.visual.encode_image(&image));
@@ -363,7 +368,7 @@ impl Checkpoint {
 
     pub fn load(&self) -> Result<Clip, CheckpointError> {
         let weights = self.weights()?;
-        let config = ModelConfig::find(weights.origin(), &self.file)?;
+        let config = ModelConfig::find(weights.format(), &self.file)?;
         Clip::load(weights, &config)
     }
 }

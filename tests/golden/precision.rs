@@ -111,7 +111,7 @@ fn a_random_towers_cosines_move_by_less_than_the_tolerance() {
 fn random_cosines(name: &str, kind: Kind) -> Tensor {
     let path = golden(&format!("{name}.safetensors"));
     let mut weights = Weights::load(&path, Device::Cpu, kind).expect("the golden weights are committed");
-    let config = ModelConfig::find(weights.origin(), &path).expect("the configuration is committed beside");
+    let config = ModelConfig::find(weights.format(), &path).expect("the configuration is committed beside");
     let tower = maskclip::clip::VisualTower::load(&mut weights, &config).expect("the weights are a whole tower");
     let wave = |shape: &[i64], seed: f64| {
         let count: i64 = shape.iter().product();

@@ -16,7 +16,7 @@ use crate::api::ClassBody;
 use crate::config::Config;
 use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
-use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
+use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
 use crate::labeller::ModelInfo;
 use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
@@ -326,11 +326,11 @@ fn read(file: &Path) -> Result<String> {
 
 impl Bench {
     /// Returns the task for the fields of a request. Embeds its texts first, so that no image waits for them.
-    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<Task> {
+    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<EvaluationTask> {
         let options = resolve(&fields, self.engine.settings(), &self.vocabulary.options, &self.model)?;
         self.engine.embed_for(&fields).await?;
         let classes = self.vocabulary.list.classes();
-        Ok(Task {
+        Ok(EvaluationTask {
             fields,
             options,
             names: classes.iter().map(|class| class.name.clone()).collect(),
@@ -339,8 +339,8 @@ impl Bench {
     }
 
     /// Returns a run of a task on a data set.
-    pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a Task) -> Run<'a> {
-        Run {
+    pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a EvaluationTask) -> EvaluationRun<'a> {
+        EvaluationRun {
             engine: &self.engine,
             dataset,
             task,

@@ -10,6 +10,7 @@ use crate::labeller::ModelInfo;
 use crate::models::student::{
     Backbone, Head, NetworkConfig, OptimiserSettings, PseudoLabels, Stem, StudentPrecision, TrainSettings,
 };
+use crate::support::to_i64;
 
 /// Arguments of `maskclip train`.
 #[derive(Debug, Args)]
@@ -179,7 +180,7 @@ impl NetworkArguments {
             width: self.width,
             head: self.head,
             head_channels: self.head_channels,
-            embedding: i64::try_from(teacher.embedding_dimension).expect("a length in memory fits 63 bits"),
+            embedding: to_i64(teacher.embedding_dimension),
         }
     }
 }

@@ -11,7 +11,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Pickled, Value};
 use super::stored::Stored;
-use super::{CheckpointError, Origin};
+use super::{CheckpointError, CheckpointFormat};
 
 /// Characters of a tensor's name; CLIP's longest have 60.
 const MAX_NAME: usize = 500;
@@ -26,7 +26,7 @@ const OPENAI_MARK: &str = "input_resolution";
 const DISTRIBUTED_PREFIX: &str = "module.";
 
 /// Every tensor's place in the archive and who wrote it.
-pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointError> {
+pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), CheckpointError> {
     let entries = Entries::find(bytes)?;
     if entries.get("byteorder").is_some_and(|order| &bytes[order] == b"big") {
         return Err(damaged("its numbers are big-endian"));
@@ -47,8 +47,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, Origin), Ch
         tensors.insert(name, stored);
     }
     let is_openai = entries.get(TORCHSCRIPT_MARK).is_some() && tensors.contains_key(OPENAI_MARK);
-    let origin = if is_openai { Origin::OpenAi } else { Origin::OpenClip };
-    Ok((tensors, origin))
+    let format = if is_openai {
+        CheckpointFormat::OpenAi
+    } else {
+        CheckpointFormat::OpenClip
+    };
+    Ok((tensors, format))
 }
 
 /// A module's parameters and buffers, named by the path of attributes that leads to them. Attributes that are no tensors

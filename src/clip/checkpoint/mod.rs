@@ -27,7 +27,6 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
-use crate::support::hexadecimal;
 
 /// What weights are called in model hubs' folders, in the order they are looked for.
 pub const WEIGHTS_FILES: [&str; 6] = [
@@ -39,9 +38,9 @@ pub const WEIGHTS_FILES: [&str; 6] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// Whose form a checkpoint has, which says where its configuration is.
+/// The format of a checkpoint: whose names its tensors have, which says where its configuration is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum CheckpointFormat {
     /// A TorchScript archive of OpenAI's.
     OpenAi,
     /// A state dict under open_clip's names, in safetensors or a PyTorch archive.
@@ -60,7 +59,7 @@ pub struct Weights {
     files: Vec<Bytes>,
     /// Where each tensor lies in them: read as they are taken, so that what is converted never exists twice.
     tensors: HashMap<String, Stored>,
-    origin: Origin,
+    format: CheckpointFormat,
     device: Device,
     kind: Kind,
     /// Taken on a thread of its own while the tensors are read: it would be a quarter of a model's start.
@@ -96,10 +95,10 @@ impl Weights {
 
     fn from_files(files: Vec<Bytes>, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
         let mut tensors = HashMap::new();
-        let mut origin = Origin::OpenClip;
+        let mut format = CheckpointFormat::OpenClip;
         for (number, file) in files.iter().enumerate() {
-            let (tensors_of_file, origin_of_file) = read(file)?;
-            origin = origin_of_file;
+            let (tensors_of_file, format_of_file) = read(file)?;
+            format = format_of_file;
             for (name, tensor) in tensors_of_file {
                 if tensors.insert(name.clone(), tensor.in_file(number)).is_some() {
                     return Err(CheckpointError::Damaged(format!("{name} is in several of its files")));
@@ -107,16 +106,16 @@ impl Weights {
             }
         }
         let tensors = weights_among(tensors)?;
-        let (tensors, origin) = if hugging_face::is_form_of(&tensors) {
-            (hugging_face::translate(tensors)?, Origin::HuggingFace)
+        let (tensors, format) = if hugging_face::is_form_of(&tensors) {
+            (hugging_face::translate(tensors)?, CheckpointFormat::HuggingFace)
         } else {
-            (tensors, origin)
+            (tensors, format)
         };
         Ok(Self {
             sha256: digest_aside(&files),
             files,
             tensors,
-            origin,
+            format,
             device,
             kind,
         })
@@ -139,9 +138,9 @@ impl Weights {
         Self { kind, ..self }
     }
 
-    /// Whose form the checkpoint has.
-    pub fn origin(&self) -> Origin {
-        self.origin
+    /// The format of the checkpoint.
+    pub fn format(&self) -> CheckpointFormat {
+        self.format
     }
 
     /// The shape of a tensor that has not been taken yet; `None` when there is none of that name.
@@ -185,9 +184,9 @@ impl Weights {
 
     /// A tensor's name and shape as the file has them.
     fn in_file(&self, name: &str, shape: &[i64]) -> (String, Vec<i64>) {
-        match self.origin {
-            Origin::HuggingFace => hugging_face::in_file(name, shape),
-            Origin::OpenAi | Origin::OpenClip => (name.to_owned(), shape.to_vec()),
+        match self.format {
+            CheckpointFormat::HuggingFace => hugging_face::in_file(name, shape),
+            CheckpointFormat::OpenAi | CheckpointFormat::OpenClip => (name.to_owned(), shape.to_vec()),
         }
     }
 
@@ -245,9 +244,9 @@ fn map(path: &Path) -> Result<Bytes, CheckpointError> {
 }
 
 /// Every tensor's place in one file.
-fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointError> {
+fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), CheckpointError> {
     match Container::of(file) {
-        Container::SafeTensors => Ok((safetensors::read(file)?, Origin::OpenClip)),
+        Container::SafeTensors => Ok((safetensors::read(file)?, CheckpointFormat::OpenClip)),
         Container::ZipArchive => archive::read(file),
         Container::Index => Err(CheckpointError::UnsupportedForm("JSON where tensors should be")),
         Container::Pickle => Err(CheckpointError::UnsupportedForm("a bare Python pickle")),
@@ -334,7 +333,7 @@ fn digest_aside(files: &[Bytes]) -> Arc<OnceLock<String>> {
 
 fn sha256_hexadecimal(files: &[impl AsRef<[u8]>]) -> String {
     let digest = files.iter().fold(Sha256::new(), Sha256::chain_update);
-    hexadecimal(&digest.finalize())
+    hex::encode(digest.finalize())
 }
 
 #[cfg(test)]

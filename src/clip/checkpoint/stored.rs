@@ -5,6 +5,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use tch::{Kind, Tensor};
 
+use crate::support::to_i64;
+
 /// One tensor of a checkpoint: its pieces, joined along the first dimension. Nearly always there is one.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
@@ -110,8 +112,7 @@ impl Stored {
             .map(|piece| {
                 let bytes = &files[piece.file][piece.bytes.clone()];
                 let elements = bytes.len() / self.kind.elt_size_in_bytes();
-                let elements = i64::try_from(elements).expect("a length in memory fits 63 bits");
-                Tensor::from_data_size(bytes, &[elements], self.kind)
+                Tensor::from_data_size(bytes, &[to_i64(elements)], self.kind)
                     .as_strided(&piece.shape, &piece.strides, 0)
                     .contiguous()
             })

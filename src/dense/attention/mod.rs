@@ -6,9 +6,9 @@
 //! the others unless a method says otherwise; only the cells' rows are ever computed, since nobody reads the class
 //! token's. Everything is per head, and scaled by the head's width, never the block's.
 
+mod cell_grid;
 mod clearclip;
 mod gem;
-mod grid;
 mod last_block;
 mod maskclip;
 mod naclip;
@@ -22,7 +22,7 @@ use tch::Tensor;
 
 use super::{Attention, DenseError, FeatureOptions};
 use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
-use grid::Grid;
+use cell_grid::CellGrid;
 use last_block::{LastBlock, cells_of};
 pub(super) use resclip::Feedback;
 use trunk::{Depth, Trunk};
@@ -67,7 +67,7 @@ pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, o
     let FeatureOptions {
         attention, constants, ..
     } = *options;
-    let grid = Grid::of(image, tower.patch_pixels());
+    let grid = CellGrid::of(image, tower.patch_pixels());
     let trunk = Trunk::run(tower, image, blocks_read(attention, Depth::of(tower)));
     let last = LastBlock::of(tower, trunk.before_last().shallow_clone());
     let mut feedback = None;

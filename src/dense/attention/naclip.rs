@@ -5,24 +5,24 @@
 
 use tch::{Device, Tensor};
 
-use super::grid::Grid;
+use super::cell_grid::CellGrid;
 use super::last_block::{Heads, attend, cells_of};
 
 /// Standard deviation of the neighbourhood, in cells.
 const SIGMA: f64 = 5.0;
 
 /// `A = sm(k k^T / sqrt d + omega)`. `[batch, heads, cells, head_width]`.
-pub(super) fn mix(Heads { key, value, .. }: &Heads, grid: Grid) -> Tensor {
+pub(super) fn mix(Heads { key, value, .. }: &Heads, grid: CellGrid) -> Tensor {
     attend(&cells_of(key), key, value, Some(&neighbourhood(grid, key.device())))
 }
 
 /// `omega_ij = exp(-(rows^2 + columns^2) / (2 sigma^2))` between cells i and j, its peak 1, nowhere cut off, 0 towards the
 /// class token: `[cells, 1 + cells]`.
-pub(super) fn neighbourhood(grid: Grid, device: Device) -> Tensor {
+pub(super) fn neighbourhood(grid: CellGrid, device: Device) -> Tensor {
     gaussian(grid, SIGMA, device)
 }
 
-fn gaussian(grid: Grid, sigma: f64, device: Device) -> Tensor {
+fn gaussian(grid: CellGrid, sigma: f64, device: Device) -> Tensor {
     let omega = grid.product(device, |steps| (steps.square() / (-2.0 * sigma * sigma)).exp());
     omega.constant_pad_nd([1, 0]) // [cells, cells] -> [cells, 1 + cells]
 }
@@ -38,7 +38,7 @@ mod tests {
 
     /// The attention of the first cell where all keys are alike, at another sigma than the paper's.
     fn first_row(rows: i64, columns: i64, sigma: f64) -> Tensor {
-        gaussian(Grid { rows, columns }, sigma, CPU)
+        gaussian(CellGrid { rows, columns }, sigma, CPU)
             .get(0)
             .softmax(0, Kind::Float)
     }
@@ -63,13 +63,13 @@ mod tests {
 
     #[test]
     fn rows_sum_to_one() {
-        let grid = Grid { rows: 2, columns: 3 };
+        let grid = CellGrid { rows: 2, columns: 3 };
         assert_close(&row_sums(|heads| mix(heads, grid)), &Tensor::from(1f32));
     }
 
     #[test]
     fn queries_have_no_part_in_it() {
-        let grid = Grid { rows: 2, columns: 3 };
+        let grid = CellGrid { rows: 2, columns: 3 };
         let mut heads = heads(6);
         let before = mix(&heads, grid);
         heads.query = heads.query.zeros_like();

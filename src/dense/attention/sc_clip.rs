@@ -7,7 +7,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::grid::Grid;
+use super::cell_grid::CellGrid;
 use super::last_block::{Heads, attend, cells_of};
 use super::trunk::{Depth, Trunk};
 use crate::dense::tensors::unit_rows;
@@ -40,7 +40,7 @@ fn early_block(depth: Depth) -> usize {
 }
 
 /// Features of the cells before the final normalisation, `[batch, cells, width]`.
-pub(super) fn cells(trunk: &Trunk, grid: Grid) -> Tensor {
+pub(super) fn cells(trunk: &Trunk, grid: CellGrid) -> Tensor {
     let depth = trunk.depth();
     let last_outputs = depth.0 - 1;
     let block_output = |block: usize| cells_of(trunk.after(block.min(last_outputs))).to_kind(Kind::Float);
@@ -100,7 +100,7 @@ fn is_outlier(tokens: &Tensor) -> Tensor {
 
 /// The matrix that puts the mean of the regular tokens around it in an outlier's place and leaves all others; an outlier
 /// among outliers stays, too. `[batch, cells]` to `[batch, cells, cells]`.
-fn repair(is_outlier: &Tensor, grid: Grid) -> Tensor {
+fn repair(is_outlier: &Tensor, grid: CellGrid) -> Tensor {
     let identity = identity(grid.cells(), is_outlier.device());
     let within_a_step = grid.product(is_outlier.device(), |steps| steps.le(1.0).to_kind(Kind::Float));
     let adjacent = within_a_step.ne_tensor(&identity); // [cells, cells]
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::dense::attention::testing::{assert_close, noise};
 
-    const GRID: Grid = Grid { rows: 14, columns: 14 };
+    const GRID: CellGrid = CellGrid { rows: 14, columns: 14 };
 
     fn outliers(tokens: &Tensor) -> Vec<i64> {
         let indices = is_outlier(tokens).squeeze_dim(0).nonzero().view(-1);
@@ -173,7 +173,7 @@ mod tests {
     fn an_outlier_becomes_the_mean_of_the_regular_tokens_around_it() {
         let is_outlier = Tensor::from_slice(&[true, true, false, false, false, false]).unsqueeze(0);
         let tokens = Tensor::from_slice(&[100f32, 100.0, 2.0, 3.0, 4.0, 5.0]).view([1, 6, 1]);
-        let repaired = repair(&is_outlier, Grid { rows: 2, columns: 3 }).matmul(&tokens);
+        let repaired = repair(&is_outlier, CellGrid { rows: 2, columns: 3 }).matmul(&tokens);
         let expected = Tensor::from_slice(&[3.5f32, 3.5, 2.0, 3.0, 4.0, 5.0]).view([1, 6, 1]);
         assert_close(&repaired, &expected);
     }
@@ -182,7 +182,7 @@ mod tests {
     fn an_outlier_among_outliers_stays() {
         let is_outlier = Tensor::from_slice(&[true, true, false]).unsqueeze(0);
         let tokens = Tensor::from_slice(&[7f32, 8.0, 9.0]).view([1, 3, 1]);
-        let repaired = repair(&is_outlier, Grid { rows: 1, columns: 3 }).matmul(&tokens);
+        let repaired = repair(&is_outlier, CellGrid { rows: 1, columns: 3 }).matmul(&tokens);
         assert_close(&repaired, &Tensor::from_slice(&[7f32, 9.0, 9.0]).view([1, 3, 1]));
     }
 

@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::card::{CARD_FILE, STUDENT_FILE, StudentCard};
 use super::network::{Network, Parameters};
-use crate::support::{hexadecimal, to_i64};
+use crate::support::to_i64;
 
 /// Name of the tensor with the text embeddings that the student was trained on.
 const CLASSIFIER: &str = "classifier";
@@ -149,7 +149,7 @@ impl StudentFiles {
             reason,
         };
         let bytes = read(&self.weights)?;
-        let digest = hexadecimal(&Sha256::digest(&bytes));
+        let digest = hex::encode(Sha256::digest(&bytes));
         if digest != card.weights_sha256 {
             let expected = &card.weights_sha256;
             return Err(refuse(format!("its SHA-256 is {digest}, and the card says {expected}")));

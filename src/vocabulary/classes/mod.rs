@@ -10,10 +10,9 @@ use sha2::{Digest, Sha256};
 use super::VocabularyLimits;
 use super::{Class, Classifier, Synonyms, TemplateSet, TextEmbedding};
 use crate::scores::{QueryOwner, UNLABELLED};
-use crate::support::hexadecimal;
 
 /// A class with this name is the background itself if the list has background names.
-pub(super) const BACKGROUND: &str = "background";
+const BACKGROUND: &str = "background";
 
 /// Classes in the order of their ids, and the background names. There is at least one class. All names are trimmed,
 /// printable and within the limits.
@@ -149,7 +148,7 @@ impl ClassList {
 
     /// Returns the id of the list with its background and templates, 32 hexadecimal digits. Equal lists have equal ids.
     pub fn id(&self, templates: TemplateSet) -> String {
-        hexadecimal(&Sha256::digest(format!("{} {}", templates.name(), self.digest()))[..16])
+        hex::encode(&Sha256::digest(format!("{} {}", templates.name(), self.digest()))[..16])
     }
 
     /// Returns the digest of the list with its background, 32 hexadecimal digits. Equal lists have equal digests.
@@ -165,7 +164,7 @@ impl ClassList {
             class.synonyms.iter().for_each(|synonym| add(b's', synonym));
         }
         self.background.iter().for_each(|name| add(b'b', name));
-        hexadecimal(&digest.finalize()[..16])
+        hex::encode(&digest.finalize()[..16])
     }
 
     /// Returns the texts to embed, each once, in the order of the queries.
@@ -278,11 +277,10 @@ impl ClassList {
 
     /// Returns the class that is the background itself, if the list has background names.
     fn background_class(&self) -> Option<u16> {
-        let named = |class: &Class| fold(&class.name) == BACKGROUND;
         let position = self
             .classes
             .iter()
-            .position(named)
+            .position(|class| is_background(&class.name))
             .filter(|_| !self.background.is_empty());
         position.map(|id| u16::try_from(id).expect("a list has at most 65535 classes"))
     }
@@ -298,6 +296,12 @@ struct Query<'a> {
 /// Returns a name as the model reads it: lower case, with single spaces.
 pub(super) fn fold(name: &str) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// Returns whether the model reads a text as the word "background". A class with this name stands for everything
+/// outside the other classes. In a student with a learned background, this text has the learned embedding.
+pub fn is_background(text: &str) -> bool {
+    fold(text) == BACKGROUND
 }
 
 fn check_background(names: &[String], limits: &VocabularyLimits) -> Result<Vec<String>, ClassListError> {

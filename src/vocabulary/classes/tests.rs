@@ -217,6 +217,16 @@ fn queries_as_classes_keep_what_is_averaged_together() {
 }
 
 #[test]
+fn the_background_is_one_word_in_any_case_with_white_space_around_it() {
+    for text in ["background", "BACKGROUND", " Background ", "\tbackground\n"] {
+        assert!(is_background(text), "{text:?}");
+    }
+    for text in ["back ground", "backgrounds", "green background", "", "[background]"] {
+        assert!(!is_background(text), "{text:?}");
+    }
+}
+
+#[test]
 fn without_background_asked_for_the_word_is_a_class_like_any() {
     let list = list(&["background", "cat"], &[]);
     assert_eq!(list.texts(), ["background", "cat"]);

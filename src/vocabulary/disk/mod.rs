@@ -4,13 +4,12 @@
 //! carries a checksum over its key and content, so a damaged file never yields wrong content: a damaged row is deleted,
 //! a damaged file is replaced. A killed process leaves only complete transactions behind.
 //!
-//! Every call may wait for the disk or for another process. [`off_pool`] runs it outside the async pool.
+//! Every call may wait for the disk or for another process. Async callers run it on the blocking pool.
 
 mod definitions;
 mod embeddings;
 
 use std::ffi::OsString;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -148,15 +147,6 @@ impl DiskStore {
             }
             result => Ok(result?),
         }
-    }
-}
-
-/// Runs work that may wait for the disk on the blocking pool.
-pub async fn off_pool<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // The task is never cancelled, so the error is a panic.
-        Err(error) => resume_unwind(error.into_panic()),
     }
 }
 

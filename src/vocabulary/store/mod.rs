@@ -14,9 +14,9 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::TemplateSet;
-use super::disk::{DiskStore, off_pool};
+use super::disk::DiskStore;
 use super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
-use crate::support::ByteLru;
+use crate::support::{ByteLru, run_blocking};
 
 /// Largest number of tokens in a chunk, without the tokens of the templates' own words. The embedder gets one chunk at
 /// a time, so that images get their turn between the chunks of a long vocabulary. A chunk holds about 20 class names
@@ -78,15 +78,15 @@ pub struct EmbeddingStore {
 #[derive(Debug)]
 struct State {
     held: ByteLru<EmbeddingKey, TextEmbedding>,
-    pending: HashMap<EmbeddingKey, watch::Receiver<Option<Outcome>>>,
+    pending: HashMap<EmbeddingKey, watch::Receiver<Option<EmbeddingResult>>>,
 }
 
-type Outcome = Result<TextEmbedding, EmbeddingError>;
+type EmbeddingResult = Result<TextEmbedding, EmbeddingError>;
 
 /// The state of a text when [`EmbeddingStore::resolve`] looks it up.
 enum Found {
     Held(TextEmbedding),
-    Pending(watch::Receiver<Option<Outcome>>),
+    Pending(watch::Receiver<Option<EmbeddingResult>>),
 }
 
 impl EmbeddingStore {
@@ -145,7 +145,7 @@ impl EmbeddingStore {
         }
         let held = texts.len() - missing.len();
         match self.disk.clone() {
-            Some(disk) if !missing.is_empty() => held + off_pool(move || disk.count(&missing)).await.unwrap_or(0),
+            Some(disk) if !missing.is_empty() => held + run_blocking(move || disk.count(&missing)).await.unwrap_or(0),
             _ => held,
         }
     }
@@ -202,7 +202,7 @@ impl EmbeddingStore {
             return claims;
         };
         let keys: Vec<EmbeddingKey> = claims.iter().map(|claim| claim.key.clone()).collect();
-        let read = off_pool(move || disk.read(&keys, SystemTime::now())).await;
+        let read = run_blocking(move || disk.read(&keys, SystemTime::now())).await;
         let read = read.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the store on disk");
             vec![None; claims.len()]
@@ -226,7 +226,7 @@ impl EmbeddingStore {
         if let Some(disk) = self.disk.clone() {
             let keys = chunk.iter().map(|claim| claim.key.clone());
             let entries: Vec<_> = keys.zip(embeddings.iter().cloned()).collect();
-            if let Err(error) = off_pool(move || disk.write(&entries, SystemTime::now())).await {
+            if let Err(error) = run_blocking(move || disk.write(&entries, SystemTime::now())).await {
                 tracing::warn!(%error, "could not write text embeddings to disk");
             }
         }
@@ -250,11 +250,11 @@ fn entry_bytes(key: &EmbeddingKey, embedding: &TextEmbedding) -> u64 {
 struct Claim {
     store: Arc<EmbeddingStore>,
     key: EmbeddingKey,
-    sender: watch::Sender<Option<Outcome>>,
+    sender: watch::Sender<Option<EmbeddingResult>>,
 }
 
 impl Claim {
-    fn settle(self, outcome: Outcome) {
+    fn settle(self, outcome: EmbeddingResult) {
         if let Ok(embedding) = &outcome {
             // The embedding is held before the text stops being pending, so that nobody finds it missing.
             self.store.hold(self.key.clone(), embedding.clone());

@@ -20,8 +20,8 @@ pub struct PublishedModel {
     pub architecture: &'static Architecture,
     /// open_clip's name for these weights of the architecture.
     pub tag: &'static str,
-    /// Where its weights are.
-    pub origin: Origin,
+    /// Where its weights are downloaded from.
+    pub source: DownloadSource,
     /// What its publisher allows.
     pub licence: &'static str,
     /// The non-linearity it was trained with.
@@ -30,9 +30,9 @@ pub struct PublishedModel {
     pub normalisation: TrainingNormalisation,
 }
 
-/// Where a published model's weights are.
+/// Where a published model's weights are downloaded from.
 #[derive(Debug, PartialEq)]
-pub enum Origin {
+pub enum DownloadSource {
     /// A file whose digest and size are known beforehand.
     Address {
         /// Its address.
@@ -127,9 +127,9 @@ impl PublishedModel {
 
     /// The endings its file may have.
     pub fn endings(&self) -> &'static [&'static str] {
-        match self.origin {
-            Origin::Address { .. } => &["pt"],
-            Origin::Hub { .. } => &[HUB_FILES[0].1, HUB_FILES[1].1],
+        match self.source {
+            DownloadSource::Address { .. } => &["pt"],
+            DownloadSource::Hub { .. } => &[HUB_FILES[0].1, HUB_FILES[1].1],
         }
     }
 
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn digests_are_whole_and_openais_are_in_their_addresses() {
         for model in PUBLISHED {
-            if let Origin::Address { url, sha256, .. } = model.origin {
+            if let DownloadSource::Address { url, sha256, .. } = model.source {
                 assert_eq!(sha256.len(), 64, "{}", model.name);
                 assert_eq!(url::Url::parse(url).unwrap().as_str(), url);
                 assert_eq!(url.split('/').rev().nth(1), Some(sha256), "{}", model.name);

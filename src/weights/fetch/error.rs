@@ -39,24 +39,24 @@ pub enum FetchError {
         path: PathBuf,
     },
     /// Another file altogether.
-    #[error("{origin} has {offered} bytes where {name} has {expected}: it is another file")]
+    #[error("{location} has {offered} bytes where {name} has {expected}: it is another file")]
     WrongSize {
         /// The model.
         name: &'static str,
         /// The address or file.
-        origin: String,
+        location: String,
         /// Its length.
         offered: u64,
         /// What it should be.
         expected: u64,
     },
     /// Not the bytes they should be.
-    #[error("{origin} has SHA-256 {found} where {name} must have {expected}: it was discarded")]
+    #[error("{location} has SHA-256 {found} where {name} must have {expected}: it was discarded")]
     WrongDigest {
         /// The model.
         name: &'static str,
         /// The address or file.
-        origin: String,
+        location: String,
         /// What came.
         found: String,
         /// What should have come.

@@ -19,7 +19,8 @@ use http::Client;
 pub use http::HttpError;
 use partial::Partial;
 
-use crate::weights::{FetchSettings, HUB_FILES, Origin, PublishedModel};
+use crate::support::write_whole_file;
+use crate::weights::{DownloadSource, FetchSettings, HUB_FILES, PublishedModel};
 
 /// Requests in a row that may bring nothing before a download is given up.
 const FRUITLESS_REQUESTS: u32 = 3;
@@ -78,7 +79,7 @@ pub struct Fetched {
 }
 
 /// Hears how a transfer goes.
-pub trait Progress {
+pub trait DownloadProgress {
     /// A transfer starts with this many bytes held already, of `total` where that is known.
     fn begin(&mut self, held: u64, total: Option<u64>);
     /// That many bytes more.
@@ -111,7 +112,7 @@ impl Fetch<'_> {
     ///
     /// # Errors
     /// When it cannot be had, or is not what it should be.
-    pub fn run(&self, from: Option<&Supply>, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
+    pub fn run(&self, from: Option<&Supply>, progress: &mut dyn DownloadProgress) -> Result<Fetched, FetchError> {
         if let Some(fetched) = self.held()? {
             return Ok(fetched);
         }
@@ -155,13 +156,13 @@ impl Fetch<'_> {
     }
 
     /// From where the model is published.
-    fn download_published(&self, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
-        match self.model.origin {
-            Origin::Address { url, .. } => {
+    fn download_published(&self, progress: &mut dyn DownloadProgress) -> Result<Fetched, FetchError> {
+        match self.model.source {
+            DownloadSource::Address { url, .. } => {
                 let url = Url::parse(url).expect("the zoo's addresses are tested to be valid");
                 self.download(&url, "pt", &self.expected(false), progress)
             }
-            Origin::Hub { repository } => {
+            DownloadSource::Hub { repository } => {
                 let mut missing = None;
                 for (file, ending) in HUB_FILES {
                     let url = hub_address(&self.settings.hub, repository, file);
@@ -181,7 +182,7 @@ impl Fetch<'_> {
         url: &Url,
         ending: &str,
         expected: &Expected,
-        progress: &mut dyn Progress,
+        progress: &mut dyn DownloadProgress,
     ) -> Result<Fetched, FetchError> {
         let client = Client::new(self.settings.certificates.as_deref())?;
         let path = self.model.path_in(self.folder, ending);
@@ -227,7 +228,7 @@ impl Fetch<'_> {
         url: &Url,
         expected: &Expected,
         partial: &mut Partial,
-        progress: &mut dyn Progress,
+        progress: &mut dyn DownloadProgress,
     ) -> Result<Option<String>, FetchError> {
         let mut fruitless = 0;
         loop {
@@ -256,7 +257,7 @@ impl Fetch<'_> {
         url: &Url,
         expected: &Expected,
         partial: &mut Partial,
-        progress: &mut dyn Progress,
+        progress: &mut dyn DownloadProgress,
     ) -> Result<Option<String>, FetchError> {
         let mut reply = client.get(url, partial.length())?;
         let digest_known = expected.sha256.is_some() || reply.sha256.is_some();
@@ -308,13 +309,13 @@ impl Fetch<'_> {
     }
 
     /// From a file of this machine.
-    fn import(&self, source: &Path, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
+    fn import(&self, source: &Path, progress: &mut dyn DownloadProgress) -> Result<Fetched, FetchError> {
         let mut file = File::open(source).map_err(FetchError::at(source))?;
         let length = file.metadata().map_err(FetchError::at(source))?.len();
         let expected = self.expected(false);
-        let origin = source.display().to_string();
+        let location = source.display().to_string();
         if let Some(expected) = expected.bytes.filter(|&expected| expected != length) {
-            return Err(self.wrong_size(&origin, length, expected));
+            return Err(self.wrong_size(&location, length, expected));
         }
         let path = self.model.path_in(self.folder, self.ending_of(source));
         let mut partial = self.open_partial(&path, progress)?;
@@ -333,7 +334,7 @@ impl Fetch<'_> {
             Some(_) => Vouched::Zoo,
             None => Vouched::Nobody,
         };
-        self.finish(partial, path, &origin, expected.sha256.as_deref(), vouched)
+        self.finish(partial, path, &location, expected.sha256.as_deref(), vouched)
     }
 
     /// Verifies, puts the configuration beside, and gives the file its name.
@@ -341,7 +342,7 @@ impl Fetch<'_> {
         &self,
         partial: Partial,
         path: PathBuf,
-        origin: &str,
+        location: &str,
         expected: Option<&str>,
         vouched: Vouched,
     ) -> Result<Fetched, FetchError> {
@@ -350,14 +351,14 @@ impl Fetch<'_> {
             partial.discard().map_err(FetchError::at(&path))?;
             return Err(FetchError::WrongDigest {
                 name: self.model.name,
-                origin: origin.to_owned(),
+                location: location.to_owned(),
                 found: sha256,
                 expected: expected.to_owned(),
             });
         }
         // Before the weights take their name: a loader that finds them finds it too.
         let config = path.with_extension("json");
-        fs::write(&config, self.model.config()).map_err(FetchError::at(&config))?;
+        write_whole_file(&config, self.model.config().as_bytes()).map_err(FetchError::at(&config))?;
         partial.persist(&path).map_err(FetchError::at(&path))?;
         Ok(Fetched {
             path,
@@ -367,7 +368,7 @@ impl Fetch<'_> {
         })
     }
 
-    fn open_partial(&self, path: &Path, progress: &mut dyn Progress) -> Result<Partial, FetchError> {
+    fn open_partial(&self, path: &Path, progress: &mut dyn DownloadProgress) -> Result<Partial, FetchError> {
         let mut name = path.to_owned().into_os_string();
         name.push(".partial");
         let path = PathBuf::from(name);
@@ -375,9 +376,9 @@ impl Fetch<'_> {
     }
 
     fn expected(&self, digest_needed: bool) -> Expected {
-        let (bytes, sha256) = match self.model.origin {
-            Origin::Address { sha256, bytes, .. } => (Some(bytes), Some(sha256.to_owned())),
-            Origin::Hub { .. } => (None, None),
+        let (bytes, sha256) = match self.model.source {
+            DownloadSource::Address { sha256, bytes, .. } => (Some(bytes), Some(sha256.to_owned())),
+            DownloadSource::Hub { .. } => (None, None),
         };
         Expected {
             bytes,
@@ -393,10 +394,10 @@ impl Fetch<'_> {
         endings.iter().find(|ending| given == **ending).unwrap_or(&endings[0])
     }
 
-    fn wrong_size(&self, origin: &str, offered: u64, expected: u64) -> FetchError {
+    fn wrong_size(&self, location: &str, offered: u64, expected: u64) -> FetchError {
         FetchError::WrongSize {
             name: self.model.name,
-            origin: origin.to_owned(),
+            location: location.to_owned(),
             offered,
             expected,
         }
@@ -413,9 +414,11 @@ impl Fetch<'_> {
             name: self.model.name,
             folder: self.folder.to_owned(),
             looked_for: file_names.join(" and "),
-            address: match self.model.origin {
-                Origin::Address { url, .. } => url.to_owned(),
-                Origin::Hub { repository } => hub_address(&self.settings.hub, repository, HUB_FILES[0].0).to_string(),
+            address: match self.model.source {
+                DownloadSource::Address { url, .. } => url.to_owned(),
+                DownloadSource::Hub { repository } => {
+                    hub_address(&self.settings.hub, repository, HUB_FILES[0].0).to_string()
+                }
             },
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::hexadecimal;
+use crate::support::sync_folder_of;
 
 /// A file on its way. Only one process at a time has it open.
 pub struct Partial {
@@ -85,13 +85,14 @@ impl Partial {
 
     /// SHA-256 of everything held, in hexadecimal.
     pub fn sha256(&self) -> String {
-        hexadecimal(&self.digest.clone().finalize())
+        hex::encode(self.digest.clone().finalize())
     }
 
-    /// Gives the file its name, once it is safely on the disk.
+    /// Gives the file its name, once its bytes are on the disk. When this returns, the name is there too.
     pub fn persist(self, name: &Path) -> io::Result<()> {
         self.file.sync_all()?;
-        fs::rename(&self.path, name)
+        fs::rename(&self.path, name)?;
+        sync_folder_of(name)
     }
 
     /// Removes the file.
@@ -104,7 +105,7 @@ impl Partial {
 pub fn sha256_of(mut file: File) -> io::Result<String> {
     let mut digest = Sha256::new();
     hash(&mut file, &mut digest)?;
-    Ok(hexadecimal(&digest.finalize()))
+    Ok(hex::encode(digest.finalize()))
 }
 
 /// Reads to the end; how many bytes that were.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{CheckpointError, Origin};
+use super::{CheckpointError, CheckpointFormat};
 use crate::clip::Activation;
 
 /// Channels per head in every model of CLIP's and most of open_clip's.
@@ -46,12 +46,12 @@ impl ModelConfig {
     /// # Errors
     /// When there is no configuration and the form needs one, when it cannot be read, or when it asks for something that
     /// is not computed here.
-    pub fn find(origin: Origin, weights: &Path) -> Result<Self, CheckpointError> {
+    pub fn find(format: CheckpointFormat, weights: &Path) -> Result<Self, CheckpointError> {
         let weights = super::weights_file(weights)?;
-        match origin {
-            Origin::OpenAi => Ok(Self::OPENAI),
-            Origin::OpenClip => Self::of_open_clip(&weights),
-            Origin::HuggingFace => Self::of_hugging_face(&weights),
+        match format {
+            CheckpointFormat::OpenAi => Ok(Self::OPENAI),
+            CheckpointFormat::OpenClip => Self::of_open_clip(&weights),
+            CheckpointFormat::HuggingFace => Self::of_hugging_face(&weights),
         }
     }
 
@@ -275,7 +275,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let weights = folder.path().join("model.safetensors");
         fs::write(&weights, "").unwrap();
-        let find = || ModelConfig::find(Origin::OpenClip, &weights);
+        let find = || ModelConfig::find(CheckpointFormat::OpenClip, &weights);
 
         let error = find().unwrap_err().to_string();
         assert!(
@@ -298,17 +298,17 @@ mod tests {
         let weights = folder.path().join("model.safetensors");
         fs::write(&weights, "").unwrap();
         assert_eq!(
-            ModelConfig::find(Origin::OpenAi, &weights).unwrap(),
+            ModelConfig::find(CheckpointFormat::OpenAi, &weights).unwrap(),
             ModelConfig::OPENAI
         );
 
-        let error = ModelConfig::find(Origin::HuggingFace, folder.path())
+        let error = ModelConfig::find(CheckpointFormat::HuggingFace, folder.path())
             .unwrap_err()
             .to_string();
         assert!(error.ends_with("put Hugging Face's config.json beside it"), "{error}");
         fs::write(folder.path().join("config.json"), r#"{"model_type": "clip"}"#).unwrap();
         assert_eq!(
-            ModelConfig::find(Origin::HuggingFace, folder.path())
+            ModelConfig::find(CheckpointFormat::HuggingFace, folder.path())
                 .unwrap()
                 .activation,
             Activation::QuickGelu

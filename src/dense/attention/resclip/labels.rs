@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::dense::attention::grid::Grid;
+use crate::dense::attention::cell_grid::CellGrid;
 use crate::dense::pamr::PixelAffinity;
 
 /// Factor on cosines before the softmax.
@@ -13,7 +13,7 @@ const QUERIES_TOGETHER: i64 = 16;
 
 /// From cosines, `[queries, cells]`, and the image, `[3, height, width]`, to a query per cell. A pixel whose best probability
 /// is below `threshold` counts as of the first query; of queries with equally many pixels the first one is taken.
-pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: f32) -> Vec<i64> {
+pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: CellGrid, threshold: f32) -> Vec<i64> {
     let labels = of_pixels(cosines, image, grid, threshold);
     // [height, width] -> [rows, patch, columns, patch] -> [cells, pixels of a patch]
     let labels = labels
@@ -31,7 +31,7 @@ pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: 
 }
 
 /// A query per pixel, `[height, width]`. The softmax over all queries is gathered from a few at a time.
-fn of_pixels(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: f32) -> Tensor {
+fn of_pixels(cosines: &Tensor, image: &Tensor, grid: CellGrid, threshold: f32) -> Tensor {
     let (_, height, width) = image.size3().expect("an image is [3, height, width]");
     let affinity = PixelAffinity::of(image);
     let cosines = cosines.to_kind(Kind::Float).unflatten(1, [grid.rows, grid.columns]);
@@ -68,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    const GRID: Grid = Grid { rows: 1, columns: 2 };
+    const GRID: CellGrid = CellGrid { rows: 1, columns: 2 };
 
     /// Two grey cells of 8 x 8 pixels, whose refinement knows no edge.
     fn image() -> Tensor {

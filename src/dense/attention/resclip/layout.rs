@@ -3,7 +3,8 @@
 
 use tch::{Kind, Tensor};
 
-use crate::dense::attention::grid::Grid;
+use crate::dense::attention::cell_grid::CellGrid;
+use crate::support::to_usize;
 
 /// Standard deviation of the smoothing along the cells' numbers.
 const SIGMA: f64 = 5.0;
@@ -21,20 +22,20 @@ pub(in crate::dense::attention) enum PathTest {
 }
 
 /// `S^`, 0 to 1, from a label per cell: `[cells, cells]`, on the CPU.
-pub(super) fn likeness(labels: &[i64], grid: Grid, path_test: PathTest) -> Tensor {
+pub(super) fn likeness(labels: &[i64], grid: CellGrid, path_test: PathTest) -> Tensor {
     let belonging = Tensor::from_slice(&belonging(labels, grid, path_test)).view([grid.cells(), -1]);
     smoothed(&belonging)
 }
 
 /// `M_ij`: 1 for cells of one label, less where another label lies between them, 0 for others; row-major.
-fn belonging(labels: &[i64], grid: Grid, path_test: PathTest) -> Vec<f32> {
+fn belonging(labels: &[i64], grid: CellGrid, path_test: PathTest) -> Vec<f32> {
     let farthest = (grid.rows - 1).max(grid.columns - 1);
     let places: Vec<_> = (0..grid.cells())
         .map(|cell| (cell / grid.columns, cell % grid.columns))
         .collect();
     let label_at = |(row, column): (i64, i64)| {
         let cell = row * grid.columns + column;
-        labels[usize::try_from(cell).expect("a place on the grid is not negative")]
+        labels[to_usize(cell)]
     };
     let belongs = |from: (i64, i64), to: (i64, i64)| {
         if label_at(from) != label_at(to) {
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn one_label_is_alike_everywhere_but_at_the_ends_of_the_rows() {
-        let grid = Grid { rows: 14, columns: 14 };
+        let grid = CellGrid { rows: 14, columns: 14 };
         let likeness = likeness(&[3; 196], grid, PathTest::Released);
         for row in [0, 77, 195] {
             let row = floats(&likeness.get(row));
@@ -103,7 +104,7 @@ mod tests {
 
     #[test]
     fn another_label_in_between_sets_cells_apart() {
-        let grid = Grid { rows: 1, columns: 5 };
+        let grid = CellGrid { rows: 1, columns: 5 };
         let apart = |distance: f32| (-distance / 4.0f32).exp();
         let whole = belonging(&[0, 1, 0, 0, 0], grid, PathTest::WholePath);
         assert_eq!(whole[..5], [1.0, 0.0, apart(2.0), apart(3.0), apart(4.0)]);
@@ -113,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_released_test_looks_at_the_first_part_of_the_way() {
-        let grid = Grid { rows: 1, columns: 9 };
+        let grid = CellGrid { rows: 1, columns: 9 };
         // From 0 to 4, the steps are eighths of the way: 0.5, 1, 1.5 and 2 cells, rounded to 0, 1, 2 and 2.
         let labels = [0, 0, 0, 1, 0, 0, 0, 0, 0];
         let released = belonging(&labels, grid, PathTest::Released);
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_single_cell_is_alike_to_itself() {
-        let likeness = likeness(&[0], Grid { rows: 1, columns: 1 }, PathTest::Released);
+        let likeness = likeness(&[0], CellGrid { rows: 1, columns: 1 }, PathTest::Released);
         assert_eq!(floats(&likeness), [1.0]);
     }
 }

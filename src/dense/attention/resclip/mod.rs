@@ -11,7 +11,7 @@ mod layout;
 
 use tch::Tensor;
 
-use super::grid::Grid;
+use super::cell_grid::CellGrid;
 use super::last_block::{Heads, LastBlock, attend, attend_at_scale, cells_of};
 use super::naclip::neighbourhood;
 use super::trunk::{Depth, Trunk};
@@ -40,7 +40,7 @@ fn first_block(depth: Depth) -> usize {
 /// What is kept of an image for its second pass.
 #[derive(Debug)]
 pub(in crate::dense) struct Feedback {
-    grid: Grid,
+    grid: CellGrid,
     path_test: PathTest,
     constants: ResclipConstants,
     /// `[3, height, width]`, what the tower saw.
@@ -66,7 +66,7 @@ pub(super) fn first_pass(
     trunk: &Trunk,
     last: &LastBlock,
     image: &Tensor,
-    grid: Grid,
+    grid: CellGrid,
     path_test: PathTest,
     constants: ResclipConstants,
 ) -> (Tensor, Vec<Feedback>) {
@@ -159,7 +159,7 @@ mod tests {
     use crate::dense::attention::naclip;
     use crate::dense::attention::testing::{assert_close, heads};
 
-    const GRID: Grid = Grid { rows: 2, columns: 3 };
+    const GRID: CellGrid = CellGrid { rows: 2, columns: 3 };
 
     fn mixture() -> Mixture {
         let Heads { query, key, value } = heads(GRID.cells());

@@ -6,6 +6,7 @@ use super::layers::{Convolution, NormalisedConvolution, Shape};
 use super::parameters::{ParameterError, Parameters};
 use super::resnet::{ResNet, Stages};
 use super::{Mode, NetworkConfig};
+use crate::support::to_i64;
 
 /// Dilation rates of DeepLabv2's four convolutions in cells ("ASPP-L", section 3.2).
 const V2_RATES: [i64; 4] = [6, 12, 18, 24];
@@ -78,7 +79,7 @@ impl DeeplabV3Plus {
                 Shape::dilated(inputs, inner, rate),
             )?);
         }
-        let joined = inner * (1 + i64::try_from(branches.len()).expect("there are four branches"));
+        let joined = inner * (1 + to_i64(branches.len()));
         let low_level = inner * LOW_LEVEL_SHARE.0 / LOW_LEVEL_SHARE.1;
         Ok(Self {
             branches,

@@ -4,12 +4,12 @@ use tch::{Device, Kind, Tensor};
 
 /// The cells of an image, numbered row by row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Grid {
+pub(super) struct CellGrid {
     pub(super) rows: i64,
     pub(super) columns: i64,
 }
 
-impl Grid {
+impl CellGrid {
     /// Of an image `[..., height, width]` in cells of `patch` pixels.
     pub(super) fn of(image: &Tensor, patch: i64) -> Self {
         let [.., height, width] = image.size()[..] else {
@@ -21,7 +21,7 @@ impl Grid {
         }
     }
 
-    /// How many.
+    /// The number of cells.
     pub(super) fn cells(self) -> i64 {
         self.rows * self.columns
     }
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn steps_are_counted_along_rows_and_columns() {
-        let grid = Grid { rows: 2, columns: 3 };
+        let grid = CellGrid { rows: 2, columns: 3 };
         let from_last = floats(&grid.product(Device::Cpu, |steps| steps + 1.0).get(5));
         assert_eq!(from_last, [6.0, 4.0, 2.0, 3.0, 2.0, 1.0]);
     }
