@@ -1,10 +1,12 @@
 //! Flags that several commands share, and how flags become a layer of the settings.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use figment::value::{Dict, Value};
+use strum::VariantNames;
 
 /// The flag that names the configuration file.
 #[derive(Debug, Args)]
@@ -90,5 +92,16 @@ pub fn one_of<T: Copy + Send + Sync + 'static>(
         let mut values = values.iter().copied();
         let value = values.find(|value| name(*value) == text);
         value.expect("the parser accepts only these names")
+    })
+}
+
+/// Returns a parser that accepts one variant of an enum by its name. Help and errors list the names.
+pub fn one_variant<T>() -> impl TypedValueParser<Value = T>
+where
+    T: VariantNames + FromStr<Err = strum::ParseError> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(T::VARIANTS).map(|name| {
+        name.parse()
+            .expect("the parser accepts only the variants' names")
     })
 }

@@ -313,10 +313,8 @@ mod tests {
         for protocol in Protocol::all() {
             protocol.settings().check(&limits).expect("valid");
             let vocabulary = registry.get(protocol.vocabulary()).expect("valid");
-            let classes = protocol
-                .data_set
-                .name()
-                .trim_start_matches(|letter: char| !letter.is_ascii_digit());
+            let data_set = protocol.data_set.to_string();
+            let classes = data_set.trim_start_matches(|letter: char| !letter.is_ascii_digit());
             if let Ok(classes) = classes.parse::<usize>()
                 && protocol.data_set != ProtocolData::Ade20k
             {

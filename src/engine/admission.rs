@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use strum::VariantArray;
+
 use super::host::ModelHost;
 use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
 use super::slots::Slot;
@@ -87,7 +89,7 @@ impl CurrentStage {
     }
 
     fn stage(&self) -> Stage {
-        Stage::ALL[usize::from(self.0.load(Ordering::Relaxed))]
+        Stage::VARIANTS[usize::from(self.0.load(Ordering::Relaxed))]
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::{HistogramVec, IntGauge, IntGaugeVec};
+use strum::VariantArray;
 
 use super::Stage;
 use super::features::FeatureCache;
@@ -57,7 +58,7 @@ impl EngineMetrics {
 
     /// Creates all label sets of a model with the value 0.
     pub(super) fn declare_model(&self, model: &str) {
-        for stage in Stage::ALL {
+        for &stage in Stage::VARIANTS {
             self.stage_seconds.with_label_values(&[model, stage.name()]);
         }
         self.pass_images.with_label_values(&[model]);
@@ -153,7 +154,7 @@ mod tests {
         register_images(&registry, &Arc::new(FeatureCache::new(0)), &images);
         metrics.declare_model("demo");
         let text = registry.render();
-        for stage in Stage::ALL {
+        for &stage in Stage::VARIANTS {
             let stage = stage.name();
             let name = format!("maskclip_stage_seconds_count{{model=\"demo\",stage=\"{stage}\"}} 0");
             assert!(text.contains(&name), "{text}");

@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, VariantArray, VariantNames};
 
 use super::DefaultSettings;
 use crate::dense::{
@@ -27,7 +28,8 @@ pub struct Protocol {
 }
 
 /// The methods that have protocols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ProtocolMethod {
     /// SCLIP, from wangf3014/SCLIP at b56bd30.
     Sclip,
@@ -44,7 +46,8 @@ pub enum ProtocolMethod {
 }
 
 /// The data sets that protocols are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ProtocolData {
     /// PASCAL VOC 2012 with background.
     Voc21,
@@ -68,21 +71,6 @@ use ProtocolData::{Ade20k, Cityscapes, Context59, Context60, Object, Stuff, Voc2
 use ProtocolMethod::{Clearclip, Naclip, Pearl, Resclip, ScClip, Sclip};
 
 impl ProtocolMethod {
-    /// All methods, in the order of the table in the documentation.
-    pub const ALL: [Self; 6] = [Sclip, Clearclip, Naclip, ScClip, Resclip, Pearl];
-
-    /// Returns the method's part of a protocol's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Sclip => "sclip",
-            Clearclip => "clearclip",
-            Naclip => "naclip",
-            ScClip => "sc-clip",
-            Resclip => "resclip",
-            Pearl => "pearl",
-        }
-    }
-
     /// Returns what the last attention computes in this method.
     const fn attention(self) -> Attention {
         match self {
@@ -92,25 +80,6 @@ impl ProtocolMethod {
             ScClip => Attention::ScClip,
             Resclip => Attention::Resclip,
             Pearl => Attention::PearlNewtonSchulz,
-        }
-    }
-}
-
-impl ProtocolData {
-    /// All data sets, those with background first.
-    pub const ALL: [Self; 8] = [Voc21, Context60, Object, Voc20, Context59, Stuff, Cityscapes, Ade20k];
-
-    /// Returns the data set's part of a protocol's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Voc21 => "voc21",
-            Context60 => "context60",
-            Object => "object",
-            Voc20 => "voc20",
-            Context59 => "context59",
-            Stuff => "stuff",
-            Cityscapes => "cityscapes",
-            Ade20k => "ade20k",
         }
     }
 }
@@ -131,8 +100,10 @@ struct Constants {
 impl Protocol {
     /// Returns all protocols, method by method.
     pub fn all() -> impl Iterator<Item = Self> {
-        let methods = ProtocolMethod::ALL.into_iter();
-        methods.flat_map(|method| ProtocolData::ALL.map(|data_set| Self { method, data_set }))
+        let data_sets = <ProtocolData as VariantArray>::VARIANTS.iter();
+        <ProtocolMethod as VariantArray>::VARIANTS
+            .iter()
+            .flat_map(move |&method| data_sets.clone().map(move |&data_set| Self { method, data_set }))
     }
 
     /// Returns the name of the shipped vocabulary that has the protocol's class names, background names and synonyms.
@@ -307,7 +278,7 @@ const fn resclip(data_set: ProtocolData) -> ResclipConstants {
 
 impl fmt::Display for Protocol {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{}", self.method.name(), self.data_set.name())
+        write!(formatter, "{}-{}", self.method, self.data_set)
     }
 }
 
@@ -316,8 +287,8 @@ impl FromStr for Protocol {
 
     fn from_str(name: &str) -> Result<Self, String> {
         Self::all().find(|protocol| protocol.to_string() == name).ok_or_else(|| {
-            let methods = ProtocolMethod::ALL.map(ProtocolMethod::name).join(", ");
-            let data = ProtocolData::ALL.map(ProtocolData::name).join(", ");
+            let methods = <ProtocolMethod as VariantNames>::VARIANTS.join(", ");
+            let data = <ProtocolData as VariantNames>::VARIANTS.join(", ");
             format!("{name:?} is not a protocol: a method ({methods}), a hyphen and a data set ({data}), as in sclip-voc21")
         })
     }

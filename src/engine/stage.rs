@@ -1,7 +1,10 @@
 //! The stages of a request.
 
+use strum::{IntoStaticStr, VariantArray};
+
 /// The stages of a request whose time is measured, in the order in which they happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Stage {
     /// Decodes the image's bytes to pixels.
     Decode,
@@ -20,27 +23,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 7] = [
-        Self::Decode,
-        Self::Preprocess,
-        Self::Text,
-        Self::Queue,
-        Self::Model,
-        Self::LabelMap,
-        Self::Encode,
-    ];
-
     /// Returns the stage's name in metrics. The timings of a reply add `_seconds` to it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Decode => "decode",
-            Self::Preprocess => "preprocess",
-            Self::Text => "text",
-            Self::Queue => "queue",
-            Self::Model => "model",
-            Self::LabelMap => "label_map",
-            Self::Encode => "encode",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }

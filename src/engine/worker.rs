@@ -83,6 +83,9 @@ pub struct Scored {
     pub features: Arc<dyn ImageFeatures>,
 }
 
+/// The channel for the answer to a job.
+type Reply<T> = oneshot::Sender<Result<T, LabellerError>>;
+
 /// The sending half of a job: tells the request that its job has started, then its answer.
 pub struct Ticket<T> {
     /// When its job joined the queue.
@@ -91,7 +94,7 @@ pub struct Ticket<T> {
     started: Option<oneshot::Sender<Duration>>,
     /// The channel for the answer, with the request's slot, which is held until the job is done. `None` once the answer
     /// is sent.
-    reply: Option<(oneshot::Sender<Result<T, LabellerError>>, Arc<Slot>)>,
+    reply: Option<(Reply<T>, Arc<Slot>)>,
 }
 
 /// The receiving half of a job, held by the request.

@@ -83,10 +83,7 @@ impl StudentModel {
             name: self.name(),
             architecture: format!(
                 "{} {} width {}, {}",
-                network.backbone.name(),
-                network.stem.name(),
-                network.width,
-                network.head.name()
+                network.backbone, network.stem, network.width, network.head
             ),
             weights_sha256: card.weights_sha256.clone(),
             precision,

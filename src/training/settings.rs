@@ -21,10 +21,7 @@ impl TrainSettings {
         if self.steps == 0 {
             refuse("steps", "at least 1".to_owned())
         } else if self.batch < smallest_batch {
-            refuse(
-                "batch",
-                format!("at least {smallest_batch} with {}", network.head.name()),
-            )
+            refuse("batch", format!("at least {smallest_batch} with {}", network.head))
         } else if self.crop_pixels == 0 || !self.crop_pixels.is_multiple_of(patch_pixels) {
             refuse(
                 "crop-pixels",

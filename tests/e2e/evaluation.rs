@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use maskclip::engine::{ProtocolData, ProtocolMethod};
 use serde_json::Value;
+use strum::{VariantArray, VariantNames};
 
 use crate::server::{maskclip, run, shell};
 
@@ -455,14 +456,14 @@ const EVERY_METHOD: &str = "for method in ";
 
 #[test]
 fn every_protocol_is_among_the_documented_commands() {
-    let methods = ProtocolMethod::ALL.map(ProtocolMethod::name).join(" ");
+    let methods = <ProtocolMethod as VariantNames>::VARIANTS.join(" ");
     let document = include_str!("../../docs/evaluation.md");
-    for data in ProtocolData::ALL {
+    for data in <ProtocolData as VariantArray>::VARIANTS {
         let line = document.lines().find(|line| {
             line.starts_with(&format!("{EVERY_METHOD}{methods}; do maskclip eval "))
-                && line.ends_with(&format!("--protocol $method-{}; done", data.name()))
+                && line.ends_with(&format!("--protocol $method-{}; done", data))
         });
-        assert!(line.is_some(), "{} for {methods}", data.name());
+        assert!(line.is_some(), "{} for {methods}", data);
     }
 }
 
@@ -489,7 +490,7 @@ fn the_documented_commands_for_the_papers_tables_run() {
     let commands: Vec<&str> = document.lines().filter(is_command).collect();
     assert!(commands.len() > 20, "{commands:?}");
     // Each data set gets one method, in turn, so that every method is used. The table of corruptions gets two methods.
-    let all_methods = ProtocolMethod::ALL.map(ProtocolMethod::name);
+    let all_methods = <ProtocolMethod as VariantNames>::VARIANTS;
     let mut turn = all_methods.into_iter().cycle();
     let severities = ":{1,2,3,4,5}";
     for command in commands {

@@ -326,7 +326,10 @@ fn mistakes_are_named_with_what_is_possible() {
         let message = world.refusal(arguments);
         assert!(message.contains(expected), "{expected} in {message}");
     };
-    refused(&["--backbone", "resnet34"], "there are resnet18, resnet50, resnet101");
+    refused(
+        &["--backbone", "resnet34"],
+        "[possible values: resnet18, resnet50, resnet101]",
+    );
     refused(
         &["--crop-pixels", "60"],
         "crop-pixels has to be a multiple of 32, the teacher's patch",

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use strum::VariantNames;
 
 use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
@@ -117,9 +118,8 @@ fn parse_layout(name: &str) -> Result<LayoutChoice, String> {
     if name == FOLDER {
         return Ok(LayoutChoice::Folder);
     }
-    let layout = Layout::ALL.into_iter().find(|layout| layout.name() == name);
-    layout.map(LayoutChoice::Published).ok_or_else(|| {
-        let names = Layout::ALL.map(Layout::name).join(", ");
+    name.parse().map(LayoutChoice::Published).map_err(|_| {
+        let names = Layout::VARIANTS.join(", ");
         format!("no layout is called {name:?}: {FOLDER}, {names}")
     })
 }
@@ -257,7 +257,7 @@ impl MeasureArguments {
             && list.classes().len() != layout.classes()
         {
             let (given, expected) = (list.classes().len(), layout.classes());
-            return Err(format!("{} has {expected} classes, but {name} has {given}", layout.name()).into());
+            return Err(format!("{} has {expected} classes, but {name} has {given}", layout).into());
         }
         if let Some(background) = &self.background {
             *list = with_background(list, background, config)?;

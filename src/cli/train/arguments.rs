@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::arguments::{ConfigArguments, ModelArguments};
+use crate::cli::arguments::{ConfigArguments, ModelArguments, one_variant};
 use crate::cli::measure::{Result, ScoringArguments};
 use crate::labeller::ModelInfo;
 use crate::models::student::{
@@ -58,17 +58,17 @@ pub struct TrainArguments {
 /// The flags for the student's architecture.
 #[derive(Debug, Args)]
 pub struct NetworkArguments {
-    /// Backbone of the student: resnet18, resnet50 or resnet101.
-    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = backbone)]
+    /// Backbone of the student.
+    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = one_variant::<Backbone>())]
     backbone: Backbone,
-    /// Stem of the backbone: plain or v1c.
-    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = stem)]
+    /// Stem of the backbone.
+    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = one_variant::<Stem>())]
     stem: Stem,
     /// Channels of the backbone's first stage, 64 as published.
     #[arg(long, value_name = "N", default_value_t = 64)]
     width: i64,
-    /// Head of the student: deeplab-v2 or deeplab-v3-plus.
-    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = head)]
+    /// Head of the student.
+    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = one_variant::<Head>())]
     head: Head,
     /// Channels inside deeplab-v3-plus, 256 as published.
     #[arg(long, value_name = "N", default_value_t = 256)]
@@ -103,7 +103,7 @@ pub struct TrainingArguments {
     /// Source of pseudo-labels. each-view: the teacher labels each view. once: the teacher labels each whole image
     /// before the first step, as it would for a request, and views cut their labels out of that. none: only given
     /// labels count.
-    #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = pseudo_labels)]
+    #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = one_variant::<PseudoLabels>())]
     pub pseudo_labels: PseudoLabels,
     /// First step whose pseudo-labels are the student's own predictions. By default, the teacher labels in all steps.
     /// In the paper the teacher labels in the first tenth of the steps.
@@ -118,9 +118,9 @@ pub struct TrainingArguments {
     /// Probability that the teacher's best text must reach to become a pixel's label, 0 to 1.
     #[arg(long, value_name = "PROBABILITY", default_value_t = TrainSettings::default().confidence)]
     pub confidence: f32,
-    /// Element type of the student's convolutions: float32, or bfloat16, which is faster on processors that compute in
-    /// bfloat16. Weights are 32-bit with either type.
-    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = student_precision)]
+    /// Element type of the student's convolutions. bfloat16 is faster on processors that compute in bfloat16. Weights
+    /// are 32-bit with either type.
+    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = one_variant::<StudentPrecision>())]
     student_precision: StudentPrecision,
     /// Seed of all random choices.
     #[arg(long, value_name = "N", default_value_t = TrainSettings::default().seed)]
@@ -183,33 +183,4 @@ impl NetworkArguments {
             embedding: to_i64(teacher.embedding_dimension),
         }
     }
-}
-
-fn backbone(name: &str) -> Result<Backbone, String> {
-    named(&Backbone::ALL, Backbone::name, name)
-}
-
-fn stem(name: &str) -> Result<Stem, String> {
-    named(&Stem::ALL, Stem::name, name)
-}
-
-fn head(name: &str) -> Result<Head, String> {
-    named(&Head::ALL, Head::name, name)
-}
-
-fn student_precision(name: &str) -> Result<StudentPrecision, String> {
-    named(&StudentPrecision::ALL, StudentPrecision::name, name)
-}
-
-fn pseudo_labels(name: &str) -> Result<PseudoLabels, String> {
-    named(&PseudoLabels::ALL, PseudoLabels::name, name)
-}
-
-/// Returns the value with this name.
-fn named<T: Copy>(all: &[T], name_of: impl Fn(T) -> &'static str, name: &str) -> Result<T, String> {
-    let found = all.iter().copied().find(|&one| name_of(one) == name);
-    found.ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(|&one| name_of(one)).collect();
-        format!("there are {}", names.join(", "))
-    })
 }

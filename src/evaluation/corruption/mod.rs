@@ -15,6 +15,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
+use strum::{Display, EnumString, VariantArray, VariantNames};
 
 use crate::image::RgbImage;
 use crate::support::Random;
@@ -32,7 +33,8 @@ pub struct Corruption {
 }
 
 /// The kinds of corruption in MaskCLIP's table on robustness.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, EnumString, VariantArray, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum CorruptionKind {
     /// Adds normal noise.
     GaussianNoise,
@@ -50,34 +52,6 @@ pub enum CorruptionKind {
     Spatter,
     /// Compresses as JPEG of low quality.
     Jpeg,
-}
-
-impl CorruptionKind {
-    /// All kinds.
-    pub const ALL: [Self; 8] = [
-        Self::GaussianNoise,
-        Self::ShotNoise,
-        Self::ImpulseNoise,
-        Self::SpeckleNoise,
-        Self::GaussianBlur,
-        Self::DefocusBlur,
-        Self::Spatter,
-        Self::Jpeg,
-    ];
-
-    /// Returns the name on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::GaussianNoise => "gaussian-noise",
-            Self::ShotNoise => "shot-noise",
-            Self::ImpulseNoise => "impulse-noise",
-            Self::SpeckleNoise => "speckle-noise",
-            Self::GaussianBlur => "gaussian-blur",
-            Self::DefocusBlur => "defocus-blur",
-            Self::Spatter => "spatter",
-            Self::Jpeg => "jpeg",
-        }
-    }
 }
 
 impl Corruption {
@@ -111,7 +85,7 @@ impl Corruption {
 
 impl fmt::Display for Corruption {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.kind.name(), self.severity)
+        write!(formatter, "{}:{}", self.kind, self.severity)
     }
 }
 
@@ -126,14 +100,14 @@ impl FromStr for Corruption {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once(':').and_then(|(name, severity)| {
-            let kind = CorruptionKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+            let kind = name.parse().ok()?;
             let severity = severity.parse().ok()?;
             (1..=MAX_SEVERITY)
                 .contains(&severity)
                 .then_some(Self { kind, severity })
         });
         parts.ok_or_else(|| {
-            let names = CorruptionKind::ALL.map(CorruptionKind::name).join(", ");
+            let names = <CorruptionKind as VariantNames>::VARIANTS.join(", ");
             format!("{text:?} is no corruption: NAME:SEVERITY, severity 1 to {MAX_SEVERITY}, of {names}")
         })
     }

@@ -6,19 +6,26 @@
 
 use std::path::{Path, PathBuf};
 
+use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
+
 use super::{Dataset, DatasetError, LabelMapping, Sample, unreadable};
 
 /// The layouts of the published data sets' validation sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantArray, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Layout {
     /// PASCAL VOC 2012 (Everingham et al.), `VOCdevkit/VOC2012`: 20 classes. Background pixels do not count.
+    #[strum(to_string = "voc-20")]
     Voc20,
     /// PASCAL VOC 2012 with the background as class 0.
+    #[strum(to_string = "voc-21")]
     Voc21,
     /// PASCAL Context (Mottaghi et al. 2014), `VOCdevkit/VOC2010` with the index PNGs of mmsegmentation's converter:
     /// the 59 frequent classes. Other pixels do not count.
+    #[strum(to_string = "pascal-context-59")]
     PascalContext59,
     /// PASCAL Context with all other pixels as class 0.
+    #[strum(to_string = "pascal-context-60")]
     PascalContext60,
     /// COCO-Stuff 164k (Caesar, Uijlings, Ferrari 2018) with its 171 classes, in `images/val2017` and
     /// `annotations/val2017`.
@@ -43,30 +50,9 @@ struct Places {
 }
 
 impl Layout {
-    /// All layouts.
-    pub const ALL: [Self; 8] = [
-        Self::Voc20,
-        Self::Voc21,
-        Self::PascalContext59,
-        Self::PascalContext60,
-        Self::CocoStuff,
-        Self::CocoObject,
-        Self::Ade20k,
-        Self::Cityscapes,
-    ];
-
     /// Returns the name on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Voc20 => "voc-20",
-            Self::Voc21 => "voc-21",
-            Self::PascalContext59 => "pascal-context-59",
-            Self::PascalContext60 => "pascal-context-60",
-            Self::CocoStuff => "coco-stuff",
-            Self::CocoObject => "coco-object",
-            Self::Ade20k => "ade20k",
-            Self::Cityscapes => "cityscapes",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Returns the name of the shipped vocabulary with the layout's classes, in the order of their ids.
@@ -190,7 +176,7 @@ impl Layout {
         if samples.is_empty() {
             return Err(DatasetError::Empty {
                 folder: images,
-                looked_for: format!("{} has files NAME{}", self.name(), places.image_ending),
+                looked_for: format!("{self} has files NAME{}", places.image_ending),
             });
         }
         Ok(Dataset {

@@ -3,6 +3,7 @@
 //! This file owns the format of `student.json`. [`training`](crate::training) checks that settings make sense.
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, VariantNames};
 use tch::Kind;
 
 use super::network::NetworkConfig;
@@ -37,8 +38,9 @@ impl StudentCard {
 
 /// Element type of a student's convolutions during training. Weights, statistics, loss and optimiser use 32 bits with
 /// either type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum StudentPrecision {
     /// 32-bit floats.
     Float32,
@@ -47,17 +49,6 @@ pub enum StudentPrecision {
 }
 
 impl StudentPrecision {
-    /// Both element types.
-    pub const ALL: [Self; 2] = [Self::Float32, Self::Bfloat16];
-
-    /// Returns the name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Bfloat16 => "bfloat16",
-        }
-    }
-
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Float32 => Kind::Float,
@@ -67,8 +58,9 @@ impl StudentPrecision {
 }
 
 /// The source of pseudo-labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, EnumString, VariantNames)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum PseudoLabels {
     /// The teacher labels each view.
     EachView,
@@ -77,20 +69,6 @@ pub enum PseudoLabels {
     /// There is no teacher. Pixels without a given label stay unlabelled, unless the student labels them in
     /// self-training.
     None,
-}
-
-impl PseudoLabels {
-    /// All sources.
-    pub const ALL: [Self; 3] = [Self::EachView, Self::Once, Self::None];
-
-    /// Returns the name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::EachView => "each-view",
-            Self::Once => "once",
-            Self::None => "none",
-        }
-    }
 }
 
 /// The settings of a training run.
@@ -321,4 +299,32 @@ pub struct PlannedLabels {
     pub classes: Vec<String>,
     /// Digest of the label maps, [`GivenLabels::sha256`](crate::training::GivenLabels::sha256).
     pub sha256: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+    use std::str::FromStr;
+
+    use serde::de::DeserializeOwned;
+    use serde_json::Value;
+
+    use super::super::network::{Backbone, Head, Stem};
+    use super::*;
+
+    fn assert_read_alike<T: VariantNames + DeserializeOwned + FromStr<Err: Debug> + Debug + PartialEq>() {
+        for &name in T::VARIANTS {
+            let in_card: T = serde_json::from_value(Value::from(name)).expect("a card has the same names");
+            assert_eq!(name.parse::<T>().expect("a flag has its own names"), in_card);
+        }
+    }
+
+    #[test]
+    fn flags_have_the_names_of_cards() {
+        assert_read_alike::<Backbone>();
+        assert_read_alike::<Stem>();
+        assert_read_alike::<Head>();
+        assert_read_alike::<StudentPrecision>();
+        assert_read_alike::<PseudoLabels>();
+    }
 }

@@ -10,6 +10,7 @@ mod parameters;
 mod resnet;
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantArray, VariantNames};
 use tch::Tensor;
 
 use aspp::{DeeplabV2, DeeplabV3Plus};
@@ -31,8 +32,11 @@ pub enum Mode {
 }
 
 /// The depth of the ResNet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantArray, VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Backbone {
     /// Eight blocks of two 3x3 convolutions.
     Resnet18,
@@ -43,18 +47,6 @@ pub enum Backbone {
 }
 
 impl Backbone {
-    /// All depths, smallest first.
-    pub const ALL: [Self; 3] = [Self::Resnet18, Self::Resnet50, Self::Resnet101];
-
-    /// Returns the name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Resnet18 => "resnet18",
-            Self::Resnet50 => "resnet50",
-            Self::Resnet101 => "resnet101",
-        }
-    }
-
     /// Returns the number of blocks in each stage.
     const fn blocks(self) -> [usize; 4] {
         match self {
@@ -71,8 +63,11 @@ impl Backbone {
 }
 
 /// The first layers of the ResNet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantArray, VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Stem {
     /// One 7x7 convolution, as published and in torchvision.
     Plain,
@@ -81,40 +76,17 @@ pub enum Stem {
     V1c,
 }
 
-impl Stem {
-    /// Both stems.
-    pub const ALL: [Self; 2] = [Self::Plain, Self::V1c];
-
-    /// Returns the name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::V1c => "v1c",
-        }
-    }
-}
-
 /// The layers after the ResNet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantArray, VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Head {
     /// DeepLabv2 (Chen et al., TPAMI 2018): four dilated convolutions side by side, added up.
     DeeplabV2,
     /// DeepLabv3+ (Chen et al., ECCV 2018): pooling at several rates, then a decoder at a quarter of the image's size.
     DeeplabV3Plus,
-}
-
-impl Head {
-    /// Both heads.
-    pub const ALL: [Self; 2] = [Self::DeeplabV2, Self::DeeplabV3Plus];
-
-    /// Returns the name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DeeplabV2 => "deeplab-v2",
-            Self::DeeplabV3Plus => "deeplab-v3-plus",
-        }
-    }
 }
 
 /// Everything that decides a network's tensors and their shapes.
@@ -251,8 +223,8 @@ mod tests {
             (Backbone::Resnet101, 104, "layer3.22.conv3.weight"),
         ] {
             let names = names(backbone, Stem::Plain);
-            assert_eq!(names.len(), 3 * convolutions, "{}", backbone.name());
-            assert!(names.iter().any(|name| name == last), "{}", backbone.name());
+            assert_eq!(names.len(), 3 * convolutions, "{}", backbone);
+            assert!(names.iter().any(|name| name == last), "{}", backbone);
         }
         let deep = names(Backbone::Resnet50, Stem::V1c);
         for name in [
@@ -268,7 +240,7 @@ mod tests {
 
     #[test]
     fn images_in_16_bits_make_features_near_those_in_32_and_gradients_in_32() {
-        for head in Head::ALL {
+        for &head in <Head as VariantArray>::VARIANTS {
             let (network, parameters) = network(&config(Backbone::Resnet18, Stem::V1c, head));
             let pixels = Tensor::arange(2 * 3 * 64 * 64, (Kind::Float, Device::Cpu));
             let image = (pixels * 7.3).sin().view([2, 3, 64, 64]);
