@@ -100,8 +100,6 @@ pub fn one_variant<T>() -> impl TypedValueParser<Value = T>
 where
     T: VariantNames + FromStr<Err = strum::ParseError> + Clone + Send + Sync + 'static,
 {
-    PossibleValuesParser::new(T::VARIANTS).map(|name| {
-        name.parse()
-            .expect("the parser accepts only the variants' names")
-    })
+    PossibleValuesParser::new(T::VARIANTS)
+        .map(|name| name.parse().expect("the parser accepts only the variants' names"))
 }
