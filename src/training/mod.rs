@@ -19,7 +19,7 @@ mod teacher;
 #[cfg(test)]
 mod tests;
 mod texts;
-mod training;
+mod trainer;
 mod views;
 
 use std::path::{Path, PathBuf};

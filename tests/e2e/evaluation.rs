@@ -488,7 +488,7 @@ fn the_documented_commands_for_the_papers_tables_run() {
     assert!(commands.len() > 20, "{commands:?}");
     // Each data set with one method, in turn, so that all have their turn; the table of corruptions with two of them.
     let all_methods = <ProtocolMethod as VariantNames>::VARIANTS;
-    let mut turn = all_methods.into_iter().cycle();
+    let mut turn = all_methods.iter().cycle();
     let severities = ":{1,2,3,4,5}";
     for command in commands {
         // The sizes and the templates of protocols take too long in a debug build; the tiny tower's 8 x 8 patches are enough

@@ -90,21 +90,21 @@ impl RequestArguments {
                 name: "synonyms",
                 flag: "--synonyms",
                 pointer: "/synonyms",
-                set: |fields, text| Ok(fields.synonyms = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.synonyms, named(text)),
                 values: &self.synonyms,
             },
             Axis {
                 name: "background threshold",
                 flag: "--background-threshold",
                 pointer: "/background/threshold",
-                set: |fields, text| Ok(fields.background.threshold = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.background.threshold, number(text)),
                 values: &self.background_threshold,
             },
             Axis {
                 name: "background area",
                 flag: "--background-area",
                 pointer: "/background/area",
-                set: |fields, text| Ok(fields.background.area = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.background.area, number(text)),
                 values: &self.background_area,
             },
         ]);
@@ -133,80 +133,78 @@ const COLUMNS: [&str; 13] = [
 ];
 
 impl ScoringArguments {
-    /// Each of them.
+    /// The settings of these flags.
+    #[expect(clippy::too_many_lines, reason = "one table, with a row for each flag")]
     pub fn axes(&self) -> Vec<Axis<'_>> {
         vec![
             Axis {
                 name: "attention",
                 flag: "--attention",
                 pointer: "/attention",
-                set: |fields, text| Ok(fields.features.attention = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.features.attention, named(text)),
                 values: &self.attention,
             },
             Axis {
                 name: "key smoothing",
                 flag: "--key-smoothing",
                 pointer: "/key_smoothing",
-                set: |fields, text| Ok(fields.features.key_smoothing = Some(key_smoothing(text)?)),
+                set: |fields, text| put(&mut fields.features.key_smoothing, key_smoothing(text)),
                 values: &self.key_smoothing,
             },
             Axis {
                 name: "prompt denoising",
                 flag: "--prompt-denoising",
                 pointer: "/prompt_denoising",
-                set: |fields, text| Ok(fields.prompt_denoising = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.prompt_denoising, number(text)),
                 values: &self.prompt_denoising,
             },
             Axis {
                 name: "short side",
                 flag: "--short-side",
                 pointer: "/short_side",
-                set: |fields, text| Ok(fields.features.short_side = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.features.short_side, number(text)),
                 values: &self.short_side,
             },
             Axis {
                 name: "scales",
                 flag: "--scales",
                 pointer: "/scales",
-                set: |fields, text| {
-                    let factors = text.split('+').map(number).collect::<Result<_, _>>()?;
-                    Ok(fields.features.scales = Some(factors))
-                },
+                set: |fields, text| put(&mut fields.features.scales, text.split('+').map(number).collect()),
                 values: &self.scales,
             },
             Axis {
                 name: "resize",
                 flag: "--resize",
                 pointer: "/resize",
-                set: |fields, text| Ok(fields.features.resize = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.features.resize, named(text)),
                 values: &self.resize,
             },
             Axis {
                 name: "window",
                 flag: "--window",
                 pointer: "/window",
-                set: |fields, text| Ok(fields.features.window = Some(window(text)?)),
+                set: |fields, text| put(&mut fields.features.window, window(text)),
                 values: &self.window,
             },
             Axis {
                 name: "refinement",
                 flag: "--refinement",
                 pointer: "/refinement",
-                set: |fields, text| Ok(fields.refinement = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.refinement, named(text)),
                 values: &self.refinement,
             },
             Axis {
                 name: "templates",
                 flag: "--templates",
                 pointer: "/templates",
-                set: |fields, text| Ok(fields.templates = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.templates, named(text)),
                 values: &self.templates,
             },
             Axis {
                 name: "temperature",
                 flag: "--temperature",
                 pointer: "/temperature",
-                set: |fields, text| Ok(fields.temperature = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.temperature, number(text)),
                 values: &self.temperature,
             },
         ]
@@ -307,6 +305,12 @@ impl Axis<'_> {
 /// The value of an enumeration that has this name.
 fn named<T: for<'de> Deserialize<'de>>(name: &str) -> Result<T, String> {
     T::deserialize(IntoDeserializer::<value::Error>::into_deserializer(name)).map_err(|error| error.to_string())
+}
+
+/// Puts a value that was read into a field of a request.
+fn put<T>(field: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
+    *field = Some(value?);
+    Ok(())
 }
 
 fn number<T: FromStr>(text: &str) -> Result<T, String> {

@@ -105,6 +105,10 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// One opcode; the pickle's value when it was the last.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table, with a row for each opcode that PyTorch writes"
+    )]
     fn step(&mut self) -> Result<Option<Value<'a>>, CheckpointError> {
         let [opcode] = self.bytes()?;
         match opcode {
