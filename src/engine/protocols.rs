@@ -174,6 +174,10 @@ impl Protocol {
         }
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table, with a row for each method and its data sets"
+    )]
     fn constants(self) -> Constants {
         let common = Constants {
             scale: 40.0,

@@ -151,21 +151,8 @@ impl EvaluationRun<'_> {
     /// # Errors
     /// [`EvaluationError`] when the image or its truth cannot be used, or the engine refuses the request or fails.
     pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
-        let (files, classes) = (sample.clone(), self.task.names.len());
-        let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
-        let (image, truth) = run_blocking(move || {
-            let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
-            if let Some(corruption) = corruption {
-                image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
-                    EvaluationError::Segment {
-                        image: files.image.clone(),
-                        source: source.into(),
-                    }
-                })?;
-            }
-            Ok::<_, EvaluationError>((Bytes::from(image), Truth::read(&files, classes)?))
-        })
-        .await?;
+        let classes = self.task.names.len();
+        let (image, truth) = self.read(sample).await?;
         let mut fields = self.task.fields.clone();
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Raw,
@@ -210,6 +197,25 @@ impl EvaluationRun<'_> {
             predicted,
         };
         Ok((measured, record))
+    }
+
+    /// An image, corrupted if the task says so, and its truth.
+    async fn read(&self, sample: &Sample) -> Result<(Bytes, Truth), EvaluationError> {
+        let (files, classes) = (sample.clone(), self.task.names.len());
+        let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
+        run_blocking(move || {
+            let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
+            if let Some(corruption) = corruption {
+                image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
+                    EvaluationError::Segment {
+                        image: files.image.clone(),
+                        source: source.into(),
+                    }
+                })?;
+            }
+            Ok((Bytes::from(image), Truth::read(&files, classes)?))
+        })
+        .await
     }
 }
 

@@ -8,7 +8,7 @@ use super::place::Place;
 use super::student::{LoadError, Mode, Network, StudentCard, StudentFiles};
 use crate::dense::{DenseError, DenseFeatures, FeatureOptions, FeatureSource};
 use crate::image::Normalisation;
-use crate::labeller::{LabellerError, ModelInfo, StudentInfo, TeacherInfo};
+use crate::labeller::{LabellerError, ModelInfo, Precision, StudentInfo, TeacherInfo};
 use crate::support::to_i64;
 use crate::vocabulary::Class;
 
@@ -57,7 +57,20 @@ impl StudentModel {
         let failed = |error: LoadError| LabellerError::Load(error.to_string());
         let stored = self.files.load(card, self.place.device).map_err(failed)?;
         let (texts, teacher) = self.teacher.load()?.into_text_encoder();
-        let planned = &card.plan.teacher;
+        self.check_teacher(&teacher)?;
+        let info = self.info(teacher, precision, stored.background.is_some());
+        Ok(StudentLabeller {
+            network: stored.network,
+            input: (self.place.device, precision.kind()),
+            texts,
+            learned_background: stored.background,
+            info,
+        })
+    }
+
+    /// Refuses a teacher that is not the one which the card names.
+    fn check_teacher(&self, teacher: &ModelInfo) -> Result<(), LabellerError> {
+        let planned = &self.card.plan.teacher;
         if teacher.weights_sha256 != planned.weights_sha256 {
             let expected = &planned.weights_sha256;
             return Err(LabellerError::Load(format!(
@@ -68,7 +81,7 @@ impl StudentModel {
                 teacher.weights_sha256
             )));
         }
-        let network = &card.plan.network;
+        let network = &self.card.plan.network;
         if to_i64(teacher.embedding_dimension) != network.embedding {
             return Err(LabellerError::Load(format!(
                 "{}: its features have {} channels, and {}'s texts {}",
@@ -78,8 +91,15 @@ impl StudentModel {
                 teacher.embedding_dimension
             )));
         }
+        Ok(())
+    }
+
+    /// What the loaded student is, beside the teacher whose text tower it has.
+    fn info(&self, teacher: ModelInfo, precision: Precision, learned_background: bool) -> ModelInfo {
+        let card = &self.card;
+        let (network, vocabulary) = (&card.plan.network, &card.plan.vocabulary);
         let [mean, std] = card.plan.normalisation;
-        let info = ModelInfo {
+        ModelInfo {
             name: self.name(),
             architecture: format!(
                 "{} {} width {}, {}",
@@ -96,30 +116,17 @@ impl StudentModel {
             training_words: teacher.training_words,
             embedded: false,
             student: Some(StudentInfo {
-                classes: card
-                    .plan
-                    .vocabulary
-                    .classes
-                    .iter()
-                    .filter_map(|texts| class(texts))
-                    .collect(),
-                background: card.plan.vocabulary.background.clone(),
-                templates: card.plan.vocabulary.templates.clone(),
-                learned_background: stored.background.is_some(),
+                classes: vocabulary.classes.iter().filter_map(|texts| class(texts)).collect(),
+                background: vocabulary.background.clone(),
+                templates: vocabulary.templates.clone(),
+                learned_background,
                 teacher: TeacherInfo {
-                    name: planned.name.clone(),
+                    name: card.plan.teacher.name.clone(),
                     weights_sha256: teacher.weights_sha256,
                     precision: teacher.precision,
                 },
             }),
-        };
-        Ok(StudentLabeller {
-            network: stored.network,
-            input: (self.place.device, precision.kind()),
-            texts,
-            learned_background: stored.background,
-            info,
-        })
+        }
     }
 }
 

@@ -20,7 +20,7 @@ mod teacher;
 #[cfg(test)]
 mod tests;
 mod texts;
-mod training;
+mod trainer;
 mod views;
 
 use std::path::{Path, PathBuf};

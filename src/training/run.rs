@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::backbone_weights::BackboneWeights;
 use super::checkpoint::{State, read_state};
 use super::teacher::Teacher;
-use super::training::Trainer;
+use super::trainer::Trainer;
 use super::{TrainError, differences, file_error, write};
 use crate::models::student::{CARD_FILE, Plan, STUDENT_FILE, StepReport, StudentCard};
 

@@ -494,7 +494,7 @@ fn the_documented_commands_for_the_papers_tables_run() {
     assert!(commands.len() > 20, "{commands:?}");
     // Each data set gets one method, in turn, so that every method is used. The table of corruptions gets two methods.
     let all_methods = <ProtocolMethod as VariantNames>::VARIANTS;
-    let mut turn = all_methods.into_iter().cycle();
+    let mut turn = all_methods.iter().cycle();
     let severities = ":{1,2,3,4,5}";
     for command in commands {
         // The protocols' sizes and templates take too long in a debug build. The tiny tower's 8 x 8 patches are enough

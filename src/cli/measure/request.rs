@@ -134,6 +134,7 @@ const COLUMNS: [&str; 13] = [
 
 impl ScoringArguments {
     /// Returns the settings of these flags.
+    #[expect(clippy::too_many_lines, reason = "one table, with a row for each flag")]
     pub fn axes(&self) -> Vec<Axis<'_>> {
         vec![
             Axis {
@@ -168,10 +169,7 @@ impl ScoringArguments {
                 name: "scales",
                 flag: "--scales",
                 pointer: "/scales",
-                set: |fields, text| {
-                    let factors = text.split('+').map(number).collect();
-                    put(&mut fields.features.scales, factors)
-                },
+                set: |fields, text| put(&mut fields.features.scales, text.split('+').map(number).collect()),
                 values: &self.scales,
             },
             Axis {

@@ -2,6 +2,7 @@
 
 mod arguments;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -21,13 +22,15 @@ use crate::models::student::{
     CARD_FILE, Plan, PlannedData, PlannedInput, PlannedLabels, PlannedTeacher, PlannedVocabulary, PseudoLabels,
     STUDENT_FILE, StepReport,
 };
+use crate::models::{ClipLabeller, ClipModel};
 use crate::scores::QueryOwner;
 use crate::telemetry::{self, MetricsRegistry};
 use crate::training::{
     BackboneWeights, GivenLabels, LabelCache, Teacher, Texts, TrainOutcome, TrainRun, TrainingImages,
 };
 use crate::vocabulary::{
-    Class, ClassList, Classifier, DiskStore, Synonyms, TemplateSet, VocabularyOptions, VocabularyRegistry,
+    Class, ClassList, Classifier, DiskStore, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions,
+    VocabularyRegistry,
 };
 
 pub use arguments::TrainArguments;
@@ -42,82 +45,30 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     telemetry::start_logs(&config.telemetry)?;
     let model = config.asked_models().find_teacher()?;
     let disk = open_disk(&config.vocabulary);
-    let registry = VocabularyRegistry::new(
-        config.limits.vocabulary.max_vocabularies,
-        disk.clone(),
-        SystemTime::now(),
-    );
-    let mut vocabulary = find_vocabulary(&arguments.classes, &registry, &config)?;
-    if let Some(background) = &arguments.background {
-        vocabulary.list = with_background(&vocabulary.list, background, &config)?;
-    }
-    let settings = arguments.training.settings()?;
-    let mut labeller = model.load()?;
-    let network = arguments.network.config(labeller.info());
-    settings.check(&network, labeller.info().patch_pixels)?;
-    let labelled = arguments.labelled(&vocabulary.list)?;
-    let question = arguments.question(
-        taught_classes(&vocabulary.list, &labelled),
-        &vocabulary.options,
-        &config,
-        labeller.info(),
-    )?;
-    let texts = arguments.texts(
-        &mut labeller,
-        &vocabulary.list,
-        question.options.templates,
-        &labelled,
-        &config,
-    )?;
-    settings.check_labels(&texts, arguments.labels.is_some())?;
-    let backbone = arguments.network.backbone_weights.as_deref();
-    let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
-    let images = TrainingImages::find(&arguments.images, config.limits.input.max_image_pixels)?;
-    tell_left_out(&images);
-    let given = arguments.labels.as_deref().map(|folder| {
-        let queries = texts.labelled.clone();
-        GivenLabels::find(folder, &arguments.images, &images, queries)
-    });
-    let given = given.transpose()?;
-    let plan = Plan {
-        network,
-        vocabulary: planned_vocabulary(&vocabulary.list, question.options.templates),
-        teacher: planned_teacher(labeller.info(), &question.options, settings.pseudo_labels),
-        normalisation: [labeller.info().normalisation.mean, labeller.info().normalisation.std],
-        settings,
-        backbone_sha256: backbone.as_ref().map(|backbone| backbone.sha256.clone()),
-        data: PlannedData {
-            images: images.files.len(),
-            sha256: images.sha256,
-            undecodable: images.undecodable.len(),
-            label_maps: images.label_maps,
-        },
-        given_labels: given
-            .as_ref()
-            .map(|given| planned_labels(&vocabulary.list, &labelled, given)),
-    };
+    let mut prepared = arguments.prepare(&config, &model, disk.clone())?;
+    let plan = &prepared.plan;
     let run = TrainRun {
         folder: &arguments.output,
-        plan: &plan,
-        files: &images.files,
-        backbone: backbone.as_ref(),
+        plan,
+        files: &prepared.files,
+        backbone: prepared.backbone.as_ref(),
         max_image_pixels: config.limits.input.max_image_pixels,
         checkpoint_steps: arguments.checkpoint_steps,
     };
     let steps_made = run.steps_made()?;
     let (signals, stop) = stop_on_signal()?;
-    let cache = match settings.pseudo_labels {
+    let cache = match plan.settings.pseudo_labels {
         PseudoLabels::EachView | PseudoLabels::None => None,
-        PseudoLabels::Once => Some(LabelCache::open(run.folder, &plan, &texts.taught)?),
+        PseudoLabels::Once => Some(LabelCache::open(run.folder, plan, &prepared.texts.taught)?),
     };
     if let Some(cache) = &cache
-        && steps_made < settings.steps
+        && steps_made < plan.settings.steps
     {
         let once = LabelOnce {
             config: &config,
             model: config.asked_models().find_first()?,
             disk,
-            fields: &question.fields,
+            fields: &prepared.question.fields,
             cache,
         };
         if !signals.block_on(once.label(&run, &stop))? {
@@ -125,32 +76,51 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
             return Ok(());
         }
     }
-    let mut bar = Bar::new(settings.steps);
+    let mut bar = Bar::new(plan.settings.steps);
     let outcome = run.train(
         &mut Teacher {
-            labeller: &mut labeller,
-            texts: &texts,
-            options: question.options.dense,
+            labeller: &mut prepared.labeller,
+            texts: &prepared.texts,
+            options: prepared.question.options.dense,
             cache: cache.as_ref(),
-            given: given.as_ref(),
-            confidence: settings.confidence,
+            given: prepared.given.as_ref(),
+            confidence: plan.settings.confidence,
         },
         || stop.load(Ordering::Relaxed),
         |report, images_per_second| bar.show(report, images_per_second),
     );
     bar.0.finish_and_clear();
-    match outcome? {
+    tell_outcome(&run, outcome?);
+    Ok(())
+}
+
+/// Says how a run ended. The path of a finished student goes to standard output, all else to standard error.
+fn tell_outcome(run: &TrainRun<'_>, outcome: TrainOutcome) {
+    match outcome {
         TrainOutcome::Finished(last) => {
             eprintln!("{} steps, {}", last.step, loss_of(&last));
-            eprintln!("what it is: {}", arguments.output.join(CARD_FILE).display());
-            println!("{}", arguments.output.join(STUDENT_FILE).display());
+            eprintln!("what it is: {}", run.folder.join(CARD_FILE).display());
+            println!("{}", run.folder.join(STUDENT_FILE).display());
         }
         TrainOutcome::Stopped(last) => eprintln!(
             "stopped after step {} of {}: the same command goes on from there",
-            last.step, settings.steps
+            last.step, run.plan.settings.steps
         ),
     }
-    Ok(())
+}
+
+/// Everything that a run is made from, found and checked.
+struct Prepared {
+    /// The teacher's model.
+    labeller: ClipLabeller,
+    /// What the teacher is asked of an image.
+    question: Question,
+    texts: Texts,
+    backbone: Option<BackboneWeights>,
+    /// The images to learn from, in the order of the plan's digest.
+    files: Vec<PathBuf>,
+    given: Option<GivenLabels>,
+    plan: Plan,
 }
 
 /// Everything that is needed to label all images before the first step.
@@ -182,6 +152,64 @@ impl LabelOnce<'_> {
 }
 
 impl TrainArguments {
+    /// Loads the teacher, finds what the flags name, and checks that all of it goes together.
+    fn prepare(&self, config: &Config, model: &ClipModel, disk: Option<Arc<DiskStore>>) -> Result<Prepared> {
+        let VocabularyDefinition { list, options } = self.vocabulary(config, disk)?;
+        let settings = self.training.settings()?;
+        let mut labeller = model.load()?;
+        let network = self.network.config(labeller.info());
+        settings.check(&network, labeller.info().patch_pixels)?;
+        let labelled = self.labelled(&list)?;
+        let question = self.question(taught_classes(&list, &labelled), &options, config, labeller.info())?;
+        let templates = question.options.templates;
+        let texts = self.texts(&mut labeller, &list, templates, &labelled, config)?;
+        settings.check_labels(&texts, self.labels.is_some())?;
+        let backbone = self.network.backbone_weights.as_deref();
+        let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
+        let images = TrainingImages::find(&self.images, config.limits.input.max_image_pixels)?;
+        tell_left_out(&images);
+        let given = self.labels.as_deref().map(|folder| {
+            let queries = texts.labelled.clone();
+            GivenLabels::find(folder, &self.images, &images, queries)
+        });
+        let given = given.transpose()?;
+        let plan = Plan {
+            network,
+            vocabulary: planned_vocabulary(&list, templates),
+            teacher: planned_teacher(labeller.info(), &question.options, settings.pseudo_labels),
+            normalisation: [labeller.info().normalisation.mean, labeller.info().normalisation.std],
+            settings,
+            backbone_sha256: backbone.as_ref().map(|backbone| backbone.sha256.clone()),
+            data: PlannedData {
+                images: images.files.len(),
+                sha256: images.sha256,
+                undecodable: images.undecodable.len(),
+                label_maps: images.label_maps,
+            },
+            given_labels: given.as_ref().map(|given| planned_labels(&list, &labelled, given)),
+        };
+        Ok(Prepared {
+            labeller,
+            question,
+            texts,
+            backbone,
+            files: images.files,
+            given,
+            plan,
+        })
+    }
+
+    /// The vocabulary that the flags name, with the background that they give it.
+    fn vocabulary(&self, config: &Config, disk: Option<Arc<DiskStore>>) -> Result<VocabularyDefinition> {
+        let max_vocabularies = config.limits.vocabulary.max_vocabularies;
+        let registry = VocabularyRegistry::new(max_vocabularies, disk, SystemTime::now());
+        let mut vocabulary = find_vocabulary(&self.classes, &registry, config)?;
+        if let Some(background) = &self.background {
+            vocabulary.list = with_background(&vocabulary.list, background, config)?;
+        }
+        Ok(vocabulary)
+    }
+
     /// Returns which classes have given labels, `[classes]`.
     fn labelled(&self, list: &ClassList) -> Result<Vec<bool>> {
         match (&self.labels, &self.labelled_classes) {
