@@ -13,7 +13,7 @@ use super::{Engine, Stage, cost};
 use crate::dense::RefinementOptions;
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
 use crate::scores::{DenseScores, QueryOwner};
-use crate::vocabulary::{self, ClassList, Classifier, TemplateSet, TextEmbedding, VocabularyOptions};
+use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, VocabularyOptions};
 
 impl Engine {
     /// Labels one image.
@@ -139,7 +139,7 @@ impl AdmittedRequest<'_> {
         Ok(cost::check_refinement(options, classifier.queries, pixels, limits)?)
     }
 
-    async fn embed(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, SegmentError> {
+    async fn embed(&mut self, texts: &[String], templates: TemplateSet) -> Result<EmbeddedTexts, SegmentError> {
         self.enter(Stage::Text);
         let start = Instant::now();
         let embeddings = self
@@ -168,7 +168,7 @@ impl AdmittedRequest<'_> {
         &self,
         background: &Background,
         list: &ClassList,
-        embeddings: &[TextEmbedding],
+        embeddings: &EmbeddedTexts,
         denoising_dropped_all: bool,
     ) -> Vec<Warning> {
         let is_open = background.names.is_none();

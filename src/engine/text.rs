@@ -1,6 +1,5 @@
 //! Text embeddings. Workers compute those that are not cached.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Engine;
@@ -11,11 +10,11 @@ use super::slots::Slot;
 use super::worker::{EmbedJob, Job, Ticket};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{
-    ClassList, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder, TextEmbedding,
+    ClassList, EmbeddedTexts, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder,
 };
 
 impl Engine {
-    /// Returns the embeddings of texts for a model, in the order of the texts.
+    /// Returns the embeddings of texts for a model.
     pub(super) async fn embed(
         &self,
         texts: &[String],
@@ -23,8 +22,8 @@ impl Engine {
         host: &ModelHost,
         model: &ModelInfo,
         slot: &Arc<Slot>,
-    ) -> Result<Vec<TextEmbedding>, EmbeddingError> {
-        let mut embeddings = HashMap::new();
+    ) -> Result<EmbeddedTexts, EmbeddingError> {
+        let mut embeddings = EmbeddedTexts::new();
         for (space, texts) in spaces(model, templates, texts) {
             let embedder = QueueEmbedder {
                 queue: Arc::clone(&host.queue),
@@ -33,8 +32,7 @@ impl Engine {
             let resolved = self.embeddings.resolve(&space, &texts, Arc::new(embedder)).await?;
             embeddings.extend(texts.into_iter().zip(resolved));
         }
-        let embedding_of = |text: &String| embeddings[text].clone();
-        Ok(texts.iter().map(embedding_of).collect())
+        Ok(embeddings)
     }
 
     /// Embeds the texts of a class list for a model ahead of the first request. Cached embeddings are not computed

@@ -118,7 +118,8 @@ mod tests {
             vector: vec![number as f32, 1.0].into(),
             truncated: false,
         };
-        let embeddings: Vec<_> = (0..list.texts().len()).map(embedding).collect();
+        let texts = list.texts().into_iter().enumerate();
+        let embeddings = texts.map(|(number, text)| (text, embedding(number))).collect();
         list.classifier(&embeddings, Synonyms::Mean)
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use super::classes::{fold, is_background};
-use super::{Class, ClassList, TextEmbedding};
+use super::{Class, ClassList, EmbeddedTexts};
 
 /// One piece of advice. `Display` gives its text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,12 +81,12 @@ impl fmt::Display for ClassListAdvice {
     }
 }
 
-/// Returns all advice about a list. `embeddings` belong to [`ClassList::texts`], in that order. `surroundings` are
+/// Returns all advice about a list. `embeddings` are those of its texts that are known. `surroundings` are
 /// names of usual surroundings; they are given if the caller left the background open. `training_words` are the words
 /// of the model's training captions, lower case, if they are known.
 pub fn advice(
     list: &ClassList,
-    embeddings: &[TextEmbedding],
+    embeddings: &EmbeddedTexts,
     surroundings: Option<&[String]>,
     training_words: Option<&HashSet<String>>,
 ) -> Vec<ClassListAdvice> {
@@ -104,9 +104,11 @@ pub fn advice(
     if let Some(known) = training_words {
         advice.extend(list.classes().iter().filter_map(|class| unknown_words(class, known)));
     }
-    let truncated = list.texts().into_iter().zip(embeddings);
-    let truncated = truncated.filter(|(_, embedding)| embedding.truncated);
-    advice.extend(truncated.map(|(text, _)| ClassListAdvice::TextTruncated { text }));
+    let is_truncated = |text: &String| embeddings.get(text).is_some_and(|embedding| embedding.truncated);
+    if embeddings.keys().any(is_truncated) {
+        let truncated = list.texts().into_iter().filter(is_truncated);
+        advice.extend(truncated.map(|text| ClassListAdvice::TextTruncated { text }));
+    }
     advice
 }
 
@@ -165,11 +167,11 @@ fn quoted(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::classes::tests::list;
+    use super::super::classes::tests::{embedded, list};
     use super::*;
 
     fn said(classes: &[&str], background: &[&str], training_words: Option<&HashSet<String>>) -> Vec<String> {
-        advice(&list(classes, background), &[], None, training_words)
+        advice(&list(classes, background), &EmbeddedTexts::new(), None, training_words)
             .iter()
             .map(ToString::to_string)
             .collect()
@@ -189,7 +191,7 @@ mod tests {
     fn classes_without_surroundings_are_pointed_out_where_background_is_left_open() {
         let surroundings = ["Sky", "wall", "green background"].map(str::to_owned);
         let said = |classes: &[&str], background: &[&str], surroundings| {
-            advice(&list(classes, background), &[], surroundings, None)
+            advice(&list(classes, background), &EmbeddedTexts::new(), surroundings, None)
         };
         let missing = [ClassListAdvice::NoBackground];
         assert_eq!(
@@ -240,16 +242,12 @@ mod tests {
 
     #[test]
     fn texts_that_lost_their_end_are_named() {
-        let embedding = |truncated| TextEmbedding {
-            vector: [1.0].into(),
-            truncated,
-        };
-        let said = advice(
-            &list(&["cat; kitty"], &["sky"]),
-            &[false, true, true].map(embedding),
-            None,
-            None,
-        );
+        let list = list(&["cat; kitty"], &["sky"]);
+        let mut embeddings = embedded(&list, &[&[1.0], &[1.0], &[1.0]]);
+        for (text, embedding) in &mut embeddings {
+            embedding.truncated = text != "cat";
+        }
+        let said = advice(&list, &embeddings, None, None);
         let truncated = |text: &str| ClassListAdvice::TextTruncated { text: text.to_owned() };
         assert_eq!(said, [truncated("kitty"), truncated("sky")]);
     }

@@ -1,5 +1,6 @@
 //! A text embedding and its key.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -14,6 +15,9 @@ pub struct TextEmbedding {
     /// Whether a prompt with the text was too long for the model and lost its end.
     pub truncated: bool,
 }
+
+/// Texts with the embedding of each.
+pub type EmbeddedTexts = HashMap<String, TextEmbedding>;
 
 /// Everything that a text embedding depends on, except its text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

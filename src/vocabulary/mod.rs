@@ -24,7 +24,7 @@ pub use advice::{ClassListAdvice, advice};
 pub use classes::{ClassList, ClassListError, is_background};
 pub use definition::VocabularyDefinition;
 pub use disk::{DiskError, DiskStore};
-pub use embedding::{EmbeddingSpace, TextEmbedding};
+pub use embedding::{EmbeddedTexts, EmbeddingSpace, TextEmbedding};
 pub use options::VocabularyOptions;
 pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};

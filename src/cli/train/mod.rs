@@ -29,8 +29,8 @@ use crate::training::{
     BackboneWeights, GivenLabels, LabelCache, Teacher, Texts, TrainOutcome, TrainRun, TrainingImages,
 };
 use crate::vocabulary::{
-    Class, ClassList, Classifier, DiskStore, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions,
-    VocabularyRegistry,
+    Class, ClassList, Classifier, DiskStore, EmbeddedTexts, Synonyms, TemplateSet, VocabularyDefinition,
+    VocabularyOptions, VocabularyRegistry,
 };
 
 pub use arguments::TrainArguments;
@@ -369,9 +369,10 @@ fn planned_teacher(info: &ModelInfo, request: &SegmentOptions, pseudo_labels: Ps
 /// Embeds the vocabulary in the teacher's space: one mean embedding per class with its synonyms, and one embedding per
 /// background name.
 fn embed(labeller: &mut dyn Labeller, list: &ClassList, templates: TemplateSet) -> Result<Classifier> {
-    let mut embeddings = Vec::new();
+    let mut embeddings = EmbeddedTexts::new();
     for texts in list.texts().chunks(TEXTS_AT_ONCE) {
-        embeddings.extend(labeller.embed_texts(texts, templates)?);
+        let embedded = labeller.embed_texts(texts, templates)?;
+        embeddings.extend(texts.iter().cloned().zip(embedded));
     }
     Ok(list.classifier(&embeddings, Synonyms::Mean))
 }

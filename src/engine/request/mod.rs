@@ -1,5 +1,6 @@
 //! A request and its result, as plain data.
 
+mod field_error;
 mod fields;
 
 use std::time::Duration;
@@ -13,9 +14,10 @@ use crate::image::{DecodeError, InputTooLarge, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::vocabulary::{ClassListAdvice, VocabularyError};
 
+pub use field_error::{ExceededLimit, Field, FieldError, LimitValue};
 pub use fields::{
-    BackgroundFields, BackgroundNames, ExceededLimit, FeatureFields, Field, FieldError, KeySmoothingFields, LimitValue,
-    SegmentFields, SegmentOptions, Surroundings, VocabularyChoice, WindowFields,
+    BackgroundFields, BackgroundNames, FeatureFields, KeySmoothingFields, SegmentFields, SegmentOptions, Surroundings,
+    VocabularyChoice, WindowFields,
 };
 
 /// A request to label one image.

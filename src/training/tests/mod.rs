@@ -233,6 +233,7 @@ fn texts(labelled: [bool; 2]) -> Texts {
         vector: vector.to_vec().into(),
         truncated: false,
     });
+    let embeddings = list.texts().into_iter().zip(embeddings).collect();
     let classifier = list.classifier(&embeddings, Synonyms::Mean);
     Texts::new(&list, &classifier, None, &labelled).unwrap()
 }

@@ -3,12 +3,12 @@
 //! This file owns what makes a list valid and which class each text embedding counts for. [`store`](super::store)
 //! provides the embeddings.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use sha2::{Digest, Sha256};
 
 use super::VocabularyLimits;
-use super::{Class, Classifier, Synonyms, TemplateSet, TextEmbedding};
+use super::{Class, Classifier, EmbeddedTexts, Synonyms, TemplateSet};
 use crate::scores::{QueryOwner, UNLABELLED};
 
 /// A class with this name is the background itself if the list has background names.
@@ -201,28 +201,21 @@ impl ClassList {
         self.background_class().unwrap_or(UNLABELLED)
     }
 
-    /// Builds the classifier from the embeddings of [`texts`](Self::texts), in that order.
+    /// Builds the classifier from the embeddings of the list's texts.
     ///
     /// [`Synonyms::Mean`] makes one query per class: the mean of the embeddings of its name and synonyms, scaled to
     /// unit length. [`Synonyms::Max`] makes one query per text. Each background name is a query of its own. A single
     /// embedding is used unchanged.
     ///
     /// # Panics
-    /// When the number of embeddings differs from the number of texts.
-    pub fn classifier(&self, embeddings: &[TextEmbedding], synonyms: Synonyms) -> Classifier {
-        let texts = self.texts();
-        assert_eq!(texts.len(), embeddings.len(), "one embedding per text");
-        let embedding_of: HashMap<&str, &[f32]> = texts
-            .iter()
-            .map(String::as_str)
-            .zip(embeddings.iter().map(|embedding| &*embedding.vector))
-            .collect();
-
+    /// When the embedding of one of [`texts`](Self::texts) is missing.
+    pub fn classifier(&self, embeddings: &EmbeddedTexts, synonyms: Synonyms) -> Classifier {
+        let embedding_of = |text: &str| &*embeddings[text].vector;
         let queries = self.queries(synonyms);
-        let dimension = embeddings[0].vector.len();
+        let dimension = embedding_of(queries[0].texts[0]).len();
         let mut rows = Vec::with_capacity(queries.len() * dimension);
         for query in &queries {
-            let members: Vec<&[f32]> = query.texts.iter().map(|text| embedding_of[text]).collect();
+            let members: Vec<&[f32]> = query.texts.iter().map(|text| embedding_of(text)).collect();
             rows.extend(unit_mean(&members));
         }
         Classifier {

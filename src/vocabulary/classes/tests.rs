@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::vocabulary::TextEmbedding;
 
 /// Returns small limits that tests can exceed easily.
 pub(in crate::vocabulary) fn limits() -> VocabularyLimits {
@@ -111,18 +112,21 @@ fn each_text_is_asked_for_once() {
     );
 }
 
+/// Returns the list's texts with these embeddings, in their order.
+pub(in crate::vocabulary) fn embedded(list: &ClassList, embeddings: &[&[f32]]) -> EmbeddedTexts {
+    let texts = list.texts();
+    assert_eq!(texts.len(), embeddings.len(), "one embedding per text");
+    let embedding = |vector: &&[f32]| TextEmbedding {
+        vector: (*vector).into(),
+        truncated: false,
+    };
+    texts.into_iter().zip(embeddings.iter().map(embedding)).collect()
+}
+
 /// Builds a classifier from unit embeddings in the plane.
 fn classifier(list: &ClassList, embeddings: &[[f32; 2]]) -> Classifier {
-    list.classifier(
-        &embeddings
-            .iter()
-            .map(|row| TextEmbedding {
-                vector: row.as_slice().into(),
-                truncated: false,
-            })
-            .collect::<Vec<_>>(),
-        Synonyms::Mean,
-    )
+    let embeddings: Vec<&[f32]> = embeddings.iter().map(<[f32; 2]>::as_slice).collect();
+    list.classifier(&embedded(list, &embeddings), Synonyms::Mean)
 }
 
 #[test]
@@ -144,11 +148,8 @@ fn a_class_is_the_unit_mean_of_its_name_and_synonyms() {
 #[test]
 fn or_each_text_is_a_query_of_its_own_and_texts_stay_the_same() {
     let list = list(&["person; man; woman", "sky"], &["wall"]);
-    let embedding = |x: f32| TextEmbedding {
-        vector: [x].into(),
-        truncated: false,
-    };
-    let made = list.classifier(&[1., 2., 3., 4., 5.].map(embedding), Synonyms::Max);
+    let embeddings = embedded(&list, &[&[1.], &[2.], &[3.], &[4.], &[5.]]);
+    let made = list.classifier(&embeddings, Synonyms::Max);
     assert_eq!(made.embeddings, [1., 2., 3., 4., 5.]); // Each embedding is unchanged.
     let person = QueryOwner::Class(0);
     assert_eq!(
