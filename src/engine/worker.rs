@@ -84,6 +84,9 @@ pub struct Scored {
     pub features: Arc<dyn ImageFeatures>,
 }
 
+/// Carries an answer to whoever waits for it.
+type Reply<T> = oneshot::Sender<Result<T, LabellerError>>;
+
 /// What a request that waits for a worker is told.
 pub struct Ticket<T> {
     /// When its job joined the queue.
@@ -91,7 +94,7 @@ pub struct Ticket<T> {
     /// Told how long the job waited, when a worker takes it; none once that is done.
     started: Option<oneshot::Sender<Duration>>,
     /// Where the answer goes, and the request's slot, held until the job is done; none once the answer is sent.
-    reply: Option<(oneshot::Sender<Result<T, LabellerError>>, Arc<Slot>)>,
+    reply: Option<(Reply<T>, Arc<Slot>)>,
 }
 
 /// Where a request waits for what its [`Ticket`] tells.

@@ -1,4 +1,5 @@
-//! Small things that no room owns: a cache that is bounded in bytes, seeded random numbers, files written as a whole.
+//! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
+//! checks of settings, work on threads that may block, texts of panics, and files that are written as a whole.
 
 mod blocking;
 mod byte_lru;

@@ -1,4 +1,4 @@
-//! Where the cells of an image lie.
+//! The places of the cells of an image.
 
 use tch::{Device, Kind, Tensor};
 
@@ -10,7 +10,7 @@ pub(super) struct CellGrid {
 }
 
 impl CellGrid {
-    /// Of an image `[..., height, width]` in cells of `patch` pixels.
+    /// Returns the grid of an image `[..., height, width]` with cells of `patch` pixels.
     pub(super) fn of(image: &Tensor, patch: i64) -> Self {
         let [.., height, width] = image.size()[..] else {
             panic!("an image has a height and a width");
@@ -21,13 +21,14 @@ impl CellGrid {
         }
     }
 
-    /// The number of cells.
+    /// Returns the number of cells.
     pub(super) fn cells(self) -> i64 {
         self.rows * self.columns
     }
 
-    /// For every two cells the product of what `of_steps` makes of the rows and of the columns between them: from numbers that
-    /// are not negative, `[n, n]`, to the same shape; `[cells, cells]`.
+    /// Returns for every two cells the product of two numbers: `of_steps` of the rows between them and `of_steps` of
+    /// the columns between them, `[cells, cells]`. `of_steps` maps numbers of steps, `[n, n]`, none negative, to the
+    /// same shape.
     pub(super) fn product(self, device: Device, of_steps: impl Fn(&Tensor) -> Tensor) -> Tensor {
         let [rows, columns] = [self.rows, self.columns].map(|length| {
             let place = Tensor::arange(length, (Kind::Float, device));

@@ -1,9 +1,9 @@
 //! The table of published models.
 //!
 //! Addresses, repositories, activations and normalisations are those of the package open_clip_torch 3.3
-//! (`open_clip/pretrained.py`); OpenAI's digests are components of its addresses. Its sizes are those that others pinned
-//! together with these digests: nothing was downloaded to make this table. Licences are as the repositories and model cards
-//! state them.
+//! (`open_clip/pretrained.py`). OpenAI's digests are components of its addresses. OpenAI's file sizes are those that
+//! other projects pinned together with these digests: nothing was downloaded to make this table. Licences are as the
+//! repositories and model cards state them.
 
 use super::{Architecture, DownloadSource, PublishedModel, TrainingNormalisation, VisualSizes};
 use crate::clip::Activation;
@@ -19,11 +19,12 @@ const VIT_L_14: Architecture = vit("ViT-L-14", 768, 224, [24, 1024, 14]);
 const VIT_L_14_336: Architecture = vit("ViT-L-14-336", 768, 336, [24, 1024, 14]);
 
 const MIT: &str = "MIT";
-/// Apple's licence for research models and code has changed its name; the repository's LICENSE file says what holds.
+/// Apple has renamed its licence for research models and code. The LICENSE file of the repository says which terms
+/// apply.
 const APPLE: &str = "Apple's (the repository's LICENSE)";
 const NON_COMMERCIAL: &str = "CC-BY-NC-4.0";
 
-/// Every published model that `maskclip fetch` knows, OpenAI's first.
+/// All published models that `maskclip fetch` knows, OpenAI's first.
 pub const PUBLISHED: &[PublishedModel] = &[
     openai(
         "RN50",
@@ -290,7 +291,7 @@ const fn resnet(
     }
 }
 
-/// The text tower of a ViT is as wide as the embedding.
+/// Describes a ViT, whose text tower is as wide as the embedding.
 const fn vit(name: &'static str, embedding: u32, image_pixels: u32, [layers, width, patch]: [u32; 3]) -> Architecture {
     Architecture {
         name,
