@@ -9,8 +9,23 @@ use super::AttentionConstants;
 ///
 /// Numbers of blocks are those of the published models, which have 12 or 24 blocks; in other models they are scaled in
 /// proportion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Attention {
     /// CLIP without the change: query, key and value attention kept, spatial tokens read out. The
     /// papers' baseline.
@@ -47,38 +62,9 @@ pub enum Attention {
 }
 
 impl Attention {
-    /// All of them, in the order in which they are listed to clients.
-    pub const ALL: [Self; 12] = [
-        Self::Clip,
-        Self::Maskclip,
-        Self::MaskclipNoResidual,
-        Self::Sclip,
-        Self::Clearclip,
-        Self::Naclip,
-        Self::Pearl,
-        Self::PearlNewtonSchulz,
-        Self::ScClip,
-        Self::Resclip,
-        Self::ResclipRepaired,
-        Self::Gem,
-    ];
-
     /// The name in requests, settings and replies.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Clip => "clip",
-            Self::Maskclip => "maskclip",
-            Self::MaskclipNoResidual => "maskclip-no-residual",
-            Self::Sclip => "sclip",
-            Self::Clearclip => "clearclip",
-            Self::Naclip => "naclip",
-            Self::Pearl => "pearl",
-            Self::PearlNewtonSchulz => "pearl-newton-schulz",
-            Self::ScClip => "sc-clip",
-            Self::Resclip => "resclip",
-            Self::ResclipRepaired => "resclip-repaired",
-            Self::Gem => "gem",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Returns whether the attention holds one number for every two cells in memory. All others never hold the whole of
@@ -164,8 +150,21 @@ pub enum SmoothingKeys {
 }
 
 /// The ways of [`KeySmoothing`], as requests and settings name them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum KeySmoothingMethod {
     /// No smoothing.
     #[default]
@@ -176,11 +175,6 @@ pub enum KeySmoothingMethod {
     Reference,
     /// Logits averaged over positions whose keys are much alike, in place of the formula's sums of probabilities.
     Likeness,
-}
-
-impl KeySmoothingMethod {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::None, Self::Formula, Self::Reference, Self::Likeness];
 }
 
 /// Square windows through which the model sees its input, one after the other. Scores are averaged where windows
@@ -194,8 +188,22 @@ pub struct Window {
 }
 
 /// What is done to scores at the image's size, before they become probabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Refinement {
     /// Nothing: they are interpolated.
     #[default]
@@ -208,16 +216,9 @@ pub enum Refinement {
 }
 
 impl Refinement {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::None, Self::Pamr, Self::PearlPropagation];
-
     /// The name in requests, settings and replies.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Pamr => "pamr",
-            Self::PearlPropagation => "pearl-propagation",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -313,6 +314,8 @@ pub struct DenseOptions {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray;
+
     use super::*;
 
     #[test]
@@ -323,7 +326,7 @@ mod tests {
         };
         other.resclip.threshold = 0.5;
         let plain = AttentionConstants::default();
-        for attention in Attention::ALL {
+        for &attention in Attention::VARIANTS {
             let read = other.read_by(attention);
             let of_resclip = matches!(attention, Attention::Resclip | Attention::ResclipRepaired);
             let of_pearl = matches!(attention, Attention::Pearl | Attention::PearlNewtonSchulz);

@@ -22,8 +22,22 @@ pub struct InputTooLarge {
 }
 
 /// How an image comes to the size of the model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Resize {
     /// As CLIP was trained: Pillow's antialiased bicubic. Each side is a whole number of patches.
     #[default]

@@ -2,27 +2,35 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What the synonyms of a class come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// How the scores of a class's synonyms are combined.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Synonyms {
-    /// One query per class: the mean of the embeddings of its name and its synonyms, of unit length.
+    /// One query per class: the mean of the embeddings of its name and synonyms, scaled to unit length.
     #[default]
     Mean,
-    /// One query per text; after the softmax over all of them the class has the largest of its own, as the protocols of
-    /// MaskCLIP's successors have it.
+    /// One query per text. After the softmax over all queries, a class gets the largest probability of its own queries.
+    /// The protocols of MaskCLIP's successors use this.
     Max,
 }
 
 impl Synonyms {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Mean, Self::Max];
-
-    /// The name in requests, settings and vocabularies.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::Max => "max",
-        }
+    /// Returns the name in requests, settings and vocabulary files.
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }

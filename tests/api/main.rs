@@ -1,5 +1,5 @@
-//! The HTTP contract as a specification: the router without a socket, on a real engine whose model
-//! is a fake that tells colours apart.
+//! The HTTP contract as a specification. The tests drive the router without a socket, on a real engine whose model is a
+//! fake that tells colours apart.
 #![allow(clippy::unwrap_used, missing_docs)]
 #![allow(
     clippy::too_many_lines,

@@ -1,4 +1,4 @@
-//! `maskclip train`: a student from a folder of images, a vocabulary and a teacher.
+//! `maskclip train`: trains a student from a folder of images, a vocabulary and a teacher.
 
 mod arguments;
 
@@ -35,11 +35,11 @@ use crate::vocabulary::{
 
 pub use arguments::TrainArguments;
 
-/// Texts that are embedded at once, each in all templates.
+/// Number of texts that are embedded at once, each with all templates.
 const TEXTS_AT_ONCE: usize = 8;
 
-/// Trains until the student is done, or SIGTERM or SIGINT saves where it is; a second of these signals ends the process at once.
-/// The student's path goes to standard output.
+/// Trains until the student is finished, or until SIGTERM or SIGINT, which saves the state. A second of these signals
+/// ends the process at once. Prints the student's path to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
     let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
@@ -123,7 +123,7 @@ struct Prepared {
     plan: Plan,
 }
 
-/// What it takes to label all images before the first step.
+/// Everything that is needed to label all images before the first step.
 struct LabelOnce<'a> {
     config: &'a Config,
     model: ServedModel,
@@ -133,7 +133,7 @@ struct LabelOnce<'a> {
 }
 
 impl LabelOnce<'_> {
-    /// Labels what is not labelled yet, with an engine that ends with it. False when it was stopped.
+    /// Labels the images that have no label map, with an engine that ends afterwards. Returns false if it was stopped.
     async fn label(self, run: &TrainRun<'_>, stop: &AtomicBool) -> Result<bool> {
         if self.cache.is_complete(run.files.len()) {
             return Ok(true);
@@ -210,7 +210,7 @@ impl TrainArguments {
         Ok(vocabulary)
     }
 
-    /// Which classes have given labels, `[classes]`.
+    /// Returns which classes have given labels, `[classes]`.
     fn labelled(&self, list: &ClassList) -> Result<Vec<bool>> {
         match (&self.labels, &self.labelled_classes) {
             (None, _) => Ok(vec![false; list.classes().len()]),
@@ -219,7 +219,7 @@ impl TrainArguments {
         }
     }
 
-    /// The texts of student and teacher, embedded.
+    /// Returns the texts of student and teacher with their embeddings.
     fn texts(
         &self,
         labeller: &mut dyn Labeller,
@@ -240,7 +240,11 @@ impl TrainArguments {
         Ok(Texts::new(list, &full, plain.as_ref(), labelled)?)
     }
 
-    /// What the teacher is asked of an image: the label map of its texts, each as a class of its own.
+    /// Returns the question that the teacher is asked about each image: a label map in which each of its texts is a
+    /// class of its own.
+    ///
+    /// # Errors
+    /// When a flag has several values, a value is refused, or the teacher cannot compute the attention.
     fn question(
         &self,
         classes: Vec<Class>,
@@ -259,7 +263,7 @@ impl TrainArguments {
         };
         set_all(&mut fields, &self.scoring.axes())?;
         let options = resolve(&fields, &config.engine_settings(), options, teacher)?;
-        // The vocabulary's own options do not come with its classes a second time.
+        // The vocabulary's options are copied here, because inline classes bring none.
         fields.templates = Some(options.templates);
         fields.prompt_denoising = Some(options.dense.scoring.prompt_denoising.unwrap_or(0.0));
         let attention = options.dense.features.attention;
@@ -272,7 +276,7 @@ impl TrainArguments {
         if self.training.pseudo_labels != PseudoLabels::Once && !whole.is_empty() {
             let flags = whole.join(" and ");
             return Err(format!(
-                "{flags}: a teacher that labels each view sees it at its own size; --pseudo-labels once"
+                "{flags}: a teacher that labels each view sees it at its own size; use --pseudo-labels once"
             )
             .into());
         }
@@ -280,20 +284,21 @@ impl TrainArguments {
     }
 }
 
-/// What a teacher is asked of an image.
+/// The question that a teacher is asked about each image.
 struct Question {
     /// The fields of the request.
     fields: SegmentFields,
-    /// What the fields come to.
+    /// The options that the fields resolve to.
     options: SegmentOptions,
 }
 
-/// A flag that the first SIGTERM or SIGINT sets; the second ends the process with the status that a shell reports of the signal.
-/// Both happen in the signal's handler, since a step may take minutes and hold every thread. The runtime says what happens.
+/// Returns a flag that the first SIGTERM or SIGINT sets. The second one ends the process with the exit status that a
+/// shell reports for the signal. Both happen in the signal's handler, because a step may take minutes and occupy every
+/// thread. The returned runtime prints a message at the first signal.
 fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // Handlers run in this order: a first signal finds the flag unset, and sets it.
+        // Handlers run in this order, so the first signal finds the flag unset and sets it.
         flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
         flag::register(signal, Arc::clone(&stop))?;
     }
@@ -309,7 +314,7 @@ fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
     Ok((runtime, stop))
 }
 
-/// Each of the teacher's texts as a class.
+/// Returns each of the teacher's texts as a class.
 fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<Class> {
     let classes = list.queries_as_classes().into_iter().zip(list.query_owners());
     let taught = classes.filter(|(_, owner)| match owner {
@@ -319,14 +324,14 @@ fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<Class> {
     taught.map(|(class, _)| class).collect()
 }
 
-/// Says on standard error what was found in the folder and is not learned from.
+/// Tells on standard error which files in the folder are not used as images.
 fn tell_left_out(images: &TrainingImages) {
     for (file, reason) in &images.undecodable {
         eprintln!("left out: {}: {reason}", file.display());
     }
     if images.label_maps > 0 {
         eprintln!(
-            "{} label maps (.truth.png) beside images are no images to learn from",
+            "{} label maps (.truth.png) next to images are not used as images",
             images.label_maps
         );
     }
@@ -361,7 +366,8 @@ fn planned_teacher(info: &ModelInfo, request: &SegmentOptions, pseudo_labels: Ps
     PlannedTeacher::new(info, &request.dense, whole_images)
 }
 
-/// The vocabulary in the teacher's space: one text per class, the mean of its synonyms, and one per background name.
+/// Embeds the vocabulary in the teacher's space: one mean embedding per class with its synonyms, and one embedding per
+/// background name.
 fn embed(labeller: &mut dyn Labeller, list: &ClassList, templates: TemplateSet) -> Result<Classifier> {
     let mut embeddings = Vec::new();
     for texts in list.texts().chunks(TEXTS_AT_ONCE) {
@@ -370,7 +376,7 @@ fn embed(labeller: &mut dyn Labeller, list: &ClassList, templates: TemplateSet) 
     Ok(list.classifier(&embeddings, Synonyms::Mean))
 }
 
-/// A progress bar on standard error; silent where that is no terminal.
+/// A progress bar on standard error. Shows nothing without a terminal.
 struct Bar(ProgressBar);
 
 impl Bar {
@@ -382,7 +388,7 @@ impl Bar {
 
     fn show(&mut self, report: &StepReport, images_per_second: f64) {
         if self.0.position() + 1 < report.step {
-            // A run that goes on: what was made before says nothing of the time that is left.
+            // After a resumption, earlier steps say nothing about the remaining time.
             self.0.set_position(report.step);
             self.0.reset_eta();
         }
