@@ -28,9 +28,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_request};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -39,6 +40,7 @@ use crate::engine::Engine;
 use crate::telemetry::MetricsRegistry;
 use error::ApiError;
 use http_metrics::HttpMetrics;
+use middleware::X_REQUEST_ID;
 use problem::{Problem, ProblemType};
 
 pub use serve::serve;
@@ -80,6 +82,9 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
         .layer(DefaultBodyLimit::max(max_request_bytes))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(metrics, middleware::observe))
+        .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
+        .layer(SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid))
+        .layer(map_request(middleware::drop_strange_request_id))
 }
 
 /// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
