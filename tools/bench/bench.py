@@ -68,14 +68,13 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     chosen = arguments()
     programs = build()
-    folder = Path(programs["maskclip"]).parents[1] / "bench"
+    folder = programs["maskclip"].parents[1] / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / "results.json"
     kept = json.loads(results.read_text()) if results.exists() else {}
     bench = Bench(
+        **programs,
         inputs=prepare(folder),
-        program=programs["stages"],
-        maskclip=programs["maskclip"],
         python=sys.executable,
         folder=folder,
         threads=chosen.threads,
