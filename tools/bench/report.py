@@ -22,9 +22,13 @@ class Row:
         return f"| {self.stage} | {self.ours} | {self.peer} | {self.ratio} | {self.bar} |"
 
 
-def table(rows: Sequence[Row]) -> str:
-    head = ["| stage | ours | peer | ratio | bar |", "|---|---|---|---|---|"]
-    return "\n".join(head + [row.markdown() for row in rows])
+PEERS = Row("stage", "ours", "peer", "ratio", "bar")
+BUILDS = Row("stage", "now", "before", "before / now", "difference")
+"""The heads of the tables."""
+
+
+def table(head: Row, rows: Sequence[Row]) -> str:
+    return "\n".join([head.markdown(), "|---|---|---|---|---|", *(row.markdown() for row in rows)])
 
 
 def spread(samples: Sequence[float], unit: str = "", digits: int = 3) -> str:
@@ -72,6 +76,15 @@ def compared(stage: str, ours: tuple[str, Sequence[float]], peer: tuple[str, Seq
         spread(faster),
         "" if bar is None else at_least(faster, bar),
     )
+
+
+def builds(stage: str, before: Sequence[float], now: Sequence[float]) -> Row:
+    """A line with the seconds of two builds; their difference is beyond the spread if every round has the same winner."""
+    faster = ratios(before, now)
+    slower = sum(ratio < 1 for ratio in faster)
+    beyond = {0: "beyond the spread: faster in every round", len(faster): "beyond the spread: slower in every round"}
+    difference = beyond.get(slower, f"within the spread: slower in {slower} of {len(faster)} rounds")
+    return Row(stage, seconds(now), seconds(before), spread(faster), difference)
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
