@@ -6,21 +6,21 @@
 mod accept;
 mod body;
 mod docs;
-pub mod error;
+mod error;
 mod etag;
 mod health;
 mod http_metrics;
-pub mod images;
+mod images;
 mod metrics;
 mod middleware;
 mod models;
 mod page;
-pub mod problem;
-pub mod segment;
+mod problem;
+mod segment;
 mod serve;
 mod settings;
 mod upload;
-pub mod vocabularies;
+mod vocabularies;
 mod wire;
 
 use std::sync::Arc;
@@ -41,7 +41,6 @@ use error::ApiError;
 use http_metrics::HttpMetrics;
 use problem::{Problem, ProblemType};
 
-pub use models::{Model, ModelList, Student, Teacher};
 pub use serve::serve;
 pub use settings::ServerSettings;
 pub use wire::{ClassBody, ClassDetail};

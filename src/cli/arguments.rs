@@ -83,15 +83,14 @@ pub fn section(name: &str, entries: &[(&str, Option<String>)]) -> (String, Value
     (name.to_owned(), Value::from(given.collect::<Dict>()))
 }
 
-/// Takes one of some values by its name; help and errors list the names.
-pub fn one_of<T: Copy + Send + Sync + 'static>(
-    values: &'static [T],
-    name: fn(T) -> &'static str,
-) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(values.iter().map(|value| name(*value))).map(move |text| {
-        let mut values = values.iter().copied();
-        let value = values.find(|value| name(*value) == text);
-        value.expect("the parser lets nothing else through")
+/// Takes a value of an enumeration by its name; help and errors list the names.
+pub fn one_of<T>() -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + VariantNames + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(T::VARIANTS).map(|text| {
+        let value = text.parse().ok();
+        value.expect("the parser lets nothing but names through")
     })
 }
 

@@ -93,7 +93,7 @@ enum VocabCommand {
         #[arg(required = true)]
         names: Vec<String>,
         /// The prompt templates; without it the vocabulary's own, else defaults.templates.
-        #[arg(long, value_name = "NAME", value_parser = one_of(&TemplateSet::ALL, TemplateSet::name))]
+        #[arg(long, value_name = "NAME", value_parser = one_of::<TemplateSet>())]
         templates: Option<TemplateSet>,
         #[command(flatten)]
         models: ModelsArguments,
@@ -104,10 +104,10 @@ enum VocabCommand {
 #[derive(Debug, Args)]
 struct OptionArguments {
     /// Prompt templates.
-    #[arg(long, value_name = "NAME", value_parser = one_of(&TemplateSet::ALL, TemplateSet::name))]
+    #[arg(long, value_name = "NAME", value_parser = one_of::<TemplateSet>())]
     templates: Option<TemplateSet>,
     /// What the synonyms of a class come to.
-    #[arg(long, value_name = "METHOD", value_parser = one_of(&Synonyms::ALL, Synonyms::name))]
+    #[arg(long, value_name = "METHOD", value_parser = one_of::<Synonyms>())]
     synonyms: Option<Synonyms>,
     /// A class whose best probability in the image is below this is dropped.
     #[arg(long, value_name = "THRESHOLD")]

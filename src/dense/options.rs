@@ -9,8 +9,23 @@ use super::AttentionConstants;
 ///
 /// Numbers of blocks are those of the published models, which have 12 or 24 blocks. In other models, they are scaled in
 /// proportion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Attention {
     /// CLIP unchanged: the attention of queries, keys and values stays, and the spatial tokens are read out. The papers
     /// compare with this baseline.
@@ -48,38 +63,9 @@ pub enum Attention {
 }
 
 impl Attention {
-    /// All attentions, in the order in which clients see them listed.
-    pub const ALL: [Self; 12] = [
-        Self::Clip,
-        Self::Maskclip,
-        Self::MaskclipNoResidual,
-        Self::Sclip,
-        Self::Clearclip,
-        Self::Naclip,
-        Self::Pearl,
-        Self::PearlNewtonSchulz,
-        Self::ScClip,
-        Self::Resclip,
-        Self::ResclipRepaired,
-        Self::Gem,
-    ];
-
     /// Returns the name in requests, settings and replies.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Clip => "clip",
-            Self::Maskclip => "maskclip",
-            Self::MaskclipNoResidual => "maskclip-no-residual",
-            Self::Sclip => "sclip",
-            Self::Clearclip => "clearclip",
-            Self::Naclip => "naclip",
-            Self::Pearl => "pearl",
-            Self::PearlNewtonSchulz => "pearl-newton-schulz",
-            Self::ScClip => "sc-clip",
-            Self::Resclip => "resclip",
-            Self::ResclipRepaired => "resclip-repaired",
-            Self::Gem => "gem",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Returns whether the attention holds one number for every two cells in memory. All others never hold the whole of
@@ -165,8 +151,21 @@ pub enum SmoothingKeys {
 }
 
 /// A [`KeySmoothing`] without its parameter, under the names of settings and of students' cards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum KeySmoothingMethod {
     /// No smoothing.
     #[default]
@@ -177,11 +176,6 @@ pub enum KeySmoothingMethod {
     Reference,
     /// An average of logits over positions with very similar keys, [`KeySmoothing::Likeness`].
     Likeness,
-}
-
-impl KeySmoothingMethod {
-    /// All methods of key smoothing, in the order in which clients see them listed.
-    pub const ALL: [Self; 4] = [Self::None, Self::Formula, Self::Reference, Self::Likeness];
 }
 
 /// Square windows through which the model sees its input, one after the other. Scores are averaged where windows
@@ -196,8 +190,22 @@ pub struct Window {
 }
 
 /// The refinement of scores by the colours of the image, at the image's size and before they become probabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Refinement {
     /// No refinement: the scores are only interpolated.
     #[default]
@@ -210,16 +218,9 @@ pub enum Refinement {
 }
 
 impl Refinement {
-    /// All refinements, in the order in which clients see them listed.
-    pub const ALL: [Self; 3] = [Self::None, Self::Pamr, Self::PearlPropagation];
-
     /// Returns the name in requests, settings and replies.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Pamr => "pamr",
-            Self::PearlPropagation => "pearl-propagation",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -315,6 +316,8 @@ pub struct DenseOptions {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray;
+
     use super::*;
 
     #[test]
@@ -325,7 +328,7 @@ mod tests {
         };
         other.resclip.threshold = 0.5;
         let plain = AttentionConstants::default();
-        for attention in Attention::ALL {
+        for &attention in Attention::VARIANTS {
             let read = other.read_by(attention);
             let of_resclip = matches!(attention, Attention::Resclip | Attention::ResclipRepaired);
             let of_pearl = matches!(attention, Attention::Pearl | Attention::PearlNewtonSchulz);

@@ -92,6 +92,7 @@ impl ImageViews {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use strum::VariantArray;
     use tch::Kind;
 
     use super::*;
@@ -221,9 +222,9 @@ mod tests {
     fn features_that_own_their_memory_are_those_that_the_tower_gave() {
         let tower = tower("vit_quick_gelu");
         let (image, text) = (noise(&[3, 64, 80]), text(&tower));
-        for attention in Attention::ALL
-            .into_iter()
-            .filter(|&attention| attention != Attention::ScClip)
+        for &attention in Attention::VARIANTS
+            .iter()
+            .filter(|&&attention| attention != Attention::ScClip)
         {
             let options = Case {
                 attention,

@@ -22,8 +22,22 @@ pub struct InputTooLarge {
 }
 
 /// The way in which an image is brought to the size of the model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Resize {
     /// Pillow's antialiased bicubic resize, with which CLIP was trained. Each side becomes a whole number of patches.
     #[default]

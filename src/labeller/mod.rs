@@ -5,6 +5,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use strum::VariantArray;
+
 use crate::dense::{Attention, DenseOptions, FeatureOptions, KeySmoothingMethod, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation};
 use crate::scores::{DenseScores, ScoreMap};
@@ -193,14 +195,17 @@ impl ModelKind {
     /// The key smoothing that it can do.
     pub fn key_smoothings(self) -> &'static [KeySmoothingMethod] {
         match self {
-            Self::Clip => &KeySmoothingMethod::ALL,
+            Self::Clip => KeySmoothingMethod::VARIANTS,
             Self::Student => &[KeySmoothingMethod::None],
         }
     }
 }
 
 /// Element type of a model's arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr, strum::VariantArray, strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Precision {
     /// 32-bit.
     Float32,
@@ -212,12 +217,8 @@ pub enum Precision {
 
 impl Precision {
     /// The name in configuration, replies and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Bfloat16 => "bfloat16",
-            Self::Float16 => "float16",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

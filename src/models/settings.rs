@@ -216,11 +216,9 @@ impl FromStr for PrecisionChoice {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        [Precision::Float32, Precision::Bfloat16, Precision::Float16]
-            .into_iter()
-            .find(|precision| precision.name() == text)
+        text.parse()
             .map(Self::Fixed)
-            .ok_or_else(|| format!("{text:?} is not a precision: auto, float32, bfloat16 or float16"))
+            .map_err(|_| format!("{text:?} is not a precision: auto, float32, bfloat16 or float16"))
     }
 }
 

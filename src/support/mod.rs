@@ -4,6 +4,7 @@
 mod blocking;
 mod byte_lru;
 mod lengths;
+mod names;
 mod panics;
 mod random;
 mod settings;
@@ -12,6 +13,7 @@ mod whole_file;
 pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
 pub(crate) use lengths::{to_i64, to_usize};
+pub(crate) use names::named;
 pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use random::Random;
 pub use settings::OutOfRange;

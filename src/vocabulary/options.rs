@@ -1,10 +1,7 @@
 //! What a vocabulary says beside its names: how they are put to the model, and when a pixel is none of them.
 
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::Error;
-
 use super::{ClassListError, Synonyms, TemplateSet};
+use crate::support::named;
 
 /// Options that a vocabulary brings along. Each takes the place of the server's default of the same name (`defaults.`) in
 /// requests with the vocabulary; what a request says itself goes before.
@@ -82,10 +79,6 @@ impl VocabularyOptions {
         }
         Ok(())
     }
-}
-
-fn named<'de, T: Deserialize<'de>>(name: &'de str) -> Result<T, String> {
-    T::deserialize(IntoDeserializer::<Error>::into_deserializer(name)).map_err(|error| error.to_string())
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {

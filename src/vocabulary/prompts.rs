@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use strum::VariantArray;
 
 /// Where the text goes in a template.
 const SLOT: &str = "{}";
@@ -17,31 +18,41 @@ static MASKCLIP_85: LazyLock<Vec<&str>> =
     LazyLock::new(|| include_str!("../../config/prompts/maskclip-85.txt").lines().collect());
 
 /// Which prompt templates a text is put into before it is embedded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum TemplateSet {
     /// CLIP's 80 ImageNet templates and 5 "... in the scene", as in MaskCLIP and ViLD.
     #[default]
     #[serde(rename = "maskclip-85")]
+    #[strum(serialize = "maskclip-85")]
     Maskclip85,
     /// CLIP's 80 ImageNet templates.
     #[serde(rename = "imagenet-80")]
+    #[strum(serialize = "imagenet-80")]
     Imagenet80,
     /// "a photo of a {}." alone.
     Simple,
 }
 
 impl TemplateSet {
-    /// Every set.
-    pub const ALL: [Self; 3] = [Self::Maskclip85, Self::Imagenet80, Self::Simple];
-
     /// The name requests and settings use.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Maskclip85 => "maskclip-85",
-            Self::Imagenet80 => "imagenet-80",
-            Self::Simple => "simple",
-        }
+        self.into()
     }
 
     /// The templates, each with one `{}` where the text goes.
@@ -55,8 +66,10 @@ impl TemplateSet {
 
     /// SHA-256 of the templates, lower-case hexadecimal.
     pub(super) fn digest(self) -> &'static str {
-        static DIGESTS: LazyLock<[String; TemplateSet::ALL.len()]> = LazyLock::new(|| {
-            TemplateSet::ALL.map(|templates| hex::encode(Sha256::digest(templates.templates().join("\n"))))
+        static DIGESTS: LazyLock<Vec<String>> = LazyLock::new(|| {
+            let sets = TemplateSet::VARIANTS.iter();
+            sets.map(|templates| hex::encode(Sha256::digest(templates.templates().join("\n"))))
+                .collect()
         });
         &DIGESTS[self as usize]
     }
@@ -113,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_wire() {
-        for templates in TemplateSet::ALL {
+    fn names_are_those_of_settings() {
+        for &templates in TemplateSet::VARIANTS {
             assert_eq!(serde_json::to_value(templates).ok(), Some(templates.name().into()));
         }
     }

@@ -3,8 +3,22 @@
 use serde::{Deserialize, Serialize};
 
 /// What the synonyms of a class come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Synonyms {
     /// One query per class: the mean of the embeddings of its name and its synonyms, of unit length.
     #[default]
@@ -15,14 +29,8 @@ pub enum Synonyms {
 }
 
 impl Synonyms {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Mean, Self::Max];
-
     /// The name in requests, settings and vocabularies.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Mean => "mean",
-            Self::Max => "max",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }

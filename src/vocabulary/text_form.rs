@@ -138,6 +138,7 @@ fn escaped(name: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
+    use strum::VariantArray;
 
     use super::super::classes::tests::{class, limits, list};
     use super::super::{Synonyms, TemplateSet};
@@ -206,7 +207,7 @@ mod tests {
         );
         assert_eq!(
             refused("[options]\n\nsynonyms: least # of them\n"),
-            "line 3: unknown variant `least`, expected `mean` or `max`"
+            "line 3: there is no least: mean, max"
         );
         assert_eq!(refused("[options]\nbackground_area\n"), "line 2: \"\" is not a number");
     }
@@ -218,8 +219,8 @@ mod tests {
 
     prop_compose! {
         fn options()(
-            templates in prop::option::of(prop::sample::select(TemplateSet::ALL.to_vec())),
-            synonyms in prop::option::of(prop::sample::select(Synonyms::ALL.to_vec())),
+            templates in prop::option::of(prop::sample::select(TemplateSet::VARIANTS.to_vec())),
+            synonyms in prop::option::of(prop::sample::select(Synonyms::VARIANTS.to_vec())),
             prompt_denoising in prop::option::of(0_f32..1.0),
             background_threshold in prop::option::of(0_f32..1.0),
             background_area in prop::option::of(0_f64..1.0),

@@ -227,13 +227,16 @@ fn combinations_are_compared_in_one_table() {
 #[test]
 fn mistakes_are_named() {
     for (arguments, expected) in [
-        (&["--attention", "gem2"][..], "attention: unknown variant `gem2`"),
+        (
+            &["--attention", "gem2"][..],
+            "--attention gem2: there is no gem2: clip, maskclip, ",
+        ),
         (
             &["--attention", "maskclip-no-residual"],
             "cannot compute the attention maskclip-no-residual",
         ),
         (&["--attention", "clip,maskclip"], "several values of attention"),
-        (&["--prompt-denoising", "7"], "prompt_denoising must be 0 to 1, not 7"),
+        (&["--prompt-denoising", "7"], "--prompt-denoising must be 0 to 1, not 7"),
         (&["--unseen", "unicorn"], "no class is called \"unicorn\""),
     ] {
         let Err(error) = measure("eval", arguments) else {

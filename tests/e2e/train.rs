@@ -332,7 +332,10 @@ fn mistakes_are_named_with_what_is_possible() {
         &["--crop-pixels", "60"],
         "crop-pixels has to be a multiple of 32, the teacher's patch",
     );
-    refused(&["--attention", "sclop"], "attention: unknown variant `sclop`");
+    refused(
+        &["--attention", "sclop"],
+        "--attention sclop: there is no sclop: clip, maskclip, ",
+    );
     refused(&["--attention", "sclip"], "--attention sclip is not for");
     refused(
         &["--short-side", "192"],

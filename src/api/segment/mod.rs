@@ -14,12 +14,6 @@ use bytes::Bytes;
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
-pub use background::{BackgroundBody, BackgroundDetail};
-pub use body::{OutputBody, SegmentBody};
-pub use reply::{
-    ClassReply, CocoMask, Confidence, ConfidenceMapReply, LabelMapReply, SegmentReply, VocabularyState, WarningReply,
-};
-
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
@@ -28,6 +22,8 @@ use super::{AppState, accept};
 use crate::engine::{ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
 use crate::support::run_blocking;
+use body::{OutputBody, SegmentBody};
+use reply::SegmentReply;
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
 const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");

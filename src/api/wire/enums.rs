@@ -149,27 +149,34 @@ impl Default for LabelMapFormat {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use strum::{VariantArray, VariantNames};
     use utoipa::PartialSchema;
 
     use super::*;
-    use crate::{dense, vocabulary};
+    use crate::{dense, engine, image, labeller, vocabulary};
 
     /// Checks that the wire writes every variant under its name below, and that the schema lists these names in order.
-    fn check<Below: Copy, Wire: From<Below> + Serialize + PartialSchema>(
-        all: &[Below],
-        name: fn(Below) -> &'static str,
-    ) {
-        let names: Vec<_> = all.iter().map(|&below| name(below)).collect();
-        let written: Vec<_> = all.iter().map(|&below| Wire::from(below)).collect();
+    fn check<Below, Wire>()
+    where
+        Below: VariantArray + VariantNames + Copy,
+        Wire: From<Below> + Serialize + PartialSchema,
+    {
+        let names = <Below as VariantNames>::VARIANTS;
+        let all = <Below as VariantArray>::VARIANTS.iter();
+        let written: Vec<_> = all.map(|&below| Wire::from(below)).collect();
         assert_eq!(json!(written), json!(names));
         assert_eq!(json!(Wire::schema())["enum"], json!(names));
     }
 
     #[test]
-    fn names_on_the_wire_are_those_of_settings_and_flags() {
-        check::<_, Attention>(&dense::Attention::ALL, dense::Attention::name);
-        check::<_, Refinement>(&dense::Refinement::ALL, dense::Refinement::name);
-        check::<_, Synonyms>(&vocabulary::Synonyms::ALL, vocabulary::Synonyms::name);
-        check::<_, TemplateSet>(&vocabulary::TemplateSet::ALL, vocabulary::TemplateSet::name);
+    fn names_on_the_wire_are_those_below() {
+        check::<dense::Attention, Attention>();
+        check::<dense::KeySmoothingMethod, KeySmoothingMethod>();
+        check::<dense::Refinement, Refinement>();
+        check::<image::Resize, Resize>();
+        check::<labeller::Precision, Precision>();
+        check::<engine::WarningCode, WarningCode>();
+        check::<vocabulary::Synonyms, Synonyms>();
+        check::<vocabulary::TemplateSet, TemplateSet>();
     }
 }

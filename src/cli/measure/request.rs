@@ -3,8 +3,6 @@
 use std::str::FromStr;
 
 use clap::Args;
-use serde::Deserialize;
-use serde::de::{IntoDeserializer, value};
 use serde_json::{Value, json};
 
 use super::Result;
@@ -13,6 +11,7 @@ use crate::engine::{
     WindowFields,
 };
 use crate::labeller::ModelInfo;
+use crate::support::named;
 use crate::vocabulary::VocabularyOptions;
 
 /// The fields of a request to segment, each a flag. Values are those of the API, which checks them.
@@ -90,21 +89,21 @@ impl RequestArguments {
                 name: "synonyms",
                 flag: "--synonyms",
                 pointer: "/synonyms",
-                set: |fields, text| Ok(fields.synonyms = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.synonyms, named(text)),
                 values: &self.synonyms,
             },
             Axis {
                 name: "background threshold",
                 flag: "--background-threshold",
                 pointer: "/background/threshold",
-                set: |fields, text| Ok(fields.background.threshold = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.background.threshold, number(text)),
                 values: &self.background_threshold,
             },
             Axis {
                 name: "background area",
                 flag: "--background-area",
                 pointer: "/background/area",
-                set: |fields, text| Ok(fields.background.area = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.background.area, number(text)),
                 values: &self.background_area,
             },
         ]);
@@ -140,28 +139,28 @@ impl ScoringArguments {
                 name: "attention",
                 flag: "--attention",
                 pointer: "/attention",
-                set: |fields, text| Ok(fields.features.attention = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.features.attention, named(text)),
                 values: &self.attention,
             },
             Axis {
                 name: "key smoothing",
                 flag: "--key-smoothing",
                 pointer: "/key_smoothing",
-                set: |fields, text| Ok(fields.features.key_smoothing = Some(key_smoothing(text)?)),
+                set: |fields, text| put(&mut fields.features.key_smoothing, key_smoothing(text)),
                 values: &self.key_smoothing,
             },
             Axis {
                 name: "prompt denoising",
                 flag: "--prompt-denoising",
                 pointer: "/prompt_denoising",
-                set: |fields, text| Ok(fields.prompt_denoising = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.prompt_denoising, number(text)),
                 values: &self.prompt_denoising,
             },
             Axis {
                 name: "short side",
                 flag: "--short-side",
                 pointer: "/short_side",
-                set: |fields, text| Ok(fields.features.short_side = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.features.short_side, number(text)),
                 values: &self.short_side,
             },
             Axis {
@@ -169,8 +168,8 @@ impl ScoringArguments {
                 flag: "--scales",
                 pointer: "/scales",
                 set: |fields, text| {
-                    let factors = text.split('+').map(number).collect::<Result<_, _>>()?;
-                    Ok(fields.features.scales = Some(factors))
+                    let factors = text.split('+').map(number).collect();
+                    put(&mut fields.features.scales, factors)
                 },
                 values: &self.scales,
             },
@@ -178,35 +177,35 @@ impl ScoringArguments {
                 name: "resize",
                 flag: "--resize",
                 pointer: "/resize",
-                set: |fields, text| Ok(fields.features.resize = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.features.resize, named(text)),
                 values: &self.resize,
             },
             Axis {
                 name: "window",
                 flag: "--window",
                 pointer: "/window",
-                set: |fields, text| Ok(fields.features.window = Some(window(text)?)),
+                set: |fields, text| put(&mut fields.features.window, window(text)),
                 values: &self.window,
             },
             Axis {
                 name: "refinement",
                 flag: "--refinement",
                 pointer: "/refinement",
-                set: |fields, text| Ok(fields.refinement = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.refinement, named(text)),
                 values: &self.refinement,
             },
             Axis {
                 name: "templates",
                 flag: "--templates",
                 pointer: "/templates",
-                set: |fields, text| Ok(fields.templates = Some(named(text)?)),
+                set: |fields, text| put(&mut fields.templates, named(text)),
                 values: &self.templates,
             },
             Axis {
                 name: "temperature",
                 flag: "--temperature",
                 pointer: "/temperature",
-                set: |fields, text| Ok(fields.temperature = Some(number(text)?)),
+                set: |fields, text| put(&mut fields.temperature, number(text)),
                 values: &self.temperature,
             },
         ]
@@ -304,9 +303,10 @@ impl Axis<'_> {
     }
 }
 
-/// The value of an enumeration that has this name.
-fn named<T: for<'de> Deserialize<'de>>(name: &str) -> Result<T, String> {
-    T::deserialize(IntoDeserializer::<value::Error>::into_deserializer(name)).map_err(|error| error.to_string())
+/// Puts a value into its field.
+fn put<T>(field: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {
+    *field = Some(value?);
+    Ok(())
 }
 
 fn number<T: FromStr>(text: &str) -> Result<T, String> {
@@ -359,9 +359,11 @@ fn json_value(text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use clap::{Args as _, Command, FromArgMatches as _};
+    use strum::VariantNames;
 
     use super::*;
-    use crate::dense::{Attention, Refinement};
+    use crate::dense::{Attention, KeySmoothingMethod, Refinement};
+    use crate::image::Resize;
     use crate::vocabulary::{Synonyms, TemplateSet};
 
     #[test]
@@ -370,14 +372,15 @@ mod tests {
             .render_long_help()
             .to_string();
         let words: Vec<_> = help.split(|c: char| !c.is_alphanumeric() && c != '-').collect();
-        let attentions = Attention::ALL.map(Attention::name);
-        let templates = TemplateSet::ALL.map(TemplateSet::name);
-        let others = [
-            Refinement::ALL.map(Refinement::name).as_slice(),
-            &Synonyms::ALL.map(Synonyms::name),
-        ]
-        .concat();
-        for name in attentions.into_iter().chain(templates).chain(others) {
+        let all = [
+            Attention::VARIANTS,
+            KeySmoothingMethod::VARIANTS,
+            Refinement::VARIANTS,
+            Resize::VARIANTS,
+            Synonyms::VARIANTS,
+            TemplateSet::VARIANTS,
+        ];
+        for name in all.concat() {
             assert!(words.contains(&name), "{name} is not in\n{help}");
         }
     }
@@ -443,6 +446,8 @@ mod tests {
             wrong.to_string(),
             "--short-side many: \"many\" is not a number that fits"
         );
+        let wrong = set_all(&mut fields, &arguments("--synonyms", "least").axes()).expect_err("no method");
+        assert_eq!(wrong.to_string(), "--synonyms least: there is no least: mean, max");
         let stride = FieldError::Stride { side: 4, stride: 5 };
         assert_eq!(
             in_flags(&stride),

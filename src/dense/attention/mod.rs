@@ -19,6 +19,7 @@ mod sc_clip;
 mod sclip;
 mod trunk;
 
+use strum::VariantArray;
 use tch::Tensor;
 
 use super::{Attention, DenseError, FeatureOptions};
@@ -31,7 +32,7 @@ use trunk::{Depth, Trunk};
 /// Returns the attentions that a tower can compute.
 pub fn attentions(tower: &VisualTower) -> &'static [Attention] {
     match tower {
-        VisualTower::VisionTransformer(_) => &Attention::ALL,
+        VisualTower::VisionTransformer(_) => Attention::VARIANTS,
         VisualTower::ModifiedResNet(_) => &[Attention::Clip, Attention::Maskclip],
     }
 }

@@ -163,7 +163,8 @@ impl From<ClassListAdvice> for Warning {
 }
 
 /// Kinds of [`Warning`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WarningCode {
     /// One class and no background: every pixel gets it with probability 1.
@@ -182,15 +183,8 @@ pub enum WarningCode {
 
 impl WarningCode {
     /// The code as it stands in replies.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::SingleClass => "single-class",
-            Self::NoBackground => "no-background",
-            Self::DuplicateClass => "duplicate-class",
-            Self::UnknownWord => "unknown-word",
-            Self::TextTruncated => "text-truncated",
-            Self::DenoisingDroppedAll => "denoising-dropped-all",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
