@@ -1,7 +1,8 @@
-//! The published test protocols of MaskCLIP's successors, by method and data set: `sclip-voc21`.
+//! The published test protocols of MaskCLIP's successors. A protocol's name joins a method and a data set, as in
+//! `sclip-voc21`.
 //!
-//! Constants are those of the released codes for ViT-B/16, one table for all. A protocol is here when the server does all
-//! of it.
+//! The constants come from the released codes for ViT-B/16; one table holds them all. A protocol is listed here only if
+//! the server implements all of it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,35 +17,35 @@ use crate::dense::{
 use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet};
 
-/// A method on a data set.
+/// A published test protocol: a method applied to a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Protocol {
-    /// Whose protocol it is.
+    /// The method that the protocol was published with.
     pub method: ProtocolMethod,
-    /// What it is for.
+    /// The data set that the protocol is for.
     pub data_set: ProtocolData,
 }
 
-/// Methods with a protocol.
+/// The methods that have protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum ProtocolMethod {
-    /// SCLIP, wangf3014/SCLIP b56bd30.
+    /// SCLIP, from wangf3014/SCLIP at b56bd30.
     Sclip,
-    /// ClearCLIP, mc-lan/ClearCLIP ad68a40.
+    /// ClearCLIP, from mc-lan/ClearCLIP at ad68a40.
     Clearclip,
-    /// NACLIP, sinahmr/NACLIP 0cac3a6, with its refinement.
+    /// NACLIP with its refinement, from sinahmr/NACLIP at 0cac3a6.
     Naclip,
-    /// SC-CLIP, SuleBai/SC-CLIP 0417ba9.
+    /// SC-CLIP, from SuleBai/SC-CLIP at 0417ba9.
     ScClip,
-    /// ResCLIP, yvhangyang/ResCLIP 0e085f7, its path test as released.
+    /// ResCLIP with its path test as released, from yvhangyang/ResCLIP at 0e085f7.
     Resclip,
-    /// PEARL, PGSmall/PEARL c26062b, its rotation as released, with its propagation.
+    /// PEARL with its rotation as released and its propagation, from PGSmall/PEARL at c26062b.
     Pearl,
 }
 
-/// Data sets that protocols are for.
+/// The data sets that protocols are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum ProtocolData {
@@ -70,7 +71,7 @@ use ProtocolData::{Ade20k, Cityscapes, Context59, Context60, Object, Stuff, Voc2
 use ProtocolMethod::{Clearclip, Naclip, Pearl, Resclip, ScClip, Sclip};
 
 impl ProtocolMethod {
-    /// Its last attention.
+    /// Returns what the last attention computes in this method.
     const fn attention(self) -> Attention {
         match self {
             Sclip => Attention::Sclip,
@@ -83,13 +84,13 @@ impl ProtocolMethod {
     }
 }
 
-/// What differs between protocols.
+/// The constants that differ between protocols.
 struct Constants {
-    /// Factor on cosines.
+    /// Factor on cosines before the softmax.
     scale: f32,
-    /// Best class probability below which a pixel is background.
+    /// A pixel whose best class probability is below this is background, 0 to 1.
     threshold: f32,
-    /// Share of the foreground up to which a class is nowhere.
+    /// A class that covers at most this share of the foreground is dropped, 0 to 1.
     area: f64,
     short_side: u32,
     window: Option<Window>,
@@ -97,7 +98,7 @@ struct Constants {
 }
 
 impl Protocol {
-    /// Every one.
+    /// Returns all protocols, method by method.
     pub fn all() -> impl Iterator<Item = Self> {
         let data_sets = <ProtocolData as VariantArray>::VARIANTS.iter();
         <ProtocolMethod as VariantArray>::VARIANTS
@@ -105,7 +106,7 @@ impl Protocol {
             .flat_map(move |&method| data_sets.clone().map(move |&data_set| Self { method, data_set }))
     }
 
-    /// The shipped vocabulary with the protocol's names, background and synonyms.
+    /// Returns the name of the shipped vocabulary that has the protocol's class names, background names and synonyms.
     pub const fn vocabulary(self) -> &'static str {
         match (self.data_set, self.method) {
             (Voc21, Clearclip) => "clearclip-voc-21",
@@ -122,7 +123,7 @@ impl Protocol {
         }
     }
 
-    /// The constants of its method's attention; those of other attentions are the default.
+    /// Returns the constants inside the method's attention. Constants of other attentions keep their defaults.
     pub fn attention_constants(self) -> AttentionConstants {
         let common = AttentionConstants::default();
         match (self.method, self.data_set) {
@@ -138,7 +139,7 @@ impl Protocol {
         }
     }
 
-    /// Cells along a side to which PEARL's propagation averages an image, more or less.
+    /// Returns the approximate number of cells along each side to which PEARL's propagation averages an image.
     pub fn propagation_cells(self) -> u32 {
         match (self.method, self.data_set) {
             (Pearl, Cityscapes) => 224,
@@ -146,7 +147,7 @@ impl Protocol {
         }
     }
 
-    /// Everything it says of a request, in place of the server's defaults.
+    /// Returns the values of all request fields that the protocol sets, in place of the server's defaults.
     pub fn settings(self) -> DefaultSettings {
         let Constants {
             scale,
@@ -173,6 +174,10 @@ impl Protocol {
         }
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table, with a row for each method and its data sets"
+    )]
     fn constants(self) -> Constants {
         let common = Constants {
             scale: 40.0,

@@ -1,4 +1,4 @@
-//! A contact sheet of single cases: image, truth and prediction side by side, one case a row.
+//! A contact sheet of single cases: image, truth and prediction side by side, one row per case.
 
 use ::image::imageops::{FilterType, replace, resize};
 use ::image::{ImageFormat, Rgb};
@@ -7,14 +7,15 @@ use super::run::Measured;
 use crate::image::{DecodeError, RgbImage, decode};
 use crate::label_map::palette_color;
 
-/// Width of each picture, and the white between them, in pixels.
+/// Width of each picture and of the white gap between pictures, in pixels.
 const WIDTH: u32 = 320;
 const GAP: u32 = 4;
 
-/// A PNG with a row per case. Classes have the colours of label maps; black is no class, and in the truth what is not counted.
+/// Returns a PNG with one row per case. Classes have the colours of label maps. Black means no class; in the truth it
+/// means pixels that do not count.
 ///
 /// # Errors
-/// When an image cannot be decoded, which the engine could.
+/// [`DecodeError`] when an image cannot be decoded.
 pub fn contact_sheet(cases: &[Measured], max_image_pixels: u64) -> Result<Vec<u8>, DecodeError> {
     let mut rows = Vec::with_capacity(cases.len());
     for case in cases {
@@ -49,7 +50,7 @@ pub fn contact_sheet(cases: &[Measured], max_image_pixels: u64) -> Result<Vec<u8
     let mut file = std::io::Cursor::new(Vec::new());
     sheet
         .write_to(&mut file, ImageFormat::Png)
-        .expect("memory takes an RGB image");
+        .expect("writing an RGB image to memory cannot fail");
     Ok(file.into_inner())
 }
 

@@ -1,4 +1,5 @@
-//! `maskclip eval` and `maskclip compare` on the example scenes and on tiny stand-ins in every published layout.
+//! `maskclip eval` and `maskclip compare` on the example scenes and on tiny stand-ins for data sets of every published
+//! layout.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ fn scenes(path: &str) -> String {
     format!("{SCENES}/{path}")
 }
 
-/// Runs a command on the first scenes with small inputs; its standard output.
+/// Runs a command on the first scenes with small inputs. Returns its standard output, or its error.
 fn measure(command: &str, arguments: &[&str]) -> Result<String, String> {
     let (classes, background) = (scenes("classes.txt"), scenes("backgrounds.txt"));
     let scene = [
@@ -53,7 +54,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Everything but how long it took.
+/// Returns everything in the report except times.
 fn figures(report: &Value) -> [&Value; 4] {
     ["mean_iou", "pixel_accuracy", "mean_accuracy", "classes"].map(|name| &report[name])
 }
@@ -87,7 +88,8 @@ fn the_example_scenes_are_measured_and_written_in_every_form() {
     let classes = report["classes"].as_array().unwrap();
     assert_eq!(classes.len(), 21);
     let pixels = |name: &str| classes.iter().map(|class| class[name].as_u64().unwrap()).sum::<u64>();
-    // Every pixel of three scenes has a truth, and a class called background takes what is none of the others.
+    // Every pixel of the three scenes has a truth. The class called background takes the pixels that belong to no other
+    // class.
     assert_eq!(pixels("truth_pixels"), 3 * 256 * 256);
     assert_eq!(pixels("predicted_pixels"), 3 * 256 * 256);
     let right = pixels("intersection_pixels") as f64 / (3 * 256 * 256) as f64;
@@ -157,7 +159,7 @@ fn a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been() {
     );
     assert_eq!(lines(), 8);
 
-    // Another setting finds nothing that it could take for its own.
+    // A run with another setting finds no record that it could use.
     measure("eval", &["--limit", "1", "--state", &state, "--attention", "clip"]).unwrap();
     assert_eq!(lines(), 9);
 }
@@ -246,15 +248,15 @@ fn mistakes_are_named() {
     }
 }
 
-/// A data set of two images, 32 x 32, whose truths have one value in the left half and another in the right.
+/// A data set of two images, 32 x 32 pixels, whose truths have one value in the left half and another in the right.
 struct StandIn {
     layout: &'static str,
-    /// The list of names; none where folders are walked.
+    /// The file with the list of names; `None` if all files count.
     list: Option<&'static str>,
     image: &'static str,
     truth: &'static str,
     values: [u8; 2],
-    /// The class that each value means; none where it is not counted.
+    /// The class that each value means; `None` if the value does not count.
     classes: [Option<usize>; 2],
     count: usize,
 }
@@ -443,7 +445,7 @@ fn images_of_a_folder_without_a_truth_are_left_out_and_counted() {
     assert_eq!(report["classes"][0]["truth_pixels"], 2 * 32 * 32);
 }
 
-/// Where docs/evaluation.md has the data sets, and the stand-ins that go there.
+/// The folders that docs/evaluation.md names, with the stand-ins that are written there.
 const DOCUMENTED: [(&str, &str); 5] = [
     ("VOCdevkit/VOC2012", "voc-20"),
     ("VOCdevkit/VOC2010", "pascal-context-59"),
@@ -452,7 +454,7 @@ const DOCUMENTED: [(&str, &str); 5] = [
     ("ADEChallengeData2016", "ade20k"),
 ];
 
-/// How the commands start that ask for the protocols of all methods, one after the other.
+/// The start of the commands in docs/evaluation.md that measure the protocols of all methods in turn.
 const EVERY_METHOD: &str = "for method in ";
 
 #[test]
@@ -472,11 +474,12 @@ fn every_protocol_is_among_the_documented_commands() {
 fn the_documented_commands_for_the_papers_tables_run() {
     let folder = tempfile::tempdir().unwrap();
     for (root, layout) in DOCUMENTED {
-        // The last one of a layout: the files of the data set's own download, where there are two kinds.
+        // The last stand-in of the layout. If a layout has two kinds of files, this one has those of the data set's own
+        // download.
         let stand_in = STAND_INS.iter().rev().find(|stand_in| stand_in.layout == layout);
         stand_in.unwrap().write(&folder.path().join(root));
     }
-    // A tiny vision transformer in the form of OpenAI's files.
+    // A tiny vision transformer in the format of OpenAI's files.
     let weights = File::open(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/golden/forms/vit/openai.pt.gz"
@@ -489,12 +492,12 @@ fn the_documented_commands_for_the_papers_tables_run() {
     let is_command = |line: &&str| line.starts_with("maskclip ") || line.starts_with(EVERY_METHOD);
     let commands: Vec<&str> = document.lines().filter(is_command).collect();
     assert!(commands.len() > 20, "{commands:?}");
-    // Each data set with one method, in turn, so that all have their turn; the table of corruptions with two of them.
+    // Each data set gets one method, in turn, so that every method is used. The table of corruptions gets two methods.
     let all_methods = <ProtocolMethod as VariantNames>::VARIANTS;
-    let mut turn = all_methods.into_iter().cycle();
+    let mut turn = all_methods.iter().cycle();
     let severities = ":{1,2,3,4,5}";
     for command in commands {
-        // The sizes and the templates of protocols take too long in a debug build; the tiny tower's 8 x 8 patches are enough
+        // The protocols' sizes and templates take too long in a debug build. The tiny tower's 8 x 8 patches are enough
         // for every method.
         let line = command
             .replace("--model ViT-B-16", "--model ./tiny.pt")

@@ -1,4 +1,4 @@
-//! `maskclip train` with the embedded model as the teacher of the smallest student there is.
+//! `maskclip train` with the embedded model as the teacher of the smallest possible student.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 use crate::segment::segment;
 use crate::server::{Server, maskclip, signal, wait};
 
-/// How long a process may take on a busy machine to do what takes seconds.
+/// The longest time that a process may take on a busy machine for work of seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a run says at the first signal.
+/// The message of a run at the first signal.
 const STOPPING: &str = "stopping after this step; a second signal ends the process at once";
 
-/// Four example scenes to learn from, so that no step of two views has one twice, a vocabulary, and a place for students.
+/// Four example scenes to learn from, a vocabulary, and a folder for students. With four scenes, no step of two views
+/// shows the same scene twice.
 struct World {
     folder: tempfile::TempDir,
 }
@@ -47,7 +48,7 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// Trains into a folder of that name; small, where the arguments do not say otherwise.
+    /// Returns the command that trains into a folder of this name. Values are small unless the arguments set others.
     fn command(&self, output: &str, arguments: &[&str]) -> Command {
         let small = [
             ["--backbone", "resnet18"],
@@ -88,27 +89,28 @@ impl World {
         String::from_utf8(output.stderr).unwrap()
     }
 
-    /// The loss of each step.
+    /// Returns the loss of each step.
     fn losses(&self, output: &str) -> Vec<f64> {
         let log = std::fs::read_to_string(self.path(output).join("log.csv")).unwrap();
         let loss = |line: &str| line.split(',').nth(1).unwrap().parse().unwrap();
         log.lines().skip(1).map(loss).collect()
     }
 
-    /// Steps that the log of a run tells of.
+    /// Returns the number of steps in the log of a run.
     fn steps(&self, output: &str) -> usize {
         let log = std::fs::read_to_string(self.path(output).join("log.csv"));
         log.map_or(0, |log| log.lines().count().saturating_sub(1))
     }
 
-    /// Puts a pipe in the place of an image and waits until a step reads it: that step does not end before the result is dropped.
+    /// Replaces an image by a pipe and waits until a step reads it. That step does not end before the result is
+    /// dropped.
     fn hold_a_step(&self) -> HeldStep {
         let image = self.path("images").join("00.png");
         let pipe = self.path("pipe");
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let pixels = std::fs::read(&image).unwrap();
         std::fs::rename(&pipe, &image).unwrap();
-        // Opening a pipe to write waits for a reader.
+        // Opening a pipe for writing waits for a reader.
         let (opened, read) = mpsc::channel();
         let place = image.clone();
         std::thread::spawn(move || opened.send(File::options().write(true).open(place)));
@@ -125,7 +127,7 @@ impl World {
     }
 }
 
-/// A step that reads an image from a pipe into which nothing has been written.
+/// A step that reads an image from an empty pipe.
 struct HeldStep {
     image: PathBuf,
     pixels: Vec<u8>,
@@ -133,7 +135,7 @@ struct HeldStep {
 }
 
 impl Drop for HeldStep {
-    /// Puts the image back in its place, for later steps, and lets this one read it if it still runs.
+    /// Puts the image back for later steps. Lets the held step read it if it still runs.
     fn drop(&mut self) {
         std::fs::remove_file(&self.image).unwrap();
         std::fs::write(&self.image, &self.pixels).unwrap();
@@ -176,7 +178,7 @@ fn a_student_comes_with_a_card_of_what_it_is_and_where_it_is_from() {
 #[test]
 fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one() {
     let world = World::new();
-    // A tiger in the middle of each image that somebody drew; all else is the teacher's, then the student's.
+    // People drew a tiger in the middle of each image. The teacher labels the rest, then the student does.
     std::fs::create_dir(world.path("labels")).unwrap();
     for name in ["00.png", "01.png", "02.png", "03.png"] {
         let (width, height) = image::image_dimensions(world.path("images").join(name)).unwrap();
@@ -226,7 +228,7 @@ fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one(
     }
 }
 
-/// On processors without AVX-512 oneDNN takes other kernels, one of which is not safe with fewer than 8 channels.
+/// On processors without AVX-512 oneDNN uses other kernels. One of them is not safe with fewer than 8 channels.
 #[test]
 fn a_narrow_student_learns_the_same_with_older_instructions() {
     let world = World::new();
@@ -283,7 +285,7 @@ fn whole_images_are_labelled_once_as_a_request_would_and_labelling_goes_on_where
         std::fs::read(file).unwrap()
     };
 
-    // The vocabulary's texts are the classes, the background's name one of them.
+    // The classes are the vocabulary's texts, including the background name.
     let request = json!({
         "image": BASE64_STANDARD.encode(std::fs::read(world.path("images").join("01.png")).unwrap()),
         "classes": [{"name": "tiger", "synonyms": ["big cat"]}, "lemon", "bus", "green background"],
@@ -296,7 +298,7 @@ fn whole_images_are_labelled_once_as_a_request_would_and_labelling_goes_on_where
         BASE64_STANDARD.encode(label_map("whole", 1))
     );
 
-    // A run that was killed while it labelled.
+    // A run that was killed while it labelled images.
     std::fs::create_dir_all(world.path("broken")).unwrap();
     let copy = |name: &str| std::fs::copy(world.path("whole").join(name), world.path("broken").join(name)).unwrap();
     std::fs::create_dir(world.path("broken").join("pseudo-labels")).unwrap();
@@ -339,7 +341,7 @@ fn mistakes_are_named_with_what_is_possible() {
     refused(&["--attention", "sclip"], "--attention sclip is not for");
     refused(
         &["--short-side", "192"],
-        "--short-side: a teacher that labels each view sees it at its own size; --pseudo-labels once",
+        "--short-side: a teacher that labels each view sees it at its own size; use --pseudo-labels once",
     );
     refused(
         &["--confidence", "1", "--temperature", "1"],

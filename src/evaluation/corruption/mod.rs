@@ -1,10 +1,10 @@
-//! Corruptions of images as ImageNet-C defines them: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to
-//! Common Corruptions and Perturbations", ICLR 2019.
+//! Corruptions of images as ImageNet-C defines them: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness
+//! to Common Corruptions and Perturbations", ICLR 2019.
 //!
-//! The constants are those of the benchmark's own code, `ImageNet-C/imagenet_c/imagenet_c/corruptions.py` of
-//! github.com/hendrycks/robustness; what OpenCV, scikit-image and libjpeg do there is computed here from their documented
-//! definitions. ImageNet-C corrupts crops of 224 x 224 pixels and saves them as JPEG; here the whole image is corrupted at its
-//! own size and nothing else is lost. As there, results are cut, not rounded, to 8 bits.
+//! The constants come from the benchmark's own code, `ImageNet-C/imagenet_c/imagenet_c/corruptions.py` of
+//! github.com/hendrycks/robustness. Functions of OpenCV, scikit-image and libjpeg are written here from their
+//! documented definitions. ImageNet-C corrupts crops of 224 x 224 pixels and saves them as JPEG. Here the whole image
+//! is corrupted at its own size and not saved as JPEG. As in ImageNet-C, results are truncated to 8 bits, not rounded.
 
 mod blur;
 mod jpeg;
@@ -20,10 +20,10 @@ use strum::{Display, EnumString, VariantArray, VariantNames};
 use crate::image::RgbImage;
 use crate::support::Random;
 
-/// The highest severity; the lowest is 1.
+/// The highest severity. The lowest is 1.
 const MAX_SEVERITY: u8 = 5;
 
-/// What is done to an image, and how badly.
+/// A kind of corruption with a severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(into = "String")]
 pub struct Corruption {
@@ -32,30 +32,30 @@ pub struct Corruption {
     severity: u8,
 }
 
-/// Kinds of corruption: those of MaskCLIP's table on robustness.
+/// The kinds of corruption in MaskCLIP's table on robustness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display, EnumString, VariantArray, VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum CorruptionKind {
-    /// Normal noise, added.
+    /// Adds normal noise.
     GaussianNoise,
-    /// Poisson noise: photons that are counted.
+    /// Adds Poisson noise, the noise of counted photons.
     ShotNoise,
-    /// Values that are black or white by chance.
+    /// Makes random values black or white.
     ImpulseNoise,
-    /// Normal noise, in proportion to the value.
+    /// Adds normal noise in proportion to the value.
     SpeckleNoise,
-    /// A Gaussian filter.
+    /// Applies a Gaussian filter.
     GaussianBlur,
-    /// A disk filter: out of focus.
+    /// Applies a disk filter, so the image looks out of focus.
     DefocusBlur,
-    /// Water, at severities 4 and 5 mud, on the lens.
+    /// Puts water on the lens, or mud at severities 4 and 5.
     Spatter,
-    /// JPEG at low quality.
+    /// Compresses as JPEG of low quality.
     Jpeg,
 }
 
 impl Corruption {
-    /// Corrupts an image. What is random depends on the corruption and on `name` alone, the image's: it repeats.
+    /// Corrupts an image. Randomness depends only on the corruption and on the image's `name`, so results repeat.
     pub fn apply(self, image: &RgbImage, name: &str) -> RgbImage {
         let place = usize::from(self.severity) - 1;
         let random = &mut Random::seeded(&format!("{self} {name}"));
@@ -76,7 +76,7 @@ impl Corruption {
                 let noise: Vec<f64> = (0..count).map(|_| random.normal()).collect();
                 spatter::spatter(pixels, &constants, &noise)
             }
-            // Decoded to whole values already.
+            // JPEG returns whole 8-bit values, so nothing is left to truncate.
             CorruptionKind::Jpeg => return jpeg::compress(image, [25, 18, 15, 10, 7][place]),
         };
         corrupted.into_image()
@@ -113,7 +113,7 @@ impl FromStr for Corruption {
     }
 }
 
-/// An image as numbers, 0 to 1.
+/// An image as floating-point values from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
 struct Pixels {
     width: usize,
@@ -123,22 +123,22 @@ struct Pixels {
 }
 
 impl Pixels {
-    /// The same with other values.
+    /// Returns an image of the same size with other values.
     fn with(&self, values: Vec<f64>) -> Self {
         Self { values, ..*self }
     }
 
-    /// The same with each value changed by itself.
+    /// Returns the image with each value changed on its own.
     fn map(&self, change: impl FnMut(&f64) -> f64) -> Self {
         self.with(self.values.iter().map(change).collect())
     }
 
-    /// The three planes, each `[height, width]`.
+    /// Returns the three planes, `[height, width]` each.
     fn planes(&self) -> std::slice::ChunksExact<'_, f64> {
         self.values.chunks_exact(self.width * self.height)
     }
 
-    /// Clipped to 0 to 1 and cut to 8 bits.
+    /// Clips the values to 0 to 1 and truncates them to 8 bits.
     fn into_image(self) -> RgbImage {
         let plane = self.width * self.height;
         let byte = |value: f64| (value.clamp(0.0, 1.0) * 255.0) as u8;

@@ -1,4 +1,5 @@
-//! Corruptions against a plain Python writing of ImageNet-C's (tools/golden/corruption.py), and the statistics of noise.
+//! Compares corruptions with ImageNet-C's, written in plain Python (tools/golden/corruption.py), and checks the
+//! statistics of noise.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ fn golden(name: &str) -> RgbImage {
     image.expect("a golden image is there").into_rgb8()
 }
 
-/// How many values differ by how much: `[by 0, by 1, by 2, ...]` as parts of all.
+/// Returns the share of values per difference: `[by 0, by 1, by 2, ...]`.
 fn differences(image: &RgbImage, expected: &RgbImage) -> Vec<f64> {
     assert_eq!(image.dimensions(), expected.dimensions());
     let mut counts = vec![0.0; 256];
@@ -37,7 +38,7 @@ fn blurs_are_the_references_to_the_last_bit_of_rounding() {
         "defocus-blur:5",
     ] {
         let counts = differences(&corruption(name).apply(&source, ""), &golden(&name.replace(':', "-")));
-        // Values are cut to 8 bits: where one is whole, rounding decides.
+        // Values are truncated to 8 bits, so rounding errors decide where a value is whole.
         assert!(
             counts[0] > 0.99 && counts[2..].iter().all(|part| *part == 0.0),
             "{name}: {:?}",
@@ -56,7 +57,7 @@ fn jpeg_leaves_what_libjpeg_leaves() {
             let counts = differences(image, expected);
             (0..).zip(counts).map(|(by, part)| f64::from(by) * part).sum::<f64>()
         };
-        // libjpeg's transforms are in integers, which decides ties of single coefficients otherwise.
+        // libjpeg transforms in integers, which decides ties of some coefficients differently.
         let (error, change) = (mean(&corrupted, &golden(&name)), mean(&source, &golden(&name)));
         assert!(error < 0.02 * change, "{name}: {error}, where JPEG changes {change}");
     }
@@ -66,7 +67,8 @@ fn jpeg_leaves_what_libjpeg_leaves() {
 fn spatter_is_the_references_on_the_same_noise() {
     let source = golden("source");
     let pixels = Pixels::from(&source);
-    // The noise of tools/golden/corruption.py: sums of twelve numbers of a linear congruential generator, less six.
+    // The same noise as in tools/golden/corruption.py: sums of twelve numbers from a linear congruential generator,
+    // minus six.
     let mut state = 2022_u32;
     let mut uniform = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -87,14 +89,14 @@ fn spatter_is_the_references_on_the_same_noise() {
     }
 }
 
-/// A grey image that is large enough for statistics.
+/// Returns a grey image that is large enough for statistics.
 fn grey(value: u8) -> RgbImage {
     RgbImage::from_pixel(300, 200, ::image::Rgb([value; 3]))
 }
 
-/// Mean and standard deviation of an image's values, 0 to 1.
+/// Returns mean and standard deviation of an image's values, 0 to 1.
 fn moments(image: &RgbImage) -> (f64, f64) {
-    // Values were cut to 8 bits: half a step is missing on average.
+    // Truncation to 8 bits loses half a step on average, which is added back.
     let values: Vec<f64> = image
         .as_raw()
         .iter()

@@ -106,6 +106,10 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// Runs one opcode. Returns the pickle's value if the opcode was the last.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table, with a row for each opcode that PyTorch writes"
+    )]
     fn step(&mut self) -> Result<Option<Value<'a>>, CheckpointError> {
         let [opcode] = self.bytes()?;
         match opcode {
