@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::AttentionConstants;
 
-/// What the last attention of the visual tower does. All but `Clip` and `Maskclip` are for vision transformers only, each as
-/// its authors released it.
+/// The attention of the visual tower's last block. All variants but `Clip` and `Maskclip` are for vision transformers
+/// only. Each of these follows the code that its authors released, unless its comment says otherwise.
 ///
-/// Numbers of blocks are those of the published models, which have 12 or 24 blocks; in other models they are scaled in
+/// Numbers of blocks are those of the published models, which have 12 or 24 blocks. In other models, they are scaled in
 /// proportion.
 #[derive(
     Debug,
@@ -27,42 +27,43 @@ use super::AttentionConstants;
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Attention {
-    /// CLIP without the change: query, key and value attention kept, spatial tokens read out. The
-    /// papers' baseline.
+    /// CLIP unchanged: the attention of queries, keys and values stays, and the spatial tokens are read out. The papers
+    /// compare with this baseline.
     Clip,
-    /// MaskCLIP as its reference implementation computes it: every position keeps its own value;
-    /// on a ViT the last block's residual and MLP stay.
+    /// MaskCLIP as its reference implementation computes it: every position keeps its own value. On a ViT, the last
+    /// block's residual and MLP stay.
     #[default]
     Maskclip,
-    /// What later papers call MaskCLIP: the last block's projected value alone.
+    /// The variant that later papers call MaskCLIP: only the last block's projected value, without residual and MLP.
     MaskclipNoResidual,
-    /// SCLIP (Wang, Mei, Yuille, ECCV 2024): tokens attend to tokens of like queries and of like keys; the last block's
-    /// residual and MLP stay.
+    /// SCLIP (Wang, Mei, Yuille, ECCV 2024): tokens attend to tokens with similar queries and to tokens with similar
+    /// keys. The last block's residual and MLP stay.
     Sclip,
-    /// ClearCLIP (Lan et al., ECCV 2024): tokens attend to tokens of like queries, without residual and MLP.
+    /// ClearCLIP (Lan et al., ECCV 2024): tokens attend to tokens with similar queries, without residual and MLP.
     Clearclip,
-    /// NACLIP (Hajimiri, Ben Ayed, Dolz, WACV 2025): tokens attend to tokens of like keys, nearby ones preferred, without
-    /// residual and MLP.
-    Naclip,
-    /// PEARL (Pei et al., CVPR 2026): queries attend to keys that the exact Procrustes rotation has turned towards them,
+    /// NACLIP (Hajimiri, Ben Ayed, Dolz, WACV 2025): tokens attend to tokens with similar keys and prefer near ones,
     /// without residual and MLP.
+    Naclip,
+    /// PEARL (Pei et al., CVPR 2026): queries attend to keys that the exact Procrustes rotation has turned towards the
+    /// queries, without residual and MLP.
     Pearl,
-    /// PEARL as released: the rotation approached by five Newton-Schulz steps, which the published figures are from.
+    /// PEARL as released: five Newton-Schulz steps approximate the rotation. The published figures are from this
+    /// variant.
     PearlNewtonSchulz,
-    /// SC-CLIP (Bai et al., TIP 2025): outlying tokens are repaired and tokens attend to those that a middle layer finds
-    /// alike, on a square of at least 31 patches.
+    /// SC-CLIP (Bai et al., TIP 2025): outlying tokens are repaired, and tokens attend to tokens that are similar in a
+    /// middle layer. The input is a square of at least 31 patches.
     ScClip,
-    /// ResCLIP (Yang et al., CVPR 2025): like keys nearby and the attention of middle blocks, in two passes, the second led
-    /// by what the texts label in the first.
+    /// ResCLIP (Yang et al., CVPR 2025): the attention to near tokens with similar keys is mixed with that of the
+    /// middle blocks, in two passes. The labels of the first pass guide the second pass.
     Resclip,
-    /// ResCLIP with the whole way between two patches looked at, where the release stops short.
+    /// ResCLIP with a test of the whole way between two patches. The release tests only the first part of the way.
     ResclipRepaired,
     /// GEM (Bousselham et al., CVPR 2024): a parallel path of self-self attention over the last six blocks.
     Gem,
 }
 
 impl Attention {
-    /// The name in requests, settings and replies.
+    /// Returns the name in requests, settings and replies.
     pub fn name(self) -> &'static str {
         self.into()
     }
@@ -149,7 +150,7 @@ pub enum SmoothingKeys {
     Projected,
 }
 
-/// The ways of [`KeySmoothing`], as requests and settings name them.
+/// A [`KeySmoothing`] without its parameter, under the names of settings and of students' cards.
 #[derive(
     Debug,
     Clone,
@@ -169,11 +170,11 @@ pub enum KeySmoothingMethod {
     /// No smoothing.
     #[default]
     None,
-    /// The paper's formula.
+    /// The paper's formula, [`KeySmoothing::Formula`].
     Formula,
-    /// The reference implementation's variant, whose keys are normalised over positions per channel.
+    /// The reference implementation's variant, [`KeySmoothing::Reference`].
     Reference,
-    /// Logits averaged over positions whose keys are much alike, in place of the formula's sums of probabilities.
+    /// An average of logits over positions with very similar keys, [`KeySmoothing::Likeness`].
     Likeness,
 }
 
@@ -181,13 +182,14 @@ pub enum KeySmoothingMethod {
 /// overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
-    /// Side in pixels of a window, at least one patch. An input that is no larger is seen as a whole.
+    /// Side of a window in pixels, at least one patch. The model sees an input that is no larger than a window as a
+    /// whole.
     pub side: u32,
-    /// Pixels from one window to the next, from 1 to the side.
+    /// Distance in pixels from one window to the next, from 1 to the side.
     pub stride: u32,
 }
 
-/// What is done to scores at the image's size, before they become probabilities.
+/// The refinement of scores by the colours of the image, at the image's size and before they become probabilities.
 #[derive(
     Debug,
     Clone,
@@ -205,18 +207,18 @@ pub struct Window {
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Refinement {
-    /// Nothing: they are interpolated.
+    /// No refinement: the scores are only interpolated.
     #[default]
     None,
-    /// Pixel-adaptive mask refinement (Araslanov, Roth, CVPR 2020): scores spread among neighbours of like colour.
+    /// Pixel-adaptive mask refinement (Araslanov, Roth, CVPR 2020): scores spread among neighbours of similar colour.
     Pamr,
-    /// PEARL's propagation (Pei et al., CVPR 2026): scores flow between neighbours of one colour and one meaning, on about
-    /// 80 x 80 cells, unless the constants say otherwise.
+    /// PEARL's propagation (Pei et al., CVPR 2026): scores flow between neighbours of similar colour and meaning, on
+    /// about 80 x 80 cells unless the options state another number.
     PearlPropagation,
 }
 
 impl Refinement {
-    /// The name in requests, settings and replies.
+    /// Returns the name in requests, settings and replies.
     pub fn name(self) -> &'static str {
         self.into()
     }

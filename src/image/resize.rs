@@ -21,7 +21,7 @@ pub struct InputTooLarge {
     pub limit: u64,
 }
 
-/// How an image comes to the size of the model's input.
+/// The way in which an image is brought to the size of the model's input.
 #[derive(
     Debug,
     Clone,
@@ -39,11 +39,12 @@ pub struct InputTooLarge {
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Resize {
-    /// As CLIP was trained: Pillow's antialiased bicubic. Each side is a whole number of patches.
+    /// Pillow's antialiased bicubic resize, with which CLIP was trained. Each side becomes a whole number of patches.
     #[default]
     Bicubic,
-    /// As the published protocols of MaskCLIP's successors do it with mmcv: bilinear without antialiasing, the long side at
-    /// most 2048 pixels. Sides are what they come to; pixels right and below that fill no patch are not looked at.
+    /// mmcv's bilinear resize without antialiasing, as in the published protocols of MaskCLIP's successors. The long
+    /// side has at most 2048 pixels. Sides need not be whole numbers of patches: the model ignores pixels at the right
+    /// and at the bottom that fill no patch.
     Mmcv,
 }
 

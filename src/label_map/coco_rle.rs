@@ -7,14 +7,14 @@
 
 use super::LabelMap;
 
-/// A mask in COCO's compressed run-length encoding: column-major runs, zeros first.
+/// The mask of one class in COCO's compressed run-length encoding. Its runs go down the columns and start with 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CocoMask {
-    /// Class id.
+    /// The id of the class.
     pub class_id: u16,
-    /// `[height, width]` in pixels, COCO's order.
+    /// The size of the mask in pixels, in COCO's order: `[height, width]`.
     pub size: [u32; 2],
-    /// The runs as COCO's printable string.
+    /// The lengths of the runs, as COCO's printable string.
     pub counts: String,
 }
 

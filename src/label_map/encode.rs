@@ -5,17 +5,17 @@ use super::coco_rle::{CocoMask, coco_masks};
 use super::id_width::{is_8_bit, label_8_bit};
 use super::png::{grey_png, label_png};
 
-/// The forms a label map can be written in.
+/// The forms in which a label map can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LabelMapFormat {
-    /// Indexed PNG with a stable palette; 16-bit grey above 255 classes.
+    /// An indexed PNG with a fixed palette, or a 16-bit grey PNG above 255 classes.
     #[default]
     Png,
-    /// COCO run-length encoding, one mask per class that has pixels.
+    /// COCO's run-length encoding, with one mask for each class that has pixels.
     CocoRle,
-    /// Rows of class ids, 255 (65535 above 255 classes) for unlabelled.
+    /// Rows of class ids. The id of unlabelled pixels is 255, or 65535 above 255 classes.
     Raw,
-    /// No label map, statistics alone.
+    /// No label map, only statistics.
     None,
 }
 

@@ -1,12 +1,12 @@
-//! Work that would hold up the threads that answer requests.
+//! Work that would block the threads that answer requests.
 
 use std::panic::resume_unwind;
 
-/// Runs work that computes for milliseconds or waits for a disk on a thread of tokio's blocking pool, and returns its result.
-/// The work goes on to its end when the caller gives up.
+/// Runs `work` on a thread of tokio's blocking pool and returns its result. The function is for work that computes for
+/// milliseconds or waits for a disk. The work continues to its end even if the caller stops waiting.
 ///
 /// # Panics
-/// When the work does, with the same payload.
+/// Panics when the work panics, with the same payload.
 pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,

@@ -1,5 +1,6 @@
 //! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
-//! checks of settings, work on threads that may block, texts of panics, and files that are written as a whole.
+//! checks of settings, look-up of values by name, work on threads that may block, texts of panics, and files that are
+//! written as a whole.
 
 mod blocking;
 mod byte_lru;

@@ -1,13 +1,13 @@
-//! Values of enumerations by their names.
+//! Look-up of enumeration values by their names.
 
 use std::str::FromStr;
 
 use strum::VariantNames;
 
-/// The value of an enumeration that has this name.
+/// Returns the value of an enumeration that has the given name.
 ///
 /// # Errors
-/// When no value has the name. The text lists the names that there are.
+/// Fails when no value has the name. The message lists the valid names.
 pub(crate) fn named<T: FromStr + VariantNames>(name: &str) -> Result<T, String> {
     name.parse()
         .map_err(|_| format!("there is no {name}: {}", T::VARIANTS.join(", ")))

@@ -1,9 +1,9 @@
-//! Panics as text.
+//! Conversion of panics to text.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The text that a panic was raised with.
+/// Returns the message of a panic from its payload.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
@@ -12,10 +12,10 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("a panic without a message")
 }
 
-/// Runs a body and returns its result.
+/// Runs `body` and returns its result.
 ///
 /// # Errors
-/// The message of a panic, when the body panics. Whatever the body changed until then stays changed.
+/// Fails with the message of the panic when the body panics. Changes that the body made before the panic remain.
 pub(crate) fn catch_panic<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(body)).map_err(|panic| panic_message(&*panic).to_owned())
 }

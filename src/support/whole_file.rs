@@ -1,21 +1,22 @@
-//! Files that are whole at any time, whatever happens while they are written.
+//! Writes files so that a reader never finds an incomplete one, even if the process ends while it writes.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// What a plain file may be made with; the process's umask takes away from it.
+/// The permissions of a new plain file before the process's umask removes some of them.
 const PLAIN_FILE: u32 = 0o666;
 
-/// Writes a file, or replaces it, as a whole: whoever opens the path finds the old bytes or the new ones, never a part.
+/// Writes or replaces a whole file. A process that opens the path finds all of the old bytes or all of the new bytes.
 ///
-/// The bytes grow in a temporary file in the same folder, `.NAME.XXXXXX.partial`. A process that is killed meanwhile leaves
-/// that file behind. When this function returns, file and name are on the disk. The file has the permissions of a new file,
-/// as `std::fs::write` makes it.
+/// The bytes are first written to a temporary file in the same folder, `.NAME.XXXXXX.partial`. A process that is killed
+/// in the meantime leaves the temporary file behind. When the function returns, the file and its name are on the disk.
+/// The file has the permissions of a new file that `std::fs::write` creates.
 ///
 /// # Errors
-/// When the folder cannot be written. The file at the path is then as it was before.
+/// Fails when the folder cannot be written. Unless only the flush of the new name to the disk fails, the file at the
+/// path is then unchanged.
 pub(crate) fn write_whole_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut prefix = std::ffi::OsString::from(".");
     prefix.push(path.file_name().unwrap_or_default());
@@ -31,15 +32,15 @@ pub(crate) fn write_whole_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder_of(path)
 }
 
-/// Puts the names in a file's folder on the disk: after a rename, the new one.
+/// Flushes the names in a file's folder to the disk, such as the new name after a rename.
 ///
 /// # Errors
-/// When the folder cannot be opened or written.
+/// Fails when the folder cannot be opened or flushed.
 pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }
 
-/// The folder that a file lies in.
+/// Returns the folder that contains a file.
 fn folder_of(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())

@@ -245,7 +245,8 @@ prop_compose! {
         let queries = owners.len();
         let mut grids = grids;
         if kind == ScoreKind::Weights {
-            // Where all weights are next to 0, rounding decides between a probability of 1 and none: the first query keeps clear of 0.
+            // Where all weights are almost 0, rounding decides whether a probability is 1 or 0. The weights of the
+            // first query therefore stay away from 0.
             for grid in &mut grids {
                 let cells = grid.height * grid.width;
                 grid.values[..cells].iter_mut().for_each(|value| *value = 0.5 + value.abs());

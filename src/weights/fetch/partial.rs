@@ -89,7 +89,8 @@ impl Partial {
         hex::encode(self.digest.clone().finalize())
     }
 
-    /// Flushes the file to the disk and then gives it its name. When the function returns, the name is on the disk, too.
+    /// Flushes the file to the disk and then gives it its name. When this returns without an error, the name is on the
+    /// disk, too.
     pub fn persist(self, name: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.path, name)?;
