@@ -99,7 +99,7 @@ fn outcome(fetched: &Fetched) -> String {
         return format!("already there, SHA-256 {sha256}");
     }
     match fetched.vouched {
-        Vouched::Zoo => format!("SHA-256 {sha256}, as published"),
+        Vouched::Publisher => format!("SHA-256 {sha256}, as published"),
         Vouched::Server => format!("SHA-256 {sha256}, as the server stated"),
         Vouched::Nobody => format!("SHA-256 {sha256}, with nothing to compare it to"),
     }

@@ -416,7 +416,7 @@ fn a_digest_known_beforehand_needs_no_word_of_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let model = known_beforehand(&server);
     let fetched = fetch(model, folder.path()).0.unwrap();
-    assert_eq!((fetched.vouched, fetched.was_there), (Vouched::Zoo, false));
+    assert_eq!((fetched.vouched, fetched.was_there), (Vouched::Publisher, false));
     assert_eq!(fetched.path, folder.path().join("ViT-B-16.pt"));
 
     // A file that is damaged later is noticed and replaced.

@@ -531,7 +531,7 @@ fn equals_the_reference_where_most_queries_are_left_out() {
         .map(|(query, y, x)| region(query, x) + jitter(query, y, x))
         .collect();
     let scores = scores(ScoreKind::Logits, queries, height, width, values);
-    let (owners, options) = (each_its_own(queries as u16), options(700, 20, queries));
+    let (owners, options) = (each_its_own(queries as u16), options(260, 6, queries));
     for instructions in Instructions::supported() {
         let map = label_map_with(instructions, &scores, &owners, &options);
         assert_matches_reference(&map, &scores, &owners, &options);

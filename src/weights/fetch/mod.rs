@@ -59,7 +59,7 @@ impl Supply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vouched {
     /// The table of published models.
-    Zoo,
+    Publisher,
     /// The server that sent the file.
     Server,
     /// Nobody: the file or mirror is the user's own choice, and the digest of the model is not known beforehand.
@@ -145,7 +145,7 @@ impl Fetch<'_> {
             .and_then(partial::sha256_of)
             .map_err(FetchError::at(&path))?;
         let vouched = match self.expected(false).sha256 {
-            Some(expected) if expected == sha256 => Vouched::Zoo,
+            Some(expected) if expected == sha256 => Vouched::Publisher,
             Some(_) => return Ok(None),
             None => Vouched::Nobody,
         };
@@ -207,7 +207,7 @@ impl Fetch<'_> {
                 }
             };
             let (vouched, sha256) = match (&expected.sha256, &stated) {
-                (Some(sha256), _) => (Vouched::Zoo, Some(sha256)),
+                (Some(sha256), _) => (Vouched::Publisher, Some(sha256)),
                 (None, Some(sha256)) => (Vouched::Server, Some(sha256)),
                 (None, None) => (Vouched::Nobody, None),
             };
@@ -333,7 +333,7 @@ impl Fetch<'_> {
             progress.advance(count as u64);
         }
         let vouched = match expected.sha256 {
-            Some(_) => Vouched::Zoo,
+            Some(_) => Vouched::Publisher,
             None => Vouched::Nobody,
         };
         self.finish(partial, path, &location, expected.sha256.as_deref(), vouched)
