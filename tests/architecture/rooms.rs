@@ -10,7 +10,7 @@ pub(crate) const ROOMS: &Table = &[
     ("main", "cli"),
     (
         "cli",
-        "config api training evaluation engine models labeller weights dense clip vocabulary scores telemetry",
+        "config api training evaluation engine models labeller weights dense clip vocabulary scores telemetry support",
     ),
     (
         "config",
