@@ -15,10 +15,10 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-sanitized test-page parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page parity bench methods deny env install clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the server: target/release/maskclip
 	@$(cargo) build --release $(locked)
@@ -41,6 +41,9 @@ architecture: ## check the direction of imports; print the rooms of src and writ
 	@UPDATE_ARCHITECTURE=1 $(cargo) test --quiet --test architecture $(locked); status=$$?; \
 	    sed -n '/^<!-- `make architecture`/,/^```$$/{/^<!--/d;/^```/d;p}' docs/architecture.md; exit $$status
 
+# Test programs run a test per core, on models so small that threads of libtorch would mostly wait for each other, busily.
+test: export OMP_NUM_THREADS ?= 1
+test: export OMP_WAIT_POLICY ?= passive
 # Doctests first, so that the last lines of a run are about the tests proper.
 test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
 	@$(cargo) test --doc $(locked)
@@ -48,6 +51,9 @@ test: lint ## lint, then every test: documentation, unit, API, golden, end-to-en
 
 test-sanitized: ## the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs GCC)
 	@$(with_libtorch) tools/sanitizers/run
+
+test-repeatedly: ## every test again and again on a busy machine, threads and instructions in turn (hours; ARGS="20 api e2e")
+	@$(with_libtorch) tools/tests/repeat $(ARGS)
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run

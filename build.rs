@@ -1,8 +1,8 @@
-//! Makes the linked programs find libtorch, compiles the C++ beside `clip::native`, and records what `maskclip --version` and
-//! the build-info metric say.
+//! Lets the linked programs find libtorch, compiles the C++ files of `clip::native`, and records what
+//! `maskclip --version` and the build-info metric report.
 //!
-//! torch-sys names the libraries for the linker, but flags of a dependency do not reach the programs of this package:
-//! the run path has to come from here. Where libtorch itself comes from is `tools/libtorch`'s business.
+//! torch-sys names the libraries for the linker, but the flags of a dependency do not reach the programs of this
+//! package. The run path therefore has to be set here. `tools/libtorch` provides libtorch itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,7 @@ fn main() {
 fn link_libtorch() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
     println!("cargo::rerun-if-env-changed=LIBTORCH_LIB");
-    // LIBTORCH_LIB is torch-sys's variable for libraries that stand apart from the headers.
+    // LIBTORCH_LIB is torch-sys's variable for libraries that lie apart from the headers.
     let Some(root) = env::var_os("LIBTORCH_LIB").or_else(|| env::var_os("LIBTORCH")) else {
         fail(
             "LIBTORCH is not set, so there is no libtorch to link. Use `make build` (or any other make target), which \
@@ -33,20 +33,20 @@ fn link_libtorch() {
         ));
     }
 
-    // Beside the program first, so that an unpacked release uses the libraries it came with; then where it was built.
-    // RPATH rather than RUNPATH: it also serves the libraries that libtorch itself opens.
+    // Libraries beside the program come first, so that an unpacked release uses its own. Then come those of the build.
+    // The flag selects RPATH instead of RUNPATH, because RPATH also serves the libraries that libtorch itself opens.
     println!("cargo::rustc-link-arg=-Wl,--disable-new-dtags");
     println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", libraries.display());
 
-    // Nothing here calls into the CUDA libraries by name: without this the linker drops them as unneeded, and libtorch
-    // then finds no CUDA device.
+    // Nothing here calls the CUDA libraries by name, so without this the linker drops them as unneeded. libtorch then
+    // finds no CUDA device.
     if libraries.join("libtorch_cuda.so").exists() {
         println!("cargo::rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
     }
 }
 
-/// The operators that tch does not bind, against the same headers as torch-sys's own bindings.
+/// Compiles the operators that tch does not bind, against the same headers as torch-sys's own bindings.
 fn compile_native() {
     let folder = Path::new("src/clip/native");
     for file in [
@@ -61,7 +61,7 @@ fn compile_native() {
     println!("cargo::rerun-if-env-changed=LIBTORCH_INCLUDE");
     println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
     let headers = env::var_os("LIBTORCH_INCLUDE").or_else(|| env::var_os("LIBTORCH"));
-    let headers = PathBuf::from(headers.expect("link_libtorch has found libtorch")).join("include");
+    let headers = PathBuf::from(headers.expect("LIBTORCH_INCLUDE or LIBTORCH is set")).join("include");
     let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
     let mut operators = cc::Build::new();
     operators
@@ -73,7 +73,8 @@ fn compile_native() {
         // Parallel loops run on libtorch's own threads.
         .flag("-fopenmp")
         .file(folder.join("operators.cpp"));
-    // Kernels are entered after a look at the CPU: only these files may use what not every CPU has.
+    // Only these files may use instructions that some CPUs lack: their functions are called only after a check of the
+    // CPU.
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         let float = ["-mavx512f", "-mfma"];
         let bfloat16 = ["-mavx512f", "-mfma", "-mavx512bw", "-mavx512vl", "-mavx512bf16"];
@@ -86,10 +87,11 @@ fn compile_native() {
     link_sanitizers();
 }
 
-/// The objects of a file that is compiled for instructions of its own; optimised in every profile, since tests run it, too.
+/// Compiles a file for its own instructions and returns its objects. They are optimised in every profile, because tests
+/// run them, too.
 fn kernel(folder: &Path, file: &str, instructions: &[&str]) -> Vec<PathBuf> {
     let mut build = cc::Build::new();
-    // GCC warns of its own intrinsics' deliberately undefined operands.
+    // GCC warns of the deliberately undefined operands in its own intrinsics.
     build
         .cpp(true)
         .std("c++17")
@@ -102,7 +104,7 @@ fn kernel(folder: &Path, file: &str, instructions: &[&str]) -> Vec<PathBuf> {
     build.file(folder.join(file)).compile_intermediates()
 }
 
-/// The sanitizers of GCC that the C++ is compiled with. `tools/sanitizers/run` asks for `address,undefined`.
+/// Returns the GCC sanitizers that the C++ is compiled with. `tools/sanitizers/run` sets `address,undefined`.
 fn sanitizers() -> Option<String> {
     println!("cargo::rerun-if-env-changed=MASKCLIP_NATIVE_SANITIZERS");
     env::var("MASKCLIP_NATIVE_SANITIZERS")
@@ -110,7 +112,7 @@ fn sanitizers() -> Option<String> {
         .filter(|names| !names.is_empty())
 }
 
-/// Makes a compilation insert the sanitizers' checks. A check that fails ends the program.
+/// Lets a compilation insert the checks of the sanitizers. A check that fails ends the program.
 fn sanitize(build: &mut cc::Build) {
     if let Some(names) = sanitizers() {
         build
@@ -120,7 +122,7 @@ fn sanitize(build: &mut cc::Build) {
     }
 }
 
-/// Links the sanitizers' libraries by name: `-fsanitize` links none beside rustc's `-nodefaultlibs`.
+/// Links the libraries of the sanitizers by name: `-fsanitize` links none, because rustc passes `-nodefaultlibs`.
 fn link_sanitizers() {
     for name in sanitizers().iter().flat_map(|names| names.split(',')) {
         match name {
@@ -133,8 +135,9 @@ fn link_sanitizers() {
     }
 }
 
-/// cargo hands these names to the program's environment too, under `cargo run` and `cargo test`. Settings there are
-/// called `MASKCLIP_<SECTION>__<KEY>`, so they do not collide.
+/// Records the commit, target and compiler. cargo also puts these names into the program's environment under
+/// `cargo run` and `cargo test`. Settings in the environment are called `MASKCLIP_<SECTION>__<KEY>`, so the names do
+/// not collide.
 fn record_build() {
     let commit = commit();
     let target = env::var("TARGET").expect("cargo sets TARGET");
@@ -151,9 +154,9 @@ fn record_build() {
     );
 }
 
-/// The commit this is built from, for release builds: in the others each commit would compile the package anew.
+/// Returns the commit of a release build. In other profiles, it would recompile the package after each commit.
 fn commit() -> Option<String> {
-    // Container builds have no repository and name the commit instead.
+    // Container builds have no repository and set the commit instead.
     println!("cargo::rerun-if-env-changed=MASKCLIP_BUILD_COMMIT");
     if let Some(named) = env::var("MASKCLIP_BUILD_COMMIT").ok().filter(|name| !name.is_empty()) {
         return Some(named);
@@ -161,14 +164,14 @@ fn commit() -> Option<String> {
     if env::var("PROFILE").as_deref() != Ok("release") {
         return None;
     }
-    // A new commit moves the log of HEAD; a repository without logs, and no repository, give nothing to watch.
+    // A new commit changes the log of HEAD. Without a repository or logs, there is nothing to watch.
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
         println!("cargo::rerun-if-changed={log}");
     }
     git(&["rev-parse", "--short=12", "HEAD"])
 }
 
-/// What git prints, if this folder is the top of a repository (and not, say, unpacked inside somebody else's).
+/// Returns the output of git if this folder is the top of a repository, and not a folder inside somebody else's.
 fn git(arguments: &[&str]) -> Option<String> {
     fs::metadata(".git").ok()?;
     output(Command::new("git").args(arguments))

@@ -1,6 +1,6 @@
-//! Scores to a label map with confidence, on all cores and on one.
+//! Measures the step from scores to a label map with confidence, on all cores and on one.
 //!
-//! `cargo bench --bench label_map`. docs/performance.md has the figures and what they are compared with.
+//! Run it with `cargo bench --bench label_map`. docs/performance.md has the figures and their comparisons.
 
 #![allow(missing_docs)]
 

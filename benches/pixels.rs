@@ -1,7 +1,8 @@
-//! An upload to the model's input, a label map to a PNG file, and all that a request does but for the model.
+//! Measures the steps from an upload to the model's input and from a label map to a PNG file, and a whole request
+//! without the model.
 //!
-//! `cargo bench --bench pixels`. The upload is a JPEG of 1152 x 864 pixels, quality 90, 4:2:2, of a photograph's parts
-//! side by side; the label map has 20 classes. docs/performance.md has the figures.
+//! Run it with `cargo bench --bench pixels`. The upload is a JPEG of 1152 x 864 pixels, quality 90, 4:2:2, tiled from
+//! one photograph. The label map has 20 classes. docs/performance.md has the figures.
 
 #![allow(missing_docs)]
 
@@ -19,7 +20,7 @@ const CLASSES: usize = 20;
 const PATCH_PIXELS: u32 = 16;
 const NO_LIMIT: u64 = u64::MAX;
 
-/// The upload: the goldens' photograph, mirrored from tile to tile so that there are no seams.
+/// Returns the upload: the photograph of the golden files, mirrored from tile to tile so that there are no seams.
 fn jpeg() -> Vec<u8> {
     let photograph = include_bytes!("../tests/golden/jpeg/4-4-4.png");
     let photograph = decode(photograph, NO_LIMIT).expect("a golden image is read");
@@ -37,7 +38,7 @@ fn jpeg() -> Vec<u8> {
     let mut file = Vec::new();
     JpegEncoder::new_with_quality(&mut file, 90)
         .encode_image(&image)
-        .expect("memory takes a JPEG");
+        .expect("writing to memory cannot fail");
     file
 }
 

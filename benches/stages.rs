@@ -1,14 +1,16 @@
-//! One stage of a request under a clock, for `make bench`: the driver, tools/bench/bench.py, starts this program once for each of
-//! our rows and makes it take turns with what people would use instead.
+//! Measures one stage of a request for `make bench`. The driver, tools/bench/bench.py, starts this program once for
+//! each of our rows and lets it take turns with the alternatives.
 //!
-//! Owns the protocol and what exactly is timed; inputs come from files, which the others read as well. When everything is
-//! loaded, standard output gets `{"ready":true}`. Then each line of standard input is a command that is answered with one line:
+//! Owns the protocol and the extent of what is timed. Inputs come from files, which the alternatives read as well. When
+//! everything is loaded, the program writes `{"ready":true}` to standard output. Then it answers each line of standard
+//! input with one line:
 //!
-//! - `run`: the stage once; `{"seconds":0.41}`
-//! - `write PATH`: what the last run gave, in the safetensors form, to be compared; `{"written":"PATH"}`
+//! - `run`: runs the stage once and answers `{"seconds":0.41}`.
+//! - `write PATH`: writes the result of the last run to a safetensors file for comparison and answers
+//!   `{"written":"PATH"}`.
 //!
-//! The end of standard input ends the program.
-#![allow(clippy::disallowed_types)] // Towers take tensors, and results are compared as such.
+//! The program ends when standard input ends.
+#![allow(clippy::disallowed_types)] // Towers take tensors, and results are compared as tensors.
 
 use std::error::Error;
 use std::io::{BufRead, Write, stdin, stdout};
@@ -25,27 +27,27 @@ use maskclip::vocabulary::TemplateSet;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-/// Class names that are embedded at once: about what the vocabulary's store hands to the text tower.
+/// Number of class names that are embedded at once, about as many as the vocabulary's store passes to the text tower.
 const CHUNK_NAMES: usize = 16;
 
-/// Pixels that the benchmark's images may have.
+/// Most pixels of the benchmark's images.
 const MAX_IMAGE_PIXELS: u64 = 1 << 26;
 
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
     stage: Option<StageArguments>,
-    /// Threads of libtorch and of the pool for pixels.
+    /// Number of threads of libtorch and of the pool for pixels.
     #[arg(long, default_value_t = 1, global = true)]
     threads: usize,
-    /// `cargo bench` hands this to every benchmark.
+    /// `cargo bench` passes this flag to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Subcommand)]
 enum StageArguments {
-    /// MaskCLIP's dense features of one image.
+    /// Compute MaskCLIP's dense features of one image.
     Forward {
         #[command(flatten)]
         model: ModelArguments,
@@ -53,17 +55,17 @@ enum StageArguments {
         #[arg(long)]
         pixels: PathBuf,
     },
-    /// Text embeddings of class names in all templates, tokens included.
+    /// Embed class names in all templates, including the tokenizing.
     Texts {
         #[command(flatten)]
         model: ModelArguments,
-        /// A text file with one class name a line.
+        /// A text file with one class name per line.
         #[arg(long)]
         names: PathBuf,
     },
-    /// Labels, confidence and statistics at image size.
+    /// Compute labels, confidence and statistics at the image's size.
     LabelMap {
-        /// A safetensors file with `scores`, `[classes, rows, columns]`, temperature times cosine.
+        /// A safetensors file with `scores`, `[classes, rows, columns]`: temperature times cosine.
         #[arg(long)]
         scores: PathBuf,
         #[arg(long)]
@@ -71,13 +73,13 @@ enum StageArguments {
         #[arg(long)]
         height: u32,
     },
-    /// An encoded image to the model's input.
+    /// Turn an encoded image into the model's input.
     Pixels {
         #[arg(long)]
         image: PathBuf,
         #[arg(long)]
         short_side: u32,
-        /// Side of the model's patches.
+        /// Side of the model's patches in pixels.
         #[arg(long)]
         patch: u32,
     },
@@ -101,7 +103,7 @@ enum Precision {
 impl ModelArguments {
     fn load(&self) -> Result<Clip, Box<dyn Error>> {
         let weights = Weights::load(&self.weights, Device::Cpu, self.kind())?;
-        let config = ModelConfig::find(weights.origin(), &self.weights)?;
+        let config = ModelConfig::find(weights.format(), &self.weights)?;
         Ok(Clip::load(weights, &config)?)
     }
 
@@ -147,7 +149,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// A tensor of a safetensors file.
+/// Reads the tensor `name` from a safetensors file.
 fn read(path: &Path, name: &str) -> Result<Tensor, Box<dyn Error>> {
     let tensors = Tensor::read_safetensors(path)?;
     let found = tensors.into_iter().find(|(found, _)| found == name);
@@ -155,19 +157,19 @@ fn read(path: &Path, name: &str) -> Result<Tensor, Box<dyn Error>> {
     Ok(tensor)
 }
 
-/// A stage, everything it needs in memory.
+/// A stage with all its inputs in memory.
 trait Stage {
-    /// What it gives.
+    /// The result of the stage.
     type Output;
 
-    /// Does it once. This is what is timed.
+    /// Runs the stage once. Only this call is timed.
     fn run(&self) -> Result<Self::Output, Box<dyn Error>>;
 
-    /// What the others' outputs are compared with, by name.
+    /// Returns the tensors that are compared with those of the alternatives, by name.
     fn tensors(output: Self::Output) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>>;
 }
 
-/// Answers commands until there are none.
+/// Answers commands until standard input ends.
 fn answer<S: Stage>(stage: &S) -> Result<(), Box<dyn Error>> {
     say(&json!({"ready": true}))?;
     let mut last = None;
@@ -175,7 +177,7 @@ fn answer<S: Stage>(stage: &S) -> Result<(), Box<dyn Error>> {
         let line = line?;
         match line.split_once(' ') {
             None if line == "run" => {
-                drop(last.take()); // Before the clock starts.
+                drop(last.take()); // The old output is freed before the clock starts.
                 let start = Instant::now();
                 let output = stage.run()?;
                 let seconds = start.elapsed().as_secs_f64();
@@ -187,7 +189,7 @@ fn answer<S: Stage>(stage: &S) -> Result<(), Box<dyn Error>> {
                 Tensor::write_safetensors(&S::tensors(output)?, path)?;
                 say(&json!({"written": path}))?;
             }
-            _ => return Err(format!("{line:?} is no command").into()),
+            _ => return Err(format!("{line:?} is not a command").into()),
         }
     }
     Ok(())
@@ -199,10 +201,10 @@ fn say(reply: &serde_json::Value) -> std::io::Result<()> {
     stdout.flush()
 }
 
-/// `forward`
+/// The stage `forward`.
 struct Forward {
     clip: Clip,
-    /// `[3, height, width]`
+    /// The normalised image, `[3, height, width]`.
     pixels: Tensor,
 }
 
@@ -210,7 +212,7 @@ impl Stage for Forward {
     type Output = DenseFeatures;
 
     fn run(&self) -> Result<DenseFeatures, Box<dyn Error>> {
-        // MaskCLIP, whole, without key smoothing.
+        // The options are MaskCLIP on the whole image without key smoothing.
         let options = FeatureOptions::default();
         Ok(DenseFeatures::extract(&self.clip.visual, &self.pixels, &options)?)
     }
@@ -220,14 +222,14 @@ impl Stage for Forward {
     }
 }
 
-/// `texts`
+/// The stage `texts`.
 struct Texts {
     clip: Clip,
     names: Vec<String>,
 }
 
 impl Stage for Texts {
-    /// `[chunk's names, embedding]` each.
+    /// The embeddings of each chunk, `[names of the chunk, embedding]`.
     type Output = Vec<Tensor>;
 
     fn run(&self) -> Result<Vec<Tensor>, Box<dyn Error>> {
@@ -246,7 +248,7 @@ impl Stage for Texts {
     }
 }
 
-/// `label-map`
+/// The stage `label-map`.
 struct Labels {
     scores: ScoreMap,
     owners: Vec<QueryOwner>,
@@ -254,7 +256,7 @@ struct Labels {
 }
 
 impl Labels {
-    /// Of scores, `[classes, rows, columns]`.
+    /// Prepares the stage for scores `[classes, rows, columns]`.
     fn new(scores: &Tensor, width: u32, height: u32) -> Result<Self, Box<dyn Error>> {
         let (classes, rows, columns) = scores.size3()?;
         let classes = u16::try_from(classes)?;
@@ -303,9 +305,9 @@ impl Stage for Labels {
     }
 }
 
-/// `pixels`
+/// The stage `pixels`.
 struct Pixels {
-    /// An encoded image.
+    /// The bytes of an encoded image.
     file: Vec<u8>,
     short_side: u32,
     patch: u32,

@@ -1,6 +1,7 @@
-//! The text tower at ViT-B/16's size on random weights: a chunk of a vocabulary as the engine hands it over, a single class
-//! and a single prompt, in both precisions of a CPU. docs/performance.md has the figures beside open_clip's.
-#![allow(clippy::disallowed_types)] // A tower is made of tensors.
+//! Measures the text tower at ViT-B/16's size on random weights. It encodes a chunk of a vocabulary as the engine
+//! passes it, a single class, and a single prompt, in both precisions of a CPU. docs/performance.md has the figures
+//! beside open_clip's.
+#![allow(clippy::disallowed_types)] // A tower consists of tensors.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -16,13 +17,13 @@ const EMBEDDING: i64 = 512;
 const HEAD_WIDTH: i64 = 64;
 const LAYERS: usize = 12;
 
-/// COCO-Stuff's names.
+/// The class names of COCO-Stuff.
 const NAMES: &str = include_str!("../config/vocabularies/coco-stuff-171.txt");
 
-/// Names of a chunk when each has 85 prompts.
+/// Number of names in a chunk when each name has 85 prompts.
 const CHUNK_NAMES: usize = 16;
 
-/// A checkpoint of random weights as small as a fresh model's.
+/// Writes a checkpoint of random weights that are as small as a fresh model's.
 fn checkpoint() -> tempfile::NamedTempFile {
     tch::manual_seed(0);
     let normal = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.02;
@@ -52,7 +53,7 @@ fn checkpoint() -> tempfile::NamedTempFile {
     }
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let views: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    Tensor::write_safetensors(&views, file.path()).expect("it can be written");
+    Tensor::write_safetensors(&views, file.path()).expect("the temporary file can be written");
     file
 }
 

@@ -1,9 +1,9 @@
-//! Inputs that several benchmarks share, the same at every run.
+//! Inputs that several benchmarks share. They are the same in every run.
 
 use maskclip::label_map::LabelMapOptions;
 use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED};
 
-/// Numbers from 0 to 1 (SplitMix64).
+/// A stream of numbers from 0 to 1 (SplitMix64).
 pub struct Uniform(u64);
 
 impl Uniform {
@@ -19,7 +19,7 @@ impl Uniform {
     }
 }
 
-/// Logits spread as CLIP's are: 100 times cosines of mean 0.2 and deviation 0.025, every cell for itself.
+/// Returns logits spread like CLIP's: 100 times cosines of mean 0.2 and deviation 0.025, independent in every cell.
 pub fn scores(classes: usize, height: usize, width: usize) -> ScoreMap {
     let mut uniform = Uniform::new(7);
     let mut normal = || (0..12).map(|_| uniform.next()).sum::<f32>() - 6.0;
@@ -35,12 +35,12 @@ pub fn scores(classes: usize, height: usize, width: usize) -> ScoreMap {
     }
 }
 
-/// A class for every query.
+/// Returns one class for every query.
 pub fn owners(classes: usize) -> Vec<QueryOwner> {
     (0..classes).map(|id| QueryOwner::Class(id as u16)).collect()
 }
 
-/// A label map with confidence, nothing else asked for.
+/// Returns the options of a label map with confidence and without any other choice.
 pub fn options(classes: usize, width: u32, height: u32) -> LabelMapOptions {
     LabelMapOptions {
         width,

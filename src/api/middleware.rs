@@ -13,6 +13,7 @@ use tracing::Instrument;
 use super::error::ApiError;
 use super::http_metrics::HttpMetrics;
 use super::problem::{PROBLEM_JSON, Problem};
+use crate::support::panic_message;
 
 /// The header that carries a request's id, both ways.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -91,12 +92,7 @@ fn write_problem(response: &mut Response, problem: Problem) {
 
 /// The answer when a handler panicked.
 pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let message = panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    ApiError::Internal(format!("a handler panicked: {message}")).into_response()
+    ApiError::Internal(format!("a handler panicked: {}", panic_message(&*panic))).into_response()
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ mod upload;
 mod vocabularies;
 mod wire;
 
-use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use axum::Router;
@@ -148,15 +147,6 @@ fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &HttpMetrics) {
     ),
 )]
 struct Document;
-
-/// Runs work that takes milliseconds or more on a thread where it holds up no other request.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // Such tasks are never cancelled, so this is a panic: let the router's outermost layer answer it.
-        Err(error) => resume_unwind(error.into_panic()),
-    }
-}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -8,7 +8,6 @@ use rust_embed::RustEmbed;
 use super::error::ApiError;
 use super::etag::{EntityTags, entity_tag};
 use super::problem::NoProblems;
-use crate::support::hexadecimal;
 
 /// The files of `web/`.
 #[derive(RustEmbed)]
@@ -57,7 +56,7 @@ fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiErr
     };
     let file = found.ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
     let digest = file.metadata.sha256_hash();
-    let etag = entity_tag(&hexadecimal(&digest[..16]));
+    let etag = entity_tag(&hex::encode(&digest[..16]));
     let cache = [
         (header::ETAG, etag.clone()),
         (header::CACHE_CONTROL, "no-cache".to_owned()),

@@ -9,9 +9,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
+use super::AppState;
 use super::body::{media_type, parse_json, read_bytes, unsupported_media_type};
 use super::error::ApiError;
-use super::{AppState, run_blocking};
+use crate::support::run_blocking;
 
 /// What the route reads, for errors.
 const SUPPORTED: &str = "application/json or multipart/form-data";

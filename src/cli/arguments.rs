@@ -1,4 +1,4 @@
-//! Flags that several commands have, and how flags become a layer of the settings.
+//! Flags that several commands share, and how flags become a layer of the settings.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,19 +8,19 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use figment::value::{Dict, Value};
 use strum::VariantNames;
 
-/// Where the settings come from.
+/// The flag that names the configuration file.
 #[derive(Debug, Args)]
 pub struct ConfigArguments {
-    /// A YAML file over the compiled-in defaults (config/default.yaml explains every key).
+    /// A YAML file whose settings replace the compiled-in defaults (config/default.yaml explains every key).
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
-/// Which model, where.
+/// The flags for one model and its place.
 #[derive(Debug, Default, Args)]
 pub struct ModelArguments {
-    /// The model (models): "demo", one that `maskclip fetch` brought, the path of a checkpoint, file or folder, or of a student's
-    /// folder. Without it, the first of the settings.
+    /// The model (setting models): "demo", one that `maskclip fetch` downloaded, or the path of a checkpoint (file or
+    /// folder) or of a student's folder. By default, the first model of the settings.
     #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
     #[command(flatten)]
@@ -28,17 +28,17 @@ pub struct ModelArguments {
 }
 
 impl ModelArguments {
-    /// The settings that were given, nested like the configuration file.
+    /// Returns the given settings, nested like the configuration file.
     pub fn settings(&self) -> Dict {
         self.place.settings(self.model.as_slice())
     }
 }
 
-/// Which models, where.
+/// The flags for several models and their place.
 #[derive(Debug, Default, Args)]
 pub struct ModelsArguments {
-    /// A model (models): "demo", one that `maskclip fetch` brought, the path of a checkpoint, file or folder, or of a student's
-    /// folder. May be repeated; requests that name none get the first.
+    /// A model (setting models): "demo", one that `maskclip fetch` downloaded, or the path of a checkpoint (file or
+    /// folder) or of a student's folder. May be repeated. Requests that name no model get the first.
     #[arg(long, value_name = "NAME|PATH")]
     model: Vec<String>,
     #[command(flatten)]
@@ -46,25 +46,25 @@ pub struct ModelsArguments {
 }
 
 impl ModelsArguments {
-    /// The settings that were given, nested like the configuration file.
+    /// Returns the given settings, nested like the configuration file.
     pub fn settings(&self) -> Dict {
         self.place.settings(&self.model)
     }
 }
 
-/// Where models compute, and in what.
+/// The flags for the device and the element type of models.
 #[derive(Debug, Default, Args)]
 struct PlaceArguments {
-    /// Where it runs (model.device): auto, cpu or cuda:N.
+    /// The device that models run on (setting model.device): auto, cpu or cuda:N.
     #[arg(long)]
     device: Option<String>,
-    /// Element type (model.precision): auto, float32, bfloat16 or float16.
+    /// Element type of the models' arithmetic (setting model.precision): auto, float32, bfloat16 or float16.
     #[arg(long)]
     precision: Option<String>,
 }
 
 impl PlaceArguments {
-    /// These and the models, if any are named.
+    /// Returns these settings, and the models if any are named.
     fn settings(&self, models: &[String]) -> Dict {
         let place = section(
             "model",
@@ -75,7 +75,7 @@ impl PlaceArguments {
     }
 }
 
-/// A section of the settings with the flags that were given.
+/// Returns a section of the settings with the given flags.
 pub fn section(name: &str, entries: &[(&str, Option<String>)]) -> (String, Value) {
     let given = entries
         .iter()
@@ -83,13 +83,22 @@ pub fn section(name: &str, entries: &[(&str, Option<String>)]) -> (String, Value
     (name.to_owned(), Value::from(given.collect::<Dict>()))
 }
 
-/// Takes a value of an enumeration by its name; help and errors list the names.
+/// Returns a parser that accepts a value of an enumeration by its name. Help and errors list the names.
 pub fn one_of<T>() -> impl TypedValueParser<Value = T>
 where
     T: FromStr + VariantNames + Clone + Send + Sync + 'static,
 {
     PossibleValuesParser::new(T::VARIANTS).map(|text| {
         let value = text.parse().ok();
-        value.expect("the parser lets nothing but names through")
+        value.expect("the parser accepts only these names")
     })
+}
+
+/// Returns a parser that accepts one variant of an enum by its name. Help and errors list the names.
+pub fn one_variant<T>() -> impl TypedValueParser<Value = T>
+where
+    T: VariantNames + FromStr<Err = strum::ParseError> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(T::VARIANTS)
+        .map(|name| name.parse().expect("the parser accepts only the variants' names"))
 }

@@ -1,4 +1,4 @@
-//! `maskclip compare`: every combination of settings on one data set, in one table.
+//! `maskclip compare`: measures every combination of settings on one data set and prints one table.
 
 use std::path::PathBuf;
 
@@ -8,27 +8,27 @@ use serde_json::{Value, json};
 
 use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
 use crate::engine::SegmentFields;
-use crate::evaluation::{Corruption, Dataset, Subject, Summary, Task, table};
+use crate::evaluation::{Corruption, Dataset, EvaluationTask, Subject, Summary, table};
 
 /// Arguments of `maskclip compare`.
 #[derive(Debug, Args)]
 pub struct CompareArguments {
     #[command(flatten)]
     measure: MeasureArguments,
-    /// Write the table, and what was measured, as JSON.
+    /// Write the table and what was measured as JSON.
     #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     json: Option<PathBuf>,
-    /// Write the table as Markdown; it goes to standard output, too.
+    /// Write the table as Markdown. It is printed to standard output in any case.
     #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     markdown: Option<PathBuf>,
 }
 
-/// One combination.
+/// A combination of settings.
 struct Combination {
-    /// The values of the settings that vary, in the table's order.
+    /// The values of the varied settings, in the order of the table's columns.
     values: Vec<String>,
     fields: SegmentFields,
-    /// The same in JSON, as the report shows it.
+    /// The fields as JSON, for the report.
     request: Value,
     corruption: Option<Corruption>,
 }
@@ -49,19 +49,19 @@ struct Row {
     summary: Summary,
 }
 
-/// Measures every combination of the values that were given.
+/// Measures every combination of the given values.
 pub fn run(arguments: CompareArguments) -> Result<()> {
     with_bench(&arguments.measure, async |bench| compare(bench, &arguments).await)
 }
 
 async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
     let (settings, combinations) = combinations(&bench, &arguments.measure)?;
-    let mut tasks: Vec<Task> = Vec::with_capacity(combinations.len());
+    let mut tasks: Vec<EvaluationTask> = Vec::with_capacity(combinations.len());
     for combination in &combinations {
         tasks.push(bench.task(combination.fields.clone(), combination.corruption).await?);
     }
     let mut recorder = std::mem::take(&mut bench.recorder);
-    // Every combination labels one image before any goes on: what the model cannot compute is told at once.
+    // Every combination first labels one image, so that an option the model cannot compute fails at once.
     let first = Dataset {
         samples: bench.dataset.samples[..1].to_vec(),
         ..bench.dataset.clone()
@@ -73,9 +73,9 @@ async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
     let mut summaries = Vec::with_capacity(tasks.len());
     for task in &tasks {
         let run = bench.run(&bench.dataset, task);
-        let outcome = run.all(&bench.model, &mut recorder, || bar.inc(1)).await;
-        let outcome = outcome.inspect_err(|_| bar.finish_and_clear())?;
-        summaries.push(Summary::of(&outcome, bench.unseen.as_deref()));
+        let results = run.all(&bench.model, &mut recorder, || bar.inc(1)).await;
+        let results = results.inspect_err(|_| bar.finish_and_clear())?;
+        summaries.push(Summary::of(&results, bench.unseen.as_deref()));
     }
     bar.finish_and_clear();
 
@@ -107,7 +107,7 @@ async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
     Ok(())
 }
 
-/// The names of the settings with several values, and every combination; the setting named last varies first.
+/// Returns the names of the varied settings and every combination. The last setting varies fastest.
 fn combinations(bench: &Bench, arguments: &MeasureArguments) -> Result<(Vec<&'static str>, Vec<Combination>)> {
     let axes = arguments.request.axes();
     let given: Vec<&Axis> = axes.iter().filter(|axis| !axis.values.is_empty()).collect();
@@ -144,7 +144,8 @@ fn combinations(bench: &Bench, arguments: &MeasureArguments) -> Result<(Vec<&'st
     Ok((settings, combinations))
 }
 
-/// Each combination with each value; `set` puts it in and says what the table shows of it.
+/// Combines each combination with each value. `set` puts the value into a combination and returns its text for the
+/// table, if the table shows it.
 fn crossed<T>(
     combinations: &[Combination],
     values: &[T],

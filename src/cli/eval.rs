@@ -1,32 +1,32 @@
-//! `maskclip eval`: label maps of a data set against its truths.
+//! `maskclip eval`: measures the label maps of a data set against its truths.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::measure::{Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, with_bench, write};
-use crate::evaluation::{Report, Task, picture_grid};
+use crate::evaluation::{EvaluationTask, Report, contact_sheet};
 
 /// Arguments of `maskclip eval`.
 #[derive(Debug, Args)]
 pub struct EvalArguments {
     #[command(flatten)]
     measure: MeasureArguments,
-    /// Write everything that was found, per class and per image, as JSON.
+    /// Write all results, per class and per image, as JSON.
     #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     json: Option<PathBuf>,
-    /// Write the figures, per class too, as Markdown.
+    /// Write the metrics, in total and per class, as Markdown.
     #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     markdown: Option<PathBuf>,
-    /// Draw the worst cases into a PNG: image, truth and prediction side by side, the worst first.
+    /// Draw the worst cases into a PNG, worst first: image, truth and prediction side by side.
     #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     grid: Option<PathBuf>,
-    /// How many cases the grid shows.
+    /// Number of cases in the grid.
     #[arg(long, value_name = "N", help_heading = RESULTS, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     grid_rows: u32,
 }
 
-/// Measures one setting. The figures go to standard output.
+/// Measures one combination of settings and prints the metrics to standard output.
 pub fn run(arguments: EvalArguments) -> Result<()> {
     with_bench(&arguments.measure, async |bench| evaluate(bench, &arguments).await)
 }
@@ -47,13 +47,13 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
     let task = bench.task(fields, corruption).await?;
     let mut recorder = std::mem::take(&mut bench.recorder);
     let bar = progress(bench.dataset.samples.len());
-    let outcome = bench
+    let results = bench
         .run(&bench.dataset, &task)
         .all(&bench.model, &mut recorder, || bar.inc(1))
         .await;
     bar.finish_and_clear();
-    let outcome = outcome?;
-    let report = Report::new(bench.subject.clone(), request, &task, &outcome, bench.unseen.as_deref());
+    let results = results?;
+    let report = Report::new(bench.subject.clone(), request, &task, &results, bench.unseen.as_deref());
     if let Some(file) = &arguments.json {
         write(file, serde_json::to_string_pretty(&report)? + "\n")?;
     }
@@ -61,21 +61,24 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
         write(file, report.markdown())?;
     }
     if let Some(file) = &arguments.grid {
-        write(file, grid(&bench, &task, &report, arguments.grid_rows as usize).await?)?;
+        write(
+            file,
+            worst_cases(&bench, &task, &report, arguments.grid_rows as usize).await?,
+        )?;
     }
     print!("{}", report.summary_table());
     Ok(())
 }
 
-/// The worst cases, asked for once more: their label maps were not kept.
-async fn grid(bench: &Bench, task: &Task, report: &Report, rows: usize) -> Result<Vec<u8>> {
+/// Draws a contact sheet of the worst cases. Labels their images again, because label maps are not kept.
+async fn worst_cases(bench: &Bench, task: &EvaluationTask, report: &Report, rows: usize) -> Result<Vec<u8>> {
     let run = bench.run(&bench.dataset, task);
     let mut cases = Vec::with_capacity(rows);
     for worst in report.per_image.iter().take(rows) {
         let mut samples = bench.dataset.samples.iter();
         let sample = samples.find(|sample| sample.name == worst.image);
-        let sample = sample.expect("the report is about these samples");
+        let sample = sample.expect("the report names only samples of this data set");
         cases.push(run.measure(sample).await?.0);
     }
-    Ok(picture_grid(&cases, bench.config.limits.input.max_image_pixels)?)
+    Ok(contact_sheet(&cases, bench.config.limits.input.max_image_pixels)?)
 }

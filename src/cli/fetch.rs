@@ -1,4 +1,4 @@
-//! `maskclip fetch`: published weights into the folder of models, with a progress bar where somebody watches.
+//! `maskclip fetch`: downloads published weights into the folder of models, with a progress bar on a terminal.
 
 use std::path::PathBuf;
 
@@ -8,31 +8,31 @@ use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
 use crate::clip::Activation;
 use crate::config::Config;
-use crate::weights::{EmbeddedModel, Origin, PUBLISHED, PublishedModel};
-use crate::weights::{Fetch, Fetched, Progress, Supply, Vouched};
+use crate::weights::{DownloadProgress, Fetch, Fetched, Supply, Vouched};
+use crate::weights::{DownloadSource, EmbeddedModel, PUBLISHED, PublishedModel};
 
 /// Arguments of `maskclip fetch`.
 #[derive(Debug, Args)]
 pub struct FetchArguments {
-    /// The model, as `--list` spells it; OpenAI's spelling ("ViT-B/16") and open_clip's are understood too.
+    /// The model, by a name from `--list`. The names of OpenAI ("ViT-B/16") and of open_clip work as well.
     #[arg(required_unless_present = "list")]
     name: Option<String>,
-    /// A file, or a mirror's address, instead of where the model is published.
+    /// A file or a mirror's address to use instead of the address of publication.
     #[arg(long, value_name = "FILE|URL", value_parser = Supply::parse)]
     from: Option<Supply>,
-    /// List the models there are.
+    /// List the published models.
     #[arg(long, conflicts_with_all = ["name", "from", "offline"])]
     list: bool,
-    /// Do not use the network (fetch.offline): say what is missing.
+    /// Do not use the network (setting fetch.offline); tell what is missing.
     #[arg(long)]
     offline: bool,
-    /// A YAML file over the compiled-in defaults (config/default.yaml explains every key).
+    /// A YAML file whose settings replace the compiled-in defaults (config/default.yaml explains every key).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl FetchArguments {
-    /// The flags that were given, nested like the configuration file.
+    /// Returns the given flags, nested like the configuration file.
     fn settings(&self) -> Dict {
         if !self.offline {
             return Dict::new();
@@ -42,7 +42,7 @@ impl FetchArguments {
     }
 }
 
-/// Fetches one model, or lists them. The path of the weights is all that goes to standard output.
+/// Fetches one model, or lists all. Only the path of the weights or the list goes to standard output.
 pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::load(arguments.config.as_deref(), arguments.settings())?;
     let folder = config.model.folder();
@@ -74,12 +74,12 @@ pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> 
     Ok(())
 }
 
-/// One model of the list.
+/// Returns the line of one model in the list.
 fn line(model: &PublishedModel, is_there: bool) -> String {
-    let size = match model.origin {
-        Origin::Address { bytes, .. } => DecimalBytes(bytes).to_string(),
-        // The hub says it when asked.
-        Origin::Hub { .. } => "-".to_owned(),
+    let size = match model.source {
+        DownloadSource::Address { bytes, .. } => DecimalBytes(bytes).to_string(),
+        // The hub tells the size only on request.
+        DownloadSource::Hub { .. } => "-".to_owned(),
     };
     let activation = match model.activation {
         Activation::QuickGelu => "QuickGELU",
@@ -105,7 +105,7 @@ fn outcome(fetched: &Fetched) -> String {
     }
 }
 
-/// A progress bar on standard error; silent where that is no terminal, but for what has to be said.
+/// A progress bar on standard error. Without a terminal it shows only messages.
 struct Bar(ProgressBar);
 
 impl Default for Bar {
@@ -118,14 +118,14 @@ impl Default for Bar {
     }
 }
 
-impl Progress for Bar {
+impl DownloadProgress for Bar {
     fn begin(&mut self, held: u64, total: Option<u64>) {
         match total {
             Some(total) => self.0.set_length(total),
             None => self.0.unset_length(),
         }
         self.0.set_position(held);
-        // Speed and time left are about what is still to come.
+        // Speed and remaining time cover only what is still to come.
         self.0.reset_eta();
     }
 

@@ -1,4 +1,4 @@
-//! The command line: one file per command, each with a struct of its arguments and a `run`.
+//! The command line. Each command has a file with a struct of its arguments and a function `run`.
 
 mod arguments;
 mod compare;
@@ -24,13 +24,13 @@ pub struct Cli {
 enum Command {
     /// Serve the JSON API and the page.
     Serve(serve::ServeArguments),
-    /// Get a model's published weights.
+    /// Download the published weights of a model.
     Fetch(fetch::FetchArguments),
-    /// Work on the named vocabularies and text embeddings on disk, beside a running server or without one.
+    /// Manage named vocabularies and text embeddings on disk, with or without a running server.
     Vocab(vocab::VocabArguments),
-    /// Measure label maps against the truths of a data set: mIoU, accuracies, per class.
+    /// Measure label maps against the truths of a data set: mIoU and accuracies, in total and per class.
     Eval(eval::EvalArguments),
-    /// Measure every combination of settings in one table: attentions, smoothing, resolutions, corruptions, ...
+    /// Measure every combination of settings and print one table: attentions, smoothing, resolutions, corruptions, ...
     Compare(compare::CompareArguments),
     /// Train a segmentation network on unlabelled images, with the model as its teacher (MaskCLIP+).
     Train(train::TrainArguments),
@@ -40,7 +40,7 @@ impl Cli {
     /// Runs the command to its end.
     ///
     /// # Errors
-    /// Whatever stopped the command, in words for whoever typed it.
+    /// Whatever stopped the command, as a text for the user.
     pub fn run(self) -> Result<(), Box<dyn std::error::Error>> {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),

@@ -1,4 +1,4 @@
-//! `maskclip serve`: settings, models, engine, socket, and the end of them all on a signal.
+//! `maskclip serve`: loads settings and models, runs engine and socket, and stops on a signal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::labeller::ServedModel;
 use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::DiskStore;
 
-/// Arguments of `maskclip serve`. Each flag overrides the setting it names.
+/// Arguments of `maskclip serve`. Each flag overrides the setting that its help names.
 #[derive(Debug, Args)]
 pub struct ServeArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Address and port (server.listen); port 0 picks a free one.
+    /// Address and port to listen on (setting server.listen). Port 0 picks a free port.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub struct ServeArguments {
 }
 
 impl ServeArguments {
-    /// The flags that were given, nested like the configuration file.
+    /// Returns the given flags, nested like the configuration file.
     fn settings(&self) -> Dict {
         let listen = self.listen.map(|address| address.to_string());
         let mut settings = self.models.settings();
@@ -43,7 +43,7 @@ impl ServeArguments {
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
     telemetry::start_logs(&config.telemetry)?;
-    // Found before anything listens: a model that is not there, a device that is not there.
+    // A missing model or device is reported before the server listens.
     let models = config.asked_models().find_all()?;
     let disk = open_disk(&config.vocabulary);
     tokio::runtime::Builder::new_multi_thread()
@@ -89,7 +89,7 @@ async fn serve(
     }
 }
 
-/// A request that works as pasted in a checkout, answered by the embedded model.
+/// Returns an example request for the embedded model that works when pasted in a checkout.
 fn example(address: &SocketAddr) -> String {
     format!(
         "curl -s http://{address}/v1/segment -F image=@examples/picnic.png \\\n    \
@@ -97,7 +97,7 @@ fn example(address: &SocketAddr) -> String {
     )
 }
 
-/// The address a client on this machine can use: "every interface" is not one.
+/// Returns the address that a client on this machine can use. A wildcard address becomes the loopback address.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -108,7 +108,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Resolves on the first SIGTERM or SIGINT.
+/// Returns a future that resolves on the first SIGTERM or SIGINT.
 pub(super) fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,4 +1,4 @@
-//! `maskclip vocab`: the named vocabularies from a shell, on the same store on disk as the server's.
+//! `maskclip vocab`: manages named vocabularies from a shell, in the same store on disk as the server.
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use crate::vocabulary::{
     VocabularyOptions, VocabularyRegistry, VocabularyText, parse_class, parse_vocabulary, write_vocabulary,
 };
 
-/// Between two lines of progress.
+/// Pause between two updates of the progress line.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type CommandResult = Result<(), Box<dyn std::error::Error>>;
 
 /// Arguments of `maskclip vocab`.
 #[derive(Debug, Args)]
@@ -37,10 +37,10 @@ pub struct VocabArguments {
 enum VocabCommand {
     /// List all vocabularies: name, number of classes and background names, shipped or defined.
     List,
-    /// Show a vocabulary as text.
+    /// Print a vocabulary as text.
     ///
-    /// Options stand after a line `[options]`, classes after `[classes]`, one a line with its synonyms after ';', background
-    /// names after `[background]`.
+    /// Options follow a line `[options]`, and classes follow `[classes]`, one per line with synonyms after ';'.
+    /// Background names follow `[background]`.
     Show {
         /// The vocabulary's name.
         name: String,
@@ -52,31 +52,31 @@ enum VocabCommand {
         /// The classes in the order of their ids, each with its synonyms: "person; man; woman".
         #[arg(required = true)]
         classes: Vec<String>,
-        /// A name that competes with the classes for what is none of them; may be repeated.
+        /// A background name, which competes with the classes. May be repeated.
         #[arg(long, value_name = "NAME")]
         background: Vec<String>,
         #[command(flatten)]
         options: OptionArguments,
-        /// Define it anew if the name is taken.
+        /// Replace the vocabulary if the name is taken.
         #[arg(long)]
         replace: bool,
     },
-    /// Drop a vocabulary.
+    /// Delete a vocabulary.
     ///
-    /// The embeddings of its texts stay until others need the room.
+    /// The embeddings of its texts stay until other texts need the room.
     Remove {
         /// The vocabulary's name.
         name: String,
     },
-    /// Define a vocabulary by a text file, in the form that `show` prints.
+    /// Define a vocabulary from a text file, in the form that `show` prints.
     ///
-    /// '#' starts a comment; every part may be missing, and lines before the first heading are classes.
+    /// '#' starts a comment. Every part may be missing. Lines before the first heading are classes.
     Import {
         /// The vocabulary's name.
         name: String,
-        /// The file; - for standard input.
+        /// The file, or - for standard input.
         file: PathBuf,
-        /// Define it anew if the name is taken.
+        /// Replace the vocabulary if the name is taken.
         #[arg(long)]
         replace: bool,
     },
@@ -89,10 +89,10 @@ enum VocabCommand {
     },
     /// Embed vocabularies ahead, so that no server has to.
     Embed {
-        /// The vocabularies' names.
+        /// The names of the vocabularies.
         #[arg(required = true)]
         names: Vec<String>,
-        /// The prompt templates; without it the vocabulary's own, else defaults.templates.
+        /// The prompt templates. By default, the vocabulary's own, else defaults.templates.
         #[arg(long, value_name = "NAME", value_parser = one_of::<TemplateSet>())]
         templates: Option<TemplateSet>,
         #[command(flatten)]
@@ -100,22 +100,22 @@ enum VocabCommand {
     },
 }
 
-/// What a vocabulary says in place of the server's defaults.
+/// The options of a vocabulary, which replace the server's defaults.
 #[derive(Debug, Args)]
 struct OptionArguments {
-    /// Prompt templates.
+    /// The prompt templates.
     #[arg(long, value_name = "NAME", value_parser = one_of::<TemplateSet>())]
     templates: Option<TemplateSet>,
-    /// What the synonyms of a class come to.
+    /// How the scores of a class's synonyms are combined.
     #[arg(long, value_name = "METHOD", value_parser = one_of::<Synonyms>())]
     synonyms: Option<Synonyms>,
-    /// A class whose best probability in the image is below this is dropped.
+    /// A class whose best probability in the image is lower than this is dropped.
     #[arg(long, value_name = "THRESHOLD")]
     prompt_denoising: Option<f32>,
     /// A pixel whose best class has a lower probability than this is background.
     #[arg(long, value_name = "THRESHOLD")]
     background_threshold: Option<f32>,
-    /// A class that covers at most this share of the pixels that have a class is nowhere.
+    /// A class that covers at most this share of the foreground is dropped.
     #[arg(long, value_name = "SHARE")]
     background_area: Option<f64>,
 }
@@ -133,7 +133,7 @@ impl From<OptionArguments> for VocabularyOptions {
 }
 
 /// Runs one command on the store that the settings name.
-pub fn run(arguments: VocabArguments) -> Outcome {
+pub fn run(arguments: VocabArguments) -> CommandResult {
     let flags = match &arguments.command {
         VocabCommand::Embed { models, .. } => models.settings(),
         _ => Dict::new(),
@@ -185,7 +185,7 @@ pub fn run(arguments: VocabArguments) -> Outcome {
     }
 }
 
-/// The store on disk, which these commands are about.
+/// Opens the store on disk, without which these commands are of no use.
 fn open_disk(config: &Config) -> Result<Arc<DiskStore>, String> {
     let path = config.vocabulary.store_path.file();
     let path = path.ok_or("there is no store on disk: vocabulary.store_path is none, or auto without a HOME")?;
@@ -193,7 +193,7 @@ fn open_disk(config: &Config) -> Result<Arc<DiskStore>, String> {
         .map_err(|error| format!("the store {} cannot be used: {error}", path.display()))
 }
 
-fn list(registry: &VocabularyRegistry) -> Outcome {
+fn list(registry: &VocabularyRegistry) -> CommandResult {
     let lines = registry.list().into_iter().map(|vocabulary| {
         let (classes, background) = (vocabulary.list.classes().len(), vocabulary.list.background().len());
         let origin = if vocabulary.shipped { "shipped" } else { "defined" };
@@ -211,12 +211,12 @@ fn define(
     text: VocabularyText,
     replace: bool,
     limits: &VocabularyLimits,
-) -> Outcome {
+) -> CommandResult {
     let definition = VocabularyDefinition::new(text, limits)?;
     let condition = |current: Option<&str>| replace || current.is_none();
     let (vocabulary, stored) = match registry.put(name, definition, condition, SystemTime::now()) {
         Err(VocabularyError::Changed { .. }) => {
-            return Err(format!("there is a vocabulary {name:?} already; --replace defines it anew").into());
+            return Err(format!("the vocabulary {name:?} exists already; use --replace to replace it").into());
         }
         result => result?,
     };
@@ -230,14 +230,14 @@ fn define(
     ))?)
 }
 
-/// Embeds on an engine of its own, as a server would.
+/// Embeds vocabularies with an engine of its own, as a server would.
 async fn embed(
     config: &Config,
     models: Vec<ServedModel>,
     disk: Arc<DiskStore>,
     vocabularies: &[Arc<NamedVocabulary>],
     templates: Option<TemplateSet>,
-) -> Outcome {
+) -> CommandResult {
     let metrics = &MetricsRegistry::new();
     let engine = Engine::start(config.engine_settings(), models, Some(disk), metrics);
     let models = engine.ready().await?;
@@ -250,13 +250,13 @@ async fn embed(
     Ok(())
 }
 
-/// Embeds one vocabulary for one model, and says how far that is.
+/// Embeds one vocabulary for one model. Shows the progress on a terminal.
 async fn embed_one(
     engine: &Engine,
     model: &ModelInfo,
     vocabulary: &NamedVocabulary,
     templates: TemplateSet,
-) -> Outcome {
+) -> CommandResult {
     let NamedVocabulary { name, list, .. } = vocabulary;
     let (held, total) = engine.embedded(model, list, templates).await;
     let start = Instant::now();
@@ -299,7 +299,7 @@ fn read(file: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(file)
 }
 
-/// To standard output; a reader who has seen enough is no error.
+/// Prints to standard output. A reader that has closed the pipe is not an error.
 fn print(text: &str) -> std::io::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

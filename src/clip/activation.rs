@@ -1,10 +1,10 @@
-//! The activation of MLPs.
+//! The activation function of the MLPs.
 
-/// The non-linearity inside the MLPs. It cannot be read off the weights.
+/// The non-linearity inside the MLPs. The weights do not tell which one a model needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// `x * sigmoid(1.702 x)`: OpenAI's weights and those marked quickgelu.
+    /// `x * sigmoid(1.702 x)`, for OpenAI's weights and those marked quickgelu.
     QuickGelu,
-    /// The exact GELU: most LAION and DataComp weights.
+    /// The exact GELU, for most LAION and DataComp weights.
     Gelu,
 }

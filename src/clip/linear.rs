@@ -1,32 +1,33 @@
-//! A linear layer: packed for oneDNN where the CPU has such layers in its type, plain elsewhere, with one interface.
+//! A linear layer with one interface over two forms: weights packed for oneDNN where the CPU supports that, plain
+//! weights elsewhere.
 //!
-//! Owns that choice, which is made when the layer is loaded; a packed layer keeps no plain weight beside the packed one.
-//! Leaves the packed layers' arithmetic to [`native`](super::native).
+//! Owns the choice of the form, which is made when the layer is loaded. A packed layer keeps no plain copy of its
+//! weight. Leaves the arithmetic of packed layers to [`native`](super::native).
 
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{CheckpointError, Weights};
 use super::native::{PackedWeight, Pointwise};
 
-/// `x W^T + b`.
+/// The linear layer `x W^T + b`.
 #[derive(Debug)]
 pub(crate) struct Linear {
     weight: Weight,
-    /// `[outputs]`
+    /// The bias `[outputs]`, if the layer has one.
     bias: Option<Tensor>,
     outputs: i64,
 }
 
 #[derive(Debug)]
 enum Weight {
-    /// `[outputs, inputs]`, on any device.
+    /// A weight `[outputs, inputs]` on any device.
     Plain(Tensor),
-    /// On the CPU.
+    /// A weight in oneDNN's layout on the CPU.
     Packed(PackedWeight),
 }
 
 impl Linear {
-    /// Of a weight `[outputs, inputs]` and perhaps a bias `[outputs]`.
+    /// Builds a layer from a weight `[outputs, inputs]` and, if there is one, a bias `[outputs]`.
     pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         let outputs = weight.size()[0];
         let weight = match PackedWeight::new(&weight) {
@@ -36,14 +37,15 @@ impl Linear {
         Self { weight, bias, outputs }
     }
 
-    /// Takes `{name}.weight`, `[outputs, inputs]`, and `{name}.bias`, `[outputs]`.
+    /// Takes `{name}.weight`, `[outputs, inputs]`, and `{name}.bias`, `[outputs]`, from `weights`.
     pub(crate) fn load(weights: &mut Weights, name: &str, outputs: i64, inputs: i64) -> Result<Self, CheckpointError> {
         let weight = weights.take(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = weights.take(&format!("{name}.bias"), &[outputs])?;
         Ok(Self::new(weight, Some(bias)))
     }
 
-    /// As [`Linear::load`], weight and bias multiplied by a factor each before they are rounded to the weights' kind.
+    /// Does the same as [`Linear::load`] and multiplies weight and bias by one factor each. Only then are both rounded
+    /// to the element type of `weights`.
     pub(crate) fn load_scaled(
         weights: &mut Weights,
         name: &str,
@@ -61,7 +63,7 @@ impl Linear {
         Ok(Self::new(weight, Some(bias)))
     }
 
-    /// The same weights under another owner; nothing is copied.
+    /// Returns a second owner of the same weights; nothing is copied.
     pub(crate) fn share(&self) -> Self {
         let weight = match &self.weight {
             Weight::Plain(weight) => Weight::Plain(weight.shallow_clone()),
@@ -74,12 +76,12 @@ impl Linear {
         }
     }
 
-    /// Length of what it gives.
+    /// Returns the length of an output vector.
     pub(crate) fn outputs(&self) -> i64 {
         self.outputs
     }
 
-    /// Element type it computes in.
+    /// Returns the element type in which the layer computes.
     pub(crate) fn kind(&self) -> Kind {
         match &self.weight {
             Weight::Plain(weight) => weight.kind(),
@@ -87,7 +89,7 @@ impl Linear {
         }
     }
 
-    /// Device its weights are on.
+    /// Returns the device that holds the weights.
     pub(crate) fn device(&self) -> Device {
         match &self.weight {
             Weight::Plain(weight) => weight.device(),
@@ -95,12 +97,12 @@ impl Linear {
         }
     }
 
-    /// `[..., inputs]` to `[..., outputs]`.
+    /// Maps `[..., inputs]` to `[..., outputs]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         self.forward_then(x, Pointwise::Identity)
     }
 
-    /// The same with something after it, done while the values are at hand.
+    /// Does the same as [`Linear::forward`] and applies `then` to the result. A packed layer does both in one pass.
     pub(crate) fn forward_then(&self, x: &Tensor, then: Pointwise) -> Tensor {
         match &self.weight {
             Weight::Plain(weight) => then.forward(x.linear(weight, self.bias.as_ref())),
@@ -108,7 +110,8 @@ impl Linear {
         }
     }
 
-    /// `x W^T + b + other`: `[..., inputs]` and `[..., outputs]` to the latter.
+    /// Computes `x W^T + b + other` from `x`, `[..., inputs]`, and `other`, `[..., outputs]`. The result has the shape
+    /// of `other`.
     pub(crate) fn forward_added(&self, x: &Tensor, other: &Tensor) -> Tensor {
         match &self.weight {
             Weight::Plain(weight) => x.linear(weight, self.bias.as_ref()) + other,

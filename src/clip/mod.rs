@@ -1,9 +1,9 @@
-//! CLIP as published: both visual towers, the text tower, the tokenizer, checkpoints.
+//! CLIP as published: both visual towers, the text tower, the tokenizer and the checkpoints.
 //!
-//! Owns the exact computation of OpenAI's and open_clip's models, all sizes read off tensor shapes.
+//! Owns the exact computation of OpenAI's and open_clip's models. Nearly all sizes come from the shapes of the tensors.
 //! Knows nothing of MaskCLIP.
 
-#![allow(clippy::disallowed_types)] // Tensors live here.
+#![allow(clippy::disallowed_types)] // This room computes with tensors.
 
 mod activation;
 pub mod checkpoint;
@@ -21,7 +21,7 @@ mod visual;
 mod vit;
 
 pub use activation::Activation;
-pub use checkpoint::{CheckpointError, ModelConfig, Origin, Weights};
+pub use checkpoint::{CheckpointError, CheckpointFormat, ModelConfig, Weights};
 pub use model::Clip;
 pub use resnet::ModifiedResNet;
 pub use sample::sample_seconds;

@@ -1,29 +1,29 @@
-//! A whole CLIP model: both towers and the tokenizer, every tensor of the checkpoint used.
+//! A whole CLIP model: both towers and the tokenizer. Loading one uses every tensor of the checkpoint.
 
 use super::{CheckpointError, ModelConfig, TextTower, Tokenizer, VisualTower, Weights};
 
-/// A CLIP model.
+/// A CLIP model: two towers that map images and texts into one embedding space.
 #[derive(Debug)]
 pub struct Clip {
-    /// The image half.
+    /// The tower that encodes images.
     pub visual: VisualTower,
-    /// The text half.
+    /// The tower that encodes texts.
     pub text: TextTower,
-    /// Text to the ids the text half reads.
+    /// Turns a text into the token ids that [`Clip::text`] reads.
     pub tokenizer: Tokenizer,
-    /// SHA-256 of the checkpoint's bytes, lower-case hexadecimal.
+    /// SHA-256 of the checkpoint's bytes, in lower-case hexadecimal.
     pub weights_sha256: String,
 }
 
 impl Clip {
-    /// Takes every tensor of a checkpoint.
+    /// Builds the model from a checkpoint and takes every tensor of it.
     ///
     /// # Errors
-    /// When a tensor is missing, does not fit the others, or is left over.
+    /// Fails when a tensor is missing, does not fit the others, or is left over.
     pub fn load(mut weights: Weights, config: &ModelConfig) -> Result<Self, CheckpointError> {
         let visual = VisualTower::load(&mut weights, config)?;
         let text = TextTower::load(&mut weights, config.activation, config.text_head_width)?;
-        // The scale CLIP was trained to multiply cosines with. Requests choose theirs: `temperature`.
+        // CLIP was trained to multiply cosines by this scale. Here each request chooses its own: `temperature`.
         drop(weights.take("logit_scale", &[])?);
         let weights_sha256 = weights.sha256().to_owned();
         weights.finish()?;

@@ -1,33 +1,33 @@
-//! Learned positions of a class (or mean) token and a square grid, for any grid.
+//! Learned positional embeddings of a class or mean token and a square grid, interpolated to any grid.
 
 use tch::{Kind, Tensor};
 
 use super::checkpoint::{CheckpointError, Weights};
 
-/// One learned vector for the leading token and one per cell of the grid the model was trained on.
+/// One learned vector for the leading token and one for each cell of the grid that the model was trained on.
 #[derive(Debug)]
 pub(crate) struct PositionalEmbedding {
-    /// `[1 + side * side, width]`, the leading token's first, then the grid's rows.
+    /// `[1 + side * side, width]`: the leading token's vector first, then the cells row by row.
     weight: Tensor,
     /// Cells along each side of the training grid.
     side: i64,
 }
 
 impl PositionalEmbedding {
-    /// Takes `name`, `[1 + side * side, width]`.
+    /// Takes the tensor `name`, `[1 + side * side, width]`, from `weights`.
     pub(crate) fn load(weights: &mut Weights, name: &str, width: i64) -> Result<Self, CheckpointError> {
         let side = (weights.size(name, 0) - 1).max(1).isqrt();
         let weight = weights.take(name, &[1 + side * side, width])?;
         Ok(Self { weight, side })
     }
 
-    /// Cells along each side of the training grid.
+    /// Returns the number of cells along each side of the training grid.
     pub(crate) fn side(&self) -> i64 {
         self.side
     }
 
-    /// `[1 + height * width, width of the model]` for a grid of `height` x `width` cells: the grid's part bicubic with
-    /// align_corners false, the leading token's as it is.
+    /// Returns the embedding of a grid of `height` x `width` cells: `[1 + height * width, channels]`. The grid's part
+    /// is interpolated by bicubic interpolation with align_corners false. The leading token's vector stays as it is.
     pub(crate) fn at(&self, height: i64, width: i64) -> Tensor {
         if (height, width) == (self.side, self.side) {
             return self.weight.shallow_clone();

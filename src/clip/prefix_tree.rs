@@ -1,41 +1,44 @@
-//! Prompts laid out as prefix trees: what prompts begin with in common is computed once.
+//! Prompts laid out as prefix trees, so that a common beginning of prompts is computed once.
 //!
-//! Owns which positions the text tower computes and which of them see which: plain data. In a causal tower a position
-//! depends on the tokens up to it and on nothing else, so each distinct prefix is one node, whatever prompts it begins,
-//! and sees its ancestors and itself. Leaves the computing to the tower.
+//! Owns the decision which positions the text tower computes and which of them see which. The result is plain data. In
+//! a causal tower a position depends only on the tokens up to it. Each distinct prefix is therefore one node, which all
+//! prompts with this prefix share, and it sees its ancestors and itself. Leaves the computing to the tower.
 //!
-//! Nodes stand depth first. Layers that act on each position alone need nothing else: a batch of nodes is one matrix,
-//! without a prompt's padding. For the attention the nodes are cut into tiles of one size, each with the few keys its
-//! nodes can see: the ancestors of its first node, and the tile itself.
+//! Nodes are stored depth first. Layers that act on each position alone need nothing else: a batch of nodes is one
+//! matrix without padding of prompts. For the attention, the nodes are cut into tiles of one size. A tile's keys are
+//! the few nodes that its nodes can see: the ancestors of its first node, and the tile itself.
 
-/// Nodes that are run at once: enough to keep the cores busy, few enough that the MLP's hidden layer stays in the cache,
-/// 8 MB in float32 at width 512.
+use crate::support::{to_i64, to_usize};
+
+/// Nodes that run at once. They are enough to keep the cores busy and few enough for the MLP's hidden layer to stay in
+/// the cache: 8 MB in float32 at width 512.
 const BATCH_NODES: usize = 1024;
 
-/// Nodes of a tile, at most. An attention over one computes the likeness of every two of its nodes, most of it to be
-/// masked: that grows with the tile, while the share of ancestors that tiles have in common shrinks.
+/// Most nodes of a tile. The attention of a tile compares every two of its nodes and masks most of the results. A
+/// larger tile means more of this work, a smaller one repeats more common ancestors.
 const TILE_NODES: usize = 32;
 
-/// Some prompts' nodes in an order the tower can run, filled up to whole tiles.
+/// The nodes of some prompts in an order that the tower can run, filled up to whole tiles.
 #[derive(Debug, PartialEq)]
 pub(super) struct PrefixBatch {
-    /// The token of each node, `[nodes]`.
+    /// The token id of each node, `[nodes]`.
     pub(super) ids: Vec<i64>,
-    /// Its place in the prompts it is of, 0 for their first token, `[nodes]`.
+    /// The position of each node in its prompts, `[nodes]`; the first token has position 0.
     pub(super) positions: Vec<i64>,
-    /// The node at which each prompt ends, in the order the prompts were given.
+    /// The node at which each prompt ends, in the order in which the prompts were given.
     pub(super) ends: Vec<i64>,
-    /// Tiles, all of `nodes / tiles` nodes.
+    /// The number of tiles, each of `nodes / tiles` nodes.
     pub(super) tiles: usize,
-    /// The nodes that a tile's queries look at, `[tiles, keys]`.
+    /// The nodes that are the keys of each tile, `[tiles, keys]`.
     pub(super) keys: Vec<i64>,
-    /// What is added to a likeness: 0 where a node sees a key, else minus infinity, `[tiles, nodes / tiles, keys]`.
+    /// The attention's bias, `[tiles, nodes / tiles, keys]`: 0 where a node sees a key, minus infinity elsewhere.
     pub(super) bias: Vec<f32>,
 }
 
 impl PrefixBatch {
-    /// Batches of [`BATCH_NODES`] nodes at most for prompts in lexical order, none of them empty. A prompt longer than that
-    /// is a batch of its own. Where a batch ends amid prompts of one prefix, both hold it.
+    /// Cuts prompts into batches of at most [`BATCH_NODES`] nodes. The prompts must be in lexical order and none may be
+    /// empty. A prompt longer than that is a batch of its own. Prompts with a common prefix may fall into two batches;
+    /// both batches then hold the prefix.
     pub(super) fn of<'a>(sorted: &'a [&[i64]]) -> impl Iterator<Item = Self> + 'a {
         let mut prompts = sorted.iter().peekable();
         std::iter::from_fn(move || {
@@ -48,7 +51,7 @@ impl PrefixBatch {
     }
 }
 
-/// Nodes depth first, as they come when prompts are added in lexical order.
+/// Nodes in depth-first order, which is the order in which prompts added in lexical order create them.
 #[derive(Default)]
 struct PrefixTree {
     ids: Vec<i64>,
@@ -56,12 +59,12 @@ struct PrefixTree {
     parents: Vec<Option<usize>>,
     /// The node at which each prompt ends.
     ends: Vec<i64>,
-    /// Nodes of the prompt added last, first token first.
+    /// The nodes of the prompt added last, from its first token on.
     path: Vec<usize>,
 }
 
 impl PrefixTree {
-    /// How many tokens the prompt shares with the one before it.
+    /// Returns how many leading tokens `ids` shares with the prompt added last.
     fn shared(&self, ids: &[i64]) -> usize {
         let same = |&(&node, id): &(&usize, &i64)| self.ids[node] == *id;
         self.path.iter().zip(ids).take_while(same).count()
@@ -71,7 +74,7 @@ impl PrefixTree {
         self.ids.is_empty() || self.ids.len() + ids.len() - self.shared(ids) <= BATCH_NODES
     }
 
-    /// `ids` stands behind all that were added before, in lexical order.
+    /// Adds a prompt, which must come after all prompts added before in lexical order.
     fn add(&mut self, ids: &[i64]) {
         self.path.truncate(self.shared(ids));
         for (&id, position) in ids.iter().zip(0..).skip(self.path.len()) {
@@ -84,7 +87,7 @@ impl PrefixTree {
         self.ends.push(to_i64(*end));
     }
 
-    /// Cuts the nodes into tiles of one size, the last one filled up with copies of the root.
+    /// Cuts the nodes into tiles of one size and fills the last tile up with copies of the root.
     fn into_batch(mut self) -> PrefixBatch {
         let tiles = self.ids.len().div_ceil(TILE_NODES);
         let tile_nodes = self.ids.len().div_ceil(tiles);
@@ -102,16 +105,17 @@ impl PrefixTree {
         for first in firsts {
             let mut ancestors: Vec<usize> = self.ancestors(first).collect();
             ancestors.reverse();
-            // No node sees what a shorter row is filled up with.
+            // These entries only fill a shorter row up: no node sees them.
             ancestors.resize(longest, 0);
             keys.extend(ancestors.into_iter().chain(first..first + tile_nodes).map(to_i64));
             for node in first..first + tile_nodes {
                 for seen in std::iter::once(node).chain(self.ancestors(node)) {
-                    // What stands before the tile is an ancestor of its first node, too: such a node's descendants follow
-                    // it without a gap. Ancestors are in the order of their positions.
+                    // A visible node before the tile is also an ancestor of the tile's first node, because the
+                    // descendants of a node follow it without a gap. The tile's ancestors are stored in the order of
+                    // their positions.
                     let key = match seen.checked_sub(first) {
                         Some(place) => longest + place,
-                        None => usize::try_from(self.positions[seen]).expect("positions are not negative"),
+                        None => to_usize(self.positions[seen]),
                     };
                     bias[node * row + key] = 0.0;
                 }
@@ -127,31 +131,26 @@ impl PrefixTree {
         }
     }
 
-    /// The node's parent first.
+    /// Returns the ancestors of a node, from its parent up to the root.
     fn ancestors(&self, node: usize) -> impl Iterator<Item = usize> {
         std::iter::successors(self.parents[node], |&parent| self.parents[parent])
     }
-}
-
-fn to_i64(size: usize) -> i64 {
-    i64::try_from(size).expect("a batch has few nodes")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The tokens that each prompt's end sees, itself included, by position.
+    /// Returns the tokens that the end of each prompt sees, the end included, in the order of their positions.
     fn seen_by_ends(batch: &PrefixBatch) -> Vec<Vec<i64>> {
-        let index = |value: i64| usize::try_from(value).expect("not negative");
         let tile_nodes = batch.ids.len() / batch.tiles;
         let row = batch.keys.len() / batch.tiles;
         let seen_by = |&end: &i64| {
-            let keys = &batch.keys[index(end) / tile_nodes * row..][..row];
-            let bias = &batch.bias[index(end) * row..][..row];
+            let keys = &batch.keys[to_usize(end) / tile_nodes * row..][..row];
+            let bias = &batch.bias[to_usize(end) * row..][..row];
             let seen = keys.iter().zip(bias).filter(|(_, bias)| **bias == 0.0);
             let mut seen: Vec<(i64, i64)> = seen
-                .map(|(&key, _)| (batch.positions[index(key)], batch.ids[index(key)]))
+                .map(|(&key, _)| (batch.positions[to_usize(key)], batch.ids[to_usize(key)]))
                 .collect();
             seen.sort_unstable();
             assert!(seen.iter().map(|(position, _)| *position).eq(0..to_i64(seen.len())));
@@ -183,7 +182,8 @@ mod tests {
 
     #[test]
     fn every_end_sees_its_prompt_across_tiles_and_batches() {
-        // All sequences of two tokens, of every length, behind a common beginning; long ones that share half of themselves.
+        // All sequences of two tokens up to length nine behind a common beginning, and long ones that share half of
+        // their tokens.
         let mut prompts: Vec<Vec<i64>> = (1..=9)
             .flat_map(|length| (0..1 << length).map(move |bits| (length, bits)))
             .map(|(length, bits)| {

@@ -1,10 +1,10 @@
 //! CLIP's ModifiedResNet (Radford et al. 2021, section 2.4): three stem convolutions, bottlenecks whose stride is an
 //! average pool, and an attention pool at the end.
 //!
-//! Owns the tower as published. Maps are `[batch, channels, height, width]` with a pixel's channels side by side in memory
-//! ("channels last"): so a 1x1 convolution is a linear layer over pixels, as fast as those are, and no convolution reorders
-//! its input. Its last map and the attention pool's parts are open to the crate, so that `dense` can put
-//! another ending to them; this module knows of none but its own.
+//! Owns the tower as published. Maps are `[batch, channels, height, width]`, and the channels of one pixel lie side by
+//! side in memory ("channels last"). A 1x1 convolution is therefore a linear layer over pixels and as fast as one, and
+//! no convolution reorders its input. The crate can use the last map and the parts of the attention pool, so that
+//! `dense` can replace the ending. This module knows only the published ending.
 
 use tch::{Device, Kind, Tensor};
 
@@ -14,32 +14,32 @@ use super::native::Pointwise;
 use super::positions::PositionalEmbedding;
 use super::transformer::multi_head_attention;
 
-/// Pixels of the image per cell of the last map: the stem's two halvings and one in each of layers 2 to 4.
+/// Pixels of the image per cell of the last map. The stem halves the size twice; layers 2, 3 and 4 halve it once each.
 const STRIDE_PIXELS: i64 = 32;
 
 /// Output channels of a bottleneck per inner channel.
 pub(super) const EXPANSION: i64 = 4;
 
-/// Added to the variance in every batch normalisation.
+/// Every batch normalisation adds this to the variance.
 const BATCH_NORM_EPSILON: f64 = 1e-5;
 
-/// The visual tower of CLIP's RN models. Fields are named after the checkpoint's keys; each convolution holds the batch
-/// normalisation that follows it.
+/// The visual tower of CLIP's RN models. Its fields are named after the checkpoint's keys. Each convolution includes
+/// the batch normalisation that follows it.
 #[derive(Debug)]
 pub struct ModifiedResNet {
     conv1: Convolution,
     conv2: Convolution,
     conv3: Convolution,
-    /// `layer1` to `layer4`.
+    /// The bottlenecks of `layer1` to `layer4`.
     layers: [Vec<Bottleneck>; 4],
     pub(crate) attnpool: AttentionPool,
 }
 
 impl ModifiedResNet {
-    /// Takes the tower's tensors, `visual.…`; every size but the heads' is read off them.
+    /// Takes the tower's tensors, `visual.…`, from `weights`. Every size but the heads' width comes from their shapes.
     ///
     /// # Errors
-    /// When a tensor is missing or does not fit the others.
+    /// Fails when a tensor is missing or does not fit the others.
     pub fn load(weights: &mut Weights, head_width: i64) -> Result<Self, CheckpointError> {
         let width = weights.size("visual.conv3.weight", 0);
         let half = width / 2;
@@ -51,7 +51,7 @@ impl ModifiedResNet {
             let name = format!("visual.layer{index}");
             let inner = width << (index - 1);
             let blocks = count_blocks(weights, &name);
-            (0..blocks.max(1)) // At least one, so that a checkpoint without any is told which tensor is missing.
+            (0..blocks.max(1)) // A checkpoint without blocks fails with the missing tensor's name.
                 .map(|block| {
                     let stride = if block == 0 { stride } else { 1 };
                     let bottleneck = Bottleneck::load(weights, &format!("{name}.{block}"), channels, inner, stride);
@@ -71,13 +71,13 @@ impl ModifiedResNet {
         })
     }
 
-    /// CLIP's image feature, `[batch, 3, height, width]` to `[batch, embedding]`, not of unit length. Sides are whole
-    /// multiples of 32.
+    /// Encodes images `[batch, 3, height, width]` as CLIP's image features `[batch, embedding]`, which are not of unit
+    /// length. `height` and `width` must be whole multiples of 32.
     pub fn encode_image(&self, image: &Tensor) -> Tensor {
         self.attnpool.pool(&self.last_map(image))
     }
 
-    /// The last stage's map: `[batch, 3, height, width]` to `[batch, channels, height / 32, width / 32]`.
+    /// Computes the map of the last stage: `[batch, 3, height, width]` to `[batch, channels, height / 32, width / 32]`.
     pub(crate) fn last_map(&self, image: &Tensor) -> Tensor {
         let x = self.conv1.forward(&channels_last(image), 2).relu_();
         let x = self.conv2.forward(&x, 1).relu_();
@@ -86,32 +86,32 @@ impl ModifiedResNet {
         self.layers.iter().flatten().fold(stem, |x, block| block.forward(&x))
     }
 
-    /// Pixels of the image per cell of the last map.
+    /// Returns how many pixels of the image, along each side, make one cell of the last map.
     pub fn patch_pixels(&self) -> i64 {
         STRIDE_PIXELS
     }
 
-    /// Side in pixels of the square images the model was trained on.
+    /// Returns the side in pixels of the square images that the model was trained on.
     pub fn training_pixels(&self) -> i64 {
         self.attnpool.positional_embedding.side() * STRIDE_PIXELS
     }
 
-    /// Length of the image feature.
+    /// Returns the length of the image feature.
     pub fn embedding_dimension(&self) -> i64 {
         self.attnpool.c_proj.outputs()
     }
 
-    /// Element type it computes in.
+    /// Returns the element type in which the tower computes.
     pub(crate) fn kind(&self) -> Kind {
         self.attnpool.c_proj.kind()
     }
 
-    /// Device its weights are on.
+    /// Returns the device that holds the tower's weights.
     pub(crate) fn device(&self) -> Device {
         self.attnpool.c_proj.device()
     }
 
-    /// "RN50" for the published sizes, else the sizes themselves.
+    /// Returns a name such as "RN50" for published sizes, otherwise the sizes themselves.
     pub fn architecture(&self) -> String {
         let blocks = self.layers.each_ref().map(Vec::len);
         let width = self.conv3.weight.size()[0];
@@ -132,14 +132,15 @@ fn count_blocks(weights: &Weights, layer: &str) -> usize {
         .count()
 }
 
-/// The pool CLIP ends its ResNets with: the map's mean asks, the mean and every position answer.
+/// The attention pool at the end of CLIP's ResNets. The mean of the map is the only query; the mean and all positions
+/// are keys and values.
 #[derive(Debug)]
 pub(crate) struct AttentionPool {
     positional_embedding: PositionalEmbedding,
     q_proj: Linear,
     pub(crate) k_proj: Linear,
     pub(crate) v_proj: Linear,
-    /// `[embedding, channels]`
+    /// Maps `[channels]` to `[embedding]`.
     pub(crate) c_proj: Linear,
     heads: i64,
 }
@@ -167,13 +168,14 @@ impl AttentionPool {
         })
     }
 
-    /// `[batch, channels, height, width]` to `[batch, embedding]`.
+    /// Pools a map into one feature: `[batch, channels, height, width]` to `[batch, embedding]`.
     pub(crate) fn pool(&self, map: &Tensor) -> Tensor {
         let tokens = self.tokens(map);
         self.attend(&tokens.narrow(1, 0, 1), &tokens).squeeze_dim(1) // [batch, 1, embedding] -> [batch, embedding]
     }
 
-    /// The mean and every position, positions added: `[batch, channels, height, width]` to `[batch, 1 + cells, channels]`.
+    /// Turns a map into tokens: `[batch, channels, height, width]` to `[batch, 1 + cells, channels]`. The mean comes
+    /// first, then every cell, and each has its positional embedding added.
     pub(crate) fn tokens(&self, map: &Tensor) -> Tensor {
         let (_, _, height, width) = map.size4().expect("a map is [batch, channels, height, width]");
         let cells = map.flatten(2, 3).transpose(1, 2); // [batch, channels, height, width] -> [batch, cells, channels]
@@ -181,7 +183,8 @@ impl AttentionPool {
         Tensor::cat(&[mean, cells], 1) + self.positional_embedding.at(height, width)
     }
 
-    /// What `asking` tokens read from `tokens`: `[batch, n, channels]` to `[batch, n, embedding]`.
+    /// Attends from the queries `asking`, `[batch, n, channels]`, to all `tokens`; the result is
+    /// `[batch, n, embedding]`.
     pub(crate) fn attend(&self, asking: &Tensor, tokens: &Tensor) -> Tensor {
         let [query, key, value] = [
             self.q_proj.forward(asking),
@@ -193,13 +196,14 @@ impl AttentionPool {
     }
 }
 
-/// 1x1, 3x3, 1x1 with a shortcut; the stride is an average pool after the 3x3 and in the shortcut.
+/// Three convolutions, 1x1, 3x3 and 1x1, with a shortcut. The stride is an average pool, both after the 3x3 convolution
+/// and in the shortcut.
 #[derive(Debug)]
 pub(super) struct Bottleneck {
     conv1: PixelConvolution,
     conv2: Convolution,
     conv3: PixelConvolution,
-    /// The shortcut's own convolution, where the shape changes.
+    /// The convolution of the shortcut, present where the bottleneck changes the shape.
     downsample: Option<PixelConvolution>,
     stride: i64,
 }
@@ -233,7 +237,7 @@ impl Bottleneck {
         })
     }
 
-    /// `[batch, channels, height, width]` to `[batch, 4 inner, height / stride, width / stride]`.
+    /// Maps `[batch, channels, height, width]` to `[batch, 4 inner, height / stride, width / stride]`.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
         let y = self.conv1.forward_then(x, Pointwise::Relu);
         let y = self.conv2.forward(&y, 1).relu_();
@@ -246,18 +250,18 @@ impl Bottleneck {
     }
 }
 
-/// A convolution without bias and the batch normalisation after it, folded into one.
+/// A convolution without bias, with the batch normalisation after it folded in.
 #[derive(Debug)]
 struct Convolution {
-    /// `[outputs, inputs, kernel, kernel]`
+    /// The kernels, `[outputs, inputs, kernel, kernel]`.
     weight: Tensor,
-    /// `[outputs]`
+    /// The bias that the normalisation leaves, `[outputs]`.
     bias: Tensor,
 }
 
 impl Convolution {
-    /// Takes `{convolution}.weight` of that shape and the four vectors of `{normalisation}`. With running mean m and
-    /// variance v, `g (W x - m) / sqrt(v + eps) + b` is a convolution by `W g / sqrt(v + eps)` with a bias.
+    /// Takes `{convolution}.weight` of the given shape and the four vectors of `{normalisation}`. With running mean m
+    /// and variance v, `g (W x - m) / sqrt(v + eps) + b` is a convolution by `W g / sqrt(v + eps)` with a bias.
     fn load(
         weights: &mut Weights,
         convolution: &str,
@@ -277,19 +281,19 @@ impl Convolution {
         })
     }
 
-    /// The size is kept at stride 1 and halved at stride 2.
+    /// Convolves a map. Stride 1 keeps its height and width; stride 2 halves them.
     fn forward(&self, x: &Tensor, stride: i64) -> Tensor {
         let padding = self.weight.size()[2] / 2;
         x.conv2d(&self.weight, Some(&self.bias), stride, padding, 1, 1)
     }
 }
 
-/// A 1x1 convolution and the batch normalisation after it: a linear layer over the pixels.
+/// A 1x1 convolution with the batch normalisation after it, computed as a linear layer over the pixels.
 #[derive(Debug)]
 struct PixelConvolution(Linear);
 
 impl PixelConvolution {
-    /// As [`Convolution::load`], of the shape `[outputs, inputs, 1, 1]`.
+    /// Takes the tensors as [`Convolution::load`] does, with the shape `[outputs, inputs, 1, 1]`.
     fn load(
         weights: &mut Weights,
         convolution: &str,
@@ -301,33 +305,33 @@ impl PixelConvolution {
         Ok(Self(Linear::new(weight.view([outputs, inputs]), Some(bias)))) // [outputs, inputs, 1, 1] -> [outputs, inputs]
     }
 
-    /// `[batch, inputs, height, width]` to `[batch, outputs, height, width]`.
+    /// Computes the layer and then `then`: `[batch, inputs, height, width]` to `[batch, outputs, height, width]`.
     fn forward_then(&self, x: &Tensor, then: Pointwise) -> Tensor {
         from_pixels(&self.0.forward_then(&pixels(x), then))
     }
 
-    /// The same added to `other`, which has the shape of the result.
+    /// Computes the layer and adds `other`, which has the shape of the result.
     fn forward_added(&self, x: &Tensor, other: &Tensor) -> Tensor {
         from_pixels(&self.0.forward_added(&pixels(x), &pixels(other)))
     }
 }
 
-/// `[batch, channels, height, width]` to `[batch, height, width, channels]`.
+/// Moves the channels to the end: `[batch, channels, height, width]` to `[batch, height, width, channels]`.
 fn pixels(map: &Tensor) -> Tensor {
     map.permute([0, 2, 3, 1])
 }
 
-/// `[batch, height, width, channels]` to `[batch, channels, height, width]`.
+/// Moves the channels back: `[batch, height, width, channels]` to `[batch, channels, height, width]`.
 fn from_pixels(pixels: &Tensor) -> Tensor {
     pixels.permute([0, 3, 1, 2])
 }
 
-/// The same values of four dimensions with those of the second side by side.
+/// Copies a tensor of four dimensions so that the values of its second dimension lie side by side in memory.
 fn channels_last(x: &Tensor) -> Tensor {
     from_pixels(&pixels(x).contiguous())
 }
 
-/// Means of `size` x `size` cells without overlap.
+/// Averages squares of `size` x `size` cells that do not overlap.
 fn average_pool(x: &Tensor, size: i64) -> Tensor {
     if size == 1 {
         x.shallow_clone()

@@ -1,6 +1,7 @@
-//! A sample of a visual tower's work, to measure on the machine at hand which element type it does faster.
+//! A sample of a visual tower's work. It measures which element type is faster on the present machine.
 //!
-//! Owns what the sample is: parts of the model itself, in the shapes they run in. Leaves the decision to whoever asks.
+//! Owns the choice of the sample: parts of the model itself, in the shapes in which they run. Leaves the decision to
+//! the caller.
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +12,25 @@ use super::transformer::ResidualAttentionBlock;
 use super::vit;
 use super::{CheckpointError, ModelConfig, Weights};
 
-/// Side in pixels of the image that the sample's sizes are those of.
+/// Side in pixels of the image that determines the shapes of the sample.
 const IMAGE_PIXELS: i64 = 256;
 
-/// Runs of each sample; the fastest counts, since whatever else the machine does only ever slows one down.
+/// Number of runs of each sample. The fastest counts, because other work on the machine can only slow a run down.
 const RUNS: usize = 5;
 
-/// Parts of a tower with something for each to read.
+/// Parts of a tower, each with an input.
 enum Sample {
-    /// The first block, `[1, tokens, width]`.
+    /// The first block of a ViT with an input `[1, tokens, width]`.
     Block(Box<ResidualAttentionBlock>, Tensor),
-    /// The first bottleneck of each layer, `[1, channels, height, width]` each.
+    /// The first bottleneck of each layer of a ResNet, each with an input `[1, channels, height, width]`.
     Bottlenecks(Vec<(Bottleneck, Tensor)>),
 }
 
-/// Seconds that a sample of the visual tower takes in each of several element types, on the weights' device: the best of some
-/// runs that take turns. The weights stay as they are.
+/// Returns the seconds that a sample of the visual tower takes in each of the element types `kinds`, on the device of
+/// `weights`. The kinds take turns, and the fastest of several runs counts. `weights` stays as it is.
 ///
 /// # Errors
-/// When a tensor is missing or does not fit the others.
+/// Fails when a tensor is missing or does not fit the others.
 pub fn sample_seconds<const N: usize>(
     weights: &Weights,
     config: &ModelConfig,
@@ -41,7 +42,7 @@ pub fn sample_seconds<const N: usize>(
             .map(|kind| Sample::load(&mut weights.again(*kind), config))
             .collect::<Result<Vec<_>, _>>()?;
         let mut best = [Duration::MAX; N];
-        // The first run of each prepares what later ones reuse.
+        // The first run of each sample prepares what later runs reuse, so it does not count.
         for run in 0..=RUNS {
             for (best, sample) in best.iter_mut().zip(&samples) {
                 let start = Instant::now();

@@ -1,9 +1,10 @@
 //! CLIP's text tower (Radford et al. 2021, section 2.4): tokens to one text feature.
 //!
-//! Owns the tower as published and the averaging of a text's prompts. Attention is causal and the feature is read at the
-//! end of the text, so what stands after it never matters, and what prompts begin with in common is the same in each: the
-//! tower runs the nodes of the prompts' prefix trees ([`prefix_tree`](super::prefix_tree)), each once. The result is the
-//! same as over the whole context.
+//! Owns the tower as published and the averaging of a text's prompts. Attention is causal and the feature is read at
+//! the end of the text. Tokens after that end therefore never matter, and prompts with a common beginning share the
+//! values of that beginning. The tower runs each node of the prompts' prefix trees
+//! ([`prefix_tree`](super::prefix_tree)) once. The result is the same as that of running each prompt over the whole
+//! context.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,37 +12,38 @@ use super::activation::Activation;
 use super::checkpoint::{CheckpointError, Weights};
 use super::prefix_tree::PrefixBatch;
 use super::tokenizer::{END_OF_TEXT, Tokens, VOCABULARY_SIZE};
-use super::transformer::{Attention, LayerNorm, ResidualAttentionBlock, join_heads};
+use super::transformer::{LayerNorm, MultiHeadAttention, ResidualAttentionBlock, join_heads};
+use crate::support::{to_i64, to_usize};
 
-/// The text tower. Fields are named after the checkpoint's keys.
+/// The text tower. Its fields are named after the checkpoint's keys.
 #[derive(Debug)]
 pub struct TextTower {
-    /// `[VOCABULARY_SIZE, width]`
+    /// One vector for each token of the vocabulary, `[VOCABULARY_SIZE, width]`.
     token_embedding: Tensor,
-    /// `[context length, width]`
+    /// One vector for each position, `[context length, width]`.
     positional_embedding: Tensor,
-    /// In the order they run; never empty.
+    /// The blocks in the order in which they run; there is at least one.
     resblocks: Vec<ResidualAttentionBlock>,
     ln_final: LayerNorm,
-    /// `[width, embedding]`, without bias.
+    /// The projection into the embedding space, `[width, embedding]`, without bias.
     text_projection: Tensor,
 }
 
 impl TextTower {
-    /// Takes the tower's tensors; every size but the heads' is read off them.
+    /// Takes the tower's tensors from `weights`. Every size but the heads' width comes from their shapes.
     ///
     /// # Errors
-    /// When a tensor is missing or does not fit the others, or the vocabulary is not CLIP's.
+    /// Fails when a tensor is missing or does not fit the others, or when the vocabulary does not have CLIP's size.
     pub fn load(weights: &mut Weights, activation: Activation, head_width: i64) -> Result<Self, CheckpointError> {
         let size = |name: &str, dimension: usize| {
-            // A missing tensor is reported when it is taken, whatever the size asked for.
+            // If the tensor is missing, any size will do: `take` reports the missing name.
             weights
                 .shape(name)
                 .and_then(|shape| shape.get(dimension).copied())
                 .unwrap_or(1)
         };
         let width = size("token_embedding.weight", 1);
-        // Even an empty text has two tokens.
+        // An empty text still has two tokens: start and end.
         let context_length = size("positional_embedding", 0).max(2);
         let embedding = size("text_projection", 1);
         let layers = (0..)
@@ -54,7 +56,8 @@ impl TextTower {
         Ok(Self {
             token_embedding: weights.take("token_embedding.weight", &[VOCABULARY_SIZE, width])?,
             positional_embedding: weights.take("positional_embedding", &[context_length, width])?,
-            // At least one, so that a checkpoint without any is told which tensor is missing.
+            // At least one block is asked for: a checkpoint without blocks then fails with the name of the missing
+            // tensor.
             resblocks: (0..layers.max(1))
                 .map(|layer| ResidualAttentionBlock::load(weights, &block_name(layer), width, heads, activation))
                 .collect::<Result<_, _>>()?,
@@ -63,18 +66,19 @@ impl TextTower {
         })
     }
 
-    /// Tokens of a text that the tower reads; its [`Tokenizer`](super::Tokenizer) is built with this number.
+    /// Returns the most tokens of a text that the tower reads. Build its [`Tokenizer`](super::Tokenizer) with this
+    /// number.
     pub fn context_length(&self) -> usize {
-        usize::try_from(self.positional_embedding.size()[0]).expect("sizes are not negative")
+        to_usize(self.positional_embedding.size()[0])
     }
 
-    /// Length of a text feature.
+    /// Returns the length of a text feature.
     pub fn embedding_dimension(&self) -> usize {
-        usize::try_from(self.text_projection.size()[1]).expect("sizes are not negative")
+        to_usize(self.text_projection.size()[1])
     }
 
-    /// CLIP's text features of prompts of at most [`context_length`](Self::context_length) tokens each, `[prompts,
-    /// embedding]` in the order given, not of unit length.
+    /// Encodes prompts of at most [`context_length`](Self::context_length) tokens each. Returns CLIP's text features,
+    /// `[prompts, embedding]` in the order given, which are not of unit length.
     pub fn encode(&self, prompts: &[Tokens]) -> Tensor {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&prompt| read_ids(&prompts[prompt]));
@@ -94,32 +98,33 @@ impl TextTower {
         features.index_select(0, &Tensor::from_slice::<i64>(&place).to_device(self.device()))
     }
 
-    /// Unit text embeddings averaged over `ensemble` consecutive prompts each and scaled to unit length again, in float32:
-    /// `[prompts / ensemble, embedding]` (Radford et al. 2021, section 3.1.4). `ensemble` divides the number of prompts.
+    /// Encodes each text as an ensemble of `ensemble` consecutive prompts: scales the prompts' features to unit length,
+    /// averages them and scales the mean to unit length (Radford et al. 2021, section 3.1.4). Returns float32
+    /// `[prompts / ensemble, embedding]`. `ensemble` must divide the number of prompts.
     pub fn encode_ensembles(&self, prompts: &[Tokens], ensemble: usize) -> Tensor {
-        let ensemble = i64::try_from(ensemble).expect("an ensemble has few prompts");
+        let ensemble = to_i64(ensemble);
         let units = unit(&self.encode(prompts).to_kind(Kind::Float));
         // [texts * ensemble, embedding] -> [texts, ensemble, embedding] -> [texts, embedding]
         let means = units.unflatten(0, [-1, ensemble]).mean_dim(1, false, Kind::Float);
         unit(&means)
     }
 
-    /// Features of one batch's prompts: `[prompts, embedding]`.
+    /// Returns the features of the prompts in one batch, `[prompts, embedding]`.
     fn encode_batch(&self, batch: &PrefixBatch) -> Tensor {
         let device = self.device();
         let [ids, positions, ends] =
             [&batch.ids, &batch.positions, &batch.ends].map(|indices| Tensor::from_slice(indices).to_device(device));
-        let sight = Sight::new(batch, device, self.text_projection.kind());
+        let mask = TileMask::new(batch, device, self.text_projection.kind());
 
         let nodes = Tensor::embedding(&self.token_embedding, &ids, -1, false, false)
             + self.positional_embedding.index_select(0, &positions); // [nodes, width]
         let (last, others) = self.resblocks.split_last().expect("a tower has at least one block");
         let nodes = others.iter().fold(nodes, |nodes, block| {
-            let mixed = sight.mix(&block.attn, &block.ln_1.forward(&nodes));
+            let mixed = mask.mix(&block.attn, &block.ln_1.forward(&nodes));
             block.complete_mixed(&nodes, &mixed)
         });
-        // Nothing looks at the last block's nodes any more: the ends alone go on. [nodes, width] -> [prompts, width]
-        let mixed = sight.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
+        // No later block reads the last block's other nodes, so only the ends go on. [nodes, width] -> [prompts, width]
+        let mixed = mask.mix(&last.attn, &last.ln_1.forward(&nodes)).index_select(0, &ends);
         let ends = last.complete_mixed(&nodes.index_select(0, &ends), &mixed);
         self.ln_final.forward(&ends).matmul(&self.text_projection)
     }
@@ -129,16 +134,16 @@ impl TextTower {
     }
 }
 
-/// Which nodes of a batch see which.
-struct Sight {
+/// Says which nodes of a batch each node may attend to.
+struct TileMask {
     tiles: i64,
-    /// Nodes that the tiles look at, `[tiles * keys]`.
+    /// Indices of the nodes that each tile attends to, `[tiles * keys]`.
     keys: Tensor,
-    /// 0 or minus infinity, `[tiles, 1, nodes / tiles, keys]`.
+    /// The attention's bias, 0 or minus infinity, `[tiles, 1, nodes / tiles, keys]`.
     bias: Tensor,
 }
 
-impl Sight {
+impl TileMask {
     fn new(batch: &PrefixBatch, device: Device, kind: Kind) -> Self {
         let tiles = to_i64(batch.tiles);
         let keys = to_i64(batch.keys.len()) / tiles;
@@ -151,9 +156,9 @@ impl Sight {
         }
     }
 
-    /// The values each node sees, mixed by likeness; heads side by side and not yet projected: `[nodes, width]` to the same
-    /// shape.
-    fn mix(&self, attention: &Attention, x: &Tensor) -> Tensor {
+    /// Attends from each node to the nodes that it sees. Returns the outputs of the heads, joined but not projected:
+    /// `[nodes, width]` to the same shape.
+    fn mix(&self, attention: &MultiHeadAttention, x: &Tensor) -> Tensor {
         let [query, key, value] = attention.query_key_value(x);
         let [key, value] = [key, value].map(|part| part.index_select(0, &self.keys)); // [tiles * keys, width]
         let [query, key, value] = [query, key, value].map(|part| {
@@ -171,17 +176,14 @@ fn block_name(layer: usize) -> String {
     format!("transformer.resblocks.{layer}")
 }
 
-/// The ids up to the first end of text, where the feature is read; a text may spell the token out.
+/// Returns the ids up to and including the first end of text, where the feature is read. A text may contain further
+/// ends, because it can spell the token out.
 fn read_ids(prompt: &Tokens) -> &[i64] {
     let end = prompt.ids.iter().position(|&id| id == END_OF_TEXT);
     end.map_or(&prompt.ids, |end| &prompt.ids[..=end])
 }
 
-fn to_i64(size: usize) -> i64 {
-    i64::try_from(size).expect("sizes of tensors fit")
-}
-
-/// Each row scaled to unit length, `[rows, columns]`.
+/// Scales each row of `[rows, columns]` to unit length.
 fn unit(rows: &Tensor) -> Tensor {
     rows / rows.norm_scalaropt_dim(2, [-1], true)
 }
@@ -193,7 +195,8 @@ mod tests {
 
     const CONTEXT_LENGTH: i64 = 77;
 
-    /// A tower with two heads and three blocks of random weights, larger than a fresh model's, so that every part tells.
+    /// Builds a tower with two heads and three blocks. Its random weights are larger than a fresh model's, so that
+    /// every part affects the result.
     fn tower(activation: Activation) -> TextTower {
         const WIDTH: i64 = 32;
         tch::manual_seed(5);
@@ -224,12 +227,13 @@ mod tests {
         }
         let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        Tensor::write_safetensors(&views.collect::<Vec<_>>(), file.path()).expect("it can be written");
+        Tensor::write_safetensors(&views.collect::<Vec<_>>(), file.path()).expect("the temporary file can be written");
         let mut weights = Weights::load(file.path(), Device::Cpu, Kind::Float).expect("a checkpoint");
         TextTower::load(&mut weights, activation, WIDTH / 2).expect("a text tower")
     }
 
-    /// The feature as CLIP has it: one prompt alone, over the whole context, every position seeing those before it.
+    /// Computes the feature as CLIP defines it: one prompt alone, over the whole context, with every position seeing
+    /// those before it.
     fn encode_plainly(tower: &TextTower, prompt: &Tokens) -> Tensor {
         let mut ids = prompt.ids.clone();
         ids.resize(77, 0);
@@ -239,7 +243,7 @@ mod tests {
         let tokens = tower.resblocks.iter().fold(tokens.unsqueeze(0), |tokens, block| {
             let parts = block.attn.query_key_value(&block.ln_1.forward(&tokens));
             let [query, key, value] = parts.map(|part| block.attn.split_heads(&part));
-            let likeness = query.matmul(&key.transpose(2, 3)) / 4.0; // the root of 16 channels a head
+            let likeness = query.matmul(&key.transpose(2, 3)) / 4.0; // 4 is the square root of a head's 16 channels
             let weights = likeness.masked_fill(&later, f64::NEG_INFINITY).softmax(-1, Kind::Float);
             block.complete(&tokens, &block.attn.project_heads(&weights.matmul(&value)))
         });
@@ -264,7 +268,10 @@ mod tests {
             let features = tower.encode(prompts);
             let plain = prompts.iter().map(|prompt| encode_plainly(&tower, prompt));
             let plain = Tensor::cat(&plain.collect::<Vec<_>>(), 0);
-            assert!(plain.abs().max().double_value(&[]) > 1.0, "the features have weight");
+            assert!(
+                plain.abs().max().double_value(&[]) > 1.0,
+                "the features are large enough to compare"
+            );
             let difference = (features - plain).abs().max().double_value(&[]);
             assert!(difference <= 1e-5, "differs by {difference}");
         }
@@ -278,7 +285,7 @@ mod tests {
 
     #[test]
     fn an_ensemble_in_any_order_is_as_each_prompt_alone() {
-        // Twelve beginnings, 40 middles of up to three tokens, two endings; the order is not the tree's.
+        // Twelve beginnings, 40 middles of up to three tokens and two endings, in another order than the tree's.
         let prompts = (0..960).map(|number| (number * 577) % 960).map(|number: i64| {
             let (beginning, middle, ending) = (number % 12, number / 12 % 40, number / 480);
             prompt(
@@ -294,7 +301,7 @@ mod tests {
     fn a_prompt_that_begins_another_is_as_it_is_alone() {
         let whole = prompt(0..20);
         let part = |length: usize| Tokens {
-            // Without an end of text, as no tokenizer gives it: an end inside the tree.
+            // Without an end of text, which no tokenizer produces, the prompt ends inside the tree.
             ids: whole.ids[..length].to_vec(),
             truncated: false,
         };
@@ -309,7 +316,7 @@ mod tests {
 
     #[test]
     fn prompts_as_long_as_the_context_are_as_each_alone() {
-        // Apart at the first, the middle and the last word; more than a batch of them.
+        // The prompts differ at the first, the middle or the last word, and they fill more than one batch.
         let apart_at =
             |place: i64, other: i64| prompt((0..75).map(move |word| if word == place { other } else { word }));
         let prompts = (0..30).flat_map(|other| [0, 37, 74].map(|place| apart_at(place, 1_000 + other)));

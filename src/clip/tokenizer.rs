@@ -1,9 +1,9 @@
-//! CLIP's tokenizer: text to token ids, as OpenAI's and open_clip's Python do it.
+//! CLIP's tokenizer: text to token ids, with the same results as OpenAI's and open_clip's Python.
 //!
-//! Owns the cleaning of text, its split into words and OpenAI's vocabulary file; the byte-pair
-//! merges are the `tokenizers` crate's. One step of the Python is left out: ftfy's repairs of
-//! mis-decoded text, typographic quotes, ligatures, full-width letters, control characters and
-//! entities escaped thrice. Its normalisation to Unicode's composed form (NFC) is kept.
+//! Owns the cleaning of text, its split into words and OpenAI's vocabulary file. The `tokenizers` crate applies the
+//! byte-pair merges. One step of the Python code is left out: ftfy's repairs of mis-decoded text, typographic quotes,
+//! ligatures, full-width letters, control characters and entities that were escaped three times. ftfy's normalisation
+//! to Unicode's composed form (NFC) is kept.
 
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader};
@@ -14,44 +14,44 @@ use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, Vocab};
 use unicode_normalization::UnicodeNormalization;
 
-/// Size of the vocabulary: the rows of a text tower's token embedding.
+/// Number of tokens in the vocabulary, which is the number of rows of a text tower's token embedding.
 pub const VOCABULARY_SIZE: i64 = 49_408;
 
-/// The token every text starts with.
+/// The id of the token that every text starts with.
 pub const START_OF_TEXT: i64 = 49_406;
 
-/// The token every text ends with; the text's feature is read at its first position.
+/// The id of the token that every text ends with. The text's feature is read where this token first occurs.
 pub const END_OF_TEXT: i64 = 49_407;
 
-/// OpenAI's vocabulary: a header line, then one merge a line, most frequent first.
+/// OpenAI's vocabulary: a header line, then one merge per line, the most frequent merge first.
 static MERGES: &[u8] = include_bytes!("bpe_simple_vocab_16e6.txt.gz");
 
-/// Merges CLIP was trained with, out of the file's 262,144: what the single bytes, the single bytes
-/// that end a word and the two special tokens leave of the vocabulary.
+/// Number of merges that CLIP was trained with, out of the file's 262,144. They fill the vocabulary beside the single
+/// bytes, the single bytes that end a word, and the two special tokens.
 const MERGE_COUNT: usize = VOCABULARY_SIZE as usize - 2 * 256 - 2;
 
-/// Ends the last token of a word.
+/// Suffix of the last token of a word.
 const END_OF_WORD: &str = "</w>";
 
-/// What is one word to the merges: the special tokens, English contractions, a run of letters, one
-/// digit, a run of anything else but spaces. U+0345, a combining iota, is in no word: where case is
-/// ignored, Python's pattern counts it neither among the letters nor among what is no letter.
+/// Matches one word for the merges: a special token, an English contraction, a run of letters, one digit, or a run of
+/// anything else but spaces. U+0345, a combining iota, belongs to no word: when case is ignored, Python's pattern
+/// counts it neither as a letter nor as something that is not a letter.
 const WORDS: &str = r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+";
 
-/// What may be a reference to a character in HTML, as Python's `html.unescape` finds them: decimal,
-/// hexadecimal, named.
+/// Matches what may be a reference to a character in HTML, as Python's `html.unescape` finds it: decimal, hexadecimal
+/// or named.
 const REFERENCES: &str = r"&(?:#([0-9]+);?|#[xX]([0-9a-fA-F]+);?|[^\t\n\x0c <&#;]{1,32};?)";
 
-/// A text's tokens.
+/// The tokens of one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// Token ids from [`START_OF_TEXT`] to [`END_OF_TEXT`], at most the context length of them.
+    /// Token ids from [`START_OF_TEXT`] to [`END_OF_TEXT`]; at most as many as the context length.
     pub ids: Vec<i64>,
-    /// Whether the text was longer and lost its end.
+    /// Whether the text was too long and lost its end.
     pub truncated: bool,
 }
 
-/// Text to token ids. Building one takes tens of milliseconds: build it once.
+/// Turns text into token ids. Building a tokenizer takes tens of milliseconds, so build it once.
 #[derive(Debug)]
 pub struct Tokenizer {
     merges: BPE,
@@ -63,7 +63,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// A tokenizer for text towers that read `context_length` tokens: 77 for every published CLIP.
+    /// Builds a tokenizer for text towers that read `context_length` tokens: 77 for every published CLIP.
     pub fn new(context_length: usize) -> Self {
         let alphabet = alphabet();
         let mut byte_symbols = ['\0'; 256];
@@ -79,7 +79,8 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of one text. Longer ones than the context length are cut and end all the same.
+    /// Returns the tokens of one text. A text longer than the context length is cut and still ends with
+    /// [`END_OF_TEXT`].
     pub fn encode(&self, text: &str) -> Tokens {
         let text = self.clean(text);
         let words = self
@@ -100,12 +101,12 @@ impl Tokenizer {
         Tokens { ids, truncated }
     }
 
-    /// Text as the merges expect it: entities resolved (twice, for text that was escaped twice), runs
-    /// of white space one space, lower case.
+    /// Cleans text for the merges: resolves entities twice, because a text may have been escaped twice, turns each run
+    /// of white space into one space, and changes letters to lower case.
     fn clean(&self, text: &str) -> String {
         let text: String = text.nfc().collect();
         let text = self.unescape(&self.unescape(&text)).into_owned();
-        // Python counts the four separators of ASCII as white space, Unicode's property does not.
+        // Python counts ASCII's four separators as white space; Unicode's property does not.
         let spaced = text.split(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'));
         spaced
             .filter(|word| !word.is_empty())
@@ -114,7 +115,7 @@ impl Tokenizer {
             .to_lowercase()
     }
 
-    /// Python's `html.unescape`.
+    /// Does what Python's `html.unescape` does.
     fn unescape<'a>(&self, text: &'a str) -> Cow<'a, str> {
         self.references.replace_all(text, |reference: &Captures| {
             let number = |group, radix| u32::from_str_radix(reference.get(group)?.as_str(), radix).ok();
@@ -138,14 +139,14 @@ impl Tokenizer {
     }
 }
 
-/// Whether Python leaves nothing of a reference to this character: control characters and
+/// Returns whether Python replaces a reference to this character by nothing. These are control characters and
 /// noncharacters, which HTML5 keeps.
 fn is_dropped(character: u32) -> bool {
     matches!(character, 0x1..=0x8 | 0xb | 0xe..=0x1f | 0x7f | 0xfdd0..=0xfdef) || character & 0xfffe == 0xfffe
 }
 
-/// Every byte with the printable character that stands for it, in the vocabulary's order: first the
-/// bytes that Latin-1 prints, as themselves, then the others, as the characters from U+0100.
+/// Returns every byte with the printable character that stands for it, in the vocabulary's order. First come the bytes
+/// that Latin-1 can print, each standing for itself. Then come the others, as the characters from U+0100 on.
 fn alphabet() -> Vec<(u8, char)> {
     let prints = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let printable = (0..=255).filter(prints).map(|byte| (byte, char::from(byte)));
@@ -153,8 +154,8 @@ fn alphabet() -> Vec<(u8, char)> {
     printable.chain(others).collect()
 }
 
-/// OpenAI's vocabulary and merges. The id of a token is its place: the bytes, the bytes that end a
-/// word, what each merge makes.
+/// Loads OpenAI's vocabulary and merges. A token's id is its place in the list of the bytes, the bytes that end a word,
+/// and the results of the merges.
 fn load_merges(alphabet: &[(u8, char)]) -> BPE {
     let merges: Vec<(String, String)> = BufReader::new(GzDecoder::new(MERGES))
         .lines()

@@ -1,24 +1,24 @@
-//! Either of CLIP's visual towers.
+//! The visual tower of a CLIP model, in either of CLIP's two architectures.
 
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{CheckpointError, ModelConfig, Weights};
 use super::{ModifiedResNet, VisionTransformer};
 
-/// The image half of a CLIP model.
+/// The part of a CLIP model that encodes images.
 #[derive(Debug)]
 pub enum VisualTower {
-    /// ViT-B/16 and its like.
+    /// The architecture of ViT-B/16 and its relatives.
     VisionTransformer(VisionTransformer),
-    /// RN50 and its like.
+    /// The architecture of RN50 and its relatives.
     ModifiedResNet(ModifiedResNet),
 }
 
 impl VisualTower {
-    /// Takes the tower that the checkpoint holds.
+    /// Loads whichever of the two towers the checkpoint holds.
     ///
     /// # Errors
-    /// When a tensor is missing or does not fit the others.
+    /// Fails when the checkpoint holds neither tower, or when a tensor is missing or does not fit the others.
     pub fn load(weights: &mut Weights, config: &ModelConfig) -> Result<Self, CheckpointError> {
         if weights.shape("visual.layer1.0.conv1.weight").is_some() {
             ModifiedResNet::load(weights, config.visual_head_width).map(Self::ModifiedResNet)
@@ -31,8 +31,9 @@ impl VisualTower {
         }
     }
 
-    /// CLIP's image feature, `[batch, 3, height, width]` to `[batch, embedding]`, not of unit length. Sides are whole
-    /// multiples of [`VisualTower::patch_pixels`]; positions are interpolated to the grid.
+    /// Encodes images `[batch, 3, height, width]` as CLIP's image features `[batch, embedding]`, which are not of unit
+    /// length. `height` and `width` must be whole multiples of [`VisualTower::patch_pixels`]. The positional embedding
+    /// is interpolated to the grid of the image.
     pub fn encode_image(&self, image: &Tensor) -> Tensor {
         tch::no_grad(|| match self {
             Self::VisionTransformer(tower) => tower.encode_image(image),
@@ -40,7 +41,7 @@ impl VisualTower {
         })
     }
 
-    /// Pixels along each side of one grid cell.
+    /// Returns the side of one grid cell in pixels.
     pub fn patch_pixels(&self) -> i64 {
         match self {
             Self::VisionTransformer(tower) => tower.patch_pixels(),
@@ -48,7 +49,7 @@ impl VisualTower {
         }
     }
 
-    /// Side in pixels of the square images the model was trained on.
+    /// Returns the side in pixels of the square images that the model was trained on.
     pub fn training_pixels(&self) -> i64 {
         match self {
             Self::VisionTransformer(tower) => tower.training_pixels(),
@@ -56,7 +57,7 @@ impl VisualTower {
         }
     }
 
-    /// Length of image and text features.
+    /// Returns the length of an image feature, which is also the length of a text feature.
     pub fn embedding_dimension(&self) -> i64 {
         match self {
             Self::VisionTransformer(tower) => tower.embedding_dimension(),
@@ -64,7 +65,8 @@ impl VisualTower {
         }
     }
 
-    /// For people: "ViT-B/16", "RN50", or the sizes where they have no name.
+    /// Returns the architecture's name for people to read: "ViT-B/16" or "RN50" for published sizes, otherwise the
+    /// sizes.
     pub fn architecture(&self) -> String {
         match self {
             Self::VisionTransformer(tower) => tower.architecture(),
@@ -72,7 +74,7 @@ impl VisualTower {
         }
     }
 
-    /// Element type images are given in.
+    /// Returns the element type in which the tower expects its images.
     pub fn kind(&self) -> Kind {
         match self {
             Self::VisionTransformer(tower) => tower.kind(),
@@ -80,7 +82,7 @@ impl VisualTower {
         }
     }
 
-    /// Device images are given on.
+    /// Returns the device on which the tower expects its images.
     pub fn device(&self) -> Device {
         match self {
             Self::VisionTransformer(tower) => tower.device(),

@@ -1,7 +1,7 @@
 //! CLIP's VisionTransformer (Radford et al. 2021, section 2.4): patches to tokens to one image feature.
 //!
-//! Owns the tower as published. Its stages are open to the crate one by one, so that `dense` can put another ending to
-//! them; this module knows of none but its own.
+//! Owns the tower as published. The crate can call its stages one by one, so that `dense` can replace the last ones.
+//! This module knows only the published ending.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,30 +11,30 @@ use super::linear::Linear;
 use super::positions::PositionalEmbedding;
 use super::transformer::{LayerNorm, ResidualAttentionBlock, join_heads};
 
-/// The visual tower of CLIP's ViT models. Fields are named after the checkpoint's keys.
+/// The visual tower of CLIP's ViT models. Its fields are named after the checkpoint's keys.
 #[derive(Debug)]
 pub struct VisionTransformer {
-    /// The checkpoint's convolution `[width, 3, patch, patch]`, without overlap and without bias, as a layer that reads the
-    /// `3 patch patch` values of one patch.
+    /// Maps one patch of `3 patch patch` values to `[width]`. The checkpoint stores this layer as a convolution
+    /// `[width, 3, patch, patch]` without overlap and without bias.
     conv1: Linear,
     /// Side of a patch in pixels.
     patch: i64,
-    /// `[width]`, the token that comes first.
+    /// The first token of every sequence, `[width]`.
     class_embedding: Tensor,
     positional_embedding: PositionalEmbedding,
     ln_pre: LayerNorm,
-    /// In the order they run; never empty.
+    /// The blocks in the order in which they run; there is at least one.
     resblocks: Vec<ResidualAttentionBlock>,
     ln_post: LayerNorm,
-    /// Width to embedding, without bias.
+    /// Maps a token `[width]` to `[embedding]`, without bias.
     proj: Linear,
 }
 
 impl VisionTransformer {
-    /// Takes the tower's tensors, `visual.…`; every size but the heads' is read off them.
+    /// Takes the tower's tensors, `visual.…`, from `weights`. Every size but the heads' width comes from their shapes.
     ///
     /// # Errors
-    /// When a tensor is missing or does not fit the others.
+    /// Fails when a tensor is missing or does not fit the others.
     pub fn load(weights: &mut Weights, activation: Activation, head_width: i64) -> Result<Self, CheckpointError> {
         let width = weights.size("visual.conv1.weight", 0);
         let patch = weights.size("visual.conv1.weight", 2);
@@ -50,7 +50,8 @@ impl VisionTransformer {
             class_embedding: weights.take("visual.class_embedding", &[width])?,
             positional_embedding: PositionalEmbedding::load(weights, "visual.positional_embedding", width)?,
             ln_pre: LayerNorm::load(weights, "visual.ln_pre", width)?,
-            // At least one, so that a checkpoint without any is told which tensor is missing.
+            // At least one block is asked for: a checkpoint without blocks then fails with the name of the missing
+            // tensor.
             resblocks: (0..layers.max(1))
                 .map(|layer| ResidualAttentionBlock::load(weights, &block_name(layer), width, heads, activation))
                 .collect::<Result<_, _>>()?,
@@ -63,24 +64,25 @@ impl VisionTransformer {
         })
     }
 
-    /// CLIP's image feature, `[batch, 3, height, width]` to `[batch, embedding]`, not of unit length. Sides are whole
-    /// multiples of the patch.
+    /// Encodes images `[batch, 3, height, width]` as CLIP's image features `[batch, embedding]`, which are not of unit
+    /// length. `height` and `width` must be whole multiples of the patch side.
     pub fn encode_image(&self, image: &Tensor) -> Tensor {
         let tokens = self.before_last_block(image);
         let tokens = self.last_block().forward(&tokens);
         self.project(&tokens.select(1, 0)) // [batch, tokens, width] -> [batch, width] -> [batch, embedding]
     }
 
-    /// What the last block reads: `[batch, 3, height, width]` to `[batch, 1 + cells, width]`, the class token first,
-    /// then the grid's rows.
+    /// Computes the input of the last block: `[batch, 3, height, width]` to `[batch, 1 + cells, width]`. The class
+    /// token comes first, then the cells of the grid row by row.
     pub(crate) fn before_last_block(&self, image: &Tensor) -> Tensor {
         self.block_inputs(image)
             .last()
-            .expect("there is a block for each input")
+            .expect("there is one input for each block")
     }
 
-    /// What each block reads, from the first block to the last; the input of a block is the output of the one before it.
-    /// Shapes as in [`VisionTransformer::before_last_block`]. Nothing is kept that the caller does not keep.
+    /// Computes the input of each block, from the first block to the last. The input of a block is the output of the
+    /// block before it. Shapes are those of [`VisionTransformer::before_last_block`]. The iterator keeps only the
+    /// tensor that it gave last.
     pub(crate) fn block_inputs(&self, image: &Tensor) -> impl Iterator<Item = Tensor> {
         let (_last, others) = self.resblocks.split_last().expect(NEVER_EMPTY);
         let mut others = others.iter();
@@ -89,22 +91,23 @@ impl VisionTransformer {
         })
     }
 
-    /// The blocks in the order they run; never empty.
+    /// Returns the blocks in the order in which they run; there is at least one.
     pub(crate) fn blocks(&self) -> &[ResidualAttentionBlock] {
         &self.resblocks
     }
 
-    /// The block that runs last.
+    /// Returns the block that runs last.
     pub(crate) fn last_block(&self) -> &ResidualAttentionBlock {
         self.resblocks.last().expect(NEVER_EMPTY)
     }
 
-    /// Tokens into the space shared with texts: `[..., width]` to `[..., embedding]`.
+    /// Projects tokens into the space that images share with texts: `[..., width]` to `[..., embedding]`.
     pub(crate) fn project(&self, tokens: &Tensor) -> Tensor {
         self.proj.forward(&self.ln_post.forward(tokens))
     }
 
-    /// What follows the last attention where neither residual nor MLP does, to be used later than the tower.
+    /// Returns the layers that follow the last attention when the residual connection and the MLP are left out. The
+    /// result shares the tower's weights and may outlive the tower.
     pub(crate) fn readout(&self) -> Readout {
         Readout {
             out_proj: self.last_block().attn.out_proj.share(),
@@ -113,7 +116,7 @@ impl VisionTransformer {
         }
     }
 
-    /// Patches with the class token before them and positions added: `[batch, 3, height, width]` to
+    /// Embeds the patches, puts the class token first and adds the positions: `[batch, 3, height, width]` to
     /// `[batch, 1 + cells, width]`.
     fn embed(&self, image: &Tensor) -> Tensor {
         let (batch, _, height, width) = image.size4().expect("images are [batch, 3, height, width]");
@@ -130,32 +133,32 @@ impl VisionTransformer {
         self.ln_pre.forward(&tokens)
     }
 
-    /// Side of a patch in pixels.
+    /// Returns the side of a patch in pixels.
     pub fn patch_pixels(&self) -> i64 {
         self.patch
     }
 
-    /// Side in pixels of the square images the model was trained on.
+    /// Returns the side in pixels of the square images that the model was trained on.
     pub fn training_pixels(&self) -> i64 {
         self.positional_embedding.side() * self.patch_pixels()
     }
 
-    /// Length of the image feature.
+    /// Returns the length of the image feature.
     pub fn embedding_dimension(&self) -> i64 {
         self.proj.outputs()
     }
 
-    /// Element type it computes in.
+    /// Returns the element type in which the tower computes.
     pub(crate) fn kind(&self) -> Kind {
         self.proj.kind()
     }
 
-    /// Device its weights are on.
+    /// Returns the device that holds the tower's weights.
     pub(crate) fn device(&self) -> Device {
         self.proj.device()
     }
 
-    /// "ViT-B/16" for the published sizes, else the sizes themselves.
+    /// Returns a name such as "ViT-B/16" for published sizes, otherwise the sizes themselves.
     pub fn architecture(&self) -> String {
         let patch = self.patch_pixels();
         let (layers, width) = (self.resblocks.len(), self.conv1.outputs());
@@ -172,7 +175,8 @@ impl VisionTransformer {
     }
 }
 
-/// From the heads of the last attention to the space shared with texts. Weights are the tower's.
+/// Maps the output of the last attention's heads into the space that images share with texts. It shares the tower's
+/// weights.
 #[derive(Debug)]
 pub(crate) struct Readout {
     out_proj: Linear,
@@ -181,7 +185,7 @@ pub(crate) struct Readout {
 }
 
 impl Readout {
-    /// `[batch, heads, tokens, head_width]` to `[batch, tokens, embedding]`.
+    /// Projects what the heads computed: `[batch, heads, tokens, head_width]` to `[batch, tokens, embedding]`.
     pub(crate) fn read(&self, mixed: &Tensor) -> Tensor {
         let tokens = self.out_proj.forward(&join_heads(mixed));
         self.proj.forward(&self.ln_post.forward(&tokens))
@@ -190,7 +194,10 @@ impl Readout {
 
 const NEVER_EMPTY: &str = "a tower is loaded with at least one block";
 
-/// How many heads an attention has.
+/// Returns how many heads of `head_width` channels an attention of `width` channels has.
+///
+/// # Errors
+/// Fails when `head_width` does not divide `width`.
 pub(super) fn heads(width: i64, head_width: i64) -> Result<i64, CheckpointError> {
     if width % head_width != 0 {
         return Err(CheckpointError::UnevenHeads { width, head_width });
@@ -198,7 +205,7 @@ pub(super) fn heads(width: i64, head_width: i64) -> Result<i64, CheckpointError>
     Ok(width / head_width)
 }
 
-/// What a checkpoint calls a block.
+/// Returns the name of a visual block in a checkpoint, without the names of its tensors.
 pub(super) fn block_name(layer: usize) -> String {
     format!("visual.transformer.resblocks.{layer}")
 }

@@ -1,4 +1,4 @@
-//! The section `limits`: one list of keys, whose bounds belong to several rooms.
+//! The section `limits`: one list of keys whose limits belong to several rooms.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use crate::engine::InputLimits;
 use crate::support::{OutOfRange, at_least_one};
 use crate::vocabulary::VocabularyLimits;
 
-/// What requests may ask for.
+/// Limits on requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "LimitKeys", into = "LimitKeys")]
 pub struct LimitsSettings {
-    /// Bytes of a request's body.
+    /// Largest number of bytes in a request's body.
     pub max_request_bytes: usize,
-    /// Bounds on class lists and vocabularies.
+    /// Limits on class lists and vocabularies.
     pub vocabulary: VocabularyLimits,
-    /// Bounds on images and on what the model computes for a request.
+    /// Limits on images and on the model's work for a request.
     pub input: InputLimits,
 }
 
@@ -22,7 +22,7 @@ impl LimitsSettings {
     /// Checks the range of every value.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// [`OutOfRange`] for the first value outside its range.
     pub(super) fn check(&self) -> Result<(), OutOfRange> {
         at_least_one("limits.max_request_bytes", self.max_request_bytes as u64)?;
         self.vocabulary.check()?;
@@ -30,7 +30,7 @@ impl LimitsSettings {
     }
 }
 
-/// The keys of the section, side by side.
+/// The keys of the section, without the rooms' structs.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LimitKeys {

@@ -1,4 +1,4 @@
-//! Layers of settings into one [`Config`]: defaults, file, environment, flags.
+//! Merges layers of settings into one [`Config`]: defaults, file, environment, flags.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +12,10 @@ use crate::vocabulary::StorePath;
 
 const DEFAULT_YAML: &str = include_str!("../../config/default.yaml");
 
-/// Prefix of settings in the environment; two underscores stand between section and key.
+/// Prefix of settings in the environment. Two underscores separate section and key.
 const ENVIRONMENT_PREFIX: &str = "MASKCLIP_";
 
-/// Why the settings were refused. The text names the key's path and where it came from.
+/// Why the settings were refused. The text names the key's path and its origin.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -24,18 +24,18 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is not YAML.
-    #[error("{origin} is not valid YAML: {reason}")]
+    /// A text is not valid YAML.
+    #[error("{name} is not valid YAML: {reason}")]
     Syntax {
-        /// Which text.
-        origin: String,
-        /// What the parser said.
+        /// The name of the text: the file's path, or "the compiled-in defaults".
+        name: String,
+        /// The parser's error.
         reason: String,
     },
-    /// A key is unknown, or its value has another type.
+    /// A key is unknown, or its value has the wrong type.
     #[error("{0}")]
     Key(Box<figment::Error>),
     /// A value is outside its range.
@@ -44,11 +44,11 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The compiled-in defaults, then `file`, then the environment, then `flags` (nested like the
-    /// file, nothing where no flag was given).
+    /// Loads the compiled-in defaults, then `file`, then the environment, then `flags`. Later layers replace values of
+    /// earlier ones. `flags` is nested like the file and holds only given flags.
     ///
     /// # Errors
-    /// When a layer cannot be read, has an unknown key, or a value is outside its range.
+    /// [`ConfigError`] when a layer cannot be read or has an unknown key, or a value is outside its range.
     pub fn load(file: Option<&Path>, flags: Dict) -> Result<Self, ConfigError> {
         let mut layers = Figment::from(Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML)?);
         if let Some(path) = file {
@@ -58,15 +58,14 @@ impl Config {
             })?;
             layers = layers.merge(Yaml::parse(path.display().to_string(), &text)?);
         }
-        // Other names without a section are not settings of the server (the build uses some).
+        // Other variables with the prefix and without a section are not settings. The build uses some.
         let environment = Env::prefixed(ENVIRONMENT_PREFIX)
             .filter(|name| name == "models" || name.as_str().contains("__"))
             .split("__");
         Self::from_layers(layers.merge(environment).merge(Serialized::defaults(flags)))
     }
 
-    /// The compiled-in defaults alone, as tests want them: a port of the system's choice on the
-    /// loopback address, nothing on disk.
+    /// Returns the compiled-in defaults for tests: a free port on the loopback address and no store on disk.
     pub fn for_testing() -> Self {
         let defaults = Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML);
         let mut config = defaults
@@ -84,21 +83,21 @@ impl Config {
     }
 }
 
-/// A YAML text as a layer that names its origin in errors.
+/// A YAML text as a layer. Errors show its name.
 struct Yaml {
-    origin: String,
+    name: String,
     values: Dict,
 }
 
 impl Yaml {
-    fn parse(origin: String, text: &str) -> Result<Self, ConfigError> {
-        // An empty file, or one with comments alone, changes nothing.
+    fn parse(name: String, text: &str) -> Result<Self, ConfigError> {
+        // An empty file, or one with comments only, changes nothing.
         let values: Option<Dict> = serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
-            origin: origin.clone(),
+            name: name.clone(),
             reason: error.to_string(),
         })?;
         Ok(Self {
-            origin,
+            name,
             values: values.unwrap_or_default(),
         })
     }
@@ -106,7 +105,7 @@ impl Yaml {
 
 impl Provider for Yaml {
     fn metadata(&self) -> Metadata {
-        Metadata::named(self.origin.clone())
+        Metadata::named(self.name.clone())
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
@@ -314,10 +313,8 @@ mod tests {
         for protocol in Protocol::all() {
             protocol.settings().check(&limits).expect("valid");
             let vocabulary = registry.get(protocol.vocabulary()).expect("valid");
-            let classes = protocol
-                .data_set
-                .name()
-                .trim_start_matches(|letter: char| !letter.is_ascii_digit());
+            let data_set = protocol.data_set.to_string();
+            let classes = data_set.trim_start_matches(|letter: char| !letter.is_ascii_digit());
             if let Ok(classes) = classes.parse::<usize>()
                 && protocol.data_set != ProtocolData::Ade20k
             {

@@ -1,8 +1,8 @@
-//! Every setting of the program: the sections of all rooms, filled from the compiled-in defaults, a file, the environment and flags,
-//! in that order, and checked once.
+//! All settings of the program. The sections of all rooms are filled from the compiled-in defaults, a file, the
+//! environment and flags, in that order, and checked once.
 //!
-//! Nobody else reads settings from the environment. `config/default.yaml` explains each key; what a section holds is declared by
-//! the room that obeys it.
+//! No other room reads settings from the environment. `config/default.yaml` explains each key. The room that uses a
+//! section declares its struct.
 
 mod limits;
 mod load;
@@ -26,24 +26,24 @@ use crate::weights::FetchSettings;
 pub struct Config {
     /// The listening socket and the life of the process.
     pub server: ServerSettings,
-    /// What requests may ask for.
+    /// Limits on requests.
     pub limits: LimitsSettings,
-    /// Device and precision, for all models.
+    /// Device and precision of all models.
     pub model: ModelSettings,
-    /// The models; requests that name none get the first.
+    /// The served models. Requests that name no model go to the first.
     #[serde(deserialize_with = "one_or_several")]
     pub models: Vec<ModelEntry>,
-    /// Getting weights.
+    /// Download of weights.
     pub fetch: FetchSettings,
-    /// Queue, workers, deadlines.
+    /// Queue, workers and deadlines.
     pub engine: QueueSettings,
-    /// What is kept of images.
+    /// What the engine keeps of images between requests.
     pub images: ImageSettings,
     /// The store of text embeddings and the recent class lists.
     pub vocabulary: VocabularySettings,
-    /// Values of request fields that a request leaves out.
+    /// The default values of request fields.
     pub defaults: DefaultSettings,
-    /// Logs.
+    /// Logging.
     pub telemetry: TelemetrySettings,
 }
 
@@ -51,7 +51,7 @@ impl Config {
     /// Checks what types alone cannot: ranges, and settings that depend on each other.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         self.server.check()?;
         self.limits.check()?;
@@ -63,7 +63,7 @@ impl Config {
         self.defaults.check(&self.limits.input)
     }
 
-    /// The models that the settings ask for.
+    /// Returns the models that the settings ask for.
     pub fn asked_models(&self) -> AskedModels<'_> {
         AskedModels {
             entries: &self.models,
@@ -72,7 +72,7 @@ impl Config {
         }
     }
 
-    /// The settings that the engine obeys.
+    /// Returns the engine's settings.
     pub fn engine_settings(&self) -> EngineSettings {
         EngineSettings {
             queue: self.engine.clone(),

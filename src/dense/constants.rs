@@ -1,24 +1,25 @@
 //! Constants that the released codes of ResCLIP and PEARL change with the data set: plain data, no tensors.
 //!
-//! Requests and settings have no field for them: a protocol sets them, or they are the default.
+//! Requests and settings have no field for them. An evaluation protocol sets them; otherwise the defaults apply.
 
 use std::hash::{Hash, Hasher};
 
-/// Cells along a side to which PEARL's propagation averages an image, more or less, unless a protocol says otherwise.
+/// Approximate number of cells along a side to which PEARL's propagation averages an image, unless a protocol says
+/// otherwise.
 pub const PROPAGATION_CELLS: u32 = 80;
 
-/// The constants of all attentions that have some; each is read by its own attention alone. Two are equal when they are equal to
-/// the bit.
+/// The constants of all attentions that have any. Each attention reads only its own. Two values are equal when they are
+/// equal to the bit.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionConstants {
-    /// ResCLIP's, as released or repaired.
+    /// The constants of ResCLIP, both as released and repaired.
     pub resclip: ResclipConstants,
-    /// PEARL's `alpha`, with either rotation: weight of the keys' likeness to each other.
+    /// PEARL's `alpha`, with either rotation: the weight of the likeness of keys to each other.
     pub pearl_key_weight: f64,
 }
 
 impl Default for AttentionConstants {
-    /// Those for all data sets without others.
+    /// Returns the constants for every data set that has no others.
     fn default() -> Self {
         Self {
             resclip: ResclipConstants::default(),
@@ -60,21 +61,21 @@ impl Hash for AttentionConstants {
     }
 }
 
-/// What ResCLIP's release (yvhangyang/ResCLIP 0e085f7) has for each data set.
+/// The constants that ResCLIP's release (yvhangyang/ResCLIP 0e085f7) has for each data set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ResclipConstants {
-    /// A pixel of the first pass whose best probability is below this counts as of the first query, 0 to 1.
+    /// A pixel of the first pass counts as the first query's if its best probability is below this value, 0 to 1.
     pub threshold: f32,
-    /// `lambda_r`: share of the middle blocks' attention, 0 to 1.
+    /// `lambda_r`: the share of the middle blocks' attention, 0 to 1.
     pub middle_share: f64,
-    /// `tau_s`: factor on what the second pass's softmax sees but the neighbourhood.
+    /// `tau_s`: the factor on the scores of the second pass before the softmax; it does not apply to the neighbourhood.
     pub score_scale: f64,
-    /// `lambda_s`: share of the first pass's layout in what the softmax sees, 0 to 1.
+    /// `lambda_s`: the share of the first pass's layout in these scores, 0 to 1.
     pub layout_share: f64,
 }
 
 impl Default for ResclipConstants {
-    /// Those for PASCAL Context 59, where everything in the picture has a class of its own.
+    /// Returns the constants for PASCAL Context 59, in which everything in the picture has a class of its own.
     fn default() -> Self {
         Self {
             threshold: 0.25,

@@ -1,4 +1,4 @@
-//! Prompt denoising (MaskCLIP, section 3.3): classes that are nowhere in the image are taken out of the running.
+//! Prompt denoising (MaskCLIP, section 3.3): drops classes that occur nowhere in the image.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use super::Comparison;
 use super::tensors::{floats, probabilities};
 use crate::scores::QueryOwner;
 
-/// What a dropped class scores in place of its cosine, as in the reference implementation: no probability is left of it
-/// at any temperature in use.
+/// The cosine that a dropped class gets, as in the reference implementation. Its probability is then zero at any usual
+/// temperature.
 const DROPPED_COSINE: f64 = -100.0;
 
-/// How far below all others the logit of a dropped class is where logits have no bound.
+/// Distance of a dropped class's logit below all others where logits have no bound.
 const DROPPED_BELOW: f64 = 100.0;
 
-/// What a dropped class scores in place of its `logits`.
+/// Returns the logit that replaces the `logits` of a dropped class.
 pub(super) fn dropped_logit(comparison: Comparison, logits: &Tensor, temperature: f64) -> f64 {
     match comparison {
         Comparison::Cosine => temperature * DROPPED_COSINE,
@@ -23,17 +23,17 @@ pub(super) fn dropped_logit(comparison: Comparison, logits: &Tensor, temperature
     }
 }
 
-/// Logits of the classes that stayed.
+/// The logits after denoising.
 pub(super) struct Denoised {
-    /// `[queries, cells]`
+    /// The logits, `[queries, cells]`.
     pub(super) logits: Tensor,
-    /// Every class was below the threshold, so none was dropped: the paper leaves open what then.
+    /// Whether every class was below the threshold. None is dropped then; the paper does not say what to do.
     pub(super) dropped_all: bool,
 }
 
-/// Drops every class whose probability, the best of its queries' in a softmax over all queries, is below `threshold` in
-/// every cell. Background queries take part in the softmax and are never dropped. `logits` are `[queries, cells]`; those of what
-/// is dropped become `dropped`.
+/// Drops every class whose probability is below `threshold` in every cell. The probability of a class is that of its
+/// best query in a softmax over all queries. Background queries take part in the softmax and are never dropped.
+/// `logits` are `[queries, cells]`; the logits of dropped classes become `dropped`.
 pub(super) fn drop_absent_classes(logits: &Tensor, owners: &[QueryOwner], threshold: f32, dropped: f64) -> Denoised {
     let best_of_query = floats(&probabilities(logits).amax([1], false)); // [queries, cells] -> [queries]
     let mut best_of_class = BTreeMap::<u16, f32>::new();
@@ -75,7 +75,7 @@ mod tests {
 
     const DROPPED: f64 = -10_000.0;
 
-    /// Logits whose softmax over the first dimension is the rows given: `[queries][cells]`.
+    /// Returns logits whose softmax over the first dimension equals the given rows, `[queries][cells]`.
     fn logits(probabilities: &[[f32; 2]]) -> Tensor {
         Tensor::from_slice2(probabilities).log()
     }

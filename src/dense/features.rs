@@ -1,5 +1,5 @@
-//! A feature per position of an image in the space of the texts, from whatever network: CLIP's visual tower with a dense
-//! ending, in one pass, or a student.
+//! Features for each position of an image in the embedding space of the texts. They come from any network: CLIP's
+//! visual tower with a dense ending, in one pass, or a student.
 
 use tch::{Kind, Tensor};
 
@@ -9,18 +9,19 @@ use super::{DenseError, FeatureOptions, SmoothingKeys};
 use crate::clip::VisualTower;
 use crate::support::to_usize;
 
-/// A network that gives features on a grid.
+/// A network that computes features on a grid.
 pub trait FeatureSource {
-    /// Sides of what it looks at are whole multiples of this many pixels.
+    /// Returns the side of a patch in pixels. The sides of the network's inputs are whole multiples of it.
     fn patch_pixels(&self) -> i64;
 
-    /// Features of images of one size, `[batch, 3, height, width]`, of each as if it were alone.
+    /// Computes the features of images of one size, `[batch, 3, height, width]`. Returns one result per image, equal to
+    /// that of the image alone up to rounding.
     ///
     /// # Errors
-    /// When it cannot compute the options' attention, or not on images of that size.
+    /// Fails when the network cannot compute the attention of the options, or cannot do so on images of that size.
     ///
     /// # Panics
-    /// When the images have another shape, or libtorch fails.
+    /// Panics when the images have another shape, or when libtorch fails.
     fn features(&self, images: &Tensor, options: &FeatureOptions) -> Result<Vec<DenseFeatures>, DenseError>;
 }
 
@@ -34,38 +35,38 @@ impl FeatureSource for VisualTower {
     }
 }
 
-/// What a text has in common with a feature: the logit, but for the temperature.
+/// How a text is compared with a feature. The result times the temperature is the logit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// The cosine, as CLIP was trained: lengths do not matter.
+    /// The cosine, as in CLIP's training; the lengths of the vectors do not matter.
     Cosine,
-    /// The product, as students are trained (MaskCLIP, section 3.4): the feature's length says how sure it is.
+    /// The product, as in the training of students (MaskCLIP, section 3.4); a longer feature means more certainty.
     Product,
 }
 
-/// What an image's classes are scored from. Tensors, of use on the network's device alone.
+/// The features from which the classes of an image are scored. The tensors are usable on the network's device only.
 #[derive(Debug)]
 pub struct DenseFeatures {
-    /// Cells from top to bottom.
+    /// The number of cells from top to bottom.
     pub height: i64,
-    /// Cells from left to right.
+    /// The number of cells from left to right.
     pub width: i64,
-    /// `[height * width, embedding]`, row-major over the grid, not of unit length. Those of the first pass where the
-    /// attention has a second, led by the texts.
+    /// The features of the cells, `[height * width, embedding]`, row by row, not of unit length. For an attention whose
+    /// second pass depends on the texts, these are the features of the first pass.
     pub cells: Tensor,
-    /// `[embedding]`: the feature of the whole image, not of unit length: CLIP's own, or the mean of a student's cells.
+    /// The feature of the whole image, `[embedding]`, not of unit length: CLIP's own, or the mean of a student's cells.
     pub pooled: Tensor,
-    /// How texts are compared with them.
+    /// How texts are compared with these features.
     pub comparison: Comparison,
-    /// The keys that were kept, `[height * width, key channels]`.
+    /// The keys that were kept for key smoothing, `[height * width, key channels]`, and their kind.
     pub(super) keys: Option<(SmoothingKeys, Tensor)>,
-    /// What a second pass of the attention takes.
+    /// The input of the attention's second pass, if it has one.
     feedback: Option<Feedback>,
 }
 
 impl DenseFeatures {
-    /// Features of a network that has no attention and no keys: `cells`, `[height * width, embedding]`, row-major, compared by
-    /// their product, and their mean.
+    /// Builds the features of a network without attention and keys from its cells, `[height * width, embedding]`, row
+    /// by row. Texts are compared with them by the product, and the pooled feature is their mean.
     pub fn of_grid(height: i64, width: i64, cells: Tensor) -> Self {
         Self {
             height,
@@ -78,27 +79,28 @@ impl DenseFeatures {
         }
     }
 
-    /// Runs the tower on one image, `[3, height, width]`, sides whole multiples of [`VisualTower::patch_pixels`].
-    /// The options' windows are left to [`ImageViews`](super::ImageViews).
+    /// Runs the tower on one image, `[3, height, width]`, whose sides are whole multiples of
+    /// [`VisualTower::patch_pixels`]. The windows in the options are ignored: [`ImageViews`](super::ImageViews) applies
+    /// them.
     ///
     /// # Errors
-    /// When the tower cannot compute the attention asked for, or not on an image of that size.
+    /// Fails when the tower cannot compute the attention asked for, or cannot do so on an image of that size.
     ///
     /// # Panics
-    /// When the image has another shape, or libtorch fails.
+    /// Panics when the image has another shape, or when libtorch fails.
     pub fn extract(tower: &VisualTower, image: &Tensor, options: &FeatureOptions) -> Result<Self, DenseError> {
         let mut features = Self::extract_batch(tower, &image.unsqueeze(0), options)?;
         Ok(features.remove(0))
     }
 
-    /// [`DenseFeatures::extract`] for images of one size in one pass, `[batch, 3, height, width]`: features of each, as if it
-    /// were alone.
+    /// Runs the tower once on several images of one size, `[batch, 3, height, width]`. Each result equals that of
+    /// [`DenseFeatures::extract`] up to rounding.
     ///
     /// # Errors
-    /// As above.
+    /// Fails as [`DenseFeatures::extract`] does.
     ///
     /// # Panics
-    /// As above.
+    /// Panics as [`DenseFeatures::extract`] does.
     pub(super) fn extract_batch(
         tower: &VisualTower,
         images: &Tensor,
@@ -135,7 +137,8 @@ impl DenseFeatures {
         Ok(features.collect())
     }
 
-    /// The same with tensors that share no memory with others': those of a batch keep all of it alive.
+    /// Copies the tensors so that they share no memory with others. A tensor of a batch would keep the whole batch
+    /// alive.
     pub(super) fn owned(self) -> Self {
         tch::no_grad(|| Self {
             cells: self.cells.copy(),
@@ -146,13 +149,13 @@ impl DenseFeatures {
         })
     }
 
-    /// Bytes of all tensors, when each has its memory to itself.
+    /// Returns the bytes of all tensors, if each has its memory to itself.
     pub(super) fn bytes(&self) -> usize {
         let bytes = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
         self.tensors().map(bytes).sum()
     }
 
-    /// All tensors, but for a second pass's share of the weights, which is the tower's.
+    /// Returns all tensors except the weights that the second pass shares with the tower.
     pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let of_feedback = self.feedback.iter().flat_map(Feedback::tensors);
         [&self.cells, &self.pooled]
@@ -161,13 +164,13 @@ impl DenseFeatures {
             .chain(of_feedback)
     }
 
-    /// `[height * width, embedding]`: the cells at unit length, in 32 bits.
+    /// Returns the cells scaled to unit length, `[height * width, embedding]`, in float32.
     pub fn unit_cells(&self) -> Tensor {
         unit_rows(&self.cells)
     }
 
-    /// The cells' cosines with texts in 32 bits, `[queries, embedding]`, of unit length for [`Comparison::Cosine`]:
-    /// `[queries, cells]`.
+    /// Computes the cosines of the cells with texts, `[queries, embedding]` in float32, which must have unit length for
+    /// [`Comparison::Cosine`]. Returns `[queries, cells]`. Runs the attention's second pass if it has one.
     pub(super) fn cosines(&self, text: &Tensor) -> Tensor {
         let text = match self.comparison {
             Comparison::Cosine => text.shallow_clone(),
@@ -182,8 +185,8 @@ impl DenseFeatures {
         }
     }
 
-    /// What texts in 32 bits, `[queries, embedding]`, have in common with the cells, `[queries, cells]`, when their cosines are
-    /// these.
+    /// Compares texts, `[queries, embedding]` in float32, with the cells as [`Comparison`] says. Returns
+    /// `[queries, cells]`. `cosines` must be the result of [`Self::cosines`] for these texts.
     pub(super) fn compare(&self, text: &Tensor, cosines: &Tensor) -> Tensor {
         match self.comparison {
             Comparison::Cosine => cosines.shallow_clone(),
@@ -192,7 +195,7 @@ impl DenseFeatures {
         }
     }
 
-    /// The same for the image as a whole, `[queries]`.
+    /// Compares texts with the feature of the whole image in the same way. Returns `[queries]`.
     pub(super) fn compare_pooled(&self, text: &Tensor) -> Tensor {
         match self.comparison {
             Comparison::Cosine => text.mv(&unit_rows(&self.pooled)),

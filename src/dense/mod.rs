@@ -1,15 +1,15 @@
 //! MaskCLIP and its successors: dense features from CLIP's own weights, their scores against text embeddings, prompt
 //! denoising, key smoothing, windows and refinement.
 //!
-//! Owns what happens between the visual tower's last stage and the score map, and the latter half of it for any network that
-//! has features on a grid ([`FeatureSource`]). Builds on [`clip`](crate::clip),
-//! knows nothing of images, vocabularies' names or HTTP.
+//! Owns the steps between the last stage of the visual tower and the score map. The steps after the features work for
+//! any network that has features on a grid ([`FeatureSource`]). Builds on [`clip`](crate::clip). Knows nothing of image
+//! files, named vocabularies or HTTP.
 //!
-//! "MaskCLIP" is Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022; where its text and its reference
-//! implementation differ, the choice has a name of its own in [`DenseOptions`]. The papers of the others stand at their
-//! names in [`Attention`] and [`Refinement`].
+//! "MaskCLIP" is Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022. Where its text and its reference
+//! implementation differ, [`DenseOptions`] has a name for each choice. [`Attention`] and [`Refinement`] cite the other
+//! papers.
 
-#![allow(clippy::disallowed_types)] // Tensors live here.
+#![allow(clippy::disallowed_types)] // This room computes with tensors.
 
 mod attention;
 mod constants;
@@ -45,10 +45,10 @@ use crate::scores::{DenseScores, QueryOwner, ScoreMap};
 /// Scores one image at one or more sizes against text embeddings: [`ImageViews::extract`], then [`ImageViews::score`].
 ///
 /// # Errors
-/// As those two.
+/// Fails when either of these two steps does.
 ///
 /// # Panics
-/// As those two.
+/// Panics when either of these two steps does.
 pub fn score(
     network: &dyn FeatureSource,
     sizes: &[Tensor],
@@ -60,12 +60,14 @@ pub fn score(
     ImageViews::extract(network, sizes, features)?.score(text, owners, scoring)
 }
 
-/// Refines the scores that texts, `[queries, embedding]`, have on an image of `height` x `width` pixels. `image` is what was scored,
-/// at its largest size, `[3, ..., ...]`; it is enlarged to the image's size for its colours. PAMR gives one cell per pixel, PEARL's
-/// propagation about as many along a side as the options say. Memory is [`refinement_bytes`].
+/// Refines scores of texts, `[queries, embedding]`, on an image of `height` x `width` pixels.
+///
+/// `image`, `[3, ..., ...]`, is the network's input at its largest size. It is enlarged to the size of the image and
+/// supplies the colours. PAMR returns one cell per pixel. PEARL's propagation returns about as many cells along a side
+/// as the options say. [`refinement_bytes`] estimates the memory.
 ///
 /// # Panics
-/// When a shape is none of the above, or libtorch fails.
+/// Panics when a shape is not as described, or when libtorch fails.
 pub fn refine(
     scores: ScoreMap,
     image: &Tensor,
@@ -83,41 +85,41 @@ pub fn refine(
     })
 }
 
-/// Attentions by their names.
+/// Joins the names of attentions with commas.
 fn names(attentions: &[Attention]) -> String {
     let names: Vec<_> = attentions.iter().map(|attention| attention.name()).collect();
     names.join(", ")
 }
 
-/// Why dense features or their scores cannot be computed.
+/// The reason why dense features or their scores cannot be computed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DenseError {
-    /// The attention acts on what this kind of tower does not have.
+    /// The attention needs parts that this kind of tower does not have.
     #[error("{architecture} cannot compute the attention {}; it can: {}", asked.name(), names(possible))]
     UnsupportedAttention {
-        /// What was asked for.
+        /// The attention that was asked for.
         asked: Attention,
-        /// The tower.
+        /// The name of the tower's architecture.
         architecture: String,
-        /// What it can compute.
+        /// The attentions that the tower can compute.
         possible: &'static [Attention],
     },
-    /// The attention is not defined on so few cells, or on cells that form no square.
+    /// The attention needs a square of more cells than the image has.
     #[error(
         "the attention {} looks at a square of at least 31 patches, not at {rows} rows of {columns}; a square image, or \
          a larger short_side, makes one",
         asked.name()
     )]
     UnsuitableGrid {
-        /// What was asked for.
+        /// The attention that was asked for.
         asked: Attention,
-        /// Cells from top to bottom.
+        /// The number of cells from top to bottom.
         rows: usize,
-        /// Cells from left to right.
+        /// The number of cells from left to right.
         columns: usize,
     },
-    /// Key smoothing compares keys that were not kept with the features.
+    /// Key smoothing needs keys that were not kept with the features.
     #[error("the features have no keys for the key smoothing that is asked for")]
     KeysNotKept,
 }

@@ -1,4 +1,4 @@
-//! The choices a request has over the dense features: plain data, no tensors.
+//! The options of dense features, scores and refinement: plain data, no tensors.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,8 @@ impl Attention {
         self.into()
     }
 
-    /// Whether it holds a number for every two cells in memory, where others never have the whole of such a matrix at once.
+    /// Returns whether the attention holds one number for every two cells in memory. All others never hold the whole of
+    /// such a matrix.
     pub const fn pairs_cells(self) -> bool {
         match self {
             Self::Naclip | Self::ScClip | Self::Resclip | Self::ResclipRepaired => true,
@@ -84,7 +85,8 @@ impl Attention {
 }
 
 impl AttentionConstants {
-    /// These constants where the attention reads them, and the defaults elsewhere: features of an image are the same where these are.
+    /// Returns these constants where `attention` reads them, and the defaults elsewhere. Features are then equal where
+    /// the results are equal.
     pub fn read_by(self, attention: Attention) -> Self {
         match attention {
             Attention::Resclip | Attention::ResclipRepaired => Self {
@@ -107,8 +109,7 @@ impl AttentionConstants {
     }
 }
 
-/// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys
-/// are alike.
+/// Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions with similar keys.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum KeySmoothing {
     /// No smoothing.
@@ -116,19 +117,19 @@ pub enum KeySmoothing {
     None,
     /// The paper's formula, `pred_i = sum_j cos(k_i, k_j) pred_j`.
     Formula,
-    /// The reference implementation's variant: keys normalised over positions per channel, and only
-    /// positions whose best probability is below `threshold` replaced.
+    /// The reference implementation's variant. Each channel of the keys is normalised over positions, and only
+    /// positions whose best probability is below `threshold` are replaced.
     Reference {
-        /// Best probability from which a position is left alone, 0 to 1.
+        /// The least best probability at which a position is left alone, 0 to 1.
         threshold: f32,
     },
-    /// Logits instead of probabilities, averaged with weights that fall off sharply, `softmax_j(40 cos(k_i, k_j))`: not the
-    /// paper's, but what gains where its formula loses.
+    /// An average of logits, not of probabilities, with the weights `softmax_j(40 cos(k_i, k_j))`, which fall off
+    /// sharply. It is not from the paper, but it improves results where the paper's formula worsens them.
     Likeness,
 }
 
 impl KeySmoothing {
-    /// Which keys it compares.
+    /// Returns the kind of keys that the smoothing compares, or `None` without smoothing.
     pub fn keys(self) -> Option<SmoothingKeys> {
         match self {
             Self::None => None,
@@ -138,13 +139,13 @@ impl KeySmoothing {
     }
 }
 
-/// The keys that a [`KeySmoothing`] compares.
+/// The kinds of keys that a [`KeySmoothing`] compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SmoothingKeys {
-    /// Those of the last attention.
+    /// The keys of the last attention.
     Plain,
-    /// The same behind the attention's output projection, on a ViT: the reference implementation projects queries, keys and
-    /// values alike.
+    /// On a ViT, the keys of the last attention after its output projection. The reference implementation projects
+    /// queries, keys and values alike.
     Projected,
 }
 
@@ -176,12 +177,13 @@ pub enum KeySmoothingMethod {
     Likeness,
 }
 
-/// Square windows through which the model sees its input, one after the other; scores are averaged where they overlap.
+/// Square windows through which the model sees its input, one after the other. Scores are averaged where windows
+/// overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
-    /// Side in pixels of the model's input, at least one patch. An input that is no larger is seen as a whole.
+    /// Side in pixels of a window, at least one patch. An input that is no larger is seen as a whole.
     pub side: u32,
-    /// Pixels from one window to the next, 1 to the side.
+    /// Pixels from one window to the next, from 1 to the side.
     pub stride: u32,
 }
 
@@ -220,37 +222,38 @@ impl Refinement {
     }
 }
 
-/// The largest temperature that may be asked for: ten times CLIP's own.
+/// The largest temperature that a request may ask for: ten times CLIP's own.
 pub const MAX_TEMPERATURE: f32 = 1000.0;
 
-/// What the features of an image depend on, beside its pixels: the first step, [`ImageViews::extract`](super::ImageViews::extract).
-/// Images of one size have the same features where these are equal.
+/// Everything beside the pixels that the features of an image depend on. These are the options of the first step,
+/// [`ImageViews::extract`](super::ImageViews::extract). Equal options give equal features for images of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FeatureOptions {
-    /// The last attention.
+    /// The attention of the last block.
     pub attention: Attention,
-    /// Windows over the input; `None` sees it as a whole.
+    /// The windows over the input; with `None` the network sees the input as a whole.
     pub window: Option<Window>,
-    /// The keys that are kept for key smoothing.
+    /// The kind of keys that are kept for key smoothing.
     pub keys: Option<SmoothingKeys>,
-    /// Constants of the attention.
+    /// The constants of the attention.
     pub constants: AttentionConstants,
 }
 
-/// How texts score features: the second step, [`ImageViews::score`](super::ImageViews::score).
+/// How texts score features: the options of the second step, [`ImageViews::score`](super::ImageViews::score).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoreOptions {
-    /// Factor on cosines, or a student's products, before the softmax; CLIP's learned scale is 100, a student's 1.
+    /// The factor on cosines, or on a student's products, before the softmax. CLIP's learned factor is 100, a student's
+    /// is 1.
     pub temperature: f32,
-    /// Prompt denoising (MaskCLIP, section 3.3): a class whose best probability anywhere in the
-    /// image is below this is dropped. `None` keeps all.
+    /// Prompt denoising (MaskCLIP, section 3.3): a class is dropped if its best probability anywhere in the image is
+    /// below this value. `None` keeps all classes.
     pub prompt_denoising: Option<f32>,
-    /// Key smoothing, after prompt denoising; within each window.
+    /// Key smoothing, which follows prompt denoising and acts within each window.
     pub key_smoothing: KeySmoothing,
 }
 
 impl Default for ScoreOptions {
-    /// The softmax of cosines at CLIP's temperature, nothing more.
+    /// Returns the plain softmax of cosines at CLIP's temperature.
     fn default() -> Self {
         Self {
             temperature: 100.0,
@@ -260,7 +263,7 @@ impl Default for ScoreOptions {
     }
 }
 
-/// How scores are refined by the colours of their image: the third step, [`refine`](super::refine).
+/// How the colours of the image refine its scores: the options of the third step, [`refine`](super::refine).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum RefinementOptions {
     /// Scores stay as they are.
@@ -270,15 +273,16 @@ pub enum RefinementOptions {
     Pamr,
     /// [`Refinement::PearlPropagation`].
     PearlPropagation {
-        /// Cells along a side to which the image is averaged, more or less; at least 1.
+        /// Approximate number of cells along a side to which the image is averaged; at least 1.
         cells: u32,
-        /// The temperature that the scores were made with: cosines are propagated.
+        /// The temperature of the scores. They are divided by it, because the propagation acts on cosines.
         temperature: f32,
     },
 }
 
 impl RefinementOptions {
-    /// The options of a refinement whose scores have a temperature and whose propagation has so many cells along a side.
+    /// Returns the options of `refinement` for scores of the given temperature and a propagation with about `cells`
+    /// cells along a side.
     pub fn new(refinement: Refinement, cells: u32, temperature: f32) -> Self {
         match refinement {
             Refinement::None => Self::None,
@@ -287,7 +291,7 @@ impl RefinementOptions {
         }
     }
 
-    /// The refinement without its options.
+    /// Returns the refinement without its options.
     pub fn refinement(self) -> Refinement {
         match self {
             Self::None => Refinement::None,
@@ -300,11 +304,11 @@ impl RefinementOptions {
 /// The options of all three steps.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DenseOptions {
-    /// What features are extracted.
+    /// The options of the features.
     pub features: FeatureOptions,
-    /// How texts score them.
+    /// The options of the scores.
     pub scoring: ScoreOptions,
-    /// How the scores are refined.
+    /// The options of the refinement.
     pub refinement: RefinementOptions,
 }
 

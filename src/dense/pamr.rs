@@ -1,43 +1,44 @@
 //! Pixel-adaptive mask refinement (PAMR: Araslanov, Roth, "Single-stage Semantic Segmentation from Image Labels", CVPR
 //! 2020, section 3.3), with the constants that the released code of MaskCLIP's successors shares.
 //!
-//! Scores move to neighbours of like colour: ten times each pixel takes the weighted mean of 16 others, its own left out.
-//! Time is linear in pixels and in queries. Weights cost 64 bytes a pixel, scratch at most [`SCRATCH_BYTES`] or one map more.
+//! Scores move to neighbours of similar colour. Ten times, each pixel becomes the weighted mean of 16 other pixels,
+//! without its own score. Time is linear in pixels and in queries. The weights take 64 bytes per pixel; the scratch
+//! memory is the larger of [`SCRATCH_BYTES`] and one map.
 
 use tch::{Kind, Tensor};
 
-/// Distances in pixels at which neighbours lie, in eight directions each.
+/// Distances in pixels at which neighbours lie. Each distance has eight directions.
 const DISTANCES: [i64; 2] = [8, 16];
 
-/// Steps of spreading.
+/// Number of times that scores spread.
 const ITERATIONS: i64 = 10;
 
-/// Differences of colour count in this share of the neighbourhood's standard deviation.
+/// Differences of colour are divided by this share of the neighbourhood's standard deviation.
 const SOFTNESS: f64 = 0.1;
 
-/// Keeps a neighbourhood of one colour from dividing by zero.
+/// Added to the deviation, so that a neighbourhood of one colour does not divide by zero.
 const SMALLEST_DEVIATION: f64 = 1e-8;
 
-/// Queries are refined together as long as one map of theirs takes less than this.
+/// Queries are refined in groups whose scores at the image's size take at most this much memory.
 const SCRATCH_BYTES: i64 = 1 << 26;
 
-/// Directions as (down, right).
+/// The eight directions as (down, right).
 const DIRECTIONS: [(i64, i64); 8] = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)];
 
-/// How much each pixel of one image takes over from each of its neighbours.
+/// The weight of each neighbour in the mean of each pixel of one image.
 #[derive(Debug)]
 pub(super) struct PixelAffinity {
-    /// `[neighbours, height, width]`, summing to 1 over the neighbours.
+    /// The weights, `[neighbours, height, width]`, which sum to 1 over the neighbours.
     weights: Tensor,
-    /// Of the neighbours, in their order, eight to a distance.
+    /// The distances of the neighbours, in their order: eight neighbours for each distance.
     distances: Vec<i64>,
 }
 
 impl PixelAffinity {
-    /// The affinity of an image, `[channels, height, width]`; the scale of its values is of no consequence.
+    /// Computes the affinity of an image, `[channels, height, width]`. The scale of its values does not matter.
     ///
     /// # Panics
-    /// When the image has another shape, or libtorch fails.
+    /// Panics when the image has another shape, or when libtorch fails.
     pub(super) fn of(image: &Tensor) -> Self {
         Self::at_distances(image, &DISTANCES)
     }
@@ -45,7 +46,7 @@ impl PixelAffinity {
     fn at_distances(image: &Tensor, distances: &[i64]) -> Self {
         let image = image.to_kind(Kind::Float);
         let neighbours = Neighbours::of(&image, distances);
-        // The deviation is that of whole patterns, in which the centre occurs once for each distance.
+        // The deviation is taken over whole patterns, in which the centre occurs once for each distance.
         let patterns = || {
             neighbours
                 .views()
@@ -65,18 +66,18 @@ impl PixelAffinity {
         }
     }
 
-    /// Refines scores, `[queries, height, width]` of the image's size, to the same shape in 32 bits. The released codes refine
-    /// cosines, before scale and softmax. A score never leaves the range of its query's.
+    /// Refines scores, `[queries, height, width]` at the image's size. Returns the same shape in float32. The released
+    /// codes refine cosines, before scale and softmax. The refined scores of a query stay in the range of its scores.
     ///
     /// # Panics
-    /// When the size is not the image's, or libtorch fails.
+    /// Panics when the size is not that of the image, or when libtorch fails.
     pub(super) fn refine(&self, scores: &Tensor) -> Tensor {
         let (_, height, width) = scores.size3().expect("scores are [queries, height, width]");
         let (_, image_height, image_width) = self.weights.size3().expect("weights have three dimensions");
         assert_eq!(
             (height, width),
             (image_height, image_width),
-            "scores of the image's size"
+            "scores have the size of the image"
         );
         let map_bytes = 4 * height * width;
         let together = (SCRATCH_BYTES / map_bytes).max(1);
@@ -88,7 +89,7 @@ impl PixelAffinity {
         Tensor::cat(&refined, 0)
     }
 
-    /// One step: `s_x <- sum_y w_xy s_y`, `[queries, height, width]` to the same shape.
+    /// Does one step, `s_x <- sum_y w_xy s_y`, on `[queries, height, width]` and keeps the shape.
     fn spread(&self, scores: &Tensor) -> Tensor {
         let neighbours = Neighbours::of(scores, &self.distances);
         let mut spread = scores.zeros_like();
@@ -99,9 +100,9 @@ impl PixelAffinity {
     }
 }
 
-/// A map's neighbours in every direction, coordinates clamped to the border.
+/// The neighbours of a map in every direction, with coordinates clamped to the border.
 struct Neighbours<'distances> {
-    /// `[maps, height + 2 margin, width + 2 margin]`, the border's values repeated outwards.
+    /// The maps with the values of the border repeated outwards, `[maps, height + 2 margin, width + 2 margin]`.
     padded: Tensor,
     margin: i64,
     height: i64,
@@ -110,7 +111,7 @@ struct Neighbours<'distances> {
 }
 
 impl<'distances> Neighbours<'distances> {
-    /// Of maps `[maps, height, width]`.
+    /// Pads maps `[maps, height, width]`.
     fn of(maps: &Tensor, distances: &'distances [i64]) -> Self {
         let (_, height, width) = maps.size3().expect("maps have three dimensions");
         let margin = distances.iter().copied().max().expect("there is a distance");
@@ -123,7 +124,7 @@ impl<'distances> Neighbours<'distances> {
         }
     }
 
-    /// One after the other, distance by distance, each `[maps, height, width]`.
+    /// Returns the map of each neighbour, `[maps, height, width]`, distance by distance.
     fn views(&self) -> impl Iterator<Item = Tensor> {
         self.distances.iter().flat_map(move |distance| {
             DIRECTIONS.iter().map(move |(down, right)| {
@@ -149,7 +150,7 @@ mod tests {
 
     fn noise(shape: &[i64]) -> Tensor {
         let count: i64 = shape.iter().product();
-        // Without a generator of random numbers: the fractional parts of multiples of the golden ratio.
+        // Without a random generator: the fractional parts of multiples of the golden ratio.
         (Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.618_033_988_749_895)
             .frac()
             .to_kind(Kind::Float)
@@ -167,7 +168,7 @@ mod tests {
         assert!(largest_difference(&affinity.weights, &Tensor::from(1f32 / 16.0)) < 1e-7);
     }
 
-    /// The centre of 0 to 8 on 3 x 3 has the deviation sqrt(60 / 8) = 2.738613.
+    /// The pattern 0 to 8 on 3 x 3 pixels has the deviation sqrt(60 / 8) = 2.738613 at its centre.
     #[test]
     fn the_weights_of_a_ramp_are_the_papers() {
         let image = Tensor::arange(9, (Kind::Float, Device::Cpu)).view([1, 3, 3]);
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn scores_stop_at_an_edge_of_the_image() {
-        // The left half is dark, the right half is bright; the score's edge lies four columns beside.
+        // The left half is dark and the right half is bright. The edge of the scores lies four columns to the left.
         let columns = Tensor::arange(64, (Kind::Float, Device::Cpu)).expand([1, 40, 64], false);
         let image = columns.ge(32.0).to_kind(Kind::Float);
         let scores = columns.ge(28.0).to_kind(Kind::Float);
@@ -213,7 +214,7 @@ mod tests {
         assert!(means(32, 32) > 0.99, "{} right of it", means(32, 32));
     }
 
-    /// Nothing further away than all steps together has a part in a pixel's result.
+    /// Pixels beyond the reach of all steps together do not affect a pixel's result.
     #[test]
     fn scores_move_as_far_as_the_steps_reach_and_no_further() {
         const REACH: i64 = ITERATIONS * DISTANCES[1];

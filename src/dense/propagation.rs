@@ -1,47 +1,52 @@
-//! PEARL's propagation: scores flow between neighbouring cells of one colour and one meaning, most into those that are unsure.
+//! PEARL's propagation: scores flow between neighbouring cells of similar colour and meaning, and mostly into uncertain
+//! cells.
 //!
-//! Pei et al., CVPR 2026, arXiv 2603.21528, as released: of the texts' likeness only the diagonal is used, and the system is
-//! solved once for the whole image. It acts on scores, whatever attention they are from, averaged over about 80 x 80 cells, or as
-//! many as [`PearlConstants`](super::PearlConstants) say.
+//! Pei et al., CVPR 2026, arXiv 2603.21528, as released: only the diagonal of the texts' likeness is used, and the
+//! system is solved once for the whole image. It acts on the scores of any attention, averaged over about 80 x 80 cells
+//! or over as many as [`RefinementOptions::PearlPropagation`](super::RefinementOptions::PearlPropagation) says.
 
 use tch::{Kind, Tensor};
 
-/// Steps of conjugate gradients, never fewer.
+use crate::support::{to_i64, to_usize};
+
+/// Number of conjugate gradient steps; there is no earlier stop.
 const STEPS: usize = 25;
 
-/// Factor on a difference in grey relative to the mean one.
+/// Factor on a difference of grey relative to the mean difference.
 const EDGE_SHARPNESS: f64 = 5.0;
 
-/// Brightness of the normalised channels.
+/// Weights of the normalised channels in the grey value, in RGB order.
 const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// A cell holds on to its own scores as if its best class had at least this probability.
+/// Least probability of a cell's best class when the cell's hold on its own scores is computed.
 const LEAST_CERTAINTY: f64 = 0.05;
 
-/// Temperature of the texts' likeness to each other.
+/// Temperature of the likeness of texts to each other.
 const TEXT_TEMPERATURE: f64 = 0.5;
 
-/// Weight of a text's likeness to itself beside the others'.
+/// Weight that is added to a text's likeness to itself.
 const SELF_LIKENESS: f64 = 10.0;
 
-/// Pixels that are averaged along a side of `pixels` pixels, which gives about `cells` cells: rounded, halves to even, at least
-/// 1. What is left over at the end is dropped.
+/// Returns how many pixels are averaged into a cell along a side of `pixels` pixels, so that about `cells` cells
+/// result. The ratio is rounded, halves to even, and at least 1. Pixels left over at the end are dropped.
 pub(super) fn pixels_per_cell(pixels: i64, cells: u32) -> i64 {
     let ratio = pixels as f64 / f64::from(cells);
     (ratio.round_ties_even() as i64).max(1)
 }
 
-/// Cells of an image, at most, where a side has about `cells`: one pixel each below one and a half times that, where two begin.
+/// Returns the most cells of an image whose sides have about `cells`. A side below one and a half times `cells` has one
+/// pixel per cell, and from there on two.
 pub(super) fn most_cells(cells: u32) -> u64 {
     let side = (3 * u64::from(cells)).div_ceil(2) - 1;
     side * side
 }
 
-/// Solves `(diag rho + L_a) X = rho Z` by conjugate gradients from `X = Z`: cosines `Z`, `[queries, rows, columns]`, in the
-/// colours of the normalised image, `[3, rows, columns]`, with the texts, `[queries, embedding]` of unit length. In 32 bits.
+/// Solves `(diag rho + L_a) X = rho Z` by conjugate gradients from `X = Z` in float32. `Z` are the cosines,
+/// `[queries, rows, columns]`. The conductances `a` come from the colours of the normalised image,
+/// `[3, rows, columns]`, and from the texts, `[queries, embedding]` of unit length.
 pub(super) fn propagate(cosines: &Tensor, image: &Tensor, text: &Tensor) -> Tensor {
     let [cosines, image, text] = [cosines, image, text].map(|part| part.to_kind(Kind::Float));
-    let probabilities = cosines.softmax(0, Kind::Float); // without a scale, as released
+    let probabilities = cosines.softmax(0, Kind::Float); // without a temperature, as released
     let likeness = self_likeness(&text).view([-1, 1, 1]);
     let grey = (&image * Tensor::from_slice(&GREY).view([3, 1, 1]).to_device(image.device())).sum_dim_intlist(
         [0i64].as_slice(),
@@ -56,61 +61,61 @@ pub(super) fn propagate(cosines: &Tensor, image: &Tensor, text: &Tensor) -> Tens
     system.solve(&cosines)
 }
 
-/// The dimension of rows and that of columns, counted from the end.
+/// The dimension of the rows and that of the columns, counted from the end.
 const AXES: [i64; 2] = [-2, -1];
 
-/// `G_qq` of `G = sm(t t^T / 0.5) + 10 I`, its rows divided by their sums: `[queries]`.
+/// Returns the diagonal `G_qq` of `G = softmax(t t^T / 0.5) + 10 I`, whose rows are divided by their sums: `[queries]`.
 fn self_likeness(text: &Tensor) -> Tensor {
     let likeness = (text.matmul(&text.transpose(0, 1)) / TEXT_TEMPERATURE).softmax(1, Kind::Float);
     (likeness.diagonal(0, 0, 1) + SELF_LIKENESS) / (1.0 + SELF_LIKENESS)
 }
 
-/// `rho = max(max_q p, 0.05)^2 (1 + sum_q G_qq p_q^2)`, the sum at most 1: `[rows, columns]`.
+/// Computes `rho = max(max_q p, 0.05)^2 (1 + sum_q G_qq p_q^2)`, `[rows, columns]`. The sum is at most 1.
 fn certainty(probabilities: &Tensor, likeness: &Tensor) -> Tensor {
     let best = probabilities.amax([0], false).clamp_min(LEAST_CERTAINTY);
     best.square() * (agreement(probabilities, probabilities, likeness) + 1.0)
 }
 
-/// `sum_q G_qq p_q p'_q`, 0 to 1.
+/// Computes `sum_q G_qq p_q p'_q`, limited to 0 to 1.
 fn agreement(one: &Tensor, other: &Tensor, likeness: &Tensor) -> Tensor {
     (one * other * likeness)
         .sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
         .clamp(0.0, 1.0)
 }
 
-/// `a = min(1, b (1 + sum_q G_qq p_iq p_jq))` with `b = exp(-5 |grey_i - grey_j| / mean)` between neighbours along an axis, the
-/// mean over all of that axis.
+/// Computes `a = min(1, b (1 + sum_q G_qq p_iq p_jq))` with `b = exp(-5 |grey_i - grey_j| / mean)` between neighbours
+/// along an axis. The mean is taken over all neighbours along that axis.
 fn conductance(grey: &Tensor, probabilities: &Tensor, likeness: &Tensor, axis: i64) -> Tensor {
     let [grey, next_grey] = neighbours(grey, axis);
     let difference = (next_grey - grey).abs();
-    // An image of one grey has no edges, and one of a single row no neighbours.
+    // An image of one grey has no edges, and an image of a single row has no vertical neighbours.
     let mean = difference.mean(Kind::Float).nan_to_num(0.0, None, None);
     let by_colour = (difference * -EDGE_SHARPNESS / mean.clamp_min(f64::from(f32::MIN_POSITIVE))).exp();
     let [here, there] = neighbours(probabilities, axis);
     (by_colour * (agreement(&here, &there, likeness) + 1.0)).clamp_max(1.0)
 }
 
-/// All cells but the last and all but the first along an axis.
+/// Returns all cells except the last, and all cells except the first, along an axis.
 fn neighbours(cells: &Tensor, axis: i64) -> [Tensor; 2] {
-    let last = cells.size()[usize::try_from(cells.dim() as i64 + axis).expect("an axis of the tensor")] - 1;
+    let last = cells.size()[to_usize(to_i64(cells.dim()) + axis)] - 1;
     [cells.narrow(axis, 0, last), cells.narrow(axis, 1, last)]
 }
 
-/// A grid of cells that are drawn to their own scores and to their neighbours'.
+/// A grid of cells, each drawn to its own scores and to those of its neighbours.
 struct System {
-    /// `rho`, `[rows, columns]`.
+    /// The certainty `rho`, `[rows, columns]`.
     certainty: Tensor,
-    /// `a` along either axis, to the next cell.
+    /// The conductance `a` to the next cell, along the rows' axis and the columns' axis.
     conductance: [Tensor; 2],
 }
 
 impl System {
-    /// Starts from the scores themselves, `[queries, rows, columns]`; one step length for all queries.
+    /// Solves the system for `[queries, rows, columns]`, starting from the scores. All queries share one step length.
     fn solve(&self, scores: &Tensor) -> Tensor {
         let inner = |one: &Tensor, other: &Tensor| (one * other).sum(Kind::Float);
-        // Scores that are constant are solved before the first step.
+        // Constant scores solve the system before the first step, and the divisor is then zero.
         let ratio = |over: &Tensor, under: &Tensor| over / under.clamp_min(f64::from(f32::MIN_POSITIVE));
-        let mut solution = scores.copy(); // changed in place, as the residual is
+        let mut solution = scores.copy(); // changed in place, like the residual
         let mut residual = -self.laplacian(scores);
         let mut direction = residual.copy();
         let mut length = inner(&residual, &residual);
@@ -126,13 +131,13 @@ impl System {
         solution
     }
 
-    /// `sum_j a_ij (x_i - x_j)` over the four neighbours, `[queries, rows, columns]` to the same shape.
+    /// Computes `sum_j a_ij (x_i - x_j)` over the four neighbours; keeps the shape `[queries, rows, columns]`.
     fn laplacian(&self, values: &Tensor) -> Tensor {
         let [down, right] = [0, 1].map(|index| {
             let [here, there] = neighbours(values, AXES[index]);
             (there - here) * &self.conductance[index]
         });
-        // What flows over an edge is gained by the cell behind it and lost by the one before.
+        // The cell behind an edge gains what flows over the edge, and the cell before it loses the same.
         let down = down.constant_pad_nd([0, 0, 1, 0]) - down.constant_pad_nd([0, 0, 0, 1]);
         let right = right.constant_pad_nd([1, 0]) - right.constant_pad_nd([0, 1]);
         down + right
@@ -190,7 +195,7 @@ mod tests {
 
     #[test]
     fn scores_flow_within_a_colour_and_not_over_its_edge() {
-        // Both halves are uniform but for a little noise; the left one has a single cell that is sure of the first query.
+        // Both halves are uniform except for a little noise. One cell of the left half is certain of the first query.
         let columns = Tensor::arange(16, (Kind::Float, Device::Cpu)).expand([3, 8, 16], false);
         let image = columns.ge(8.0).to_kind(Kind::Float) * 4.0 + noise(&[3, 8, 16], 12.9) * 0.01;
         let scores = Tensor::zeros([2, 8, 16], (Kind::Float, Device::Cpu));

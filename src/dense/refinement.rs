@@ -1,4 +1,4 @@
-//! Scores at the image's size, refined by its colours: what each refinement takes and gives.
+//! Refinement of scores by the colours of the image, at the image's size.
 
 use tch::{Kind, Tensor};
 
@@ -9,20 +9,21 @@ use crate::label_map;
 use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
 use crate::support::{to_i64, to_usize};
 
-/// Floats per pixel for its affinities to 16 neighbours, thrice while they are computed.
+/// Floats per pixel for its affinities to 16 neighbours, which exist three times while they are computed.
 const AFFINITY_FLOATS: u64 = 3 * 16;
 
-/// Floats whose refinement goes on at a time, as whole queries, at least one.
+/// Number of floats that are refined at a time. Queries are never split, and at least one is refined.
 const CHUNK_FLOATS: usize = 1 << 24;
 
 /// Floats per pixel for the propagation: the image, its enlargement, and one query's scores twice.
 const PROPAGATION_FLOATS: u64 = 8;
 
-/// Floats per cell and query while the propagation's system is solved.
+/// Floats per cell and query while the system of the propagation is solved.
 const SOLVER_FLOATS: u64 = 8;
 
-/// Bytes that refining an image's scores takes. With PAMR these are the scores at its size and the affinities of its pixels,
-/// and scratch of a few queries comes on top; with the propagation mostly one query's scores at its size.
+/// Returns the bytes that refining the scores of an image takes. With PAMR, these are the scores at the image's size
+/// and the affinities of its pixels; scratch memory for a few queries is not counted. With the propagation, they are
+/// mostly one query's scores at the image's size.
 pub fn refinement_bytes(options: &RefinementOptions, queries: usize, image_pixels: u64) -> u64 {
     let queries = queries as u64;
     let floats = match *options {
@@ -37,8 +38,8 @@ pub fn refinement_bytes(options: &RefinementOptions, queries: usize, image_pixel
     floats.saturating_mul(size_of::<f32>() as u64)
 }
 
-/// Pixel-adaptive mask refinement. Logits are refined in place of the cosines that the papers refine: the factor between them
-/// changes nothing, since every step is a mean.
+/// Refines scores by pixel-adaptive mask refinement. It refines logits, where the papers refine cosines. The factor
+/// between the two changes nothing, because every step is a mean.
 pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize, width: usize) -> ScoreMap {
     let size = [height, width].map(to_i64);
     let affinity = PixelAffinity::of(&enlarge_image(image, size));
@@ -54,8 +55,9 @@ pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize
     map
 }
 
-/// PEARL's propagation of cosines, which logits are the temperature times; a student's products stand for them. Smoothed
-/// weights take their place as they are: the paper has none.
+/// Refines scores by PEARL's propagation. It propagates cosines, which are logits divided by the temperature. A
+/// student's products are treated in the same way. Smoothed weights are propagated as they are; the paper has no such
+/// weights.
 pub(super) fn by_propagation(
     scores: &ScoreMap,
     image: &Tensor,
@@ -71,7 +73,7 @@ pub(super) fn by_propagation(
         ScoreKind::Logits => f64::from(temperature),
         ScoreKind::Weights => 1.0,
     };
-    // One query at a time, so that all of them are never at the image's size together.
+    // One query at a time, so that the scores of all queries are never at the image's size together.
     let cosines: Vec<_> = (0..scores.queries)
         .map(|query| {
             let enlarged = label_map::enlarge(&one_query(scores, query), height, width);
@@ -93,7 +95,7 @@ pub(super) fn by_propagation(
     }
 }
 
-/// The scores of one query alone.
+/// Returns the scores of one query.
 fn one_query(scores: &ScoreMap, query: usize) -> ScoreMap {
     let of_grid = |grid: &ScoreGrid| {
         let cells = grid.height * grid.width;
@@ -110,7 +112,7 @@ fn one_query(scores: &ScoreMap, query: usize) -> ScoreMap {
     }
 }
 
-/// Bilinearly to `[3, height, width]`, corners not aligned, without antialiasing, in 32 bits.
+/// Resizes an image to `[3, height, width]` in float32: bilinear, corners not aligned, no antialiasing.
 fn enlarge_image(image: &Tensor, size: [i64; 2]) -> Tensor {
     image
         .to_kind(Kind::Float)

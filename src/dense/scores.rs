@@ -1,4 +1,4 @@
-//! Dense features against text embeddings: cosines, probabilities, the score map.
+//! Scores of dense features against text embeddings: cosines, probabilities, and the score map.
 
 use std::borrow::Borrow;
 
@@ -10,14 +10,14 @@ use crate::scores::{DenseScores, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, Win
 use crate::support::{to_i64, to_usize};
 
 impl DenseFeatures {
-    /// Scores the image against `text`, `[queries, embedding]`, each row of unit length but for what a student learned, one owner
-    /// per query.
+    /// Scores the image against `text`, `[queries, embedding]`, with one owner per query. Each row has unit length,
+    /// except for texts that a student learned.
     ///
     /// # Errors
-    /// [`DenseError::KeysNotKept`].
+    /// Fails with [`DenseError::KeysNotKept`] when the key smoothing needs keys that were not kept.
     ///
     /// # Panics
-    /// When shapes do not fit, or when libtorch fails.
+    /// Panics when shapes do not fit each other, or when libtorch fails.
     pub fn score(
         &self,
         text: &Tensor,
@@ -35,7 +35,7 @@ impl DenseFeatures {
         self.height * self.width
     }
 
-    /// The keys that a key smoothing compares.
+    /// Returns the keys of the kind `wanted`, or an error if others or none were kept.
     fn smoothing_keys(&self, wanted: SmoothingKeys) -> Result<&Tensor, DenseError> {
         match &self.keys {
             Some((kept, keys)) if *kept == wanted => Ok(keys),
@@ -44,23 +44,28 @@ impl DenseFeatures {
     }
 }
 
-/// An image at one size.
+/// An image at one size, as a whole or through windows.
 #[derive(Debug)]
 pub(super) struct View<F> {
-    /// Of all windows, row by row; of the whole without windows.
+    /// The features of all windows, row by row, or those of the whole if there are no windows.
     pub(super) features: Vec<F>,
     pub(super) windows: Option<Windows>,
 }
 
-/// [`DenseFeatures::score`] for an image at several sizes, each as a whole or through windows. Prompt denoising looks at all of
-/// them together, the pooled features' logits are averaged. All features are of one network.
+/// Scores an image at several sizes, each as a whole or through windows, as [`DenseFeatures::score`] does for one.
+/// Prompt denoising considers all of them together. The logits of the pooled features are averaged. All features must
+/// come from one network.
 pub(super) fn score_views<F: Borrow<DenseFeatures>>(
     views: &[View<F>],
     text: &Tensor,
     owners: &[QueryOwner],
     options: &ScoreOptions,
 ) -> Result<DenseScores, DenseError> {
-    assert_eq!(text.size().first(), Some(&to_i64(owners.len())), "one owner per query");
+    assert_eq!(
+        text.size().first(),
+        Some(&to_i64(owners.len())),
+        "there is one owner per query"
+    );
     tch::no_grad(|| score_in_float(views, &text.to_kind(Kind::Float), owners, options))
 }
 
@@ -109,7 +114,8 @@ fn score_in_float<F: Borrow<DenseFeatures>>(
     })
 }
 
-/// Logits, `[queries, cells of all]`, after key smoothing: what they are now, and their values in the same shape.
+/// Applies key smoothing to logits, `[queries, cells of all]`. Returns the smoothed values in the same shape and their
+/// kind.
 fn smooth(
     features: &[&DenseFeatures],
     logits: Tensor,
@@ -138,7 +144,7 @@ fn smooth(
 }
 
 impl<F: Borrow<DenseFeatures>> View<F> {
-    /// What the texts have in common with the pooled features, the mean over the windows, `[queries]`.
+    /// Compares the texts with the pooled features and returns the mean over the windows, `[queries]`.
     fn pooled(&self, text: &Tensor) -> Tensor {
         let windows: Vec<_> = self
             .features
@@ -148,12 +154,12 @@ impl<F: Borrow<DenseFeatures>> View<F> {
         Tensor::stack(&windows, 0).mean_dim(0, false, Kind::Float) // [windows, queries] -> [queries]
     }
 
-    /// Cells of all windows.
+    /// Returns the number of cells of all windows.
     fn cells(&self) -> i64 {
         self.features.iter().map(|window| window.borrow().cell_count()).sum()
     }
 
-    /// The windows' scores, `[queries, windows x cells]`, side by side.
+    /// Arranges the scores of the windows, `[queries, windows x cells]`, side by side in one grid.
     fn grid(&self, values: &Tensor) -> ScoreGrid {
         let (rows, columns) = self.windows.as_ref().map_or((1, 1), |windows| {
             (to_i64(windows.rows.starts.len()), to_i64(windows.columns.starts.len()))
@@ -180,7 +186,7 @@ mod tests {
 
     #[test]
     fn features_whose_length_counts_score_their_products_and_are_similar_by_their_cosines() {
-        // Two cells, [cells, embedding]; the second text is of twice the unit length.
+        // Two cells, [cells, embedding]; the second text has the length 2.
         let features = || DenseFeatures::of_grid(1, 2, Tensor::from_slice2(&[[3f32, 4.], [0., 10.]]));
         let text = Tensor::from_slice2(&[[1f32, 0.], [0., 2.]]);
         let options = ScoreOptions {
@@ -193,11 +199,11 @@ mod tests {
         assert_eq!(scores.map.kind, ScoreKind::Logits);
         assert_eq!(scores.map.grids[0].values, [1.5, 0., 4., 10.]);
         assert_eq!(scores.similarity, [0.6, 1.]);
-        // The mean feature is (1.5, 7), its products 1.5 and 14.
+        // The mean feature is (1.5, 7), and its products with the texts are 1.5 and 14.
         let first = 1.0 / (1.0 + (0.5_f32 * 12.5).exp());
         assert!((scores.image_probability[0] - first).abs() < 1e-6, "{scores:?}");
 
-        // The first text has at most 1 / (1 + e^2.5) in any cell.
+        // The probability of the first text is at most 1 / (1 + e^2.5) in any cell.
         let denoised = ScoreOptions {
             prompt_denoising: Some(0.5),
             ..options

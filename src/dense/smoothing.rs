@@ -1,39 +1,42 @@
-//! Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions whose keys are alike.
+//! Key smoothing (MaskCLIP, section 3.3): class probabilities averaged over positions with similar keys.
 //!
-//! The formula's weights are all large and are not normalised, since keys share one large direction (on the embedded model
-//! two keys' cosine is 0.7 on average): every position becomes the image's mean. [`by_likeness`] is without these faults.
+//! The paper's formula has weights that are all large and not normalised, because keys share one dominant direction: on
+//! the embedded model, two keys have a cosine of 0.7 on average. As a result every position becomes the mean of the
+//! image. [`by_likeness`] does not have these faults.
 //!
-//! The paper's weights are N x N for N cells. They are a product of keys with keys, so the product with the probabilities is
-//! taken first: N x d x C operations, and N x N never exists. Its results are sums of weighted probabilities: not normalised,
-//! and negative where unlike positions prevail.
+//! The paper's weights are an N x N matrix for N cells. The matrix is a product of the keys with themselves, so the
+//! code first multiplies the probabilities by the keys: that takes N x d x C operations, and the N x N matrix never
+//! exists. The results are sums of weighted probabilities. They are not normalised, and they are negative where
+//! dissimilar positions prevail.
 
 use tch::{Kind, Tensor};
 
 use super::tensors::unit_rows;
 
-/// The paper's formula, `pred_i = sum_j cos(k_i, k_j) pred_j`: probabilities `[queries, cells]` and keys
+/// Applies the paper's formula, `pred_i = sum_j cos(k_i, k_j) pred_j`: probabilities `[queries, cells]` and keys
 /// `[cells, channels]` to `[queries, cells]`.
 pub(super) fn by_formula(probabilities: &Tensor, keys: &Tensor) -> Tensor {
     spread(probabilities, &unit_rows(keys))
 }
 
-/// The reference implementation's variant: each channel of the keys has unit length over the *positions*, and only positions
-/// whose best probability is below `threshold` are replaced. Shapes as in [`by_formula`].
+/// Applies the reference implementation's variant. It scales each channel of the keys to unit length over the
+/// *positions*, and replaces only positions whose best probability is below `threshold`. Shapes are those of
+/// [`by_formula`].
 pub(super) fn by_reference(probabilities: &Tensor, keys: &Tensor, threshold: f32) -> Tensor {
     let keys = unit_rows(&keys.transpose(0, 1)).transpose(0, 1);
     let is_unsure = probabilities.amax([0], true).lt(f64::from(threshold)); // [queries, cells] -> [1, cells]
     spread(probabilities, &keys).where_self(&is_unsure, probabilities)
 }
 
-/// Factor on cosines in [`by_likeness`]: of 10 to 120 the best on the validation scenes of tools/demo_model, at 256 and at 384
-/// pixels.
+/// Factor on cosines in [`by_likeness`]. It was the best of 10 to 120 on the validation scenes of tools/demo_model, at
+/// 256 and at 384 pixels.
 const SHARPNESS: f64 = 40.0;
 
-/// Cells whose weights exist at a time.
+/// Number of cells whose weights are in memory at a time.
 const CELLS_TOGETHER: i64 = 256;
 
-/// Logits averaged over positions whose keys are alike: `sum_j w_ij logit_j` with `w_i = softmax_j(40 cos(k_i, k_j))`. Logits
-/// `[queries, cells]` and keys `[cells, channels]` to `[queries, cells]`, still logits.
+/// Averages logits over positions with similar keys: `sum_j w_ij logit_j` with `w_i = softmax_j(40 cos(k_i, k_j))`.
+/// Logits `[queries, cells]` and keys `[cells, channels]` give logits `[queries, cells]`.
 pub(super) fn by_likeness(logits: &Tensor, keys: &Tensor) -> Tensor {
     let keys = unit_rows(keys);
     let (all_keys, logits) = (keys.transpose(0, 1), logits.transpose(0, 1));
@@ -47,7 +50,7 @@ pub(super) fn by_likeness(logits: &Tensor, keys: &Tensor) -> Tensor {
     Tensor::cat(&smoothed, 0).transpose(0, 1)
 }
 
-/// `P K K^T` from the right to the left: `[queries, cells]` and `[cells, channels]` to `[queries, cells]`.
+/// Computes `P K K^T` from right to left: `[queries, cells]` and `[cells, channels]` to `[queries, cells]`.
 fn spread(probabilities: &Tensor, keys: &Tensor) -> Tensor {
     let per_channel = probabilities.matmul(keys); // [queries, cells] x [cells, channels] -> [queries, channels]
     per_channel.matmul(&keys.transpose(0, 1)) // [queries, channels] x [channels, cells] -> [queries, cells]
@@ -66,7 +69,8 @@ mod tests {
         }
     }
 
-    /// Two queries, three cells; the first two cells' keys are parallel, the third's is perpendicular to both.
+    /// Two queries and three cells. The keys of the first two cells are parallel, and the third is perpendicular to
+    /// both.
     fn example() -> (Tensor, Tensor) {
         let probabilities = Tensor::from_slice2(&[[0.9f32, 0.6, 0.2], [0.1, 0.4, 0.8]]);
         let keys = Tensor::from_slice2(&[[3f32, 4.], [0.6, 0.8], [-8., 6.]]);
@@ -113,8 +117,8 @@ mod tests {
 
     #[test]
     fn the_reference_normalises_over_positions_and_leaves_sure_positions_alone() {
-        // Channels (3, 4) and (0, 2): over positions of unit length they are (0.6, 0.8) and (0, 1), so K K^T is
-        // [[0.36, 0.48], [0.48, 1.64]].
+        // The channels (3, 4) and (0, 2) have unit length over positions as (0.6, 0.8) and (0, 1), so K K^T is [[0.36,
+        // 0.48], [0.48, 1.64]].
         let probabilities = Tensor::from_slice2(&[[0.9f32, 0.6], [0.1, 0.4]]);
         let keys = Tensor::from_slice2(&[[3f32, 0.], [4., 2.]]);
         let everywhere = by_reference(&probabilities, &keys, 1.0);

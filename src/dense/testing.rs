@@ -12,10 +12,10 @@ use crate::dense::{
 };
 use crate::scores::{DenseScores, QueryOwner};
 
-/// Of the texts of [`text`].
+/// The owners of the texts that [`text`] returns.
 pub(super) const OWNERS: [QueryOwner; 3] = [QueryOwner::Class(0), QueryOwner::Class(1), QueryOwner::Background];
 
-/// The small towers of tools/golden/visual.py.
+/// Loads one of the small towers that tools/golden/visual.py wrote.
 pub(super) fn tower(name: &str) -> VisualTower {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let weights = folder.join(format!("visual_{name}.safetensors"));
@@ -24,7 +24,8 @@ pub(super) fn tower(name: &str) -> VisualTower {
     VisualTower::load(&mut weights, &ModelConfig::parse(&config).unwrap()).unwrap()
 }
 
-/// Noise of no generator: the fractional parts of multiples of the golden ratio, squared for variety.
+/// Returns noise without a random generator: the fractional parts of multiples of the golden ratio and of a second
+/// number.
 pub(super) fn noise(shape: &[i64]) -> Tensor {
     let count: i64 = shape.iter().product();
     let steps = Tensor::arange(count, (Kind::Double, Device::Cpu));
@@ -33,13 +34,13 @@ pub(super) fn noise(shape: &[i64]) -> Tensor {
         .view(shape)
 }
 
-/// Three texts of unit length.
+/// Returns three texts of unit length.
 pub(super) fn text(tower: &VisualTower) -> Tensor {
     let text = noise(&[3, tower.embedding_dimension()]);
     &text / text.norm_scalaropt_dim(2, [-1], true)
 }
 
-/// The options of a test, named in one place for all three steps.
+/// The options of a test for all three steps, named in one place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Case {
     pub(super) attention: Attention,
@@ -85,7 +86,7 @@ impl Case {
         RefinementOptions::new(self.refinement, PROPAGATION_CELLS, self.temperature)
     }
 
-    /// The scores of an image at these sizes, not refined.
+    /// Scores an image at the given sizes without refinement.
     pub(super) fn score(&self, tower: &VisualTower, sizes: &[Tensor], text: &Tensor) -> DenseScores {
         dense::score(tower, sizes, text, &OWNERS, &self.features(), &self.scoring()).unwrap()
     }

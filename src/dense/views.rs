@@ -1,4 +1,4 @@
-//! What a network made of an image at all of its sizes: extracted once, scored against any texts.
+//! The features of an image at all of its sizes: extracted once, scored against any texts.
 
 use tch::Tensor;
 
@@ -7,22 +7,23 @@ use super::{DenseError, DenseFeatures, FeatureOptions, FeatureSource, ScoreOptio
 use crate::scores::DenseScores;
 use crate::scores::QueryOwner;
 
-/// The features of an image at one or more sizes, each as a whole or through windows. Tensors in the network's precision, of use
-/// on its device alone.
+/// The features of an image at one or more sizes, each as a whole or through windows. The tensors have the network's
+/// precision and are usable on its device only.
 #[derive(Debug)]
 pub struct ImageViews(Vec<View<DenseFeatures>>);
 
 impl ImageViews {
-    /// [`FeatureSource::features`] for each window of each size.
+    /// Runs [`FeatureSource::features`] on each window of each size of an image.
     ///
-    /// `sizes` are `[3, height, width]` each, normalised, in the network's kind and on its device, each side (and each window's) at
-    /// least [`FeatureSource::patch_pixels`]; pixels right and below that fill no patch are not looked at.
+    /// Each of `sizes` is a normalised image `[3, height, width]` in the network's element type and on its device. Each
+    /// side, and each side of a window, is at least [`FeatureSource::patch_pixels`]. Pixels at the right and at the
+    /// bottom that do not fill a patch are ignored.
     ///
     /// # Errors
-    /// When the network cannot compute the attention asked for, or not on an image of one of the sizes.
+    /// Fails when the network cannot compute the attention asked for, or cannot do so on an image of one of the sizes.
     ///
     /// # Panics
-    /// When a shape is none of the above, there is no size, or libtorch fails.
+    /// Panics when a shape is not as described, when there is no size, or when libtorch fails.
     pub fn extract(
         network: &dyn FeatureSource,
         sizes: &[Tensor],
@@ -32,14 +33,15 @@ impl ImageViews {
         Ok(views.remove(0))
     }
 
-    /// [`ImageViews::extract`] for several images at the same sizes, which pass through the network together, up to
-    /// [`BATCH_PIXELS`](super::BATCH_PIXELS) at a time; of each as if it were alone, but for rounding.
+    /// Does the same as [`ImageViews::extract`] for several images at the same sizes. They pass through the network
+    /// together, up to [`BATCH_PIXELS`](super::BATCH_PIXELS) at a time. Each result equals that of the image alone up
+    /// to rounding.
     ///
     /// # Errors
-    /// As above.
+    /// Fails as [`ImageViews::extract`] does.
     ///
     /// # Panics
-    /// As above; when there is no image, or the images' sizes differ.
+    /// Panics as [`ImageViews::extract`] does, and when there is no image or the sizes of the images differ.
     pub fn extract_batch(
         network: &dyn FeatureSource,
         images: &[&[Tensor]],
@@ -56,14 +58,15 @@ impl ImageViews {
         Ok(views.into_iter().map(Self).collect())
     }
 
-    /// [`DenseFeatures::score`] over all windows and sizes. `text` is `[queries, embedding]`, each row of unit length but for what a
-    /// student learned, with one owner per query.
+    /// Scores the texts against all windows and sizes, as [`DenseFeatures::score`] does for one. `text` is
+    /// `[queries, embedding]` with one owner per query. Each row has unit length, except for texts that a student
+    /// learned.
     ///
     /// # Errors
-    /// [`DenseError::KeysNotKept`].
+    /// Fails with [`DenseError::KeysNotKept`] when the key smoothing needs keys that were not kept.
     ///
     /// # Panics
-    /// When shapes do not fit, or when libtorch fails.
+    /// Panics when shapes do not fit each other, or when libtorch fails.
     pub fn score(
         &self,
         text: &Tensor,
@@ -73,13 +76,13 @@ impl ImageViews {
         score_views(&self.0, text, owners, options)
     }
 
-    /// Bytes of all features.
+    /// Returns the bytes of all features.
     pub fn bytes(&self) -> usize {
         let windows = self.0.iter().flat_map(|view| &view.features);
         windows.map(DenseFeatures::bytes).sum()
     }
 
-    /// The features at the first size, where that was seen as a whole.
+    /// Returns the features at the first size, or `None` where that size was seen through windows.
     pub fn first_whole(&self) -> Option<&DenseFeatures> {
         let view = self.0.first()?;
         view.windows.is_none().then(|| view.features.first())?
@@ -96,13 +99,15 @@ mod tests {
     use crate::clip::VisualTower;
     use crate::dense::testing::{Case, OWNERS, noise, text, tower};
     use crate::dense::{self, Attention, KeySmoothing, Refinement, Window};
+    use crate::support::to_usize;
 
-    /// The options that are asked for in turn of features that were extracted once for `kept`: scores are equal to the bit to those
-    /// of an image that is looked at for each of them.
+    /// Asserts that features extracted once for `kept` give the same scores, to the bit, as an image that is extracted
+    /// anew for each of the options in `asked`.
     fn assert_equal_to_the_bit(tower: &VisualTower, sizes: &[Tensor], kept: &Case, asked: &[Case]) {
         let views = ImageViews::extract(tower, sizes, &kept.features()).unwrap();
         let first = text(tower);
-        // Texts of two classes and their background in another order: what was asked before leaves no trace.
+        // The texts of two classes and the background in another order, to show that an earlier request leaves no
+        // trace.
         let second = Tensor::cat(&[first.narrow(0, 1, 2), first.narrow(0, 0, 1)], 0);
         let largest = sizes.last().unwrap().to_kind(Kind::Float);
         for options in asked {
@@ -122,7 +127,7 @@ mod tests {
             let tower = tower(name);
             let sizes = [noise(&image), noise(&[3, image[1] + 16, image[2] + 16])];
             for &attention in dense::attentions(&tower) {
-                // SC-CLIP looks at no less than 31 patches, in a square.
+                // SC-CLIP needs a square of at least 31 patches.
                 let (side, stride) = match attention {
                     Attention::ScClip => (96, 16),
                     _ => (64, 40),
@@ -179,7 +184,7 @@ mod tests {
         for (name, sides) in [("vit_quick_gelu", [96, 112]), ("resnet", [80, 100])] {
             let tower = tower(name);
             let text = text(&tower);
-            // At two sizes each, and no two alike.
+            // Each image has two sizes, and no two images are alike.
             let sizes = |image: i64| {
                 let at = |side: i64| (noise(&[3, side + 16, side]) + image as f64 * 0.1).sin();
                 Vec::from(sides.map(at))
@@ -188,7 +193,7 @@ mod tests {
             for &attention in dense::attentions(&tower) {
                 for window in [None, Some(Window { side: 96, stride: 8 })] {
                     if attention == Attention::ScClip && window.is_none() {
-                        continue; // It looks at squares alone.
+                        continue; // SC-CLIP needs a square input.
                     }
                     let options = Case {
                         attention,
@@ -204,7 +209,7 @@ mod tests {
                         for (found, expected) in scores.map.grids.iter().zip(&alone.map.grids) {
                             let close = found.values.iter().zip(&expected.values);
                             let difference = close.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                            // Of logits, cosines times 100.
+                            // The values are logits, which are 100 times a cosine.
                             assert!(difference < 1e-3, "{name}, {options:?}: {difference}");
                         }
                     }
@@ -247,7 +252,7 @@ mod tests {
                 .bytes()
         };
         let plain = Case::default();
-        let embedding = usize::try_from(tower.embedding_dimension()).unwrap();
+        let embedding = to_usize(tower.embedding_dimension());
         assert_eq!(of(&plain), (24 + 1) * embedding * 4);
         let windows = Case {
             window: Some(Window { side: 32, stride: 32 }),
@@ -255,13 +260,14 @@ mod tests {
         };
         assert_eq!(of(&windows), 6 * (4 + 1) * embedding * 4);
 
-        let width = 128; // of the tower's tokens
+        let width = 128; // channels of the tower's tokens
         let smoothed = Case {
             key_smoothing: KeySmoothing::Formula,
             ..plain
         };
         assert_eq!(of(&smoothed) - of(&plain), 24 * width * 4);
-        // Its second pass takes keys and values with the class token's, what the middle blocks make of them, and the image.
+        // The second pass needs keys and values with those of the class token, the middle blocks' mixture of the
+        // values, and the image.
         let resclip = Case {
             attention: Attention::Resclip,
             ..plain
@@ -280,10 +286,10 @@ mod tests {
         let of_batch = DenseFeatures::extract_batch(&tower, &noise(&[2, 3, 64, 64]), &options.features()).unwrap();
         for features in of_batch.into_iter().map(DenseFeatures::owned) {
             for tensor in features.tensors() {
-                // From its first element to its last there is nothing but its own, and nothing before the first.
+                // The memory from its first element to its last is all its own, and nothing lies before the first.
                 let steps = tensor.size().into_iter().zip(tensor.stride());
                 let span: i64 = 1 + steps.map(|(length, step)| (length - 1) * step).sum::<i64>();
-                assert_eq!(usize::try_from(span).unwrap(), tensor.numel());
+                assert_eq!(to_usize(span), tensor.numel());
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The input as a whole or through windows: each is an image of its own to the network, and all have one size.
+//! The network's input as a whole or through windows. The network treats each window as an image, and all windows have
+//! one size.
 
 use tch::Tensor;
 
@@ -7,10 +8,11 @@ use super::{DenseError, DenseFeatures, FeatureOptions, FeatureSource, Window};
 use crate::scores::Windows;
 use crate::support::{to_i64, to_usize};
 
-/// Pixels that pass through the network together: as many images or windows as have no more, at least one.
+/// Most pixels that pass through the network together, as whole images or windows; one image or window may have more.
 pub const BATCH_PIXELS: usize = 1 << 19;
 
-/// What the network sees of each of the images, of one size, `[3, height, width]` each: all windows of it, or the whole.
+/// Runs the network on several images of one size, `[3, height, width]` each: on all windows of each image, or on the
+/// whole.
 pub(super) fn views(
     network: &dyn FeatureSource,
     images: &[&Tensor],
@@ -32,14 +34,14 @@ pub(super) fn views(
     Ok(images.iter().map(view).collect())
 }
 
-/// The windows of an input of `height` x `width` pixels; `None` where it is seen as a whole.
+/// Returns the windows over an input of `height` x `width` pixels, or `None` where it is seen as a whole.
 fn over(height: i64, width: i64, window: Option<Window>) -> Option<Windows> {
     let Window { side, stride } = window?;
     Windows::new(to_usize(height), to_usize(width), side as usize, stride as usize)
 }
 
-/// Features of images of one size, `[3, height, width]` each, as many at a time as [`BATCH_PIXELS`] allows; each with its memory to
-/// itself.
+/// Computes the features of images of one size, `[3, height, width]` each, as many at a time as [`BATCH_PIXELS`]
+/// allows. Each result has its memory to itself.
 fn extract(
     network: &dyn FeatureSource,
     images: &[Tensor],
@@ -55,8 +57,8 @@ fn extract(
     Ok(features)
 }
 
-/// What each window shows, row by row, `[3, height, width]`. Pixels right and below that fill no patch are left out, as a patch
-/// convolution leaves them out; the cells are spread over all of the window all the same.
+/// Cuts out each window, row by row, as `[3, height, width]`. Pixels at the right and at the bottom that do not fill a
+/// patch are left out, as a patch convolution does. The cells still count as spread over the whole window.
 fn crops(image: &Tensor, windows: &Windows, patch_pixels: i64) -> Vec<Tensor> {
     let [rows, columns] = [&windows.rows, &windows.columns];
     let length = |side: usize| whole_patches(to_i64(side), patch_pixels);
@@ -70,7 +72,7 @@ fn crops(image: &Tensor, windows: &Windows, patch_pixels: i64) -> Vec<Tensor> {
         .collect()
 }
 
-/// The image without the pixels right and below that fill no patch, `[3, height, width]`.
+/// Returns the image `[3, height, width]` without the pixels at the right and at the bottom that do not fill a patch.
 fn in_whole_patches(image: &Tensor, patch_pixels: i64) -> Tensor {
     let (_, height, width) = image.size3().expect("an image is [3, height, width]");
     image
@@ -98,7 +100,7 @@ mod tests {
         options.score(tower, std::slice::from_ref(image), text)
     }
 
-    /// The grid of the only size.
+    /// Returns the grid of the only size.
     fn grid(scores: &DenseScores) -> &ScoreGrid {
         let [grid] = scores.map.grids.as_slice() else {
             panic!("{} sizes", scores.map.grids.len());
@@ -121,18 +123,18 @@ mod tests {
             .zip(expected)
             .map(|(found, expected)| (found - expected).abs());
         let largest = difference.fold(0_f32, f32::max);
-        assert!(largest < 1e-3, "{what}: {largest}"); // of logits, which are 100 times a cosine
+        assert!(largest < 1e-3, "{what}: {largest}"); // the values are logits, which are 100 times a cosine
     }
 
-    /// The cells of the window at a place, `[queries, height, width]`, out of those of all windows.
+    /// Returns the cells of one window, `[queries, height, width]`, out of the cells of all windows.
     fn cells_of(grid: &ScoreGrid, row: usize, column: usize) -> Vec<f32> {
         let windows = grid.windows.as_ref().unwrap();
         let height = grid.height / windows.rows.starts.len();
         let width = grid.width / windows.columns.starts.len();
-        let all = Tensor::from_slice(&grid.values).view([3, grid.height as i64, grid.width as i64]);
+        let all = Tensor::from_slice(&grid.values).view([3, to_i64(grid.height), to_i64(grid.width)]);
         let cells =
-            all.narrow(1, (row * height) as i64, height as i64)
-                .narrow(2, (column * width) as i64, width as i64);
+            all.narrow(1, to_i64(row * height), to_i64(height))
+                .narrow(2, to_i64(column * width), to_i64(width));
         super::super::tensors::floats(&cells)
     }
 
@@ -142,7 +144,7 @@ mod tests {
             let tower = tower(name);
             let (image, text) = (noise(&image), text(&tower));
             for &attention in dense::attentions(&tower) {
-                // SC-CLIP looks at no less than 31 patches.
+                // SC-CLIP needs at least 31 patches.
                 let (side, stride) = match attention {
                     Attention::ScClip => (96, 16),
                     _ => (64, 40),
@@ -199,7 +201,7 @@ mod tests {
         let (image, text) = (noise(&[3, 32, 96]), text(&tower));
         let window = Window { side: 32, stride: 32 };
         let plain = score(&tower, &image, &text, &options(Some(window)));
-        // A class is dropped everywhere or nowhere: it is present in one window at least, or in none.
+        // A class is dropped everywhere or nowhere: it stays if at least one window shows it.
         let probability = Tensor::from_slice(&grid(&plain).values)
             .view([3, -1])
             .softmax(0, Kind::Float);
@@ -252,7 +254,7 @@ mod tests {
             assert_eq!((found.height, found.width), (grid(alone).height, grid(alone).width));
             assert_close(&found.values, &grid(alone).values, "a size");
         }
-        // Means of cosines are means of log-probabilities, but for one summand.
+        // Means of cosines are means of log-probabilities up to one summand, so the ratios of probabilities must agree.
         let mean = |query: usize| {
             let ratio = |scores: &DenseScores| scores.image_probability[query] / scores.image_probability[0];
             (ratio(&alone[0]) * ratio(&alone[1])).sqrt() - ratio(&scores)
@@ -262,7 +264,7 @@ mod tests {
             assert_eq!(*best, alone[0].similarity[query].max(alone[1].similarity[query]));
         }
 
-        // The second class is nowhere to be seen at the smaller size, and stays there for the sake of the larger.
+        // The smaller size shows no second class. The class stays there because the larger size shows it.
         let denoised = Case {
             prompt_denoising: Some(0.5),
             ..plain
@@ -279,7 +281,7 @@ mod tests {
 
     #[test]
     fn refinement_gives_one_cell_per_pixel_and_moves_borders_to_those_of_the_colours() {
-        // Left half dark, right half bright; the scores' border lies ten pixels further right.
+        // The left half is dark and the right half is bright. The border of the scores lies ten pixels further right.
         let column = Tensor::arange(80, (Kind::Float, Device::Cpu)).view([1, 1, 80]);
         let image = column.ge(40.0).to_kind(Kind::Float).expand([3, 64, 80], false);
         let left = column.lt(50.0).to_kind(Kind::Float).expand([1, 64, 80], false);

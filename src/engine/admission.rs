@@ -1,10 +1,14 @@
-//! One request on its way through the stages: what it holds, where it is, how long each stage took.
+//! An admitted request on its way through the stages: the slot it holds, the stage it is in, the seconds each stage
+//! took.
 //!
-//! Owns admission, the deadline and the ways work is waited for. Which stages a request passes is for [`extraction`](super::extraction) and [`segment`](super::segment) to say.
+//! This file owns admission, the deadline and the ways to wait for work. [`extraction`](super::extraction) and
+//! [`segment`](super::segment) decide which stages a request passes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+
+use strum::VariantArray;
 
 use super::host::ModelHost;
 use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
@@ -12,9 +16,13 @@ use super::slots::Slot;
 use super::worker::{Job, Ticket};
 use super::{Engine, Readiness, Stage};
 use crate::labeller::ModelInfo;
+use crate::support::{catch_panic, run_blocking};
 
 impl Engine {
-    /// What a model is, if a request to it can be answered now, whatever becomes of the others.
+    /// Returns the model's description if the model can answer a request now. Other models do not matter.
+    ///
+    /// # Errors
+    /// [`SegmentError::Unavailable`] while the engine drains, or while the model is loading.
     pub(super) fn ready_model(&self, host: &ModelHost) -> Result<Arc<ModelInfo>, SegmentError> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(SegmentError::Unavailable("the server is going down"));
@@ -30,13 +38,16 @@ impl Engine {
         }
     }
 
-    /// When the answer to a request that comes now stops being of use.
+    /// Returns the instant at which the deadline of a request that arrives now passes.
+    ///
+    /// # Errors
+    /// [`SegmentError::Field`] when `deadline_seconds` is out of its range.
     pub(super) fn deadline(&self, fields: &FeatureFields) -> Result<Instant, SegmentError> {
         let seconds = fields.deadline_seconds(&self.settings)?;
         Ok(Instant::now() + Duration::from_secs_f64(seconds))
     }
 
-    /// What the fields of a request to a model are resolved against.
+    /// Returns the settings and the model against which the fields of a request are resolved.
     pub(super) fn surroundings<'a>(&'a self, host: &'a ModelHost) -> Surroundings<'a> {
         Surroundings {
             settings: &self.settings,
@@ -51,12 +62,13 @@ impl Engine {
     }
 }
 
-/// The stage a request is in, readable from outside when the deadline cuts it off.
+/// The stage that a request is in. The engine reads it when the deadline cuts the request off.
 #[derive(Default)]
 pub(super) struct CurrentStage(AtomicU8);
 
 impl CurrentStage {
-    /// The result of a request that reports here, if the result comes before the deadline.
+    /// Runs a request that reports its stage here. Returns its result, or [`SegmentError::DeadlineExceeded`] with the
+    /// current stage if the deadline passes first.
     pub(super) async fn until<T>(
         &self,
         deadline: Instant,
@@ -77,11 +89,11 @@ impl CurrentStage {
     }
 
     fn stage(&self) -> Stage {
-        Stage::ALL[usize::from(self.0.load(Ordering::Relaxed))]
+        Stage::VARIANTS[usize::from(self.0.load(Ordering::Relaxed))]
     }
 }
 
-/// One request on its way.
+/// A request that the engine has admitted, with all it needs on its way through the stages.
 pub(super) struct AdmittedRequest<'engine> {
     pub(super) engine: &'engine Engine,
     pub(super) host: &'engine ModelHost,
@@ -95,7 +107,7 @@ impl<'engine> AdmittedRequest<'engine> {
     /// Admits a request to a model. Never waits.
     ///
     /// # Errors
-    /// When the model is not ready, or there is no slot.
+    /// [`SegmentError::Unavailable`] when the model is not ready, [`SegmentError::Overloaded`] when no slot is free.
     pub(super) fn admit(
         engine: &'engine Engine,
         host: &'engine ModelHost,
@@ -111,7 +123,7 @@ impl<'engine> AdmittedRequest<'engine> {
         })
     }
 
-    /// What the fields of the request are resolved against.
+    /// Returns the settings and the model against which the fields of the request are resolved.
     pub(super) fn surroundings(&self) -> Surroundings<'engine> {
         self.engine.surroundings(self.host)
     }
@@ -125,7 +137,7 @@ impl<'engine> AdmittedRequest<'engine> {
         self.timings.set(stage, elapsed);
     }
 
-    /// Runs a stage on the blocking pool.
+    /// Runs the work of a stage on the blocking pool and records its time.
     pub(super) async fn stage<T: Send + 'static>(
         &mut self,
         stage: Stage,
@@ -138,23 +150,24 @@ impl<'engine> AdmittedRequest<'engine> {
         Ok(result)
     }
 
-    /// Runs work on the blocking pool. The slot goes along, so that work whose request was given up still counts until it ends.
+    /// Runs work on the blocking pool. The work holds the slot until it ends, so a request that was given up still
+    /// counts until then.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SegmentError> {
         let slot = Arc::clone(&self.slot);
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work();
+        let done = run_blocking(move || {
+            let result = catch_panic(work);
             drop(slot);
             result
         });
         done.await
-            .map_err(|error| SegmentError::Internal(format!("{name}: {error}")))
+            .map_err(|panic| SegmentError::Internal(format!("{name} panicked: {panic}")))
     }
 
-    /// Has a worker do a job: the stages queue and model.
+    /// Pushes a job to the model's workers and waits for its answer. Records the stages queue and model.
     pub(super) async fn on_worker<T>(&mut self, job: impl FnOnce(Ticket<T>) -> Job) -> Result<T, SegmentError> {
         self.enter(Stage::Queue);
         let (ticket, waiting) = Ticket::new(Arc::clone(&self.slot));

@@ -1,9 +1,9 @@
-//! Whether images that wait pass through a model together: found out on the work itself.
+//! Decides whether waiting images share a pass through the model, from the times of past passes.
 //!
-//! A batch fills a device better where a single image leaves it partly idle, as small inputs do; where an image alone keeps it
-//! busy a batch gains nothing, or loses what fits the caches. Which it is depends on the model, the device and the size, so passes
-//! of both kinds are timed, and the faster kind is taken. Owns these times and the choice. Which jobs wait is the worker's; none
-//! ever waits for another to come.
+//! A batch speeds up a device that a single small image leaves partly idle. Where one image keeps the device busy, a
+//! batch gains nothing, or loses because it no longer fits the caches. Model, device and size decide which case holds.
+//! So the worker times passes of both kinds and then takes the faster kind. This file owns these times and the choice.
+//! The worker collects the jobs that wait already; no job ever waits for another to arrive.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -14,19 +14,20 @@ use lru::LruCache;
 use crate::dense::{BATCH_PIXELS, FeatureOptions};
 use crate::image::ModelInput;
 
-/// Shapes whose times are kept.
-const SHAPES: NonZeroUsize = NonZeroUsize::new(64).expect("it is not 0");
+/// Number of shapes whose times are kept.
+const SHAPES: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 
-/// Passes of a kind whose times are kept. The fastest counts: whatever else the machine does only adds to a time.
+/// Number of the latest passes of each kind whose times are kept. The fastest of them counts, because other load on the
+/// machine only adds to a time.
 const KEPT_PASSES: usize = 8;
 
-/// Passes of each kind before there is a choice. The first one of a shape is slower than all others.
+/// Passes of each kind that are timed before the first choice. The first pass of a shape is slower than all others.
 const FEWEST_PASSES: usize = 3;
 
 /// Every n-th choice tries the slower kind again: the balance may have shifted.
 const RETRY: u64 = 32;
 
-/// What decides how long a pass takes, and what all images of a pass have in common.
+/// What decides how long a pass takes. All images of a pass have it in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PassShape {
     /// Height and width of the input in pixels, at each scale.
@@ -42,14 +43,14 @@ impl PassShape {
         }
     }
 
-    /// Images that make a full batch, at least one.
+    /// Returns the number of images that make a full batch, at least one.
     fn full(&self) -> usize {
         let pixels: usize = self.sizes.iter().map(|(height, width)| height * width).sum();
         (BATCH_PIXELS / pixels.max(1)).max(1)
     }
 }
 
-/// What past passes took, of one worker.
+/// The times of one worker's past passes.
 #[derive(Debug)]
 pub(super) struct Batching {
     /// `engine.max_batch`.
@@ -61,16 +62,16 @@ pub(super) struct Batching {
 struct Past {
     alone: Passes,
     together: Passes,
-    /// How often there was one.
+    /// How often a choice was made between the two kinds.
     choices: u64,
 }
 
-/// Seconds per image of the last passes.
+/// Seconds per image of the latest passes, oldest first.
 #[derive(Debug, Default)]
 struct Passes(VecDeque<f64>);
 
 impl Batching {
-    /// Never more than `max_images` in a pass, at least 1.
+    /// Starts without times. A pass never has more than `max_images` images, which is at least 1.
     pub(super) fn new(max_images: usize) -> Self {
         Self {
             max_images,
@@ -78,7 +79,7 @@ impl Batching {
         }
     }
 
-    /// How many of the `waiting` images of a shape, at least one, are to share the next pass.
+    /// Returns how many of the `waiting` images of a shape share the next pass, at least one. `waiting` is at least 1.
     pub(super) fn images(&mut self, shape: &PassShape, waiting: usize) -> usize {
         let most = waiting.min(self.max_images).min(shape.full());
         if most < 2 {
@@ -96,7 +97,7 @@ impl Batching {
         if together { most } else { 1 }
     }
 
-    /// Notes how long a pass of so many images took.
+    /// Records how long a pass of `images` images took.
     pub(super) fn record(&mut self, shape: PassShape, images: usize, elapsed: Duration) {
         if self.max_images < 2 {
             return;
@@ -115,7 +116,7 @@ impl Batching {
 }
 
 impl Passes {
-    /// The fastest, once there are enough of them.
+    /// Returns the fastest time in seconds per image, or `None` while fewer than [`FEWEST_PASSES`] were timed.
     fn fastest(&self) -> Option<f64> {
         let enough = self.0.len() >= FEWEST_PASSES;
         enough.then(|| self.0.iter().copied().fold(f64::INFINITY, f64::min))
@@ -142,8 +143,9 @@ mod tests {
         PassShape::of(&input, &FeatureOptions::default())
     }
 
-    /// A worker at which `waiting` images of a shape always wait, and a device on which a pass takes these milliseconds alone and
-    /// an image in a batch those: the images of each of so many passes.
+    /// Simulates a worker that always finds `waiting` images of one shape, on a device that takes `alone` milliseconds
+    /// for a single image and `together` milliseconds per image of a batch. Returns the number of images of each of
+    /// `count` passes.
     fn passes(batching: &mut Batching, waiting: usize, [alone, together]: [u64; 2], count: usize) -> Vec<usize> {
         let shape = shape(256);
         let pass = |_| {

@@ -1,4 +1,4 @@
-//! What a request may cost in the model beyond one input: scales, windows, pairs of cells and refinement.
+//! Checks the model's work for a request against the limits: scales, windows, pairs of cells and refinement.
 
 use std::fmt;
 
@@ -6,11 +6,12 @@ use super::InputLimits;
 use crate::dense::{Attention, RefinementOptions, Window, refinement_bytes};
 use crate::scores::Windows;
 
-/// Scales, windows, an attention or a refinement that the server does not allow. Each limit is named as in the settings.
+/// A request exceeds a limit with its scales, windows, attention or refinement. Each text names the limit's settings
+/// key.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CostError {
-    /// A scale that makes the input larger than the server takes.
+    /// A scale makes the input larger than the server allows.
     #[error(
         "the short side at scale {scale} is {pixels} pixels, more than limits.max_short_side = {limit}; a smaller scale or \
          short_side makes it smaller"
@@ -18,20 +19,20 @@ pub enum CostError {
     ScaledShortSide {
         /// The scale.
         scale: f64,
-        /// The short side in pixels.
+        /// The short side of the scaled input in pixels.
         pixels: u32,
         /// The limit in pixels.
         limit: u32,
     },
-    /// A window that shows the model nothing.
+    /// A window is smaller than one patch, so the model would see nothing through it.
     #[error("window.side must be at least the model's patch of {patch_pixels} pixels, not {side}")]
     SmallWindow {
         /// The window's side in pixels.
         side: u32,
-        /// The patch's.
+        /// Side of the model's patch in pixels.
         patch_pixels: u32,
     },
-    /// More windows than the server takes.
+    /// The request has more windows than the server allows.
     #[error(
         "the model's input of {sizes} pixels has {count} windows, more than limits.max_windows = {limit}; a larger \
          window.stride or fewer scales make fewer"
@@ -39,12 +40,12 @@ pub enum CostError {
     TooManyWindows {
         /// Width and height of the model's input in pixels, at each scale.
         sizes: Sizes,
-        /// The windows of all scales.
+        /// The number of windows of all scales.
         count: usize,
-        /// The limit.
+        /// The largest number of windows.
         limit: usize,
     },
-    /// Scales and windows with more pixels in all than the server takes.
+    /// The scales and windows together have more pixels than the server allows.
     #[error(
         "the model's input of {sizes} pixels comes to {pixels} pixels in all scales and windows, more than \
          limits.max_input_pixels = {limit}; a smaller short_side, fewer scales or a larger window.stride make fewer"
@@ -52,12 +53,12 @@ pub enum CostError {
     InputPixels {
         /// Width and height of the model's input in pixels, at each scale.
         sizes: Sizes,
-        /// Pixels of all windows, or of the whole, at all scales.
+        /// Pixels of all windows at all scales. A scale without windows counts with its whole input.
         pixels: u64,
-        /// The limit.
+        /// The largest number of pixels.
         limit: u64,
     },
-    /// More cells than may be compared two by two.
+    /// The attention compares cells in pairs, and the input has too many cells for that.
     #[error(
         "the attention {attention} compares every two of {cells} cells, more than limits.max_paired_cells = {limit}; a smaller \
          short_side, or windows, make fewer"
@@ -65,24 +66,24 @@ pub enum CostError {
     PairedCells {
         /// The attention that was asked for.
         attention: &'static str,
-        /// Cells that the model would see at once.
+        /// Cells that the model sees at once.
         cells: usize,
-        /// The limit.
+        /// The largest number of cells.
         limit: usize,
     },
-    /// A refinement that takes too much memory.
+    /// The refinement needs too much memory.
     #[error(
         "the refinement of {queries} texts at {pixels} pixels takes {bytes} bytes, more than limits.max_refinement_bytes = \
          {limit}; a smaller image or fewer classes take less"
     )]
     Refinement {
-        /// Texts that are scored apart.
+        /// Queries that are refined, one per text that is scored on its own.
         queries: usize,
         /// Pixels of the image.
         pixels: u64,
-        /// Bytes that refining them takes.
+        /// Bytes that the refinement needs.
         bytes: u64,
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
 }
@@ -101,7 +102,11 @@ impl fmt::Display for Sizes {
     }
 }
 
-/// The short side in pixels at a scale, at least 1. A scale of at most 1 exceeds nothing that was not allowed before.
+/// Returns the short side in pixels at a scale, at least 1. Only a scale above 1 can fail: a smaller one stays below a
+/// short side that was checked before, or below the model's own.
+///
+/// # Errors
+/// [`CostError::ScaledShortSide`].
 pub(super) fn scaled_short_side(short_side: u32, scale: f64, limits: &InputLimits) -> Result<u32, CostError> {
     let pixels = (f64::from(short_side) * scale).round().max(1.0) as u32;
     let limit = limits.max_short_side;
@@ -111,7 +116,10 @@ pub(super) fn scaled_short_side(short_side: u32, scale: f64, limits: &InputLimit
     Ok(pixels)
 }
 
-/// Checks the inputs of all scales, and the windows over them.
+/// Checks the inputs of all scales and the windows over them. `sizes` holds width and height in pixels per scale.
+///
+/// # Errors
+/// [`CostError::SmallWindow`], [`CostError::TooManyWindows`] or [`CostError::InputPixels`].
 pub(super) fn check_sizes(
     sizes: &[(u32, u32)],
     window: Option<Window>,
@@ -153,7 +161,10 @@ pub(super) fn check_sizes(
     Ok(())
 }
 
-/// Checks the number of cells that the model sees at once.
+/// Checks the number of cells that the model sees at once, if the attention compares cells in pairs.
+///
+/// # Errors
+/// [`CostError::PairedCells`].
 pub(super) fn check_pairs(cells: usize, attention: Attention, limits: &InputLimits) -> Result<(), CostError> {
     let limit = limits.max_paired_cells;
     if attention.pairs_cells() && cells > limit {
@@ -166,7 +177,10 @@ pub(super) fn check_pairs(cells: usize, attention: Attention, limits: &InputLimi
     Ok(())
 }
 
-/// Checks the refinement of an image of `pixels` pixels.
+/// Checks the bytes that the refinement of an image of `pixels` pixels needs for `queries` texts.
+///
+/// # Errors
+/// [`CostError::Refinement`].
 pub(super) fn check_refinement(
     options: &RefinementOptions,
     queries: usize,
@@ -232,7 +246,7 @@ mod tests {
                 .contains("of 400 x 400, 601 x 400 pixels comes to 400400 pixels"),
             "{error}"
         );
-        // The smaller is seen as a whole, the larger through six windows.
+        // The smaller input is seen as a whole, the larger one through six windows.
         let window = Some(Window { side: 224, stride: 112 });
         assert_eq!(check(&[(224, 168), (448, 336)], window), Ok(()));
         let error = check(&[(448, 336), (336, 224)], window).expect_err("6 and 2");
@@ -259,7 +273,7 @@ mod tests {
         );
         assert_eq!(scaled(3, 0.1), Ok(1));
         assert!(scaled(3, 1e300).is_err());
-        assert_eq!(scaled(600, 1.0), Ok(600)); // a model's own, which no request asked for
+        assert_eq!(scaled(600, 1.0), Ok(600)); // The model's own short side: no request asked for it.
     }
 
     #[test]
@@ -310,7 +324,7 @@ mod tests {
             check_refinement(&options, 10, 1_000_000, &limits)
         };
         assert_eq!(check(80), Ok(()));
-        // 32 bytes for each of a million pixels, and for each of 10 texts in 335 x 335 cells.
+        // 32 bytes for each of a million pixels, plus 32 bytes for each of 10 texts in each of 335 x 335 cells.
         let error = check(224).expect_err("more than 40 million bytes").to_string();
         assert!(error.contains("takes 67912000 bytes"), "{error}");
     }

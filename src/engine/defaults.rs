@@ -1,4 +1,4 @@
-//! Values of request fields that a request leaves out.
+//! The default values of request fields.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,40 +8,40 @@ use crate::image::Resize;
 use crate::support::{OutOfRange, in_range};
 use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
-/// Values of request fields that a request leaves out.
+/// The default values of request fields. A request that leaves a field out gets the value here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DefaultSettings {
-    /// Prompt templates.
+    /// The set of prompt templates.
     pub templates: TemplateSet,
-    /// What the synonyms of a class come to.
+    /// How the scores of a class's synonyms are combined.
     pub synonyms: Synonyms,
-    /// The last attention.
+    /// What the last attention of the visual tower computes.
     pub attention: Attention,
-    /// Factor on cosines before the softmax.
+    /// Factor on cosines before the softmax, above 0.
     pub temperature: f32,
-    /// Prompt denoising threshold, 0 for off.
+    /// Prompt denoising threshold, 0 to 1; 0 turns denoising off.
     pub prompt_denoising: f32,
-    /// Key smoothing; `reference` smooths every position.
+    /// Key smoothing. `reference` smooths every position.
     pub key_smoothing: KeySmoothingMethod,
-    /// Best class probability below which a pixel is background, 0 for off.
+    /// A pixel whose best class probability is below this share is background, 0 to 1; 0 turns the threshold off.
     pub background_threshold: f32,
-    /// Share of the foreground up to which a class is nowhere, 0 for off.
+    /// A class that covers at most this share of the foreground is dropped, 0 to 1; 0 keeps all classes.
     pub background_area: f64,
-    /// Short side of the model's input in pixels; 0 takes the model's own.
+    /// Short side of the model's input in pixels; 0 means the model's own.
     pub short_side: u32,
-    /// Factors on it: the image is scored at each of these sizes.
+    /// Factors on the short side. The image is scored at each of these sizes.
     pub scales: Vec<f64>,
-    /// How the image comes to that size.
+    /// How the image is resized to the model's input.
     pub resize: Resize,
-    /// Windows over the model's input; none sees it as a whole.
+    /// Windows over the model's input. Without windows the model sees the input as a whole.
     pub window: Option<Window>,
-    /// What is done to the scores at the image's size.
+    /// How scores are refined at the image's size.
     pub refinement: Refinement,
 }
 
 impl DefaultSettings {
-    /// These with a vocabulary's own options in their place.
+    /// Returns these defaults, overridden by the options that a vocabulary sets.
     pub fn with(&self, options: &VocabularyOptions) -> Self {
         Self {
             templates: options.templates.unwrap_or(self.templates),
@@ -56,7 +56,7 @@ impl DefaultSettings {
     /// Checks the range of every value.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self, limits: &InputLimits) -> Result<(), OutOfRange> {
         in_range(
             "defaults.temperature",
@@ -90,7 +90,7 @@ impl DefaultSettings {
             "defaults.scales",
             self.scales.len() == 1 || self.key_smoothing != KeySmoothingMethod::Formula,
             format!("{} of them", self.scales.len()),
-            "one alone where defaults.key_smoothing is formula",
+            "a single scale if defaults.key_smoothing is formula",
         )?;
         if let Some(Window { side, stride }) = self.window {
             in_range("defaults.window.side", side >= 1, side, "at least 1")?;

@@ -1,5 +1,5 @@
-//! How an image becomes the input of a model, or is found to have features already: digest, decode, preprocess; and the images that
-//! are held for requests to come.
+//! The steps from an image's bytes to a model's input or to cached features: digest, decode, preprocess. Also holds
+//! uploaded images for later requests.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,12 +17,14 @@ use crate::image::{self, ModelInput, RgbImage};
 use crate::labeller::{ImageFeatures, ModelKind};
 
 impl Engine {
-    /// Looks at an image and holds it with what its model made of it, so that [`ImageSource::Held`] can stand for it.
+    /// Computes an image's features and holds both image and features. Later requests name the image by
+    /// [`ImageSource::Held`].
     ///
-    /// Waits for nothing that [`Engine::segment`] does not wait for.
+    /// Never waits for a free slot: a full engine fails at once, as in [`Engine::segment`].
     ///
     /// # Errors
-    /// See [`SegmentError`]: the image, the options, the engine's state, the deadline.
+    /// [`SegmentError`] when the image or the options are refused, the engine is not ready or full, or the deadline
+    /// passes.
     pub async fn hold_image(&self, request: ImageRequest) -> Result<HeldImage, SegmentError> {
         let ImageRequest { image, fields } = request;
         let deadline = self.deadline(&fields)?;
@@ -33,10 +35,10 @@ impl Engine {
         stage.until(deadline, admitted.hold_image(image, options, input)).await
     }
 
-    /// Lets go of an image, and of what models made of its bytes.
+    /// Drops a held image and all features computed from its bytes.
     ///
     /// # Errors
-    /// [`SegmentError::ImageNotHeld`].
+    /// [`SegmentError::ImageNotHeld`] when no image is held under the id.
     pub fn drop_image(&self, id: &str) -> Result<(), SegmentError> {
         let image = self.images.remove(id, Instant::now());
         let image = image.ok_or(SegmentError::ImageNotHeld)?;
@@ -45,18 +47,18 @@ impl Engine {
     }
 }
 
-/// An image, ready for a worker.
+/// An image prepared for a worker.
 pub(super) struct PreparedImage {
     /// Width and height in pixels, after orientation.
     pub(super) size: (u32, u32),
-    /// What a worker gets of it.
+    /// What a worker gets: the model's input, or cached features.
     pub(super) input: FeatureInput,
-    /// Where its features are held, or may be; none when none are kept.
+    /// The key under which the features are cached or may be; `None` when no features are kept.
     pub(super) key: Option<FeatureKey>,
 }
 
 impl PreparedImage {
-    /// Whether the features were held already.
+    /// Returns whether the features were cached already.
     pub(super) fn is_cached(&self) -> bool {
         matches!(self.input, FeatureInput::Cached { .. })
     }
@@ -96,7 +98,10 @@ impl AdmittedRequest<'_> {
         })
     }
 
-    /// The bytes of the image that a request is about, with their digest where it is of use.
+    /// Returns the bytes of a request's image, with their digest if features are cached.
+    ///
+    /// # Errors
+    /// [`SegmentError::ImageNotHeld`] when the id of a held image is unknown.
     pub(super) async fn image(&self, source: &ImageSource) -> Result<(Bytes, Option<ImageDigest>), SegmentError> {
         match source {
             ImageSource::Upload(bytes) if self.engine.features.is_on() => {
@@ -116,7 +121,7 @@ impl AdmittedRequest<'_> {
         self.blocking("digest", move || ImageDigest::of(&image)).await
     }
 
-    /// Cached features, with pixels if the refinement needs them; otherwise pixels only.
+    /// Returns cached features, with pixels if the refinement needs them; otherwise pixels only.
     pub(super) async fn prepare(
         &mut self,
         bytes: Bytes,
@@ -147,7 +152,7 @@ impl AdmittedRequest<'_> {
         Ok(PreparedImage { size, input, key })
     }
 
-    /// Keeps the features of an image of this width and height, with the keys that they have.
+    /// Caches the features of an image of the given width and height. `keys` names the keys that the features contain.
     pub(super) fn hold_features(
         &self,
         key: FeatureKey,
@@ -159,7 +164,10 @@ impl AdmittedRequest<'_> {
         self.engine.features.hold(key, held);
     }
 
-    /// What the model at hand cannot do.
+    /// Checks that the model can compute the options.
+    ///
+    /// # Errors
+    /// [`SegmentError::Unsupported`] for an attention or a key smoothing that the model does not have.
     pub(super) fn check(&self, options: &FeatureOptions) -> Result<(), SegmentError> {
         match self.host.kind {
             ModelKind::Clip => self.check_attention(options.attention),
@@ -167,7 +175,7 @@ impl AdmittedRequest<'_> {
                 "the model {} is a student: it has no keys to smooth",
                 self.model.name
             ))),
-            // It has no attention, and does not look at the request's.
+            // A student has no attention and ignores the option.
             ModelKind::Student => Ok(()),
         }
     }
@@ -215,7 +223,7 @@ impl AdmittedRequest<'_> {
         .await
     }
 
-    /// Width and height in pixels at which the model sees the image at each scale, once it is known that it may.
+    /// Returns width and height of the model's input in pixels at each scale, after checking every limit on them.
     fn sizes(
         &self,
         pixels: &RgbImage,

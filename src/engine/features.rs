@@ -1,7 +1,7 @@
-//! Features of images, each computed once: held in memory, and found again by the image's bytes and how it was looked at.
+//! Cache of image features. Features are found again by the image's bytes and by everything else they depend on.
 //!
-//! Owns which are held and for how long. Leaves computing them to the workers. Nothing here outlives the process: features are of
-//! use to the models that are loaded.
+//! This file owns which features are kept and for how long; workers compute them. Features live in memory only, because
+//! they are of use to the loaded models alone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,28 +19,29 @@ use crate::support::ByteLru;
 pub(super) struct ImageDigest([u8; 32]);
 
 impl ImageDigest {
-    /// Of these bytes. Takes milliseconds for some megabytes.
+    /// Returns the digest of the bytes. Takes milliseconds for a few megabytes.
     pub(super) fn of(image: &[u8]) -> Self {
         Self(Sha256::digest(image).into())
     }
 }
 
-/// What features depend on, their keys aside.
+/// Everything that features depend on, except for the smoothing keys they contain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct FeatureKey {
     digest: ImageDigest,
     model: String,
-    /// In pixels.
+    /// Short side of the model's input in pixels.
     short_side: u32,
-    /// The bits of each scale.
+    /// The bit pattern of each scale, because `f64` has no `Hash`.
     scales: Vec<u64>,
     resize: Resize,
-    /// Without keys: features that have some serve requests that need none.
+    /// The options without smoothing keys, because features with keys also serve requests that need none.
     options: FeatureOptions,
 }
 
 impl FeatureKey {
-    /// Of an image, and how a model looks at it whose own short side is `model_short_side` pixels.
+    /// Returns the key for an image, a model given by its name and its own short side in pixels, and the request's
+    /// options.
     pub(super) fn new(
         digest: ImageDigest,
         (model, model_short_side): (&str, u32),
@@ -58,30 +59,30 @@ impl FeatureKey {
     }
 }
 
-/// Features, and what a reply says of their image.
+/// Cached features, with what a reply says of their image.
 #[derive(Clone)]
 pub(super) struct HeldFeatures {
     pub(super) features: Arc<dyn ImageFeatures>,
-    /// The keys among them.
+    /// The smoothing keys that the features contain.
     pub(super) keys: Option<SmoothingKeys>,
     /// Width and height of the image in pixels, after orientation.
     pub(super) size: (u32, u32),
 }
 
-/// What the cache has done and holds.
+/// Counts of the cache since its start, and its present size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FeatureStatistics {
-    /// Images asked for whose features were held, since the start.
+    /// Look-ups since the start that found features.
     pub(super) hits: u64,
-    /// Images asked for whose features had to be computed, since the start.
+    /// Look-ups since the start that found none, so that the features had to be computed.
     pub(super) misses: u64,
-    /// Images held now, each as often as it was looked at in another way.
+    /// Entries held now. An image has one entry for each set of options it was computed with.
     pub(super) entries: usize,
-    /// Bytes they take.
+    /// Bytes that the entries take.
     pub(super) bytes: u64,
 }
 
-/// The cache.
+/// The cache of image features.
 pub(super) struct FeatureCache {
     hits: AtomicU64,
     misses: AtomicU64,
@@ -89,7 +90,7 @@ pub(super) struct FeatureCache {
 }
 
 impl FeatureCache {
-    /// A cache that holds at most this many bytes, where the least recently used features go first.
+    /// Creates a cache of at most this many bytes. The least recently used features are dropped first.
     pub(super) fn new(capacity_bytes: u64) -> Self {
         Self {
             hits: AtomicU64::new(0),
@@ -98,12 +99,12 @@ impl FeatureCache {
         }
     }
 
-    /// Whether it holds anything at all.
+    /// Returns whether the cache keeps features at all.
     pub(super) fn is_on(&self) -> bool {
         self.held().capacity_bytes() > 0
     }
 
-    /// The features of a key, with the keys that smoothing needs: those that have keys serve where none are needed, too.
+    /// Returns the cached features with the smoothing keys that the request needs. `keys: None` accepts any features.
     pub(super) fn get(&self, key: &FeatureKey, keys: Option<SmoothingKeys>) -> Option<HeldFeatures> {
         let found = self.held().get(key).cloned();
         let found = found.filter(|held| keys.is_none() || held.keys == keys);
@@ -112,20 +113,20 @@ impl FeatureCache {
         found
     }
 
-    /// Holds features in place of those with other keys or none; not those that are larger than the cache.
+    /// Caches features and replaces those with other keys or none. Features larger than the whole cache are not kept.
     pub(super) fn hold(&self, key: FeatureKey, features: HeldFeatures) {
         let scales = size_of_val(key.scales.as_slice());
         let heap = key.model.len() + scales + features.features.bytes();
         let bytes = ByteLru::<FeatureKey, HeldFeatures>::entry_bytes(heap);
         let mut held = self.held();
-        // Two requests may have computed them at once; the one without keys must not take the other's away.
+        // Two requests may have computed the features at once. Features without keys must not replace those with keys.
         let has_keys = |held: &HeldFeatures| held.keys.is_some();
         if features.keys.is_some() || !held.get(&key).is_some_and(has_keys) {
             held.insert(key, features, bytes);
         }
     }
 
-    /// Lets go of all features of an image.
+    /// Drops all features of an image.
     pub(super) fn drop_image(&self, digest: ImageDigest) {
         let mut held = self.held();
         let of_image: Vec<_> = held.keys().filter(|key| key.digest == digest).cloned().collect();
@@ -134,7 +135,7 @@ impl FeatureCache {
         }
     }
 
-    /// What the cache has done and holds.
+    /// Returns the counts of the cache and its present size.
     pub(super) fn statistics(&self) -> FeatureStatistics {
         let held = self.held();
         FeatureStatistics {
@@ -158,7 +159,7 @@ mod tests {
     use crate::scores::DenseScores;
     use crate::vocabulary::Classifier;
 
-    /// Features of so many bytes.
+    /// Features that claim this many bytes.
     struct Weight(usize);
 
     impl ImageFeatures for Weight {

@@ -1,4 +1,4 @@
-//! One served model: its queue, its workers, and what is known of them.
+//! One served model: its queue, its workers, and their state.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use super::worker::{self, Job, WorkerContext, WorkersState};
 use super::{EngineSettings, Readiness};
 use crate::labeller::{LabellerError, ModelInfo, ModelKind, ServedModel};
 
-/// A model with its queue and its workers, which end with it. Their failures are no other model's.
+/// A model with its queue and its workers. Dropping the host ends the workers. A failure here does not touch other
+/// models.
 pub(super) struct ModelHost {
     pub(super) name: String,
     pub(super) kind: ModelKind,
@@ -19,7 +20,7 @@ pub(super) struct ModelHost {
 }
 
 impl ModelHost {
-    /// Starts the workers; returns at once.
+    /// Starts the workers and returns at once.
     pub(super) fn start(model: ServedModel, settings: &EngineSettings, metrics: &EngineMetrics) -> Self {
         let ServedModel { name, kind, factory } = model;
         metrics.declare_model(&name);
@@ -42,7 +43,10 @@ impl ModelHost {
         }
     }
 
-    /// Waits until the first worker is ready.
+    /// Waits until the first worker is ready. Returns the model's description.
+    ///
+    /// # Errors
+    /// The error of the first load, when it failed.
     pub(super) async fn ready(&self) -> Result<Arc<ModelInfo>, Arc<LabellerError>> {
         let mut workers = self.workers.clone();
         let state = workers
@@ -56,7 +60,7 @@ impl ModelHost {
         }
     }
 
-    /// Whether a worker answers, the engine's draining aside.
+    /// Returns whether a worker can answer. Ignores whether the engine drains.
     pub(super) fn readiness(&self) -> Readiness {
         match &*self.workers.borrow() {
             WorkersState::Loading | WorkersState::Failed(_) => Readiness::Starting,
@@ -65,7 +69,7 @@ impl ModelHost {
         }
     }
 
-    /// What the model is, once it has been loaded.
+    /// Returns the model's description, or `None` before the first load.
     pub(super) fn info(&self) -> Option<Arc<ModelInfo>> {
         match &*self.workers.borrow() {
             WorkersState::Loaded { model, .. } => Some(Arc::clone(model)),

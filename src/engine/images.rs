@@ -1,7 +1,7 @@
-//! Encoded images that clients have left here, to ask of them again and again.
+//! Encoded images that clients uploaded for several requests.
 //!
-//! Owns their ids and how long each is held. An id is all that it takes to use an image, so ids are not to be guessed and are
-//! listed nowhere. What models make of images is [`features`](super::features)' to hold.
+//! This file owns their ids and how long each is held. Whoever knows an id may use the image, so ids are random and
+//! never listed. [`features`](super::features) holds what models compute from images.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,26 +14,26 @@ use super::features::ImageDigest;
 use super::request::SegmentError;
 use crate::support::ByteLru;
 
-/// An encoded image.
+/// An encoded image with its digest.
 #[derive(Debug, Clone)]
 pub(super) struct EncodedImage {
     pub(super) bytes: Bytes,
-    /// Of the bytes.
+    /// Digest of `bytes`.
     pub(super) digest: ImageDigest,
 }
 
-/// Images with what they are called.
+/// The images that are held, by id.
 #[derive(Debug)]
 pub(super) struct HeldImages {
     lifetime: Duration,
     state: Mutex<State>,
 }
 
-/// Images and their ends change together.
+/// The images and their expiry times, which change together.
 #[derive(Debug)]
 struct State {
     held: ByteLru<Arc<str>, Held>,
-    /// The same images by when they expire.
+    /// When each image expires, earliest first.
     ends: BTreeSet<(Instant, Arc<str>)>,
 }
 
@@ -43,17 +43,18 @@ struct Held {
     end: Instant,
 }
 
-/// What is held.
+/// The present size of the held images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ImageStatistics {
-    /// Images.
+    /// Number of images.
     pub(super) images: usize,
-    /// Bytes they take.
+    /// Bytes that the images take.
     pub(super) bytes: u64,
 }
 
 impl HeldImages {
-    /// Holds at most this many bytes, where the least recently used images go first, and each for no longer than the lifetime.
+    /// Holds at most `capacity_bytes` bytes, each image for at most `lifetime`. The least recently used images are
+    /// dropped first.
     pub(super) fn new(capacity_bytes: u64, lifetime: Duration) -> Self {
         Self {
             lifetime,
@@ -64,15 +65,15 @@ impl HeldImages {
         }
     }
 
-    /// How long an image is held.
+    /// Returns how long an image is held at most.
     pub(super) fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
-    /// Whether an image of so many bytes can be held at all.
+    /// Checks that an image of this size can be held at all.
     ///
     /// # Errors
-    /// [`SegmentError::ImageTooLargeToHold`].
+    /// [`SegmentError::ImageTooLargeToHold`] when the image alone exceeds the capacity.
     pub(super) fn check(&self, image: &Bytes) -> Result<(), SegmentError> {
         let (bytes, limit) = (entry_bytes(image), self.state().held.capacity_bytes());
         if bytes > limit {
@@ -81,11 +82,11 @@ impl HeldImages {
         Ok(())
     }
 
-    /// Holds an image that can be held; its id.
+    /// Holds an image that passed [`HeldImages::check`]. Returns its new id.
     pub(super) fn hold(&self, image: EncodedImage, now: Instant) -> Arc<str> {
-        // 122 bits of the operating system's random numbers.
+        // 122 random bits from the operating system.
         let id: Arc<str> = Uuid::new_v4().simple().to_string().into();
-        // An upload's buffer may be larger than what is in it.
+        // An upload's buffer may be larger than the image in it, so the bytes are copied.
         let image = EncodedImage {
             bytes: Bytes::copy_from_slice(&image.bytes),
             ..image
@@ -100,14 +101,14 @@ impl HeldImages {
         id
     }
 
-    /// The image of an id, which counts as use and does not make it stay longer.
+    /// Returns the image with this id. Counts as use, but does not extend the image's lifetime.
     pub(super) fn get(&self, id: &str, now: Instant) -> Option<EncodedImage> {
         let mut state = self.state();
         state.expire(now);
         Some(state.held.get(&id.into())?.image.clone())
     }
 
-    /// Lets go of an image, if it is held.
+    /// Removes an image and returns it, if it is held.
     pub(super) fn remove(&self, id: &str, now: Instant) -> Option<EncodedImage> {
         let mut state = self.state();
         state.expire(now);
@@ -117,7 +118,7 @@ impl HeldImages {
         Some(image)
     }
 
-    /// What is held.
+    /// Returns the number and the bytes of the images that have not expired.
     pub(super) fn statistics(&self, now: Instant) -> ImageStatistics {
         let mut state = self.state();
         state.expire(now);
@@ -133,7 +134,7 @@ impl HeldImages {
 }
 
 impl State {
-    /// Lets go of what has expired.
+    /// Drops all images that have expired.
     fn expire(&mut self, now: Instant) {
         while self.ends.first().is_some_and(|(end, _)| *end <= now)
             && let Some((_, id)) = self.ends.pop_first()
@@ -143,7 +144,7 @@ impl State {
     }
 }
 
-/// Bytes of an image with its id and its place among the ends.
+/// Returns the bytes that an image takes with its id and its entry among the expiry times.
 fn entry_bytes(image: &Bytes) -> u64 {
     let id = Uuid::nil().simple().to_string().len();
     ByteLru::<Arc<str>, Held>::entry_bytes(id + size_of::<(Instant, Arc<str>)>() + image.len())
@@ -162,7 +163,7 @@ mod tests {
         }
     }
 
-    /// Room for so many images of one byte.
+    /// Returns a holder with room for `count` images of one byte each.
     fn images(count: u64) -> HeldImages {
         HeldImages::new(count * entry_bytes(&Bytes::from_static(b"a")), LIFETIME)
     }

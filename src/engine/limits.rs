@@ -1,23 +1,26 @@
-//! Bounds on images and on what the model computes for a request.
+//! Limits on images and on the model's work for a request.
 
 use crate::support::{OutOfRange, at_least_one};
 
-/// Bounds on images and on what the model computes for a request. The error that a bound causes names its key.
+/// Limits on images and on the model's work for a request. An error about a limit names its settings key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputLimits {
-    /// `limits.max_image_pixels`: width times height of an image, read from its header before anything is allocated.
+    /// `limits.max_image_pixels`: largest width times height of an image. Checked from the header before anything is
+    /// allocated.
     pub max_image_pixels: u64,
-    /// `limits.max_short_side`: short side of the model's input in pixels, at every scale.
+    /// `limits.max_short_side`: largest short side of the model's input in pixels, at every scale.
     pub max_short_side: u32,
-    /// `limits.max_scales`: scales of one request.
+    /// `limits.max_scales`: largest number of scales in one request.
     pub max_scales: usize,
-    /// `limits.max_input_pixels`: pixels of the model's input, width times height, in all scales and windows together.
+    /// `limits.max_input_pixels`: largest number of pixels of the model's input, over all scales and windows together.
     pub max_input_pixels: u64,
-    /// `limits.max_windows`: windows of one request, at all scales.
+    /// `limits.max_windows`: largest number of windows in one request, over all scales.
     pub max_windows: usize,
-    /// `limits.max_paired_cells`: cells of an input or a window for attentions that compare every two of them.
+    /// `limits.max_paired_cells`: largest number of cells of an input or a window for attentions that compare cells in
+    /// pairs.
     pub max_paired_cells: usize,
-    /// `limits.max_refinement_bytes`: bytes that refining the scores of one request at the image's size may take.
+    /// `limits.max_refinement_bytes`: largest number of bytes for refining the scores of one request at the image's
+    /// size.
     pub max_refinement_bytes: u64,
 }
 
@@ -25,7 +28,7 @@ impl InputLimits {
     /// Checks the range of every value.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         at_least_one("limits.max_image_pixels", self.max_image_pixels)?;
         at_least_one("limits.max_short_side", self.max_short_side)?;

@@ -1,9 +1,10 @@
-//! The metrics of the engine: stages, passes, queues, workers, and what is kept of images.
+//! The engine's metrics: stages, passes, queues, workers, cached features and held images.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::{HistogramVec, IntGauge, IntGaugeVec};
+use strum::VariantArray;
 
 use super::Stage;
 use super::features::FeatureCache;
@@ -11,10 +12,10 @@ use super::images::HeldImages;
 use crate::labeller::ModelInfo;
 use crate::telemetry::{MetricsRegistry, Reading, Readings};
 
-/// Upper bounds of images that share a pass.
+/// Upper bounds of the histogram buckets for the number of images that share a pass.
 const PASS_BUCKETS: [f64; 5] = [1.0, 2.0, 4.0, 8.0, 16.0];
 
-/// What the engine counts and times. A clone counts in the same place.
+/// The engine's counters and timers. Clones share their values.
 #[derive(Debug, Clone)]
 pub(super) struct EngineMetrics {
     stage_seconds: HistogramVec,
@@ -22,12 +23,12 @@ pub(super) struct EngineMetrics {
     model_info: IntGaugeVec,
     queue_depth: IntGaugeVec,
     workers_live: IntGaugeVec,
-    /// Requests that the engine holds, waiting or running.
+    /// Requests in the engine, waiting or running.
     pub(super) requests_in_flight: IntGauge,
 }
 
 impl EngineMetrics {
-    /// The metrics of one engine, in a registry that has none of another.
+    /// Creates the engine's metrics in a registry that holds no other engine's.
     pub(super) fn new(registry: &MetricsRegistry) -> Self {
         Self {
             stage_seconds: registry.seconds(
@@ -55,9 +56,9 @@ impl EngineMetrics {
         }
     }
 
-    /// Makes the label sets of a model exist at 0.
+    /// Creates all label sets of a model with the value 0.
     pub(super) fn declare_model(&self, model: &str) {
-        for stage in Stage::ALL {
+        for &stage in Stage::VARIANTS {
             self.stage_seconds.with_label_values(&[model, stage.name()]);
         }
         self.pass_images.with_label_values(&[model]);
@@ -65,12 +66,12 @@ impl EngineMetrics {
         self.workers_live(model);
     }
 
-    /// Jobs that wait for a worker of a model.
+    /// Returns the gauge of jobs that wait for a worker of a model.
     pub(super) fn queue_depth(&self, model: &str) -> IntGauge {
         self.queue_depth.with_label_values(&[model])
     }
 
-    /// Worker threads with a warm model.
+    /// Returns the gauge of a model's worker threads with a warm model.
     pub(super) fn workers_live(&self, model: &str) -> IntGauge {
         self.workers_live.with_label_values(&[model])
     }
@@ -87,7 +88,7 @@ impl EngineMetrics {
         self.pass_images.with_label_values(&[model]).observe(images as f64);
     }
 
-    /// Shows that a model is loaded. A model that is loaded anew is the same.
+    /// Sets the information gauge of a loaded model to 1. Loading a model again changes nothing.
     pub(super) fn model_loaded(&self, model: &ModelInfo) {
         self.model_info
             .with_label_values(&[
@@ -101,7 +102,7 @@ impl EngineMetrics {
     }
 }
 
-/// Shows what is kept of images.
+/// Registers the metrics of cached features and held images.
 pub(super) fn register_images(registry: &MetricsRegistry, features: &Arc<FeatureCache>, images: &Arc<HeldImages>) {
     let (features, images) = (Arc::clone(features), Arc::clone(images));
     registry.register(Box::new(Readings::new(move || {
@@ -124,7 +125,7 @@ pub(super) fn register_images(registry: &MetricsRegistry, features: &Arc<Feature
             ),
             Reading::Gauge(
                 "maskclip_feature_entries",
-                "Images whose features are held, each as often as it was looked at in another way.",
+                "Feature entries held in memory: an image has one for each set of options it was computed with.",
                 features.entries as u64,
             ),
             Reading::Gauge(
@@ -132,7 +133,11 @@ pub(super) fn register_images(registry: &MetricsRegistry, features: &Arc<Feature
                 "Encoded images held for requests to come.",
                 images.images as u64,
             ),
-            Reading::Gauge("maskclip_held_image_bytes", "Bytes of these.", images.bytes),
+            Reading::Gauge(
+                "maskclip_held_image_bytes",
+                "Bytes of encoded images held for requests to come.",
+                images.bytes,
+            ),
         ]
     })));
 }
@@ -149,7 +154,7 @@ mod tests {
         register_images(&registry, &Arc::new(FeatureCache::new(0)), &images);
         metrics.declare_model("demo");
         let text = registry.render();
-        for stage in Stage::ALL {
+        for &stage in Stage::VARIANTS {
             let stage = stage.name();
             let name = format!("maskclip_stage_seconds_count{{model=\"demo\",stage=\"{stage}\"}} 0");
             assert!(text.contains(&name), "{text}");

@@ -1,7 +1,7 @@
-//! From a request to a result: admission, decoding, text embeddings, the model's worker threads,
-//! the label map and its encoding, each under the request's deadline.
+//! The engine takes a request to its result: admission, decoding, text embeddings, the model's worker threads, the
+//! label map and its encoding, all within the request's deadline.
 //!
-//! Owns the order of the stages, the queues, the threads and all waiting. Knows nothing of HTTP and of tensors.
+//! The engine owns the order of the stages, the queues, the threads and all waiting. It knows neither HTTP nor tensors.
 
 mod admission;
 mod batching;
@@ -51,25 +51,25 @@ use images::HeldImages;
 use metrics::EngineMetrics;
 use slots::Slots;
 
-/// Whether requests are taken.
+/// Whether the engine takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// A model has had no worker ready yet.
+    /// At least one model has not had a ready worker yet.
     Starting,
-    /// Each model has at least one warm worker.
+    /// Every model has at least one warm worker.
     Ready,
-    /// All workers of a model have panicked and are loading it anew; requests to the others are answered.
+    /// All workers of a model have panicked and are loading it again. Requests to other models are answered.
     Recovering,
-    /// The server is going down.
+    /// The server is shutting down.
     Draining,
 }
 
-/// Labels images. Shared behind an `Arc`; dropping the last one ends the workers.
+/// Labels images with the served models. Share it behind an `Arc`; dropping the last one ends the workers.
 pub struct Engine {
     settings: EngineSettings,
     metrics: EngineMetrics,
     slots: Slots,
-    /// In the order of the settings, the default first; never empty.
+    /// The models in the order of the settings, the default first. Never empty.
     models: Vec<ModelHost>,
     draining: AtomicBool,
     features: Arc<FeatureCache>,
@@ -80,12 +80,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the workers of all models, each with a name of its own; requests that name none get the first. Returns at once;
-    /// [`Engine::ready`] waits for them. Vocabularies and text embeddings outlive the engine on `disk`, if there is one. The engine's
-    /// metrics are shown in `registry`.
+    /// Starts the workers of all models and returns at once; [`Engine::ready`] waits for them. Every model needs a name
+    /// of its own. Requests that name no model go to the first one. With `disk`, vocabularies and text embeddings
+    /// outlive the engine. The engine's metrics appear in `registry`.
     ///
     /// # Panics
-    /// When there is no model.
+    /// When `models` is empty.
     pub fn start(
         settings: EngineSettings,
         models: Vec<ServedModel>,
@@ -122,15 +122,15 @@ impl Engine {
         })
     }
 
-    /// The settings that the engine obeys.
+    /// Returns the engine's settings.
     pub fn settings(&self) -> &EngineSettings {
         &self.settings
     }
 
-    /// Waits until each model has a worker ready; what they are, in their order.
+    /// Waits until every model has a ready worker. Returns the models' descriptions in the order of the settings.
     ///
     /// # Errors
-    /// When one cannot be loaded: no request to it will ever be answered.
+    /// The error of the first model that cannot be loaded. No request to that model will ever be answered.
     pub async fn ready(&self) -> Result<Vec<Arc<ModelInfo>>, Arc<LabellerError>> {
         let mut models = Vec::with_capacity(self.models.len());
         for host in &self.models {
@@ -139,7 +139,7 @@ impl Engine {
         Ok(models)
     }
 
-    /// Whether requests are taken, to any of the models.
+    /// Returns the worst state of all models, or [`Readiness::Draining`].
     pub fn readiness(&self) -> Readiness {
         if self.draining.load(Ordering::Relaxed) {
             return Readiness::Draining;
@@ -150,18 +150,21 @@ impl Engine {
         worst.unwrap_or(Readiness::Ready)
     }
 
-    /// Refuses further requests; those admitted go on.
+    /// Refuses further requests. Admitted requests run to their end.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The models that have been loaded, in their order, and whether each answers now.
+    /// Returns the loaded models in the order of the settings, each with whether it answers now.
     pub fn models(&self) -> Vec<(Arc<ModelInfo>, bool)> {
         let loaded = |host: &ModelHost| Some((host.info()?, host.readiness() == Readiness::Ready));
         self.models.iter().filter_map(loaded).collect()
     }
 
-    /// The model that a request names, or the first; known before any is loaded.
+    /// Returns the model that a request names, or the first one. Works before any model is loaded.
+    ///
+    /// # Errors
+    /// [`SegmentError::UnknownModel`].
     fn find_host(&self, name: Option<&str>) -> Result<&ModelHost, SegmentError> {
         match name {
             None => Ok(&self.models[0]),
@@ -169,7 +172,10 @@ impl Engine {
         }
     }
 
-    /// The model of that name.
+    /// Returns the model of that name.
+    ///
+    /// # Errors
+    /// [`SegmentError::UnknownModel`].
     fn host(&self, name: &str) -> Result<&ModelHost, SegmentError> {
         let unknown = || SegmentError::UnknownModel {
             asked: name.to_owned(),

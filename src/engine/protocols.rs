@@ -1,12 +1,14 @@
-//! The published test protocols of MaskCLIP's successors, by method and data set: `sclip-voc21`.
+//! The published test protocols of MaskCLIP's successors. A protocol's name joins a method and a data set, as in
+//! `sclip-voc21`.
 //!
-//! Constants are those of the released codes for ViT-B/16, one table for all. A protocol is here when the server does all
-//! of it.
+//! The constants come from the released codes for ViT-B/16; one table holds them all. A protocol is listed here only if
+//! the server implements all of it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, VariantArray, VariantNames};
 
 use super::DefaultSettings;
 use crate::dense::{
@@ -15,35 +17,37 @@ use crate::dense::{
 use crate::image::Resize;
 use crate::vocabulary::{Synonyms, TemplateSet};
 
-/// A method on a data set.
+/// A published test protocol: a method applied to a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Protocol {
-    /// Whose protocol it is.
+    /// The method that the protocol was published with.
     pub method: ProtocolMethod,
-    /// What it is for.
+    /// The data set that the protocol is for.
     pub data_set: ProtocolData,
 }
 
-/// Methods with a protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The methods that have protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ProtocolMethod {
-    /// SCLIP, wangf3014/SCLIP b56bd30.
+    /// SCLIP, from wangf3014/SCLIP at b56bd30.
     Sclip,
-    /// ClearCLIP, mc-lan/ClearCLIP ad68a40.
+    /// ClearCLIP, from mc-lan/ClearCLIP at ad68a40.
     Clearclip,
-    /// NACLIP, sinahmr/NACLIP 0cac3a6, with its refinement.
+    /// NACLIP with its refinement, from sinahmr/NACLIP at 0cac3a6.
     Naclip,
-    /// SC-CLIP, SuleBai/SC-CLIP 0417ba9.
+    /// SC-CLIP, from SuleBai/SC-CLIP at 0417ba9.
     ScClip,
-    /// ResCLIP, yvhangyang/ResCLIP 0e085f7, its path test as released.
+    /// ResCLIP with its path test as released, from yvhangyang/ResCLIP at 0e085f7.
     Resclip,
-    /// PEARL, PGSmall/PEARL c26062b, its rotation as released, with its propagation.
+    /// PEARL with its rotation as released and its propagation, from PGSmall/PEARL at c26062b.
     Pearl,
 }
 
-/// Data sets that protocols are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The data sets that protocols are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, VariantArray, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ProtocolData {
     /// PASCAL VOC 2012 with background.
     Voc21,
@@ -67,22 +71,7 @@ use ProtocolData::{Ade20k, Cityscapes, Context59, Context60, Object, Stuff, Voc2
 use ProtocolMethod::{Clearclip, Naclip, Pearl, Resclip, ScClip, Sclip};
 
 impl ProtocolMethod {
-    /// Every one.
-    pub const ALL: [Self; 6] = [Sclip, Clearclip, Naclip, ScClip, Resclip, Pearl];
-
-    /// The name in a protocol's.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Sclip => "sclip",
-            Clearclip => "clearclip",
-            Naclip => "naclip",
-            ScClip => "sc-clip",
-            Resclip => "resclip",
-            Pearl => "pearl",
-        }
-    }
-
-    /// Its last attention.
+    /// Returns what the last attention computes in this method.
     const fn attention(self) -> Attention {
         match self {
             Sclip => Attention::Sclip,
@@ -95,32 +84,13 @@ impl ProtocolMethod {
     }
 }
 
-impl ProtocolData {
-    /// Every one.
-    pub const ALL: [Self; 8] = [Voc21, Context60, Object, Voc20, Context59, Stuff, Cityscapes, Ade20k];
-
-    /// The name in a protocol's.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Voc21 => "voc21",
-            Context60 => "context60",
-            Object => "object",
-            Voc20 => "voc20",
-            Context59 => "context59",
-            Stuff => "stuff",
-            Cityscapes => "cityscapes",
-            Ade20k => "ade20k",
-        }
-    }
-}
-
-/// What differs between protocols.
+/// The constants that differ between protocols.
 struct Constants {
-    /// Factor on cosines.
+    /// Factor on cosines before the softmax.
     scale: f32,
-    /// Best class probability below which a pixel is background.
+    /// A pixel whose best class probability is below this is background, 0 to 1.
     threshold: f32,
-    /// Share of the foreground up to which a class is nowhere.
+    /// A class that covers at most this share of the foreground is dropped, 0 to 1.
     area: f64,
     short_side: u32,
     window: Option<Window>,
@@ -128,13 +98,15 @@ struct Constants {
 }
 
 impl Protocol {
-    /// Every one.
+    /// Returns all protocols, method by method.
     pub fn all() -> impl Iterator<Item = Self> {
-        let methods = ProtocolMethod::ALL.into_iter();
-        methods.flat_map(|method| ProtocolData::ALL.map(|data_set| Self { method, data_set }))
+        let data_sets = <ProtocolData as VariantArray>::VARIANTS.iter();
+        <ProtocolMethod as VariantArray>::VARIANTS
+            .iter()
+            .flat_map(move |&method| data_sets.clone().map(move |&data_set| Self { method, data_set }))
     }
 
-    /// The shipped vocabulary with the protocol's names, background and synonyms.
+    /// Returns the name of the shipped vocabulary that has the protocol's class names, background names and synonyms.
     pub const fn vocabulary(self) -> &'static str {
         match (self.data_set, self.method) {
             (Voc21, Clearclip) => "clearclip-voc-21",
@@ -151,7 +123,7 @@ impl Protocol {
         }
     }
 
-    /// The constants of its method's attention; those of other attentions are the default.
+    /// Returns the constants inside the method's attention. Constants of other attentions keep their defaults.
     pub fn attention_constants(self) -> AttentionConstants {
         let common = AttentionConstants::default();
         match (self.method, self.data_set) {
@@ -167,7 +139,7 @@ impl Protocol {
         }
     }
 
-    /// Cells along a side to which PEARL's propagation averages an image, more or less.
+    /// Returns the approximate number of cells along each side to which PEARL's propagation averages an image.
     pub fn propagation_cells(self) -> u32 {
         match (self.method, self.data_set) {
             (Pearl, Cityscapes) => 224,
@@ -175,7 +147,7 @@ impl Protocol {
         }
     }
 
-    /// Everything it says of a request, in place of the server's defaults.
+    /// Returns the values of all request fields that the protocol sets, in place of the server's defaults.
     pub fn settings(self) -> DefaultSettings {
         let Constants {
             scale,
@@ -202,6 +174,10 @@ impl Protocol {
         }
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table, with a row for each method and its data sets"
+    )]
     fn constants(self) -> Constants {
         let common = Constants {
             scale: 40.0,
@@ -306,7 +282,7 @@ const fn resclip(data_set: ProtocolData) -> ResclipConstants {
 
 impl fmt::Display for Protocol {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{}", self.method.name(), self.data_set.name())
+        write!(formatter, "{}-{}", self.method, self.data_set)
     }
 }
 
@@ -315,8 +291,8 @@ impl FromStr for Protocol {
 
     fn from_str(name: &str) -> Result<Self, String> {
         Self::all().find(|protocol| protocol.to_string() == name).ok_or_else(|| {
-            let methods = ProtocolMethod::ALL.map(ProtocolMethod::name).join(", ");
-            let data = ProtocolData::ALL.map(ProtocolData::name).join(", ");
+            let methods = <ProtocolMethod as VariantNames>::VARIANTS.join(", ");
+            let data = <ProtocolData as VariantNames>::VARIANTS.join(", ");
             format!("{name:?} is not a protocol: a method ({methods}), a hyphen and a data set ({data}), as in sclip-voc21")
         })
     }

@@ -1,14 +1,14 @@
 //! The queue between requests and the worker threads.
 //!
-//! First in, first out. It has no capacity of its own: whoever pushes holds one of the engine's
-//! slots, and the engine has `engine.queue_capacity` of them.
+//! Jobs leave in the order they came. The queue has no capacity of its own: every job belongs to a request that holds
+//! one of the engine's `engine.queue_capacity` slots.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use prometheus::IntGauge;
 
-/// A closable queue with blocking consumers.
+/// A queue that can be closed. Consumers block until a job comes.
 #[derive(Debug)]
 pub struct JobQueue<T> {
     state: Mutex<State<T>>,
@@ -25,7 +25,7 @@ struct State<T> {
 }
 
 impl<T> JobQueue<T> {
-    /// An empty, open queue that keeps `depth` at its length.
+    /// Creates an empty, open queue. `depth` always shows the number of waiting jobs.
     pub fn new(depth: IntGauge) -> Self {
         Self {
             state: Mutex::new(State {
@@ -37,7 +37,10 @@ impl<T> JobQueue<T> {
         }
     }
 
-    /// Adds a job at the end; gives it back when the queue is closed.
+    /// Adds a job at the end.
+    ///
+    /// # Errors
+    /// Gives the job back when the queue is closed.
     pub fn push(&self, job: T) -> Result<(), T> {
         let mut state = self.lock();
         if state.closed {
@@ -50,7 +53,7 @@ impl<T> JobQueue<T> {
         Ok(())
     }
 
-    /// Takes the oldest job, waiting for one; `None` once the queue is closed and empty.
+    /// Waits for a job and takes the oldest one. Returns `None` once the queue is closed and empty.
     pub fn pop(&self) -> Option<T> {
         let mut state = self.lock();
         loop {
@@ -68,12 +71,12 @@ impl<T> JobQueue<T> {
         }
     }
 
-    /// How many waiting jobs `matches`.
+    /// Returns how many waiting jobs satisfy `matches`.
     pub fn count(&self, matches: impl Fn(&T) -> bool) -> usize {
         self.lock().jobs.iter().filter(|job| matches(job)).count()
     }
 
-    /// Takes the oldest waiting jobs that `matches`, up to so many; does not wait for any.
+    /// Takes the oldest waiting jobs that satisfy `matches`, at most `most`. Never waits.
     pub fn take(&self, most: usize, matches: impl Fn(&T) -> bool) -> Vec<T> {
         let mut state = self.lock();
         let mut taken = Vec::new();
@@ -90,7 +93,7 @@ impl<T> JobQueue<T> {
         taken
     }
 
-    /// Refuses further jobs; those that wait are still handed out.
+    /// Refuses further jobs. Jobs that wait already are still handed out.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

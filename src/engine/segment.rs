@@ -1,4 +1,4 @@
-//! One request to segment through all stages: the image, text, queue, model, label map, encode.
+//! Takes one request through all stages: image, text, queue, model, label map, encoding.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,16 +18,17 @@ use crate::vocabulary::{self, ClassList, Classifier, TemplateSet, TextEmbedding,
 impl Engine {
     /// Labels one image.
     ///
-    /// Never waits for a free slot: a full engine is [`SegmentError::Overloaded`] at once. Dropping
-    /// the future gives the request up; texts that are being embedded are finished and kept. Features of the image are kept once
-    /// the request is answered.
+    /// Never waits for a free slot: a full engine returns [`SegmentError::Overloaded`] at once. Dropping the future
+    /// gives the request up, but texts that are being embedded are finished and kept. The image's features are cached
+    /// after the request is answered.
     ///
     /// # Errors
-    /// See [`SegmentError`]: the image, the vocabulary, the options, the engine's state, the deadline.
+    /// [`SegmentError`] when the image, the vocabulary or the options are refused, the engine is not ready or full, or
+    /// the deadline passes.
     pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
         let deadline = self.deadline(&request.fields.features)?;
         let host = self.find_host(request.fields.features.model.as_deref())?;
-        // What is wrong with the fields whatever the vocabulary says is told before anything is spent on the request.
+        // Errors that do not depend on the vocabulary are reported before the request costs anything.
         request
             .fields
             .resolve(self.surroundings(host), &VocabularyOptions::default())?;
@@ -87,7 +88,7 @@ impl AdmittedRequest<'_> {
         })
     }
 
-    /// Makes scores a label map of the image's width and height, with what it says of each class.
+    /// Makes a label map of the image's width and height from scores. Returns it with the result for each class.
     async fn label(
         &mut self,
         scores: DenseScores,
@@ -126,7 +127,7 @@ impl AdmittedRequest<'_> {
         Ok((map, results))
     }
 
-    /// Only when all texts are known is it known how many of them there are.
+    /// Checks the cost of the refinement. The number of queries is known only after all texts are.
     fn check_refinement(
         &self,
         (width, height): (u32, u32),
@@ -184,7 +185,7 @@ impl AdmittedRequest<'_> {
     }
 }
 
-/// The best value among each class's queries, `[classes]`.
+/// Returns the largest value among each class's queries, `[classes]`.
 fn best_per_class(values: &[f32], owners: &[QueryOwner], classes: usize) -> Vec<f32> {
     let mut best = vec![f32::NEG_INFINITY; classes];
     for (&value, owner) in values.iter().zip(owners) {

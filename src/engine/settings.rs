@@ -1,4 +1,4 @@
-//! The settings that the engine obeys.
+//! The engine's settings.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,20 +11,20 @@ use crate::vocabulary::{VocabularyLimits, VocabularySettings};
 pub struct EngineSettings {
     /// Queue, workers, deadlines.
     pub queue: QueueSettings,
-    /// What is kept of images.
+    /// What the engine keeps of images between requests.
     pub images: ImageSettings,
-    /// Bounds on images and on what the model computes for a request.
+    /// Limits on images and on the model's work for a request.
     pub input_limits: InputLimits,
-    /// Bounds on class lists and vocabularies.
+    /// Limits on class lists and vocabularies.
     pub vocabulary_limits: VocabularyLimits,
     /// The embedding store, the recent class lists and the shipped background names.
     pub vocabulary: VocabularySettings,
-    /// Values of request fields that a request leaves out.
+    /// The default values of request fields.
     pub defaults: DefaultSettings,
 }
 
 impl EngineSettings {
-    /// The same settings for an engine that is asked about each image once, or timed: nothing of an image is kept.
+    /// Returns the same settings for an engine that keeps nothing of images: it sees each image once, or is timed.
     pub fn without_images(self) -> Self {
         Self {
             images: ImageSettings {
@@ -41,15 +41,15 @@ impl EngineSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueSettings {
-    /// Requests that may be in the engine, waiting or running; more are answered 429.
+    /// Requests that may be in the engine at once, waiting or running. Further requests get status 429.
     pub queue_capacity: usize,
-    /// Worker threads, each with the model of its own.
+    /// Worker threads per model. Each has a copy of the model.
     pub workers: usize,
-    /// Images that may pass through a model together, 1 for none.
+    /// Images that may pass through a model together; 1 turns batching off.
     pub max_batch: usize,
-    /// Seconds a request may take when it names no deadline.
+    /// Seconds that a request without a deadline may take.
     pub default_deadline_seconds: f64,
-    /// The longest deadline a request may name, in seconds.
+    /// The longest deadline that a request may name, in seconds.
     pub max_deadline_seconds: f64,
 }
 
@@ -57,7 +57,7 @@ impl QueueSettings {
     /// Checks the range of every value.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         at_least_one("engine.queue_capacity", self.queue_capacity as u64)?;
         at_least_one("engine.max_batch", self.max_batch as u64)?;
@@ -78,15 +78,15 @@ impl QueueSettings {
     }
 }
 
-/// What is kept of images between requests, in memory alone.
+/// What the engine keeps of images between requests, in memory only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSettings {
-    /// Bytes of features that models made of images, 0 to keep none; the least recently used go first.
+    /// Bytes for cached image features; 0 keeps none. The least recently used are dropped first.
     pub cache_bytes: u64,
-    /// Bytes of encoded images that `POST /v1/images` holds; the least recently used go first.
+    /// Bytes for encoded images held by `POST /v1/images`. The least recently used are dropped first.
     pub held_bytes: u64,
-    /// Seconds for which each of these is held.
+    /// Seconds that each encoded image is held.
     pub keep_seconds: f64,
 }
 
@@ -94,7 +94,7 @@ impl ImageSettings {
     /// Checks the range of every value.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         in_range(
             "images.keep_seconds",

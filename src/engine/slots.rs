@@ -5,8 +5,8 @@ use std::sync::Arc;
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The engine's `engine.queue_capacity` slots. Whoever works for a request holds its slot, so a
-/// request that was given up still counts until its last piece of work has ended.
+/// The engine's `engine.queue_capacity` slots. Every piece of work for a request holds the request's slot, so a request
+/// that was given up still counts until its last piece of work ends.
 #[derive(Debug)]
 pub struct Slots {
     free: Arc<Semaphore>,
@@ -14,7 +14,7 @@ pub struct Slots {
     in_flight: IntGauge,
 }
 
-/// One request's place in the engine; free again when the last holder drops it.
+/// One request's place in the engine. It becomes free when the last holder drops it.
 #[derive(Debug)]
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
@@ -22,7 +22,7 @@ pub struct Slot {
 }
 
 impl Slots {
-    /// `capacity` free slots; `in_flight` shows how many are taken.
+    /// Creates `capacity` free slots. `in_flight` shows how many are taken.
     pub fn new(capacity: usize, in_flight: IntGauge) -> Self {
         Self {
             free: Arc::new(Semaphore::new(capacity)),
@@ -41,7 +41,7 @@ impl Slots {
         }))
     }
 
-    /// How many there are, taken or not.
+    /// Returns the number of slots, free or taken.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

@@ -1,46 +1,30 @@
 //! The stages of a request.
 
-/// The parts of a request's time, in the order in which they happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use strum::{IntoStaticStr, VariantArray};
+
+/// The stages of a request whose time is measured, in the order in which they happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Stage {
-    /// Bytes to pixels.
+    /// Decodes the image's bytes to pixels.
     Decode,
-    /// Resize and normalisation.
+    /// Resizes and normalises the pixels.
     Preprocess,
-    /// Text embeddings that were not held yet.
+    /// Computes the text embeddings that are not cached.
     Text,
-    /// Waiting for a worker.
+    /// Waits for a worker.
     Queue,
-    /// The visual tower and the scores.
+    /// Runs the visual tower and computes the scores.
     Model,
-    /// Scores to labels at image size.
+    /// Turns scores into labels at the image's size.
     LabelMap,
-    /// Writing the label map and the confidence map.
+    /// Encodes the label map and the confidence map.
     Encode,
 }
 
 impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 7] = [
-        Self::Decode,
-        Self::Preprocess,
-        Self::Text,
-        Self::Queue,
-        Self::Model,
-        Self::LabelMap,
-        Self::Encode,
-    ];
-
-    /// The name in metrics, and with `_seconds` behind it in the timings of a reply.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Decode => "decode",
-            Self::Preprocess => "preprocess",
-            Self::Text => "text",
-            Self::Queue => "queue",
-            Self::Model => "model",
-            Self::LabelMap => "label_map",
-            Self::Encode => "encode",
-        }
+    /// Returns the stage's name in metrics. The timings of a reply add `_seconds` to it.
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }

@@ -1,4 +1,4 @@
-//! Text embeddings: what is not held is computed on a worker.
+//! Text embeddings. Workers compute those that are not cached.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::vocabulary::{
 };
 
 impl Engine {
-    /// The embeddings of texts for a model, in the order of the texts.
+    /// Returns the embeddings of texts for a model, in the order of the texts.
     pub(super) async fn embed(
         &self,
         texts: &[String],
@@ -37,10 +37,11 @@ impl Engine {
         Ok(texts.iter().map(embedding_of).collect())
     }
 
-    /// Embeds a class list's texts for a model before they are needed; what is held already is not computed again.
+    /// Embeds the texts of a class list for a model ahead of the first request. Cached embeddings are not computed
+    /// again.
     ///
     /// # Errors
-    /// When there is no such model, no worker of it is ready, the engine has no slot free, or the model fails.
+    /// When no model has that name, none of its workers is ready, the engine has no free slot, or the model fails.
     pub async fn embed_ahead(&self, model: &str, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
         let host = self.host(model)?;
         let (model, slot) = (self.ready_model(host)?, self.take_slot()?);
@@ -48,10 +49,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Embeds the texts of a request before any image comes, so that no image waits for them.
+    /// Embeds the texts of a request ahead of its images, so that no image waits for them.
     ///
     /// # Errors
-    /// As [`Engine::segment`], but for the image.
+    /// The same as [`Engine::segment`], except for errors about the image.
     pub async fn embed_for(&self, fields: &SegmentFields) -> Result<(), SegmentError> {
         let host = self.find_host(fields.features.model.as_deref())?;
         let vocabulary = self.find_vocabulary(fields.choice()?).await?;
@@ -60,7 +61,8 @@ impl Engine {
         self.embed_ahead(&host.name, &list, options.templates).await
     }
 
-    /// How many of a class list's texts are embedded for a model, in memory or on disk, and how many there are.
+    /// Returns how many texts of a class list have embeddings for a model, in memory or on disk, and how many texts
+    /// there are.
     pub async fn embedded(&self, model: &ModelInfo, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
         let (all, mut embedded) = (list.texts(), 0);
         for (space, texts) in spaces(model, templates, &all) {
@@ -70,7 +72,8 @@ impl Engine {
     }
 }
 
-/// Texts by whose their embeddings are: the text tower's, so that a student shares them with its teacher, or the model's own.
+/// Groups texts by the weights that embed them. The text tower embeds most texts, and a student shares these embeddings
+/// with its teacher. A student's own weights embed the text of a learned background.
 fn spaces(
     model: &ModelInfo,
     templates: TemplateSet,
@@ -87,8 +90,8 @@ fn spaces(
     spaces.into_iter().filter(|(_, texts)| !texts.is_empty())
 }
 
-/// Embeds texts on a worker. Holds its request's slot for as long as the store works with it, so
-/// that texts that outlive their request still count against `engine.queue_capacity`.
+/// Embeds texts on a worker. It holds the request's slot while the store uses it, so texts that outlive their request
+/// still count against `engine.queue_capacity`.
 struct QueueEmbedder {
     queue: Arc<JobQueue<Job>>,
     slot: Arc<Slot>,
@@ -109,7 +112,7 @@ impl TextEmbedder for QueueEmbedder {
             }
             match waiting.answer.await {
                 Ok(embeddings) => embeddings.map_err(|error| EmbeddingError::Failed(error.to_string())),
-                // The worker panicked, and its channels with it.
+                // The worker panicked and dropped the reply's channel.
                 Err(_) => Err(EmbeddingError::Interrupted),
             }
         })

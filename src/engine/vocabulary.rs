@@ -1,4 +1,4 @@
-//! Vocabularies as the engine sees them: a request's class list, named definitions embedded ahead.
+//! The engine's vocabularies: the class list of a request, and named vocabularies whose texts are embedded ahead.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,35 +6,37 @@ use std::time::SystemTime;
 use super::Engine;
 use super::request::{Background, SegmentError, VocabularyChoice};
 use super::slots::Slot;
+use crate::support::run_blocking;
 use crate::vocabulary::{
     ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
-    VocabularyOptions, VocabularyRegistry, off_pool,
+    VocabularyOptions, VocabularyRegistry,
 };
 
 impl Engine {
-    /// The named vocabulary.
+    /// Returns the vocabulary with this name.
     ///
     /// # Errors
-    /// [`VocabularyError::NotFound`].
+    /// [`VocabularyError::NotFound`] when none has that name.
     pub async fn vocabulary(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
         let name = name.to_owned();
         self.with_registry(move |registry| registry.get(&name)).await
     }
 
-    /// All named vocabularies, shipped ones first, each part sorted by name.
+    /// Returns all named vocabularies: shipped ones first, each part sorted by name.
     pub async fn vocabularies(&self) -> Vec<Arc<NamedVocabulary>> {
         self.with_registry(VocabularyRegistry::list).await
     }
 
-    /// The class lists that requests brought along lately.
+    /// Returns the class lists that recent requests sent along.
     pub fn recent_lists(&self) -> &RecentLists {
         &self.recent
     }
 
-    /// Defines a vocabulary, or defines it anew, and starts to embed its texts with `templates` for every
-    /// model that is ready, if the engine has a slot free; [`Engine::embedded`] tells how far that is.
+    /// Stores a vocabulary under a name, new or in place of an older one. Then starts to embed its texts with
+    /// `templates` for every model that is ready, if the engine has a free slot. [`Engine::embedded`] tells how many
+    /// texts are done.
     ///
-    /// `condition` is that of [`VocabularyRegistry::put`]. Call it inside a tokio runtime.
+    /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When the name is refused, the condition does not hold, or the disk fails.
@@ -55,21 +57,21 @@ impl Engine {
         Ok((vocabulary, stored))
     }
 
-    /// Embeds a class list's texts for every model that is ready, one after the other.
+    /// Embeds the texts of a class list for every model that is ready, one model after the other.
     async fn embed_for_all(&self, list: &ClassList, templates: TemplateSet, slot: &Arc<Slot>) {
         for host in &self.models {
             let Ok(model) = self.ready_model(host) else { continue };
             if let Err(error) = self.embed(&list.texts(), templates, host, &model, slot).await {
                 let model = &host.name;
-                tracing::warn!(%error, model, "a vocabulary could not be embedded ahead; its first request will");
+                tracing::warn!(%error, model, "could not embed a vocabulary ahead; its first request will embed it");
             }
         }
     }
 
-    /// Drops a vocabulary. `condition` is that of [`VocabularyRegistry::put`].
+    /// Deletes a vocabulary. `condition` is that of [`VocabularyRegistry::put`].
     ///
     /// # Errors
-    /// When there is none of that name, it is shipped, the condition does not hold, or the disk fails.
+    /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the disk fails.
     pub async fn drop_vocabulary(
         &self,
         name: &str,
@@ -80,13 +82,13 @@ impl Engine {
             .await
     }
 
-    /// Asks the registry, which may have to wait for the disk.
+    /// Calls `ask` on the registry, on the blocking pool because it may wait for the disk.
     async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&VocabularyRegistry) -> T + Send + 'static) -> T {
         let registry = Arc::clone(&self.registry);
-        off_pool(move || ask(&registry)).await
+        run_blocking(move || ask(&registry)).await
     }
 
-    /// What a request looks for, found once: the class list that is chosen and the options that come with it.
+    /// Returns the class list that a request chooses, with the options of its vocabulary. A request calls this once.
     pub(super) async fn find_vocabulary(&self, choice: VocabularyChoice) -> Result<FoundVocabulary, SegmentError> {
         let limits = &self.settings.vocabulary_limits;
         match choice {
@@ -116,8 +118,8 @@ impl Engine {
         }
     }
 
-    /// The class list of a vocabulary with the background names that a request asks for. Lists that came with a request are
-    /// remembered among the recent ones.
+    /// Returns the class list of a vocabulary with the request's background names. Records lists that came with the
+    /// request among the recent ones.
     pub(super) fn class_list(
         &self,
         vocabulary: FoundVocabulary,
@@ -136,10 +138,10 @@ impl Engine {
     }
 }
 
-/// A vocabulary that a request has chosen.
+/// The vocabulary that a request chose.
 pub(super) struct FoundVocabulary {
     list: Arc<ClassList>,
-    /// What takes the place of the defaults.
+    /// The vocabulary's options, which replace the server's defaults.
     pub(super) options: VocabularyOptions,
     /// Whether the classes came with the request.
     is_inline: bool,

@@ -1,16 +1,14 @@
-//! Worker threads: each owns a model, takes jobs from the queue and answers them.
+//! Worker threads. Each owns a model, takes jobs from the queue and answers them.
 //!
-//! libtorch blocks and its tensors are not `Sync`, so models live on threads of their own, never on
-//! the async pool. A panic (tch panics where libtorch throws) is caught at the job's edge; the model
-//! is then loaded anew, and until that is done the worker does not count as live. The requests that the
-//! panic concerns learn of it after the worker's state is published, so that a client whose request
-//! failed finds readiness and metrics up to date.
+//! libtorch calls block and its tensors are not `Sync`, so models live on their own threads, never on the async pool. A
+//! worker catches a panic at the edge of the job, because tch panics where libtorch throws. The worker then loads the
+//! model again and does not count as live until that is done. It publishes its state before the affected requests learn
+//! of the panic. So a client whose request failed finds readiness and metrics up to date.
 //!
-//! Jobs are answered in the order they came, but that images which wait may share the pass of an earlier one of their shape, when
-//! [`batching`](super::batching) has found that to be faster.
+//! Jobs are answered in the order they came, with one exception: a waiting image may share the pass of an earlier image
+//! of the same shape, if [`batching`](super::batching) has found that to be faster.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -26,13 +24,13 @@ use crate::image::{ModelInput, NormalisedImage};
 use crate::labeller::{ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo};
 use crate::scores::DenseScores;
 use crate::scores::QueryOwner;
-
+use crate::support::catch_panic;
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
-/// Pause before a model that failed to load a second time is tried again.
+/// Pause before another attempt to load a model, after an attempt that followed a panic has failed.
 const RELOAD_PAUSE: Duration = Duration::from_secs(1);
 
-/// Work for a model, with the channel its answer goes to. A job whose receiver is gone is skipped.
+/// A job for a model, with the channel for its answer. A worker skips a job whose receiver is gone.
 pub enum Job {
     /// Compute an image's features.
     Extract(ExtractJob),
@@ -42,69 +40,73 @@ pub enum Job {
     Embed(EmbedJob),
 }
 
-/// An image whose features are wanted.
+/// A request for an image's features.
 pub struct ExtractJob {
     /// The model's input.
     pub input: ModelInput,
-    /// Which features.
+    /// The options that decide which features to compute.
     pub options: FeatureOptions,
-    /// Where the features go.
+    /// The channel for the features.
     pub ticket: Ticket<Arc<dyn ImageFeatures>>,
 }
 
-/// An image to be scored.
+/// A request for an image's scores.
 pub struct ScoreJob {
-    /// What there is of it.
+    /// The image's pixels or its cached features.
     pub input: FeatureInput,
-    /// What to compare it with.
+    /// The text embeddings to score the image against.
     pub classifier: Arc<Classifier>,
-    /// How.
+    /// The options of features, scoring and refinement.
     pub options: DenseOptions,
-    /// Where the answer goes.
+    /// The channel for the scores.
     pub ticket: Ticket<Scored>,
 }
 
-/// What there is of an image for its scores.
+/// The parts of an image that its scores are computed from.
 pub enum FeatureInput {
-    /// Its pixels: features are extracted first.
+    /// The pixels. The model computes the features first.
     Pixels(ModelInput),
-    /// Features that were extracted before.
+    /// Cached features.
     Cached {
         /// The features.
         features: Arc<dyn ImageFeatures>,
-        /// The pixels, where a refinement needs them.
+        /// The pixels, if a refinement needs them.
         pixels: Option<ModelInput>,
     },
 }
 
-/// Scores, and what they were made of.
+/// The scores of an image, with the features they were computed from.
 pub struct Scored {
-    /// The scores, refined as asked.
+    /// The scores, refined as the request asked.
     pub scores: DenseScores,
-    /// The image's features, for other texts.
+    /// The image's features, for use with other texts.
     pub features: Arc<dyn ImageFeatures>,
 }
 
-/// What a request that waits for a worker is told.
+/// The channel for the answer to a job.
+type Reply<T> = oneshot::Sender<Result<T, LabellerError>>;
+
+/// The sending half of a job: tells the request that its job has started, then its answer.
 pub struct Ticket<T> {
     /// When its job joined the queue.
     queued: Instant,
-    /// Told how long the job waited, when a worker takes it; none once that is done.
+    /// Sends how long the job waited in the queue, once a worker takes it. `None` afterwards.
     started: Option<oneshot::Sender<Duration>>,
-    /// Where the answer goes, and the request's slot, held until the job is done; none once the answer is sent.
-    reply: Option<(oneshot::Sender<Result<T, LabellerError>>, Arc<Slot>)>,
+    /// The channel for the answer, with the request's slot, which is held until the job is done. `None` once the answer
+    /// is sent.
+    reply: Option<(Reply<T>, Arc<Slot>)>,
 }
 
-/// Where a request waits for what its [`Ticket`] tells.
+/// The receiving half of a job, held by the request.
 pub struct Waiting<T> {
-    /// How long the job waited for a worker.
+    /// Receives how long the job waited for a worker.
     pub started: oneshot::Receiver<Duration>,
-    /// The answer.
+    /// Receives the answer.
     pub answer: oneshot::Receiver<Result<T, LabellerError>>,
 }
 
 impl<T> Ticket<T> {
-    /// A ticket for a job that joins the queue now.
+    /// Creates the two halves for a job that joins the queue now.
     pub fn new(slot: Arc<Slot>) -> (Self, Waiting<T>) {
         let (reply, answer) = oneshot::channel();
         let (started, has_started) = oneshot::channel();
@@ -120,20 +122,21 @@ impl<T> Ticket<T> {
         (ticket, waiting)
     }
 
-    /// Whether anybody still waits for the answer.
+    /// Returns whether somebody still waits for the answer.
     fn is_wanted(&self) -> bool {
         self.reply.as_ref().is_some_and(|(reply, _)| !reply.is_closed())
     }
 
-    /// Says that the work begins.
+    /// Tells the request that its job has started.
     fn begin(&mut self) {
         if let Some(started) = self.started.take() {
-            // Here and below: a receiver that has gone meanwhile does not want the answer.
+            // Here and below, sending fails only if the receiver is gone and nobody wants the message.
             let _ = started.send(self.queued.elapsed());
         }
     }
 
-    /// Sends the answer. The job's hold on the slot ends before that, so that whoever has the answer finds the slot free.
+    /// Sends the answer. Releases the job's hold on the slot first, so that whoever gets the answer finds the slot
+    /// free.
     fn answer(&mut self, answer: Result<T, LabellerError>) {
         if let Some((reply, slot)) = self.reply.take() {
             drop(slot);
@@ -142,49 +145,49 @@ impl<T> Ticket<T> {
     }
 }
 
-/// Texts to be embedded.
+/// A request for text embeddings.
 pub struct EmbedJob {
     /// The texts, without templates.
     pub texts: Vec<String>,
-    /// The templates they are put into.
+    /// The templates that the texts are put into.
     pub templates: TemplateSet,
-    /// Where the embeddings go.
+    /// The channel for the embeddings.
     pub ticket: Ticket<Vec<TextEmbedding>>,
 }
 
-/// What is known of a model's workers as a whole.
+/// The state of all workers of a model together.
 #[derive(Debug, Clone)]
 pub enum WorkersState {
     /// No worker has been ready yet.
     Loading,
-    /// The first load failed: the server cannot start.
+    /// The first load failed, so the server cannot start.
     Failed(Arc<LabellerError>),
-    /// The model has been loaded, and this many workers are live.
+    /// The model has been loaded.
     Loaded {
-        /// The model.
+        /// The model's description.
         model: Arc<ModelInfo>,
-        /// Workers with a warm model.
+        /// Number of workers that have a warm model.
         live: usize,
     },
 }
 
-/// What every worker of a model shares.
+/// What all workers of a model share.
 pub struct WorkerContext {
-    /// What requests call the model.
+    /// The model's name in requests.
     pub model: String,
-    /// Where jobs come from.
+    /// The queue that jobs come from.
     pub queue: Arc<JobQueue<Job>>,
-    /// Makes the model.
+    /// Creates the model.
     pub factory: LabellerFactory,
-    /// Where the state is published.
+    /// The channel on which the workers' state is published.
     pub state: watch::Sender<WorkersState>,
-    /// Live workers are counted here.
+    /// The metrics, which count live workers and passes.
     pub metrics: EngineMetrics,
-    /// Images that may share a pass: `engine.max_batch`.
+    /// Images that may share a pass, setting `engine.max_batch`.
     pub max_batch: usize,
 }
 
-/// Starts `count` worker threads. They end when the queue is closed and empty.
+/// Starts `count` worker threads. They end once the queue is closed and empty.
 pub fn spawn(context: &Arc<WorkerContext>, count: usize) {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     for _ in 0..count {
@@ -192,22 +195,22 @@ pub fn spawn(context: &Arc<WorkerContext>, count: usize) {
         std::thread::Builder::new()
             .name(format!("labeller-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
             .spawn(move || work(&context))
-            .expect("the system has a thread for each worker");
+            .expect("the system can start a thread for each worker");
     }
 }
 
-/// One worker's life: load, warm, answer jobs; after a panic again from the start.
+/// The life of one worker: load the model, warm it up, answer jobs; after a panic, start again.
 fn work(context: &WorkerContext) {
     loop {
-        match catch(|| load_and_warm(context)) {
+        match catch_panic(|| load_and_warm(context)) {
             Ok(Ok(mut labeller)) => {
                 context.worker_is_live(labeller.info());
                 let outcome = answer_jobs(context, labeller.as_mut());
                 context.worker_is_gone();
                 match outcome {
-                    Outcome::QueueClosed => return,
-                    Outcome::Panicked { message, unanswered } => {
-                        tracing::error!(model = context.model, %message, "the model panicked; loading it anew");
+                    WorkerExit::QueueClosed => return,
+                    WorkerExit::Panicked { message, unanswered } => {
+                        tracing::error!(model = context.model, %message, "the model panicked; loading it again");
                         drop(unanswered);
                     }
                 }
@@ -228,31 +231,32 @@ fn work(context: &WorkerContext) {
     }
 }
 
-enum Outcome {
+/// Why a worker stopped answering jobs.
+enum WorkerExit {
     QueueClosed,
     Panicked {
         message: String,
-        /// The jobs in hand. Their receivers learn of the panic when these jobs are dropped.
+        /// The jobs that the worker had taken. Dropping them tells their receivers of the panic.
         unanswered: VecDeque<Job>,
     },
 }
 
-fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> Outcome {
+fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> WorkerExit {
     let mut batching = Batching::new(context.max_batch);
     while let Some(job) = context.queue.pop() {
         let mut jobs = VecDeque::from([job]);
-        if let Err(message) = catch(|| answer(context, labeller, &mut batching, &mut jobs)) {
-            return Outcome::Panicked {
+        if let Err(message) = catch_panic(|| answer(context, labeller, &mut batching, &mut jobs)) {
+            return WorkerExit::Panicked {
                 message,
                 unanswered: jobs,
             };
         }
     }
-    Outcome::QueueClosed
+    WorkerExit::QueueClosed
 }
 
-/// Answers the one job in `jobs`, and those from the queue that share its pass. `jobs` owns them meanwhile, so that a panic drops
-/// none: an answered job leaves `jobs` before the next one is begun.
+/// Answers the one job in `jobs`, together with jobs from the queue that share its pass. `jobs` owns all of them, so a
+/// panic loses none. An answered job leaves `jobs` before the next one starts.
 fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut Batching, jobs: &mut VecDeque<Job>) {
     let Some(shape) = jobs[0].shape() else {
         return answer_without_a_pass(labeller, &mut jobs[0]);
@@ -276,7 +280,7 @@ fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut B
             }
         }
         Err(error) if jobs.len() == 1 => jobs[0].finish(labeller, Err(error)),
-        // One image's failure is not the others'.
+        // One image's failure must not fail the others, so each image gets a pass of its own.
         Err(_) => {
             while let Some(job) = jobs.front_mut() {
                 let features = features(labeller, std::slice::from_ref(job)).map(|mut features| features.remove(0));
@@ -287,7 +291,7 @@ fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut B
     }
 }
 
-/// What the model makes of the pixels of jobs of one shape, in one pass.
+/// Computes the features of jobs of one shape in one pass, in the order of the jobs.
 fn features(labeller: &mut dyn Labeller, jobs: &[Job]) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
     let pixels: Vec<_> = jobs.iter().filter_map(Job::pixels).collect();
     let inputs: Vec<_> = pixels.iter().map(|(input, _)| *input).collect();
@@ -320,7 +324,7 @@ fn answer_without_a_pass(labeller: &mut dyn Labeller, job: &mut Job) {
 }
 
 impl Job {
-    /// The pixels that the model has to look at, and how.
+    /// Returns the pixels that the model must process and the options for it, or `None` if the job needs no pass.
     fn pixels(&self) -> Option<(&ModelInput, &FeatureOptions)> {
         match self {
             Self::Extract(ExtractJob { input, options, .. }) => Some((input, options)),
@@ -337,7 +341,7 @@ impl Job {
         }
     }
 
-    /// The shape of the pass that it needs, if it needs one.
+    /// Returns the shape of the pass that the job needs, or `None` if the job needs no pass.
     fn shape(&self) -> Option<PassShape> {
         self.pixels().map(|(input, options)| PassShape::of(input, options))
     }
@@ -358,7 +362,7 @@ impl Job {
         }
     }
 
-    /// What becomes of the features of its pixels.
+    /// Finishes a job with the features of its pixels: sends them, or the scores computed from them.
     fn finish(&mut self, labeller: &mut dyn Labeller, features: Result<Arc<dyn ImageFeatures>, LabellerError>) {
         match self {
             Self::Extract(job) => job.ticket.answer(features),
@@ -390,7 +394,7 @@ fn score(
     Ok(Scored { scores, features })
 }
 
-/// A model that has answered once: allocators, thread pools and kernels are in place.
+/// Loads a model and lets it score once, so that allocators, thread pools and kernels are ready.
 fn load_and_warm(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerError> {
     let start = Instant::now();
     let mut labeller = (context.factory)()?;
@@ -416,7 +420,7 @@ fn load_and_warm(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerE
     };
     let options = DenseOptions {
         features: FeatureOptions {
-            // A student has none, and looks at none.
+            // A student has no attention and ignores this option.
             attention: info.attentions.first().copied().unwrap_or_default(),
             ..FeatureOptions::default()
         },
@@ -465,8 +469,8 @@ impl WorkerContext {
         });
     }
 
-    /// Publishes a failed load. True when no worker has ever been ready, so that trying again is
-    /// pointless: the checkpoint or the settings are wrong.
+    /// Publishes a failed load. Returns true if no worker has ever been ready. Trying again is pointless then, because
+    /// the checkpoint or the settings are wrong.
     fn load_failed(&self, error: LabellerError) -> bool {
         tracing::error!(model = self.model, %error, "the model could not be loaded");
         let error = Arc::new(error);
@@ -479,15 +483,4 @@ impl WorkerContext {
         });
         matches!(*self.state.borrow(), WorkersState::Failed(_))
     }
-}
-
-/// Runs `body`, giving a panic's message as the error.
-fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
-        panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a message".to_owned())
-    })
 }

@@ -1,18 +1,18 @@
-//! Counts of true against predicted classes, in integers: per image as the few pairs that occur, per run as a matrix.
+//! Counts of pixels by true and predicted class: per image as pairs, per run as a matrix.
 
 use serde::{Deserialize, Serialize};
 
 use crate::scores::UNLABELLED;
 
-/// Pixels of one image that are truly of one class and were predicted as another, or the same.
+/// The number of an image's pixels with one true class and one predicted class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "(u16, u16, u64)", into = "(u16, u16, u64)")]
 pub struct PairCount {
-    /// The class in the truth.
+    /// The pixels' class in the truth.
     pub truth: u16,
-    /// The class in the label map, or [`UNLABELLED`].
+    /// The pixels' class in the label map, or [`UNLABELLED`].
     pub predicted: u16,
-    /// How many pixels.
+    /// The number of pixels.
     pub pixels: u64,
 }
 
@@ -32,16 +32,17 @@ impl From<PairCount> for (u16, u16, u64) {
     }
 }
 
-/// Pixels by true class and predicted class.
+/// Numbers of pixels by true class and predicted class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfusionMatrix {
     classes: usize,
-    /// `[classes, classes + 1]`, row-major: one row per true class, the last column for pixels that were given no class.
+    /// `[classes, classes + 1]`, row-major: one row per true class, and a last column for pixels without a predicted
+    /// class.
     counts: Vec<u64>,
 }
 
 impl ConfusionMatrix {
-    /// No pixels yet.
+    /// Creates a matrix of zeros.
     pub fn new(classes: usize) -> Self {
         Self {
             classes,
@@ -49,11 +50,11 @@ impl ConfusionMatrix {
         }
     }
 
-    /// The matrix of one image. `truth` and `predicted` are class ids or [`UNLABELLED`], pixel by pixel; what the truth leaves
-    /// open is not counted.
+    /// Counts one image. `truth` and `predicted` are class ids or [`UNLABELLED`], one per pixel. Pixels that are
+    /// unlabelled in the truth do not count.
     ///
     /// # Panics
-    /// When the two differ in length, or an id is none of the classes: both are checked where they are read.
+    /// When the two differ in length, or an id is not a class. Both are checked when they are read.
     pub fn of_image(classes: usize, truth: &[u16], predicted: &[u16]) -> Self {
         assert_eq!(truth.len(), predicted.len(), "truth and prediction have one size");
         let mut matrix = Self::new(classes);
@@ -63,12 +64,12 @@ impl ConfusionMatrix {
         matrix
     }
 
-    /// Number of classes.
+    /// Returns the number of classes.
     pub fn classes(&self) -> usize {
         self.classes
     }
 
-    /// The pairs that occur, ordered by true class, then by predicted class.
+    /// Returns the pairs with at least one pixel, ordered by true class, then by predicted class.
     pub fn pairs(&self) -> Vec<PairCount> {
         let columns = self.classes + 1;
         let occurring = self.counts.iter().enumerate().filter(|(_, pixels)| **pixels > 0);
@@ -85,7 +86,7 @@ impl ConfusionMatrix {
             .collect()
     }
 
-    /// Adds an image's pairs. False, with nothing added, when one of them names a class that does not exist.
+    /// Adds the pairs of an image. Returns false and adds nothing if a pair names a class that does not exist.
     #[must_use]
     pub fn add(&mut self, pairs: &[PairCount]) -> bool {
         let exists = |class: u16| usize::from(class) < self.classes;
@@ -99,17 +100,17 @@ impl ConfusionMatrix {
         true
     }
 
-    /// Pixels of the class that were predicted as it.
+    /// Returns the number of the class's pixels that were predicted as this class.
     pub fn intersection(&self, class: usize) -> u64 {
         self.counts[class * (self.classes + 1) + class]
     }
 
-    /// Pixels of the class in the truth.
+    /// Returns the number of the class's pixels in the truth.
     pub fn truth_pixels(&self, class: usize) -> u64 {
         self.counts[class * (self.classes + 1)..][..=self.classes].iter().sum()
     }
 
-    /// Pixels that were predicted as the class, among those that the truth does not leave open.
+    /// Returns the number of pixels that were predicted as the class, without those that are unlabelled in the truth.
     pub fn predicted_pixels(&self, class: usize) -> u64 {
         self.counts.iter().skip(class).step_by(self.classes + 1).sum()
     }

@@ -1,53 +1,54 @@
-//! Figures from a confusion matrix, as mmsegmentation's `IoUMetric` and torchmetrics' multiclass Jaccard index define them.
+//! Metrics from a confusion matrix, as defined by mmsegmentation's `IoUMetric` and torchmetrics' multiclass Jaccard
+//! index.
 //!
-//! Everything is a fraction, 0 to 1. A class that neither truth nor prediction has is without a value and left out of the
-//! means. A pixel that was given no class counts against its true class, and for nobody.
+//! All metrics are fractions from 0 to 1. A class that occurs in neither truth nor prediction has no value and is left
+//! out of means. A pixel without a predicted class counts against its true class only.
 
 use serde::Serialize;
 
 use super::confusion::ConfusionMatrix;
 
-/// The figures of a run.
+/// The metrics of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metrics {
-    /// Mean over the classes that occur of intersection over union; `None` when none does.
+    /// Mean intersection over union of the classes that occur; `None` if none occurs.
     pub mean_iou: Option<f64>,
-    /// Pixels predicted rightly, of those with a truth.
+    /// Share of the counted pixels that were predicted correctly.
     pub pixel_accuracy: Option<f64>,
-    /// Mean over the classes in the truth of the part of their pixels that was predicted rightly.
+    /// Mean over the classes in the truth of the share of their pixels that was predicted correctly.
     pub mean_accuracy: Option<f64>,
-    /// Per class, in the order of their ids.
+    /// The metrics per class, in the order of their ids.
     pub classes: Vec<ClassMetrics>,
 }
 
-/// The figures of one class.
+/// The metrics of one class.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ClassMetrics {
-    /// Intersection over union; `None` for a class that neither truth nor prediction has.
+    /// Intersection over union; `None` for a class that occurs in neither truth nor prediction.
     pub iou: Option<f64>,
-    /// The part of its pixels that was predicted rightly; `None` for a class that the truth does not have.
+    /// Share of the class's pixels that was predicted correctly; `None` for a class that does not occur in the truth.
     pub accuracy: Option<f64>,
-    /// Pixels in truth and prediction.
+    /// Pixels that have the class in both truth and prediction.
     pub intersection_pixels: u64,
-    /// Pixels in the truth.
+    /// Pixels that have the class in the truth.
     pub truth_pixels: u64,
-    /// Pixels in the prediction.
+    /// Pixels that have the class in the prediction.
     pub predicted_pixels: u64,
 }
 
-/// The zero-shot protocol's three figures.
+/// The three metrics of the zero-shot protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ZeroShot {
-    /// Mean IoU of the classes that training may see.
+    /// Mean IoU of the seen classes, which training may use.
     pub seen_iou: Option<f64>,
-    /// Mean IoU of the classes that it must not.
+    /// Mean IoU of the unseen classes, which training must not use.
     pub unseen_iou: Option<f64>,
-    /// Harmonic mean of the two.
+    /// Harmonic mean of both.
     pub harmonic_iou: Option<f64>,
 }
 
 impl Metrics {
-    /// The figures of a matrix.
+    /// Computes the metrics of a matrix.
     pub fn of(matrix: &ConfusionMatrix) -> Self {
         let classes: Vec<_> = (0..matrix.classes())
             .map(|class| ClassMetrics::of(matrix, class))
@@ -61,7 +62,7 @@ impl Metrics {
         }
     }
 
-    /// The zero-shot figures, given which classes are unseen, `[classes]`.
+    /// Computes the zero-shot metrics. `unseen`, `[classes]`, says which classes are unseen.
     pub fn zero_shot(&self, unseen: &[bool]) -> ZeroShot {
         let mean_where = |asked: bool| {
             let classes = self.classes.iter().zip(unseen);
@@ -105,7 +106,7 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// The mean of the values there are.
+/// Returns the mean of the values that exist, or `None` if none exists.
 fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0_u64);
     for value in values.flatten() {
@@ -122,12 +123,13 @@ mod tests {
     use super::*;
     use crate::scores::UNLABELLED;
 
-    /// One entry of the file that tools/golden/metrics.py writes: some images' maps and the figures over all of them.
+    /// An entry of the file that tools/golden/metrics.py writes: the label maps of some images and the metrics over all
+    /// of them.
     #[derive(Deserialize)]
     struct Case {
         name: String,
         classes: usize,
-        /// Truth and prediction per image; -1 for none.
+        /// Truth and prediction of each image; -1 means no class.
         images: Vec<(Vec<i32>, Vec<i32>)>,
         mean_iou: Exact,
         pixel_accuracy: Exact,
@@ -136,7 +138,7 @@ mod tests {
         jaccard: Exact,
     }
 
-    /// A figure as text, because serde_json may read a number's last bit otherwise.
+    /// A metric as text, because serde_json may round the last bit of a number differently.
     #[derive(Deserialize)]
     struct Exact(Option<String>);
 
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_harmonic_mean_needs_both_sides() {
-        // Class 0 has IoU 1/2, class 1 has 1/3, class 2 nothing.
+        // Class 0 has the IoU 1/2, class 1 has 1/3, and class 2 does not occur.
         let mut matrix = ConfusionMatrix::new(3);
         assert!(matrix.add(&[(0, 0, 2).into(), (0, 1, 2).into(), (1, 1, 1).into()]));
         let metrics = Metrics::of(&matrix);

@@ -1,8 +1,8 @@
-//! What is known of each image that has been measured, kept in a file so that a run that was stopped can go on.
+//! Records of measured images, kept in a file so that a stopped run can resume.
 //!
-//! The state is lines of JSON, one per image and setting, appended in one write each. A line without its end, left by a process
-//! that was killed, is dropped. Lines carry a digest of the settings and the files that they come from, so one state can serve
-//! many runs, and a changed setting finds nothing.
+//! The state is a file with one line of JSON per image and settings. Each line is appended in one write; an incomplete
+//! last line, left by a killed process, is dropped. A line carries a digest of the settings and the files it was
+//! measured with. So one state can serve many runs, and after a change of settings no line matches.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,18 +13,18 @@ use serde::{Deserialize, Serialize};
 
 use super::confusion::PairCount;
 
-/// One image, measured.
+/// The record of one measured image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageRecord {
     /// The sample's name.
     pub image: String,
-    /// Milliseconds that the engine worked: decoding, preprocessing, the model and the label map.
+    /// Milliseconds that the engine spent on decoding, preprocessing, the model and the label map.
     pub milliseconds: f64,
-    /// Pixels by true and predicted class.
+    /// Numbers of pixels by true and predicted class.
     pub pairs: Vec<PairCount>,
 }
 
-/// A line of the state.
+/// A line of the state file.
 #[derive(Serialize, Deserialize)]
 struct Line {
     /// Digest of the settings and the files.
@@ -42,22 +42,22 @@ pub enum StateError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is something else.
+    /// The file is not a state.
     #[error("{} is no state of an evaluation, from line {line} on: {reason}", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// Number of the first wrong line, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
 }
 
-/// Records by the digest of what they come from: those of the file, and those of this run.
+/// The records of the state file and of this run, by the digest of their settings and files.
 #[derive(Debug, Default)]
 pub struct Recorder {
     records: HashMap<String, ImageRecord>,
@@ -65,15 +65,15 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Keeps records in memory alone.
+    /// Creates a recorder that keeps records in memory only.
     pub fn in_memory() -> Self {
         Self::default()
     }
 
-    /// Reads the state that is there, and appends to it from now on.
+    /// Reads the state file, or creates it. New records are appended to it.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or is no state.
+    /// [`StateError`] when the file cannot be read or written, or is not a state.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |source| StateError::Io {
             path: path.to_owned(),
@@ -88,7 +88,7 @@ impl Recorder {
             .map_err(failed)?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(failed)?;
-        // What follows the last line's end was being written when the process ended.
+        // Text after the last line break was being written when the process ended.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let mut records = HashMap::new();
         for (line, text) in (1..).zip(text[..whole].lines()) {
@@ -114,15 +114,15 @@ impl Recorder {
         })
     }
 
-    /// The record with this key.
+    /// Returns the record with this key.
     pub fn get(&self, key: &str) -> Option<&ImageRecord> {
         self.records.get(key)
     }
 
-    /// Remembers a record, in the file before this returns if there is one.
+    /// Adds a record. With a state file, the record is written before this returns.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// [`StateError`] when the file cannot be written.
     pub fn add(&mut self, key: String, record: ImageRecord) -> Result<(), StateError> {
         let line = Line { key, record };
         if let Some((file, path)) = &mut self.file {

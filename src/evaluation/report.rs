@@ -1,4 +1,4 @@
-//! What a run found, for people (Markdown) and for programs (JSON).
+//! Reports of a run, for people (Markdown) and for programs (JSON).
 
 use std::fmt::Write as _;
 
@@ -9,36 +9,36 @@ use super::confusion::ConfusionMatrix;
 use super::corruption::Corruption;
 use super::metrics::{ClassMetrics, Metrics, ZeroShot};
 use super::record::ImageRecord;
-use super::run::{Outcome, Task};
+use super::run::{EvaluationResults, EvaluationTask};
 use crate::labeller::ModelInfo;
 
-/// What was measured on which images, with which model.
+/// What was measured: the model and the data set.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Subject {
-    /// This program's version.
+    /// Version of this program.
     pub maskclip: &'static str,
     /// The model's name.
     pub model: String,
-    /// Its architecture.
+    /// Architecture of the model.
     pub architecture: String,
-    /// SHA-256 of its weights.
+    /// SHA-256 of the model's weights.
     pub weights_sha256: String,
-    /// The element type of its arithmetic.
+    /// Element type of the model's arithmetic.
     pub precision: &'static str,
-    /// Where it ran.
+    /// The device that the model ran on.
     pub device: String,
-    /// The data set's layout.
+    /// Name of the data set's layout.
     pub layout: &'static str,
-    /// The data set's root.
+    /// Root folder of the data set.
     pub root: String,
-    /// Images that were measured.
+    /// Number of measured images.
     pub images: usize,
-    /// Images of the folder that were left out because they have no truth.
+    /// Number of images in the folder that were left out because they have no truth.
     pub images_without_truth: usize,
 }
 
 impl Subject {
-    /// This version, with a model, on nothing yet.
+    /// Creates a subject of this version with a model and without a data set.
     pub fn new(model: &ModelInfo) -> Self {
         Self {
             maskclip: crate::VERSION,
@@ -55,96 +55,102 @@ impl Subject {
     }
 }
 
-/// The figures of one run, without its classes.
+/// The metrics of one run, without those of its classes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// Mean intersection over union, 0 to 1.
     pub mean_iou: Option<f64>,
-    /// Pixels predicted rightly, 0 to 1.
+    /// Share of the counted pixels that were predicted correctly, 0 to 1.
     pub pixel_accuracy: Option<f64>,
-    /// Mean over the classes of the part of their pixels that was predicted rightly, 0 to 1.
+    /// Mean over the classes in the truth of the share of their pixels that was predicted correctly, 0 to 1.
     pub mean_accuracy: Option<f64>,
-    /// The zero-shot figures, when classes were named as unseen.
+    /// The zero-shot metrics, if classes were named as unseen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShot>,
-    /// Median over the images of the milliseconds that decoding, preprocessing, the model and the label map took.
+    /// Median over the images of the milliseconds for decoding, preprocessing, the model and the label map.
     pub median_milliseconds: Option<f64>,
 }
 
 impl Summary {
-    /// The figures of a run; `unseen` says which classes are, `[classes]`.
-    pub fn of(outcome: &Outcome, unseen: Option<&[bool]>) -> Self {
-        let metrics = &outcome.metrics;
+    /// Returns the metrics of a run. `unseen`, `[classes]`, says which classes are unseen.
+    pub fn of(results: &EvaluationResults, unseen: Option<&[bool]>) -> Self {
+        let metrics = &results.metrics;
         Self {
             mean_iou: metrics.mean_iou,
             pixel_accuracy: metrics.pixel_accuracy,
             mean_accuracy: metrics.mean_accuracy,
             zero_shot: unseen.map(|unseen| metrics.zero_shot(unseen)),
-            median_milliseconds: median(outcome.records.iter().map(|record| record.milliseconds).collect()),
+            median_milliseconds: median(results.records.iter().map(|record| record.milliseconds).collect()),
         }
     }
 }
 
-/// One run with everything that is known of it.
+/// The full report of one run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// What was measured.
     #[serde(flatten)]
     pub subject: Subject,
-    /// The request of each image, as `POST /v1/segment` takes it.
+    /// The request for each image, in the form that `POST /v1/segment` takes.
     pub request: Value,
-    /// What was done to each image first.
+    /// The corruption applied to each image before the request.
     pub corruption: Option<Corruption>,
-    /// The figures.
+    /// The metrics over all images.
     #[serde(flatten)]
     pub summary: Summary,
-    /// Per class, in the order of their ids.
+    /// The metrics per class, in the order of their ids.
     pub classes: Vec<ClassReport>,
-    /// Per image, the worst first.
+    /// The metrics per image, worst first.
     pub per_image: Vec<ImageReport>,
 }
 
-/// The figures of a class with its name.
+/// The metrics of a class with its name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClassReport {
-    /// The name.
+    /// The class's name.
     pub name: String,
-    /// The figures.
+    /// The class's metrics.
     #[serde(flatten)]
     pub metrics: ClassMetrics,
 }
 
-/// The figures of an image.
+/// The metrics of an image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ImageReport {
     /// The sample's name.
     pub image: String,
-    /// Mean intersection over union of the classes in it, 0 to 1; none without a pixel that counts.
+    /// Mean intersection over union of the classes in the image, 0 to 1; `None` if no pixel counts.
     pub mean_iou: Option<f64>,
-    /// What it took.
+    /// Milliseconds that the engine spent on the image.
     pub milliseconds: f64,
 }
 
 impl Report {
-    /// The report of a run.
-    pub fn new(subject: Subject, request: Value, task: &Task, outcome: &Outcome, unseen: Option<&[bool]>) -> Self {
-        let classes = outcome.metrics.classes.iter().zip(&task.names);
+    /// Creates the report of a run.
+    pub fn new(
+        subject: Subject,
+        request: Value,
+        task: &EvaluationTask,
+        results: &EvaluationResults,
+        unseen: Option<&[bool]>,
+    ) -> Self {
+        let classes = results.metrics.classes.iter().zip(&task.names);
         Self {
             subject,
             request,
             corruption: task.corruption,
-            summary: Summary::of(outcome, unseen),
+            summary: Summary::of(results, unseen),
             classes: classes
                 .map(|(metrics, name)| ClassReport {
                     name: name.clone(),
                     metrics: *metrics,
                 })
                 .collect(),
-            per_image: worst_first(task.names.len(), &outcome.records),
+            per_image: worst_first(task.names.len(), &results.records),
         }
     }
 
-    /// The report as a Markdown document.
+    /// Returns the report as a Markdown document.
     pub fn markdown(&self) -> String {
         let subject = &self.subject;
         let mut text = format!(
@@ -171,13 +177,13 @@ impl Report {
         text
     }
 
-    /// The figures alone, as a Markdown table of one row.
+    /// Returns the metrics as a Markdown table with one row.
     pub fn summary_table(&self) -> String {
         table(&[], &[(Vec::new(), &self.summary)])
     }
 }
 
-/// Runs side by side: a Markdown table with a column per setting that varies, and the figures in percent.
+/// Returns a Markdown table that compares runs. It has a column per varying setting, and the metrics in percent.
 pub fn table(settings: &[&str], rows: &[(Vec<String>, &Summary)]) -> String {
     let zero_shot = rows.iter().any(|(_, summary)| summary.zero_shot.is_some());
     let mut figures = vec!["mIoU", "pixel accuracy", "mean accuracy"];
@@ -206,7 +212,8 @@ pub fn table(settings: &[&str], rows: &[(Vec<String>, &Summary)]) -> String {
     text
 }
 
-/// The images by their own mean IoU, the worst first, equal ones by name; those where nothing counts last.
+/// Returns the images ordered by their own mean IoU, worst first. Equal ones are ordered by name; images without a
+/// counted pixel come last.
 fn worst_first(classes: usize, records: &[ImageRecord]) -> Vec<ImageReport> {
     let mut images: Vec<ImageReport> = records
         .iter()
@@ -239,12 +246,12 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// A fraction in percent, as the papers print it.
+/// Formats a fraction in percent, with the two decimals that papers print.
 fn percent(fraction: Option<f64>) -> String {
     fraction.map_or("-".to_owned(), |fraction| format!("{:.2}", 100.0 * fraction))
 }
 
-/// Text that does not end its table cell.
+/// Escapes text for a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }

@@ -1,4 +1,4 @@
-//! A run: every image of a data set through the engine, as requests, and what was counted.
+//! A run: sends every image of a data set to the engine as a request and counts the results.
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -20,10 +20,9 @@ use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
 use crate::scores::UNLABELLED;
-use crate::support::hexadecimal;
-use crate::vocabulary::off_pool;
+use crate::support::run_blocking;
 
-/// Why a run ended early. What was measured until then is recorded.
+/// Why a run ended early. Images measured before stay recorded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvaluationError {
@@ -35,13 +34,13 @@ pub enum EvaluationError {
     Segment {
         /// The image.
         image: PathBuf,
-        /// What the engine said.
+        /// The engine's error.
         source: SegmentError,
     },
-    /// The records cannot be kept.
+    /// The state file cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Records from the state that are not of this data set's classes.
+    /// A record in the state file counts classes that the data set does not have.
     #[error("the state has counts of other classes for {image:?}; delete it")]
     ForeignRecord {
         /// The sample's name.
@@ -49,44 +48,44 @@ pub enum EvaluationError {
     },
 }
 
-/// What a run asks of each image: the request without the image, and what is done to the image before.
+/// What a run asks for each image: a request without its image, and a corruption of the image.
 #[derive(Debug, Clone)]
-pub struct Task {
+pub struct EvaluationTask {
     /// The fields of the request.
     pub fields: SegmentFields,
-    /// What the fields come to.
+    /// The options that the fields resolve to.
     pub options: SegmentOptions,
-    /// The classes' names, in the order of their ids.
+    /// The names of the classes, in the order of their ids.
     pub names: Vec<String>,
-    /// What is done to the image first.
+    /// The corruption applied to each image before the request.
     pub corruption: Option<Corruption>,
 }
 
-/// A task on a data set.
-pub struct Run<'a> {
-    /// Who answers.
+/// A run of a task on every image of a data set.
+pub struct EvaluationRun<'a> {
+    /// The engine that answers the requests.
     pub engine: &'a Arc<Engine>,
     /// The images.
     pub dataset: &'a Dataset,
-    /// What is asked.
-    pub task: &'a Task,
-    /// How long one image may take.
+    /// The task for each image.
+    pub task: &'a EvaluationTask,
+    /// The longest time that one image may take.
     pub patience: Duration,
-    /// Width times height that an image to be corrupted may have; the engine has its own limit.
+    /// Largest width times height of an image to be corrupted. The engine checks its own limit.
     pub max_image_pixels: u64,
 }
 
-/// What a run found.
+/// The results of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct EvaluationResults {
     /// One record per image, in the data set's order.
     pub records: Vec<ImageRecord>,
-    /// The figures over all images.
+    /// The metrics over all images.
     pub metrics: Metrics,
 }
 
-impl Task {
-    /// All that the counts depend on beside the files, as text.
+impl EvaluationTask {
+    /// Returns everything that the counts depend on except the files, as text.
     fn settings(&self, model: &ModelInfo) -> String {
         let (version, weights, precision) = (crate::VERSION, &model.weights_sha256, model.precision.name());
         let (request, corruption) = (&self.fields, self.corruption);
@@ -97,7 +96,8 @@ impl Task {
     }
 }
 
-/// Digest of a task's settings and a sample's files, by their paths, sizes and times: 32 hexadecimal digits.
+/// Returns a digest of a task's settings and a sample's files (paths, sizes, modification times), as 32 hexadecimal
+/// digits.
 fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
     let mut digest = Sha256::new_with_prefix(settings);
     for path in [&sample.image, &sample.truth] {
@@ -106,20 +106,21 @@ fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
         digest.update(format!("{} {} {changed:?}", path.display(), metadata.len()));
     }
     digest.update(format!("{:?}", sample.labels));
-    Ok(hexadecimal(&digest.finalize()[..16]))
+    Ok(hex::encode(&digest.finalize()[..16]))
 }
 
-impl Run<'_> {
-    /// Measures every image that `recorder` does not have yet, and adds all up. `measured` is told of each image, known or new.
+impl EvaluationRun<'_> {
+    /// Measures every image that `recorder` does not have, and sums the counts of all images. Calls `measured` after
+    /// each image, new or known.
     ///
     /// # Errors
-    /// On the first image that cannot be measured.
+    /// [`EvaluationError`] for the first image that cannot be measured.
     pub async fn all(
         &self,
         model: &ModelInfo,
         recorder: &mut Recorder,
         mut measured: impl FnMut(),
-    ) -> Result<Outcome, EvaluationError> {
+    ) -> Result<EvaluationResults, EvaluationError> {
         let settings = self.task.settings(model);
         let mut records = Vec::with_capacity(self.dataset.samples.len());
         let mut sum = ConfusionMatrix::new(self.task.names.len());
@@ -139,32 +140,19 @@ impl Run<'_> {
             records.push(record);
             measured();
         }
-        Ok(Outcome {
+        Ok(EvaluationResults {
             records,
             metrics: Metrics::of(&sum),
         })
     }
 
-    /// Measures one image: its label map, `[height, width]` class ids or [`UNLABELLED`], and what was counted.
+    /// Measures one image. Returns its label map, `[height, width]` class ids or [`UNLABELLED`], and its record.
     ///
     /// # Errors
-    /// When the image or its truth cannot be used, or the engine refuses or fails.
+    /// [`EvaluationError`] when the image or its truth cannot be used, or the engine refuses the request or fails.
     pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
-        let (files, classes) = (sample.clone(), self.task.names.len());
-        let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
-        let (image, truth) = off_pool(move || {
-            let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
-            if let Some(corruption) = corruption {
-                image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
-                    EvaluationError::Segment {
-                        image: files.image.clone(),
-                        source: source.into(),
-                    }
-                })?;
-            }
-            Ok::<_, EvaluationError>((Bytes::from(image), Truth::read(&files, classes)?))
-        })
-        .await?;
+        let classes = self.task.names.len();
+        let (image, truth) = self.read(sample).await?;
         let mut fields = self.task.fields.clone();
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Raw,
@@ -210,33 +198,53 @@ impl Run<'_> {
         };
         Ok((measured, record))
     }
+
+    /// An image, corrupted if the task says so, and its truth.
+    async fn read(&self, sample: &Sample) -> Result<(Bytes, Truth), EvaluationError> {
+        let (files, classes) = (sample.clone(), self.task.names.len());
+        let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
+        run_blocking(move || {
+            let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
+            if let Some(corruption) = corruption {
+                image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
+                    EvaluationError::Segment {
+                        image: files.image.clone(),
+                        source: source.into(),
+                    }
+                })?;
+            }
+            Ok((Bytes::from(image), Truth::read(&files, classes)?))
+        })
+        .await
+    }
 }
 
-/// One image with its truth and its label map.
+/// An image with its truth and its label map.
 #[derive(Debug, Clone)]
 pub struct Measured {
-    /// The encoded image, as the engine got it.
+    /// The encoded image, as sent to the engine.
     pub image: Bytes,
-    /// The truth.
+    /// The image's truth.
     pub truth: Truth,
-    /// Class id per pixel or [`UNLABELLED`], row-major, of the truth's size.
+    /// Class id per pixel or [`UNLABELLED`], `[height, width]` of the truth, row-major.
     pub predicted: Vec<u16>,
 }
 
-/// An encoded image, corrupted, as a PNG.
+/// Returns an encoded image, corrupted, as a PNG.
 fn corrupted(image: &[u8], corruption: Corruption, name: &str, max_pixels: u64) -> Result<Vec<u8>, DecodeError> {
     let pixels = corruption.apply(&image::decode(image, max_pixels)?, name);
     let mut file = Cursor::new(Vec::new());
     pixels
         .write_to(&mut file, ::image::ImageFormat::Png)
-        .expect("memory takes an RGB image");
+        .expect("writing an RGB image to memory cannot fail");
     Ok(file.into_inner())
 }
 
-/// What an image costs a server that has its texts: everything but waiting, texts and writing the answer.
+/// Returns the milliseconds that an image costs a server that has the texts' embeddings: all stages except waiting,
+/// text and encoding.
 fn milliseconds(timings: &Timings) -> f64 {
     let seconds =
         timings.decode_seconds + timings.preprocess_seconds + timings.model_seconds + timings.label_map_seconds;
-    // To the microsecond: more digits mean nothing.
+    // Rounded to the microsecond, because more digits mean nothing.
     (seconds * 1e6).round() / 1e3
 }

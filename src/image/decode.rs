@@ -1,7 +1,7 @@
-//! Bytes of an upload to upright RGB pixels.
+//! Decoding of an upload's bytes into upright RGB pixels.
 //!
-//! Owns which formats are read, the check of the header before anything is allocated, and how
-//! whatever a file holds (palette, grey, 16 bits, CMYK, alpha, rotation) becomes 8-bit RGB.
+//! Owns the list of formats, the check of the header before memory is allocated, and the conversion of every kind of
+//! pixel (palette, grey, 16 bits, CMYK, alpha, rotated) to 8-bit RGB.
 
 use std::io::Cursor;
 use std::panic;
@@ -13,41 +13,39 @@ use ::image::{
 use super::DecodeError;
 use super::embedded::largest_embedded_frame;
 
-/// The formats that are read, as error messages name them.
+/// The formats that are read, as error messages list them.
 const SUPPORTED: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF";
 
-/// What a decoder may allocate beside the decoded pixels: tables, metadata, rows.
+/// Most bytes that a decoder may allocate beside the decoded pixels, for tables, metadata and rows.
 const OVERHEAD_BYTES: u64 = 64 << 20;
 
 /// Decodes an image to upright 8-bit RGB.
 ///
-/// The format is told by the content: JPEG, PNG, WebP, GIF, BMP or TIFF; of an animation the first
-/// frame, of a TIFF the first page. Width times height is read from the header (and from those of streams
-/// inside a WebP or TIFF) and compared with `max_image_pixels` before pixels are allocated. Then:
+/// The content tells the format: JPEG, PNG, WebP, GIF, BMP or TIFF. Of an animation the first frame is read, of a TIFF
+/// the first page. The function reads width and height from the header, and from the headers of streams inside a WebP
+/// or TIFF. It compares width times height with `max_image_pixels` before it allocates pixels. Then:
 ///
-/// - the EXIF (or TIFF) orientation is applied, so width and height are those a viewer shows;
-/// - grey and palette images become RGB, 16-bit samples are rounded to 8 bits, CMYK and YCCK JPEGs
-///   are read as Adobe writes them (inverted) and mixed to RGB without a profile;
-/// - transparency is composited on white;
-/// - embedded colour profiles (ICC) are ignored: samples are taken for sRGB, which is how CLIP's
-///   training images were read;
-/// - a JPEG that ends early is decoded as far as it goes, the rest is grey, as viewers show it.
+/// - It applies the EXIF (or TIFF) orientation, so width and height are those that a viewer shows.
+/// - It turns grey and palette images into RGB and rounds 16-bit samples to 8 bits. It reads CMYK and YCCK JPEGs as
+///   Adobe writes them, inverted, and mixes them to RGB without a profile.
+/// - It composites transparency on white.
+/// - It ignores embedded colour profiles (ICC) and takes samples as sRGB, as CLIP's training images were read.
+/// - It decodes a JPEG that ends early as far as it goes. The rest is grey, as viewers show it.
 ///
 /// # Untrusted input
 ///
-/// Any bytes are answered with an image or an error. A panic inside a decoder is caught and comes
-/// back as [`DecodeError::Undecodable`].
+/// Any bytes give an image or an error. A panic inside a decoder is caught and becomes [`DecodeError::Undecodable`].
 ///
 /// # Errors
 ///
-/// [`DecodeError::UnknownFormat`] for bytes of no readable format, [`DecodeError::TooManyPixels`]
-/// beyond the limit, [`DecodeError::Undecodable`] for a file with a defect.
+/// Fails with [`DecodeError::UnknownFormat`] for bytes in no readable format, with [`DecodeError::TooManyPixels`]
+/// beyond the limit, and with [`DecodeError::Undecodable`] for a damaged file.
 pub fn decode(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeError> {
     panic::catch_unwind(|| decode_trusting(bytes, max_image_pixels))
         .unwrap_or_else(|_| Err(DecodeError::Undecodable("the file is malformed".to_owned())))
 }
 
-/// [`decode`], where a defect of a decoder may surface as a panic.
+/// Does the work of [`decode`]. A defect of a decoder may panic here.
 fn decode_trusting(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeError> {
     let format = sniff(bytes)?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -68,7 +66,7 @@ fn decode_trusting(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, Deco
         }
     }
 
-    // Decoders that convert (CMYK, planes, a GIF's canvas) hold a second and a third copy.
+    // Decoders that convert (CMYK, planes, a GIF's canvas) hold up to two more copies.
     let copies = decoder.total_bytes().saturating_mul(3);
     decoder
         .set_limits(allocating_at_most(copies.saturating_add(OVERHEAD_BYTES)))
@@ -85,7 +83,7 @@ fn allocating_at_most(bytes: u64) -> Limits {
     limits
 }
 
-/// The format by the first bytes, if it is one this server reads.
+/// Tells the format by the first bytes. Fails when this server does not read it.
 fn sniff(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
     match ::image::guess_format(bytes) {
         Ok(
@@ -104,7 +102,7 @@ fn undecodable(error: ImageError) -> DecodeError {
     DecodeError::Undecodable(error.to_string())
 }
 
-/// Any pixel type to 8-bit RGB, transparency on white.
+/// Converts any type of pixel to 8-bit RGB, with transparency on white.
 fn flatten(image: DynamicImage) -> RgbImage {
     if !image.color().has_alpha() {
         return image.into_rgb8();
@@ -117,7 +115,7 @@ fn flatten(image: DynamicImage) -> RgbImage {
     })
 }
 
-/// One 8-bit sample with opacity `alpha` over white, rounded to nearest.
+/// Composites one 8-bit sample with the opacity `alpha` on white and rounds to nearest.
 fn over_white(value: u8, alpha: u8) -> u8 {
     let mixed = u32::from(value) * u32::from(alpha) + 255 * u32::from(255 - alpha);
     ((mixed + 127) / 255) as u8
@@ -192,7 +190,7 @@ mod tests {
 
     #[test]
     fn pixels_are_counted_from_the_header_alone() {
-        // A PNG whose header promises 100,000 x 100,000 pixels.
+        // The header of this PNG promises 100,000 x 100,000 pixels.
         let mut file = golden("rgb.png");
         file[16..20].copy_from_slice(&100_000_u32.to_be_bytes());
         file[20..24].copy_from_slice(&100_000_u32.to_be_bytes());
@@ -207,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_large_frame_behind_a_small_canvas_is_counted_too() {
-        // Canvas 32 x 16 as VP8X has it (sides less one), over a VP8 frame that says 16383 x 16383.
+        // VP8X stores a canvas of 32 x 16 as sides less one. The VP8 frame inside says 16383 x 16383.
         let simple = golden("lossy.webp");
         assert_eq!(&simple[12..16], b"VP8 ");
         let mut frame = simple[12..].to_vec();
@@ -225,7 +223,7 @@ mod tests {
         ));
     }
 
-    /// CRC-32 as PNG defines it.
+    /// Computes the CRC-32 as PNG defines it.
     fn png_checksum(bytes: &[u8]) -> u32 {
         !bytes.iter().fold(u32::MAX, |checksum, &byte| {
             (0..8).fold(checksum ^ u32::from(byte), |value, _| {
@@ -289,7 +287,7 @@ mod tests {
         for path in golden_images() {
             let file = std::fs::read(&path).expect("a golden file is there");
             for end in 0..file.len().min(600) {
-                // What comes of it is the decoder's business; that it comes back is ours.
+                // Either result is correct; the test is that the call returns.
                 let _ = decode_trusting(&file[..end], LIMIT);
             }
         }
@@ -298,7 +296,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// Calls what [`decode`] guards, so a panic of a decoder shows here.
+        /// The test calls the function that [`decode`] guards, so a decoder's panic shows here.
         #[test]
         fn no_damaged_file_panics(
             which in any::<prop::sample::Index>(),

@@ -1,12 +1,13 @@
-//! Frames that a container holds and its own header says nothing of.
+//! Frames inside a container, whose sizes the container's header does not tell.
 //!
-//! A WebP's canvas and a TIFF's size come from the container; the VP8 or JPEG stream inside has a
-//! header of its own, and decoders allocate by that before they compare the two. This finds those
-//! headers, so that a file of some hundred bytes cannot ask for a gigabyte.
+//! The size of a WebP's canvas or of a TIFF comes from the container. The VP8 or JPEG stream inside has a header of its
+//! own, and decoders allocate memory by that header before they compare the two. This file finds these inner headers,
+//! so that a file of some hundred bytes cannot request a gigabyte.
 
 use ::image::ImageFormat;
 
-/// Width and height of the largest frame, by pixels, that is embedded in a file of this format.
+/// Returns the width and height of the frame with most pixels that is embedded in a file of this format, if there is
+/// any.
 pub(super) fn largest_embedded_frame(format: ImageFormat, bytes: &[u8]) -> Option<(u32, u32)> {
     let frame_at: fn(&[u8]) -> Option<(u16, u16)> = match format {
         ImageFormat::WebP => vp8_frame,
@@ -19,7 +20,7 @@ pub(super) fn largest_embedded_frame(format: ImageFormat, bytes: &[u8]) -> Optio
         .max_by_key(|&(width, height)| u64::from(width) * u64::from(height))
 }
 
-/// A RIFF chunk with a VP8 key frame: tag, chunk size, frame tag, start code, 14-bit sides (RFC 6386, 9.1).
+/// Reads a RIFF chunk with a VP8 key frame: tag, chunk size, frame tag, start code, 14-bit sides (RFC 6386, 9.1).
 fn vp8_frame(bytes: &[u8]) -> Option<(u16, u16)> {
     match bytes {
         [
@@ -50,7 +51,7 @@ fn vp8_frame(bytes: &[u8]) -> Option<(u16, u16)> {
     }
 }
 
-/// A JPEG frame header of 8 bits whose length fits its number of components (ITU-T T.81, B.2.2).
+/// Reads a JPEG frame header with 8-bit samples whose length fits its number of components (ITU-T T.81, B.2.2).
 fn jpeg_frame(bytes: &[u8]) -> Option<(u16, u16)> {
     match bytes {
         [0xff, 0xc0..=0xc2, 0, length, 8, h1, h0, w1, w0, components @ 1..=4, ..] if *length == 8 + 3 * components => {

@@ -1,7 +1,7 @@
-//! Bytes to pixels to the model's input: limits, decoding, orientation, resize, normalisation.
+//! From bytes to pixels to the model's input: limits, decoding, orientation, resize and normalisation.
 //!
-//! Owns everything between an upload and the `[3, height, width]` floats CLIP reads. Knows nothing
-//! of tensors or models beyond the three numbers in [`Normalisation`].
+//! Owns every step from an upload to the `[3, height, width]` floats that CLIP reads. Knows nothing of tensors, and of
+//! models only the constants in [`Normalisation`].
 
 mod decode;
 mod embedded;
@@ -11,18 +11,18 @@ pub use ::image::RgbImage;
 pub use decode::decode;
 pub use resize::{InputTooLarge, Resize, preprocess};
 
-/// CLIP's per-channel normalisation of pixels in 0 to 1: `(value - mean) / std`, RGB order.
+/// CLIP's normalisation of each channel for pixels in 0 to 1: `(value - mean) / std`, in RGB order.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Normalisation {
-    /// Mean per channel.
+    /// The mean of each channel.
     pub mean: [f32; 3],
-    /// Standard deviation per channel.
+    /// The standard deviation of each channel.
     pub std: [f32; 3],
 }
 
 impl Normalisation {
-    /// OpenAI's constants, which most of open_clip's models were trained with too.
-    #[allow(clippy::excessive_precision)] // Digit for digit as published.
+    /// OpenAI's constants, with which most of open_clip's models were trained, too.
+    #[allow(clippy::excessive_precision)] // The digits are those published.
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
@@ -32,11 +32,11 @@ impl Normalisation {
 /// A model's input for one image: the image at one or more sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInput {
-    /// Height in pixels of the image itself.
+    /// Height of the image in pixels.
     pub image_height: usize,
-    /// Width in pixels of the image itself.
+    /// Width of the image in pixels.
     pub image_width: usize,
-    /// At least one; scores of all of them count the same.
+    /// The sizes at which the model sees the image; at least one. The scores of all sizes have equal weight.
     pub sizes: Vec<NormalisedImage>,
 }
 
@@ -47,31 +47,31 @@ pub struct NormalisedImage {
     pub height: usize,
     /// Width in pixels, at least one of the model's patches.
     pub width: usize,
-    /// `[3, height, width]`, RGB planes, row-major.
+    /// The pixels, `[3, height, width]`: the planes of R, G and B, each row by row.
     pub values: Vec<f32>,
 }
 
-/// Why an upload was refused.
+/// The reason why an upload was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// None of the formats this server reads.
+    /// The bytes are in no format that this server reads.
     #[error("the image is none of the formats this server reads: {supported}")]
     UnknownFormat {
-        /// The formats, for people.
+        /// The formats that the server reads, for people.
         supported: &'static str,
     },
-    /// The header promises more pixels than the limit.
+    /// The header promises more pixels than the limit allows.
     #[error("the image has {width} x {height} pixels, more than limits.max_image_pixels = {limit}")]
     TooManyPixels {
-        /// Width in pixels, from the header.
+        /// Width in pixels according to the header.
         width: u32,
-        /// Height in pixels, from the header.
+        /// Height in pixels according to the header.
         height: u32,
         /// The limit in pixels.
         limit: u64,
     },
-    /// A known format with a defect.
+    /// The file has a known format but is damaged.
     #[error("the image cannot be decoded: {0}")]
     Undecodable(String),
 }

@@ -1,4 +1,4 @@
-//! Decoded pixels to the model's input: working size, Pillow's bicubic, normalisation.
+//! From decoded pixels to the model's input: the size of the input, Pillow's bicubic resize, normalisation.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Normalisation, NormalisedImage, RgbImage};
 
-/// The model's input would be larger than the server allows.
+/// The error for a model input larger than the server allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the model's input would have {width} x {height} pixels, more than limits.max_input_pixels = {limit}; a smaller \
@@ -48,13 +48,14 @@ pub enum Resize {
 }
 
 impl Resize {
-    /// Width and height in pixels at which the model sees an image of `width` x `height`; each at least a patch.
+    /// Returns the width and height in pixels at which the model sees an image of `width` x `height`. Each is at least
+    /// one patch.
     ///
     /// # Errors
-    /// When the result has more than `max_input_pixels` pixels, as a long thin image may.
+    /// Fails when the result has more than `max_input_pixels` pixels, as that of a long thin image may.
     ///
     /// # Panics
-    /// When a side of the image, or `patch_pixels`, is 0: decoded images and models have none such.
+    /// Panics when a side of the image or `patch_pixels` is 0, which no decoded image and no model has.
     pub fn working_size(
         self,
         width: u32,
@@ -74,7 +75,8 @@ impl Resize {
     }
 }
 
-/// mmcv's `imrescale` to `(2048, short_side)`: whichever of the two factors is smaller, halves rounded up.
+/// Returns the size of mmcv's `imrescale` to `(2048, short_side)`: the smaller of the two factors, with halves rounded
+/// up.
 fn mmcv_size(width: u32, height: u32, short_side: u32) -> (u64, u64) {
     let (long, short) = (width.max(height), width.min(height));
     let factor = (MMCV_LONG_SIDE / f64::from(long)).min(f64::from(short_side) / f64::from(short));
@@ -82,11 +84,11 @@ fn mmcv_size(width: u32, height: u32, short_side: u32) -> (u64, u64) {
     (scaled(width), scaled(height))
 }
 
-/// The longest side of the published protocols, in pixels.
+/// The longest side in the published protocols, in pixels.
 const MMCV_LONG_SIDE: f64 = 2048.0;
 
-/// The aspect is kept, the short side becomes `short_side`, and each side is rounded to the nearest
-/// whole number of patches (halves up), at least one.
+/// Returns the size of the bicubic input. It keeps the aspect, makes the short side `short_side`, and rounds each side
+/// to the nearest whole number of patches, halves up, at least one.
 fn working_size(
     width: u32,
     height: u32,
@@ -97,7 +99,7 @@ fn working_size(
     let shorter = u128::from(width.min(height));
     let patch = u128::from(patch_pixels);
     assert!(shorter > 0 && patch > 0, "an image and a patch have at least one pixel");
-    // round(side * short_side / shorter / patch), in integers: exact at every size.
+    // round(side * short_side / shorter / patch) in integers, which is exact at every size.
     let whole_patches = |side: u32| {
         let scaled = u128::from(side) * u128::from(short_side);
         let patches = (2 * scaled + shorter * patch) / (2 * shorter * patch);
@@ -106,7 +108,7 @@ fn working_size(
     within(whole_patches(width), whole_patches(height), max_input_pixels)
 }
 
-/// The size, unless it has more than `max_input_pixels` pixels.
+/// Returns the size, or an error if it has more than `max_input_pixels` pixels.
 fn within(width: u128, height: u128, max_input_pixels: u64) -> Result<(u32, u32), InputTooLarge> {
     match (u32::try_from(width), u32::try_from(height)) {
         (Ok(width), Ok(height)) if u64::from(width) * u64::from(height) <= max_input_pixels => Ok((width, height)),
@@ -118,14 +120,14 @@ fn within(width: u128, height: u128, max_input_pixels: u64) -> Result<(u32, u32)
     }
 }
 
-/// Resizes to `width` x `height` and normalises: the floats CLIP reads.
+/// Resizes an image to `width` x `height` and normalises it. The result is the input of CLIP.
 ///
-/// The resize is Pillow's antialiased bicubic (a = -0.5, 8-bit result), which is what CLIP was
-/// trained with, or PyTorch's and OpenCV's bilinear without antialiasing, 8-bit result; each to within 1/255 per value.
+/// The resize is Pillow's antialiased bicubic (a = -0.5, 8-bit result), with which CLIP was trained, or the bilinear
+/// resize of PyTorch and OpenCV without antialiasing (8-bit result). Each value differs from theirs by at most 1/255.
 ///
 /// # Panics
 ///
-/// When `width` or `height` is 0; [`Resize::working_size`] never gives that.
+/// Panics when `width` or `height` is 0, which [`Resize::working_size`] never returns.
 pub fn preprocess(
     image: &RgbImage,
     width: u32,
@@ -141,7 +143,8 @@ pub fn preprocess(
     let plane = width as usize * height as usize;
     let mut values = Vec::with_capacity(3 * plane);
     for channel in 0..3 {
-        // 256 possible values: each is computed once, with the arithmetic of torchvision's ToTensor and Normalize.
+        // There are 256 possible values. Each is computed once, with the arithmetic of torchvision's ToTensor and
+        // Normalize.
         let normalised: [f32; 256] = std::array::from_fn(|value| {
             (value as f32 / 255.0 - normalisation.mean[channel]) / normalisation.std[channel]
         });
@@ -158,11 +161,11 @@ pub fn preprocess(
     }
 }
 
-/// Pillow's `Image.resize((width, height), BICUBIC)`: interleaved RGB bytes.
+/// Computes Pillow's `Image.resize((width, height), BICUBIC)` as interleaved RGB bytes.
 ///
-/// One pass per axis, each rounded and clipped to 8 bits, so the order matters where the filter
-/// overshoots. It is Pillow 13's: columns first, unless the image grows wider and lower. The crate's
-/// own order for bytes is the other one.
+/// Each axis has one pass, which rounds and clips to 8 bits. The order of the passes therefore matters where the filter
+/// overshoots. It is Pillow 13's order: columns first, unless the image grows wider and lower. The crate's own order
+/// for bytes is the opposite.
 fn bicubic(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
     let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
         .expect("an RgbImage holds three bytes per pixel");
@@ -184,7 +187,8 @@ fn bicubic(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
     result.into_vec()
 }
 
-/// Each pixel between its four nearest of the source, corners not aligned: interleaved RGB bytes.
+/// Interpolates each pixel between the four nearest pixels of the source, corners not aligned, as interleaved RGB
+/// bytes.
 fn bilinear(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
     let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
         .expect("an RgbImage holds three bytes per pixel");
@@ -212,9 +216,9 @@ mod tests {
         source: String,
         width: u32,
         height: u32,
-        /// Pillow's bicubic.
+        /// The file of Pillow's bicubic result.
         expected: String,
-        /// Without antialiasing.
+        /// The file of the bilinear result without antialiasing.
         bilinear: String,
     }
 
@@ -260,10 +264,10 @@ mod tests {
     fn the_published_protocols_sizes_are_what_they_come_to() {
         let size = |width, height| Resize::Mmcv.working_size(width, height, 336, 16, u64::MAX);
         assert_eq!(size(500, 375), Ok((448, 336)));
-        // 31 patches wide; 9 pixels fill none.
+        // The image is 31 patches wide, and 9 pixels fill no patch.
         assert_eq!(size(500, 333), Ok((505, 336)));
         assert_eq!(size(333, 500), Ok((336, 505)));
-        // The long side is at most 2048, and a side at least a patch.
+        // The long side is at most 2048 pixels, and each side is at least a patch.
         assert_eq!(size(4096, 400), Ok((2048, 200)));
         assert_eq!(size(4096, 10), Ok((2048, 16)));
         assert!(Resize::Mmcv.working_size(500, 375, 336, 16, 448 * 336 - 1).is_err());

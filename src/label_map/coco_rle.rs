@@ -1,9 +1,9 @@
 //! Masks in COCO's compressed run-length encoding, as pycocotools reads and writes it.
 //!
-//! A mask is the lengths of its runs of 0 and 1 in turn, 0 first, walking down the columns from the
-//! left. From the fourth on, each length is written as the difference to the one two before. Each
-//! number becomes characters of 5 bits, lowest first, as 48 plus the bits plus 32 if more follow;
-//! the highest bit of the last character is the number's sign.
+//! A mask is a list of the lengths of its runs of 0 and 1 in turn, starting with 0. The runs go down the columns from
+//! the left. From the fourth length on, each is written as its difference from the length two places before it. Each
+//! number becomes characters of 5 bits, lowest first. A character is 48 plus the bits, plus 32 if more characters
+//! follow. The highest bit of the last character is the sign of the number.
 
 use super::LabelMap;
 
@@ -18,7 +18,7 @@ pub struct CocoMask {
     pub counts: String,
 }
 
-/// One mask per class that has pixels, lowest id first, from one walk over the map.
+/// Returns one mask for each class that has pixels, lowest id first. The function walks over the map once.
 pub(super) fn coco_masks(map: &LabelMap) -> Vec<CocoMask> {
     let (width, height) = (map.width as usize, map.height as usize);
     let label_at = |position: usize| map.labels[position % height * width + position / height];
@@ -31,7 +31,7 @@ pub(super) fn coco_masks(map: &LabelMap) -> Vec<CocoMask> {
         let end = (start + 1..total)
             .find(|&position| label_at(position) != label)
             .unwrap_or(total);
-        // Unlabelled pixels are in no class's mask.
+        // Unlabelled pixels belong to no mask.
         if let Some(runs) = classes.get_mut(usize::from(label)) {
             runs.push_ones(start, end);
         }
@@ -48,23 +48,23 @@ pub(super) fn coco_masks(map: &LabelMap) -> Vec<CocoMask> {
         .collect()
 }
 
-/// The runs of one mask so far.
+/// The runs of one mask found so far.
 #[derive(Clone, Default)]
 struct Runs {
-    /// Lengths of 0s and 1s in turn.
+    /// The lengths of the runs of 0 and 1 in turn.
     lengths: Vec<usize>,
-    /// Where the last run of 1s ends.
+    /// The position at which the last run of 1s ends.
     end: usize,
 }
 
 impl Runs {
-    /// Adds a run of 1s from `start` to before `end`, and the 0s before it.
+    /// Adds the run of 1s from `start` up to, but not including, `end`, and the 0s before it.
     fn push_ones(&mut self, start: usize, end: usize) {
         self.lengths.extend([start - self.end, end - start]);
         self.end = end;
     }
 
-    /// All lengths of a mask of `total` pixels.
+    /// Returns all lengths of a mask of `total` pixels.
     fn finish(mut self, total: usize) -> Vec<usize> {
         if self.end < total {
             self.lengths.push(total - self.end);
@@ -73,7 +73,7 @@ impl Runs {
     }
 }
 
-/// Run lengths as COCO's printable string.
+/// Writes lengths of runs as COCO's printable string.
 fn to_string(lengths: &[usize]) -> String {
     let mut text = String::new();
     for (index, &length) in lengths.iter().enumerate() {
@@ -107,7 +107,7 @@ mod tests {
         name: String,
         height: u32,
         width: u32,
-        /// `[value, length]` of row-major runs.
+        /// The runs as `[value, length]`, row by row.
         runs: Vec<[usize; 2]>,
         masks: Vec<Mask>,
     }
@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// The positions of a mask's pixels in row-major order, by the format's description.
+    /// Returns the positions of a mask's pixels, numbered row by row, by the description of the format.
     fn decode(mask: &CocoMask) -> Vec<usize> {
         let mut lengths: Vec<i64> = Vec::new();
         let mut characters = mask

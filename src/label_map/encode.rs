@@ -1,4 +1,4 @@
-//! Label maps as bytes and as plain data for JSON: which forms there are, and their pixel values.
+//! Label maps as bytes and as plain data for JSON: the forms and their pixel values.
 
 use super::LabelMap;
 use super::coco_rle::{CocoMask, coco_masks};
@@ -24,15 +24,15 @@ pub enum LabelMapFormat {
 pub enum EncodedLabelMap {
     /// A PNG file.
     Png(Vec<u8>),
-    /// One mask per class that has pixels.
+    /// One mask for each class that has pixels.
     CocoRle(Vec<CocoMask>),
-    /// `[height, width]` class ids.
+    /// Class ids, `[height, width]`.
     Raw(Vec<Vec<u16>>),
-    /// Not asked for.
+    /// No label map, because none was asked for.
     None,
 }
 
-/// Writes a label map.
+/// Writes a label map in the given form.
 pub fn encode(map: &LabelMap, format: LabelMapFormat) -> EncodedLabelMap {
     match format {
         LabelMapFormat::Png => EncodedLabelMap::Png(label_png(map)),
@@ -42,7 +42,7 @@ pub fn encode(map: &LabelMap, format: LabelMapFormat) -> EncodedLabelMap {
     }
 }
 
-/// The confidence map as an 8-bit grey PNG, if the label map has one.
+/// Returns the confidence map as an 8-bit grey PNG, if the label map has one.
 pub fn encode_confidence(map: &LabelMap) -> Option<Vec<u8>> {
     map.confidence
         .as_deref()
@@ -84,7 +84,7 @@ mod tests {
         }
     }
 
-    /// Color type, bit depth, palette and samples of a PNG, as they stand in the file.
+    /// Returns colour type, bit depth, palette and samples as a PNG file stores them.
     fn read_png(file: &[u8]) -> (ColorType, BitDepth, Option<Vec<u8>>, Vec<u8>) {
         let mut reader = Decoder::new(std::io::Cursor::new(file)).read_info().expect("a PNG");
         let mut samples = vec![0; reader.output_buffer_size().expect("a small image")];

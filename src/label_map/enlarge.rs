@@ -1,4 +1,4 @@
-//! Scores at the image's size, for what works on pixels. The label map itself never needs them.
+//! Scores at the image's size, for steps that work on pixels. The label map itself never needs them.
 
 use rayon::prelude::*;
 
@@ -6,11 +6,11 @@ use super::interpolation::Interpolation;
 use super::lanes::LANES;
 use crate::scores::{ScoreGrid, ScoreMap};
 
-/// Interpolates the scores to `height` x `width` pixels, as [`label_map`](super::label_map) does row by row: one grid without
-/// windows, one cell per pixel. Memory is that of the result, `[queries, height, width]`.
+/// Interpolates the scores to `height` x `width` pixels, as [`label_map`](super::label_map) does row by row. The result
+/// has one grid without windows and one cell per pixel. It takes the memory of `[queries, height, width]` floats.
 ///
 /// # Panics
-/// When a side is 0, or the map is none: see [`label_map`](super::label_map).
+/// Panics when a side is 0, or when the score map is not valid: see [`label_map`](super::label_map).
 pub fn enlarge(scores: &ScoreMap, height: usize, width: usize) -> ScoreMap {
     let interpolation = Interpolation::new(scores, height, width);
     let mut values = vec![0.0; scores.queries * height * width];
@@ -56,7 +56,7 @@ mod tests {
         side: usize,
         stride: usize,
         queries: usize,
-        /// Cells of all windows side by side.
+        /// The number of rows and columns of the cells of all windows side by side.
         grid: [usize; 2],
         scores: Vec<f32>,
         expected: Vec<f32>,

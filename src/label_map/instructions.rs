@@ -1,36 +1,37 @@
-//! How wide the processor's vectors are, found at run time, and work that is compiled for each width.
+//! The width of the processor's vectors, found at run time, and work that is compiled for each width.
 //!
-//! One program runs on every processor of its architecture and uses what the one at hand has: the same loops are compiled
-//! several times. Results of different widths may differ in a float's last bits, since fused multiplication rounds once.
+//! One program runs on every processor of its architecture and uses the instructions of the processor at hand. The same
+//! loops are therefore compiled several times. Results may differ between widths in the last bits of a float, because
+//! fused multiplication rounds once.
 
-/// A set of instructions that the processor is known to have.
+/// A set of instructions that the processor is known to support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Instructions(Set);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Set {
-    /// What every processor of the architecture has.
+    /// The instructions that every processor of the architecture has.
     Common,
-    /// 8 floats at a time.
+    /// Vectors of 8 floats.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// 16 floats at a time.
+    /// Vectors of 16 floats.
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
 
-/// What is compiled for every set of instructions.
+/// Work that is compiled for every set of instructions.
 pub(super) trait VectorWork {
-    /// What comes of it.
+    /// The result of the work.
     type Output;
 
-    /// Does the work, with fused multiplication if `FUSED`. Has to be inlined together with all loops that matter: code that
-    /// stays a function of its own has the common instructions alone.
+    /// Does the work, with fused multiplication if `FUSED`. The function and all loops that matter must be inlined:
+    /// code that stays a function of its own uses the common instructions alone.
     fn run<const FUSED: bool>(self) -> Self::Output;
 }
 
 impl Instructions {
-    /// Narrowest vectors first.
+    /// All sets, narrowest vectors first.
     const SETS: &[Set] = &[
         Set::Common,
         #[cfg(target_arch = "x86_64")]
@@ -39,25 +40,27 @@ impl Instructions {
         Set::Avx512,
     ];
 
-    /// All the processor has, narrowest vectors first.
+    /// Returns all sets that the processor supports, narrowest vectors first.
     pub fn supported() -> impl Iterator<Item = Self> {
         Self::SETS.iter().copied().filter(|set| set.is_supported()).map(Self)
     }
 
-    /// Those with the widest vectors.
+    /// Returns the supported set with the widest vectors.
     pub fn widest() -> Self {
-        Self::supported().last().expect("the common instructions are there")
+        Self::supported()
+            .last()
+            .expect("every processor has the common instructions")
     }
 
     /// Does the work with these instructions.
     pub fn run<W: VectorWork>(self, work: W) -> W::Output {
         match self.0 {
             Set::Common => work.run::<{ cfg!(target_arch = "aarch64") }>(),
-            // SAFETY: an `Instructions` is made of sets that were found to be supported.
+            // SAFETY: an `Instructions` is made only of a set that the processor was found to support.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
             Set::Avx2 => unsafe { run_with_avx2(work) },
-            // SAFETY: as above.
+            // SAFETY: an `Instructions` is made only of a set that the processor was found to support.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
             Set::Avx512 => unsafe { run_with_avx512(work) },

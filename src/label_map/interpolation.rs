@@ -1,4 +1,4 @@
-//! Positions and weights of bilinear interpolation: along one axis, and from all grids of a score map to an image.
+//! Positions and weights of bilinear interpolation, along one axis and from all grids of a score map to an image.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,35 +6,42 @@ use super::lanes::{LANES, Lanes, multiply_add};
 use crate::scores::WindowAxis;
 use crate::scores::{ScoreGrid, ScoreMap};
 
-/// Blocks of a [`Tile`].
+/// Number of blocks in a full [`Tile`].
 const TILE_BLOCKS: usize = 8;
 
-/// Where the pixels of an image of one size take their scores from: the cells of all grids.
+/// The cells of all grids from which the pixels of an image of one size take their scores.
 ///
-/// A pixel's score is a mean of means, and all of it is linear. So for a row of the image each grid's rows are blended first,
-/// which gives the cells of all grids side by side; then one set of weights goes from these to the row's pixels.
+/// A pixel's score is a mean of means, and every step is linear. So for a row of the image, the rows of each grid are
+/// blended first, which gives the cells of all grids side by side. Then one set of weights leads from these cells to
+/// the pixels of the row.
 #[derive(Debug, Clone)]
 pub(super) struct Interpolation<'a> {
     grids: &'a [ScoreGrid],
-    /// Of each grid.
+    /// The taps of the rows of each grid.
     rows: Vec<Taps>,
-    /// Of all grids side by side, from left to right.
+    /// The tiles of a row, from left to right, over the cells of all grids side by side.
     tiles: Vec<Tile>,
 }
 
 impl<'a> Interpolation<'a> {
+    /// Prepares the interpolation of a score map to `height` x `width` pixels.
+    ///
     /// # Panics
-    /// When a side is 0, there is no grid, or a grid is empty, has other values than `[queries, height, width]`, or has cells
-    /// that are not those of its windows.
+    /// Panics when a side is 0, when there is no query or no grid, or when a grid is empty, has other values than
+    /// `[queries, height, width]`, or has cells that its windows cannot share equally.
     pub fn new(scores: &'a ScoreMap, height: usize, width: usize) -> Self {
         assert!(height > 0 && width > 0, "the image is empty");
         assert!(scores.queries > 0 && !scores.grids.is_empty(), "the score map is empty");
         for grid in &scores.grids {
             assert!(grid.height > 0 && grid.width > 0, "a score grid is empty");
             let values = scores.queries * grid.height * grid.width;
-            assert_eq!(grid.values.len(), values, "values are not the grid's");
+            assert_eq!(
+                grid.values.len(),
+                values,
+                "the number of values is queries x height x width"
+            );
             let fits = grid.windows.as_ref().is_none_or(|windows| windows.fit(grid));
-            assert!(fits, "cells are not those of the windows");
+            assert!(fits, "the windows cannot share the grid's cells equally");
         }
         let rows =
             |grid: &ScoreGrid| Taps::new(grid.height, grid.windows.as_ref().map(|windows| &windows.rows), height);
@@ -49,12 +56,12 @@ impl<'a> Interpolation<'a> {
         }
     }
 
-    /// Cells of a row of all grids side by side.
+    /// Returns the number of cells in a row of all grids side by side.
     pub fn row_cells(&self) -> usize {
         self.grids.iter().map(|grid| grid.width).sum()
     }
 
-    /// Writes a query's cells of all grids, [`Self::row_cells`], at row `y` of the image.
+    /// Writes the cells of one query at row `y` of the image, [`Self::row_cells`] of them, for all grids side by side.
     pub fn blend_rows(&self, query: usize, y: usize, row: &mut [f32]) {
         let mut left = row;
         for (grid, taps) in self.grids.iter().zip(&self.rows) {
@@ -65,7 +72,7 @@ impl<'a> Interpolation<'a> {
         }
     }
 
-    /// The pixels of a row, as many at a time as share cells and buffers.
+    /// Returns the tiles of a row. The pixels of a tile are processed together and share cells and buffers.
     pub fn tiles(&self) -> &[Tile] {
         &self.tiles
     }
@@ -74,23 +81,23 @@ impl<'a> Interpolation<'a> {
 /// Up to [`TILE_BLOCKS`] neighbouring blocks of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tile {
-    /// The cells its pixels take their scores from, ascending, as positions in the row of cells.
+    /// The cells from which the tile's pixels take their scores, as ascending positions in the row of cells.
     pub cells: Vec<usize>,
-    /// From left to right.
+    /// The blocks from left to right.
     pub blocks: Vec<Block>,
 }
 
-/// [`LANES`] neighbouring pixels of a row; those past its end repeat its last.
+/// [`LANES`] neighbouring pixels of a row. Pixels beyond the end of the row repeat its last pixel.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Block {
-    /// The cells that count, as positions in the tile's.
+    /// The cells with a weight in the block, as positions in [`Tile::cells`].
     cells: Vec<usize>,
-    /// What each of them counts for in each pixel.
+    /// The weight of each of these cells in each pixel.
     weights: Vec<Lanes>,
 }
 
 impl Tile {
-    /// Of blocks whose weights belong to cells of the row.
+    /// Builds a tile of blocks. Each block maps positions in the row of cells to weights.
     fn new(blocks: &[BTreeMap<usize, Lanes>]) -> Self {
         let cells: BTreeSet<usize> = blocks.iter().flat_map(|block| block.keys().copied()).collect();
         let cells = Vec::from_iter(cells);
@@ -107,7 +114,7 @@ impl Tile {
 }
 
 impl Block {
-    /// The pixels' scores, out of those of the tile's cells.
+    /// Computes the scores of the block's pixels from the scores of the tile's cells.
     #[inline(always)]
     pub fn blend<const FUSED: bool>(&self, cells: &[f32]) -> Lanes {
         let mut sum = Lanes::splat(0.0);
@@ -119,21 +126,21 @@ impl Block {
     }
 }
 
-/// The two grid cells a pixel lies between, and how far towards the second.
+/// The two grid cells between which a pixel lies, and its place between them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Tap {
-    /// The cell before the pixel's centre.
+    /// The cell before the centre of the pixel.
     first: usize,
-    /// The cell after it; the same one at the grid's edge.
+    /// The cell after the centre of the pixel; at the edge of the grid, the same cell as `first`.
     second: usize,
-    /// Weight of the second cell, 0 to 1.
+    /// The weight of the second cell, 0 to 1.
     weight: f32,
-    /// What the value between them counts for, 0 to 1: the shares of one pixel's taps add up to 1.
+    /// The share of this tap in the pixel's score, 0 to 1. The shares of one pixel's taps add up to 1.
     share: f32,
 }
 
 impl Tap {
-    /// Counts for nothing.
+    /// A tap without any share.
     const NONE: Self = Self {
         first: 0,
         second: 0,
@@ -141,21 +148,22 @@ impl Tap {
         share: 0.0,
     };
 
-    /// The value between the two cells' values, times the share.
+    /// Interpolates between the values of the two cells and multiplies the result by the share.
     #[inline]
     fn blend(self, first: f32, second: f32) -> f32 {
         self.share * (first * (1.0 - self.weight) + second * self.weight)
     }
 }
 
-/// Where an axis of the image takes its values from: layers of one tap per pixel, to be added up.
+/// The cells from which an axis of the image takes its values: layers of one tap per pixel, which are added up.
 #[derive(Debug, Clone, PartialEq)]
 struct Taps {
     layers: Vec<Vec<Tap>>,
 }
 
 impl Taps {
-    /// For `cells` cells that cover `pixels` pixels evenly, or are those of all windows side by side.
+    /// Builds the taps of `cells` cells. They cover `pixels` pixels evenly, or they are the cells of all windows side
+    /// by side.
     fn new(cells: usize, windows: Option<&WindowAxis>, pixels: usize) -> Self {
         let layers = match windows {
             None => vec![taps(cells, pixels)],
@@ -164,7 +172,8 @@ impl Taps {
         Self { layers }
     }
 
-    /// The mean of several axes of equally many pixels, whose cells, a number each, stand one after the other.
+    /// Averages several axes of equally many pixels. Each comes with its number of cells, and the cells of all axes
+    /// stand side by side.
     fn mean(axes: impl ExactSizeIterator<Item = (usize, Self)>) -> Self {
         let share = 1.0 / axes.len() as f32;
         let mut layers = Vec::new();
@@ -186,7 +195,7 @@ impl Taps {
         Self { layers }
     }
 
-    /// Writes the blend of a plane's rows for pixel `y` of this axis. The plane is `[cells, row.len()]`, row-major.
+    /// Writes the blend of a plane's rows for pixel `y` of this axis. The plane is `[cells, row.len()]`, row by row.
     fn blend_rows(&self, y: usize, plane: &[f32], row: &mut [f32]) {
         row.fill(0.0);
         for tap in self.layers.iter().map(|layer| layer[y]).filter(|tap| tap.share > 0.0) {
@@ -197,7 +206,7 @@ impl Taps {
         }
     }
 
-    /// The same for many pixels at a time.
+    /// Returns the same weights in the form of tiles, for many pixels at a time.
     fn tiles(&self) -> Vec<Tile> {
         let pixels = self.layers.first().expect("every axis has a layer of taps").len();
         (0..pixels.div_ceil(LANES))
@@ -208,7 +217,7 @@ impl Taps {
             .collect()
     }
 
-    /// What every cell that counts in a block counts for in each of its pixels.
+    /// Returns the weights of all cells that affect a block, for each of its pixels.
     fn weights(&self, block: usize, pixels: usize) -> BTreeMap<usize, Lanes> {
         let mut weights = BTreeMap::new();
         for lane in 0..LANES {
@@ -226,10 +235,10 @@ impl Taps {
     }
 }
 
-/// Where `pixels` pixels along an axis fall among its `cells` grid cells, corners not aligned.
+/// Finds the cells between which each of `pixels` pixels along an axis of `cells` cells lies, corners not aligned.
 ///
-/// In 32-bit arithmetic, as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`
-/// computes it, so that results agree beyond the position's rounding.
+/// Positions are computed in float32, as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` does,
+/// so that results agree beyond the rounding of the position.
 fn taps(cells: usize, pixels: usize) -> Vec<Tap> {
     let scale = cells as f32 / pixels as f32;
     (0..pixels)
@@ -246,8 +255,8 @@ fn taps(cells: usize, pixels: usize) -> Vec<Tap> {
         .collect()
 }
 
-/// Three steps in one, since each is linear: `cells` cells of every window to the window's pixels, the mean over the windows
-/// that cover a pixel of the input, the input's pixels to the image's.
+/// Combines three linear steps: from `cells` cells of every window to the window's pixels, from these to the mean over
+/// the windows that cover a pixel of the input, and from the input's pixels to those of the image.
 fn through_windows(cells: usize, windows: &WindowAxis, pixels: usize) -> Vec<Vec<Tap>> {
     let in_window = taps(cells, windows.side);
     let of_pixel = |tap: Tap| {
@@ -320,7 +329,7 @@ mod tests {
         };
         assert_eq!(tile.cells, [0, 1, 2, 3, 4, 5, 6]);
         let pixels = tile.blocks[0].blend::<false>(&[1.0, 5.0, 30.0, 3.0, 6.0, 9.0, 12.0]);
-        // Past the row's end its last pixel is repeated.
+        // Beyond the end of the row, its last pixel is repeated.
         let sums = [1.0 + 30.0 + 3.0, 2.0 + 30.0 + 6.0, 4.0 + 30.0 + 9.0, 5.0 + 30.0 + 12.0];
         for (found, expected) in pixels.0.into_iter().zip(sums.into_iter().chain([sums[3]; 12])) {
             assert!((found - expected / 3.0).abs() < 1e-5, "{found}, not {expected} / 3");
@@ -329,12 +338,12 @@ mod tests {
 
     #[test]
     fn a_tile_knows_the_cells_of_its_own_pixels() {
-        let taps = Taps::new(9, None, 300); // 33.3 pixels a cell
+        let taps = Taps::new(9, None, 300); // 33.3 pixels per cell
         let tiles = taps.tiles();
         let blocks = |tile: &Tile| tile.blocks.len();
         assert_eq!(tiles.iter().map(blocks).collect::<Vec<_>>(), [8, 8, 3]);
         assert_eq!(tiles[1].cells, [3, 4, 5, 6, 7, 8]);
-        // Pixels 128 to 143 lie between cells 3 and 4, 3.36 to 3.81.
+        // Pixels 128 to 143 lie between cells 3 and 4, at 3.36 to 3.81.
         assert_eq!(tiles[1].blocks[0].cells, [0, 1]);
         let scores: Vec<f32> = tiles[1].cells.iter().map(|&cell| 10.0 * cell as f32).collect();
         let first = tiles[1].blocks[0].blend::<false>(&scores).0;

@@ -1,33 +1,34 @@
-//! Sixteen pixels at a time: the numbers that loops over pixels are made of.
+//! Sixteen pixels at a time: the numbers in loops over pixels.
 //!
-//! Plain arrays and plain loops, which the compiler turns into vectors as wide as [`super::instructions`] lets it. What is
-//! here is inlined wherever it is called, since a function of its own would have the width of every processor.
+//! The code is plain arrays and plain loops, which the compiler turns into vectors as wide as [`super::instructions`]
+//! allows. All functions are inlined wherever they are called, because a function of its own would have the width of
+//! every processor.
 
-/// Pixels worked on at a time: as many as floats fit the widest vector there is.
+/// Number of pixels processed at a time: the number of floats in the widest vector.
 pub(super) const LANES: usize = 16;
 
-/// A number for each of [`LANES`] neighbouring pixels, aligned as the widest loads and stores want it.
+/// A number for each of [`LANES`] neighbouring pixels, aligned as the widest loads and stores need it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(align(64))]
 pub(super) struct Lanes(pub [f32; LANES]);
 
 impl Lanes {
-    /// The same number for every pixel.
+    /// Returns the same number for every pixel.
     #[inline(always)]
     pub const fn splat(value: f32) -> Self {
         Self([value; LANES])
     }
 
-    /// `f` of every pixel's number.
+    /// Applies `f` to the number of every pixel.
     #[inline(always)]
     pub fn map(self, f: impl Fn(f32) -> f32) -> Self {
         self.zip(self, |value, _| f(value))
     }
 
-    /// `f` of every pixel's two numbers.
+    /// Applies `f` to the two numbers of every pixel.
     #[inline(always)]
     pub fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        // A loop: what builds arrays is a function of its own where it is not inlined.
+        // The loop is deliberate: functions that build arrays may not be inlined.
         let mut result = self;
         for lane in 0..LANES {
             result.0[lane] = f(self.0[lane], other.0[lane]);
@@ -35,44 +36,45 @@ impl Lanes {
         result
     }
 
-    /// The larger of every pixel's two numbers; its own where the other is not a number.
+    /// Returns the larger of the two numbers of every pixel, or that of `self` where the other is not a number.
     #[inline(always)]
     pub fn max(self, other: Self) -> Self {
         self.zip(other, |own, other| if other > own { other } else { own })
     }
 
-    /// The largest number of all pixels.
+    /// Returns the largest number of all pixels.
     pub fn largest(self) -> f32 {
         self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 }
 
-/// `a * b + c`, in one step where the processor has one (`FUSED`). Asking for it elsewhere would be a call of a function.
+/// Computes `a * b + c`, in one step where the processor can (`FUSED`). Elsewhere, `mul_add` would call a function.
 #[inline(always)]
 pub(super) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Where [`exp_of_difference`] stops falling: 2 to the power of this is the smallest float of full precision.
+/// The power at which [`exp_of_difference`] stops falling: 2 to this power is the smallest float of full precision.
 const SMALLEST_POWER: f32 = -126.0;
 
-/// Added to a float of moderate size and taken away again, this leaves the nearest integer; before it is taken away, the
-/// integer stands in the lowest bits.
+/// Adding this to a float of moderate size and subtracting it again leaves the nearest integer. Before the subtraction,
+/// the integer stands in the lowest bits.
 const ROUNDING: f32 = 1.5 * (1 << 23) as f32;
 
-/// `exp(difference)` of a number that is not above 0, or not a number.
+/// Computes `exp(difference)` of a number that is at most 0 or not a number.
 ///
-/// Relative error below 3e-7 plus 1e-7 times the difference, so at most 4e-7 absolute. Differences below -87.3 give 1.2e-38
-/// instead of less.
+/// The relative error is below 3e-7 plus 1e-7 times the difference, so the absolute error is at most 4e-7. Differences
+/// below -87.3 give 1.2e-38 instead of less.
 #[inline(always)]
 pub(super) fn exp_of_difference<const FUSED: bool>(difference: f32) -> f32 {
     let power = difference * std::f32::consts::LOG2_E;
-    // This way around for what is not a number to stay that.
+    // In this order, a number that is not a number stays so.
     let power = if power < SMALLEST_POWER { SMALLEST_POWER } else { power };
     let shifted = power + ROUNDING;
     let rest = power - (shifted - ROUNDING);
-    // 2^rest for -1/2 to 1/2: the polynomial of degree 5 through (0, 1) with the smallest largest relative error, 9.2e-8.
-    #[allow(clippy::approx_constant)] // Near ln 2, and not it.
+    // 2^rest for -1/2 to 1/2 by the polynomial of degree 5 through (0, 1) with the least maximal relative error,
+    // 9.2e-8.
+    #[allow(clippy::approx_constant)] // The coefficient is near ln 2 but not ln 2.
     let coefficients = [
         0.001_326_472_8,
         0.009_671_513,
@@ -84,7 +86,7 @@ pub(super) fn exp_of_difference<const FUSED: bool>(difference: f32) -> f32 {
     let two_to_rest = coefficients
         .into_iter()
         .fold(0.0, |sum, coefficient| multiply_add::<FUSED>(sum, rest, coefficient));
-    // The integer is added to the exponent.
+    // The integer is added to the exponent of the float.
     f32::from_bits(two_to_rest.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 

@@ -1,7 +1,7 @@
-//! Scores on the model's grids to labels at image size, with confidence and statistics.
+//! From scores on the model's grids to labels at the image's size, with confidence and statistics.
 //!
-//! Owns the meaning of a label map (pixel values, the unlabelled value, what confidence is) and its
-//! encoders. Knows nothing of tensors, HTTP or where the scores come from.
+//! Owns the meaning of a label map (pixel values, the unlabelled value, confidence) and its encoders. Knows nothing of
+//! tensors, of HTTP, or of the origin of scores.
 
 mod coco_rle;
 mod encode;
@@ -21,52 +21,53 @@ pub use enlarge::enlarge;
 pub use kernel::label_map;
 pub use palette::palette_color;
 
-/// What [`label_map`] is asked for.
+/// The options of [`label_map`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LabelMapOptions {
-    /// Width of the result in pixels.
+    /// Width of the label map in pixels.
     pub width: u32,
-    /// Height of the result in pixels.
+    /// Height of the label map in pixels.
     pub height: u32,
-    /// Number of classes; ids run from 0 to one less.
+    /// The number of classes; ids go from 0 to one less.
     pub classes: usize,
-    /// The label of background pixels: [`UNLABELLED`], or the id of the class that was named
-    /// "background", as whose queries the background's then count.
+    /// The label of background pixels: [`UNLABELLED`](crate::scores::UNLABELLED), or the id of the class that the
+    /// request names "background". In the second case, background queries count as queries of that class.
     pub background_label: u16,
-    /// A pixel whose best class probability is below this becomes background; 0 keeps all.
+    /// A pixel whose best class probability is below this becomes background; 0 keeps all pixels.
     pub background_threshold: f32,
-    /// A class that covers at most this share of all pixels that have a class, threshold aside, is nowhere; 0 keeps all.
+    /// A class is dropped if it covers at most this share of all pixels that have a class, without the threshold; 0
+    /// keeps all classes.
     pub smallest_area: f64,
-    /// Whether the confidence map is wanted.
+    /// Whether to compute the confidence map.
     pub confidence_map: bool,
 }
 
-/// A dense label map at image size.
+/// A dense label map at the image's size.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelMap {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Class id per pixel or [`UNLABELLED`], `[height, width]`, row-major.
+    /// The class id of each pixel, or [`UNLABELLED`](crate::scores::UNLABELLED), `[height, width]`, row by row.
     pub labels: Vec<u16>,
-    /// Probability of the pixel's own label times 255, rounded, `[height, width]`.
+    /// The probability of each pixel's own label times 255, rounded, `[height, width]`; `None` if it was not asked for.
     pub confidence: Option<Vec<u8>>,
-    /// One entry per class, in request order.
+    /// The statistics of each class, in the order of the request.
     pub classes: Vec<ClassStatistics>,
 }
 
-/// What the label map says of one class.
+/// The statistics of one class in a label map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassStatistics {
-    /// Pixels that carry the class.
+    /// The number of pixels with the class.
     pub pixels: u64,
-    /// `[x, y, width, height]` in pixels of the smallest box around them.
+    /// The smallest box around these pixels, `[x, y, width, height]` in pixels; `None` when there are none.
     pub bounding_box: Option<[u32; 4]>,
-    /// Mean probability of the class over its own pixels, 0 to 1; `None` when it has none.
+    /// The mean probability of the class over its own pixels, 0 to 1; `None` when it has none.
     pub mean_confidence: Option<f32>,
-    /// Largest probability of the class over its own pixels, 0 to 1; `None` when it has none.
+    /// The largest probability of the class over its own pixels, 0 to 1; `None` when it has none.
     pub max_confidence: Option<f32>,
-    /// Largest probability of the class over all pixels, 0 to 1.
+    /// The largest probability of the class over all pixels, 0 to 1.
     pub presence: f32,
 }

@@ -2,11 +2,11 @@
 
 use crate::scores::UNLABELLED;
 
-/// The RGB colour of a class; of [`UNLABELLED`], black.
+/// Returns the RGB colour of a class; [`UNLABELLED`] is black.
 ///
-/// Class `id` has colour `id + 1` of Pascal VOC's colour map, in which the bits of the index are dealt to
-/// red, green and blue in turn from the highest bit down: neighbouring ids differ clearly, and no two
-/// ids share a colour. VOC's colour 0 is black, which here is left to pixels without a class.
+/// Class `id` has colour `id + 1` of Pascal VOC's colour map. That map deals the bits of the index to red, green and
+/// blue in turn, from the highest bit of each channel down. Neighbouring ids therefore differ clearly, and no two ids
+/// share a colour. VOC's colour 0 is black, which is the colour of pixels without a class here.
 pub fn palette_color(id: u16) -> [u8; 3] {
     if id == UNLABELLED {
         return [0, 0, 0];
@@ -26,7 +26,8 @@ mod tests {
 
     use super::*;
 
-    /// The first colours after black of the development kit's `labelcolormap`, and its last.
+    /// The expected values are the first colours after black of the development kit's `labelcolormap`, and its last
+    /// colour.
     #[test]
     fn the_colours_are_pascal_voc_s_shifted_by_one() {
         let voc = [

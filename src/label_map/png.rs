@@ -1,4 +1,5 @@
-//! Label maps and confidence as PNG files, written for speed: compression is a client's waiting time too.
+//! Label maps and confidence maps as PNG files. They are compressed for speed, because a client waits for the
+//! compression.
 
 use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 
@@ -7,10 +8,10 @@ use super::id_width::{UNLABELLED_8_BIT, is_8_bit, label_8_bit};
 use super::palette::palette_color;
 use crate::scores::UNLABELLED;
 
-/// The label map as an indexed 8-bit PNG, or as 16-bit grey when there are more than 255 classes.
+/// Writes the label map as an indexed 8-bit PNG, or as 16-bit grey when there are more than 255 classes.
 ///
-/// Pixel values are class ids, [`UNLABELLED_8_BIT`] or [`UNLABELLED`] for none. The palette has all 256 entries,
-/// whatever the map holds, in the colours of [`palette_color`].
+/// Pixel values are class ids, and [`UNLABELLED_8_BIT`] or [`UNLABELLED`] for unlabelled pixels. The palette has all
+/// 256 entries, whatever the map holds, with the colours of [`palette_color`].
 pub(super) fn label_png(map: &LabelMap) -> Vec<u8> {
     if is_8_bit(map.classes.len()) {
         let samples: Vec<u8> = map.labels.iter().copied().map(label_8_bit).collect();
@@ -39,13 +40,13 @@ pub(super) fn label_png(map: &LabelMap) -> Vec<u8> {
     }
 }
 
-/// `[height, width]` bytes as an 8-bit grey PNG.
+/// Writes `[height, width]` bytes as an 8-bit grey PNG.
 pub(super) fn grey_png(width: u32, height: u32, samples: &[u8]) -> Vec<u8> {
     write_png(width, height, ColorType::Grayscale, BitDepth::Eight, None, samples)
 }
 
-/// Rows go in as differences to the row above: 0 almost everywhere in a label map, and what the fast compression, whose codes
-/// favour small differences, is made for.
+/// Writes a PNG whose rows are stored as differences from the row above. In a label map these are 0 almost everywhere.
+/// The codes of the fast compression favour small differences.
 fn write_png(
     width: u32,
     height: u32,
@@ -63,10 +64,12 @@ fn write_png(
     if let Some(palette) = palette {
         encoder.set_palette(palette);
     }
-    let mut writer = encoder.write_header().expect("a label map has a size a PNG can have");
+    let mut writer = encoder
+        .write_header()
+        .expect("the size of a label map is valid for a PNG");
     writer
         .write_image_data(samples)
-        .expect("the samples fill the image, and memory takes them");
-    writer.finish().expect("memory takes the end of the file");
+        .expect("the samples fill the image, and writing to memory cannot fail");
+    writer.finish().expect("writing to memory cannot fail");
     file
 }

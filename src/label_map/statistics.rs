@@ -1,19 +1,19 @@
-//! Per-class counts of one label map, gathered by several threads and merged.
+//! Counts per class of one label map, gathered by several threads and merged.
 
 use super::ClassStatistics;
 
-/// 1.0 in the fixed-point sums of confidence.
+/// The number 1.0 in the fixed-point sums of confidence.
 ///
-/// Sums of integers do not depend on their order, so the mean is the same however the rows were
-/// shared out. 30 bits are finer than a 32-bit probability near 1 and leave room for 2^34 pixels.
+/// Sums of integers do not depend on their order, so the mean is the same for every distribution of rows over threads.
+/// 30 bits are finer than a float32 probability near 1 and leave room for 2^34 pixels.
 const ONE: f64 = (1 << 30) as f64;
 
-/// Counts of every class.
+/// The counts of every class.
 pub(super) struct Statistics {
     classes: Vec<Tally>,
 }
 
-/// Counts of one class.
+/// The counts of one class.
 #[derive(Clone, Copy)]
 struct Tally {
     pixels: u64,
@@ -21,7 +21,7 @@ struct Tally {
     top: u32,
     right: u32,
     bottom: u32,
-    /// Sum of the probabilities over the class's pixels, in units of 1 / [`ONE`].
+    /// The sum of the probabilities over the class's pixels, in units of 1 / [`ONE`].
     confidence_sum: u64,
     max_confidence: f32,
     presence: f32,
@@ -72,17 +72,18 @@ impl Tally {
 }
 
 impl Statistics {
-    /// Nothing counted yet, for classes 0 to `classes - 1`.
+    /// Creates empty counts for classes 0 to `classes - 1`.
     pub fn new(classes: usize) -> Self {
         Self {
             classes: vec![Tally::EMPTY; classes],
         }
     }
 
-    /// Counts neighbouring pixels of row `y`, from `x` on, for their owner; owners past the last class are not counted.
+    /// Counts a run of pixels for their owner, in row `y` from `x` on. Owners past the last class are not counted.
     pub fn note_run(&mut self, owner: usize, x: usize, y: usize, probabilities: &[f32]) {
         if let Some(tally) = self.classes.get_mut(owner) {
-            // Exact: a float times a power of two, cut off as the sum's unit says.
+            // The product is exact, because the factor is a power of two. The conversion cuts it off at the unit of the
+            // sum.
             let in_units = |&probability: &f32| u64::from((probability * ONE as f32) as u32);
             *tally = tally.merge(Tally {
                 pixels: probabilities.len() as u64,
@@ -97,14 +98,14 @@ impl Statistics {
         }
     }
 
-    /// Notes that the owner's probability is at least this somewhere.
+    /// Notes that the owner has at least this probability somewhere.
     pub fn note_presence(&mut self, owner: usize, probability: f32) {
         if let Some(tally) = self.classes.get_mut(owner) {
             tally.presence = tally.presence.max(probability);
         }
     }
 
-    /// Both counts together, in any order.
+    /// Adds the counts of `other`. The order does not matter.
     pub fn merge(mut self, other: Self) -> Self {
         for (tally, other) in self.classes.iter_mut().zip(other.classes) {
             *tally = tally.merge(other);
@@ -112,7 +113,7 @@ impl Statistics {
         self
     }
 
-    /// The results, in the order of class ids.
+    /// Returns the results in the order of class ids.
     pub fn finish(self) -> Vec<ClassStatistics> {
         self.classes.into_iter().map(Tally::finish).collect()
     }

@@ -1,6 +1,6 @@
-//! What is asked of a model, whatever it is: a few methods over plain data.
+//! The interface of all models: a trait of a few methods over plain data.
 //!
-//! Owns the trait and what is said of a model. Knows neither how a model computes nor who asks.
+//! This room owns the trait and the description of a model. It knows neither how a model computes nor who calls it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,37 +10,38 @@ use strum::VariantArray;
 use crate::dense::{Attention, DenseOptions, FeatureOptions, KeySmoothingMethod, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation};
 use crate::scores::{DenseScores, ScoreMap};
-use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
+use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding, is_background};
 
-/// A model that scores images against text. Lives on one worker thread and never leaves it.
+/// A model that scores images against texts. It lives on one worker thread and never leaves it.
 pub trait Labeller {
-    /// What the model is and can do; the same for as long as it lives.
+    /// Returns the model's description, which never changes.
     fn info(&self) -> &ModelInfo;
 
-    /// Text embeddings, one of [`ModelInfo::embedding_dimension`] floats per text: each template
-    /// filled with the text, embedded, scaled to unit length, averaged, scaled again. Prompts that are
-    /// too long lose their end, which the text's embedding says.
+    /// Returns one embedding of [`ModelInfo::embedding_dimension`] floats per text. The model fills each template with
+    /// the text, embeds the prompt and scales the result to unit length; the mean over the templates is scaled to unit
+    /// length again. Prompts that are too long lose their end, and the embedding's `truncated` says so.
     ///
     /// # Errors
-    /// When the model fails; the worker answers the jobs it holds and goes on.
+    /// When the model fails. The worker answers the jobs that it holds and goes on.
     fn embed_texts(&mut self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError>;
 
-    /// What the model makes of images whose inputs have the same sizes: whatever does not depend on the texts, in the order of
-    /// `inputs`. May share passes. Each result equals that of a separate pass up to rounding.
+    /// Returns the features of each image, in the order of `inputs`. Features are everything that does not depend on
+    /// the texts. All inputs must have the same sizes. May share passes. Each result equals that of a separate pass up
+    /// to rounding.
     ///
     /// # Errors
-    /// When the model fails on any of them; the worker answers the jobs it holds and goes on.
+    /// When the model fails on any image. The worker answers the jobs that it holds and goes on.
     fn features(
         &mut self,
         inputs: &[&ModelInput],
         options: &FeatureOptions,
     ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError>;
 
-    /// Scores of an image, refined by its pixels: on one grid, with up to one cell per pixel of the image. Without a refinement the
-    /// scores come back as they are.
+    /// Refines the scores of an image by the image's colours. Returns scores on one grid, with up to one cell per pixel
+    /// of the image. Without a refinement the scores come back unchanged.
     ///
     /// # Errors
-    /// When the model fails; the worker answers the jobs it holds and goes on.
+    /// When the model fails. The worker answers the jobs that it holds and goes on.
     fn refine(
         &mut self,
         scores: ScoreMap,
@@ -49,10 +50,10 @@ pub trait Labeller {
         options: &RefinementOptions,
     ) -> Result<ScoreMap, LabellerError>;
 
-    /// Refined scores of one image, nothing of which is kept.
+    /// Returns the refined scores of one image. Keeps nothing of the image.
     ///
     /// # Errors
-    /// When the model fails; the worker answers the jobs it holds and goes on.
+    /// When the model fails. The worker answers the jobs that it holds and goes on.
     fn score(
         &mut self,
         input: &ModelInput,
@@ -66,19 +67,20 @@ pub trait Labeller {
     }
 }
 
-/// What a model made of one image. Of use on the threads of that model's workers, on any of them.
+/// The features that a model computed from one image. Any worker thread of that model may use them.
 pub trait ImageFeatures: Send + Sync {
-    /// Bytes of memory they take.
+    /// Returns the bytes of memory that the features take.
     fn bytes(&self) -> usize;
 
-    /// Scores: for each size on the model's grid or on those of all windows.
+    /// Scores the features against texts. Returns one grid of scores per size, over the whole input or over all
+    /// windows.
     ///
     /// # Errors
-    /// When key smoothing needs keys that were not kept with the features, or the model fails.
+    /// When key smoothing needs keys that the features do not contain, or when the model fails.
     fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError>;
 }
 
-/// Why a model could not answer. Not the request's fault: those are refused before the model.
+/// Why a model could not answer. Requests with errors of their own are refused before they reach the model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabellerError {
@@ -90,40 +92,39 @@ pub enum LabellerError {
     Model(String),
 }
 
-/// A loaded model as plain data: what requests are checked against and `/v1/models` shows.
+/// The description of a loaded model. Requests are checked against it, and `/v1/models` shows it.
 #[derive(Debug, Clone)]
 pub struct ModelInfo {
-    /// The name requests use.
+    /// The model's name in requests.
     pub name: String,
-    /// For people: "ViT-B/16", "ModifiedResNet (1, 1, 1, 1) width 24", "resnet50 v1c, deeplab-v2".
+    /// The architecture, for people: "ViT-B/16", "ModifiedResNet (1, 1, 1, 1) width 24", "resnet50 v1c, deeplab-v2".
     pub architecture: String,
     /// SHA-256 of the weights file, lower-case hexadecimal.
     pub weights_sha256: String,
-    /// Element type the model computes in.
+    /// Element type of the model's arithmetic.
     pub precision: Precision,
-    /// "cpu" or "cuda:0".
+    /// The device: "cpu" or "cuda:0".
     pub device: String,
     /// Length of text and image embeddings.
     pub embedding_dimension: usize,
-    /// Sides of the input are whole multiples of this many pixels (patch size, or a ResNet's stride).
+    /// Both sides of the input are multiples of this many pixels: the patch size of a ViT, the stride of a ResNet.
     pub patch_pixels: u32,
-    /// Short side of the input when a request names none, in pixels.
+    /// Short side of the input in pixels when a request names none.
     pub short_side: u32,
-    /// Pixel normalisation.
+    /// Mean and deviation for the normalisation of pixels.
     pub normalisation: Normalisation,
-    /// The attention names this model can compute; none for a student.
+    /// The attentions that the model can compute; empty for a student.
     pub attentions: Vec<Attention>,
-    /// Words of the training captions, lower case, when the model's card lists them: other words
-    /// earn a warning.
+    /// Words of the model's training captions, lower case, if its card lists them. Other words cause a warning.
     pub training_words: Option<HashSet<String>>,
-    /// Whether it is compiled into the program.
+    /// Whether the model is compiled into the program.
     pub embedded: bool,
-    /// What a student was made of; none of a CLIP.
+    /// How a student was trained; `None` for a CLIP.
     pub student: Option<StudentInfo>,
 }
 
 impl ModelInfo {
-    /// What kind of model it is.
+    /// Returns the kind of the model.
     pub fn kind(&self) -> ModelKind {
         match self.student {
             None => ModelKind::Clip,
@@ -131,7 +132,8 @@ impl ModelInfo {
         }
     }
 
-    /// Whose text tower embeds its texts, and in which element type: its own, or its teacher's.
+    /// Returns the SHA-256 of the weights that embed the model's texts, with the element type of that text tower. The
+    /// tower is the model's own, or its teacher's for a student.
     pub fn text_tower(&self) -> (&str, Precision) {
         match &self.student {
             None => (&self.weights_sha256, self.precision),
@@ -139,28 +141,26 @@ impl ModelInfo {
         }
     }
 
-    /// Whether a text's embedding is none of the text tower's: what the student learned for the background.
+    /// Returns whether the model's own weights embed the text instead of the text tower. A student with a learned
+    /// background does so for the text "background", in any spelling that counts as this text.
     pub fn has_own_embedding(&self, text: &str) -> bool {
         let learned = self.student.as_ref().is_some_and(|student| student.learned_background);
-        learned && text.eq_ignore_ascii_case(BACKGROUND_TEXT)
+        learned && is_background(text)
     }
 }
 
-/// The text that means what a student learned for the background, where it learned that.
-pub const BACKGROUND_TEXT: &str = "background";
-
-/// What a student was made of.
+/// How a student was trained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StudentInfo {
-    /// The classes it was trained on.
+    /// The classes that the student was trained on.
     pub classes: Vec<Class>,
-    /// The names for what is none of them that it was trained on.
+    /// The background names that the student was trained on.
     pub background: Vec<String>,
-    /// Name of the prompt templates they were put into.
+    /// Name of the prompt templates that the texts were put into.
     pub templates: String,
-    /// Whether it learned an embedding of its own for the text `BACKGROUND_TEXT`.
+    /// Whether the student learned its own embedding for the text "background".
     pub learned_background: bool,
-    /// Whose labels it learned from, and whose text tower it has.
+    /// The teacher, whose labels the student learned from and whose text tower it uses.
     pub teacher: TeacherInfo,
 }
 
@@ -171,22 +171,22 @@ pub struct TeacherInfo {
     pub name: String,
     /// SHA-256 of its weights, lower-case hexadecimal.
     pub weights_sha256: String,
-    /// Element type in which its text tower computes here.
+    /// Element type in which the teacher's text tower computes in this process.
     pub precision: Precision,
 }
 
-/// Kinds of models.
+/// The kind of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelKind {
-    /// CLIP, by MaskCLIP or one of its successors.
+    /// CLIP, made dense by MaskCLIP or one of its successors.
     Clip,
-    /// A segmentation network that `maskclip train` made (MaskCLIP+).
+    /// A segmentation network that `maskclip train` has trained (MaskCLIP+).
     Student,
 }
 
 impl ModelKind {
-    /// Factor on cosines, or a student's products, before the softmax when nobody names one; `clip` is CLIP's. Students are
-    /// trained without any (MaskCLIP, section 3.4).
+    /// Returns the default factor on cosines, or on a student's products, before the softmax. `clip` is the default for
+    /// CLIP. Students are trained without a factor (MaskCLIP, section 3.4), so theirs is 1.
     pub fn temperature(self, clip: f32) -> f32 {
         match self {
             Self::Clip => clip,
@@ -194,7 +194,7 @@ impl ModelKind {
         }
     }
 
-    /// The key smoothing that it can do.
+    /// Returns the key smoothing methods that models of this kind support.
     pub fn key_smoothings(self) -> &'static [KeySmoothingMethod] {
         match self {
             Self::Clip => KeySmoothingMethod::VARIANTS,
@@ -209,31 +209,31 @@ impl ModelKind {
 )]
 #[strum(serialize_all = "kebab-case")]
 pub enum Precision {
-    /// 32-bit.
+    /// 32-bit floats.
     Float32,
-    /// 16-bit with float32's range.
+    /// 16-bit floats with the range of float32.
     Bfloat16,
-    /// IEEE 16-bit; CUDA only.
+    /// IEEE 16-bit floats, on CUDA only.
     Float16,
 }
 
 impl Precision {
-    /// The name in configuration, replies and metrics.
+    /// Returns the name in configuration, replies and metrics.
     pub fn name(self) -> &'static str {
         self.into()
     }
 }
 
-/// Makes a model; called on each worker's own thread, again after a panic.
+/// Creates a model. Each worker calls it on its own thread, and again after a panic.
 pub type LabellerFactory = Arc<dyn Fn() -> Result<Box<dyn Labeller>, LabellerError> + Send + Sync>;
 
-/// A model to be served.
+/// A model to serve.
 #[derive(Clone)]
 pub struct ServedModel {
-    /// What requests call it; no two have the same.
+    /// The model's name in requests. No two models have the same name.
     pub name: String,
-    /// What it is, known before it is loaded.
+    /// The kind of the model, known before it is loaded.
     pub kind: ModelKind,
-    /// Makes it, on each worker's thread.
+    /// Creates the model on each worker's thread.
     pub factory: LabellerFactory,
 }

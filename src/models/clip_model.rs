@@ -1,4 +1,4 @@
-//! CLIP as a model among others: found, and loaded from wherever its weights are.
+//! A CLIP model: its files, and how a worker loads it.
 
 use tch::Kind;
 
@@ -11,13 +11,13 @@ use crate::dense;
 use crate::image::Normalisation;
 use crate::labeller::{LabellerError, ModelInfo};
 
-/// Short side of the input in pixels for models that come without a recommendation.
+/// Short side of the input in pixels for models without a recommendation of their own.
 const SHORT_SIDE: u32 = 448;
 
-/// CLIP on one thread.
+/// A loaded CLIP, on one thread.
 pub type ClipLabeller = NetworkLabeller<VisualTower>;
 
-/// A CLIP that has been found, to be loaded by each worker.
+/// A CLIP whose files have been found. Each worker loads it.
 #[derive(Debug, Clone)]
 pub struct ClipModel {
     pub(super) source: ClipSource,
@@ -25,19 +25,20 @@ pub struct ClipModel {
 }
 
 impl ClipModel {
-    /// The name that the model has by itself.
+    /// Returns the model's own name, which an alias may replace.
     pub fn name(&self) -> String {
         self.source.model_name()
     }
 
-    /// Loads the model, anew on every call.
+    /// Loads the model. Every call loads it again.
     ///
     /// # Errors
-    /// [`LabellerError::Load`].
+    /// [`LabellerError::Load`] when the weights or the configuration cannot be used.
     pub fn load(&self) -> Result<ClipLabeller, LabellerError> {
         self.place.prepare();
         let failed = |reason: &dyn std::fmt::Display| LabellerError::Load(format!("{}: {reason}", self.source));
-        // The weights first: a file that holds none is not asked for the configuration beside it.
+        // Loads the weights first: if the file holds none, a missing configuration beside it is not the error to
+        // report.
         let (weights, config) = match &self.source {
             ClipSource::Embedded(model) => (
                 Weights::from_bytes(model.weights, self.place.device, Kind::Float).map_err(|error| failed(&error))?,
@@ -45,7 +46,7 @@ impl ClipModel {
             ),
             ClipSource::Path(path) => {
                 let weights = Weights::load(path, self.place.device, Kind::Float).map_err(|error| failed(&error))?;
-                let config = clip::ModelConfig::find(weights.origin(), path).map_err(|error| failed(&error))?;
+                let config = clip::ModelConfig::find(weights.format(), path).map_err(|error| failed(&error))?;
                 (weights, config)
             }
         };
@@ -66,7 +67,7 @@ impl ClipModel {
             precision,
             device: self.place.device_name(),
             embedding_dimension: clip.text.embedding_dimension(),
-            patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide"),
+            patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch's side in pixels fits 32 bits"),
             short_side: embedded.map_or(SHORT_SIDE, |model| model.short_side),
             normalisation: Normalisation {
                 mean: config.mean.unwrap_or(Normalisation::CLIP.mean),

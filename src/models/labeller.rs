@@ -1,4 +1,4 @@
-//! The [`Labeller`] that any network with a text tower is: the step from plain data to tensors and back.
+//! Implements [`Labeller`] for any network with a text tower. Converts plain data to tensors and back.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,25 +12,25 @@ use crate::scores::{DenseScores, ScoreMap};
 use crate::support::{to_i64, to_usize};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
-/// A network that gives features on a grid, with the text tower whose embeddings the features are compared with. It lives on one
-/// thread.
+/// A network that computes features on a grid, with the text tower whose embeddings the features are compared with.
+/// Lives on one thread.
 pub struct NetworkLabeller<N> {
     pub(super) network: N,
-    /// Device and element type of the network's images.
+    /// Device and element type of the images that the network takes.
     pub(super) input: (Device, Kind),
     pub(super) texts: TextEncoder,
-    /// The embedding of the text [`BACKGROUND_TEXT`](crate::labeller::BACKGROUND_TEXT), where a student learned one.
+    /// The embedding of the text "background", if a student learned one.
     pub(super) learned_background: Option<Vec<f32>>,
     pub(super) info: ModelInfo,
 }
 
 impl<N> NetworkLabeller<N> {
-    /// The text tower alone, with what the model is; the network's memory is free again.
+    /// Returns the text tower and the model's description. Frees the network's memory.
     pub(super) fn into_text_encoder(self) -> (TextEncoder, ModelInfo) {
         (self.texts, self.info)
     }
 
-    /// The images of an input, one for each size, `[3, height, width]`.
+    /// Returns an input's images, one per size, `[3, height, width]` each.
     fn tensors(&self, input: &ModelInput) -> Vec<Tensor> {
         let (device, kind) = self.input;
         let tensor = |image: &NormalisedImage| pixels(image, device).to_kind(kind);
@@ -39,11 +39,11 @@ impl<N> NetworkLabeller<N> {
 }
 
 impl<N: FeatureSource> NetworkLabeller<N> {
-    /// The features of one image at its first size, seen as a whole, that are compared with texts; of the first pass where the
-    /// attention has a second.
+    /// Returns the unit features of one image at its first size, seen as a whole. If the attention has two passes,
+    /// these are the features of the first.
     ///
     /// # Errors
-    /// When the network cannot compute the attention, or not on an image of that size.
+    /// [`LabellerError::Model`] when the network cannot compute the attention, or not on an image of this size.
     pub fn unit_grid(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError> {
         let options = FeatureOptions {
             attention,
@@ -66,7 +66,7 @@ impl<N: FeatureSource> NetworkLabeller<N> {
     }
 }
 
-/// Dense features of one image as plain data.
+/// The dense features of one image, as plain data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DenseFeatureGrid {
     /// Cells from top to bottom.
@@ -137,17 +137,17 @@ impl<N: FeatureSource> Labeller for NetworkLabeller<N> {
     }
 }
 
-/// Features on a device.
+/// An image's features as tensors on a device.
 struct TensorFeatures {
     bytes: usize,
-    /// libtorch's tensors are not `Sync`.
+    /// A mutex, because libtorch's tensors are not `Sync`.
     views: Mutex<ImageViews>,
     device: Device,
 }
 
 impl TensorFeatures {
     fn views(&self) -> MutexGuard<'_, ImageViews> {
-        // They are only ever read, so a panic while they were leaves them whole.
+        // The tensors are only read, so a panic elsewhere leaves them intact.
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -164,13 +164,13 @@ impl ImageFeatures for TensorFeatures {
     }
 }
 
-/// `[3, height, width]`, in 32 bits.
+/// Returns an image's pixels as a tensor `[3, height, width]` of 32-bit floats.
 fn pixels(image: &NormalisedImage, device: Device) -> Tensor {
     let pixels = Tensor::from_slice(&image.values).view([3, to_i64(image.height), to_i64(image.width)]);
     pixels.to_device(device)
 }
 
-/// `[queries, embedding]`, in 32 bits.
+/// Returns the text embeddings as a tensor `[queries, embedding]` of 32-bit floats.
 fn texts(classifier: &Classifier, device: Device) -> Tensor {
     let text =
         Tensor::from_slice(&classifier.embeddings).view([to_i64(classifier.queries), to_i64(classifier.dimension)]);

@@ -1,7 +1,7 @@
-//! The models that the settings ask for: CLIP and students, found by their names or paths, ready to be loaded by workers.
+//! The models in the settings: CLIPs and students, found by name or path, ready for workers to load.
 //!
-//! Owns what CLIP and a student are as a [`Labeller`], the one place that tells the two apart, and where and in which element type
-//! they compute. When a model is loaded is for whoever serves it to say.
+//! This room owns how CLIP and students become [`Labeller`]s, and on which device and in which element type they
+//! compute. No other room tells the two kinds apart. The engine decides when a model is loaded.
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
@@ -29,60 +29,60 @@ pub use text_encoder::TextEncoder;
 use source::ModelSource;
 use student::{LoadError, StudentFiles};
 
-/// Why the settings' models cannot be used. The text begins with the place in the settings.
+/// Why the models in the settings cannot be used. The text begins with the model's path in the settings.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelsError {
-    /// A model is not there, or cannot compute where it should.
+    /// A model does not exist, or cannot compute on the given device.
     #[error("models[{index}]: {source}")]
     Model {
-        /// Its place in `models`.
+        /// The model's index in `models`.
         index: usize,
-        /// What is wrong with it.
+        /// The cause.
         source: ModelError,
     },
     /// A student's card cannot be used.
     #[error("models[{index}]: {source}")]
     Student {
-        /// Its place in `models`.
+        /// The student's index in `models`.
         index: usize,
-        /// What is wrong with it.
+        /// The cause.
         source: LoadError,
     },
-    /// A student's teacher is not there.
+    /// A student's teacher does not exist.
     #[error(
-        "models[{index}]: {student} is a student of {teacher:?}, whose text tower it needs: {source}; teacher, in its entry of \
-         models, says where that is"
+        "models[{index}]: {student} is a student of {teacher:?}, whose text tower it needs: {source}; set teacher in its \
+         entry of models to the teacher's path"
     )]
     Teacher {
-        /// The student's place in `models`.
+        /// The student's index in `models`.
         index: usize,
         /// The student's name.
         student: String,
         /// The teacher's name or path.
         teacher: String,
-        /// What is wrong with it.
+        /// The cause.
         source: Box<ModelError>,
     },
-    /// Only a student has a teacher.
+    /// The entry of a CLIP names a teacher, but only students have one.
     #[error("models[{index}].teacher: {name} is no student")]
     NeedsNoTeacher {
-        /// Its place in `models`.
+        /// The model's index in `models`.
         index: usize,
         /// The model's name.
         name: String,
     },
-    /// Requests could not tell two models apart.
+    /// Two models have the same name, so requests could not tell them apart.
     #[error("models[{index}]: the name {name:?} is that of models[{first}], too; an alias gives it another one")]
     SameName {
-        /// Its place in `models`.
+        /// The second model's index in `models`.
         index: usize,
-        /// Their name.
+        /// The name of both.
         name: String,
-        /// The other's place.
+        /// The first model's index in `models`.
         first: usize,
     },
-    /// A student cannot do what is asked of a CLIP.
+    /// A student is named as a teacher, but only a CLIP can teach.
     #[error("models[0]: {name} is a student, and a teacher has to be a CLIP")]
     StudentTeaches {
         /// The student's name.
@@ -90,7 +90,7 @@ pub enum ModelsError {
     },
 }
 
-/// A model that has been found, with its name among the others.
+/// A model whose files have been found, with the name that requests use.
 #[derive(Debug, Clone)]
 struct FoundModel {
     name: String,
@@ -103,22 +103,22 @@ enum Model {
     Student(Box<StudentModel>),
 }
 
-/// The models that the settings ask for.
+/// The models that the settings ask for, not found yet.
 #[derive(Debug, Clone, Copy)]
 pub struct AskedModels<'a> {
-    /// The models, at least one.
+    /// The entries of `models`, at least one.
     pub entries: &'a [ModelEntry],
-    /// What they have in common unless an entry says otherwise.
+    /// Settings of all models, where an entry has none of its own.
     pub common: &'a ModelSettings,
-    /// Workers of each model, which share the processors.
+    /// Workers of each model. They share the processors.
     pub workers: usize,
 }
 
 impl AskedModels<'_> {
-    /// Finds all models, without loading anything.
+    /// Finds the files of all models. Loads nothing.
     ///
     /// # Errors
-    /// When one is not there, cannot compute where the settings say, or has another's name.
+    /// [`ModelsError`] when a model does not exist, cannot compute where the settings say, or has another model's name.
     pub fn find_all(&self) -> Result<Vec<ServedModel>, ModelsError> {
         let mut found: Vec<FoundModel> = Vec::with_capacity(self.entries.len());
         for index in 0..self.entries.len() {
@@ -135,18 +135,18 @@ impl AskedModels<'_> {
         Ok((0..).zip(found).map(|(index, model)| model.served(index)).collect())
     }
 
-    /// Finds the first model alone, for commands that take one.
+    /// Finds the first model only, for commands that use one model.
     ///
     /// # Errors
-    /// As [`AskedModels::find_all`].
+    /// The same as [`AskedModels::find_all`].
     pub fn find_first(&self) -> Result<ServedModel, ModelsError> {
         Ok(self.find(0)?.served(0))
     }
 
-    /// Finds the first model, which has to be a CLIP.
+    /// Finds the first model, which must be a CLIP.
     ///
     /// # Errors
-    /// As [`AskedModels::find_all`], and when the model is a student.
+    /// The same as [`AskedModels::find_all`], and [`ModelsError::StudentTeaches`] when the model is a student.
     pub fn find_teacher(&self) -> Result<ClipModel, ModelsError> {
         let FoundModel { name, model } = self.find(0)?;
         match model {
@@ -202,8 +202,8 @@ impl AskedModels<'_> {
     }
 }
 
-/// The name or path of the teacher that a card calls so: that of a served model whose file or folder has the name, else the
-/// name itself.
+/// Returns the name or path of the teacher that a card names. If a served model's file or folder has that name, this is
+/// its path; otherwise the name itself.
 fn called<'a>(models: &'a [ModelEntry], name: &'a str) -> &'a str {
     let path_called = |entry: &&ModelEntry| {
         let path = std::path::Path::new(&entry.name);
@@ -213,7 +213,7 @@ fn called<'a>(models: &'a [ModelEntry], name: &'a str) -> &'a str {
 }
 
 impl FoundModel {
-    /// For the engine; what is wrong with its files when they are loaded is told with its place in the settings.
+    /// Returns the model for the engine. Errors of a later load name the model's index in the settings.
     fn served(self, index: usize) -> ServedModel {
         let Self { name, model } = self;
         let kind = match &model {

@@ -1,4 +1,4 @@
-//! Where a model computes, and in what: the device, the element type, the threads.
+//! The place where a model computes: device, element type, threads.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,37 +9,39 @@ use super::source::ModelError;
 use crate::clip::{self, CheckpointError, Weights};
 use crate::labeller::Precision;
 
-/// How many times as fast as float32 bfloat16 has to be before it is chosen. Where a CPU multiplies bfloat16, models are 1.5
-/// times as fast and more; where it does not, they are slower. In between, two starts on one machine could come to
-/// two answers, and texts embedded for the one would be embedded again for the other.
+/// How many times faster than float32 bfloat16 must be before it is chosen. On CPUs that multiply bfloat16 natively,
+/// models run at least 1.5 times as fast; on others they run slower. With a factor in between, two starts on one
+/// machine could choose differently, and every text would be embedded again.
 const CLEARLY_FASTER: f64 = 1.25;
 
-/// Where a model computes, and in what.
+/// The device, element type and threads of a model.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The device, which is there.
+    /// The device, which is known to exist.
     pub device: Device,
-    /// How the element type of its arithmetic is found, one that the device has.
+    /// The rule for the element type. The device supports every type that it can choose.
     pub precision: PrecisionRule,
-    /// libtorch's threads of one worker.
+    /// libtorch threads of one worker.
     pub threads: usize,
 }
 
-/// How the element type is found.
+/// The rule that decides the element type.
 #[derive(Debug, Clone)]
 pub enum PrecisionRule {
-    /// By the settings, or the device.
+    /// The settings or the device have decided it.
     Fixed(Precision),
-    /// By the first worker to load the model, for all: they share one store of text embeddings.
+    /// The first worker that loads the model measures it, and all workers use the result: they share one store of text
+    /// embeddings.
     Measured(Arc<OnceLock<Precision>>),
 }
 
 impl Place {
-    /// What the settings ask for: the entry's own words, else those for all models. A model's `workers` compute at once, and
-    /// share the processors where the settings name no threads.
+    /// Returns the place for an entry of `models`. The entry's own settings come first, then those of all models. If no
+    /// threads are set, the model's `workers` share the processors.
     ///
     /// # Errors
-    /// When the device is not there, or cannot compute in the precision.
+    /// [`ModelError::NoCuda`] when the device does not exist, [`ModelError::Float16OnCpu`] when it does not support the
+    /// precision.
     pub fn find(entry: &ModelEntry, common: &ModelSettings, workers: usize) -> Result<Self, ModelError> {
         let cuda_devices = usize::try_from(Cuda::device_count()).unwrap_or(0);
         let device = find_device(entry.device.unwrap_or(common.device), cuda_devices)?;
@@ -47,7 +49,7 @@ impl Place {
             device,
             precision: find_precision(entry.precision.unwrap_or(common.precision), device)?,
             threads: match entry.threads.unwrap_or(common.threads) {
-                // Knows of the cgroup's quota.
+                // `available_parallelism` respects the quota of the cgroup.
                 0 => std::thread::available_parallelism()
                     .map_or(1, usize::from)
                     .div_ceil(workers),
@@ -56,12 +58,12 @@ impl Place {
         })
     }
 
-    /// Gives this thread, on which a model is about to be loaded, its share of libtorch's threads.
+    /// Sets the number of libtorch threads for the current thread. Call it on the thread that loads the model.
     pub fn prepare(&self) {
         tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
     }
 
-    /// The device's name: "cpu" or "cuda:0".
+    /// Returns the device's name: "cpu" or "cuda:0".
     pub fn device_name(&self) -> String {
         match self.device {
             Device::Cuda(index) => format!("cuda:{index}"),
@@ -71,10 +73,10 @@ impl Place {
 }
 
 impl PrecisionRule {
-    /// The element type for a CLIP's weights, which are measured where the rule says so.
+    /// Returns the element type for a CLIP's weights. Measures it if the rule says so.
     ///
     /// # Errors
-    /// When a tensor is missing or does not fit the others.
+    /// [`CheckpointError`] when a tensor is missing or does not fit the others.
     pub fn of(&self, weights: &Weights, config: &clip::ModelConfig) -> Result<Precision, CheckpointError> {
         let measured = match self {
             Self::Fixed(precision) => return Ok(*precision),
@@ -90,13 +92,13 @@ impl PrecisionRule {
             precision = precision.name(),
             float32_seconds,
             bfloat16_seconds,
-            "the precision is chosen by what a part of the model takes here (model.precision: auto)"
+            "chose the precision by timing a part of the model (model.precision: auto)"
         );
-        // Another worker may have measured meanwhile: its result then holds for both.
+        // Another worker may have measured at the same time. Then its result holds for both.
         Ok(*measured.get_or_init(|| precision))
     }
 
-    /// The element type where nothing is measured: float32 in place of it.
+    /// Returns the element type without measuring: float32 where the rule would measure.
     pub fn unmeasured(&self) -> Precision {
         match self {
             Self::Fixed(precision) => *precision,
@@ -105,7 +107,7 @@ impl PrecisionRule {
     }
 }
 
-/// Of seconds in float32 and in bfloat16.
+/// Returns the faster element type, given the seconds in float32 and in bfloat16.
 fn faster([float32, bfloat16]: [f64; 2]) -> Precision {
     if float32 > CLEARLY_FASTER * bfloat16 {
         Precision::Bfloat16
@@ -115,7 +117,7 @@ fn faster([float32, bfloat16]: [f64; 2]) -> Precision {
 }
 
 impl Precision {
-    /// The element type, as libtorch names it.
+    /// Returns libtorch's name for the element type.
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Float32 => Kind::Float,
@@ -204,7 +206,7 @@ mod tests {
         };
         assert_eq!(measured.get(), Some(&chosen));
         assert_eq!(of_another_worker.of(&weights, &config).unwrap(), chosen);
-        // Measuring takes nothing from what is loaded afterwards.
+        // Measuring leaves the weights intact for the load that follows.
         clip::Clip::load(weights.in_kind(chosen.kind()), &config).unwrap();
     }
 

@@ -10,22 +10,22 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::labeller::Precision;
 
-/// What all models have in common unless an entry of `models` says otherwise.
+/// Settings of all models. An entry of `models` may replace each of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Where fetched models are; [`ModelSettings::folder`] says where that is when unset.
+    /// The folder of fetched models. [`ModelSettings::folder`] gives the default.
     pub folder: Option<PathBuf>,
-    /// Where they run.
+    /// The device that models run on.
     pub device: DeviceChoice,
-    /// Element type of their arithmetic.
+    /// Element type of the models' arithmetic.
     pub precision: PrecisionChoice,
-    /// libtorch's threads per worker; 0 takes the cgroup's quota.
+    /// libtorch threads per worker; 0 divides the processors of the cgroup's quota among the workers.
     pub threads: usize,
 }
 
 impl ModelSettings {
-    /// Where fetched models are: as set, else `maskclip/models` in the user's cache folder.
+    /// Returns the folder of fetched models: the setting, or `maskclip/models` in the user's cache folder.
     pub fn folder(&self) -> PathBuf {
         self.folder.clone().unwrap_or_else(|| {
             let cache = std::env::var_os("XDG_CACHE_HOME")
@@ -37,25 +37,26 @@ impl ModelSettings {
     }
 }
 
-/// One model to be served. Written as a name or a path alone, or as all of this.
+/// One model to serve. In the settings it is a name or a path, or an object with these fields.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelEntry {
-    /// `demo` for the embedded model, a name of the zoo, or the path of a checkpoint or a student, file or folder.
+    /// `demo` or `demo-vit` for an embedded model, a published model's name, or the path of a checkpoint or a student
+    /// (file or folder).
     pub name: String,
-    /// What requests call it, in place of the name it has by itself.
+    /// The model's name in requests, in place of its own name.
     pub alias: Option<String>,
-    /// Where it runs, in place of `model.device`.
+    /// The device that the model runs on, in place of `model.device`.
     pub device: Option<DeviceChoice>,
-    /// Element type of its arithmetic, in place of `model.precision`.
+    /// Element type of the model's arithmetic, in place of `model.precision`.
     pub precision: Option<PrecisionChoice>,
-    /// libtorch's threads per worker, in place of `model.threads`.
+    /// libtorch threads per worker, in place of `model.threads`.
     pub threads: Option<usize>,
-    /// For a student: the name or the path of its teacher, in place of the name on its card.
+    /// Only for a student: the name or path of its teacher, in place of the name on the student's card.
     pub teacher: Option<String>,
 }
 
 impl ModelEntry {
-    /// A model as all others are.
+    /// Returns an entry that sets nothing but the name.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -68,10 +69,10 @@ impl ModelEntry {
     }
 }
 
-// By hand, since serde's untagged enums and the crate serde_untagged lose the path of what is wrong.
+// Written by hand, because serde's untagged enums and the crate serde_untagged lose the path of an error.
 impl<'de> Deserialize<'de> for ModelEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// The long form.
+        /// An entry in its long form.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Detail {
@@ -120,7 +121,7 @@ impl<'de> Deserialize<'de> for ModelEntry {
     }
 }
 
-/// A list of models, or the name or path of the only one, as `MASKCLIP_MODELS=demo` gives it.
+/// Reads a list of models, or the name or path of a single model, as in `MASKCLIP_MODELS=demo`.
 pub fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ModelEntry>, D::Error> {
     struct Forms;
 
@@ -143,16 +144,16 @@ pub fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     deserializer.deserialize_any(Forms)
 }
 
-/// `auto`, `cpu` or `cuda:N`.
+/// The device setting: `auto`, `cpu` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// CUDA device 0 where there is one, else the CPU.
+    /// CUDA device 0 if there is one, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A CUDA device by its index; the start fails where there is none.
+    /// The CUDA device with this index. The start fails if it does not exist.
     Cuda(usize),
 }
 
@@ -196,14 +197,15 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// `auto`, `float32`, `bfloat16` or `float16`.
+/// The precision setting: `auto`, `float32`, `bfloat16` or `float16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum PrecisionChoice {
-    /// What suits the device: float32 on a CPU, float16 on CUDA.
+    /// The type that suits the device: float16 on CUDA; on a CPU bfloat16 or float32, whichever a measurement finds
+    /// faster.
     #[default]
     Auto,
-    /// This one.
+    /// This element type.
     Fixed(Precision),
 }
 

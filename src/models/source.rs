@@ -1,4 +1,4 @@
-//! Where the files of a model are: the one place that says what a name or a path means.
+//! Finds the files of a model. The only place that decides what a name or a path means.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,44 +12,44 @@ use crate::weights::{EmbeddedModel, PublishedModel};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// Neither a known name nor a path.
+    /// The name is neither a known name nor a path.
     #[error(
         "{0:?} is no file, no folder, and no model known by name (demo, demo-vit, or one that `maskclip fetch --list` lists)"
     )]
     NotFound(String),
-    /// A model of the zoo that is not here.
+    /// A published model has not been downloaded.
     #[error(
         "the model {name} is not in {folder}: `maskclip fetch {name}` gets it ({licence})",
         folder = folder.display()
     )]
     NotFetched {
-        /// The zoo's name for it.
+        /// The published model's name.
         name: &'static str,
-        /// Where it would be.
+        /// The folder that it would be in.
         folder: PathBuf,
-        /// What its publisher allows.
+        /// The licence of its publisher.
         licence: &'static str,
     },
-    /// A folder without weights.
+    /// The folder holds no weights.
     #[error(transparent)]
     NoWeights(#[from] CheckpointError),
-    /// A CUDA device was asked for that is not there.
+    /// The settings ask for a CUDA device that does not exist.
     #[error(
         "the device is cuda:{index}, but libtorch sees {count} CUDA devices here: use --device cpu, or a build with \
          LIBTORCH_FLAVOUR=cuda on a machine with a GPU"
     )]
     NoCuda {
-        /// The device's index.
+        /// Index of the CUDA device.
         index: usize,
-        /// How many there are.
+        /// Number of CUDA devices that exist.
         count: usize,
     },
-    /// The precision does not exist on the device.
+    /// The device does not support the precision.
     #[error("the precision is float16, which is for CUDA: on a CPU use float32 or bfloat16")]
     Float16OnCpu,
 }
 
-/// What a name or a path of the settings means.
+/// What a name or a path in the settings stands for.
 #[derive(Debug, Clone)]
 pub(super) enum ModelSource {
     Clip(ClipSource),
@@ -60,16 +60,16 @@ pub(super) enum ModelSource {
 #[derive(Debug, Clone)]
 pub(super) enum ClipSource {
     Embedded(EmbeddedModel),
-    /// A checkpoint's file, or its folder.
+    /// The path of a checkpoint's file or folder.
     Path(PathBuf),
 }
 
 impl ModelSource {
-    /// Finds an embedded model by its name, else a published one among those in `folder`, else a student or a checkpoint by its
-    /// path. Names go before paths: a folder that is called "demo" does not hide the embedded model.
+    /// Finds a model: first an embedded one by name, then a published one by name in `folder`, then a student or a
+    /// checkpoint by path. Names come before paths, so a folder called "demo" does not hide the embedded model.
     ///
     /// # Errors
-    /// When the model is not there.
+    /// [`ModelError`] when the model does not exist.
     pub(super) fn find(name: &str, folder: &Path) -> Result<Self, ModelError> {
         if let Some(model) = EmbeddedModel::named(name) {
             return Ok(Self::Clip(ClipSource::Embedded(model)));
@@ -97,12 +97,12 @@ impl ModelSource {
 }
 
 impl ClipSource {
-    /// The name that requests use: that of a file is its name without the ending, unless hubs call all weights so; then, and for a
-    /// folder, it is the name of the folder.
+    /// Returns the model's name in requests. A file gives its name without the ending. A file with a generic name such
+    /// as `model.safetensors` and a folder give the folder's name.
     pub(super) fn model_name(&self) -> String {
         let path = match self {
             Self::Embedded(model) => return model.name.to_owned(),
-            // "." and "folder/.." have no name of their own.
+            // Absolute, because "." and "folder/.." have no name of their own.
             Self::Path(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
         };
         let is_generic = |name: &OsStr| checkpoint::WEIGHTS_FILES.iter().any(|generic| name == *generic);

@@ -1,4 +1,4 @@
-//! A student as a model among others: found with its teacher, whose text tower embeds its texts, and loaded.
+//! A student model: its files, and how a worker loads it with its teacher's text tower.
 
 use tch::Tensor;
 
@@ -8,16 +8,18 @@ use super::place::Place;
 use super::student::{LoadError, Mode, Network, StudentCard, StudentFiles};
 use crate::dense::{DenseError, DenseFeatures, FeatureOptions, FeatureSource};
 use crate::image::Normalisation;
-use crate::labeller::{LabellerError, ModelInfo, StudentInfo, TeacherInfo};
+use crate::labeller::{LabellerError, ModelInfo, Precision, StudentInfo, TeacherInfo};
+use crate::support::to_i64;
 use crate::vocabulary::Class;
 
-/// A student on one thread.
+/// A loaded student, on one thread.
 pub type StudentLabeller = NetworkLabeller<Network>;
 
-/// Sides of the input are whole multiples of this many pixels: the stride of the backbone, whatever the head's is.
+/// Both sides of the input are multiples of this many pixels: the stride of the backbone, whatever the head's stride
+/// is.
 const STRIDE_PIXELS: u32 = 8;
 
-/// A student that has been found, to be loaded by each worker.
+/// A student whose files have been found. Each worker loads it.
 #[derive(Debug, Clone)]
 pub struct StudentModel {
     files: StudentFiles,
@@ -27,7 +29,8 @@ pub struct StudentModel {
 }
 
 impl StudentModel {
-    /// A student of these files with its teacher, whose text tower computes where the student does.
+    /// Creates a student from its files, its card and its teacher. The teacher's text tower computes on the student's
+    /// device.
     pub fn new(files: StudentFiles, card: StudentCard, teacher: ClipModel, place: Place) -> Self {
         Self {
             files,
@@ -37,36 +40,49 @@ impl StudentModel {
         }
     }
 
-    /// The name it has by itself.
+    /// Returns the student's own name, which an alias may replace.
     pub fn name(&self) -> String {
         self.files.name()
     }
 
-    /// Loads the student and its teacher's text tower, anew on every call.
+    /// Loads the student and its teacher's text tower. Every call loads them again.
     ///
     /// # Errors
-    /// [`LabellerError::Load`]: the tensors are damaged, or the teacher is not the one that the card names.
+    /// [`LabellerError::Load`] when the tensors are damaged, or the teacher is not the one that the card names.
     pub fn load(&self) -> Result<StudentLabeller, LabellerError> {
         self.place.prepare();
-        // Of the teacher, whose texts these are, the precision is measured; a student's is what the settings say.
+        // `auto` measures the precision of the teacher, which embeds the texts. The student itself is not measured.
         let precision = self.place.precision.unmeasured();
         let card = &self.card;
         let failed = |error: LoadError| LabellerError::Load(error.to_string());
         let stored = self.files.load(card, self.place.device).map_err(failed)?;
         let (texts, teacher) = self.teacher.load()?.into_text_encoder();
-        let planned = &card.plan.teacher;
+        self.check_teacher(&teacher)?;
+        let info = self.info(teacher, precision, stored.background.is_some());
+        Ok(StudentLabeller {
+            network: stored.network,
+            input: (self.place.device, precision.kind()),
+            texts,
+            learned_background: stored.background,
+            info,
+        })
+    }
+
+    /// Refuses a teacher that is not the one which the card names.
+    fn check_teacher(&self, teacher: &ModelInfo) -> Result<(), LabellerError> {
+        let planned = &self.card.plan.teacher;
         if teacher.weights_sha256 != planned.weights_sha256 {
             let expected = &planned.weights_sha256;
             return Err(LabellerError::Load(format!(
-                "{}: its teacher has weights of SHA-256 {expected}, but those of {} have {}; teacher, in the student's entry of \
-                 models, says where the right one is",
+                "{}: its teacher has weights of SHA-256 {expected}, but those of {} have {}; set teacher in the student's \
+                 entry of models to the path of the right one",
                 self.files.weights().display(),
                 teacher.name,
                 teacher.weights_sha256
             )));
         }
-        let network = &card.plan.network;
-        if i64::try_from(teacher.embedding_dimension) != Ok(network.embedding) {
+        let network = &self.card.plan.network;
+        if to_i64(teacher.embedding_dimension) != network.embedding {
             return Err(LabellerError::Load(format!(
                 "{}: its features have {} channels, and {}'s texts {}",
                 self.files.weights().display(),
@@ -75,15 +91,19 @@ impl StudentModel {
                 teacher.embedding_dimension
             )));
         }
+        Ok(())
+    }
+
+    /// What the loaded student is, beside the teacher whose text tower it has.
+    fn info(&self, teacher: ModelInfo, precision: Precision, learned_background: bool) -> ModelInfo {
+        let card = &self.card;
+        let (network, vocabulary) = (&card.plan.network, &card.plan.vocabulary);
         let [mean, std] = card.plan.normalisation;
-        let info = ModelInfo {
+        ModelInfo {
             name: self.name(),
             architecture: format!(
                 "{} {} width {}, {}",
-                network.backbone.name(),
-                network.stem.name(),
-                network.width,
-                network.head.name()
+                network.backbone, network.stem, network.width, network.head
             ),
             weights_sha256: card.weights_sha256.clone(),
             precision,
@@ -96,34 +116,21 @@ impl StudentModel {
             training_words: teacher.training_words,
             embedded: false,
             student: Some(StudentInfo {
-                classes: card
-                    .plan
-                    .vocabulary
-                    .classes
-                    .iter()
-                    .filter_map(|texts| class(texts))
-                    .collect(),
-                background: card.plan.vocabulary.background.clone(),
-                templates: card.plan.vocabulary.templates.clone(),
-                learned_background: stored.background.is_some(),
+                classes: vocabulary.classes.iter().filter_map(|texts| class(texts)).collect(),
+                background: vocabulary.background.clone(),
+                templates: vocabulary.templates.clone(),
+                learned_background,
                 teacher: TeacherInfo {
-                    name: planned.name.clone(),
+                    name: card.plan.teacher.name.clone(),
                     weights_sha256: teacher.weights_sha256,
                     precision: teacher.precision,
                 },
             }),
-        };
-        Ok(StudentLabeller {
-            network: stored.network,
-            input: (self.place.device, precision.kind()),
-            texts,
-            learned_background: stored.background,
-            info,
-        })
+        }
     }
 }
 
-/// A class out of its texts, the name first.
+/// Returns the class of a card's texts, which list the name first. `None` if there are no texts.
 fn class(texts: &[String]) -> Option<Class> {
     let (name, synonyms) = texts.split_first()?;
     Some(Class {
@@ -175,7 +182,7 @@ mod tests {
                 temperature: 1.0,
                 ..ScoreOptions::default()
             };
-            // What fills no stride is left out.
+            // Adds 7 columns that do not fill a stride; the network ignores them.
             let larger = Tensor::cat(&[image, Tensor::ones([3, 40, 7], (Kind::Float, Device::Cpu))], 2);
             let owners = [QueryOwner::Class(0), QueryOwner::Class(1)];
             let scores = dense::score(

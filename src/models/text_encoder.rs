@@ -1,4 +1,4 @@
-//! CLIP's text tower with its tokenizer: texts and templates in, embeddings out.
+//! CLIP's text tower with its tokenizer: turns texts and templates into embeddings.
 
 use tch::Device;
 
@@ -14,10 +14,10 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Embeds texts as [`Labeller::embed_texts`](crate::labeller::Labeller::embed_texts) does.
+    /// Embeds texts as [`Labeller::embed_texts`](crate::labeller::Labeller::embed_texts) describes.
     ///
     /// # Errors
-    /// When libtorch gives no vectors back.
+    /// [`LabellerError::Model`] when libtorch returns no vectors.
     pub fn embed(&self, texts: &[String], templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
         let prompts: Vec<_> = texts
             .iter()
@@ -25,7 +25,7 @@ impl TextEncoder {
             .map(|prompt| self.tokenizer.encode(&prompt))
             .collect();
         let ensemble = templates.templates().len();
-        // [texts, embedding]
+        // One mean embedding per text: [texts, embedding].
         let vectors = self.tower.encode_ensembles(&prompts, ensemble);
         let vectors = Vec::<Vec<f32>>::try_from(vectors.to_device(Device::Cpu))
             .map_err(|error| LabellerError::Model(error.to_string()))?;

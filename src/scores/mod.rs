@@ -1,68 +1,70 @@
-//! What stands between a model and a label map as plain data: scores on grids, the geometry of windows, and which query belongs to
-//! which class.
+//! The plain data between a model and a label map: scores on grids, the geometry of windows, and the class of each
+//! query.
 //!
-//! Owns the meaning of these numbers. Knows neither where scores come from nor what becomes of them.
+//! Owns the meaning of these numbers. Knows neither where scores come from nor what is done with them.
 
 mod windows;
 
 pub use windows::{WindowAxis, Windows};
 
-/// The label of a pixel that belongs to no class. Written as 255 in 8-bit maps and 65535 in
-/// 16-bit ones.
+/// The label of a pixel that belongs to no class. Label maps write it as 255 in 8-bit maps and as 65535 in 16-bit maps.
 pub const UNLABELLED: u16 = u16::MAX;
 
-/// What the numbers of a [`ScoreMap`] are, and so how they become probabilities.
+/// The meaning of the numbers in a [`ScoreMap`], which determines how they become probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScoreKind {
-    /// Temperature times cosine: a softmax over the queries makes probabilities.
+    /// Temperature times cosine, or times a student's product. A softmax over the queries turns them into
+    /// probabilities.
     Logits,
-    /// Key-smoothed probabilities: clamped at 0 and divided by their sum per pixel, no softmax.
+    /// Key-smoothed probabilities. They are clamped at 0 and divided by their sum per pixel, without a softmax.
     Weights,
 }
 
-/// What the queries score on an image: at every place the mean over the grids, each interpolated from its own cells.
+/// The scores of the queries on one image. The score at a place is the mean over the grids, each interpolated from its
+/// own cells.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreMap {
-    /// What the values are.
+    /// The meaning of the values.
     pub kind: ScoreKind,
-    /// Number of queries (text embeddings the image was compared with).
+    /// The number of queries, which are the text embeddings that the image was compared with.
     pub queries: usize,
-    /// One for each size at which the image was scored, at least one.
+    /// One grid for each size at which the image was scored; there is at least one.
     pub grids: Vec<ScoreGrid>,
 }
 
-/// One score per query and grid cell.
+/// One score for each query and grid cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreGrid {
-    /// Cells from top to bottom, of all windows.
+    /// The number of cells from top to bottom, over all windows.
     pub height: usize,
-    /// Cells from left to right, of all windows.
+    /// The number of cells from left to right, over all windows.
     pub width: usize,
-    /// The windows whose cells these are; `None` for cells that cover the image evenly.
+    /// The windows to which the cells belong; `None` for cells that cover the image evenly.
     pub windows: Option<Windows>,
-    /// `[queries, height, width]`, row-major.
+    /// The scores, `[queries, height, width]`, row by row.
     pub values: Vec<f32>,
 }
 
-/// Whose score a query's is. Several queries may belong to one owner; the owner's probability is
-/// the maximum over its queries, taken after the softmax (the protocol of MaskCLIP's successors).
+/// The owner of a query. Several queries may have one owner. Its probability is the largest of its queries'
+/// probabilities, taken after the softmax, as in the protocol of MaskCLIP's successors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QueryOwner {
-    /// The class of that index in the request.
+    /// The class with this index in the request.
     Class(u16),
-    /// Anything that was not asked for ("sky", "wall", ...).
+    /// Anything that the request did not ask for, such as "sky" or "wall".
     Background,
 }
 
-/// What the texts score on one image.
+/// The scores of the texts on one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DenseScores {
-    /// Scores per query and grid cell, denoised and smoothed as asked.
+    /// The scores for each query and grid cell, denoised and smoothed as the options say.
     pub map: ScoreMap,
-    /// Best raw cosine in any cell, per query, -1 to 1.
+    /// The best cosine in any cell for each query, -1 to 1.
     pub similarity: Vec<f32>,
-    /// Softmax over the queries of the logits of the pooled feature, their mean over windows, then sizes.
+    /// The softmax over the queries of the pooled feature's logits. The logits are averaged over windows, then over
+    /// sizes.
     pub image_probability: Vec<f32>,
-    /// Prompt denoising would have dropped every class, so it dropped none.
+    /// Whether prompt denoising would have dropped every class and therefore dropped none.
     pub denoising_dropped_all: bool,
 }

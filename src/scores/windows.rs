@@ -1,40 +1,41 @@
-//! Where windows lie over the model's input.
+//! The places of windows over the model's input.
 //!
-//! The geometry alone: dense scores are cut and enlarged by it. Windows are a product of rows and columns, so one axis
-//! says it all.
+//! Owns only the geometry, by which the model's input is cut and dense scores are enlarged. Windows are a product of
+//! rows and columns, so each axis is described alone.
 
 use super::ScoreGrid;
 
-/// Windows of one side and stride over the whole input, each scored as an image of its own.
+/// Windows of one side and stride over the whole input. Each is scored as an image of its own.
 ///
-/// A [`ScoreGrid`] with windows holds the cells of all of them side by side: `[queries, height, width]`,
-/// the first `height / rows.starts.len()` rows those of the topmost windows. What it says of a pixel of the input is the mean
-/// over the windows that cover the pixel, each enlarged bilinearly to its own pixels; from there it is interpolated to the
-/// image's size, as published for SCLIP and its successors.
+/// A [`ScoreGrid`] with windows holds the cells of all windows side by side: `[queries, height, width]`. Its first
+/// `height / rows.starts.len()` rows belong to the topmost windows. The score at a pixel of the input is the mean over
+/// the windows that cover the pixel, each enlarged bilinearly to its own pixels. From the input, the scores are
+/// interpolated to the size of the image, as published for SCLIP and its successors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
-    /// From top to bottom.
+    /// The windows from top to bottom.
     pub rows: WindowAxis,
-    /// From left to right.
+    /// The windows from left to right.
     pub columns: WindowAxis,
 }
 
-/// Windows along one axis.
+/// The windows along one axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowAxis {
-    /// Pixels of the input.
+    /// The number of pixels of the input along the axis.
     pub pixels: usize,
-    /// Pixels of each window, at most `pixels`.
+    /// The number of pixels of each window, at most `pixels`.
     pub side: usize,
-    /// First pixel of each window, ascending. The last window ends with the input.
+    /// The first pixel of each window, in ascending order. The last window ends where the input ends.
     pub starts: Vec<usize>,
 }
 
 impl Windows {
-    /// The windows of an input of `height` x `width` pixels; `None` when one holds all of it.
+    /// Returns the windows of an input of `height` x `width` pixels, or `None` when a single window holds the whole
+    /// input.
     ///
     /// # Panics
-    /// When a length is 0, or the stride leaves pixels out.
+    /// Panics when a length is 0, or when the stride leaves out pixels.
     pub fn new(height: usize, width: usize, side: usize, stride: usize) -> Option<Self> {
         let windows = Self {
             rows: WindowAxis::new(height, side, stride),
@@ -43,26 +44,29 @@ impl Windows {
         (windows.count() > 1).then_some(windows)
     }
 
-    /// How many there are.
+    /// Returns the number of windows.
     pub fn count(&self) -> usize {
         self.rows.starts.len() * self.columns.starts.len()
     }
 
-    /// Whether the grid's cells can be shared out among them.
+    /// Returns whether the cells of the grid can be divided equally among the windows.
     pub fn fit(&self, grid: &ScoreGrid) -> bool {
         grid.height.is_multiple_of(self.rows.starts.len()) && grid.width.is_multiple_of(self.columns.starts.len())
     }
 }
 
 impl WindowAxis {
-    /// Windows of `side` pixels every `stride` pixels over `pixels` pixels. The last one is moved back to end with them;
-    /// one that is larger than all of them shrinks.
+    /// Places windows of `side` pixels every `stride` pixels over `pixels` pixels. The last window is moved back so
+    /// that it ends where the input ends. A window larger than the input is shrunk to it.
     ///
     /// # Panics
-    /// When a length is 0, or the stride leaves pixels out.
+    /// Panics when a length is 0, or when the stride leaves out pixels.
     pub fn new(pixels: usize, side: usize, stride: usize) -> Self {
-        assert!(pixels > 0 && side > 0, "a window and what it slides over have pixels");
-        assert!((1..=side).contains(&stride), "windows leave no pixel out");
+        assert!(pixels > 0 && side > 0, "a window and its input have at least one pixel");
+        assert!(
+            (1..=side).contains(&stride),
+            "the stride of windows is from 1 to their side"
+        );
         let last = pixels.saturating_sub(side);
         let starts = (0..=last.div_ceil(stride)).map(|index| (index * stride).min(last));
         Self {
@@ -72,7 +76,7 @@ impl WindowAxis {
         }
     }
 
-    /// The windows, by number, that cover a pixel.
+    /// Returns the number and the first pixel of each window that covers a pixel.
     pub fn covering(&self, pixel: usize) -> impl Iterator<Item = (usize, usize)> {
         let starts = self.starts.iter().copied().enumerate();
         starts.filter(move |(_, start)| (*start..start + self.side).contains(&pixel))

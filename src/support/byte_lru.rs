@@ -1,22 +1,23 @@
-//! A map bounded by bytes, from which the least recently used entries go first.
+//! A map with a limit in bytes, which drops the least recently used entries first.
 //!
-//! Owns the order of use and the sum. What an entry weighs is the caller's to say, and so is the lock around it.
+//! Owns the order of use and the sum of bytes. The caller says how many bytes an entry has, and the caller owns the
+//! lock.
 
 use std::hash::Hash;
 
 use lru::LruCache;
 
-/// The map. It never holds more bytes than its capacity.
+/// A map that never holds more bytes than its capacity.
 #[derive(Debug)]
 pub(crate) struct ByteLru<K: Hash + Eq, V> {
     capacity_bytes: u64,
-    /// Bounded by `bytes`, not by count; each value with its entry's bytes.
+    /// The entries, each with its bytes. The bytes limit them, not their number.
     held: LruCache<K, (V, u64)>,
     bytes: u64,
 }
 
 impl<K: Hash + Eq, V> ByteLru<K, V> {
-    /// An empty map that holds at most this many bytes.
+    /// Creates an empty map that holds at most `capacity_bytes`.
     pub(crate) fn new(capacity_bytes: u64) -> Self {
         Self {
             capacity_bytes,
@@ -25,13 +26,14 @@ impl<K: Hash + Eq, V> ByteLru<K, V> {
         }
     }
 
-    /// Bytes of an entry whose key and value hold this many on the heap: with the entry itself, two links and a hash table's
-    /// slot.
+    /// Returns the bytes of an entry whose key and value have `heap_bytes` on the heap: these, the entry itself, two
+    /// links and a slot of the hash table.
     pub(crate) fn entry_bytes(heap_bytes: usize) -> u64 {
         (size_of::<(K, V)>() + 4 * size_of::<usize>() + heap_bytes) as u64
     }
 
-    /// Holds an entry in place of the one before, if it is not larger than the map; gives back those that had to go for it.
+    /// Inserts an entry and replaces an older one with the same key. Returns the entries that were dropped to make
+    /// room. An entry larger than the whole map is not inserted.
     pub(crate) fn insert(&mut self, key: K, value: V, bytes: u64) -> Vec<(K, V)> {
         self.remove(&key);
         if bytes > self.capacity_bytes {
@@ -49,39 +51,39 @@ impl<K: Hash + Eq, V> ByteLru<K, V> {
         gone
     }
 
-    /// The value of a key, which counts as use.
+    /// Returns the value of a key and counts this as use.
     pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
         self.held.get(key).map(|(value, _)| value)
     }
 
-    /// Whether there is such a key, which does not.
+    /// Returns whether the map has a key, without counting this as use.
     pub(crate) fn contains(&self, key: &K) -> bool {
         self.held.contains(key)
     }
 
-    /// Lets go of an entry.
+    /// Removes an entry and returns its value.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let (value, bytes) = self.held.pop(key)?;
         self.bytes -= bytes;
         Some(value)
     }
 
-    /// The keys, in no order that matters.
+    /// Returns the keys in no particular order.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.held.iter().map(|(key, _)| key)
     }
 
-    /// Entries held.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Bytes held.
+    /// Returns the sum of the bytes of all entries.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Bytes that may be held.
+    /// Returns the largest sum of bytes that the map may hold.
     pub(crate) fn capacity_bytes(&self) -> u64 {
         self.capacity_bytes
     }

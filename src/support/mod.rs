@@ -1,16 +1,21 @@
-//! Small things that no room owns: a cache that is bounded in bytes, seeded random numbers, digits of digests.
+//! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
+//! checks of settings, work on threads that may block, texts of panics, and files that are written as a whole.
 
+mod blocking;
 mod byte_lru;
-mod hexadecimal;
 mod lengths;
 mod names;
+mod panics;
 mod random;
 mod settings;
+mod whole_file;
 
+pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
-pub(crate) use hexadecimal::hexadecimal;
 pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use names::named;
+pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use random::Random;
 pub use settings::OutOfRange;
 pub(crate) use settings::{at_least_one, in_range};
+pub(crate) use whole_file::{sync_folder_of, write_whole_file};

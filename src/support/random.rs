@@ -1,7 +1,8 @@
 //! Random numbers that are the same on every machine and in every version of this program.
 //!
-//! Owned, because the random-number crates keep the right to change their streams. xoshiro256++ (Blackman and Vigna,
-//! "Scrambled Linear Pseudorandom Number Generators", 2021), seeded by a digest of a text.
+//! The project has its own generator, because crates for random numbers reserve the right to change their streams. It
+//! is xoshiro256++ (Blackman and Vigna, "Scrambled Linear Pseudorandom Number Generators", 2021), seeded by a digest of
+//! a text.
 
 use sha2::{Digest, Sha256};
 
@@ -9,7 +10,7 @@ use sha2::{Digest, Sha256};
 pub(crate) struct Random([u64; 4]);
 
 impl Random {
-    /// The stream of a text.
+    /// Starts the stream that belongs to a text.
     pub fn seeded(text: &str) -> Self {
         let digest = Sha256::digest(text);
         let mut words = digest.chunks_exact(8);
@@ -32,18 +33,19 @@ impl Random {
         result
     }
 
-    /// Uniform in 0 to 1, without 1.
+    /// Returns a number drawn uniformly from 0 to 1, without 1.
     pub fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Normal with mean 0 and standard deviation 1 (Box and Muller).
+    /// Returns a number from the normal distribution with mean 0 and standard deviation 1 (Box and Muller).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
-    /// Poisson (Knuth's product of uniforms), for the means of at most some hundreds that there are here.
+    /// Returns a number from the Poisson distribution (Knuth's product of uniform numbers). `mean` is at most some
+    /// hundreds.
     pub fn poisson(&mut self, mean: f64) -> u32 {
         let limit = (-mean).exp();
         let mut product = self.uniform();
@@ -62,7 +64,7 @@ mod tests {
 
     const COUNT: usize = 200_000;
 
-    /// Mean and variance of many draws.
+    /// Returns the mean and variance of many draws.
     fn moments(mut draw: impl FnMut(&mut Random) -> f64) -> (f64, f64) {
         let mut random = Random::seeded("moments");
         let draws: Vec<f64> = (0..COUNT).map(|_| draw(&mut random)).collect();
@@ -71,7 +73,7 @@ mod tests {
         (mean, variance)
     }
 
-    /// Within five standard errors of the mean, and 3 % of the variance.
+    /// Asserts that the mean is within five standard errors and the variance within 3 % of the expected value.
     fn assert_moments((mean, variance): (f64, f64), expected_mean: f64, expected_variance: f64) {
         let error = 5.0 * (expected_variance / COUNT as f64).sqrt();
         assert!((mean - expected_mean).abs() < error, "mean {mean}");
@@ -87,7 +89,7 @@ mod tests {
         }
     }
 
-    /// The authors' xoshiro256plusplus.c from the state 1, 2, 3, 4.
+    /// The expected numbers are those of the authors' xoshiro256plusplus.c from the state 1, 2, 3, 4.
     #[test]
     fn the_generator_is_the_published_one() {
         let mut random = Random([1, 2, 3, 4]);

@@ -1,4 +1,4 @@
-//! What is wrong with a setting, said in one form by every room that has settings.
+//! The error for a wrong setting, which all rooms with settings share.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use std::fmt;
 pub struct OutOfRange {
     /// The path of the setting's key, as in `engine.workers`.
     pub key: &'static str,
-    /// The values that are possible, in words.
+    /// The allowed values, in words.
     pub range: String,
     /// The value that was given.
     pub value: String,
 }
 
-/// Refuses the value of a setting unless the value `holds`.
+/// Checks the value of a setting.
 ///
 /// # Errors
-/// When it does not.
+/// Fails when `holds` is false. `range` says in words which values are allowed.
 pub(crate) fn in_range(
     key: &'static str,
     holds: bool,
@@ -34,10 +34,10 @@ pub(crate) fn in_range(
     })
 }
 
-/// Refuses a number below 1.
+/// Checks that the value of a setting is at least 1.
 ///
 /// # Errors
-/// When the value is 0.
+/// Fails when the value is 0.
 pub(crate) fn at_least_one(key: &'static str, value: impl Into<u128>) -> Result<(), OutOfRange> {
     let value = value.into();
     in_range(key, value >= 1, value, "at least 1")

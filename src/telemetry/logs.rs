@@ -7,30 +7,30 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Logs.
+/// The settings of logs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetrySettings {
-    /// A tracing filter, as in `info,maskclip=debug`.
+    /// A filter of the tracing crate, such as `info,maskclip=debug`.
     pub log_filter: String,
-    /// Form of the log lines.
+    /// The form of the log lines.
     pub log_format: LogFormat,
 }
 
-/// Form of the log lines.
+/// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people to read.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts writing logs to standard error. The program calls this once.
+/// Starts to write logs to standard error. The program calls this function once.
 ///
 /// # Errors
-/// When `log_filter` is not a tracing filter.
+/// Fails when `log_filter` is not a filter of the tracing crate.
 pub fn start_logs(settings: &TelemetrySettings) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::builder().parse(&settings.log_filter)?;
     let registry = tracing_subscriber::registry().with(filter);

@@ -1,4 +1,4 @@
-//! The registry of metrics, and what rooms need to register theirs.
+//! The registry of metrics, and the helpers with which rooms register theirs.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Upper bounds of histograms of seconds, from a cached PNG to a cold vocabulary.
+/// Upper bounds of the buckets of histograms in seconds. They range from a cached PNG to a cold vocabulary.
 const SECONDS_BUCKETS: [f64; 15] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
 ];
 
-/// All metrics of a server. A clone is the same registry.
+/// All metrics of a server. Clones share one registry.
 #[derive(Debug, Clone)]
 pub struct MetricsRegistry(Registry);
 
 impl MetricsRegistry {
-    /// A registry that holds nothing but the build's version.
+    /// Creates a registry that holds only the metric of the build's version.
     pub fn new() -> Self {
         let registry = Self(Registry::new());
         let build_info = registry.gauges(
@@ -30,43 +30,43 @@ impl MetricsRegistry {
         registry
     }
 
-    /// Shows a collector from now on.
+    /// Adds a collector to the registry.
     ///
     /// # Panics
-    /// When one of its metrics is registered already.
+    /// Panics when one of the collector's metrics is registered already.
     pub fn register(&self, collector: Box<dyn Collector>) {
         self.0
             .register(collector)
             .expect("every metric has a name of its own and is registered once");
     }
 
-    /// A new gauge.
+    /// Creates and registers a gauge.
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
         let gauge = IntGauge::new(name, help).expect("the metric's definition is constant");
         self.register(Box::new(gauge.clone()));
         gauge
     }
 
-    /// A new gauge for each set of labels.
+    /// Creates and registers a gauge with labels.
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         let gauges = IntGaugeVec::new(Opts::new(name, help), labels).expect("the metric's definition is constant");
         self.register(Box::new(gauges.clone()));
         gauges
     }
 
-    /// A new counter for each set of labels.
+    /// Creates and registers a counter with labels.
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("the metric's definition is constant");
         self.register(Box::new(counters.clone()));
         counters
     }
 
-    /// A new histogram of seconds for each set of labels.
+    /// Creates and registers a histogram of seconds with labels.
     pub fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         self.histograms(name, help, labels, &SECONDS_BUCKETS)
     }
 
-    /// A new histogram for each set of labels, with these upper bounds.
+    /// Creates and registers a histogram with labels and the given upper bounds of buckets.
     pub fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         let histograms = HistogramVec::new(options, labels).expect("the metric's definition is constant");
@@ -74,7 +74,7 @@ impl MetricsRegistry {
         histograms
     }
 
-    /// All metrics in Prometheus' text format 0.0.4.
+    /// Returns all metrics in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
         TextEncoder::new()
@@ -90,23 +90,24 @@ impl Default for MetricsRegistry {
     }
 }
 
-/// One metric without labels whose value is kept elsewhere and read whenever metrics are gathered.
+/// One metric without labels. Its value is kept elsewhere and read whenever metrics are gathered.
 #[derive(Debug)]
 pub enum Reading {
-    /// A count that only grows.
+    /// A count that only grows: its name, help text and value.
     Counter(&'static str, &'static str, u64),
-    /// A value that goes up and down.
+    /// A value that rises and falls: its name, help text and value.
     Gauge(&'static str, &'static str, u64),
 }
 
-/// A collector of values that are kept elsewhere, so that each is kept in one place.
+/// A collector that reads values kept elsewhere, so that no value is kept twice.
 pub struct Readings<F> {
     descriptions: Vec<Desc>,
     read: F,
 }
 
 impl<F: Fn() -> Vec<Reading>> Readings<F> {
-    /// A collector that calls `read` whenever metrics are gathered. `read` names the same metrics on every call.
+    /// Creates a collector that calls `read` whenever metrics are gathered. Each call of `read` must return the same
+    /// metrics.
     pub fn new(read: F) -> Self {
         let describe = |reading: Reading| {
             let (Reading::Counter(name, help, _) | Reading::Gauge(name, help, _)) = reading;
@@ -126,12 +127,12 @@ impl<F: Fn() -> Vec<Reading> + Send + Sync> Collector for Readings<F> {
     fn collect(&self) -> Vec<MetricFamily> {
         let families = |reading| match reading {
             Reading::Counter(name, help, value) => {
-                let counter = IntCounter::new(name, help).expect("described before");
+                let counter = IntCounter::new(name, help).expect("the metric's definition is constant");
                 counter.inc_by(value);
                 counter.collect()
             }
             Reading::Gauge(name, help, value) => {
-                let gauge = IntGauge::new(name, help).expect("described before");
+                let gauge = IntGauge::new(name, help).expect("the metric's definition is constant");
                 gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
                 gauge.collect()
             }

@@ -1,7 +1,7 @@
 //! Logs and metrics: the tracing subscriber and the Prometheus registry.
 //!
-//! Owns how metrics are registered and written. Which metrics there are is for each room to say, which registers its own. All label
-//! sets exist from the start, so that a rate over them is never undefined.
+//! Owns how metrics are registered and written. Each room defines and registers its own metrics. All sets of labels
+//! exist from the start, so that a rate over them is never undefined.
 
 mod logs;
 mod metrics;

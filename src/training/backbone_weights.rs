@@ -1,4 +1,5 @@
-//! Weights that a backbone begins with: those of a classifier that torchvision or timm trained, out of a safetensors file.
+//! The weights that a backbone starts with: those of a classifier trained by torchvision or timm, from a safetensors
+//! file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,26 +9,26 @@ use tch::Tensor;
 
 use super::{TrainError, file_error};
 use crate::models::student::{Network, NetworkConfig, ParameterError, Parameters};
-use crate::support::hexadecimal;
 
-/// The classifier's own layer, which no student has, and what counts batches.
+/// Parts of tensor names that a student does not have: the classifier's own layer, and the counters of batches.
 const CLASSIFIER: &str = "fc.";
 const BATCHES: &str = "num_batches_tracked";
 
-/// A file of weights, known to be those of a student's backbone.
+/// The weights of a file that fit a student's backbone.
 #[derive(Debug)]
 pub struct BackboneWeights {
     path: PathBuf,
     tensors: HashMap<String, Tensor>,
-    /// The file's SHA-256, lower-case hexadecimal.
+    /// SHA-256 of the file, lower-case hexadecimal.
     pub sha256: String,
 }
 
 impl BackboneWeights {
-    /// Reads a file and tries it in a student.
+    /// Reads a file and checks that its weights fit a student.
     ///
     /// # Errors
-    /// When the file cannot be read, a tensor of the backbone is missing or has another shape, or there are others than it has.
+    /// [`TrainError`] when the file cannot be read, a tensor of the backbone is missing or has another shape, or the
+    /// file has other tensors.
     pub fn read(path: &Path, config: &NetworkConfig) -> Result<Self, TrainError> {
         let bytes = std::fs::read(path).map_err(file_error(path))?;
         let tensors = Tensor::read_safetensors(path).map_err(|error| TrainError::Damaged {
@@ -38,13 +39,13 @@ impl BackboneWeights {
         let weights = Self {
             path: path.to_owned(),
             tensors: tensors.into_iter().filter(|(name, _)| is_backbone(name)).collect(),
-            sha256: hexadecimal(&Sha256::digest(bytes)),
+            sha256: hex::encode(Sha256::digest(bytes)),
         };
         weights.begin(0, config)?;
         Ok(weights)
     }
 
-    /// A student that begins with them; the rest begins at random.
+    /// Creates a student whose backbone starts with these weights. The rest starts at random.
     pub(super) fn begin(&self, seed: u64, config: &NetworkConfig) -> Result<(Network, Parameters), TrainError> {
         let foreign = |source: ParameterError| TrainError::Backbone {
             path: self.path.clone(),
@@ -78,7 +79,7 @@ mod tests {
 
     type Entries = Vec<(String, Tensor)>;
 
-    /// A classifier's file: another student's backbone with what torchvision has beside it.
+    /// Writes the file of a classifier: another student's backbone, with the extra tensors that torchvision stores.
     fn file(folder: &Path, change: impl Fn(&mut Entries)) -> PathBuf {
         let mut parameters = Parameters::from_scratch(7, Device::Cpu);
         Network::new(&mut parameters, &CONFIG).unwrap();

@@ -1,10 +1,9 @@
-//! Tensors in files: the state of a run, from which it goes on as if it had never stopped, and the student it ends with.
+//! Tensors in files: the state of a run, from which it resumes exactly, and the finished student.
 //!
-//! Owns the files' form. A file is written beside its place and renamed, so there is a whole one at any time.
+//! This file owns the format of the files. The run writes them.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -15,22 +14,22 @@ use super::{TrainError, file_error};
 use crate::models::student::{Plan, StepReport};
 use crate::support::{to_i64, to_usize};
 
-/// The one key of the state's metadata: several would come in any order.
+/// The only key of the state's metadata. Several keys would be written in no fixed order.
 const METADATA: &str = "maskclip-training";
 
 /// Tensors by name.
 pub(super) type Tensors = HashMap<String, Tensor>;
 
-/// What a run's state says beside its tensors.
+/// What a run's state holds besides its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct StateHeader {
     /// Everything that decides the run.
     pub plan: Plan,
-    /// The last step that was made.
+    /// The report of the last step that was made.
     pub last: StepReport,
 }
 
-/// Tensors as a safetensors file's bytes; of 32 bits, each.
+/// Returns the bytes of a safetensors file with these tensors, all as 32-bit floats.
 pub(super) fn to_bytes<'a>(
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
     header: Option<&StateHeader>,
@@ -57,10 +56,13 @@ pub(super) fn to_bytes<'a>(
     safetensors::serialize(views, metadata).expect("tensors of known shapes and bytes are a file")
 }
 
-/// A run's state: its tensors by name, and what it says beside them.
+/// A run's state: its tensors by name and its header.
 pub(super) type State = (Tensors, StateHeader);
 
-/// A run's state out of a file's bytes.
+/// Reads a run's state from a file.
+///
+/// # Errors
+/// [`TrainError`] when the file cannot be read or is damaged.
 pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
     let damaged = |reason: String| TrainError::Damaged {
         path: path.to_owned(),
@@ -69,7 +71,7 @@ pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
     let bytes = fs::read(path).map_err(file_error(path))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
-    let header = header.ok_or_else(|| damaged("it is no state of a training".to_owned()))?;
+    let header = header.ok_or_else(|| damaged("it is not the state of a training run".to_owned()))?;
     let header = serde_json::from_str(header).map_err(|error| damaged(error.to_string()))?;
     let stored = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let tensors = stored.tensors().into_iter().map(|(name, view)| {
@@ -80,17 +82,4 @@ pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
         Ok((name, Tensor::from_data_size(view.data(), &shape, Kind::Float)))
     });
     Ok((tensors.collect::<Result<_, TrainError>>()?, header))
-}
-
-/// Writes a file whole or not at all, on the disk when this returns.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let partial = path.with_added_extension("partial");
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        File::open(path.parent().expect("a file lies in a folder"))?.sync_all()
-    };
-    write().map_err(file_error(path))
 }

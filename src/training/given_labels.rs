@@ -1,6 +1,6 @@
-//! Labels that somebody drew: an index PNG for each image, checked as a whole before the first step.
+//! Labels drawn by people: an index PNG per image, all checked before the first step.
 //!
-//! Owns which of them count. A pixel of a class that is not among the labelled ones has no label, whatever the file says.
+//! This file decides which of the labels count. A pixel of a class outside the labelled classes counts as unlabelled.
 
 use std::path::{Path, PathBuf};
 
@@ -11,26 +11,27 @@ use super::images::{ENDING, ENDING_BESIDE, TrainingImages};
 use super::{TrainError, file_error};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::scores::UNLABELLED;
-use crate::support::hexadecimal;
 
 /// The label maps of a run's images.
 #[derive(Debug, Clone)]
 pub struct GivenLabels {
-    /// In the order of the images.
+    /// The label map of each image, in the order of the images.
     files: Vec<PathBuf>,
-    /// The student's query for each class that is labelled, by the class's id.
+    /// The student's query per class id; `None` if the class's labels do not count.
     queries: Vec<Option<u16>>,
-    /// SHA-256 over the files' digests, lower-case hexadecimal.
+    /// SHA-256 over the digests of the label maps, lower-case hexadecimal.
     pub sha256: String,
 }
 
 impl GivenLabels {
-    /// Finds and checks the label map of every image: in `folder` under the image's path within the folder of images, with the
-    /// ending `.png`; `.truth.png` where the two folders are one. Values are class ids, 255 or 65535 for none. `queries` has the
-    /// student's query for each class, none for those whose labels do not count.
+    /// Finds and checks the label map of every image. It is in `folder`, under the image's path within the folder of
+    /// images, with the ending `.png`, or `.truth.png` if the two folders are the same. Its values are class ids; 255
+    /// or 65535 mean no class. `queries` holds the student's query per class id, `None` for a class whose labels do not
+    /// count.
     ///
     /// # Errors
-    /// When a label map is missing, cannot be read, has a value that is no class, or another size than its image.
+    /// [`TrainError`] when a label map is missing, cannot be read, has a value that is not a class, or differs from its
+    /// image in size.
     pub fn find(
         folder: &Path,
         images_folder: &Path,
@@ -62,11 +63,11 @@ impl GivenLabels {
         Ok(Self {
             files,
             queries,
-            sha256: hexadecimal(&all.finalize()),
+            sha256: hex::encode(all.finalize()),
         })
     }
 
-    /// The student's query per pixel of an image where a label counts, [`UNLABELLED`] elsewhere.
+    /// Returns the student's query of every pixel of an image, or [`UNLABELLED`] where no label counts.
     pub(super) fn read(&self, image: usize) -> Result<Truth, TrainError> {
         let mut labels = read(&self.files[image], self.queries.len())?;
         for label in &mut labels.labels {

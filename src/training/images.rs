@@ -1,4 +1,4 @@
-//! The images a student learns from: found, read once, and left out where they cannot be used.
+//! The images that a student learns from: found, decoded once, and left out if they cannot be used.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -8,36 +8,35 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainError, file_error};
 use crate::image::decode;
-use crate::support::hexadecimal;
 
-/// What a label map's name has in place of its image's ending, in a folder of its own and beside the images.
+/// Ending of a label map, in place of its image's ending: in a folder of its own, and next to the images.
 pub(super) const ENDING: &str = "png";
 pub(super) const ENDING_BESIDE: &str = "truth.png";
 
-/// Endings of the images in a folder, in lower case.
+/// Endings of image files, lower case.
 const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
-/// The images a student learns from.
+/// The images that a student learns from.
 #[derive(Debug, Clone)]
 pub struct TrainingImages {
-    /// Sorted by path.
+    /// The files, sorted by path.
     pub files: Vec<PathBuf>,
-    /// Their widths and heights in pixels.
+    /// Width and height of each image in pixels.
     pub sizes: Vec<(u32, u32)>,
-    /// SHA-256 over the paths within the folder and the files' digests, lower-case hexadecimal.
+    /// SHA-256 over the paths within the folder and the digests of the files, lower-case hexadecimal.
     pub sha256: String,
     /// Files that cannot be decoded, each with the reason.
     pub undecodable: Vec<(PathBuf, String)>,
-    /// How many files `NAME.truth.png` lie beside an image `NAME`: label maps, from which nobody learns colours.
+    /// Number of files `NAME.truth.png` next to an image `NAME`. They are label maps and not used as images.
     pub label_maps: usize,
 }
 
 impl TrainingImages {
-    /// Finds the images anywhere under a folder, by their endings, and decodes all of them once: one that is damaged, or larger
-    /// than `max_pixels`, is left out before a run begins, not found in the middle of it.
+    /// Finds the images in a folder and all its subfolders by their endings. Decodes all of them once, so that a
+    /// damaged image, or one of more than `max_pixels` pixels, is left out before the run begins.
     ///
     /// # Errors
-    /// When a file cannot be read, or no image is left.
+    /// [`TrainError`] when a file cannot be read, or no image is left.
     pub fn find(folder: &Path, max_pixels: u64) -> Result<Self, TrainError> {
         let mut found = walk(folder)?;
         found.sort();
@@ -82,12 +81,12 @@ impl TrainingImages {
                 folder: folder.to_owned(),
             });
         }
-        images.sha256 = hexadecimal(&all.finalize());
+        images.sha256 = hex::encode(all.finalize());
         Ok(images)
     }
 }
 
-/// Every file under a folder whose ending is an image's.
+/// Returns all files under a folder that have an image's ending.
 fn walk(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -129,7 +128,7 @@ mod tests {
         let left_out: Vec<_> = images.undecodable.iter().map(|(file, _)| file.clone()).collect();
         assert_eq!(left_out, [path("b.png"), path("c.png")]);
         assert!(images.undecodable[1].1.contains("limits.max_image_pixels"));
-        // What is left out decides nothing.
+        // Files that are left out do not change the digest.
         assert_eq!((images.files, images.sha256), (whole.files, whole.sha256));
     }
 }

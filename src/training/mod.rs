@@ -1,8 +1,9 @@
-//! MaskCLIP+: a segmentation network that learns from the labels MaskCLIP gives for free (Zhou, Loy, Dai, "Extract Free Dense
-//! Labels from CLIP", ECCV 2022, section 3.4).
+//! MaskCLIP+: a segmentation network that learns from the labels that MaskCLIP gives for free (Zhou, Loy, Dai, "Extract
+//! Free Dense Labels from CLIP", ECCV 2022, section 3.4).
 //!
-//! Owns the training: the images, the labels, the loss, the steps, and the folder of a run. What a student is as a model is
-//! [`models::student`](crate::models::student)'s to say, and any [`Labeller`](crate::labeller::Labeller) teaches.
+//! This room owns the training: images, labels, loss, steps, and the folder of a run.
+//! [`models::student`](crate::models::student) owns the student as a model. Any [`Labeller`](crate::labeller::Labeller)
+//! can score views as a teacher.
 
 #![allow(clippy::disallowed_types)] // Tensors live here.
 
@@ -19,7 +20,7 @@ mod teacher;
 #[cfg(test)]
 mod tests;
 mod texts;
-mod training;
+mod trainer;
 mod views;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ use crate::evaluation::DatasetError;
 use crate::image::DecodeError;
 use crate::labeller::LabellerError;
 use crate::models::student::ParameterError;
+use crate::support::write_whole_file;
 
 /// Why a student cannot be trained.
 #[derive(Debug, thiserror::Error)]
@@ -49,56 +51,56 @@ pub enum TrainError {
     /// A setting is out of its range.
     #[error("{name} has to be {possible}")]
     Setting {
-        /// Which.
+        /// The setting's name on the command line.
         name: &'static str,
-        /// What it may be.
+        /// The values that it may have, in words.
         possible: String,
     },
-    /// There is nothing to learn from.
+    /// The folder has no image that can be decoded.
     #[error("there are no images that can be decoded in {}", folder.display())]
     NoImages {
-        /// Where they were looked for.
+        /// The folder that was searched.
         folder: PathBuf,
     },
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// The file, or the folder.
+        /// The file or the folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file that was an image when the run began is none any more.
+    /// A file that was an image when the run began can no longer be decoded.
     #[error("{}: {source}", path.display())]
     Image {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: DecodeError,
     },
-    /// The weights for the backbone are another network's.
+    /// The weights for the backbone belong to another network.
     #[error("{} does not fit the backbone: {source}", path.display())]
     Backbone {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The tensor that does not fit.
         source: ParameterError,
     },
-    /// The labels that are given do not go with the texts.
+    /// The given labels do not fit the texts.
     #[error(transparent)]
     Texts(#[from] TextsError),
-    /// The state's file is not whole.
+    /// A file is incomplete or has another format.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
     /// The state holds other tensors than the student has.
-    #[error("the state is none of this student: {0}")]
+    #[error("the state belongs to another student: {0}")]
     Foreign(String),
-    /// The folder's run has another plan.
+    /// The run in the folder has another plan.
     #[error(
         "{} holds a run with another {different}: give it the same, or another folder",
         folder.display()
@@ -106,10 +108,10 @@ pub enum TrainError {
     OtherRun {
         /// The folder.
         folder: PathBuf,
-        /// Parts of the plan, separated by commas.
+        /// Names of the parts of the plan that differ, separated by commas.
         different: String,
     },
-    /// The folder's label maps are of another plan.
+    /// The label maps in the folder belong to another plan.
     #[error(
         "{} has label maps of another {different}: give it the same, delete them, or take another folder",
         folder.display()
@@ -117,41 +119,41 @@ pub enum TrainError {
     OtherLabels {
         /// The folder of label maps.
         folder: PathBuf,
-        /// Parts of the plan, separated by commas.
+        /// Names of the parts of the plan that differ, separated by commas.
         different: String,
     },
     /// A label map cannot be used.
     #[error(transparent)]
     Labels(#[from] DatasetError),
-    /// A label map is of another size than its image.
+    /// A label map differs from its image in size.
     #[error("the label map of {} has another size than the image", image.display())]
     LabelSize {
         /// The image.
         image: PathBuf,
     },
-    /// The engine refused or failed.
+    /// The engine refused a request or failed.
     #[error("{}: {source}", path.display())]
     Segment {
         /// The image.
         path: PathBuf,
-        /// What the engine said.
+        /// The engine's error.
         source: Box<SegmentError>,
     },
     /// The teacher failed.
     #[error(transparent)]
     Teacher(#[from] LabellerError),
-    /// Nobody labels anything.
+    /// No pixel had a label for several steps.
     #[error(
-        "no pixel had a label in {steps} steps: no probability reaches the confidence {confidence}; a lower one, or a \
-         vocabulary that fits the images, gives something to learn from"
+        "no pixel had a label in {steps} steps: no probability reaches the confidence {confidence}; use a lower \
+         confidence or a vocabulary that fits the images"
     )]
     NoPseudoLabels {
-        /// How many steps in a row.
+        /// Number of such steps in a row.
         steps: u64,
-        /// The probability that is asked for.
+        /// The probability that a label must reach.
         confidence: f32,
     },
-    /// The loss left the numbers.
+    /// The loss is not a finite number.
     #[error(
         "the loss of step {step} is no number at a learning rate of {learning_rate}, after {}: a lower rate may hold",
         last_loss.map_or("none".to_owned(), |loss| loss.to_string())
@@ -161,9 +163,14 @@ pub enum TrainError {
         step: u64,
         /// Its learning rate.
         learning_rate: f64,
-        /// The loss before.
+        /// The loss of the last step before it.
         last_loss: Option<f64>,
     },
+}
+
+/// Writes a file completely or not at all. The error names the file.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    write_whole_file(path, bytes).map_err(file_error(path))
 }
 
 fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
@@ -171,7 +178,8 @@ fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
     |source| TrainError::File { path, source }
 }
 
-/// Names of the fields in which `now` is not what was `begun`, separated by commas; none when all are the same.
+/// Returns the names of the fields in which `now` differs from `begun`, separated by commas, or `None` if no field
+/// differs.
 fn differences(begun: &Value, now: &Value) -> Option<String> {
     let now = now.as_object().expect("a plan is an object");
     let different = now

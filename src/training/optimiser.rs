@@ -1,6 +1,6 @@
-//! Stochastic gradient descent with momentum and weight decay, and the learning rate's way down.
+//! Stochastic gradient descent with momentum and weight decay.
 //!
-//! Owned rather than libtorch's, whose buffers cannot be read: a run that is resumed needs them.
+//! Written here, because the buffers of libtorch's optimiser cannot be read, and a resumed run needs them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,17 +8,17 @@ use tch::Tensor;
 
 use crate::models::student::{OptimiserSettings, Parameters};
 
-/// The optimiser and what it remembers of earlier steps.
+/// The optimiser with its momentum buffers.
 #[derive(Debug)]
 pub struct Sgd {
     momentum: f64,
     weight_decay: f64,
-    /// By the parameter's name, of its shape.
+    /// One buffer per parameter, by the parameter's name, with its shape.
     buffers: BTreeMap<String, Tensor>,
 }
 
 impl Sgd {
-    /// An optimiser that has made no step.
+    /// Creates an optimiser that has made no step.
     pub fn new(settings: &OptimiserSettings, parameters: &Parameters) -> Self {
         let zeros = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.detach().zeros_like());
         Self {
@@ -28,13 +28,15 @@ impl Sgd {
         }
     }
 
-    /// What it remembers, by the parameters' names.
+    /// Returns the momentum buffers by the parameters' names.
     pub fn buffers(&self) -> &BTreeMap<String, Tensor> {
         &self.buffers
     }
 
-    /// Takes what another optimiser remembered, out of `stored`. Gives the name of a buffer that is not there or has another
-    /// shape.
+    /// Takes the momentum buffers out of `stored`.
+    ///
+    /// # Errors
+    /// The name of a buffer that is missing or has another shape.
     pub(super) fn restore(&mut self, stored: &mut HashMap<String, Tensor>) -> Result<(), String> {
         for (name, buffer) in &mut self.buffers {
             match stored.remove(name) {
@@ -45,8 +47,8 @@ impl Sgd {
         Ok(())
     }
 
-    /// Changes the parameters by the gradients they hold, which are then gone:
-    /// `buffer = momentum * buffer + gradient + weight_decay * weight`, `weight -= learning_rate * buffer`.
+    /// Changes the parameters by their gradients and clears the gradients: `buffer = momentum * buffer + gradient +
+    /// weight_decay * weight`, `weight -= learning_rate * buffer`.
     pub fn step(&mut self, parameters: &Parameters, learning_rate: f64) {
         tch::no_grad(|| {
             for (name, parameter) in parameters.trained() {

@@ -1,6 +1,7 @@
-//! Pseudo-labels of whole images: asked of the engine once, as requests, and kept in files from which views cut theirs.
+//! Pseudo-labels of whole images. The engine labels each image once, as a request. Views cut their labels out of the
+//! stored label maps.
 //!
-//! Owns the files and their order. What a label map is made of, and its limits, are the engine's.
+//! This file owns the label map files and their order. The engine owns the making of label maps and its limits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,21 +11,21 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::checkpoint::write_atomically;
-use super::{TrainError, differences, file_error};
+use super::{TrainError, differences, file_error, write};
 use crate::engine::{Engine, ImageSource, OutputOptions, SegmentFields, SegmentRequest};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::models::student::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary};
 use crate::scores::UNLABELLED;
 
-/// The folder of label maps, in a run's folder.
+/// The folder of label maps within a run's folder.
 pub const LABELS_FOLDER: &str = "pseudo-labels";
 
-/// What the folder's label maps depend on.
+/// The file that holds what the label maps depend on.
 const PLAN_FILE: &str = "plan.json";
 
-/// The part of a plan that decides label maps. Others may change before a run's first checkpoint, and the labels stay.
+/// The part of a plan that decides label maps. If other parts change before a run's first checkpoint, the label maps
+/// stay valid.
 #[derive(Serialize)]
 struct LabelPlan<'a> {
     version: &'static str,
@@ -32,24 +33,24 @@ struct LabelPlan<'a> {
     teacher: &'a PlannedTeacher,
     confidence: f32,
     data: &'a PlannedData,
-    /// The student's number of each of the teacher's texts.
+    /// The student's query for each of the teacher's texts.
     texts: &'a [u16],
 }
 
-/// Label maps of a run's images, `0.png` being the first image's. Each is written whole or not at all.
+/// The label maps of a run's images. `0.png` belongs to the first image. Each file is written completely or not at all.
 #[derive(Debug, Clone)]
 pub struct LabelCache {
     folder: PathBuf,
-    /// What the values mean: the student's query for each.
+    /// The student's query for each value of the label maps.
     taught: Vec<u16>,
 }
 
 impl LabelCache {
-    /// The label maps in a run's folder, or a place for them. Their values are places in `taught`, which holds queries of the
-    /// student.
+    /// Opens the folder of label maps in a run's folder, or creates it. The values of the label maps are indices of
+    /// `taught`, which holds queries of the student.
     ///
     /// # Errors
-    /// When label maps of another plan are there, or a file cannot be read or written.
+    /// [`TrainError`] when the folder holds label maps of another plan, or a file cannot be read or written.
     pub fn open(run: &Path, plan: &Plan, taught: &[u16]) -> Result<Self, TrainError> {
         let folder = run.join(LABELS_FOLDER);
         let plan_file = folder.join(PLAN_FILE);
@@ -73,7 +74,7 @@ impl LabelCache {
                 return Err(TrainError::OtherLabels { folder, different });
             }
         } else {
-            write_atomically(&plan_file, format!("{plan:#}\n").as_bytes())?;
+            write(&plan_file, format!("{plan:#}\n").as_bytes())?;
         }
         Ok(Self {
             folder,
@@ -81,16 +82,18 @@ impl LabelCache {
         })
     }
 
-    /// Whether all of the first `images` images are labelled.
+    /// Returns whether all of the first `images` images have a label map.
     pub fn is_complete(&self, images: usize) -> bool {
         (0..images).all(|image| self.file(image).exists())
     }
 
-    /// Asks the engine, with these fields of a request, for the label map of each image that has none yet: an indexed PNG. `stop` is asked before each image, `labelled` told of
-    /// each, known or new. False when `stop` said so before the end.
+    /// Asks the engine for the label map of each image that has none, with these fields of a request, as an indexed
+    /// PNG. Calls `stop` before each request and `labelled` after each image, new or known. Returns false if `stop`
+    /// ended the work.
     ///
     /// # Errors
-    /// When the engine refuses or fails, or a file cannot be read or written. What was labelled stays.
+    /// [`TrainError`] when the engine refuses a request or fails, or a file cannot be read or written. Finished label
+    /// maps stay.
     pub async fn fill(
         &self,
         engine: &Arc<Engine>,
@@ -122,14 +125,14 @@ impl LabelCache {
                 let EncodedLabelMap::Png(bytes) = segmentation.label_map else {
                     unreachable!("a PNG was asked for");
                 };
-                write_atomically(&file, &bytes)?;
+                write(&file, &bytes)?;
             }
             labelled();
         }
         Ok(true)
     }
 
-    /// The student's query per pixel of an image, or [`UNLABELLED`].
+    /// Returns the student's query of every pixel of an image, or [`UNLABELLED`].
     pub(super) fn read(&self, image: usize) -> Result<Truth, TrainError> {
         let sample = Sample {
             name: image.to_string(),

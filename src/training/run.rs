@@ -1,4 +1,4 @@
-//! A whole run in a folder: begun or gone on with, its log, its checkpoints, its end.
+//! A run of the training in a folder: start or resumption, log, checkpoints and end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -8,55 +8,54 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::backbone_weights::BackboneWeights;
-use super::checkpoint::{State, read_state, write_atomically};
+use super::checkpoint::{State, read_state};
 use super::teacher::Teacher;
-use super::training::Trainer;
-use super::{TrainError, differences, file_error};
+use super::trainer::Trainer;
+use super::{TrainError, differences, file_error, write};
 use crate::models::student::{CARD_FILE, Plan, STUDENT_FILE, StepReport, StudentCard};
-use crate::support::hexadecimal;
 
-/// From what an unfinished run goes on.
+/// The file from which an unfinished run resumes.
 pub const STATE_FILE: &str = "training.safetensors";
 
-/// What each step did.
+/// The log of all steps.
 pub const LOG_FILE: &str = "log.csv";
 
-/// The log's first line.
+/// The first line of the log.
 const LOG_HEADER: &str = "step,loss,distillation,learning_rate,labelled,images_per_second";
 
 /// A run of the training.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainRun<'a> {
-    /// Where everything is kept.
+    /// The folder of the run's files.
     pub folder: &'a Path,
     /// Everything that decides the result.
     pub plan: &'a Plan,
-    /// The images, in the order that the plan's digest has them.
+    /// The images, in the order of the plan's digest.
     pub files: &'a [PathBuf],
-    /// What the backbone begins with, if not at random.
+    /// The weights that the backbone starts with; `None` for a random start.
     pub backbone: Option<&'a BackboneWeights>,
-    /// Largest image that is decoded, in pixels.
+    /// Largest number of pixels of an image that is decoded.
     pub max_image_pixels: u64,
-    /// Steps from one checkpoint to the next; at least 1.
+    /// Number of steps between checkpoints, at least 1.
     pub checkpoint_steps: u64,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TrainOutcome {
-    /// The student is in its file.
+    /// All steps are made and the student is written.
     Finished(StepReport),
-    /// Somebody asked for it; the same run can go on.
+    /// The caller stopped the run, which can be resumed.
     Stopped(StepReport),
 }
 
 impl TrainRun<'_> {
-    /// Trains from where the folder's state is, or from the beginning, until all steps are made, `stop` says so, or nothing
-    /// can come of it. `observe` is told of each step, and how many images it took a second.
+    /// Trains from the folder's state, or from the beginning, until all steps are made or `stop` returns true. Calls
+    /// `observe` with the report of each step and its speed in images per second.
     ///
     /// # Errors
-    /// When the folder holds another run, a file cannot be read or written, the teacher fails, the loss is no number, or the
-    /// teacher labels nothing. What was saved stays.
+    /// [`TrainError`] when the folder holds another run, a file cannot be read or written, the teacher fails, the loss
+    /// is not finite, or the teacher labels nothing. Saved files stay.
     pub fn train(
         &self,
         teacher: &mut Teacher<'_>,
@@ -97,16 +96,16 @@ impl TrainRun<'_> {
         }
     }
 
-    /// How many steps of this run were made. Reads the state as [`TrainRun::train`] does, and leaves all as it is.
+    /// Returns how many steps of this run have been made. Reads the state and changes nothing.
     ///
     /// # Errors
-    /// When the folder holds another run, or its state cannot be read.
+    /// [`TrainError`] when the folder holds another run, or its state cannot be read.
     pub fn steps_made(&self) -> Result<u64, TrainError> {
         let state = self.state()?;
         Ok(state.map_or(0, |(_, header)| header.last.step))
     }
 
-    /// The folder's state, which is one of this run.
+    /// Returns the folder's state, checked to belong to this run, or `None` if there is none.
     fn state(&self) -> Result<Option<State>, TrainError> {
         let state_file = self.folder.join(STATE_FILE);
         if !state_file.exists() {
@@ -125,24 +124,25 @@ impl TrainRun<'_> {
 
     fn save(&self, trainer: &Trainer<'_>) -> Result<(), TrainError> {
         let state = trainer.state().expect("a step was made");
-        write_atomically(&self.folder.join(STATE_FILE), &state)
+        write(&self.folder.join(STATE_FILE), &state)
     }
 
     fn finish(&self, trainer: &Trainer<'_>, last: StepReport) -> Result<(), TrainError> {
         let student = trainer.student();
         let card = StudentCard {
             format: StudentCard::FORMAT.to_owned(),
-            weights_sha256: hexadecimal(&Sha256::digest(&student)),
+            weights_sha256: hex::encode(Sha256::digest(&student)),
             plan: self.plan.clone(),
             last_step: last,
         };
-        write_atomically(&self.folder.join(STUDENT_FILE), &student)?;
+        write(&self.folder.join(STUDENT_FILE), &student)?;
         let card = serde_json::to_string_pretty(&card).expect("a card is plain data") + "\n";
-        write_atomically(&self.folder.join(CARD_FILE), card.as_bytes())
+        write(&self.folder.join(CARD_FILE), card.as_bytes())
     }
 }
 
-/// A line per step. Lines of steps after the state that a run goes on from are dropped: they are made again.
+/// The log, one line per step. When a run resumes, lines of steps after its state are dropped, because these steps are
+/// made again.
 struct Log {
     file: File,
     path: PathBuf,
@@ -163,7 +163,7 @@ impl Log {
                 kept.push('\n');
             }
         }
-        write_atomically(path, kept.as_bytes())?;
+        write(path, kept.as_bytes())?;
         Ok(Self {
             file: OpenOptions::new().append(true).open(path).map_err(file_error(path))?,
             path: path.to_owned(),

@@ -1,29 +1,27 @@
-//! Whether a student can be trained as its settings say.
+//! Checks of the training settings.
 
 use super::{Texts, TrainError};
 use crate::models::student::{Head, NetworkConfig, PseudoLabels, TrainSettings};
 
 impl TrainSettings {
-    /// Whether a student can be trained like that, by a teacher that has patches of this size.
+    /// Checks that a student can be trained with these settings and a teacher with patches of this size.
     ///
     /// # Errors
-    /// Which setting is wrong, and what it may be.
+    /// [`TrainError::Setting`] with the setting's name and its possible values.
     pub fn check(&self, network: &NetworkConfig, patch_pixels: u32) -> Result<(), TrainError> {
         let refuse = |name, possible: String| Err(TrainError::Setting { name, possible });
         let [least, greatest] = self.scale;
         let optimiser = &self.optimiser;
         let smallest_batch = match network.head {
             Head::DeeplabV2 => 1,
-            // Its pool sees one value per image, and one value has no variance.
+            // DeepLabv3+ normalises its pooled values over the batch. A batch of one has one value per channel and thus
+            // no variance.
             Head::DeeplabV3Plus => 2,
         };
         if self.steps == 0 {
             refuse("steps", "at least 1".to_owned())
         } else if self.batch < smallest_batch {
-            refuse(
-                "batch",
-                format!("at least {smallest_batch} with {}", network.head.name()),
-            )
+            refuse("batch", format!("at least {smallest_batch} with {}", network.head))
         } else if self.crop_pixels == 0 || !self.crop_pixels.is_multiple_of(patch_pixels) {
             refuse(
                 "crop-pixels",
@@ -68,10 +66,10 @@ impl TrainSettings {
 }
 
 impl TrainSettings {
-    /// Whether there are labels to learn from.
+    /// Checks that there are labels to learn from.
     ///
     /// # Errors
-    /// Which setting leaves nobody to label, or nothing to be labelled.
+    /// [`TrainError::Setting`] when nobody would label anything, or nothing is left to label.
     pub fn check_labels(&self, texts: &Texts, is_given: bool) -> Result<(), TrainError> {
         let refuse = |name, possible: &str| {
             let possible = possible.to_owned();

@@ -1,5 +1,5 @@
-//! What a student is guided by: a labeller's pseudo-labels, where it is sure enough, and its features; label maps of whole
-//! images; given labels.
+//! What guides a student: a labeller's pseudo-labels where it is sure enough, its features, label maps of whole images,
+//! and given labels.
 
 use tch::Tensor;
 
@@ -15,12 +15,12 @@ use crate::models::{ClipLabeller, DenseFeatureGrid};
 use crate::scores::UNLABELLED;
 use crate::support::to_i64;
 
-/// A labeller that can teach: its features are a student's goal, too, where features are distilled.
+/// A labeller that can teach. Its features are a student's target when features are distilled.
 pub trait TeachingLabeller: Labeller {
-    /// The features of one image at its first size, seen as a whole, that are compared with texts.
+    /// Returns the unit features of one image at its first size, seen as a whole.
     ///
     /// # Errors
-    /// When the model fails.
+    /// [`LabellerError`] when the model fails.
     fn unit_grid(&mut self, input: &ModelInput, attention: Attention) -> Result<DenseFeatureGrid, LabellerError>;
 }
 
@@ -30,32 +30,33 @@ impl TeachingLabeller for ClipLabeller {
     }
 }
 
-/// Whoever teaches, and what it is asked.
+/// A teacher with the texts and options that it scores views with.
 pub struct Teacher<'a> {
-    /// Scores views.
+    /// The model that scores views.
     pub labeller: &'a mut dyn TeachingLabeller,
-    /// The texts that views are scored against, and the student's.
+    /// The texts of the teacher and of the student.
     pub texts: &'a Texts,
-    /// How.
+    /// The options of features, scoring and refinement.
     pub options: DenseOptions,
-    /// The label maps of whole images that take the place of asking for each view's.
+    /// Label maps of whole images. They replace scoring each view.
     pub cache: Option<&'a LabelCache>,
-    /// Labels that go before all others.
+    /// Given labels. They come before all others.
     pub given: Option<&'a GivenLabels>,
-    /// Probability from which a pixel's best text is its label, 0 to 1.
+    /// Probability that the best text must reach to become a pixel's label, 0 to 1.
     pub confidence: f32,
 }
 
 impl Teacher<'_> {
-    /// One label per pixel of the view, row by row: the number of a student's text, or [`UNLABELLED`] where none is sure enough or
-    /// there is no image. Every text counts for itself, a background's name like a class's.
+    /// Returns one label per pixel of the view, row by row: the number of a student's query, or [`UNLABELLED`] where no
+    /// text is sure enough or the view shows no image. Every text counts on its own; a background name counts like a
+    /// class.
     pub(super) fn labels(&mut self, view: &View) -> Result<Vec<u16>, LabellerError> {
         let classifier = &self.texts.teacher;
         let scores = self.labeller.score(&view.plain, classifier, &self.options)?;
         let (width, height) = (view.plain.image_width, view.plain.image_height);
         let options = LabelMapOptions {
-            width: u32::try_from(width).expect("a view is some pixels wide"),
-            height: u32::try_from(height).expect("a view is some pixels high"),
+            width: u32::try_from(width).expect("a view's width fits 32 bits"),
+            height: u32::try_from(height).expect("a view's height fits 32 bits"),
             classes: classifier.queries,
             background_label: UNLABELLED,
             background_threshold: self.confidence,
@@ -70,8 +71,8 @@ impl Teacher<'_> {
         Ok(labels.collect())
     }
 
-    /// The labeller's features of views, `[batch, embedding, rows, columns]`, of unit length: of each view as a whole, whatever its
-    /// pseudo-labels come of.
+    /// Returns the labeller's unit features of views, `[batch, embedding, rows, columns]`. Each view is seen as a
+    /// whole, even when its pseudo-labels come from windows or label maps.
     pub(super) fn features<'v>(&mut self, views: impl Iterator<Item = &'v View>) -> Result<Tensor, LabellerError> {
         let attention = self.options.features.attention;
         let features = views.map(|view| {

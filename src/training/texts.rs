@@ -1,53 +1,53 @@
-//! What a student tells apart, and which of it its labels may be.
+//! The texts that a student tells apart, and which of them labels can name.
 
 use crate::scores::QueryOwner;
-use crate::vocabulary::{ClassList, Classifier};
+use crate::vocabulary::{ClassList, Classifier, is_background};
 
-/// The student's texts, those of its teacher, and which of them are somebody's to label.
+/// The texts of a student and its teacher, and who labels each of them.
 #[derive(Debug, Clone)]
 pub struct Texts {
-    /// The student's: a query per class, and one per background name, where the background's embedding is not learned.
+    /// The student's texts: a query per text of a class, and one per background name unless the background is learned.
     pub student: Classifier,
     /// The query whose embedding is learned, if any.
     pub learned: Option<u16>,
-    /// The teacher's, which never are those of labelled classes.
+    /// The teacher's texts. Texts of labelled classes are left out.
     pub teacher: Classifier,
-    /// The student's query for each of the teacher's.
+    /// The student's query for each of the teacher's texts.
     pub taught: Vec<u16>,
-    /// Which of the student's queries pseudo-labels may be.
+    /// Whether pseudo-labels may name each of the student's queries.
     pub pseudo_labelled: Vec<bool>,
-    /// The student's query for each class whose given labels count, by the class's id.
+    /// The student's query per class id; `None` if the class has no given labels.
     pub labelled: Vec<Option<u16>>,
 }
 
-/// Why texts do not go with labels.
+/// Why texts do not fit the labels.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextsError {
-    /// Nothing stands for the background.
+    /// No class stands for the background that is to be learned.
     #[error("a learned background needs a class called \"background\"")]
     NoBackgroundClass,
-    /// A label that could be several texts.
+    /// A labelled class has several texts, so its label is ambiguous.
     #[error(
-        "the labelled class {0:?} is made of several texts, and a label does not say which: a learned background, or no \
-         background names, makes it one"
+        "the labelled class {0:?} is made of several texts, and a label does not say which: use a learned background \
+         or no background names"
     )]
     SeveralTexts(String),
 }
 
 impl Texts {
-    /// From the classifier of a class list with its background, and that of the same classes without background names where
-    /// the background's embedding is learned. `labelled` says which classes have given labels, `[classes]`.
+    /// Creates the texts from the classifier of a class list with its background names. If the background is learned,
+    /// `without_names` is the classifier of the same classes without background names. `labelled`, `[classes]`, says
+    /// which classes have given labels.
     ///
     /// # Errors
-    /// See [`TextsError`].
+    /// [`TextsError`].
     pub fn new(
         list: &ClassList,
         full: &Classifier,
         without_names: Option<&Classifier>,
         labelled: &[bool],
     ) -> Result<Self, TextsError> {
-        let is_background = |name: &str| name.trim().eq_ignore_ascii_case("background");
         let background = list.classes().iter().position(|class| is_background(&class.name));
         let learned = match (without_names, background) {
             (Some(_), None) => return Err(TextsError::NoBackgroundClass),
@@ -72,7 +72,7 @@ impl Texts {
             .filter(|&index| !is_labelled(&full.owners[index]))
             .collect();
         let taught = teaching.iter().map(|&index| match (without_names, full.owners[index]) {
-            // Without background names a class's query is its id.
+            // Without background names, the number of a class's query is the class's id.
             (Some(_), QueryOwner::Class(id)) => id,
             (Some(_), QueryOwner::Background) | (None, _) => query(index),
         });
@@ -112,7 +112,7 @@ mod tests {
         ClassList::new(classes.to_vec(), names, &VocabularyLimits::for_testing()).unwrap()
     }
 
-    /// The text of number n has the embedding (n, 1), before it is scaled.
+    /// Returns a classifier in which text number n has the embedding (n, 1), before scaling.
     fn classifier(list: &ClassList) -> Classifier {
         let embedding = |number: usize| TextEmbedding {
             vector: vec![number as f32, 1.0].into(),

@@ -1,7 +1,7 @@
-//! Which part of which image a step looks at, how large, which way round and in which colours.
+//! Views: which part of which image a step uses, at which size, mirrored or not, in which colours.
 //!
-//! Owns the augmentation, as plain data. What is random depends on the seed, the step and the place in the batch alone, so a run
-//! that is resumed sees what an unbroken one would have seen.
+//! This file owns the augmentation as plain data. Randomness depends only on the seed, the step and the index in the
+//! batch, so a resumed run sees the same views as an unbroken one.
 
 use ::image::imageops;
 
@@ -12,60 +12,60 @@ use crate::support::Random;
 /// Weights of red, green and blue in grey (ITU-R BT.601).
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// How images become views.
+/// The settings by which images become views.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ViewSettings {
     /// Side of a view in pixels.
     pub side: u32,
     /// Short side of the image before the random scale, in pixels.
     pub short_side: u32,
-    /// Least and greatest random scale.
+    /// Smallest and largest random scale.
     pub scale: [f64; 2],
-    /// How far brightness, contrast and saturation go either way, 0 to 1.
+    /// Largest change of brightness, contrast and saturation in either direction, 0 to 1.
     pub colour: f64,
     pub normalisation: Normalisation,
 }
 
-/// A square of an image, normalised. What lies beyond the image, right and below, is 0.
+/// A square part of an image, normalised. Pixels beyond the image, to the right and below, are 0.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct View {
-    /// In the image's own colours: what the teacher sees.
+    /// The part in the image's own colours, which the teacher sees.
     pub plain: ModelInput,
-    /// `[3, side, side]` in changed colours: what the student sees.
+    /// The part in changed colours, `[3, side, side]`, which the student sees.
     pub coloured: Vec<f32>,
-    /// What of the image it shows.
+    /// The part of the image that the view shows.
     pub place: Place,
 }
 
-/// Which part of its image a view shows, and where.
+/// The part of an image that a view shows, and where the view shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     /// Side of the view in pixels.
     pub side: usize,
-    /// Pixels from the view's left that show the image.
+    /// Number of the view's columns, from the left, that show the image.
     pub shown_width: usize,
-    /// Pixels from the view's top that show the image.
+    /// Number of the view's rows, from the top, that show the image.
     pub shown_height: usize,
     /// First column of the image that is shown.
     left: usize,
-    /// How many are.
+    /// Number of the image's columns that are shown.
     columns: usize,
     /// First row of the image that is shown.
     top: usize,
-    /// How many are.
+    /// Number of the image's rows that are shown.
     rows: usize,
     /// Whether the image is shown mirrored.
     mirrored: bool,
 }
 
 impl Place {
-    /// Whether a pixel of the view, `[side, side]`, shows the image.
+    /// Returns whether a pixel of the view, an index into `[side, side]`, shows the image.
     pub fn shows(&self, pixel: usize) -> bool {
         pixel % self.side < self.shown_width && pixel / self.side < self.shown_height
     }
 
-    /// The view's labels, `[side, side]`, out of its image's, `[height, width]`: of the nearest pixel; [`UNLABELLED`] beyond the
-    /// image.
+    /// Cuts the view's labels, `[side, side]`, out of its image's labels, `[height, width]`. Each pixel gets the label
+    /// of the nearest pixel of the image, or [`UNLABELLED`] beyond the image.
     pub fn cut(&self, labels: &[u16], width: usize) -> Vec<u16> {
         let mut cut = vec![UNLABELLED; self.side * self.side];
         for (y, row) in cut.chunks_exact_mut(self.side).take(self.shown_height).enumerate() {
@@ -84,18 +84,18 @@ impl Place {
     }
 }
 
-/// Which of `from` pixels lies under the middle of pixel `at` when they are shown as `to`.
+/// Returns which of `from` pixels lies under the middle of pixel `at` when `from` pixels are shown as `to`.
 fn nearest(at: usize, from: usize, to: usize) -> usize {
     (2 * at + 1) * from / (2 * to)
 }
 
 impl ViewSettings {
-    /// One view of an image.
+    /// Returns a random view of an image.
     pub(super) fn view(&self, image: &RgbImage, random: &mut Random) -> View {
         let (width, height) = image.dimensions();
         let [least, greatest] = self.scale;
         let scale = least + (greatest - least) * random.uniform();
-        // Pixels of the view per pixel of the image.
+        // Number of the view's pixels per pixel of the image.
         let factor = f64::from(self.short_side) / f64::from(width.min(height)) * scale;
         let (left, columns, shown_width) = self.part(width, factor, random);
         let (top, rows, shown_height) = self.part(height, factor, random);
@@ -136,7 +136,8 @@ impl ViewSettings {
         }
     }
 
-    /// Along one axis of `length` pixels: the first pixel that is seen, how many are, and how many of the view they become.
+    /// Chooses the part of an axis of `length` pixels. Returns the first pixel that is shown, the number of pixels that
+    /// are shown, and the number of the view's pixels that they become.
     fn part(&self, length: u32, factor: f64, random: &mut Random) -> (u32, u32, u32) {
         let seen = (f64::from(self.side) / factor).round().clamp(1.0, f64::from(length));
         let first = (random.uniform() * (f64::from(length) - seen + 1.0)) as u32;
@@ -144,7 +145,8 @@ impl ViewSettings {
         (first, seen as u32, shown as u32)
     }
 
-    /// Brightness, contrast and saturation, as torchvision's `ColorJitter` has them: `[3, pixels]` of 0 to 1 to the same.
+    /// Changes brightness, contrast and saturation as torchvision's `ColorJitter` does. Maps `[3, pixels]` from 0 to 1
+    /// to the same shape and range.
     fn recoloured(&self, planes: &[f32], random: &mut Random) -> Vec<f32> {
         let mut factor = || (1.0 + self.colour * (2.0 * random.uniform() - 1.0)) as f32;
         let (brightness, contrast, saturation) = (factor(), factor(), factor());
@@ -170,7 +172,8 @@ impl ViewSettings {
         planes
     }
 
-    /// Normalised and put at the top left of the view: `[3, shown height, shown width]` to `[3, side, side]`.
+    /// Normalises pixels and puts them at the top left of the view: `[3, shown height, shown width]` to `[3, side,
+    /// side]`.
     fn framed(&self, planes: &[f32], shown_width: usize) -> Vec<f32> {
         let side = self.side as usize;
         let mut framed = vec![0.0; 3 * side * side];
@@ -188,17 +191,17 @@ impl ViewSettings {
     }
 }
 
-/// The value `factor` times as far from `middle`, within 0 to 1.
+/// Returns the value moved to `factor` times its distance from `middle`, clamped to 0 to 1.
 fn towards(middle: f32, value: f32, factor: f32) -> f32 {
     (middle + factor * (value - middle)).clamp(0.0, 1.0)
 }
 
-/// Which image comes at a place in the order of all steps: each epoch has every image once, in an order of its own.
+/// Returns the image at a place in the sequence of all views. Each epoch shows every image once, in its own order.
 pub(super) fn image_at(place: u64, images: usize, seed: u64) -> usize {
     let (epoch, within) = (place / images as u64, (place % images as u64) as usize);
     let mut random = Random::seeded(&format!("{seed} epoch {epoch}"));
     let mut order: Vec<usize> = (0..images).collect();
-    // Fisher and Yates, as far as the place that is asked for.
+    // Fisher-Yates shuffle, only up to the place that is needed.
     for first in 0..=within {
         let other = first + (random.uniform() * (images - first) as f64) as usize;
         order.swap(first, other);
@@ -225,7 +228,7 @@ mod tests {
         }
     }
 
-    /// Red grows from left to right, green from top to bottom.
+    /// An image whose red grows from left to right and whose green grows from top to bottom.
     fn ramp(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| ::image::Rgb([x as u8, y as u8, 255]))
     }
@@ -279,7 +282,7 @@ mod tests {
 
     #[test]
     fn labels_are_cut_where_the_view_is() {
-        // A label per column and band of rows, and red and green of the same pixels.
+        // Each block of 10 x 10 pixels has its own label, and red and green tell the same block.
         let (width, height) = (90, 60);
         let image = RgbImage::from_fn(width, height, |x, y| {
             ::image::Rgb([(x / 10 * 20) as u8, (y / 10 * 20) as u8, 0])
@@ -303,7 +306,7 @@ mod tests {
                     false => cut[pixel] == UNLABELLED,
                 }
             });
-            // All but the edges, where the image is blended and labels are not.
+            // Some pixels at the edges of blocks disagree: the image is blended there, but labels are not.
             assert!(agreeing.count() > plane * 7 / 10, "{number}: {:?}", view.place);
         }
     }

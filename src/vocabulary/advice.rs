@@ -1,39 +1,40 @@
-//! What a caller should know about a class list that is valid all the same.
+//! Advice about a valid class list that may not give what its caller expects.
 //!
-//! Owns finding it and its words; the codes of a reply are the engine's.
+//! This file finds the advice and words it. The engine turns it into the codes of a reply.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use super::classes::{BACKGROUND, fold};
+use super::classes::{fold, is_background};
 use super::{Class, ClassList, TextEmbedding};
 
-/// One observation. Its text, for people, is its `Display`.
+/// One piece of advice. `Display` gives its text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClassListAdvice {
-    /// One class and no background: every pixel gets it.
+    /// The list has one class and no background, so every pixel gets this class.
     SingleClass {
         /// The class.
         class: String,
     },
-    /// Several classes, none of them for what is around the others, and nobody said whether there is a background.
+    /// The list has several classes, none of which covers the surroundings of the others, and the caller did not say
+    /// whether there is a background.
     NoBackground,
-    /// The same name stands for several classes, or several times for one.
+    /// The same name belongs to several classes, or several times to one class.
     Duplicate {
         /// The name, lower case.
         name: String,
-        /// The classes that have it, in the order of their ids; one class twice when it repeats itself.
+        /// The classes with the name, in the order of their ids. A class that repeats the name is listed twice.
         classes: Vec<String>,
     },
-    /// The model's training captions never had some of a class's words.
+    /// Some words of a class do not occur in the model's training captions.
     UnknownWords {
         /// The class.
         class: String,
-        /// The words, lower case, each once.
+        /// The unknown words, lower case, each listed once.
         words: Vec<String>,
     },
-    /// A text is longer than the model reads.
+    /// A text is longer than the model can read.
     TextTruncated {
         /// The text.
         text: String,
@@ -52,8 +53,8 @@ impl fmt::Display for ClassListAdvice {
             Self::NoBackground => {
                 write!(
                     f,
-                    "no class stands for what is around the others, so what was not named gets the class it resembles \
-                     most: \"background\": true leaves it unlabelled, false says that this is meant"
+                    "no class covers the surroundings of the others, so things that were not named get the class they \
+                     resemble most: \"background\": true leaves them unlabelled, false accepts this without a warning"
                 )
             }
             Self::Duplicate { name, classes } => {
@@ -80,9 +81,9 @@ impl fmt::Display for ClassListAdvice {
     }
 }
 
-/// Everything worth saying about a list and the embeddings of its texts, in the order of [`ClassList::texts`].
-/// `surroundings` are names of what is usually around things, when the caller left open what the background is;
-/// `training_words` are those of the model's training captions, lower case, when they are known.
+/// Returns all advice about a list. `embeddings` belong to [`ClassList::texts`], in that order. `surroundings` are
+/// names of usual surroundings; they are given if the caller left the background open. `training_words` are the words
+/// of the model's training captions, lower case, if they are known.
 pub fn advice(
     list: &ClassList,
     embeddings: &[TextEmbedding],
@@ -109,10 +110,11 @@ pub fn advice(
     advice
 }
 
-/// Whether a class is called one of these names, or has one among its words ("brick wall"), or the word "background".
+/// Returns whether a name of a class is one of these names or "background", or has one of them among its words ("brick
+/// wall").
 fn any_stands_for(classes: &[Class], surroundings: &[String]) -> bool {
     let names: HashSet<String> = surroundings.iter().map(|name| fold(name)).collect();
-    let is_named = |text: &str| names.contains(text) || text == BACKGROUND;
+    let is_named = |text: &str| names.contains(text) || is_background(text);
     classes.iter().flat_map(Class::texts).any(|text| {
         let text = fold(text);
         is_named(&text) || words_of(&text).any(is_named)
@@ -192,8 +194,8 @@ mod tests {
         let missing = [ClassListAdvice::NoBackground];
         assert_eq!(
             missing[0].to_string(),
-            "no class stands for what is around the others, so what was not named gets the class it resembles most: \
-             \"background\": true leaves it unlabelled, false says that this is meant"
+            "no class covers the surroundings of the others, so things that were not named get the class they resemble \
+             most: \"background\": true leaves them unlabelled, false accepts this without a warning"
         );
         assert_eq!(said(&["cat", "dog", "skyscraper"], &[], Some(&surroundings)), missing);
         for classes in [

@@ -1,26 +1,25 @@
-//! What a name stands for: a checked class list with its options.
+//! The definition of a named vocabulary: a checked class list with options.
 
 use sha2::{Digest, Sha256};
 
 use super::VocabularyLimits;
 use super::text_form::VocabularyText;
 use super::{ClassList, ClassListError, VocabularyOptions};
-use crate::support::hexadecimal;
 
-/// What a named vocabulary is defined with.
+/// The definition of a named vocabulary.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VocabularyDefinition {
-    /// The classes and their background.
+    /// The classes with their background.
     pub list: ClassList,
-    /// What takes the place of the server's defaults.
+    /// Options that replace the server's defaults.
     pub options: VocabularyOptions,
 }
 
 impl VocabularyDefinition {
-    /// Checks what was read or sent.
+    /// Checks a vocabulary that was read from a file or sent by a client.
     ///
     /// # Errors
-    /// As [`ClassList::new`], and when an option is out of its range.
+    /// The same as [`ClassList::new`], and when an option is out of its range.
     pub fn new(text: VocabularyText, limits: &VocabularyLimits) -> Result<Self, ClassListError> {
         let VocabularyText {
             classes,
@@ -34,7 +33,7 @@ impl VocabularyDefinition {
         })
     }
 
-    /// One that is known to be valid, whatever the limits for requests.
+    /// Creates a definition that is known to be valid, without checking the limits for requests.
     pub(super) fn trusted(text: VocabularyText) -> Self {
         Self {
             list: ClassList::trusted(text.classes, text.background),
@@ -42,7 +41,8 @@ impl VocabularyDefinition {
         }
     }
 
-    /// Equal definitions, equal digest: that of the list alone where there are no options; 32 hexadecimal digits.
+    /// Returns the definition's digest, 32 hexadecimal digits. Equal definitions have equal digests. Without options it
+    /// is the digest of the list.
     pub(super) fn digest(&self) -> String {
         let list = self.list.digest();
         if self.options.is_empty() {
@@ -50,7 +50,7 @@ impl VocabularyDefinition {
         }
         let lines = self.options.lines().into_iter();
         let options: String = lines.map(|(option, value)| format!("{option}: {value}\n")).collect();
-        hexadecimal(&Sha256::digest(format!("{list} {options}"))[..16])
+        hex::encode(&Sha256::digest(format!("{list} {options}"))[..16])
     }
 }
 

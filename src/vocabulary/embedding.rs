@@ -1,4 +1,4 @@
-//! One text embedding and what it belongs to.
+//! A text embedding and its key.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use sha2::{Digest, Sha256};
 
 use super::TemplateSet;
 
-/// What a model makes of one text.
+/// The embedding that a model computes from a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextEmbedding {
-    /// Of unit length, but for what a student learned itself.
+    /// The embedding, `[dimension]`. It has unit length unless a student learned it.
     pub vector: Arc<[f32]>,
-    /// Whether a prompt with the text was longer than the model reads and lost its end.
+    /// Whether a prompt with the text was too long for the model and lost its end.
     pub truncated: bool,
 }
 
-/// What a text embedding belongs to beside its text.
+/// Everything that a text embedding depends on, except its text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EmbeddingSpace {
     /// SHA-256 of the model's weights file, lower-case hexadecimal.
     pub weights_sha256: Arc<str>,
-    /// Name of the element type of the model's arithmetic: half precision gives other numbers.
+    /// Name of the element type of the model's arithmetic. Half precision gives other numbers.
     pub precision: &'static str,
-    /// The prompts each text is put into.
+    /// The templates that each text is put into.
     pub templates: TemplateSet,
 }
 
-/// Which embedding it is.
+/// The key of an embedding: its space and its text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct EmbeddingKey {
     pub space: EmbeddingSpace,
@@ -41,7 +41,8 @@ impl EmbeddingKey {
         }
     }
 
-    /// SHA-256 of all of it; the templates count with their sentences, so that a changed set is another one.
+    /// Returns the SHA-256 of the whole key. It covers the templates' sentences, so a changed template set has other
+    /// keys.
     pub fn digest(&self) -> [u8; 32] {
         let EmbeddingSpace {
             weights_sha256,

@@ -1,4 +1,4 @@
-//! The metrics of the store of text embeddings.
+//! The metrics of the text embedding store.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use super::EmbeddingStore;
 use crate::telemetry::{MetricsRegistry, Reading, Readings};
 
 impl EmbeddingStore {
-    /// Shows what the store does and holds.
+    /// Registers the metrics of the store.
     ///
     /// # Panics
-    /// When the registry shows a store already.
+    /// When the registry holds the metrics of a store already.
     pub fn register(self: &Arc<Self>, registry: &MetricsRegistry) {
         let store = Arc::clone(self);
         registry.register(Box::new(Readings::new(move || {

@@ -1,7 +1,7 @@
-//! Classes, prompt templates, named vocabularies and the text-embedding store.
+//! Classes, prompt templates, named vocabularies and the store of text embeddings.
 //!
-//! Owns what a class list is, how it becomes prompts, which embeddings are held, in memory and on disk, and how they
-//! become a classifier. Knows nothing of tensors or HTTP.
+//! This room owns class lists, their prompts, the embeddings kept in memory and on disk, and the classifiers made from
+//! them. It knows nothing of tensors or HTTP.
 
 mod advice;
 mod classes;
@@ -21,9 +21,9 @@ mod synonyms;
 mod text_form;
 
 pub use advice::{ClassListAdvice, advice};
-pub use classes::{ClassList, ClassListError};
+pub use classes::{ClassList, ClassListError, is_background};
 pub use definition::VocabularyDefinition;
-pub use disk::{DiskError, DiskStore, off_pool};
+pub use disk::{DiskError, DiskStore};
 pub use embedding::{EmbeddingSpace, TextEmbedding};
 pub use options::VocabularyOptions;
 pub use prompts::TemplateSet;
@@ -37,32 +37,32 @@ pub use text_form::{TextFormError, VocabularyText, parse_class, parse_vocabulary
 
 use crate::scores::QueryOwner;
 
-/// One class of a vocabulary.
+/// A class of a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Class {
-    /// The name, as given.
+    /// The name of the class, as given.
     pub name: String,
-    /// Other names for the same thing; [`Synonyms`] says what they come to.
+    /// Other names for the same thing. [`Synonyms`] decides how their scores are combined.
     pub synonyms: Vec<String>,
 }
 
 impl Class {
-    /// The name and the synonyms, in this order.
+    /// Returns the name, then the synonyms.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.name).chain(&self.synonyms).map(String::as_str)
     }
 }
 
-/// Text embeddings, ready to be compared with image features.
+/// Text embeddings to compare with image features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classifier {
     /// Number of queries.
     pub queries: usize,
-    /// Embedding dimension.
+    /// Length of an embedding.
     pub dimension: usize,
-    /// `[queries, dimension]`, row-major, each row of unit length but for what a student learned itself.
+    /// The embeddings, `[queries, dimension]`, row-major. Each row has unit length unless a student learned it.
     pub embeddings: Vec<f32>,
-    /// Whose each query is, `[queries]`.
+    /// The owner of each query, `[queries]`.
     pub owners: Vec<QueryOwner>,
 }
 
@@ -70,7 +70,7 @@ pub struct Classifier {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VocabularyError {
-    /// No vocabulary has that name.
+    /// No vocabulary has this name.
     #[error("no vocabulary is called {name:?}")]
     NotFound {
         /// The name asked for.
@@ -87,27 +87,27 @@ pub enum VocabularyError {
     Changed {
         /// The name asked for.
         name: String,
-        /// Digest of the present definition; `None` when there is none.
+        /// Digest of the present definition; `None` if the vocabulary does not exist.
         current: Option<String>,
     },
-    /// A vocabulary cannot have this name.
+    /// The name is not allowed for a vocabulary.
     #[error("{name:?} is no name for a vocabulary: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first")]
     InvalidName {
         /// The name asked for.
         name: String,
     },
-    /// There is no room for another one.
+    /// The server holds as many vocabularies as it may.
     #[error("there are {limit} vocabularies, as many as limits.max_vocabularies allows")]
     TooMany {
-        /// The limit.
+        /// The largest number of vocabularies.
         limit: usize,
     },
-    /// The change could not be written to disk, so it was not made; the text is for the log alone.
+    /// The change was not made, because it could not be written to disk. The text is only for the log.
     #[error("the vocabulary {name:?} could not be written to disk: {reason}")]
     NotWritten {
         /// The name asked for.
         name: String,
-        /// What the store on disk said.
+        /// The error of the store on disk.
         reason: String,
     },
     /// The classes or the background were refused.

@@ -1,34 +1,34 @@
-//! What a vocabulary says beside its names: how they are put to the model, and when a pixel is none of them.
+//! The options of a vocabulary: how its names are put to the model, and when a pixel is background.
 
 use super::{ClassListError, Synonyms, TemplateSet};
 use crate::support::named;
 
-/// Options that a vocabulary brings along. Each takes the place of the server's default of the same name (`defaults.`) in
-/// requests with the vocabulary; what a request says itself goes before.
+/// The options of a vocabulary. In requests with the vocabulary, each option replaces the server's default of the same
+/// name (`defaults.`). Fields of the request itself override both.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct VocabularyOptions {
-    /// Prompt templates.
+    /// The set of prompt templates.
     pub templates: Option<TemplateSet>,
-    /// What the synonyms of a class come to.
+    /// How the scores of a class's synonyms are combined.
     pub synonyms: Option<Synonyms>,
-    /// Prompt denoising threshold, 0 to 1; 0 for off.
+    /// Prompt denoising threshold, 0 to 1; 0 turns denoising off.
     pub prompt_denoising: Option<f32>,
-    /// Best class probability below which a pixel is background, 0 to 1.
+    /// A pixel whose best class probability is below this is background, 0 to 1.
     pub background_threshold: Option<f32>,
-    /// Share of the foreground up to which a class is nowhere, 0 to 1.
+    /// A class that covers at most this share of the foreground is dropped, 0 to 1.
     pub background_area: Option<f64>,
 }
 
 impl VocabularyOptions {
-    /// Whether nothing is said.
+    /// Returns whether no option is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Checks every value's range.
+    /// Checks the range of every value.
     ///
     /// # Errors
-    /// [`ClassListError::OptionRange`] for the first one outside.
+    /// [`ClassListError::OptionRange`] for the first value outside its range.
     pub(super) fn check(&self) -> Result<(), ClassListError> {
         let shares = [
             ("prompt_denoising", self.prompt_denoising.map(f64::from)),
@@ -46,7 +46,7 @@ impl VocabularyOptions {
         Ok(())
     }
 
-    /// Those that are said, with their values, as a vocabulary file has them.
+    /// Returns the options that are set, with their values, as a vocabulary file writes them.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let said = [
             ("templates", self.templates.map(|templates| templates.name().to_owned())),
@@ -62,7 +62,10 @@ impl VocabularyOptions {
         said.collect()
     }
 
-    /// Sets one option to the value of a vocabulary file.
+    /// Sets one option to a value from a vocabulary file.
+    ///
+    /// # Errors
+    /// A text for people when the option is unknown or the value is not valid.
     pub(super) fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
         match option {
             "templates" => self.templates = Some(named(value)?),

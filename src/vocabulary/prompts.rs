@@ -1,6 +1,6 @@
-//! Prompt templates: the sentences a text is put into before it is embedded.
+//! Prompt templates: the sentences that a text is put into before it is embedded.
 //!
-//! Owns the template sets. They are compiled in from `config/prompts/`.
+//! This file owns the template sets, which are compiled in from `config/prompts/`.
 
 use std::sync::LazyLock;
 
@@ -8,18 +8,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use strum::VariantArray;
 
-use crate::support::hexadecimal;
-
-/// Where the text goes in a template.
+/// The place of the text in a template.
 const SLOT: &str = "{}";
 
-/// CLIP's templates for ImageNet come first in the file, MaskCLIP's five after them.
+/// Number of CLIP's templates for ImageNet, which come first in the file. MaskCLIP's five follow.
 const IMAGENET_TEMPLATES: usize = 80;
 
 static MASKCLIP_85: LazyLock<Vec<&str>> =
     LazyLock::new(|| include_str!("../../config/prompts/maskclip-85.txt").lines().collect());
 
-/// Which prompt templates a text is put into before it is embedded.
+/// A set of prompt templates that a text is put into before it is embedded.
 #[derive(
     Debug,
     Clone,
@@ -38,7 +36,7 @@ static MASKCLIP_85: LazyLock<Vec<&str>> =
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum TemplateSet {
-    /// CLIP's 80 ImageNet templates and 5 "... in the scene", as in MaskCLIP and ViLD.
+    /// CLIP's 80 ImageNet templates and five "... in the scene" templates, as in MaskCLIP and ViLD.
     #[default]
     #[serde(rename = "maskclip-85")]
     #[strum(serialize = "maskclip-85")]
@@ -47,17 +45,17 @@ pub enum TemplateSet {
     #[serde(rename = "imagenet-80")]
     #[strum(serialize = "imagenet-80")]
     Imagenet80,
-    /// "a photo of a {}." alone.
+    /// Only the template "a photo of a {}."
     Simple,
 }
 
 impl TemplateSet {
-    /// The name requests and settings use.
+    /// Returns the name in requests and settings.
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// The templates, each with one `{}` where the text goes.
+    /// Returns the templates. Each has one `{}` for the text.
     pub fn templates(self) -> &'static [&'static str] {
         match self {
             Self::Maskclip85 => &MASKCLIP_85,
@@ -66,17 +64,17 @@ impl TemplateSet {
         }
     }
 
-    /// SHA-256 of the templates, lower-case hexadecimal.
+    /// Returns the SHA-256 of the templates, lower-case hexadecimal.
     pub(super) fn digest(self) -> &'static str {
         static DIGESTS: LazyLock<Vec<String>> = LazyLock::new(|| {
             let sets = TemplateSet::VARIANTS.iter();
-            sets.map(|templates| hexadecimal(&Sha256::digest(templates.templates().join("\n"))))
+            sets.map(|templates| hex::encode(Sha256::digest(templates.templates().join("\n"))))
                 .collect()
         });
         &DIGESTS[self as usize]
     }
 
-    /// One prompt per template, in the templates' order.
+    /// Returns one prompt per template, in the order of the templates.
     pub fn prompts(self, text: &str) -> impl Iterator<Item = String> {
         self.templates()
             .iter()

@@ -1,6 +1,6 @@
-//! The class lists that requests brought along, most recent first.
+//! The class lists that requests sent along, most recent first.
 //!
-//! Owns what is remembered of them and for how long. The clock is the caller's.
+//! This file owns what is remembered of the lists and for how long. The caller provides the time.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,39 +10,39 @@ use lru::LruCache;
 
 use super::{ClassList, TemplateSet};
 
-/// A class list that was asked for lately.
+/// A class list that a request sent along recently.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecentList {
-    /// [`ClassList::id`] with its templates.
+    /// The list's [`ClassList::id`] with its templates.
     pub id: String,
-    /// The classes and their background.
+    /// The classes with their background.
     pub list: Arc<ClassList>,
-    /// The prompts it was used with.
+    /// The templates that the list was used with.
     pub templates: TemplateSet,
-    /// Requests that used it.
+    /// Number of requests that used the list.
     pub hits: u64,
-    /// When it was first asked for.
+    /// When the list was first used.
     pub first_seen: SystemTime,
-    /// When it was last asked for.
+    /// When the list was last used.
     pub last_seen: SystemTime,
 }
 
-/// A bounded number of recent class lists; the least recently used go first.
+/// A bounded number of recent class lists. The least recently used are dropped first.
 #[derive(Debug)]
 pub struct RecentLists {
-    /// `None` remembers nothing.
+    /// The lists by id; `None` if nothing is remembered.
     lists: Option<Mutex<LruCache<String, RecentList>>>,
 }
 
 impl RecentLists {
-    /// Remembers at most `capacity` lists, 0 for none.
+    /// Remembers at most `capacity` lists; 0 turns this off.
     pub fn new(capacity: usize) -> Self {
         Self {
             lists: NonZeroUsize::new(capacity).map(|capacity| Mutex::new(LruCache::new(capacity))),
         }
     }
 
-    /// Notes one request for a list.
+    /// Records a request with a list.
     pub fn record(&self, list: &Arc<ClassList>, templates: TemplateSet, now: SystemTime) {
         let Some(mut lists) = self.lists() else { return };
         let id = list.id(templates);
@@ -58,7 +58,7 @@ impl RecentLists {
         entry.last_seen = now;
     }
 
-    /// The lists that are remembered, the most recent first.
+    /// Returns the remembered lists, most recent first.
     pub fn list(&self) -> Vec<RecentList> {
         self.lists()
             .map_or_else(Vec::new, |lists| lists.iter().map(|(_, entry)| entry.clone()).collect())

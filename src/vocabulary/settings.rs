@@ -1,27 +1,27 @@
-//! The settings of vocabularies: their bounds, the store of text embeddings, the shipped background names.
+//! The settings of vocabularies: their limits, the store of text embeddings, the shipped background names.
 
 use serde::{Deserialize, Serialize};
 
 use super::StorePath;
 use crate::support::{OutOfRange, at_least_one, in_range};
 
-/// Bounds on class lists and named vocabularies. The error that a bound causes names its key.
+/// Limits on class lists and named vocabularies. An error about a limit names its settings key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VocabularyLimits {
-    /// `limits.max_classes`: classes of one request or vocabulary, at most 65535.
+    /// `limits.max_classes`: largest number of classes in a request or vocabulary, at most 65535.
     pub max_classes: usize,
-    /// `limits.max_synonyms`: synonyms of one class.
+    /// `limits.max_synonyms`: largest number of synonyms of one class.
     pub max_synonyms: usize,
-    /// `limits.max_name_characters`: characters of a class name or synonym.
+    /// `limits.max_name_characters`: largest number of characters in a class name or synonym.
     pub max_name_characters: usize,
-    /// `limits.max_background_names`: names in the background list of a request.
+    /// `limits.max_background_names`: largest number of background names in a request.
     pub max_background_names: usize,
-    /// `limits.max_vocabularies`: named vocabularies beside the shipped ones.
+    /// `limits.max_vocabularies`: largest number of named vocabularies besides the shipped ones.
     pub max_vocabularies: usize,
 }
 
 impl VocabularyLimits {
-    /// Bounds that no test comes near unless it means to.
+    /// Returns limits that tests reach only on purpose.
     #[cfg(test)]
     pub(crate) fn for_testing() -> Self {
         Self {
@@ -36,7 +36,7 @@ impl VocabularyLimits {
     /// Checks the range of every value.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         in_range(
             "limits.max_classes",
@@ -48,19 +48,19 @@ impl VocabularyLimits {
     }
 }
 
-/// Text-embedding store and recent class lists.
+/// The settings of the store of text embeddings and of recent class lists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VocabularySettings {
-    /// Bytes of text embeddings held in memory; the least recently used go first.
+    /// Bytes of text embeddings held in memory. The least recently used are dropped first.
     pub cache_bytes: u64,
-    /// Where text embeddings and named vocabularies outlive the process.
+    /// The file in which text embeddings and named vocabularies outlive the process.
     pub store_path: StorePath,
-    /// Bytes of the file there; the least recently used embeddings go first.
+    /// Largest size of that file in bytes. The least recently used embeddings are dropped first.
     pub store_bytes: u64,
-    /// Recent class lists that `GET /v1/vocabularies?kind=recent` remembers.
+    /// Number of recent class lists that `GET /v1/vocabularies?kind=recent` returns at most.
     pub recent_lists: usize,
-    /// Names that compete with the classes when a request says `background: true`.
+    /// Background names for requests that say `background: true`.
     pub background: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ impl VocabularySettings {
     /// Checks the range of every value.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self, limits: &VocabularyLimits) -> Result<(), OutOfRange> {
         at_least_one("vocabulary.cache_bytes", self.cache_bytes)?;
         at_least_one("vocabulary.store_bytes", self.store_bytes)?;

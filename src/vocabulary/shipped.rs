@@ -1,9 +1,9 @@
-//! The vocabularies that come with the server, compiled in from `config/vocabularies/`.
+//! The vocabularies shipped with the server, compiled in from `config/vocabularies/`.
 
 use super::VocabularyDefinition;
 use super::text_form::parse_vocabulary;
 
-/// Names and definitions, sorted by name.
+/// Returns names and definitions, sorted by name.
 pub(super) fn shipped() -> impl Iterator<Item = (&'static str, VocabularyDefinition)> {
     FILES.iter().map(|(name, text)| {
         let text = parse_vocabulary(text).expect("shipped files are tested to be readable");
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(texts("sclip-voc-21"), (56, 0));
         assert_eq!(texts("clearclip-voc-21"), (21, 0));
         assert_eq!(texts("pascal-context-60"), (60, 0));
-        // 113 as published, where "bed" stands for a class and for the background.
+        // 113 texts as published, where "bed" is a class and a background name.
         assert_eq!(texts("sclip-coco-object-81"), (112, 0));
         assert_eq!(texts("clearclip-coco-object-81"), (81, 0));
     }

@@ -1,24 +1,25 @@
-//! Where the store on disk is.
+//! The path of the store on disk.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// `auto`, `none` or a file.
+/// The setting of the store's path: `auto`, `none` or a file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Option<String>", into = "Option<String>")]
 pub enum StorePath {
-    /// A file of the user's own, by the XDG base directory specification.
+    /// A file in the user's data folder, by the XDG base directory specification.
     #[default]
     Auto,
-    /// Nowhere: what is in memory ends with the process.
+    /// No file. What is in memory ends with the process.
     None,
-    /// This file.
+    /// The file at this path.
     File(PathBuf),
 }
 
 impl StorePath {
-    /// The file, if there is to be one. `None` for [`StorePath::Auto`] too, when the environment has no home.
+    /// Returns the path of the file, or `None` for no file. [`StorePath::Auto`] gives `None` if the environment names
+    /// no home.
     pub fn file(&self) -> Option<PathBuf> {
         match self {
             Self::Auto => automatic(|name| std::env::var_os(name).map(PathBuf::from)),
@@ -28,7 +29,8 @@ impl StorePath {
     }
 }
 
-/// `maskclip/vocabularies.sqlite3` in the user's data folder. The specification has relative paths ignored.
+/// Returns `maskclip/vocabularies.sqlite3` in the user's data folder. Ignores relative paths, as the specification
+/// requires.
 fn automatic(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let absolute = |name| variable(name).filter(|path| path.is_absolute());
     let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What the synonyms of a class come to.
+/// How the scores of a class's synonyms are combined.
 #[derive(
     Debug,
     Clone,
@@ -20,16 +20,16 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Synonyms {
-    /// One query per class: the mean of the embeddings of its name and its synonyms, of unit length.
+    /// One query per class: the mean of the embeddings of its name and synonyms, scaled to unit length.
     #[default]
     Mean,
-    /// One query per text; after the softmax over all of them the class has the largest of its own, as the protocols of
-    /// MaskCLIP's successors have it.
+    /// One query per text. After the softmax over all queries, a class gets the largest probability of its own queries.
+    /// The protocols of MaskCLIP's successors use this.
     Max,
 }
 
 impl Synonyms {
-    /// The name in requests, settings and vocabularies.
+    /// Returns the name in requests, settings and vocabulary files.
     pub fn name(self) -> &'static str {
         self.into()
     }

@@ -1,12 +1,12 @@
-//! Vocabularies as text, as `config/vocabularies/` and `maskclip vocab` have them.
+//! Vocabularies as text, in the form of `config/vocabularies/` and `maskclip vocab`.
 //!
-//! One class a line, its synonyms after `;`. What follows a line `[background]` are names of the background, what follows
-//! `[options]` are options as `name: value`, what follows `[classes]` are classes again. `#` starts a comment. A backslash
-//! takes the next character's meaning away.
+//! Each line is a class, with its synonyms after `;`. Lines after `[background]` are background names, lines after
+//! `[options]` are options as `name: value`, and lines after `[classes]` are classes again. `#` starts a comment. A
+//! backslash removes the special meaning of the next character.
 
 use super::{Class, ClassList, VocabularyOptions};
 
-/// What is written before each part of the text, but for the classes at its top.
+/// The headings of the parts. Classes at the top of the text need no heading.
 const HEADINGS: [(&str, Part); 3] = [
     ("[options]", Part::Options),
     ("[classes]", Part::Classes),
@@ -20,14 +20,14 @@ enum Part {
     Background,
 }
 
-/// A vocabulary as it is written, unchecked.
+/// A vocabulary as written in a text, not checked.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct VocabularyText {
     /// The classes in the order of their ids.
     pub classes: Vec<Class>,
-    /// The names of the background.
+    /// The background names.
     pub background: Vec<String>,
-    /// The options that are written.
+    /// The options that the text sets.
     pub options: VocabularyOptions,
 }
 
@@ -35,16 +35,16 @@ pub struct VocabularyText {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct TextFormError {
-    /// Counted from 1.
+    /// Number of the line, counted from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The cause.
     pub reason: String,
 }
 
 /// Reads a vocabulary.
 ///
 /// # Errors
-/// When an option is unknown or its value is none that it can have.
+/// [`TextFormError`] when an option is unknown or its value is not allowed.
 pub fn parse_vocabulary(text: &str) -> Result<VocabularyText, TextFormError> {
     let mut vocabulary = VocabularyText::default();
     let mut part = Part::Classes;
@@ -70,7 +70,7 @@ pub fn parse_vocabulary(text: &str) -> Result<VocabularyText, TextFormError> {
     Ok(vocabulary)
 }
 
-/// Reads one line: a class with its synonyms, or nothing.
+/// Reads one line: a class with its synonyms, or `None` for a line without names.
 pub fn parse_class(line: &str) -> Option<Class> {
     let mut names = names(line);
     if names == [""] {
@@ -80,7 +80,7 @@ pub fn parse_class(line: &str) -> Option<Class> {
     Some(Class { name, synonyms: names })
 }
 
-/// The text that [`parse_vocabulary`] reads as these.
+/// Returns the text that [`parse_vocabulary`] reads as this list and these options.
 pub fn write_vocabulary(list: &ClassList, options: &VocabularyOptions) -> String {
     let mut text = String::new();
     if !options.is_empty() {
@@ -105,7 +105,7 @@ pub fn write_vocabulary(list: &ClassList, options: &VocabularyOptions) -> String
     text
 }
 
-/// The names of one line, trimmed; one empty name for a line without any.
+/// Returns the trimmed names of a line. A line without names gives one empty name.
 fn names(line: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut name = String::new();
@@ -125,7 +125,7 @@ fn names(line: &str) -> Vec<String> {
 fn escaped(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for (place, character) in name.char_indices() {
-        // A bracket first could make the line a heading.
+        // A bracket at the start could make the line a heading.
         if matches!(character, '\\' | ';' | '#') || (place == 0 && character == '[') {
             text.push('\\');
         }
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(refused("[options]\nbackground_area\n"), "line 2: \"\" is not a number");
     }
 
-    /// Names with much of what the form gives a meaning.
+    /// Generates names with many characters that have a special meaning.
     fn name() -> impl Strategy<Value = String> {
         "[a-c;#\\\\\\[\\] ]{0,6}[a-c;#\\\\\\[\\]]|\\[(background|options|classes)\\]|\\PC{1,8}x"
     }

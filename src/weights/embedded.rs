@@ -3,19 +3,19 @@
 /// A model that is compiled into the program.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddedModel {
-    /// The name in settings and requests.
+    /// The name of the model in settings and requests.
     pub name: &'static str,
-    /// open_clip's safetensors file.
+    /// The weights in open_clip's safetensors form.
     pub weights: &'static [u8],
-    /// open_clip's configuration.
+    /// The configuration in open_clip's form.
     pub config: &'static str,
-    /// The words of its training captions, one a line, lower case.
+    /// The words of the captions in the model's training, one per line, in lower case.
     pub training_words: &'static str,
-    /// Short side of the input it does best with, in pixels.
+    /// The short side of the input, in pixels, with which the model gives its best results.
     pub short_side: u32,
 }
 
-/// The small CLIP trained on scenes of drawings (docs/embedded-model.md), a ResNet: the default model.
+/// The default model: a small CLIP with a ResNet, trained on scenes of drawings (docs/embedded-model.md).
 pub const DEMO: EmbeddedModel = EmbeddedModel {
     name: "demo",
     weights: include_bytes!("../../models/demo/model.safetensors"),
@@ -24,7 +24,7 @@ pub const DEMO: EmbeddedModel = EmbeddedModel {
     short_side: 256,
 };
 
-/// Its sibling of the other architecture by the same recipe: weaker, and there for the attentions that are a ViT's alone.
+/// A small CLIP with a ViT, trained by the same recipe. It is weaker and serves the attentions that only a ViT has.
 const DEMO_VIT: EmbeddedModel = EmbeddedModel {
     name: "demo-vit",
     weights: include_bytes!("../../models/demo-vit/model.safetensors"),
@@ -34,7 +34,7 @@ const DEMO_VIT: EmbeddedModel = EmbeddedModel {
 };
 
 impl EmbeddedModel {
-    /// The embedded model of that name.
+    /// Returns the embedded model with this name.
     pub fn named(name: &str) -> Option<Self> {
         [DEMO, DEMO_VIT].into_iter().find(|model| model.name == name)
     }

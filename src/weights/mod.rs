@@ -1,14 +1,16 @@
-//! Models known by a name, and their download: the embedded ones, and those that others published.
+//! Models with names and their download: models embedded in the program, and models that others publish.
 //!
-//! Owns the table of published models and how their files come into the folder of models. Leaves what a checkpoint means to
-//! [`clip`](crate::clip).
+//! Owns the table of published models and the download of their files into the folder of models. Leaves the meaning of
+//! a checkpoint to [`clip`](crate::clip).
 
 mod catalogue;
 mod embedded;
 mod fetch;
 mod settings;
 
-pub use catalogue::{Architecture, HUB_FILES, Origin, PUBLISHED, PublishedModel, TrainingNormalisation, VisualSizes};
+pub use catalogue::{
+    Architecture, DownloadSource, HUB_FILES, PUBLISHED, PublishedModel, TrainingNormalisation, VisualSizes,
+};
 pub use embedded::{DEMO, EmbeddedModel};
-pub use fetch::{Fetch, FetchError, Fetched, HttpError, Progress, Supply, Vouched};
+pub use fetch::{DownloadProgress, Fetch, FetchError, Fetched, HttpError, Supply, Vouched};
 pub use settings::FetchSettings;

@@ -1,4 +1,4 @@
-//! The settings for getting weights.
+//! The settings of fetching weights.
 
 use std::path::PathBuf;
 
@@ -7,13 +7,13 @@ use url::Url;
 
 use crate::support::{OutOfRange, in_range};
 
-/// Getting weights.
+/// The settings of fetching weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FetchSettings {
-    /// Never use the network.
+    /// Whether the network must not be used.
     pub offline: bool,
-    /// The Hugging Face hub, or a mirror of it.
+    /// The address of the Hugging Face hub or of a mirror of it.
     pub hub: Url,
     /// A PEM file of certificate authorities to trust instead of the compiled-in ones.
     pub certificates: Option<PathBuf>,
@@ -23,7 +23,7 @@ impl FetchSettings {
     /// Checks the address of the hub.
     ///
     /// # Errors
-    /// When it is no HTTP address.
+    /// Fails when it is not an http or https address.
     pub fn check(&self) -> Result<(), OutOfRange> {
         in_range(
             "fetch.hub",

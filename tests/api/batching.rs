@@ -1,4 +1,4 @@
-//! Images that wait while the model is busy, and share its next pass.
+//! Images that wait while the model is busy and share its next pass.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use tokio::task::JoinHandle;
 use crate::fake::Action;
 use crate::support::{App, Reply, png};
 
-/// Requests before the fake has been timed alone often enough to be tried with several.
+/// Number of single passes that must be timed before a pass with several images is tried.
 const TIMED_ALONE: usize = 3;
 
 impl App {
-    /// A server whose model has labelled some images, one by one, all of one size and none of them kept.
+    /// Starts a server whose model has labelled images of one size one by one. The server keeps no images or features.
     async fn warm(max_batch: usize) -> Self {
         let app = Self::start_with(|config| {
             config.engine.max_batch = max_batch;
@@ -28,7 +28,7 @@ impl App {
         app
     }
 
-    /// Sends requests that wait together while the model is busy with another; their replies.
+    /// Sends requests that wait together while the model is busy with another one. Returns their replies.
     async fn segment_at_once(&self, bodies: Vec<Value>) -> Vec<Reply> {
         let busy = self.control.hold_score();
         let first = self.spawn(body(8, 0));
@@ -41,7 +41,7 @@ impl App {
         };
         tokio::time::timeout(Duration::from_secs(30), all_wait)
             .await
-            .expect("they all come to wait");
+            .expect("all requests join the queue in time");
         drop(busy);
         first.await.unwrap().ok();
         let mut replies = Vec::new();
@@ -56,7 +56,7 @@ impl App {
         tokio::spawn(async move { app.segment(&body).await })
     }
 
-    /// Passes so far, and the images in all of them.
+    /// Returns the number of passes so far, and the number of images in all of them.
     async fn passes(&self) -> [u64; 2] {
         [
             self.metric(r#"maskclip_pass_images_count{model="colours"}"#).await,
@@ -65,7 +65,7 @@ impl App {
     }
 }
 
-/// An image whose left columns are red, so many of 16, the others blue; `more` pixels wider than that.
+/// Returns a request with an image of 16 + `more` columns. The first `red` columns are red, the others blue.
 fn body(red: u32, more: u32) -> Value {
     let image = png(16 + more, 8, |x| if x < red { [255, 0, 0] } else { [0, 0, 255] });
     json!({"image": BASE64_STANDARD.encode(image), "classes": ["red", "blue"]})
@@ -84,7 +84,7 @@ async fn images_that_wait_share_a_pass_and_each_gets_its_own_labels() {
     for (reply, red) in replies.iter().zip([4, 8, 12]) {
         assert_red_pixels(reply, red);
     }
-    // The one that kept the model busy, and the others together.
+    // One pass for the image that kept the model busy, and one pass for all others.
     assert_eq!(app.passes().await, [passes + 2, images + 4]);
 }
 
@@ -117,8 +117,8 @@ async fn an_image_of_another_size_keeps_its_place_in_the_queue() {
 #[tokio::test]
 async fn one_images_failure_is_not_that_of_those_it_shares_a_pass_with() {
     let app = App::warm(8).await;
-    // The look at the image that keeps the model busy; then the first of the pass fails, which is done anew image by image, and the
-    // second of these fails again.
+    // First the image that keeps the model busy. Then the shared pass fails, so the images are looked at one by one,
+    // and the second of these looks fails again.
     for action in [Action::Answer, Action::Fail, Action::Answer, Action::Fail] {
         app.control.on_look(action);
     }

@@ -1,4 +1,4 @@
-//! Every error status of the contract, provoked, its body asserted whole.
+//! Provokes every error status of the contract and asserts its whole body.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, mpsc};
@@ -335,7 +335,7 @@ async fn a_panicking_model_is_500_and_the_server_is_not_ready_until_it_is_loaded
     app.segment(&body).await.ok();
 }
 
-/// Notes the engine's readiness whenever a future is woken, on the thread that wakes the future.
+/// Records the engine's readiness when a future is woken, on the thread that wakes it.
 struct Witness {
     engine: Arc<Engine>,
     seen: Arc<Mutex<Vec<Readiness>>>,
@@ -349,7 +349,7 @@ impl Wake for Witness {
     }
 }
 
-/// The answer wakes its request on the worker's own thread, where readiness is read: not ready any more.
+/// The answer wakes its request on the worker's own thread. There the engine must not be ready any more.
 #[tokio::test]
 async fn readiness_is_right_at_the_moment_a_panic_is_answered() {
     for on_call in [Control::on_look, Control::on_score] {
@@ -372,7 +372,7 @@ async fn readiness_is_right_at_the_moment_a_panic_is_answered() {
         });
         let let_it_panic = async {
             app.control.entered().await;
-            // The request is polled once more: it now waits for the answer alone.
+            // The request is polled once more. From then on it waits only for the answer.
             tokio::task::yield_now().await;
             seen.lock().unwrap().clear();
             drop(release);
@@ -383,8 +383,8 @@ async fn readiness_is_right_at_the_moment_a_panic_is_answered() {
     }
 }
 
-/// The same for whoever has the reply to a look, a score or an embedding of texts, and for metrics. The model is loaded anew
-/// behind a hold, so that neither can have changed back.
+/// Whoever gets the reply to a look, a score or an embedding must find readiness and metrics up to date. The reload
+/// waits behind a hold, so that neither can have changed back.
 #[tokio::test]
 async fn a_worker_counts_as_gone_before_the_answer_to_the_panic_is_sent() {
     let app = App::start().await;
@@ -392,7 +392,7 @@ async fn a_worker_counts_as_gone_before_the_answer_to_the_panic_is_sent() {
     for round in 0..300 {
         on_call[round % 3](&app.control, Action::Panic);
         let reload = app.control.hold_load();
-        // A word that no round before has embedded.
+        // A word that no earlier round has embedded.
         let body = with_image(json!({"classes": [format!("word {round}")]}));
         let reply = app.segment(&body).await;
         assert_eq!(app.engine.readiness(), Readiness::Recovering, "in round {round}");
@@ -447,7 +447,7 @@ async fn while_the_server_goes_down_new_requests_are_503_and_those_under_way_are
 #[tokio::test]
 async fn a_deadline_that_passes_in_the_model_is_504() {
     let app = App::start().await;
-    // Once without a hold, so that no other stage takes long.
+    // A first request without a hold, so that no other stage takes long.
     app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
     let hold = app.control.hold_score();
     let reply = app
@@ -482,7 +482,7 @@ async fn texts_that_outlive_a_deadline_are_kept_so_that_a_repeat_succeeds() {
         .await;
     assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
     app.control.entered().await;
-    // Embedding the texts a second time would fail.
+    // A second embedding of the texts would fail.
     app.control.on_embed(Action::Fail);
     drop(hold);
     app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();

@@ -1,5 +1,5 @@
-//! A model that knows three words, red, green and blue, and sees them where they are; and a remote
-//! control that makes it wait, fail or panic when a test wants it to.
+//! A fake model that knows three words, red, green and blue, and sees these colours where they are. A control makes it
+//! wait, fail or panic when a test wants it to.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,10 +16,10 @@ use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
 use maskclip::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding};
 use tokio::sync::Semaphore;
 
-/// Sides of the fake's grid cells in pixels.
+/// Side of the fake's grid cells in pixels.
 pub const PATCH_PIXELS: u32 = 4;
 
-/// Bytes of a text that the fake reads.
+/// Number of bytes that the fake reads of a text.
 pub const READ_BYTES: usize = 100;
 
 /// What the fake does when it is called.
@@ -38,7 +38,7 @@ pub enum Action {
     NotANumber,
 }
 
-/// Actions for the calls to come, one queue for each kind of call. An empty queue means: answer.
+/// The actions of the next calls, one queue per kind of call. A call without an action answers.
 #[derive(Clone, Default)]
 pub struct Control(Arc<Calls>);
 
@@ -49,10 +49,10 @@ struct Calls {
     score: Mutex<VecDeque<Action>>,
     embed: Mutex<VecDeque<Action>>,
     entered: Entered,
-    /// Images whose features have been computed, the warm-up's among them.
+    /// Number of images whose features have been computed, including the warm-up.
     looks: AtomicUsize,
     refinements: AtomicUsize,
-    /// How the last image was to be scored.
+    /// What the last score was asked for.
     asked: Mutex<Option<Asked>>,
 }
 
@@ -64,11 +64,11 @@ pub struct Asked {
     pub sizes: Vec<(usize, usize)>,
     /// Width and height of the image itself in pixels.
     pub image: (usize, usize),
-    /// Whose each query is.
+    /// The owner of each query.
     pub owners: Vec<QueryOwner>,
 }
 
-/// One permit for each call that has reached its action.
+/// A semaphore with one permit for each call that has reached its action.
 struct Entered(Semaphore);
 
 impl Default for Entered {
@@ -77,66 +77,66 @@ impl Default for Entered {
     }
 }
 
-/// A call that waits until this is dropped.
+/// A call that waits until this hold is dropped.
 pub struct Hold(#[expect(dead_code, reason = "dropped to let the call go on")] mpsc::Sender<()>);
 
 impl Control {
-    /// The next computation of features meets the action.
+    /// Sets the action of the next computation of features.
     pub fn on_look(&self, action: Action) {
         self.0.look.lock().unwrap().push_back(action);
     }
 
-    /// How often features have been computed so far, for warm-ups, too.
+    /// Returns how often features have been computed so far, including warm-ups.
     pub fn looks(&self) -> usize {
         self.0.looks.load(Ordering::Relaxed)
     }
 
-    /// How often scores have been refined.
+    /// Returns how often scores have been refined.
     pub fn refinements(&self) -> usize {
         self.0.refinements.load(Ordering::Relaxed)
     }
 
-    /// The next score meets the action.
+    /// Sets the action of the next score.
     pub fn on_score(&self, action: Action) {
         self.0.score.lock().unwrap().push_back(action);
     }
 
-    /// The next embedding of texts meets the action.
+    /// Sets the action of the next embedding of texts.
     pub fn on_embed(&self, action: Action) {
         self.0.embed.lock().unwrap().push_back(action);
     }
 
-    /// The next score waits until the hold is dropped.
+    /// Makes the next score wait until the hold is dropped.
     pub fn hold_score(&self) -> Hold {
         hold(&self.0.score)
     }
 
-    /// The next embedding of texts waits until the hold is dropped.
+    /// Makes the next embedding of texts wait until the hold is dropped.
     pub fn hold_embed(&self) -> Hold {
         hold(&self.0.embed)
     }
 
-    /// The next load of the model waits until the hold is dropped.
+    /// Makes the next load of the model wait until the hold is dropped.
     pub fn hold_load(&self) -> Hold {
         hold(&self.0.load)
     }
 
-    /// Waits until a call that has an action has begun.
+    /// Waits until a call with an action has begun.
     pub async fn entered(&self) {
         self.0.entered.0.acquire().await.unwrap().forget();
     }
 
-    /// How the last image was to be scored.
+    /// Returns what the last score was asked for.
     pub fn asked(&self) -> Asked {
         self.0.asked.lock().unwrap().clone().expect("an image has been scored")
     }
 
-    /// A model that obeys this control.
+    /// Returns a CLIP that obeys this control.
     pub fn model(&self) -> ServedModel {
         self.served("colours", ModelKind::Clip, info)
     }
 
-    /// A student that obeys this control.
+    /// Returns a student that obeys this control.
     pub fn student(&self) -> ServedModel {
         self.served("fruit", ModelKind::Student, student_info)
     }
@@ -157,7 +157,7 @@ impl Control {
         }
     }
 
-    /// Carries out the next action; says whether the answer is to be spoilt.
+    /// Carries out the next action. Returns whether the answer must hold a similarity that is not a number.
     fn perform(&self, actions: &Mutex<VecDeque<Action>>) -> Result<bool, LabellerError> {
         let Some(action) = actions.lock().unwrap().pop_front() else {
             return Ok(false);
@@ -165,7 +165,7 @@ impl Control {
         self.0.entered.0.add_permits(1);
         match action {
             Action::WaitFor(release) => {
-                // An error means that the hold was dropped, which is the release.
+                // An error means that the hold was dropped, which releases the call.
                 let _ = release.recv();
                 Ok(false)
             }
@@ -187,7 +187,7 @@ fn hold(actions: &Mutex<VecDeque<Action>>) -> Hold {
     Hold(sender)
 }
 
-/// What `/v1/models` shows of the fake.
+/// Returns the description of the fake, as `/v1/models` shows it.
 pub fn info() -> ModelInfo {
     ModelInfo {
         name: "colours".to_owned(),
@@ -211,7 +211,7 @@ pub fn info() -> ModelInfo {
     }
 }
 
-/// The same as a student of the other, with a background of its own.
+/// Returns the description of the fake as a student of the other, with a learned background.
 pub fn student_info() -> ModelInfo {
     let teacher = info();
     let class = |name: &str| Class {
@@ -219,7 +219,7 @@ pub fn student_info() -> ModelInfo {
         synonyms: Vec::new(),
     };
     ModelInfo {
-        // What it is called by itself; it is served under another name.
+        // Its own name. It is served under another one.
         name: "student".to_owned(),
         weights_sha256: "5d".repeat(32),
         attentions: Vec::new(),
@@ -238,7 +238,7 @@ pub fn student_info() -> ModelInfo {
     }
 }
 
-/// Text features are the axes of a colour space and anything else; image features are colours.
+/// Text embeddings are the axes red, green, blue and a fourth for all other texts. Image features are colours.
 struct ColourLabeller {
     info: ModelInfo,
     control: Control,
@@ -385,7 +385,7 @@ impl ImageFeatures for ColourFeatures {
     }
 }
 
-/// The axis of the colour that the text names, the fourth one for any other text.
+/// Returns the axis of the colour that the text names, or the fourth axis for any other text.
 fn embedding(text: &str) -> [f32; 4] {
     match text {
         "red" => [1.0, 0.0, 0.0, 0.0],
@@ -395,7 +395,7 @@ fn embedding(text: &str) -> [f32; 4] {
     }
 }
 
-/// The colour of a cell's middle pixel, of unit length.
+/// Returns the colour of the middle pixel of a cell, scaled to unit length.
 fn feature(image: &NormalisedImage, top: usize, left: usize) -> [f32; 4] {
     let middle = PATCH_PIXELS as usize / 2;
     let pixel = (top + middle) * image.width + left + middle;

@@ -1,4 +1,4 @@
-//! Bodies that no honest client sends.
+//! Bodies that no honest client would send.
 
 use axum::body::Body;
 use axum::http::{Method, header};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{App, BOUNDARY, multipart, red_and_blue, request, segment_multipart};
 
-/// Status and `path` of the answer to a multipart body.
+/// Returns the status and the `path` of the answer to a multipart body.
 async fn answer(app: &App, body: Vec<u8>) -> (u16, Value) {
     let reply = app.send(segment_multipart(body)).await;
     (reply.status.as_u16(), reply.json()["path"].clone())

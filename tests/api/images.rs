@@ -1,4 +1,4 @@
-//! `/v1/images`, `image_id`, and images whose features are held.
+//! `/v1/images`, `image_id`, and images with cached features.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::support::{
 };
 
 impl App {
-    /// Leaves `red_and_blue()` here with these fields; the reply.
+    /// Holds `red_and_blue()` with these fields. Returns the reply.
     async fn post_image(&self, fields: Value) -> Reply {
         self.send(post_json("/v1/images", &with_image(fields))).await
     }
 
-    /// Leaves `red_and_blue()` here; its id.
+    /// Holds `red_and_blue()`. Returns its id.
     async fn image_id(&self) -> String {
         id_of(&self.post_image(json!({})).await)
     }
@@ -31,7 +31,7 @@ impl App {
         self.send(delete.body(Body::empty()).unwrap()).await
     }
 
-    /// Whether the features were held, and how often features were computed meanwhile.
+    /// Segments with this body. Returns whether the features were cached, and how often features were computed.
     async fn looks(&self, body: Value) -> (bool, usize) {
         let before = self.control.looks();
         let reply = self.segment(&body).await.ok();
@@ -108,7 +108,7 @@ async fn an_image_is_left_asked_about_and_dropped() {
     assert_eq!((dropped.status, dropped.body.len()), (StatusCode::NO_CONTENT, 0));
     assert_not_held(&app.segment(&asked).await);
     assert_not_held(&app.drop_image(&id).await);
-    // Its features have gone with it.
+    // The image's features were dropped with it.
     assert_eq!(app.looks(with_image(json!({"classes": ["red"]}))).await, MISS);
 }
 
@@ -187,7 +187,7 @@ async fn the_same_bytes_sent_again_are_not_looked_at_again() {
     let app = App::start().await;
     assert_eq!(app.looks(with_image(json!({"classes": ["red"]}))).await, MISS);
     assert_eq!(app.looks(with_image(json!({"classes": ["blue", "green"]}))).await, HIT);
-    // What comes after features is free to change.
+    // Options that do not change the features may differ.
     let scored_otherwise = json!({"classes": ["red", "blue"], "temperature": 10, "prompt_denoising": 0.5});
     assert_eq!(app.looks(with_image(scored_otherwise)).await, HIT);
     let other = BASE64_STANDARD.encode(png(16, 8, |_| [0, 255, 0]));
@@ -219,7 +219,7 @@ async fn another_look_at_the_image_is_computed_and_kept_beside_the_first() {
         assert_eq!(app.looks(body).await, HIT, "{look}");
     }
     assert_eq!(app.looks(json!({"image_id": id, "classes": ["red"]})).await, HIT);
-    // The model's own short side, by name.
+    // The model's own short side, given explicitly.
     assert_eq!(
         app.looks(json!({"image_id": id, "classes": ["red"], "short_side": 8}))
             .await,
@@ -248,7 +248,7 @@ async fn features_with_keys_serve_requests_without_and_not_the_other_way_round()
         ("formula", HIT),
         ("likeness", HIT),
         ("none", HIT),
-        // Other keys than those of the formula.
+        // The keys differ from those of the formula.
         ("reference", MISS),
         ("none", HIT),
         ("likeness", MISS),
@@ -287,7 +287,7 @@ async fn an_image_expires_and_says_when() {
     assert_not_held(&app.segment(&json!({"image_id": id, "classes": ["red"]})).await);
     assert_not_held(&app.drop_image(&id).await);
     assert_eq!(app.metric("maskclip_held_images").await, 0);
-    // What was made of it may stay: it is found by the bytes alone.
+    // The features may stay, because they are found by the image's bytes alone.
     assert_eq!(app.looks(with_image(json!({"classes": ["red"]}))).await, HIT);
 }
 
@@ -342,7 +342,7 @@ async fn without_room_for_features_images_are_held_and_looked_at_each_time() {
 
 #[tokio::test]
 async fn features_that_do_not_fit_are_not_kept_and_those_that_do_make_room() {
-    // The fake keeps 16 bytes for each cell: 2 x 4 cells at its own size.
+    // The fake's features have 16 bytes per cell, and its own size has 2 x 4 cells.
     let app = App::start().await;
     app.image_id().await;
     let one = app.metric("maskclip_feature_bytes").await;
@@ -399,7 +399,7 @@ async fn a_request_that_fails_leaves_nothing_behind() {
     for name in ["maskclip_held_images", "maskclip_feature_entries"] {
         assert_eq!(app.metric(name).await, 0, "{name}");
     }
-    // A panic while kept features are scored does not spoil them.
+    // A panic while cached features are scored does not damage them.
     let id = app.image_id().await;
     app.control.on_score(Action::Panic);
     let ask = json!({"image_id": id, "classes": ["red"]});

@@ -1,6 +1,10 @@
-//! The HTTP contract as a specification: the router without a socket, on a real engine whose model
-//! is a fake that tells colours apart.
+//! The HTTP contract as a specification. The tests drive the router without a socket, on a real engine whose model is a
+//! fake that tells colours apart.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a test that tells one story, or lists many cases, reads better whole"
+)]
 
 mod fake;
 mod support;

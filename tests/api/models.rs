@@ -1,4 +1,4 @@
-//! What is loaded and what it can do.
+//! The loaded models and what they can do.
 
 use serde_json::json;
 

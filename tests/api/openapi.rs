@@ -1,4 +1,4 @@
-//! The document: it is what is committed, what is served, and what the router does.
+//! The OpenAPI document equals the committed one, is served, and describes what the router does.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ async fn the_document_is_served() {
     assert_eq!(reply.body, openapi_yaml());
 }
 
-/// A route that is not there is a 404 of the kind route-not-found, a method that is not there a 405.
+/// An unknown route would be a 404 of the kind route-not-found, an unknown method a 405.
 #[tokio::test]
 async fn every_documented_operation_is_served() {
     let app = App::start().await;

@@ -1,4 +1,4 @@
-//! Options of `POST /v1/segment` that reach the model or the label map: from the request, else from the defaults.
+//! Options of `POST /v1/segment` that reach the model or the label map, from the request or from the defaults.
 
 use axum::http::StatusCode;
 use maskclip::config::Config;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::{App, REQUEST_ID, with_image};
 
-/// The path and the detail of a request's refusal, and the limit it names.
+/// Returns the path and the detail of a refusal, and the limit that it names.
 async fn refusal(app: &App, fields: Value) -> (String, String, Value) {
     let reply = app.segment(&with_image(fields)).await;
     let mut problem = reply.json();
@@ -122,7 +122,7 @@ async fn scales_are_the_requests_or_the_defaults() {
         let reply = app.segment(&body).await.ok();
         let asked = app.control.asked();
         assert_eq!((asked.sizes, asked.image), (sizes, (16, 8)), "{fields}");
-        // Half of the image is red, half is blue, at every size.
+        // At every size half of the image is red and half is blue.
         assert_eq!(
             (&reply["classes"][0]["pixels"], &reply["classes"][1]["pixels"]),
             (&json!(64), &json!(64))
@@ -175,8 +175,8 @@ async fn scales_that_cannot_be_are_422() {
         (
             json!({"scales": [1, 2], "key_smoothing": "formula"}),
             "key_smoothing",
-            "formula gives sums over the cells of an input, which have no mean over several scales; another method, or one \
-             of scales, does",
+            "formula sums over the cells of one input, and such sums have no mean over several scales; use another method \
+             or a single scale",
             Value::Null,
         ),
     ] {
@@ -212,7 +212,7 @@ async fn key_smoothing_is_the_requests_or_the_defaults() {
 
 #[tokio::test]
 async fn an_attention_that_compares_cells_is_limited_in_them() {
-    // 16 x 8 pixels are 4 x 2 cells; a window of 8 pixels has 2 x 2.
+    // 16 x 8 pixels are 4 x 2 cells. A window of 8 pixels has 2 x 2 cells.
     let app = App::start_with(|config| config.limits.input.max_paired_cells = 7).await;
     let whole = json!({"classes": ["red"], "attention": "resclip"});
     let (path, detail, limit) = refusal(&app, whole).await;
@@ -227,7 +227,7 @@ async fn an_attention_that_compares_cells_is_limited_in_them() {
 async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
     let app = App::start_with(|config| {
         config.defaults.refinement = Refinement::Pamr;
-        // 16 x 8 pixels, 4 bytes, 2 texts and 48 more.
+        // 16 x 8 pixels with 4 bytes for each of 2 texts and 48 other values.
         config.limits.input.max_refinement_bytes = 128 * 4 * 50;
     })
     .await;
@@ -265,7 +265,7 @@ async fn a_class_with_too_small_a_share_is_nowhere() {
             .map(|class| class["pixels"].as_u64().unwrap())
             .collect::<Vec<_>>()
     };
-    // Red and blue have half of the pixels each, which is not more than half.
+    // Red and blue cover half of the pixels each. A share of exactly one half does not exceed one half.
     assert_eq!(pixels(json!({"names": []})).await, [0, 0, 0]);
     assert_eq!(pixels(json!({"names": [], "area": 0.4})).await, [64, 0, 64]);
     assert_eq!(pixels(json!(false)).await, [64, 0, 64]);
@@ -293,7 +293,7 @@ async fn the_threshold_is_the_requests_or_the_defaults() {
             .map(|class| class["pixels"].as_u64().unwrap())
             .sum::<u64>()
     };
-    // e / (e + 1) = 0.73 at most, one half at least.
+    // The best probability is at most e / (e + 1) = 0.73 and at least one half.
     assert_eq!(unlabelled(Value::Null).await, 128);
     assert_eq!(unlabelled(json!({"names": [], "threshold": 0.4})).await, 0);
     assert_eq!(unlabelled(json!(false)).await, 0);
@@ -302,8 +302,8 @@ async fn the_threshold_is_the_requests_or_the_defaults() {
 #[tokio::test]
 async fn a_protocol_says_what_the_request_leaves_out() {
     let app = App::start_with(|config| config.limits.input.max_input_pixels = 1 << 20).await;
-    // The fake has neither the attention nor patches of 16 pixels: what a protocol says is seen where the request is refused
-    // or goes on.
+    // The fake has neither the protocol's attention nor patches of 16 pixels. So the protocol shows in a refusal, or in
+    // what the model is asked once the request overrides the attention.
     let refused = app.segment(&with_image(json!({"protocol": "naclip-voc21"}))).await;
     assert_eq!(refused.json()["type"], "/problems/unsupported-by-model");
     let detail = refused.json()["detail"].as_str().unwrap().to_owned();
@@ -389,7 +389,7 @@ fn a_protocol_brings_the_constants_of_its_method() {
         RefinementOptions::PearlPropagation { cells, temperature }
     );
 
-    // Another attention reads none of them.
+    // Another attention reads none of the protocol's constants.
     let other = resolved(Some("pearl-cityscapes"), Some(Attention::Maskclip));
     assert_eq!(other.features.constants, AttentionConstants::default());
     assert_eq!(resolved(None, None).features.constants, AttentionConstants::default());
@@ -405,7 +405,7 @@ async fn synonyms_are_averaged_or_scored_apart() {
             .as_f64()
             .unwrap()
     };
-    // "azure" is to the fake at right angles to red, so their mean is half way between.
+    // To the fake, "azure" is at right angles to red, so their mean lies half way between.
     assert!((similarity("mean").await - 0.5_f64.sqrt()).abs() < 1e-5);
     assert!((similarity("max").await - 1.0).abs() < 1e-5);
 }

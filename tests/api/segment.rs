@@ -1,4 +1,4 @@
-//! `POST /v1/segment`: what comes back, in every form, and what a request may say.
+//! `POST /v1/segment`: the reply in every format, and what a request may say.
 
 use std::io::Cursor;
 
@@ -131,7 +131,8 @@ async fn the_label_map_comes_in_the_form_that_was_asked_for() {
     assert_eq!(label_map("none").await, json!({"format": "none"}));
     let row = [[0; 8], [1; 8]].concat();
     assert_eq!(label_map("raw").await, json!({"format": "raw", "data": vec![row; 8]}));
-    // 64 of red first, and 64 of not blue first: column-major runs "64" and "64" as COCO writes numbers.
+    // In column-major order red covers the first 64 pixels and blue the last 64. COCO writes the number 64 as "P2".
+    // Runs start with zeros, so red's first run is 0.
     assert_eq!(
         label_map("coco-rle").await,
         json!({"format": "coco-rle", "data": [
@@ -179,7 +180,7 @@ async fn background_true_is_the_configured_list_and_false_is_none() {
 #[tokio::test]
 async fn an_unlikely_pixel_is_background_below_the_threshold() {
     let app = App::start().await;
-    // At temperature 0.001 both classes have half the probability everywhere.
+    // At temperature 0.001 both classes have probability one half everywhere.
     let likely = |threshold: f32| {
         let background = json!({"names": [], "threshold": threshold});
         json!({"classes": ["red", "blue"], "temperature": 0.001, "background": background})
@@ -411,7 +412,7 @@ async fn post_for_png(app: &App, fields: Value) -> Reply {
     app.send(request).await
 }
 
-/// The pixel values of an 8-bit PNG as they are in the file, palette or not.
+/// Returns the pixel values of an 8-bit PNG as stored in the file, with or without a palette.
 fn pixels(png: &[u8]) -> Vec<u8> {
     let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
     let mut values = vec![0; reader.output_buffer_size().unwrap()];
@@ -424,12 +425,12 @@ fn pixels(png: &[u8]) -> Vec<u8> {
     values
 }
 
-/// 16 x 8 pixels whose left and right halves have the values.
+/// Returns 16 x 8 pixels with one value in the left half and another in the right.
 fn half_and_half(left: u8, right: u8) -> Vec<u8> {
     [[left; 8], [right; 8]].concat().repeat(8)
 }
 
-/// The value with its numbers rounded to three decimals.
+/// Returns the value with its numbers rounded to three decimals.
 fn rounded(value: Value) -> Value {
     match value {
         Value::Number(number) if number.is_f64() => json!((number.as_f64().unwrap() * 1000.0).round() / 1000.0),

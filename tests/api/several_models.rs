@@ -1,4 +1,5 @@
-//! A server with a CLIP and a student of it: which of them answers, what each refuses, and that one's failure is not the other's.
+//! A server with a CLIP and a student of it: which of them answers, what each refuses, and that a failure of one does
+//! not touch the other.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 use crate::fake::{Action, Control};
 use crate::support::{App, with_image};
 
-/// A server with `colours`, obeying the app's control, and its student `fruit`, obeying the other.
+/// Starts a server with `colours`, which obeys the app's control, and its student `fruit`, which obeys the returned
+/// one.
 fn launch(change: impl FnOnce(&mut Config)) -> (App, Control) {
     let (teacher, student) = (Control::default(), Control::default());
     let models = vec![teacher.model(), student.student()];
@@ -52,7 +54,7 @@ async fn a_request_gets_the_model_it_names_or_the_first() {
 #[tokio::test]
 async fn a_model_that_is_not_served_is_refused_with_those_that_are() {
     let (app, _student) = start().await;
-    // Under its own name a model with an alias is not known.
+    // A model with an alias is not known by its own name.
     let reply = app.segment(&body(&json!({"model": "student"}))).await;
     reply.assert_problem(&json!({
         "type": "/problems/unknown-model",
@@ -278,7 +280,7 @@ async fn the_server_is_ready_when_all_models_are() {
         .expect("the first is ready");
     assert_eq!(app.get("/health/ready").await.status, 503);
     assert_eq!(app.get("/v1/models").await.ok()["models"].as_array().unwrap().len(), 1);
-    // What it is is known before it is loaded: nothing of CLIP's is asked of it then either.
+    // The kind of the model is known before it is loaded, so options of CLIP are refused even then.
     assert_eq!(
         app.segment(&body(&json!({"model": "fruit", "attention": "clip"})))
             .await

@@ -1,4 +1,4 @@
-//! An application under test, requests to it, and what is true of every answer.
+//! An application under test, requests to it, and the checks that every answer must pass.
 
 use std::io::Cursor;
 use std::sync::{Arc, LazyLock};
@@ -22,7 +22,7 @@ use crate::fake::Control;
 /// The id that every request of these tests carries.
 pub const REQUEST_ID: &str = "test-1";
 
-/// What separates the parts of multipart bodies here.
+/// The boundary between the parts of multipart bodies.
 pub const BOUNDARY: &str = "frontier";
 
 /// A server without a socket.
@@ -30,30 +30,30 @@ pub const BOUNDARY: &str = "frontier";
 pub struct App {
     router: Router,
     pub engine: Arc<Engine>,
-    /// Of the first model.
+    /// The control of the first model.
     pub control: Control,
 }
 
 impl App {
-    /// With the default settings, ready.
+    /// Starts a server with the default settings and waits until it is ready.
     pub async fn start() -> Self {
         Self::start_with(|_| ()).await
     }
 
-    /// With other settings, ready.
+    /// Starts a server with changed settings and waits until it is ready.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let app = Self::launch(Control::default(), change);
         app.engine.ready().await.expect("the fake loads");
         app
     }
 
-    /// Perhaps not ready yet.
+    /// Starts a server without waiting until it is ready.
     pub fn launch(control: Control, change: impl FnOnce(&mut Config)) -> Self {
         let models = vec![control.model()];
         Self::launch_models(models, control, change)
     }
 
-    /// Several models, the first of which obeys the control; perhaps not ready yet.
+    /// Starts a server with several models without waiting. The first model obeys the control.
     pub fn launch_models(models: Vec<ServedModel>, control: Control, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::for_testing();
         change(&mut config);
@@ -71,7 +71,7 @@ impl App {
         }
     }
 
-    /// Waits until the engine is in the state, which it is on its way to.
+    /// Waits until the engine has reached the state.
     pub async fn until(&self, readiness: Readiness) {
         let reached = async {
             while self.engine.readiness() != readiness {
@@ -80,11 +80,11 @@ impl App {
         };
         tokio::time::timeout(Duration::from_secs(30), reached)
             .await
-            .expect("the engine gets there");
+            .expect("the engine reaches the state in time");
     }
 
-    /// Sends a request and checks what is true of every answer: it carries the request's id, the
-    /// document knows its status, and an error is a problem.
+    /// Sends a request. Checks that the answer carries the request's id, that the document describes its status, and
+    /// that an error is a problem.
     pub async fn send(&self, request: impl Into<Request<Body>>) -> Reply {
         let mut request = request.into();
         request
@@ -101,7 +101,7 @@ impl App {
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX)
             .await
-            .expect("bodies of these tests are complete");
+            .expect("the router sends the whole body");
         let reply = Reply {
             status: parts.status,
             headers: parts.headers,
@@ -112,12 +112,12 @@ impl App {
         reply
     }
 
-    /// `GET path`.
+    /// Sends `GET path`.
     pub async fn get(&self, path: &str) -> Reply {
         self.send(request(Method::GET, path).body(Body::empty()).unwrap()).await
     }
 
-    /// The value of a metric, named with its labels as `/metrics` shows them.
+    /// Returns the value of a metric, named with its labels as in `/metrics`.
     pub async fn metric(&self, name: &str) -> u64 {
         let text = String::from_utf8(self.get("/metrics").await.body.to_vec()).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -127,34 +127,34 @@ impl App {
             .unwrap()
     }
 
-    /// `POST /v1/segment` with JSON.
+    /// Sends `POST /v1/segment` with a JSON body.
     pub async fn segment(&self, body: &Value) -> Reply {
         self.send(segment_json(body)).await
     }
 }
 
-/// A request to be completed.
+/// Returns a request without a body.
 pub fn request(method: Method, path: &str) -> axum::http::request::Builder {
     Request::builder().method(method).uri(path)
 }
 
-/// `POST /v1/segment` with JSON.
+/// Returns `POST /v1/segment` with a JSON body.
 pub fn segment_json(body: &Value) -> Request<Body> {
     post_json("/v1/segment", body)
 }
 
-/// `POST path` with JSON.
+/// Returns `POST path` with a JSON body.
 pub fn post_json(path: &str, body: &Value) -> Request<Body> {
     let builder = request(Method::POST, path).header(header::CONTENT_TYPE, "application/json");
     builder.body(Body::from(body.to_string())).unwrap()
 }
 
-/// `POST /v1/segment` with a multipart body as it is on the wire.
+/// Returns `POST /v1/segment` with a multipart body in its form on the wire.
 pub fn segment_multipart(body: impl Into<Body>) -> Request<Body> {
     post_multipart("/v1/segment", body)
 }
 
-/// `POST path` with a multipart body as it is on the wire.
+/// Returns `POST path` with a multipart body in its form on the wire.
 pub fn post_multipart(path: &str, body: impl Into<Body>) -> Request<Body> {
     request(Method::POST, path)
         .header(
@@ -165,7 +165,7 @@ pub fn post_multipart(path: &str, body: impl Into<Body>) -> Request<Body> {
         .unwrap()
 }
 
-/// A multipart body of named parts.
+/// Returns a multipart body of named parts.
 pub fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, content) in parts {
@@ -177,7 +177,7 @@ pub fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
     body
 }
 
-/// `{"image": red_and_blue(), ...fields}`.
+/// Returns `{"image": red_and_blue(), ...fields}`.
 pub fn with_image(fields: Value) -> Value {
     let mut body = json!({"image": BASE64_STANDARD.encode(red_and_blue())});
     body.as_object_mut()
@@ -186,12 +186,12 @@ pub fn with_image(fields: Value) -> Value {
     body
 }
 
-/// A PNG of 16 x 8 pixels, the left half red, the right half blue.
+/// Returns a PNG of 16 x 8 pixels with a red left half and a blue right half.
 pub fn red_and_blue() -> Vec<u8> {
     png(16, 8, |x| if x < 8 { [255, 0, 0] } else { [0, 0, 255] })
 }
 
-/// A PNG whose columns have the colours.
+/// Returns a PNG in which `colour` gives the colour of each column.
 pub fn png(width: u32, height: u32, colour: impl Fn(u32) -> [u8; 3]) -> Vec<u8> {
     let pixels = image::RgbImage::from_fn(width, height, |x, _| image::Rgb(colour(x)));
     let mut bytes = Vec::new();
@@ -201,7 +201,7 @@ pub fn png(width: u32, height: u32, colour: impl Fn(u32) -> [u8; 3]) -> Vec<u8> 
     bytes
 }
 
-/// An answer, read to its end.
+/// An answer with its whole body.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
@@ -210,12 +210,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
     }
 
-    /// A header's text.
+    /// Returns the text of a header.
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
         self.headers
@@ -225,14 +225,14 @@ impl Reply {
             .unwrap()
     }
 
-    /// The JSON of an answer with status 200.
+    /// Returns the JSON of an answer, which must have the status 200.
     #[track_caller]
     pub fn ok(&self) -> Value {
         assert_eq!(self.status, StatusCode::OK, "{:?}", self.body);
         self.json()
     }
 
-    /// Asserts the whole problem.
+    /// Asserts that the answer is exactly this problem.
     #[track_caller]
     pub fn assert_problem(&self, expected: &Value) {
         assert_eq!(self.json(), *expected);
@@ -242,11 +242,11 @@ impl Reply {
     }
 }
 
-/// The OpenAPI document as the server hands it out.
+/// The OpenAPI document that the server serves.
 pub static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_saphyr::from_str(&openapi_yaml()).expect("the document is YAML"));
 
-/// Fails when the document describes the operation, but not with this status.
+/// Fails if the document describes the operation without this status.
 #[track_caller]
 fn assert_documented(method: &Method, path: &str, status: StatusCode) {
     let template = if path.starts_with("/v1/vocabularies/") {

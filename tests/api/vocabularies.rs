@@ -1,4 +1,4 @@
-//! The life of a vocabulary: defined, used, changed by those who know it, dropped.
+//! The life of a vocabulary: it is defined, used, changed by those who know its state, and deleted.
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
@@ -37,7 +37,7 @@ async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
     );
     drop(hold);
 
-    // Waits for the texts, if they are not there yet.
+    // The request waits for embeddings that are still missing.
     let labelled = app.segment(&with_image(json!({"vocabulary": "paint"}))).await.ok();
     assert_eq!(names(&labelled["classes"]), ["red", "blue"]);
     let seen = app.get("/v1/vocabularies/paint").await;
@@ -49,7 +49,7 @@ async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
     );
     assert_eq!(seen["embeddings"][0]["bytes"], 4 * 4 * 4);
 
-    // The same definition again: all texts are there.
+    // An equal definition finds all texts embedded.
     let same = put(
         &app,
         "paint",
@@ -98,7 +98,7 @@ async fn a_vocabularys_options_take_the_place_of_the_defaults_and_the_request_go
     let asked = app.control.asked();
     assert_eq!((asked.owners.len(), asked.options.scoring.prompt_denoising), (2, None));
 
-    // All probabilities are below the threshold at this temperature, unless the request says otherwise.
+    // At this temperature all probabilities are below the threshold, unless the request sets another.
     let unlabelled = async |request: Value| {
         let classes = app.segment(&with_image(request)).await.ok()["classes"].take();
         128 - classes

@@ -10,7 +10,8 @@ pub(crate) const ROOMS: &Table = &[
     ("main", "cli"),
     (
         "cli",
-        "config api training evaluation engine models labeller weights dense clip vocabulary scores telemetry support",
+        "config api training evaluation engine models labeller weights dense clip vocabulary scores telemetry \
+         support",
     ),
     (
         "config",
@@ -24,10 +25,7 @@ pub(crate) const ROOMS: &Table = &[
         "training",
         "evaluation engine models labeller dense label_map vocabulary scores image support",
     ),
-    (
-        "evaluation",
-        "engine labeller label_map vocabulary scores image support",
-    ),
+    ("evaluation", "engine labeller label_map scores image support"),
     (
         "engine",
         "labeller dense label_map vocabulary scores image telemetry support",

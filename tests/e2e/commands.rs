@@ -1,4 +1,4 @@
-//! Starts that must not succeed, with words that help.
+//! Starts that must fail with a helpful message.
 
 use crate::server::run;
 

@@ -1,4 +1,4 @@
-//! `maskclip fetch` against a server that breaks off, lies, redirects and serves the wrong bytes.
+//! `maskclip fetch` from a server that breaks off, lies, redirects and serves wrong bytes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use maskclip::config::Config;
 use maskclip::weights::FetchSettings;
-use maskclip::weights::{DEMO, Origin, PUBLISHED, PublishedModel};
-use maskclip::weights::{Fetch, FetchError, Progress, Vouched};
+use maskclip::weights::{DEMO, DownloadSource, PUBLISHED, PublishedModel};
+use maskclip::weights::{DownloadProgress, Fetch, FetchError, Vouched};
 use serde_json::Value;
 
 use crate::loopback::{Answer, Loopback};
@@ -19,7 +19,7 @@ use crate::site::{HUB_FOLDER, MODEL, Site, as_the_hub, sha256, weights};
 
 #[test]
 fn a_fetched_model_is_served_by_its_name() {
-    // As the hub does it: the digest is in the redirect, the bytes are elsewhere.
+    // The hub sends the digest with the redirect and the bytes from another address.
     let server = Loopback::start(|_, request| match request.path.as_str() {
         "/cache/1" => Answer::file(DEMO.weights, request),
         _ => Answer::new("302 Found", b"elsewhere")
@@ -51,7 +51,7 @@ fn a_fetched_model_is_served_by_its_name() {
         format!("{HUB_FOLDER}/open_clip_model.safetensors")
     );
 
-    // The embedded model's weights stand in for the real ones: their sizes are read off the tensors.
+    // The embedded model's weights stand in for the real ones, because sizes are read from the tensors.
     let server = Server::start(&["--config", site.config.to_str().unwrap(), "--model", "vit-b-32-laion2b"]);
     let models: Value = agent()
         .get(server.url("/v1/models"))
@@ -340,7 +340,7 @@ fn offline_says_what_is_missing_and_where_it_looked() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(server.requests().is_empty());
 
-    // What is there is there, and a file needs no network.
+    // A file that exists is not downloaded again, and a local file needs no network.
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), weights()).unwrap();
     site.fetched(&[MODEL, "--offline", "--from", file.path().to_str().unwrap()]);
@@ -371,11 +371,11 @@ fn wait_until(holds: impl Fn() -> bool) {
     }
 }
 
-/// Keeps what is said.
+/// Keeps the messages of a download.
 #[derive(Default)]
 struct Heard(Vec<String>);
 
-impl Progress for Heard {
+impl DownloadProgress for Heard {
     fn begin(&mut self, _: u64, _: Option<u64>) {}
     fn advance(&mut self, _: u64) {}
     fn say(&mut self, message: &str) {
@@ -383,11 +383,11 @@ impl Progress for Heard {
     }
 }
 
-/// A model like OpenAI's: its digest and size are in the zoo.
+/// A model like OpenAI's, whose digest and size are known beforehand.
 fn known_beforehand(server: &Loopback) -> &'static PublishedModel {
     let like = PublishedModel::named("ViT-B-16").unwrap();
     Box::leak(Box::new(PublishedModel {
-        origin: Origin::Address {
+        source: DownloadSource::Address {
             url: format!("{}/ViT-B-16.pt", server.address).leak(),
             sha256: sha256(&weights()).leak(),
             bytes: 100_000,
@@ -419,7 +419,7 @@ fn a_digest_known_beforehand_needs_no_word_of_the_server() {
     assert_eq!((fetched.vouched, fetched.was_there), (Vouched::Zoo, false));
     assert_eq!(fetched.path, folder.path().join("ViT-B-16.pt"));
 
-    // Damaged afterwards: found out and replaced.
+    // A file that is damaged later is noticed and replaced.
     fs::write(&fetched.path, "rubbish").unwrap();
     let (again, heard) = fetch(model, folder.path());
     assert!(!again.unwrap().was_there);

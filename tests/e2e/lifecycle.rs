@@ -1,4 +1,4 @@
-//! From the first line printed to the end after a signal.
+//! From the first printed line to the end after a signal.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use crate::server::{Server, agent};
 #[test]
 fn sigterm_ends_the_server_though_a_keep_alive_connection_is_idle() {
     let mut server = Server::start(&[]);
-    // One connection that has been used and is kept, one that never sent a byte.
+    // One connection is used and kept open; another never sends a byte.
     let kept = agent();
     assert_eq!(kept.get(server.url("/health/live")).call().unwrap().status(), 200);
     let mut silent = TcpStream::connect(server.address.trim_start_matches("http://")).unwrap();

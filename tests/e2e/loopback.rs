@@ -1,26 +1,26 @@
-//! A file server that misbehaves as it is told to, on a port of its own.
+//! A file server on its own port that misbehaves as told.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What a client asked for.
+/// The request of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub path: String,
-    /// First byte of the range, when one was asked for.
+    /// First byte of the range, if the request has a range.
     pub start: Option<usize>,
 }
 
-/// What it gets.
+/// The answer to a request.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: &'static str,
     headers: Vec<String>,
     body: Vec<u8>,
-    /// What `Content-Length` claims.
+    /// The value of `Content-Length`.
     promised: usize,
-    /// Keeps the connection open and silent after the body.
+    /// Whether the connection stays open and silent after the body.
     stalls: bool,
 }
 
@@ -35,7 +35,7 @@ impl Answer {
         }
     }
 
-    /// The file, or the part of it that was asked for.
+    /// Returns the file, or the part of it that the request asks for.
     pub fn file(file: &[u8], request: &Request) -> Self {
         match request.start {
             None => Self::new("200 OK", file),
@@ -52,7 +52,7 @@ impl Answer {
         self
     }
 
-    /// Names the digest as the hub does.
+    /// Adds the header with the digest, as the hub does.
     pub fn linked(self, sha256: &str) -> Self {
         self.header(format!("X-Linked-Etag: \"{sha256}\""))
     }
@@ -62,7 +62,7 @@ impl Answer {
         self
     }
 
-    /// Sends that many bytes of the body and then nothing more.
+    /// Cuts the body off after this many bytes. `Content-Length` stays.
     pub fn breaking_off_after(mut self, bytes: usize) -> Self {
         self.body.truncate(bytes);
         self
@@ -74,15 +74,15 @@ impl Answer {
     }
 }
 
-/// The server.
+/// The file server.
 pub struct Loopback {
-    /// `http://127.0.0.1:PORT`
+    /// The address, `http://127.0.0.1:PORT`.
     pub address: String,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Loopback {
-    /// Answers each request by its number, from 0, and what it asks for.
+    /// Starts the server. `answer` gets the number of each request, from 0, and the request.
     pub fn start(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = format!("http://{}", listener.local_addr().expect("it is bound"));
@@ -91,7 +91,7 @@ impl Loopback {
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
-                // A client that hangs up early is part of the tests.
+                // Tests include clients that hang up early.
                 std::thread::spawn(move || {
                     let _ = serve(connection, &seen, &*answer);
                 });
@@ -100,7 +100,7 @@ impl Loopback {
         Self { address, requests }
     }
 
-    /// Everything asked for so far.
+    /// Returns all requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("no answer panics").clone()
     }

@@ -1,5 +1,6 @@
-//! The real binary over a real socket, on the embedded model.
+//! The real binary over a real socket, with the embedded model.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::too_many_lines, reason = "a test that tells one story reads better whole")]
 
 mod commands;
 mod evaluation;

@@ -1,4 +1,4 @@
-//! The main job on real input: the embedded model on a scene it has not seen.
+//! The main job on real input: the embedded model labels a scene that it has not seen in training.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::server::{Server, agent};
 
-/// What `examples/picnic.png` shows: names with the centres of the drawings in pixels.
+/// The drawings in `examples/picnic.png`: their names and the centres in pixels.
 const PICNIC: [(&str, usize, usize); 6] = [
     ("tiger", 110, 120),
     ("lemon", 268, 92),
@@ -16,7 +16,7 @@ const PICNIC: [(&str, usize, usize); 6] = [
     ("sunflower", 100, 290),
 ];
 
-/// The label that stands for no class in maps of up to 255 classes.
+/// The label of pixels without a class in maps of up to 255 classes.
 const UNLABELLED: u64 = 255;
 
 pub fn picnic() -> Vec<u8> {
@@ -107,7 +107,7 @@ fn a_class_list_seen_before_is_not_embedded_again() {
     );
 }
 
-/// The embedded model, of which the second class list costs no look at the image.
+/// The second class list needs no look at the image by the embedded model.
 #[test]
 fn an_image_that_was_left_here_is_labelled_as_it_would_be_if_it_were_sent() {
     let server = Server::start(&[]);
@@ -141,7 +141,7 @@ fn an_image_that_was_left_here_is_labelled_as_it_would_be_if_it_were_sent() {
         let (location, id) = post(&json!({"image": image}));
         let (_, cached, held) = ask(json!({"image_id": id}));
         assert_eq!(cached, features_cached, "{options}");
-        // With what was made of its bytes gone, the model looks again.
+        // Without the cached features the model looks at the image again.
         assert_eq!(agent().delete(server.url(&location)).call().unwrap().status(), 204);
         let (_, cached, sent) = ask(json!({"image": image}));
         assert_eq!(cached, false, "{options}");

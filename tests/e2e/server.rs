@@ -1,4 +1,4 @@
-//! Starts the real binary on a port of its own and ends it with the test.
+//! Starts the real binary on its own port and ends it with the test.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a server may take to load the embedded model on a busy machine.
+/// The longest time that a server may take to load the embedded model on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--device", "cpu"];
@@ -19,19 +19,19 @@ const STORE_PATH: &str = "MASKCLIP_VOCABULARY__STORE_PATH";
 pub struct Server {
     process: Child,
     stdout: BufReader<ChildStdout>,
-    /// `http://127.0.0.1:PORT`
+    /// The address, `http://127.0.0.1:PORT`.
     pub address: String,
 }
 
 impl Server {
-    /// Starts the embedded model with nothing on disk and waits until it is ready.
+    /// Starts the embedded model without a store on disk and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
         let mut command = maskclip();
         command.args(SERVE).args(arguments).stderr(Stdio::null());
         Self::spawn(command)
     }
 
-    /// Starts with settings in the environment, nothing on disk, and waits until it is ready.
+    /// Starts with settings in the environment and without a store on disk. Waits until the server is ready.
     pub fn start_with(environment: &[(&str, &str)]) -> Self {
         let mut command = maskclip();
         command
@@ -41,7 +41,8 @@ impl Server {
         Self::spawn(command)
     }
 
-    /// Starts the embedded model on a store and waits until it is ready. Its log goes to the file `log` beside the store.
+    /// Starts the embedded model on a store and waits until it is ready. Its log goes to the file `log` next to the
+    /// store.
     pub fn start_on(store: &Path) -> Self {
         let log = File::options()
             .create(true)
@@ -61,7 +62,7 @@ impl Server {
         let address = line
             .trim()
             .strip_prefix("listening on ")
-            .expect("the first line says where")
+            .expect("the first line names the address")
             .to_owned();
         let server = Self {
             process,
@@ -87,18 +88,18 @@ impl Server {
         }
     }
 
-    /// A path on this server as a URL.
+    /// Returns the URL of a path on this server.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.address)
     }
 
-    /// What Prometheus scrapes.
+    /// Returns the metrics that Prometheus scrapes.
     pub fn metrics(&self) -> String {
         let mut reply = agent().get(self.url("/metrics")).call().expect("the server answers");
         reply.body_mut().read_to_string().expect("metrics are text")
     }
 
-    /// The value of a metric without labels.
+    /// Returns the value of a metric without labels.
     pub fn metric(&self, name: &str) -> u64 {
         let text = self.metrics();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -106,7 +107,7 @@ impl Server {
         value.parse().expect("the metric is a whole number")
     }
 
-    /// The lines printed once the model is ready, up to the end of the example request.
+    /// Returns the lines that the server prints once the model is ready, up to the end of the example request.
     pub fn printed_example(&mut self) -> String {
         let mut text = String::new();
         while !text.trim_end().ends_with('\'') {
@@ -120,42 +121,56 @@ impl Server {
         text.trim_start_matches("try it:").trim().to_owned()
     }
 
-    /// Sends a signal by name, as `kill` does.
+    /// Sends the server a signal, named as for `kill`.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &self.process.id().to_string()])
-            .status();
-        assert!(sent.expect("kill runs").success());
+        signal(&self.process, name);
     }
 
-    /// Waits for the process to end by itself; its exit code.
+    /// Waits for the server to end by itself. Returns its exit code.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().expect("the process is ours") {
-                return status.code();
-            }
-            assert!(start.elapsed() < limit, "the server still runs after {limit:?}");
-            std::thread::sleep(Duration::from_millis(20));
+        wait(&mut self.process, limit)
+    }
+}
+
+/// Sends a process a signal, named as for `kill`.
+pub fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &process.id().to_string()])
+        .status();
+    assert!(sent.expect("kill runs").success());
+}
+
+/// Waits for a process to end by itself. Returns its exit code. Kills the process and fails if it runs longer than the
+/// limit.
+pub fn wait(process: &mut Child, limit: Duration) -> Option<i32> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = process.try_wait().expect("the process is ours") {
+            return status.code();
         }
+        if start.elapsed() > limit {
+            process.kill().expect("the process is ours");
+            panic!("the process still runs after {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Already gone is fine.
+        // An error here means that the process has already ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = self.stdout.read_to_string(&mut String::new());
     }
 }
 
-/// The binary under test, with nothing on disk.
+/// Returns the command of the binary under test, without a store on disk.
 pub fn maskclip() -> Command {
     without_settings(Command::new(PROGRAM))
 }
 
-/// A command line for bash in a folder, in which `maskclip` is the binary under test, on a store.
+/// Returns a command line for bash in a folder. In it, `maskclip` is the binary under test, on a store.
 pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
     let mut command = without_settings(Command::new("bash"));
     let definition = format!("maskclip() {{ '{PROGRAM}' \"$@\"; }}; {line}");
@@ -166,8 +181,8 @@ pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
     command
 }
 
-/// Settings of whoever runs the tests are not part of them, and nothing is on disk. 32 bits, since what the machine at hand is
-/// faster in is not part of them either.
+/// Removes the settings of whoever runs the tests, and the store on disk. Sets float32, so that the speed of the
+/// machine does not choose the precision. Waiting threads leave the processor to the programs of other tests.
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
         command.env_remove(name);
@@ -175,22 +190,25 @@ fn without_settings(mut command: Command) -> Command {
     command
         .env(STORE_PATH, "none")
         .env("MASKCLIP_MODEL__PRECISION", "float32");
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+        command.env("OMP_WAIT_POLICY", "passive");
+    }
     command
 }
 
-/// The binary under test on a store.
+/// Returns the command of the binary under test on a store.
 pub fn maskclip_on(store: &Path) -> Command {
     let mut command = maskclip();
     command.env(STORE_PATH, store);
     command
 }
 
-/// Runs the binary to its end.
+/// Runs the binary to its end and returns its output.
 pub fn run(arguments: &[&str]) -> Output {
     maskclip().args(arguments).output().expect("the binary starts")
 }
 
-/// An HTTP client that hands on error statuses as replies.
+/// Returns an HTTP client that returns replies with an error status as replies.
 pub fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).build().into()
 }

@@ -1,4 +1,4 @@
-//! A site that fetches models: its folder, its settings, and the weights it can have.
+//! A site that fetches models: its folder, its settings, and the weights available to it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::server::maskclip;
 pub const MODEL: &str = "ViT-B-32-laion2b";
 pub const HUB_FOLDER: &str = "/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main";
 
-/// Weights, as far as a download is concerned.
+/// Returns bytes that stand in for weights in downloads.
 pub fn weights() -> Vec<u8> {
     (0..100_000_u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
@@ -25,12 +25,12 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The file as a hub serves it.
+/// Returns the file as a hub serves it.
 pub fn as_the_hub(request: &Request) -> Answer {
     Answer::file(&weights(), request).linked(&sha256(&weights()))
 }
 
-/// A folder of models and the settings that name it.
+/// A folder of models, and settings that name it.
 pub struct Site {
     folder: TempDir,
     pub config: PathBuf,
@@ -62,14 +62,14 @@ impl Site {
         self.command(arguments).output().unwrap()
     }
 
-    /// Fetches successfully; the path printed.
+    /// Fetches successfully. Returns the printed path.
     pub fn fetched(&self, arguments: &[&str]) -> PathBuf {
         let output = self.fetch(arguments);
         assert!(output.status.success(), "{output:?}");
         PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
     }
 
-    /// Fails to fetch; what it says.
+    /// Fails to fetch. Returns the error.
     pub fn refused(&self, arguments: &[&str]) -> String {
         let output = self.fetch(arguments);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -85,7 +85,7 @@ impl Site {
         self.models().join(format!("{MODEL}.{ending}"))
     }
 
-    /// Names in the folder of models, sorted.
+    /// Returns the names in the folder of models, sorted.
     pub fn listing(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.models())
             .unwrap()

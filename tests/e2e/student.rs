@@ -1,4 +1,5 @@
-//! A student that `maskclip train` made, served beside its teacher, measured, and refused when something about it is wrong.
+//! A student that `maskclip train` has trained: served next to its teacher, measured, and refused when its files are
+//! wrong.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -12,7 +13,7 @@ use crate::server::{Server, agent, maskclip};
 
 const SCENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/scenes/in-style");
 
-/// A student of the embedded model after a few steps, made once; tests that change files copy it.
+/// A student of the embedded model after a few steps, trained once. Tests that change its files copy it.
 static STUDENT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("images")).unwrap();
@@ -40,7 +41,7 @@ fn student() -> PathBuf {
     STUDENT.path().join("tiny")
 }
 
-/// The student's two files in a folder of their own, called `copy`.
+/// Copies the student's two files to a folder called `copy`.
 fn copy(parent: &Path) -> PathBuf {
     let copy = parent.join("copy");
     std::fs::create_dir(&copy).unwrap();
@@ -57,7 +58,7 @@ fn change_card(folder: &Path, change: impl FnOnce(&mut Value)) {
     std::fs::write(path, card.to_string()).unwrap();
 }
 
-/// What a server that does not start says last.
+/// Returns the last line of a server that does not start.
 fn refusal(arguments: &[&str]) -> String {
     let output = maskclip()
         .args(["serve", "--listen", "127.0.0.1:0", "--device", "cpu"])
@@ -126,14 +127,14 @@ fn a_student_answers_beside_its_teacher_also_for_classes_it_was_not_trained_on()
         .iter()
         .map(|class| class["image_probability"].as_f64().unwrap())
         .sum();
-    // That of "ship" comes on top.
+    // The rest of the probability belongs to "ship".
     assert!(probabilities > 0.5 && probabilities <= 1.0 + 1e-5, "{other}");
     for class in classes {
         let similarity = class["similarity"].as_f64().unwrap();
         assert!((-1.0..=1.0).contains(&similarity), "{class}");
     }
 
-    // The teacher asks for the same texts and finds them.
+    // The teacher asks for the same texts and finds them embedded.
     let misses = server.metric("maskclip_vocabulary_misses_total");
     let request = json!({"image": image, "classes": ["penguin", "lemon"], "templates": "simple"});
     assert_eq!(segment(&server, &request)["model"], "demo");
@@ -172,7 +173,7 @@ fn a_student_is_measured_as_clip_is() {
     let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     assert_eq!((&report["model"], &report["images"]), (&json!("tiny"), &json!(2)));
     assert!(report["zero_shot"]["seen_iou"].is_number(), "{report}");
-    // Every pixel was labelled.
+    // Every pixel has a label.
     let classes = report["classes"].as_array().unwrap();
     let pixels: u64 = classes
         .iter()

@@ -1,7 +1,10 @@
-//! `maskclip train` with the embedded model as the teacher of the smallest student there is.
+//! `maskclip train` with the embedded model as the teacher of the smallest possible student.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -9,9 +12,16 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::segment::segment;
-use crate::server::{Server, maskclip};
+use crate::server::{Server, maskclip, signal, wait};
 
-/// Three example scenes to learn from, a vocabulary, and a place for students.
+/// The longest time that a process may take on a busy machine for work of seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The message of a run at the first signal.
+const STOPPING: &str = "stopping after this step; a second signal ends the process at once";
+
+/// Four example scenes to learn from, a vocabulary, and a folder for students. With four scenes, no step of two views
+/// shows the same scene twice.
 struct World {
     folder: tempfile::TempDir,
 }
@@ -22,7 +32,7 @@ impl World {
             folder: tempfile::tempdir().unwrap(),
         };
         std::fs::create_dir(world.path("images")).unwrap();
-        for name in ["00.png", "01.png", "02.png"] {
+        for name in ["00.png", "01.png", "02.png", "03.png"] {
             let scene = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("examples/scenes/in-style")
                 .join(name);
@@ -38,8 +48,8 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// Starts training into a folder of that name; small, where the arguments do not say otherwise.
-    fn start(&self, output: &str, arguments: &[&str]) -> Child {
+    /// Returns the command that trains into a folder of this name. Values are small unless the arguments set others.
+    fn command(&self, output: &str, arguments: &[&str]) -> Command {
         let small = [
             ["--backbone", "resnet18"],
             ["--width", "4"],
@@ -61,7 +71,11 @@ impl World {
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command.spawn().expect("the binary starts")
+        command
+    }
+
+    fn start(&self, output: &str, arguments: &[&str]) -> Child {
+        self.command(output, arguments).spawn().expect("the binary starts")
     }
 
     fn train(&self, output: &str, arguments: &[&str]) -> Output {
@@ -75,18 +89,57 @@ impl World {
         String::from_utf8(output.stderr).unwrap()
     }
 
-    /// Steps that the log of a run tells of.
+    /// Returns the loss of each step.
+    fn losses(&self, output: &str) -> Vec<f64> {
+        let log = std::fs::read_to_string(self.path(output).join("log.csv")).unwrap();
+        let loss = |line: &str| line.split(',').nth(1).unwrap().parse().unwrap();
+        log.lines().skip(1).map(loss).collect()
+    }
+
+    /// Returns the number of steps in the log of a run.
     fn steps(&self, output: &str) -> usize {
         let log = std::fs::read_to_string(self.path(output).join("log.csv"));
         log.map_or(0, |log| log.lines().count().saturating_sub(1))
     }
 
+    /// Replaces an image by a pipe and waits until a step reads it. That step does not end before the result is
+    /// dropped.
+    fn hold_a_step(&self) -> HeldStep {
+        let image = self.path("images").join("00.png");
+        let pipe = self.path("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let pixels = std::fs::read(&image).unwrap();
+        std::fs::rename(&pipe, &image).unwrap();
+        // Opening a pipe for writing waits for a reader.
+        let (opened, read) = mpsc::channel();
+        let place = image.clone();
+        std::thread::spawn(move || opened.send(File::options().write(true).open(place)));
+        let writer = read.recv_timeout(PATIENCE).expect("a step reads the pipe").unwrap();
+        HeldStep { image, pixels, writer }
+    }
+
     fn wait_for_steps(&self, output: &str, steps: usize) {
         let start = Instant::now();
         while self.steps(output) < steps {
-            assert!(start.elapsed() < Duration::from_secs(120), "no step {steps}");
+            assert!(start.elapsed() < PATIENCE, "no step {steps}");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// A step that reads an image from an empty pipe.
+struct HeldStep {
+    image: PathBuf,
+    pixels: Vec<u8>,
+    writer: File,
+}
+
+impl Drop for HeldStep {
+    /// Puts the image back for later steps. Lets the held step read it if it still runs.
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.image).unwrap();
+        std::fs::write(&self.image, &self.pixels).unwrap();
+        let _ = self.writer.write_all(&self.pixels);
     }
 }
 
@@ -112,7 +165,7 @@ fn a_student_comes_with_a_card_of_what_it_is_and_where_it_is_from() {
     );
     assert_eq!(card["teacher"]["name"], "demo");
     assert_eq!(card["teacher"]["weights_sha256"].as_str().unwrap().len(), 64);
-    assert_eq!(card["data"]["images"], 3);
+    assert_eq!(card["data"]["images"], 4);
     assert_eq!(card["last_step"]["step"], 3);
     assert!(card["last_step"]["loss"].as_f64().unwrap() > 0.0, "{card}");
 
@@ -125,9 +178,9 @@ fn a_student_comes_with_a_card_of_what_it_is_and_where_it_is_from() {
 #[test]
 fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one() {
     let world = World::new();
-    // A tiger in the middle of each image that somebody drew; all else is the teacher's, then the student's.
+    // People drew a tiger in the middle of each image. The teacher labels the rest, then the student does.
     std::fs::create_dir(world.path("labels")).unwrap();
-    for name in ["00.png", "01.png", "02.png"] {
+    for name in ["00.png", "01.png", "02.png", "03.png"] {
         let (width, height) = image::image_dimensions(world.path("images").join(name)).unwrap();
         let inside = |at: u32, length: u32| at > length / 3 && at < 2 * length / 3;
         let value = |x, y| if inside(x, width) && inside(y, height) { 0 } else { 255 };
@@ -136,7 +189,7 @@ fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one(
     }
     let labels = world.path("labels");
     let settings = [
-        ["--steps", "16", "--checkpoint-steps", "2"].as_slice(),
+        ["--steps", "40", "--checkpoint-steps", "2"].as_slice(),
         &["--labels", labels.to_str().unwrap(), "--labelled-classes", "tiger"],
         &["--pseudo-labels", "once", "--self-training-from", "7"],
         &["--distillation", "0.5", "--student-precision", "bfloat16"],
@@ -146,31 +199,69 @@ fn a_run_that_was_killed_or_terminated_ends_with_the_weights_of_an_unbroken_one(
 
     let mut killed = world.start("broken", &settings);
     world.wait_for_steps("broken", 5);
+    let held = world.hold_a_step();
     killed.kill().unwrap();
     killed.wait().unwrap();
+    drop(held);
     let after_kill = world.steps("broken");
-    assert!((5..12).contains(&after_kill), "killed half-way");
 
-    let terminated = world.start("broken", &settings);
+    let mut terminated = world.start("broken", &settings);
     world.wait_for_steps("broken", after_kill + 3);
-    let sent = std::process::Command::new("kill")
-        .arg(terminated.id().to_string())
-        .status();
-    assert!(sent.unwrap().success());
-    let output = terminated.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let message = String::from_utf8(output.stderr).unwrap();
+    let held = world.hold_a_step();
+    signal(&terminated, "TERM");
+    let mut stderr = BufReader::new(terminated.stderr.take().unwrap()).lines();
+    assert!(stderr.any(|line| line.unwrap() == STOPPING));
+    drop(held);
+    let message: Vec<String> = stderr.map(Result::unwrap).collect();
+    assert_eq!(terminated.wait().unwrap().code(), Some(0), "{message:?}");
     assert!(
-        message.contains("of 16: the same command goes on from there"),
-        "{message}"
+        message[0].ends_with("of 40: the same command goes on from there"),
+        "{message:?}"
     );
     assert!(!world.path("broken").join("student.safetensors").exists());
 
     assert!(world.train("broken", &settings).status.success());
-    assert_eq!(world.steps("broken"), 16);
+    assert_eq!(world.steps("broken"), 40);
     for file in ["student.safetensors", "student.json"] {
         let [whole, broken] = ["whole", "broken"].map(|run| std::fs::read(world.path(run).join(file)).unwrap());
         assert!(whole == broken, "{file} differs");
+    }
+}
+
+/// On processors without AVX-512 oneDNN uses other kernels. One of them is not safe with fewer than 8 channels.
+#[test]
+fn a_narrow_student_learns_the_same_with_older_instructions() {
+    let world = World::new();
+    let [newest, others @ ..] = ["DEFAULT", "AVX512_CORE", "AVX2"].map(|instructions| {
+        let mut process = world
+            .command(instructions, &["--width", "4", "--crop-pixels", "96", "--steps", "6"])
+            .env("ONEDNN_MAX_CPU_ISA", instructions)
+            .spawn()
+            .unwrap();
+        assert_eq!(wait(&mut process, PATIENCE), Some(0), "{instructions}");
+        world.losses(instructions)
+    });
+    assert_eq!(newest.len(), 6);
+    for other in others {
+        assert_eq!(other.len(), 6);
+        let differences = newest.iter().zip(&other).map(|(left, right)| (left - right).abs());
+        assert!(differences.fold(0.0, f64::max) < 1e-4, "{other:?} for {newest:?}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_run_that_is_stuck_in_a_step() {
+    for (name, status) in [("TERM", 143), ("INT", 130)] {
+        let world = World::new();
+        let mut process = world.start("stuck", &["--steps", "1000000"]);
+        world.wait_for_steps("stuck", 1);
+        let _held = world.hold_a_step();
+        signal(&process, "TERM");
+        let mut stderr = BufReader::new(process.stderr.take().unwrap()).lines();
+        assert!(stderr.any(|line| line.unwrap() == STOPPING));
+        assert!(process.try_wait().unwrap().is_none());
+        signal(&process, name);
+        assert_eq!(wait(&mut process, PATIENCE), Some(status));
     }
 }
 
@@ -194,7 +285,7 @@ fn whole_images_are_labelled_once_as_a_request_would_and_labelling_goes_on_where
         std::fs::read(file).unwrap()
     };
 
-    // The vocabulary's texts are the classes, the background's name one of them.
+    // The classes are the vocabulary's texts, including the background name.
     let request = json!({
         "image": BASE64_STANDARD.encode(std::fs::read(world.path("images").join("01.png")).unwrap()),
         "classes": [{"name": "tiger", "synonyms": ["big cat"]}, "lemon", "bus", "green background"],
@@ -207,7 +298,7 @@ fn whole_images_are_labelled_once_as_a_request_would_and_labelling_goes_on_where
         BASE64_STANDARD.encode(label_map("whole", 1))
     );
 
-    // A run that was killed while it labelled.
+    // A run that was killed while it labelled images.
     std::fs::create_dir_all(world.path("broken")).unwrap();
     let copy = |name: &str| std::fs::copy(world.path("whole").join(name), world.path("broken").join(name)).unwrap();
     std::fs::create_dir(world.path("broken").join("pseudo-labels")).unwrap();
@@ -215,7 +306,7 @@ fn whole_images_are_labelled_once_as_a_request_would_and_labelling_goes_on_where
         copy(&format!("pseudo-labels/{name}"));
     }
     assert!(world.train("broken", &settings).status.success());
-    for image in 0..3 {
+    for image in 0..4 {
         assert!(label_map("broken", image) == label_map("whole", image), "{image}");
     }
     for file in ["student.safetensors", "student.json"] {
@@ -235,7 +326,10 @@ fn mistakes_are_named_with_what_is_possible() {
         let message = world.refusal(arguments);
         assert!(message.contains(expected), "{expected} in {message}");
     };
-    refused(&["--backbone", "resnet34"], "there are resnet18, resnet50, resnet101");
+    refused(
+        &["--backbone", "resnet34"],
+        "[possible values: resnet18, resnet50, resnet101]",
+    );
     refused(
         &["--crop-pixels", "60"],
         "crop-pixels has to be a multiple of 32, the teacher's patch",
@@ -247,7 +341,7 @@ fn mistakes_are_named_with_what_is_possible() {
     refused(&["--attention", "sclip"], "--attention sclip is not for");
     refused(
         &["--short-side", "192"],
-        "--short-side: a teacher that labels each view sees it at its own size; --pseudo-labels once",
+        "--short-side: a teacher that labels each view sees it at its own size; use --pseudo-labels once",
     );
     refused(
         &["--confidence", "1", "--temperature", "1"],

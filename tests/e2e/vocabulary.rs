@@ -1,4 +1,5 @@
-//! The store on disk: what outlives a server, several processes on one file, damage, and the shell beside it.
+//! The store on disk: what outlives a server, several processes on one file, damage, and the shell commands on the same
+//! store.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +18,7 @@ const HITS: &str = "maskclip_vocabulary_hits_total";
 const DISK_HITS: &str = "maskclip_vocabulary_disk_hits_total";
 const MISSES: &str = "maskclip_vocabulary_misses_total";
 
-/// A folder with a path for a store in it.
+/// Returns a folder and a path for a store in it.
 fn place() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.sqlite3");
@@ -37,7 +38,7 @@ fn request(vocabulary: &str) -> Value {
     })
 }
 
-/// What a reply says of the image, without times.
+/// Returns what a reply says of the image, without times.
 fn answer(server: &Server, vocabulary: &str) -> Value {
     let mut reply = segment(server, &request(vocabulary));
     reply["timings"].take();
@@ -49,7 +50,7 @@ fn put(server: &Server, name: &str, body: &Value) -> u16 {
     agent().put(url).send_json(body).unwrap().status().as_u16()
 }
 
-/// Waits until a vocabulary is embedded; how many texts that are.
+/// Waits until a vocabulary is embedded. Returns its number of texts.
 fn wait_until_embedded(server: &Server, name: &str) -> u64 {
     let start = Instant::now();
     loop {
@@ -67,7 +68,7 @@ fn wait_until_embedded(server: &Server, name: &str) -> u64 {
     }
 }
 
-/// Runs `maskclip vocab` on a store; its standard output, or its error.
+/// Runs `maskclip vocab` on a store. Returns its standard output, or its error.
 fn vocab(store: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = maskclip_on(store).arg("vocab").args(arguments).output().unwrap();
     match output.status.success() {
@@ -97,7 +98,7 @@ fn a_restart_after_a_kill_pays_for_nothing() {
     assert_eq!((server.metric(DISK_HITS), server.metric(MISSES)), (4, 0));
     assert!(server.metric("maskclip_vocabulary_disk_bytes") > 0);
 
-    // A new vocabulary pays for its new classes only.
+    // A new vocabulary computes only its new classes.
     put(&server, "more", &json!({"classes": ["tiger", "lemon", "penguin"]}));
     wait_until_embedded(&server, "more");
     answer(&server, "more");
@@ -106,12 +107,12 @@ fn a_restart_after_a_kill_pays_for_nothing() {
 }
 
 #[test]
-fn what_coco_stuff_costs_is_paid_once() {
+fn what_a_published_list_costs_is_paid_once() {
     let (_folder, store) = place();
-    let request = request("coco-stuff-171");
+    let request = request("voc-20");
     let mut server = Server::start_on(&store);
     let mut embedding = segment(&server, &request);
-    assert_eq!((server.metric(MISSES), server.metric(DISK_HITS)), (171, 0));
+    assert_eq!((server.metric(MISSES), server.metric(DISK_HITS)), (20, 0));
     server.signal("KILL");
     server.wait(Duration::from_secs(10));
 
@@ -120,13 +121,12 @@ fn what_coco_stuff_costs_is_paid_once() {
     let mut reading = segment(&server, &request);
     assert_eq!(
         (server.metric(MISSES), server.metric(DISK_HITS)),
-        (0, 171),
+        (0, 20),
         "the text tower has had nothing to do"
     );
-    let seconds = |reply: &mut Value| reply["timings"].take()["text_seconds"].as_f64().unwrap();
-    let (embedded_in, read_in) = (seconds(&mut embedding), seconds(&mut reading));
-    println!("171 x 85 prompts: embedded in {embedded_in:.2} s, read in {read_in:.4} s");
-    assert!(read_in < embedded_in / 10.0, "{read_in} s after {embedded_in} s");
+    for reply in [&mut embedding, &mut reading] {
+        reply["timings"].take();
+    }
     assert_eq!(reading, embedding);
 }
 
@@ -165,13 +165,13 @@ fn a_damaged_store_is_made_anew_with_a_warning() {
         answer(&Server::start_on(&other), "picnic")
     };
 
-    // The header is gone, and every second page; then all but the first page.
+    // First the header and every second page are damaged. Then all but the first page is lost.
     let mut flipped = whole.clone();
     for page in flipped.chunks_mut(16384).step_by(2) {
         page[..4000].iter_mut().for_each(|byte| *byte ^= 0xff);
     }
     for damaged in [&flipped[..], &whole[..16384]] {
-        // A server that is killed leaves its log, which would repair some of the damage.
+        // A killed server leaves its log, which would repair some of the damage.
         let _ = fs::remove_file(&write_ahead_log);
         fs::write(&store, damaged).unwrap();
         let server = Server::start_on(&store);
@@ -187,7 +187,7 @@ fn a_damaged_store_is_made_anew_with_a_warning() {
 #[test]
 fn a_file_of_another_program_is_left_alone_and_the_server_works_without() {
     let (_folder, store) = place();
-    // A database with nothing in it but another program's mark.
+    // An empty database with another program's mark.
     vocab(&store, &["list"]).unwrap();
     let mut foreign = fs::read(&store).unwrap();
     foreign[68..72].copy_from_slice(b"GPKG");
@@ -207,27 +207,33 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
     let embed = [
         "vocab",
         "embed",
-        "coco-stuff-171",
+        "pascal-context-59",
         "--device",
         "cpu",
         "--templates",
         "maskclip-85",
     ];
     let mut progress = Vec::new();
-    for round in 0..4_u64 {
+    for round in 1..=4 {
         let mut process = maskclip_on(&store)
             .args(embed)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Not before it writes: its log beside the store has grown.
+        // Waits for the command to write, until the store and its log have grown `round` times.
         let start = Instant::now();
-        let before = written(&store);
-        while written(&store) <= before + 40_000 && start.elapsed() < Duration::from_secs(20) {
-            std::thread::sleep(Duration::from_millis(2));
+        let (mut growths, mut last) = (0, written(&store));
+        while growths < round && process.try_wait().unwrap().is_none() {
+            assert!(
+                start.elapsed() < Duration::from_secs(120),
+                "nothing is written: {progress:?}"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+            let now = written(&store);
+            growths += u32::from(now > last);
+            last = now;
         }
-        std::thread::sleep(Duration::from_millis(37 * round));
         process.kill().unwrap();
         process.wait().unwrap();
         progress.push(fs::metadata(&store).unwrap().len());
@@ -235,7 +241,7 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
 
     let finished = vocab(&store, &embed[1..]).unwrap();
     assert!(
-        finished.starts_with("coco-stuff-171: 171 of 171 texts embedded"),
+        finished.starts_with("pascal-context-59: 59 of 59 texts embedded"),
         "{finished}"
     );
     let now: u64 = finished
@@ -248,17 +254,17 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
         .parse()
         .unwrap();
     assert!(
-        now < 171,
+        now < 59,
         "those who were killed left something behind: {finished}{progress:?}"
     );
     let server = Server::start_on(&store);
-    let from_disk = answer(&server, "coco-stuff-171");
-    assert_eq!((server.metric(DISK_HITS), server.metric(MISSES)), (171, 0));
+    let from_disk = answer(&server, "pascal-context-59");
+    assert_eq!((server.metric(DISK_HITS), server.metric(MISSES)), (59, 0));
     assert!(!log(&store).contains("damaged"), "{}", log(&store));
-    assert_eq!(from_disk, answer(&Server::start(&[]), "coco-stuff-171"));
+    assert_eq!(from_disk, answer(&Server::start(&[]), "pascal-context-59"));
 }
 
-/// Bytes of a store with the log beside it.
+/// Returns the bytes of a store and the log next to it.
 fn written(store: &Path) -> u64 {
     let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
     length(store) + length(&store.with_file_name("store.sqlite3-wal"))
@@ -292,7 +298,7 @@ fn the_shell_works_on_the_store_of_a_running_server() {
     let error = vocab(&store, &["add", "pets", "cow"]).unwrap_err();
     assert!(error.contains("--replace"), "{error}");
 
-    // Out and in again is the same vocabulary.
+    // An exported and imported vocabulary is the same.
     let file = folder.path().join("pets.txt");
     vocab(&store, &["export", "pets", file.to_str().unwrap()]).unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), shown);
@@ -311,7 +317,7 @@ fn the_shell_works_on_the_store_of_a_running_server() {
     assert!(import.wait().unwrap().success());
     assert_eq!(answer(&server, "pets")["classes"][0]["name"], "cow");
 
-    // Embedded by the shell, the server has nothing to compute.
+    // The shell command has embedded the texts, so the server computes nothing.
     let before = server.metric(MISSES);
     vocab(
         &store,

@@ -1,16 +1,16 @@
-//! What goldens of tensors share: where they lie, arrays by name, and how they are compared.
+//! Helpers for tests with golden tensors: the folder, arrays by name, and comparisons.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use maskclip::clip::{ModelConfig, Origin, VisualTower, Weights};
+use maskclip::clip::{CheckpointFormat, ModelConfig, VisualTower, Weights};
 use maskclip::scores::QueryOwner;
 use tch::{Device, Kind, Tensor};
 
-/// Largest absolute difference allowed, in 32 bits.
+/// Largest absolute difference allowed in float32.
 pub const TOLERANCE: f64 = 1e-4;
 
-/// What the texts of a tower's arrays stand for.
+/// The owners of the texts in a visual tower's arrays.
 pub const OWNERS: [QueryOwner; 7] = [
     QueryOwner::Class(0),
     QueryOwner::Class(0),
@@ -21,20 +21,20 @@ pub const OWNERS: [QueryOwner; 7] = [
     QueryOwner::Background,
 ];
 
-/// A file of this folder.
+/// Returns the path of a file in this folder.
 pub fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
 }
 
-/// The weights of a tower, without their ending, and the configuration beside them.
+/// Opens the weights of a tower, whose name has no extension, and the configuration beside them.
 pub fn open_tower(name: &str) -> (Weights, ModelConfig) {
     let path = golden(&format!("{name}.safetensors"));
     let weights = Weights::load(&path, Device::Cpu, Kind::Float).expect("the golden weights are committed");
-    let config = ModelConfig::find(Origin::OpenClip, &path).expect("the configuration is committed beside");
+    let config = ModelConfig::find(CheckpointFormat::OpenClip, &path).expect("the configuration is committed beside");
     (weights, config)
 }
 
-/// The tower, which has to use every tensor of its file.
+/// Loads a tower, which must use every tensor of its file.
 pub fn load_tower(name: &str) -> VisualTower {
     let (mut weights, config) = open_tower(name);
     let tower = VisualTower::load(&mut weights, &config).expect("the golden weights are a whole tower");
@@ -42,9 +42,9 @@ pub fn load_tower(name: &str) -> VisualTower {
     tower
 }
 
-/// What a reference computed.
+/// The arrays that a reference computed.
 pub struct Arrays {
-    /// Whose they are, for messages.
+    /// The name of the model or file, for messages.
     owner: String,
     by_name: HashMap<String, Tensor>,
 }
@@ -63,7 +63,7 @@ impl Arrays {
         found.unwrap_or_else(|| panic!("the arrays of {} have no {name}", self.owner))
     }
 
-    /// The image sizes, "height x width" in pixels.
+    /// Returns the sizes of the images in pixels, as "height x width" without spaces.
     pub fn sizes(&self) -> Vec<&str> {
         let mut sizes: Vec<&str> = self
             .by_name
@@ -71,12 +71,16 @@ impl Arrays {
             .filter_map(|name| name.strip_suffix(".image"))
             .collect();
         sizes.sort_unstable();
-        assert_eq!(sizes.len(), 4, "the training grid, another square one, wide, tall");
+        assert_eq!(
+            sizes.len(),
+            4,
+            "there are four sizes: the training grid, another square, wide, tall"
+        );
         sizes
     }
 }
 
-/// Differences array by array, so that a failure shows all of them.
+/// The differences of all arrays, collected so that a failure shows all of them.
 #[derive(Default)]
 pub struct Comparison {
     differences: Vec<(String, f64)>,
@@ -87,12 +91,13 @@ impl Comparison {
         self.add_in_units(arrays, name, found, &Tensor::from(1f32));
     }
 
-    /// For sums over all cells, which pass 100 where other arrays stay near 1: beyond 1 the difference is relative.
+    /// Adds sums over all cells. They exceed 100 where other arrays stay near 1, so beyond 1 the difference is
+    /// relative.
     pub fn add_sums(&mut self, arrays: &Arrays, name: &str, found: &Tensor) {
         self.add_in_units(arrays, name, found, &arrays.get(name).abs().clamp_min(1.0));
     }
 
-    /// The difference counts in units that broadcast to the array.
+    /// Adds a difference that is counted in units, which must broadcast to the array.
     pub fn add_in_units(&mut self, arrays: &Arrays, name: &str, found: &Tensor, unit: &Tensor) {
         let expected = arrays.get(name);
         assert_eq!(found.size(), expected.size(), "{} {name}", arrays.owner);
@@ -106,7 +111,7 @@ impl Comparison {
         for (name, difference) in self.differences.iter().take(10) {
             println!("{difference:9.2e}  {name}");
         }
-        let is_close = |difference: f64| difference <= TOLERANCE; // Not so for a NaN.
+        let is_close = |difference: f64| difference <= TOLERANCE; // False for NaN.
         let beyond: Vec<_> = self
             .differences
             .iter()

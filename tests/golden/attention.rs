@@ -1,5 +1,5 @@
-//! The attentions that came after MaskCLIP against an independent Python writing of their formulas: see
-//! tools/golden/attention.py, which wrote the arrays.
+//! Compares the attentions of MaskCLIP's successors with an independent Python version of their formulas.
+//! tools/golden/attention.py wrote the arrays.
 
 use maskclip::clip::VisualTower;
 use maskclip::dense::{
@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::arrays::{Arrays, Comparison, TOLERANCE, load_tower};
 
-/// The two published depths, and one that is not.
+/// The two published depths and another one.
 const MODELS: [&str; 3] = ["vit_12", "vit_24", "vit_7"];
 
 const SQUARE: [&str; 2] = ["64x64", "56x56"];
@@ -54,12 +54,12 @@ fn sc_clip_refuses_what_is_no_square_of_31_cells() {
     for (rows, columns) in [(8, 7), (5, 5)] {
         let image = Tensor::zeros([3, 8 * rows, 8 * columns], (Kind::Float, Device::Cpu));
         let refused = DenseFeatures::extract(&tower, &image, &options(Attention::ScClip));
-        let error = refused.expect_err("it is not defined there").to_string();
+        let error = refused.expect_err("SC-CLIP is not defined on this grid").to_string();
         assert!(error.contains(&format!("not at {rows} rows of {columns}")), "{error}");
     }
 }
 
-/// Its features depend on the texts, so that its logits alone can be compared.
+/// ResCLIP's features depend on the texts, so only its logits can be compared.
 #[test]
 fn resclip() {
     agrees_in_logits_alone(Attention::Resclip);
@@ -75,7 +75,7 @@ fn gem() {
     agrees_on_every_grid(Attention::Gem);
 }
 
-/// As in tools/golden/attention.py; each differs from its default.
+/// Returns the constants that tools/golden/attention.py uses. Each differs from its default.
 fn other_constants(attention: Attention) -> FeatureOptions {
     let resclip = ResclipConstants {
         threshold: 0.5,
@@ -118,7 +118,7 @@ fn agrees_on_every_grid(attention: Attention) {
     agrees(attention, &[SQUARE, OBLONG].concat());
 }
 
-/// Features and logits are Python's, on every tower, and the pooled feature stays CLIP's own.
+/// Asserts that features and logits equal Python's on every tower, and that the pooled feature stays CLIP's own.
 fn agrees(attention: Attention, sizes: &[&str]) {
     let mut comparison = Comparison::default();
     for model in MODELS {

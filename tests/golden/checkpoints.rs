@@ -1,4 +1,4 @@
-//! Whole tiny models in every form they come in, and what is refused; `tools/golden/forms.py` makes the files.
+//! Loads whole tiny models in every form and tests what is refused. `tools/golden/forms.py` makes the files.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::io::{Cursor, Read, Write};
 use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
-use maskclip::clip::{CheckpointError, Clip, ModelConfig, Origin, Weights};
+use maskclip::clip::{CheckpointError, CheckpointFormat, Clip, ModelConfig, Weights};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use tch::{Device, Kind, Tensor};
@@ -16,42 +16,47 @@ use zip::write::SimpleFileOptions;
 
 use crate::arrays::golden;
 
-/// Largest difference to references that run in 32 bits.
+/// Largest difference from references that run in 32 bits.
 const TOLERANCE: f64 = 1e-4;
 
-/// Largest difference to a reference that runs in 16 bits.
+/// Largest difference from a reference that runs in 16 bits.
 const HALF_TOLERANCE: f64 = 2e-3;
 
-/// tools/golden/forms.py has the same.
+/// The prompts of tools/golden/forms.py.
 const PROMPTS: [&str; 2] = ["a photo of a tiger.", "a bad photo of the sky in the scene."];
 
-/// Whose arrays features are compared with, and how closely.
+/// The references whose arrays a model's features are compared with, and the largest difference from each.
 pub type References = &'static [(&'static str, f64)];
 
-/// Model, file, whose form it is, its references.
-pub const FORMS: [(&str, &str, Origin, References); 7] = [
+/// Each entry has a model, a file, the format of the file, and references.
+pub const FORMS: [(&str, &str, CheckpointFormat, References); 7] = [
     (
         "vit",
         "openai.pt",
-        Origin::OpenAi,
+        CheckpointFormat::OpenAi,
         &[OPEN_CLIP, ("openai", HALF_TOLERANCE)],
     ),
-    ("vit", "open_clip.pt", Origin::OpenClip, &[OPEN_CLIP]),
-    ("vit", "open_clip.safetensors", Origin::OpenClip, &[OPEN_CLIP]),
+    ("vit", "open_clip.pt", CheckpointFormat::OpenClip, &[OPEN_CLIP]),
+    ("vit", "open_clip.safetensors", CheckpointFormat::OpenClip, &[OPEN_CLIP]),
     (
         "vit",
         "hugging_face.safetensors",
-        Origin::HuggingFace,
+        CheckpointFormat::HuggingFace,
         &[OPEN_CLIP, ("hugging_face", TOLERANCE)],
     ),
     (
         "resnet",
         "openai.pt",
-        Origin::OpenAi,
+        CheckpointFormat::OpenAi,
         &[OPEN_CLIP, ("openai", HALF_TOLERANCE)],
     ),
-    ("resnet", "open_clip.pt", Origin::OpenClip, &[OPEN_CLIP]),
-    ("resnet", "open_clip.safetensors", Origin::OpenClip, &[OPEN_CLIP]),
+    ("resnet", "open_clip.pt", CheckpointFormat::OpenClip, &[OPEN_CLIP]),
+    (
+        "resnet",
+        "open_clip.safetensors",
+        CheckpointFormat::OpenClip,
+        &[OPEN_CLIP],
+    ),
 ];
 
 const OPEN_CLIP: (&str, f64) = ("open_clip", TOLERANCE);
@@ -64,7 +69,7 @@ fn every_form_computes_what_its_authors_code_does() {
         let weights = checkpoint
             .weights()
             .unwrap_or_else(|error| panic!("{model}/{file}: {error}"));
-        assert_eq!(weights.origin(), origin, "{model}/{file}");
+        assert_eq!(weights.format(), origin, "{model}/{file}");
         let clip = checkpoint
             .load()
             .unwrap_or_else(|error| panic!("{model}/{file}: {error}"));
@@ -90,7 +95,7 @@ fn every_form_computes_what_its_authors_code_does() {
 fn the_activation_shows() {
     let checkpoint = Checkpoint::unpack("vit", "open_clip.safetensors");
     let other = fs::read_to_string(checkpoint.beside("open_clip.json"))
-        .expect("it was unpacked")
+        .expect("the configuration was unpacked")
         .replace("\"quick_gelu\": true", "\"quick_gelu\": false");
     fs::write(checkpoint.beside("open_clip.json"), other).expect("the folder is writable");
     let clip = checkpoint.load().expect("the exact GELU is known, too");
@@ -109,20 +114,20 @@ fn a_hub_s_folder_is_a_checkpoint() {
     fs::rename(&checkpoint.file, checkpoint.beside("model.safetensors")).expect("the folder is writable");
     let folder = checkpoint.folder.path();
     let weights = Weights::load(folder, Device::Cpu, Kind::Float).expect("the folder has weights");
-    assert_eq!(weights.origin(), Origin::HuggingFace);
-    let config = ModelConfig::find(weights.origin(), folder).expect("the folder has their configuration");
-    Clip::load(weights, &config).expect("they are a whole model");
+    assert_eq!(weights.format(), CheckpointFormat::HuggingFace);
+    let config = ModelConfig::find(weights.format(), folder).expect("the folder has their configuration");
+    Clip::load(weights, &config).expect("the weights are a whole model");
 }
 
 #[test]
 fn a_checkpoint_in_several_files_is_the_same_model() {
     let checkpoint = Checkpoint::unpack("vit", "hugging_face.safetensors");
     let whole = checkpoint.load().expect("the golden is a whole model");
-    let content = fs::read(&checkpoint.file).expect("it was unpacked");
-    let content = SafeTensors::deserialize(&content).expect("it is sound");
+    let content = fs::read(&checkpoint.file).expect("the checkpoint was unpacked");
+    let content = SafeTensors::deserialize(&content).expect("the checkpoint is sound");
     let mut names = content.names();
     names.sort_unstable();
-    // By turns, so that queries, keys and values of one block lie apart.
+    // The tensors alternate between the files, so that queries, keys and values of one block lie apart.
     let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
     let shard_of: HashMap<&str, &str> = names.into_iter().zip(shards.into_iter().cycle()).collect();
     for shard in shards {
@@ -136,8 +141,8 @@ fn a_checkpoint_in_several_files_is_the_same_model() {
     let folder = checkpoint.folder.path();
     let load = || Weights::load(folder, Device::Cpu, Kind::Float);
     let weights = load().expect("the index lists both files");
-    let config = ModelConfig::find(weights.origin(), folder).expect("the folder has their configuration");
-    let joined = Clip::load(weights, &config).expect("they are a whole model");
+    let config = ModelConfig::find(weights.format(), folder).expect("the folder has their configuration");
+    let joined = Clip::load(weights, &config).expect("the weights are a whole model");
     let image = arrays("vit")["image"].unsqueeze(0);
     assert_eq!(joined.visual.encode_image(&image), whole.visual.encode_image(&image));
     let prompts = PROMPTS.map(|prompt| whole.tokenizer.encode(prompt));
@@ -146,7 +151,7 @@ fn a_checkpoint_in_several_files_is_the_same_model() {
     fs::copy(checkpoint.beside(shards[0]), checkpoint.beside(shards[1])).expect("the folder is writable");
     let refused = load().expect_err("a file is there twice").to_string();
     assert!(refused.ends_with(" is in several of its files"), "{refused}");
-    fs::remove_file(checkpoint.beside(shards[1])).expect("it was written");
+    fs::remove_file(checkpoint.beside(shards[1])).expect("the file was written");
     let refused = load().expect_err("a file is missing").to_string();
     assert!(
         refused.contains(shards[1]) && refused.contains("cannot be read"),
@@ -154,7 +159,7 @@ fn a_checkpoint_in_several_files_is_the_same_model() {
     );
 }
 
-/// A file, what is done to it, and what is said then.
+/// A damaged file: the original, the damage, and the message that must follow.
 struct Defect {
     file: &'static str,
     defect: &'static str,
@@ -303,7 +308,7 @@ fn every_defect_is_refused_in_words_that_name_it() {
     } in DEFECTS
     {
         let checkpoint = Checkpoint::unpack("vit", file);
-        let sound = fs::read(&checkpoint.file).expect("it was unpacked");
+        let sound = fs::read(&checkpoint.file).expect("the checkpoint was unpacked");
         fs::write(&checkpoint.file, spoil(sound)).expect("the folder is writable");
         let refused = checkpoint.load().expect_err(defect).to_string();
         println!("{file} | {defect} | {refused}");
@@ -314,23 +319,26 @@ fn every_defect_is_refused_in_words_that_name_it() {
 #[test]
 fn an_activation_that_is_not_known_is_refused() {
     let unsaid = Checkpoint::unpack("vit", "open_clip.pt");
-    fs::remove_file(unsaid.beside("open_clip.json")).expect("it was unpacked");
-    fs::remove_file(unsaid.beside("config.json")).expect("it was unpacked");
-    let refused = unsaid.load().expect_err("a pickle does not say").to_string();
+    fs::remove_file(unsaid.beside("open_clip.json")).expect("the configuration was unpacked");
+    fs::remove_file(unsaid.beside("config.json")).expect("the configuration was unpacked");
+    let refused = unsaid
+        .load()
+        .expect_err("a pickle does not tell the activation")
+        .to_string();
     assert!(
         refused.contains("whether ") && refused.contains("open_clip.json"),
         "{refused}"
     );
 
     let unknown = Checkpoint::unpack("vit", "hugging_face.safetensors");
-    let config = fs::read_to_string(unknown.beside("config.json")).expect("it was unpacked");
+    let config = fs::read_to_string(unknown.beside("config.json")).expect("the configuration was unpacked");
     fs::write(unknown.beside("config.json"), config.replace("quick_gelu", "silu")).expect("the folder is writable");
     let refused = unknown.load().expect_err("silu is not computed").to_string();
     let said = "config.json: hidden_act is \"silu\": the activations computed here are \"quick_gelu\" and \"gelu\"";
     assert!(refused.ends_with(said), "{refused}");
 }
 
-/// A checkpoint's file in a folder of its own, its model's configurations beside it.
+/// The file of a checkpoint in a folder of its own, with its model's configurations beside it.
 pub struct Checkpoint {
     folder: TempDir,
     file: PathBuf,
@@ -363,7 +371,7 @@ impl Checkpoint {
 
     pub fn load(&self) -> Result<Clip, CheckpointError> {
         let weights = self.weights()?;
-        let config = ModelConfig::find(weights.origin(), &self.file)?;
+        let config = ModelConfig::find(weights.format(), &self.file)?;
         Clip::load(weights, &config)
     }
 }
@@ -381,7 +389,7 @@ fn first_half(file: &[u8]) -> Vec<u8> {
     file[..file.len() / 2].to_vec()
 }
 
-/// The same file with other bytes, as many, wherever these are.
+/// Replaces bytes wherever they occur by equally many others.
 fn replaced(mut file: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let places: Vec<usize> = (0..=file.len() - from.len())
@@ -394,35 +402,35 @@ fn replaced(mut file: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The same safetensors file without a tensor.
+/// Returns the safetensors file without one tensor.
 fn without(file: &[u8], name: &str) -> Vec<u8> {
-    let file = SafeTensors::deserialize(file).expect("it is sound");
+    let file = SafeTensors::deserialize(file).expect("the file is sound");
     file.tensor(name).expect("the tensor to leave out is there");
     let others = file.iter().filter(|(other, _)| *other != name);
     safetensors::serialize(others, None).expect("the views are valid")
 }
 
-/// The same safetensors file with another tensor of this name, all zeros.
+/// Returns the safetensors file with a tensor of zeros in place of the one with this name, if there is one.
 fn with(file: &[u8], name: &str, shape: &[usize]) -> Vec<u8> {
-    let file = SafeTensors::deserialize(file).expect("it is sound");
+    let file = SafeTensors::deserialize(file).expect("the file is sound");
     let zeros = vec![0; 2 * shape.iter().product::<usize>()];
     let tensor = TensorView::new(Dtype::F16, shape.to_vec(), &zeros).expect("the sizes agree");
     let others = file.iter().filter(|(other, _)| *other != name);
     safetensors::serialize(others.chain([(name, tensor)]), None).expect("the views are valid")
 }
 
-/// An uncompressed zip file.
+/// Makes an uncompressed zip file.
 fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in files {
         let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-        writer.start_file(*name, stored).expect("memory can be written");
-        writer.write_all(content).expect("memory can be written");
+        writer.start_file(*name, stored).expect("writing to memory cannot fail");
+        writer.write_all(content).expect("writing to memory cannot fail");
     }
-    writer.finish().expect("memory can be written").into_inner()
+    writer.finish().expect("writing to memory cannot fail").into_inner()
 }
 
-/// An archive whose state dict has one tensor, `a` of shape [2], with these files beside it.
+/// Makes an archive whose state dict has one tensor, `a` of shape [2], with these files beside it.
 fn tensor_archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let pickle = b"\x80\x02}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n\
         ((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ\

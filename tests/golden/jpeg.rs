@@ -1,14 +1,14 @@
-//! How far the decoder is from libjpeg-turbo, with which CLIP's training images were read: tools/golden/jpeg.py wrote the
-//! files, docs/images.md reports the figures. `cargo test --test golden jpeg -- --nocapture` prints them.
+//! Compares the decoder with libjpeg-turbo, with which CLIP's training images were read. tools/golden/jpeg.py wrote the
+//! files, and docs/images.md reports the figures. `cargo test --test golden jpeg -- --nocapture` prints them.
 
 use maskclip::image::{RgbImage, decode};
 
 use crate::arrays::golden;
 
-/// A kind of JPEG with the largest and the mean difference allowed, of 255, over all samples.
+/// Each kind of JPEG with the largest and the mean difference allowed, of 255, over all samples.
 ///
-/// Both decoders round the inverse transform and the conversion of colours in their own ways; where colours have fewer
-/// samples than pixels (4:2:2, 4:2:0) they round the interpolation, too.
+/// The decoders round the inverse transform and the conversion of colours in different ways. Where colours have fewer
+/// samples than pixels (4:2:2, 4:2:0), they also round the interpolation in different ways.
 const KINDS: [(&str, u8, f64); 7] = [
     ("4-4-4", 3, 0.05),
     ("4-2-2", 3, 0.5),

@@ -1,6 +1,6 @@
-//! What the Python references computed from the same weights and the same texts. The arrays beside are written by
-//! tools/golden.
-#![allow(clippy::disallowed_types)] // Golden arrays are compared as the layers below the engine make them: tensors.
+//! Compares this program with Python references on the same weights and the same texts. The scripts in tools/golden
+//! wrote the arrays beside this file.
+#![allow(clippy::disallowed_types)] // The rooms below the engine compute with tensors.
 
 mod arrays;
 mod attention;

@@ -1,5 +1,5 @@
-//! bfloat16 against float32, the reference here being this program itself: what `model.precision: auto` may choose has to
-//! label like what it replaces.
+//! Compares bfloat16 with float32, where the reference is this program itself. `model.precision: auto` may choose
+//! either, so both must give the same labels.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::arrays::golden;
 
-/// Share of the scenes' pixels that have the same label in both precisions.
+/// Least share of the scenes' pixels that have the same label in both precisions.
 const AGREEMENT: f64 = 0.99;
 
-/// Every sixteenth scene of each style: half a million pixels.
+/// Every sixteenth scene of each style is used, which makes half a million pixels.
 const SCENES_APART: usize = 16;
 
 #[test]
@@ -33,7 +33,7 @@ fn the_embedded_models_label_the_example_scenes_alike_in_both_precisions() {
     }
 }
 
-/// The labels of all pixels of the scenes, one scene after the other.
+/// Returns the labels of all pixels of the scenes, one scene after the other.
 fn labels(model: EmbeddedModel, kind: Kind) -> Vec<u16> {
     let weights = Weights::from_bytes(model.weights, Device::Cpu, kind).expect("the embedded weights can be read");
     let config = ModelConfig::parse(model.config).expect("the embedded configuration can be read");
@@ -41,7 +41,8 @@ fn labels(model: EmbeddedModel, kind: Kind) -> Vec<u16> {
     let scenes = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scenes");
     let names = |file: &str| std::fs::read_to_string(scenes.join(file)).expect("the scenes' names are committed");
     let (classes, background) = (names("classes.txt"), names("backgrounds.txt"));
-    // What competes with the classes stands for the background, as their own entry of that name says.
+    // The names in backgrounds.txt compete with the classes as the background, so the classes' own entry "background"
+    // is left out.
     let classes: Vec<&str> = classes.lines().filter(|name| *name != "background").collect();
     let owners: Vec<QueryOwner> = (0..classes.len())
         .map(|id| QueryOwner::Class(u16::try_from(id).expect("there are few classes")))
@@ -65,7 +66,7 @@ fn labels(model: EmbeddedModel, kind: Kind) -> Vec<u16> {
             let (width, height) = pixels.dimensions();
             let patch = u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide");
             let size = Resize::Bicubic.working_size(width, height, model.short_side, patch, 1 << 24);
-            let size = size.expect("a scene is small");
+            let size = size.expect("a scene is within the limit");
             let input = image::preprocess(&pixels, size.0, size.1, Resize::Bicubic, &Normalisation::CLIP);
             // [3 * height * width] -> [3, height, width]
             let input = Tensor::from_slice(&input.values).view([3, size.1.into(), size.0.into()]);
@@ -94,7 +95,7 @@ fn labels(model: EmbeddedModel, kind: Kind) -> Vec<u16> {
     labels
 }
 
-/// Cosines may move by this much in bfloat16; so a cell whose best text leads by more than twice that keeps its label.
+/// Largest change of a cosine in bfloat16. A cell whose best text leads by more than twice this keeps its label.
 const COSINE_TOLERANCE: f64 = 0.02;
 
 #[test]
@@ -107,11 +108,11 @@ fn a_random_towers_cosines_move_by_less_than_the_tolerance() {
     }
 }
 
-/// Of the cells of a golden tower with random directions: `[cells, texts]`.
+/// Returns the cosines of a golden tower's cells with random directions: `[cells, texts]`.
 fn random_cosines(name: &str, kind: Kind) -> Tensor {
     let path = golden(&format!("{name}.safetensors"));
     let mut weights = Weights::load(&path, Device::Cpu, kind).expect("the golden weights are committed");
-    let config = ModelConfig::find(weights.origin(), &path).expect("the configuration is committed beside");
+    let config = ModelConfig::find(weights.format(), &path).expect("the configuration is committed beside");
     let tower = maskclip::clip::VisualTower::load(&mut weights, &config).expect("the weights are a whole tower");
     let wave = |shape: &[i64], seed: f64| {
         let count: i64 = shape.iter().product();

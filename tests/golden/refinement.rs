@@ -1,5 +1,5 @@
-//! What refines scores at the image's size against an independent Python writing of the formulas: see
-//! tools/golden/refinement.py, which wrote the arrays.
+//! Compares the refinements of scores at the image's size with an independent Python version of the formulas.
+//! tools/golden/refinement.py wrote the arrays.
 
 use maskclip::dense::{self, PROPAGATION_CELLS, RefinementOptions};
 use maskclip::scores::{ScoreGrid, ScoreKind, ScoreMap};
@@ -9,7 +9,7 @@ use crate::arrays::{Arrays, Comparison};
 
 const TEMPERATURE: f32 = 20.0;
 
-/// Of the image that is labelled, in pixels.
+/// Height and width in pixels of the image that is labelled.
 const SIZE: (usize, usize) = (130, 70);
 
 #[test]
@@ -19,7 +19,7 @@ fn pixel_adaptive_mask_refinement() {
     compare("pamr", &found);
 }
 
-/// 130 rows are averaged two by two, 70 columns are kept.
+/// 130 rows are averaged two by two, and 70 columns are kept.
 #[test]
 fn the_propagation_of_pearl() {
     let found = refined(propagation(PROPAGATION_CELLS));
@@ -27,7 +27,7 @@ fn the_propagation_of_pearl() {
     compare("propagated", &found);
 }
 
-/// Six and a half pixels a row and three and a half a column, rounded to even: 4 rows and 2 columns are dropped.
+/// 6.5 pixels per row and 3.5 per column are rounded to even: 6 and 4. So 4 rows and 2 columns are dropped.
 #[test]
 fn the_propagation_on_as_many_cells_as_the_constants_say() {
     let found = refined(propagation(20));
@@ -69,7 +69,7 @@ fn refined(options: RefinementOptions) -> ScoreGrid {
     refined.grids.into_iter().next().expect("one grid")
 }
 
-/// The tolerance is that of cosines, which logits are the temperature times.
+/// Compares with the tolerance of cosines, because the logits are the temperature times cosines.
 fn compare(name: &str, found: &ScoreGrid) {
     let arrays = arrays();
     let found = Tensor::from_slice(&found.values).view_as(arrays.get(name));

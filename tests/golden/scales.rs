@@ -1,4 +1,4 @@
-//! One image scored at several sizes together, against a plain Python writing: see tools/golden/scales.py, which wrote the arrays.
+//! Compares one image scored at several sizes with a plain Python version. tools/golden/scales.py wrote the arrays.
 
 use std::collections::HashMap;
 
@@ -8,15 +8,16 @@ use tch::Tensor;
 
 use crate::arrays::{OWNERS, TOLERANCE, golden, load_tower};
 
-/// Towers, with temperatures at which some classes are sure somewhere and others nowhere.
+/// The towers with temperatures at which some classes are certain somewhere and others nowhere.
 const TOWERS: [(&str, f32); 2] = [("vit_quick_gelu", 8.0), ("resnet", 20.0)];
 
-/// Of the image that is labelled, in pixels.
+/// Height and width in pixels of the image that is labelled.
 const SIZE: (usize, usize) = (29, 43);
 
 const WINDOW: Window = Window { side: 64, stride: 48 };
 
-/// Dropped classes have logits of -800 and less, whose last digits in 32 bits are beyond the tolerance; all else is far above this.
+/// Dropped classes have logits of -800 and less, whose last digits in float32 exceed the tolerance. All other logits
+/// are far above this bound.
 const DROPPED: f64 = -100.0;
 
 #[test]
@@ -67,7 +68,7 @@ fn scores_of_several_sizes_are_averaged_at_that_of_the_image() {
                 let found = Tensor::from_slice(found).view_as(&expected).clamp_min(DROPPED);
                 let difference = (found - expected).abs().max().double_value(&[]);
                 println!("{difference:9.2e}  {array}");
-                // Not "greater than": that does not hold for a NaN.
+                // This form fails for NaN; "greater than" would not.
                 assert!(difference <= TOLERANCE, "{array} is {difference:e} off");
             }
         }

@@ -1,4 +1,4 @@
-//! MaskCLIP+'s students against plain PyTorch: see tools/golden/student.py, which wrote the arrays.
+//! Compares MaskCLIP+'s students with plain PyTorch. tools/golden/student.py wrote the arrays.
 
 use maskclip::models::student::{Backbone, Head, Mode, Network, NetworkConfig, OptimiserSettings, Parameters, Stem};
 use maskclip::training::{Sgd, cross_entropy, feature_distance};
@@ -8,7 +8,7 @@ use crate::arrays::{Arrays, Comparison, golden};
 
 const LEARNING_RATE: f64 = 0.01;
 
-/// Steps whose losses are compared.
+/// Number of steps whose losses are compared.
 const STEPS: usize = 3;
 
 #[test]
@@ -31,7 +31,7 @@ fn resnet18_v1c_deeplab_v3_plus() {
     );
 }
 
-/// Logits in both modes, the running statistics that follow, and steps of training are PyTorch's.
+/// Asserts that logits in both modes, the running statistics after them, and steps of training equal PyTorch's.
 fn agrees(name: &str, backbone: Backbone, stem: Stem, head: Head) {
     let config = NetworkConfig {
         backbone,
@@ -45,12 +45,12 @@ fn agrees(name: &str, backbone: Backbone, stem: Stem, head: Head) {
     let tensors = tensors.expect("the golden tensors are committed").into_iter().collect();
     let mut parameters = Parameters::stored(tensors, Device::Cpu);
     let network = Network::new(&mut parameters, &config).expect("the golden tensors are a whole student");
-    parameters.finish().expect("and nothing else");
+    parameters.finish().expect("the student uses every tensor");
     let tensor = |name: &str| {
         let (_, tensor) = parameters
             .all()
             .find(|(key, _)| *key == name)
-            .expect("it has the tensor");
+            .expect("the student has the tensor");
         tensor.detach()
     };
     let arrays = Arrays::read(name, &format!("student_{name}_arrays.safetensors"));

@@ -1,4 +1,4 @@
-//! The tokenizer and the text tower against open_clip; `tools/golden/text.py` makes the files.
+//! Compares the tokenizer and the text tower with open_clip. `tools/golden/text.py` makes the files.
 
 use std::collections::HashMap;
 use std::io::BufReader;
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::arrays::golden;
 
-/// Largest difference to open_clip's float32 results.
+/// Largest difference from open_clip's float32 results.
 const TOLERANCE: f32 = 1e-4;
 
 /// Channels per head of the towers in the files.
@@ -74,14 +74,14 @@ fn compare_tokens(lists: &[TokenList]) {
     );
 }
 
-/// A tiny text tower and what open_clip computes with it.
+/// A tiny text tower and open_clip's results with it.
 struct Golden {
     tower: TextTower,
     prompts: Vec<String>,
     ensemble_names: Vec<String>,
-    /// `[prompts, embedding]`
+    /// The features of the prompts, `[prompts, embedding]`.
     features: Vec<Vec<f32>>,
-    /// `[ensemble names, embedding]`
+    /// The embeddings of the ensembles, `[ensemble names, embedding]`.
     ensembles: Vec<Vec<f32>>,
 }
 
@@ -94,9 +94,10 @@ impl Golden {
 
         let file = SafeTensors::deserialize(&bytes).expect("the golden is well-formed");
         let checkpoint = with_whole_embedding(&file);
-        let mut weights = Weights::from_bytes(checkpoint, Device::Cpu, Kind::Float).expect("it is a checkpoint");
-        let tower = TextTower::load(&mut weights, activation, HEAD_WIDTH).expect("it is a text tower");
-        weights.finish().expect("it has no other tensors");
+        let mut weights =
+            Weights::from_bytes(checkpoint, Device::Cpu, Kind::Float).expect("the golden is a checkpoint");
+        let tower = TextTower::load(&mut weights, activation, HEAD_WIDTH).expect("the golden is a text tower");
+        weights.finish().expect("the tower uses every tensor");
         Self {
             tower,
             prompts: list("prompts"),
@@ -167,26 +168,33 @@ fn no_prompts_have_no_features() {
 fn a_tower_with_another_vocabulary_is_refused() {
     let bytes = std::fs::read(golden("text_gelu.safetensors")).expect("the golden is committed");
     let file = SafeTensors::deserialize(&bytes).expect("the golden is well-formed");
-    let values = file.tensor("token_embedding.values").expect("the golden has it");
+    let values = file
+        .tensor("token_embedding.values")
+        .expect("the golden has the embedding's values");
     let tensors = file.iter().filter(|(name, _)| !name.starts_with("token_embedding"));
     let tensors: Vec<_> = tensors.map(|(name, view)| (name.to_owned(), view)).collect();
     let short = tensors
         .into_iter()
         .chain([("token_embedding.weight".to_owned(), values)]);
     let bytes = safetensors::serialize(short, None).expect("the views are valid");
-    let mut weights = Weights::from_bytes(bytes, Device::Cpu, Kind::Float).expect("it is a checkpoint");
+    let mut weights = Weights::from_bytes(bytes, Device::Cpu, Kind::Float).expect("the tensors are a checkpoint");
     let error = TextTower::load(&mut weights, Activation::Gelu, HEAD_WIDTH).expect_err("the vocabulary is too small");
     assert!(error.to_string().ends_with("expected [49408, 32]"), "{error}");
 }
 
-/// The golden's tower as a checkpoint. Its token embedding holds the rows that are used; the others must not matter.
+/// Returns the golden's tower as a checkpoint. The rows of its token embedding that no text uses are NaN, because they
+/// must not matter.
 fn with_whole_embedding(file: &SafeTensors) -> Vec<u8> {
-    let used = file.tensor("token_embedding.rows").expect("the golden has it");
+    let used = file
+        .tensor("token_embedding.rows")
+        .expect("the golden has the embedding's rows");
     let used = used
         .data()
         .chunks_exact(8)
         .map(|bytes| i64::from_le_bytes(bytes.try_into().expect("8 bytes")));
-    let values = file.tensor("token_embedding.values").expect("the golden has it");
+    let values = file
+        .tensor("token_embedding.values")
+        .expect("the golden has the embedding's values");
     let width = values.shape()[1];
     let row_bytes = width * size_of::<f32>();
     let vocabulary = usize::try_from(VOCABULARY_SIZE).expect("a small number");
@@ -203,9 +211,9 @@ fn with_whole_embedding(file: &SafeTensors) -> Vec<u8> {
     safetensors::serialize(tensors, None).expect("the views are valid")
 }
 
-/// A matrix of the golden, row by row.
+/// Returns a matrix of the golden, row by row.
 fn rows(file: &SafeTensors, name: &str) -> Vec<Vec<f32>> {
-    let view = file.tensor(name).expect("the golden has it");
+    let view = file.tensor(name).expect("the golden has the matrix");
     let values = view
         .data()
         .chunks_exact(4)
@@ -222,10 +230,7 @@ fn largest_difference(computed: &Tensor, expected: &[Vec<f32>]) -> f32 {
     assert_eq!(computed.len(), expected.len());
     let pairs = computed.iter().flatten().zip(expected.iter().flatten());
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |largest, difference| {
-        assert!(
-            !difference.is_nan(),
-            "a row of the token embedding that is not used was read"
-        );
+        assert!(!difference.is_nan(), "an unused row of the token embedding was read");
         difference.max(largest)
     })
 }

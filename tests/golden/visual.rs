@@ -1,5 +1,5 @@
-//! The visual towers and the dense scores against open_clip and an independent Python computation: see
-//! tools/golden/visual.py, which wrote the arrays. Whole models in every form they come in are checkpoints.rs's.
+//! Compares the visual towers and the dense scores with open_clip and an independent Python computation.
+//! tools/golden/visual.py wrote the arrays. checkpoints.rs tests whole models in every form.
 
 use maskclip::clip::{CheckpointError, ModelConfig, VisualTower};
 use maskclip::dense::{self, Attention, DenseFeatures, FeatureOptions, KeySmoothing, ScoreOptions};
@@ -13,7 +13,7 @@ const MODELS: [&str; 3] = ["vit_quick_gelu", "vit_gelu", "resnet"];
 
 const REFERENCE: KeySmoothing = KeySmoothing::Reference { threshold: 0.7 };
 
-/// Arrays of scores, with the prompt denoising and key smoothing that give them.
+/// The arrays of scores, with the prompt denoising and key smoothing of each.
 const SCORES: [(&str, Option<f32>, KeySmoothing); 8] = [
     ("logits", None, KeySmoothing::None),
     ("denoised", Some(0.5), KeySmoothing::None),
@@ -35,7 +35,7 @@ fn every_array_is_the_python_references() {
     comparison.conclude();
 }
 
-/// MaskCLIP's own attentions; attention.rs has those that came after it.
+/// Returns MaskCLIP's own attentions that the tower can compute; attention.rs tests its successors'.
 fn maskclips(tower: &VisualTower) -> Vec<Attention> {
     let own = [Attention::Clip, Attention::Maskclip, Attention::MaskclipNoResidual];
     let possible = dense::attentions(tower);
@@ -192,7 +192,7 @@ fn load(model: &str) -> VisualTower {
     load_tower(&format!("visual_{model}"))
 }
 
-/// "96x128" in pixels to "6x8" in cells.
+/// Converts a size in pixels, such as "96x128", to a size in cells, such as "6x8".
 fn cells_of(size: &str, patch: i64) -> String {
     let sides: Vec<i64> = size
         .split('x')

@@ -18,9 +18,10 @@ use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
 use super::wire::LabelMapFormat;
-use super::{AppState, accept, run_blocking};
+use super::{AppState, accept};
 use crate::engine::{ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
+use crate::support::run_blocking;
 use body::{OutputBody, SegmentBody};
 use reply::SegmentReply;
 

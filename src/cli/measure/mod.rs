@@ -1,4 +1,4 @@
-//! What `eval` and `compare` share: which images, which classes, which requests, and the engine that answers them.
+//! What `eval` and `compare` share: images, classes, requests, and the engine that answers the requests.
 
 mod request;
 
@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use strum::VariantNames;
 
 use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
@@ -16,65 +17,70 @@ use crate::api::ClassBody;
 use crate::config::Config;
 use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
-use crate::evaluation::{Corruption, Dataset, FolderLayout, Layout, Recorder, Run, Subject, Task};
+use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
 use crate::labeller::ModelInfo;
 use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
 
 pub use request::{Axis, RequestArguments, ScoringArguments, resolve, set_all, several};
 
-/// What a command ends with: words for whoever typed it.
+/// The result of a command. The error is a text for the user.
 pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
-/// Headings in the help.
+/// Headings of the help.
 const REQUEST: &str =
-    "Request (what is not given has its default; `compare` takes several values, separated by commas)";
+    "Request (fields left out have their defaults; `compare` takes several values, separated by commas)";
 pub const RESULTS: &str = "Results";
 
-/// The layout of folders that are no published data set.
+/// Name of the layout for folders that are not a published data set.
 const FOLDER: &str = "folder";
 
-/// Which images are measured, and against what.
+/// The flags that choose the images and their truths.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Images and classes")]
 pub struct MeasureArguments {
-    /// The data set's root: for a folder that of its images.
+    /// Root folder of the data set. For the layout folder, the folder of images.
     root: PathBuf,
-    /// How the root is laid out: folder (images, and truths as index PNGs), voc-20, voc-21, pascal-context-59,
+    /// Layout of the root: folder (images, and truths as index PNGs), voc-20, voc-21, pascal-context-59,
     /// pascal-context-60, coco-stuff, coco-object, ade20k or cityscapes. docs/evaluation.md describes each.
     #[arg(long, value_name = "NAME", default_value = FOLDER, value_parser = parse_layout)]
     layout: LayoutChoice,
-    /// The classes in the order of the truths' values: a text file (one class a line, synonyms after ';', background names
-    /// after a line `[background]`) or a vocabulary's name. A published layout has its own without it.
+    /// The classes in the order of the truths' values: a vocabulary's name, or a text file (one class per line,
+    /// synonyms after ';', background names after a line `[background]`). By default, the classes of a published
+    /// layout.
     #[arg(long, value_name = "FILE|NAME")]
     classes: Option<String>,
-    /// What competes with the classes for the background: a text file of names, `shipped` for vocabulary.background, or `none`.
-    /// A class called "background" gets their pixels. Without it, what the vocabulary says.
+    /// The background names, which compete with the classes: a text file of names, `shipped` for vocabulary.background,
+    /// or `none`. A class called "background" gets their pixels. By default, the vocabulary's own names.
     #[arg(long, value_name = "FILE|shipped|none")]
     background: Option<String>,
-    /// Of a folder: where the truths are, if not beside the images.
+    /// Folder of the truths, if they are not next to the images. Only for the layout folder.
     #[arg(long, value_name = "FOLDER")]
     truth: Option<PathBuf>,
-    /// Of a folder: what a truth's name has in place of its image's ending; `.truth.png` beside the images, `.png` elsewhere.
+    /// Ending of a truth's name, in place of its image's ending. By default `.truth.png` next to the images, `.png` in
+    /// another folder. Only for the layout folder.
     #[arg(long, value_name = "TEXT")]
     truth_ending: Option<String>,
-    /// Of a folder: 0 is not counted and the classes start at 1.
+    /// Do not count pixels with the value 0; the classes start at the value 1. Only for the layout folder.
     #[arg(long)]
     reduce_zero_label: bool,
-    /// Everything as a published protocol has it, as in `sclip-voc21` (docs/options.md); the flags below overrule it.
+    /// A published protocol such as `sclip-voc21` (docs/options.md), which sets everything. The flags below override
+    /// it.
     #[arg(long, value_name = "NAME", help_heading = REQUEST)]
     protocol: Option<Protocol>,
-    /// Classes of the zero-shot protocol that training must not see: names separated by commas, or a text file.
+    /// The unseen classes of the zero-shot protocol, which training must not use: names separated by commas, or a text
+    /// file.
     #[arg(long, value_name = "FILE|NAMES")]
     unseen: Option<String>,
-    /// Measure the first images alone.
+    /// Measure only the first N images.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Corrupt each image first: gaussian-noise, shot-noise, impulse-noise, speckle-noise, gaussian-blur, defocus-blur, spatter or
-    /// jpeg, with ImageNet-C's severity, 1 to 5; or `none`. `compare` takes several, separated by commas.
+    /// Corrupt each image before labelling it: gaussian-noise, shot-noise, impulse-noise, speckle-noise, gaussian-blur,
+    /// defocus-blur, spatter or jpeg with a severity of ImageNet-C, 1 to 5; or `none`. `compare` takes several,
+    /// separated by commas.
     #[arg(long, value_name = "NAME:SEVERITY", value_delimiter = ',', value_parser = parse_corruption)]
     pub corruption: Vec<CorruptionChoice>,
-    /// Keep what was measured in this file, and go on from there when it exists.
+    /// Record measured images in this file. If the file exists, resume from it.
     #[arg(long, value_name = "FILE", help_heading = RESULTS)]
     state: Option<PathBuf>,
     #[command(flatten, next_help_heading = REQUEST)]
@@ -85,7 +91,7 @@ pub struct MeasureArguments {
     model: ModelArguments,
 }
 
-/// A corruption, or none.
+/// The text of a corruption with the corruption, or `none` with `None`.
 pub type CorruptionChoice = (String, Option<Corruption>);
 
 fn parse_corruption(text: &str) -> Result<CorruptionChoice, String> {
@@ -112,33 +118,32 @@ fn parse_layout(name: &str) -> Result<LayoutChoice, String> {
     if name == FOLDER {
         return Ok(LayoutChoice::Folder);
     }
-    let layout = Layout::ALL.into_iter().find(|layout| layout.name() == name);
-    layout.map(LayoutChoice::Published).ok_or_else(|| {
-        let names = Layout::ALL.map(Layout::name).join(", ");
+    name.parse().map(LayoutChoice::Published).map_err(|_| {
+        let names = Layout::VARIANTS.join(", ");
         format!("no layout is called {name:?}: {FOLDER}, {names}")
     })
 }
 
-/// Everything that is needed to measure.
+/// Everything that a measurement needs.
 pub struct Bench {
     pub config: Config,
     pub dataset: Dataset,
     pub engine: Arc<Engine>,
     pub model: Arc<ModelInfo>,
-    /// The classes with their background, and what the vocabulary has in place of the defaults.
+    /// The classes with their background, and the vocabulary's options.
     pub vocabulary: VocabularyDefinition,
-    /// Which classes are unseen, `[classes]`, if any were named.
+    /// Which classes are unseen, `[classes]`; `None` if none were named.
     pub unseen: Option<Vec<bool>>,
-    /// The fields of the request without any of the axes.
+    /// The fields of the request that are not axes.
     pub fields: SegmentFields,
-    /// The same in JSON, as reports show it.
+    /// The same fields as JSON, for reports.
     pub request: Value,
     pub recorder: Recorder,
     pub subject: Subject,
 }
 
-/// Runs `measure` on a bench made from the arguments: settings, data set, classes, model, in the order in which mistakes cost
-/// least time.
+/// Makes a bench from the arguments and runs `measure` on it. Loads settings, data set, classes and model in the order
+/// in which mistakes cost the least time.
 pub fn with_bench<F, Fut>(arguments: &MeasureArguments, measure: F) -> Result<()>
 where
     F: FnOnce(Bench) -> Fut,
@@ -231,19 +236,19 @@ impl MeasureArguments {
             dataset.samples.truncate(limit as usize);
         }
         if dataset.images_without_truth > 0 {
-            eprintln!("{} images without a truth are left out", dataset.images_without_truth);
+            eprintln!("{} images have no truth and are left out", dataset.images_without_truth);
         }
         Ok(dataset)
     }
 
-    /// The classes, from the first of: the flag, the protocol, the layout.
+    /// Returns the classes named by the flag, else those of the protocol, else those of the layout.
     fn vocabulary(&self, registry: &VocabularyRegistry, config: &Config) -> Result<VocabularyDefinition> {
         let name = match (&self.classes, self.protocol, self.layout) {
             (Some(name), ..) => name.as_str(),
             (None, Some(protocol), _) => protocol.vocabulary(),
             (None, None, LayoutChoice::Published(layout)) => layout.vocabulary(),
             (None, None, LayoutChoice::Folder) => {
-                return Err("a folder says nothing of its classes: --classes FILE, or a vocabulary's name".into());
+                return Err("the layout folder needs --classes with a file or a vocabulary's name".into());
             }
         };
         let mut vocabulary = find_vocabulary(name, registry, config)?;
@@ -252,7 +257,7 @@ impl MeasureArguments {
             && list.classes().len() != layout.classes()
         {
             let (given, expected) = (list.classes().len(), layout.classes());
-            return Err(format!("{} has {expected} classes, but {name} has {given}", layout.name()).into());
+            return Err(format!("{} has {expected} classes, but {name} has {given}", layout).into());
         }
         if let Some(background) = &self.background {
             *list = with_background(list, background, config)?;
@@ -260,14 +265,15 @@ impl MeasureArguments {
         Ok(vocabulary)
     }
 
-    /// Which classes are unseen.
+    /// Returns which classes are unseen, `[classes]`, if the flag names any.
     fn unseen(&self, list: &ClassList) -> Result<Option<Vec<bool>>> {
         let named = |text: &String| classes_named(list, text, "--unseen");
         self.unseen.as_ref().map(named).transpose()
     }
 }
 
-/// Which classes a flag names, separated by commas or in a text file: `[classes]`.
+/// Returns which classes a flag names, `[classes]`. The flag holds names separated by commas, or the path of a text
+/// file.
 pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<bool>> {
     let names = match Path::new(text).is_file() {
         true => names(&read(Path::new(text))?)?,
@@ -281,7 +287,7 @@ pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<boo
     Ok(named)
 }
 
-/// The vocabulary that `--classes` means: a text file's, or one that is known by name.
+/// Returns the vocabulary that `--classes` names: the text file at this path, or the vocabulary of this name.
 pub fn find_vocabulary(name: &str, registry: &VocabularyRegistry, config: &Config) -> Result<VocabularyDefinition> {
     if Path::new(name).is_file() {
         let text = parse_vocabulary(&read(Path::new(name))?).map_err(|error| format!("--classes {name}: {error}"))?;
@@ -295,7 +301,7 @@ pub fn find_vocabulary(name: &str, registry: &VocabularyRegistry, config: &Confi
     })
 }
 
-/// The list with what `--background` means: a text file of names, those that are shipped, or none.
+/// Returns the list with the background that `--background` names: a text file of names, the shipped names, or none.
 pub fn with_background(list: &ClassList, background: &str, config: &Config) -> Result<ClassList> {
     let names = match background {
         "none" => Vec::new(),
@@ -305,7 +311,7 @@ pub fn with_background(list: &ClassList, background: &str, config: &Config) -> R
     Ok(list.with_background(&names, &config.limits.vocabulary)?)
 }
 
-/// All names of a text, synonyms and background too.
+/// Returns all names in a text, including synonyms and background names.
 fn names(text: &str) -> Result<Vec<String>> {
     let VocabularyText {
         classes, background, ..
@@ -319,12 +325,12 @@ fn read(file: &Path) -> Result<String> {
 }
 
 impl Bench {
-    /// The task for the fields of a request; its texts are embedded when this returns, so that no image waits for them.
-    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<Task> {
+    /// Returns the task for the fields of a request. Embeds its texts first, so that no image waits for them.
+    pub async fn task(&self, fields: SegmentFields, corruption: Option<Corruption>) -> Result<EvaluationTask> {
         let options = resolve(&fields, self.engine.settings(), &self.vocabulary.options, &self.model)?;
         self.engine.embed_for(&fields).await?;
         let classes = self.vocabulary.list.classes();
-        Ok(Task {
+        Ok(EvaluationTask {
             fields,
             options,
             names: classes.iter().map(|class| class.name.clone()).collect(),
@@ -332,9 +338,9 @@ impl Bench {
         })
     }
 
-    /// A run of a task.
-    pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a Task) -> Run<'a> {
-        Run {
+    /// Returns a run of a task on a data set.
+    pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a EvaluationTask) -> EvaluationRun<'a> {
+        EvaluationRun {
             engine: &self.engine,
             dataset,
             task,
@@ -344,14 +350,14 @@ impl Bench {
     }
 }
 
-/// A bar on standard error that counts images; silent where that is no terminal.
+/// Returns a progress bar on standard error that counts images. Shows nothing without a terminal.
 pub fn progress(images: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} images, {eta} left")
         .expect("the template names fields that indicatif has");
     ProgressBar::new(images as u64).with_style(style)
 }
 
-/// Writes a file that was asked for.
+/// Writes a result to the file that a flag names.
 pub fn write(file: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     Ok(std::fs::write(file, bytes).map_err(|error| format!("cannot write {}: {error}", file.display()))?)
 }

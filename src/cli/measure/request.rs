@@ -1,4 +1,4 @@
-//! The fields of a request to segment as flags, and the settings that `compare` varies.
+//! The fields of a segmentation request as flags, and the settings that `compare` varies.
 
 use std::str::FromStr;
 
@@ -14,74 +14,75 @@ use crate::labeller::ModelInfo;
 use crate::support::named;
 use crate::vocabulary::VocabularyOptions;
 
-/// The fields of a request to segment, each a flag. Values are those of the API, which checks them.
+/// The fields of a segmentation request as flags. Values have the form of the API, whose checks apply.
 #[derive(Debug, Args)]
 pub struct RequestArguments {
     #[command(flatten)]
     scoring: ScoringArguments,
-    /// What a class's synonyms come to (synonyms): mean or max.
+    /// How the scores of a class's synonyms are combined (field synonyms): mean or max.
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     synonyms: Vec<String>,
-    /// A pixel whose best class has a lower probability is background (background.threshold).
+    /// A pixel whose best class has a lower probability is background (field background.threshold).
     #[arg(long, value_name = "PROBABILITY", value_delimiter = ',')]
     background_threshold: Vec<String>,
-    /// A class that covers at most this share of what has a class is dropped (background.area).
+    /// A class that covers at most this share of the foreground is dropped (field background.area).
     #[arg(long, value_name = "SHARE", value_delimiter = ',')]
     background_area: Vec<String>,
 }
 
-/// Those that say how texts score an image, whatever becomes of the scores.
+/// The flags that decide how texts score an image.
 #[derive(Debug, Args)]
 pub struct ScoringArguments {
-    /// What the last attention does (attention): clip or maskclip; on a ViT also maskclip-no-residual, sclip, clearclip, naclip,
-    /// pearl, pearl-newton-schulz, sc-clip, resclip, resclip-repaired or gem.
+    /// What the last attention computes (field attention): clip or maskclip; on a ViT also maskclip-no-residual, sclip,
+    /// clearclip, naclip, pearl, pearl-newton-schulz, sc-clip, resclip, resclip-repaired or gem.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     attention: Vec<String>,
-    /// Key smoothing (key_smoothing): none, formula, reference, reference:THRESHOLD or likeness.
+    /// Key smoothing (field key_smoothing): none, formula, reference, reference:THRESHOLD or likeness.
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     key_smoothing: Vec<String>,
-    /// Prompt denoising (prompt_denoising), 0 for none.
+    /// Threshold of prompt denoising (field prompt_denoising); 0 turns it off.
     #[arg(long, value_name = "THRESHOLD", value_delimiter = ',')]
     prompt_denoising: Vec<String>,
-    /// Short side of the model's input in pixels (short_side).
+    /// Short side of the model's input in pixels (field short_side).
     #[arg(long, value_name = "PIXELS", value_delimiter = ',')]
     short_side: Vec<String>,
-    /// Factors on the short side (scales), joined by '+': the image is scored at each of these sizes, as in 0.75+1+1.5.
+    /// Factors on the short side (field scales), joined by '+', as in 0.75+1+1.5. The image is scored at each of these
+    /// sizes.
     #[arg(long, value_name = "FACTOR+...", value_delimiter = ',')]
     scales: Vec<String>,
-    /// How the image comes to that size (resize): bicubic or mmcv.
+    /// How the image is resized to the model's input (field resize): bicubic or mmcv.
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     resize: Vec<String>,
-    /// Windows through which the model sees its input (window): none, or SIDE/STRIDE in pixels.
+    /// Windows through which the model sees its input (field window): none, or SIDE/STRIDE in pixels.
     #[arg(long, value_name = "SIDE/STRIDE", value_delimiter = ',')]
     window: Vec<String>,
-    /// What is done to scores at the image's size (refinement): none, pamr or pearl-propagation.
+    /// How scores are refined at the image's size (field refinement): none, pamr or pearl-propagation.
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     refinement: Vec<String>,
-    /// Prompt templates (templates): maskclip-85, imagenet-80 or simple.
+    /// Prompt templates (field templates): maskclip-85, imagenet-80 or simple.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     templates: Vec<String>,
-    /// Factor on cosines before the softmax (temperature); CLIP's own is 100.
+    /// Factor on cosines before the softmax (field temperature). CLIP's own is 100.
     #[arg(long, value_name = "FACTOR", value_delimiter = ',')]
     temperature: Vec<String>,
 }
 
-/// A setting with the values it was given.
+/// A setting that `compare` can vary, with its given values.
 pub struct Axis<'a> {
-    /// What tables call it.
+    /// Name of the setting in tables.
     pub name: &'static str,
-    /// The flag.
+    /// The flag that sets it.
     flag: &'static str,
-    /// Where the setting stands in a request in JSON, a JSON pointer.
+    /// JSON pointer to the setting in a request.
     pointer: &'static str,
-    /// Puts a typed value into the fields of a request.
+    /// Parses a value and puts it into the fields of a request.
     set: fn(&mut SegmentFields, &str) -> Result<(), String>,
-    /// The values, as they were typed.
+    /// The values as given on the command line.
     pub values: &'a [String],
 }
 
 impl RequestArguments {
-    /// Every setting. A new field of the request is a flag above and a line here or below.
+    /// Returns all settings. A new field of the request needs a flag above and an entry here or below.
     pub fn axes(&self) -> Vec<Axis<'_>> {
         let mut axes = self.scoring.axes();
         axes.extend([
@@ -107,14 +108,14 @@ impl RequestArguments {
                 values: &self.background_area,
             },
         ]);
-        // The order of the columns of a table.
+        // Tables show the axes in the order of `COLUMNS`.
         let place = |axis: &Axis<'_>| COLUMNS.iter().position(|name| *name == axis.name);
         axes.sort_by_key(place);
         axes
     }
 }
 
-/// The settings in the order in which tables show them.
+/// The names of the settings in the order of a table's columns.
 const COLUMNS: [&str; 13] = [
     "attention",
     "key smoothing",
@@ -132,7 +133,8 @@ const COLUMNS: [&str; 13] = [
 ];
 
 impl ScoringArguments {
-    /// Each of them.
+    /// Returns the settings of these flags.
+    #[expect(clippy::too_many_lines, reason = "one table, with a row for each flag")]
     pub fn axes(&self) -> Vec<Axis<'_>> {
         vec![
             Axis {
@@ -167,10 +169,7 @@ impl ScoringArguments {
                 name: "scales",
                 flag: "--scales",
                 pointer: "/scales",
-                set: |fields, text| {
-                    let factors = text.split('+').map(number).collect();
-                    put(&mut fields.features.scales, factors)
-                },
+                set: |fields, text| put(&mut fields.features.scales, text.split('+').map(number).collect()),
                 values: &self.scales,
             },
             Axis {
@@ -211,7 +210,7 @@ impl ScoringArguments {
         ]
     }
 
-    /// Flags that were given and are about an image as a whole.
+    /// Returns the given flags that concern only whole images.
     pub fn of_whole_images(&self) -> Vec<&'static str> {
         let flags = [
             ("--short-side", &self.short_side),
@@ -223,7 +222,7 @@ impl ScoringArguments {
     }
 }
 
-/// Puts the axes' values into the fields of a request that has one value for each setting.
+/// Puts the values of the axes into the fields of a request. Fails if a setting has several values.
 pub fn set_all(fields: &mut SegmentFields, axes: &[Axis<'_>]) -> Result<()> {
     for axis in axes {
         match axis.values {
@@ -235,7 +234,7 @@ pub fn set_all(fields: &mut SegmentFields, axes: &[Axis<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// What the fields come to, for a model and a vocabulary with these options; what is wrong speaks of flags.
+/// Resolves the fields for a model and a vocabulary with these options. Errors name flags.
 pub fn resolve(
     fields: &SegmentFields,
     settings: &EngineSettings,
@@ -250,7 +249,7 @@ pub fn resolve(
     })?)
 }
 
-/// What is wrong with a field, in the words of the command line.
+/// Returns the text of a field's error with the names of flags.
 fn in_flags(error: &FieldError) -> String {
     let message = error.message(|field| flag(field).to_owned());
     match error {
@@ -260,7 +259,7 @@ fn in_flags(error: &FieldError) -> String {
     }
 }
 
-/// The flag that sets a field.
+/// Returns the flag that sets a field.
 fn flag(field: Field) -> &'static str {
     match field {
         Field::Attention => "--attention",
@@ -279,23 +278,23 @@ fn flag(field: Field) -> &'static str {
     }
 }
 
-/// What is wrong where one value is needed.
+/// Returns the error for several values where one is needed.
 pub fn several(name: &str) -> String {
     format!("several values of {name}: `maskclip compare` takes those")
 }
 
 impl Axis<'_> {
-    /// Puts one of the values into the fields of a request.
+    /// Puts one value into the fields of a request.
     pub fn set(&self, fields: &mut SegmentFields, text: &str) -> Result<()> {
         Ok((self.set)(fields, text).map_err(|reason| format!("{} {text}: {reason}", self.flag))?)
     }
 
-    /// Writes one of the values into a request in JSON, as reports show it.
+    /// Writes one value into a request as JSON, for reports.
     pub fn report(&self, request: &mut Value, text: &str) {
         let (folder, field) = self.pointer.rsplit_once('/').expect("a pointer starts with a slash");
         let parent = request
             .pointer_mut(folder)
-            .expect("a request has its background from the start");
+            .expect("a request in JSON has an object for the background");
         parent[field] = match self.pointer {
             "/scales" => text.split('+').map(json_value).collect(),
             _ => json_value(text),
@@ -313,7 +312,7 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{text:?} is not a number that fits"))
 }
 
-/// A method, or a method with its threshold as in `reference:0.9`.
+/// Parses a method, or a method with its threshold as in `reference:0.9`.
 fn key_smoothing(text: &str) -> Result<KeySmoothingFields, String> {
     let (method, threshold) = match text.split_once(':') {
         None => (text, None),
@@ -325,7 +324,7 @@ fn key_smoothing(text: &str) -> Result<KeySmoothingFields, String> {
     })
 }
 
-/// `none`, or a side and a stride as in `224/112`.
+/// Parses `none`, or a side and a stride as in `224/112`.
 fn window(text: &str) -> Result<WindowFields, String> {
     if text == "none" {
         return Ok(WindowFields::Whole);
@@ -337,7 +336,8 @@ fn window(text: &str) -> Result<WindowFields, String> {
     })
 }
 
-/// What a typed value is in JSON: a number, a method with its threshold (`reference:0.9`), a window (`224/112`), or a name.
+/// Returns a given value as JSON: a number, a method with its threshold (`reference:0.9`), a window (`224/112`), or a
+/// name.
 fn json_value(text: &str) -> Value {
     let number = |text: &str| serde_json::from_str(text).ok().filter(Value::is_number);
     if let Some(number) = number(text) {
@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(json_value("true"), json!("true"));
     }
 
-    /// Arguments with one value of a flag.
+    /// Parses arguments that give one flag a value.
     fn arguments(flag: &str, value: &str) -> RequestArguments {
         let command = RequestArguments::augment_args(Command::new("eval"));
         let matches = command

@@ -4,46 +4,49 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::arguments::{ConfigArguments, ModelArguments};
+use crate::cli::arguments::{ConfigArguments, ModelArguments, one_variant};
 use crate::cli::measure::{Result, ScoringArguments};
 use crate::labeller::ModelInfo;
 use crate::models::student::{
     Backbone, Head, NetworkConfig, OptimiserSettings, PseudoLabels, Stem, StudentPrecision, TrainSettings,
 };
+use crate::support::to_i64;
 
 /// Arguments of `maskclip train`.
 #[derive(Debug, Args)]
 pub struct TrainArguments {
-    /// The folder of images to learn from; folders inside it count.
+    /// The folder of training images, searched with all its subfolders.
     pub images: PathBuf,
-    /// What the student learns to tell apart: a text file (one class a line, synonyms after ';', background names after a line
-    /// `[background]`) or a vocabulary's name. It takes other classes, too, when it is used.
+    /// The classes that the student learns to tell apart: a vocabulary's name, or a text file (one class per line,
+    /// synonyms after ';', background names after a line `[background]`). A finished student accepts other classes as
+    /// well.
     #[arg(long, value_name = "FILE|NAME")]
     pub classes: String,
-    /// What competes with the classes for the background: a text file of names, `shipped` for vocabulary.background, or `none`.
-    /// The student learns each like a class; a class called "background" gives way to them. Without it, what the vocabulary says.
+    /// The background names, which compete with the classes: a text file of names, `shipped` for vocabulary.background,
+    /// or `none`. The student learns each name like a class; they replace the texts of a class called "background". By
+    /// default, the vocabulary's own names.
     #[arg(long, value_name = "FILE|shipped|none")]
     pub background: Option<String>,
-    /// Where the student, its card, the log and the run's state go. A run that was stopped or killed goes on when the same
-    /// command is given again.
+    /// Folder for the student, its card, the log and the run's state. To resume a run that was stopped or killed,
+    /// repeat the same command.
     #[arg(long, value_name = "FOLDER")]
     pub output: PathBuf,
-    /// Labels that are given: index PNGs named like the images (`.truth.png` beside them), whose values are line numbers of the
-    /// classes from 0; 255 is unknown.
+    /// Folder of given labels: index PNGs named like the images (with the ending `.truth.png` if they are next to
+    /// them). Their values are line numbers of the classes, from 0; 255 is unknown.
     #[arg(long, value_name = "FOLDER")]
     pub labels: Option<PathBuf>,
-    /// Classes whose given labels count: names separated by commas, or a text file; all without it. Pseudo-labels are never one of
-    /// these.
+    /// Classes whose given labels count: names separated by commas, or a text file. By default, all classes.
+    /// Pseudo-labels never name these classes.
     #[arg(long, value_name = "FILE|NAMES", requires = "labels")]
     pub labelled_classes: Option<String>,
     #[command(flatten, next_help_heading = "Student")]
     pub network: NetworkArguments,
     #[command(flatten, next_help_heading = "Training")]
     pub training: TrainingArguments,
-    /// What the teacher is asked, as a request asks; what is not given has its default.
+    /// The options of the teacher, in the form of a request's fields. Those left out have their defaults.
     #[command(flatten, next_help_heading = "Teacher")]
     pub scoring: ScoringArguments,
-    /// Steps from one save of the run's state to the next.
+    /// Number of steps between saves of the run's state.
     #[arg(long, value_name = "N", default_value_t = 500, help_heading = "Model and settings", value_parser = clap::value_parser!(u64).range(1..))]
     pub checkpoint_steps: u64,
     #[command(flatten, next_help_heading = "Model and settings")]
@@ -52,94 +55,95 @@ pub struct TrainArguments {
     pub model: ModelArguments,
 }
 
-/// What the student is.
+/// The flags for the student's architecture.
 #[derive(Debug, Args)]
 pub struct NetworkArguments {
-    /// The student's backbone: resnet18, resnet50 or resnet101.
-    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = backbone)]
+    /// Backbone of the student.
+    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = one_variant::<Backbone>())]
     backbone: Backbone,
-    /// The backbone's stem: plain or v1c.
-    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = stem)]
+    /// Stem of the backbone.
+    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = one_variant::<Stem>())]
     stem: Stem,
-    /// Channels of the backbone's first stage; 64 as published.
+    /// Channels of the backbone's first stage, 64 as published.
     #[arg(long, value_name = "N", default_value_t = 64)]
     width: i64,
-    /// The student's head: deeplab-v2 or deeplab-v3-plus.
-    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = head)]
+    /// Head of the student.
+    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = one_variant::<Head>())]
     head: Head,
-    /// Channels inside deeplab-v3-plus; 256 as published.
+    /// Channels inside deeplab-v3-plus, 256 as published.
     #[arg(long, value_name = "N", default_value_t = 256)]
     head_channels: i64,
-    /// What the backbone begins with, in place of random weights: a safetensors file of torchvision's (plain stem) or timm's (v1c,
-    /// as resnet50c), classifier and all.
+    /// Weights that the backbone starts with, in place of random ones: a safetensors file of a classifier from
+    /// torchvision (plain stem) or timm (v1c stem, as resnet50c).
     #[arg(long, value_name = "FILE")]
     pub backbone_weights: Option<PathBuf>,
 }
 
-/// How it is trained.
+/// The flags for the training.
 #[derive(Debug, Args)]
 pub struct TrainingArguments {
-    /// Changes of the weights.
+    /// Number of steps. Each changes the weights once.
     #[arg(long, value_name = "N", default_value_t = TrainSettings::default().steps)]
     steps: u64,
-    /// Views of images per step.
+    /// Number of views of images per step.
     #[arg(long, value_name = "N", default_value_t = TrainSettings::default().batch)]
     batch: usize,
-    /// Side of a view in pixels, a whole number of the teacher's patches.
+    /// Side of a view in pixels, a multiple of the teacher's patch.
     #[arg(long, value_name = "PIXELS", default_value_t = TrainSettings::default().crop_pixels)]
     crop_pixels: u32,
     /// Short side of an image before the random scale, in pixels.
     #[arg(long, value_name = "PIXELS", default_value_t = TrainSettings::default().short_side)]
     view_short_side: u32,
-    /// Least and greatest random scale, separated by a comma.
+    /// Smallest and largest random scale, separated by a comma.
     #[arg(long, value_name = "LEAST,GREATEST", value_delimiter = ',', default_values_t = TrainSettings::default().scale)]
     view_scale: Vec<f64>,
-    /// How far brightness, contrast and saturation go either way, 0 to 1.
+    /// Largest change of brightness, contrast and saturation in either direction, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = TrainSettings::default().colour)]
     colour: f64,
-    /// Where pseudo-labels come from: each-view, the teacher labels each view; once, it labels each whole image before the first
-    /// step, as a request for it would, and views cut their labels out of that; or none, given labels alone count.
-    #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = pseudo_labels)]
+    /// Source of pseudo-labels. each-view: the teacher labels each view. once: the teacher labels each whole image
+    /// before the first step, as it would for a request, and views cut their labels out of that. none: only given
+    /// labels count.
+    #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = one_variant::<PseudoLabels>())]
     pub pseudo_labels: PseudoLabels,
-    /// The first step whose pseudo-labels are the student's own predictions; the teacher's throughout without it. The paper takes
-    /// a tenth of the steps for the teacher.
+    /// First step whose pseudo-labels are the student's own predictions. By default, the teacher labels in all steps.
+    /// In the paper the teacher labels in the first tenth of the steps.
     #[arg(long, value_name = "STEP")]
     self_training_from: Option<u64>,
-    /// The class called "background" has an embedding that is learned, in place of its texts'.
+    /// Learn an embedding for the class called "background", in place of its texts' embeddings.
     #[arg(long)]
     pub learned_background: bool,
-    /// Weight of the L1 distance between the student's features and the teacher's in the loss, 0 for none.
+    /// Weight in the loss of the L1 distance between the student's features and the teacher's; 0 turns it off.
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
     distillation: f64,
-    /// Probability from which the teacher's best text is a pixel's label, 0 to 1.
+    /// Probability that the teacher's best text must reach to become a pixel's label, 0 to 1.
     #[arg(long, value_name = "PROBABILITY", default_value_t = TrainSettings::default().confidence)]
     pub confidence: f32,
-    /// Element type of the student's convolutions: float32 or bfloat16, which is faster on processors that compute in it. Weights
-    /// have 32 bits in either.
-    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = student_precision)]
+    /// Element type of the student's convolutions. bfloat16 is faster on processors that compute in bfloat16. Weights
+    /// are 32-bit with either type.
+    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = one_variant::<StudentPrecision>())]
     student_precision: StudentPrecision,
-    /// What everything random depends on.
+    /// Seed of all random choices.
     #[arg(long, value_name = "N", default_value_t = TrainSettings::default().seed)]
     seed: u64,
     /// Learning rate of the first step.
     #[arg(long, value_name = "RATE", default_value_t = OptimiserSettings::default().learning_rate)]
     learning_rate: f64,
-    /// Learning rate that the last steps come down to.
+    /// Learning rate at the end of the run.
     #[arg(long, value_name = "RATE", default_value_t = OptimiserSettings::default().final_learning_rate)]
     final_learning_rate: f64,
-    /// Power of the way between the two.
+    /// Exponent of the decay from the first learning rate to the last.
     #[arg(long, value_name = "POWER", default_value_t = OptimiserSettings::default().decay_power)]
     decay_power: f64,
-    /// What is kept of earlier changes, 0 to below 1.
+    /// Share of the previous steps' direction that a step keeps, 0 to below 1.
     #[arg(long, value_name = "SHARE", default_value_t = OptimiserSettings::default().momentum)]
     momentum: f64,
-    /// Share of each weight that is taken from it, times the learning rate.
+    /// Share of each weight that a step subtracts from it, times the learning rate.
     #[arg(long, value_name = "SHARE", default_value_t = OptimiserSettings::default().weight_decay)]
     weight_decay: f64,
 }
 
 impl TrainingArguments {
-    /// The settings, not yet checked.
+    /// Returns the training settings, which are not checked yet.
     pub fn settings(&self) -> Result<TrainSettings> {
         let scale = <[f64; 2]>::try_from(self.view_scale.as_slice());
         Ok(TrainSettings {
@@ -168,7 +172,7 @@ impl TrainingArguments {
 }
 
 impl NetworkArguments {
-    /// The student of a teacher, whose space it shares.
+    /// Returns the configuration of the student. Its features have the length of the teacher's embeddings.
     pub fn config(&self, teacher: &ModelInfo) -> NetworkConfig {
         NetworkConfig {
             backbone: self.backbone,
@@ -176,36 +180,7 @@ impl NetworkArguments {
             width: self.width,
             head: self.head,
             head_channels: self.head_channels,
-            embedding: i64::try_from(teacher.embedding_dimension).expect("a length in memory fits 63 bits"),
+            embedding: to_i64(teacher.embedding_dimension),
         }
     }
-}
-
-fn backbone(name: &str) -> Result<Backbone, String> {
-    named(&Backbone::ALL, Backbone::name, name)
-}
-
-fn stem(name: &str) -> Result<Stem, String> {
-    named(&Stem::ALL, Stem::name, name)
-}
-
-fn head(name: &str) -> Result<Head, String> {
-    named(&Head::ALL, Head::name, name)
-}
-
-fn student_precision(name: &str) -> Result<StudentPrecision, String> {
-    named(&StudentPrecision::ALL, StudentPrecision::name, name)
-}
-
-fn pseudo_labels(name: &str) -> Result<PseudoLabels, String> {
-    named(&PseudoLabels::ALL, PseudoLabels::name, name)
-}
-
-/// The one of all that is called so.
-fn named<T: Copy>(all: &[T], name_of: impl Fn(T) -> &'static str, name: &str) -> Result<T, String> {
-    let found = all.iter().copied().find(|&one| name_of(one) == name);
-    found.ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(|&one| name_of(one)).collect();
-        format!("there are {}", names.join(", "))
-    })
 }

@@ -1,12 +1,15 @@
-//! `maskclip train`: a student from a folder of images, a vocabulary and a teacher.
+//! `maskclip train`: trains a student from a folder of images, a vocabulary and a teacher.
 
 mod arguments;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tokio::runtime::Runtime;
 
 use super::disk::open_disk;
@@ -19,102 +22,53 @@ use crate::models::student::{
     CARD_FILE, Plan, PlannedData, PlannedInput, PlannedLabels, PlannedTeacher, PlannedVocabulary, PseudoLabels,
     STUDENT_FILE, StepReport,
 };
+use crate::models::{ClipLabeller, ClipModel};
 use crate::scores::QueryOwner;
 use crate::telemetry::{self, MetricsRegistry};
 use crate::training::{
     BackboneWeights, GivenLabels, LabelCache, Teacher, Texts, TrainOutcome, TrainRun, TrainingImages,
 };
 use crate::vocabulary::{
-    Class, ClassList, Classifier, DiskStore, Synonyms, TemplateSet, VocabularyOptions, VocabularyRegistry,
+    Class, ClassList, Classifier, DiskStore, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions,
+    VocabularyRegistry,
 };
 
 pub use arguments::TrainArguments;
 
-/// Texts that are embedded at once, each in all templates.
+/// Number of texts that are embedded at once, each with all templates.
 const TEXTS_AT_ONCE: usize = 8;
 
-/// Trains until the student is done, or SIGTERM or SIGINT saves where it is. The student's path goes to standard output.
+/// Trains until the student is finished, or until SIGTERM or SIGINT, which saves the state. A second of these signals
+/// ends the process at once. Prints the student's path to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
     let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
     let model = config.asked_models().find_teacher()?;
     let disk = open_disk(&config.vocabulary);
-    let registry = VocabularyRegistry::new(
-        config.limits.vocabulary.max_vocabularies,
-        disk.clone(),
-        SystemTime::now(),
-    );
-    let mut vocabulary = find_vocabulary(&arguments.classes, &registry, &config)?;
-    if let Some(background) = &arguments.background {
-        vocabulary.list = with_background(&vocabulary.list, background, &config)?;
-    }
-    let settings = arguments.training.settings()?;
-    let mut labeller = model.load()?;
-    let network = arguments.network.config(labeller.info());
-    settings.check(&network, labeller.info().patch_pixels)?;
-    let labelled = arguments.labelled(&vocabulary.list)?;
-    let question = arguments.question(
-        taught_classes(&vocabulary.list, &labelled),
-        &vocabulary.options,
-        &config,
-        labeller.info(),
-    )?;
-    let texts = arguments.texts(
-        &mut labeller,
-        &vocabulary.list,
-        question.options.templates,
-        &labelled,
-        &config,
-    )?;
-    settings.check_labels(&texts, arguments.labels.is_some())?;
-    let backbone = arguments.network.backbone_weights.as_deref();
-    let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
-    let images = TrainingImages::find(&arguments.images, config.limits.input.max_image_pixels)?;
-    tell_left_out(&images);
-    let given = arguments.labels.as_deref().map(|folder| {
-        let queries = texts.labelled.clone();
-        GivenLabels::find(folder, &arguments.images, &images, queries)
-    });
-    let given = given.transpose()?;
-    let plan = Plan {
-        network,
-        vocabulary: planned_vocabulary(&vocabulary.list, question.options.templates),
-        teacher: planned_teacher(labeller.info(), &question.options, settings.pseudo_labels),
-        normalisation: [labeller.info().normalisation.mean, labeller.info().normalisation.std],
-        settings,
-        backbone_sha256: backbone.as_ref().map(|backbone| backbone.sha256.clone()),
-        data: PlannedData {
-            images: images.files.len(),
-            sha256: images.sha256,
-            undecodable: images.undecodable.len(),
-            label_maps: images.label_maps,
-        },
-        given_labels: given
-            .as_ref()
-            .map(|given| planned_labels(&vocabulary.list, &labelled, given)),
-    };
+    let mut prepared = arguments.prepare(&config, &model, disk.clone())?;
+    let plan = &prepared.plan;
     let run = TrainRun {
         folder: &arguments.output,
-        plan: &plan,
-        files: &images.files,
-        backbone: backbone.as_ref(),
+        plan,
+        files: &prepared.files,
+        backbone: prepared.backbone.as_ref(),
         max_image_pixels: config.limits.input.max_image_pixels,
         checkpoint_steps: arguments.checkpoint_steps,
     };
     let steps_made = run.steps_made()?;
     let (signals, stop) = stop_on_signal()?;
-    let cache = match settings.pseudo_labels {
+    let cache = match plan.settings.pseudo_labels {
         PseudoLabels::EachView | PseudoLabels::None => None,
-        PseudoLabels::Once => Some(LabelCache::open(run.folder, &plan, &texts.taught)?),
+        PseudoLabels::Once => Some(LabelCache::open(run.folder, plan, &prepared.texts.taught)?),
     };
     if let Some(cache) = &cache
-        && steps_made < settings.steps
+        && steps_made < plan.settings.steps
     {
         let once = LabelOnce {
             config: &config,
             model: config.asked_models().find_first()?,
             disk,
-            fields: &question.fields,
+            fields: &prepared.question.fields,
             cache,
         };
         if !signals.block_on(once.label(&run, &stop))? {
@@ -122,35 +76,54 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
             return Ok(());
         }
     }
-    let mut bar = Bar::new(settings.steps);
+    let mut bar = Bar::new(plan.settings.steps);
     let outcome = run.train(
         &mut Teacher {
-            labeller: &mut labeller,
-            texts: &texts,
-            options: question.options.dense,
+            labeller: &mut prepared.labeller,
+            texts: &prepared.texts,
+            options: prepared.question.options.dense,
             cache: cache.as_ref(),
-            given: given.as_ref(),
-            confidence: settings.confidence,
+            given: prepared.given.as_ref(),
+            confidence: plan.settings.confidence,
         },
         || stop.load(Ordering::Relaxed),
         |report, images_per_second| bar.show(report, images_per_second),
     );
     bar.0.finish_and_clear();
-    match outcome? {
-        TrainOutcome::Finished(last) => {
-            eprintln!("{} steps, {}", last.step, loss_of(&last));
-            eprintln!("what it is: {}", arguments.output.join(CARD_FILE).display());
-            println!("{}", arguments.output.join(STUDENT_FILE).display());
-        }
-        TrainOutcome::Stopped(last) => eprintln!(
-            "stopped after step {} of {}: the same command goes on from there",
-            last.step, settings.steps
-        ),
-    }
+    tell_outcome(&run, outcome?);
     Ok(())
 }
 
-/// What it takes to label all images before the first step.
+/// Says how a run ended. The path of a finished student goes to standard output, all else to standard error.
+fn tell_outcome(run: &TrainRun<'_>, outcome: TrainOutcome) {
+    match outcome {
+        TrainOutcome::Finished(last) => {
+            eprintln!("{} steps, {}", last.step, loss_of(&last));
+            eprintln!("what it is: {}", run.folder.join(CARD_FILE).display());
+            println!("{}", run.folder.join(STUDENT_FILE).display());
+        }
+        TrainOutcome::Stopped(last) => eprintln!(
+            "stopped after step {} of {}: the same command goes on from there",
+            last.step, run.plan.settings.steps
+        ),
+    }
+}
+
+/// Everything that a run is made from, found and checked.
+struct Prepared {
+    /// The teacher's model.
+    labeller: ClipLabeller,
+    /// What the teacher is asked of an image.
+    question: Question,
+    texts: Texts,
+    backbone: Option<BackboneWeights>,
+    /// The images to learn from, in the order of the plan's digest.
+    files: Vec<PathBuf>,
+    given: Option<GivenLabels>,
+    plan: Plan,
+}
+
+/// Everything that is needed to label all images before the first step.
 struct LabelOnce<'a> {
     config: &'a Config,
     model: ServedModel,
@@ -160,7 +133,7 @@ struct LabelOnce<'a> {
 }
 
 impl LabelOnce<'_> {
-    /// Labels what is not labelled yet, with an engine that ends with it. False when it was stopped.
+    /// Labels the images that have no label map, with an engine that ends afterwards. Returns false if it was stopped.
     async fn label(self, run: &TrainRun<'_>, stop: &AtomicBool) -> Result<bool> {
         if self.cache.is_complete(run.files.len()) {
             return Ok(true);
@@ -179,7 +152,65 @@ impl LabelOnce<'_> {
 }
 
 impl TrainArguments {
-    /// Which classes have given labels, `[classes]`.
+    /// Loads the teacher, finds what the flags name, and checks that all of it goes together.
+    fn prepare(&self, config: &Config, model: &ClipModel, disk: Option<Arc<DiskStore>>) -> Result<Prepared> {
+        let VocabularyDefinition { list, options } = self.vocabulary(config, disk)?;
+        let settings = self.training.settings()?;
+        let mut labeller = model.load()?;
+        let network = self.network.config(labeller.info());
+        settings.check(&network, labeller.info().patch_pixels)?;
+        let labelled = self.labelled(&list)?;
+        let question = self.question(taught_classes(&list, &labelled), &options, config, labeller.info())?;
+        let templates = question.options.templates;
+        let texts = self.texts(&mut labeller, &list, templates, &labelled, config)?;
+        settings.check_labels(&texts, self.labels.is_some())?;
+        let backbone = self.network.backbone_weights.as_deref();
+        let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
+        let images = TrainingImages::find(&self.images, config.limits.input.max_image_pixels)?;
+        tell_left_out(&images);
+        let given = self.labels.as_deref().map(|folder| {
+            let queries = texts.labelled.clone();
+            GivenLabels::find(folder, &self.images, &images, queries)
+        });
+        let given = given.transpose()?;
+        let plan = Plan {
+            network,
+            vocabulary: planned_vocabulary(&list, templates),
+            teacher: planned_teacher(labeller.info(), &question.options, settings.pseudo_labels),
+            normalisation: [labeller.info().normalisation.mean, labeller.info().normalisation.std],
+            settings,
+            backbone_sha256: backbone.as_ref().map(|backbone| backbone.sha256.clone()),
+            data: PlannedData {
+                images: images.files.len(),
+                sha256: images.sha256,
+                undecodable: images.undecodable.len(),
+                label_maps: images.label_maps,
+            },
+            given_labels: given.as_ref().map(|given| planned_labels(&list, &labelled, given)),
+        };
+        Ok(Prepared {
+            labeller,
+            question,
+            texts,
+            backbone,
+            files: images.files,
+            given,
+            plan,
+        })
+    }
+
+    /// The vocabulary that the flags name, with the background that they give it.
+    fn vocabulary(&self, config: &Config, disk: Option<Arc<DiskStore>>) -> Result<VocabularyDefinition> {
+        let max_vocabularies = config.limits.vocabulary.max_vocabularies;
+        let registry = VocabularyRegistry::new(max_vocabularies, disk, SystemTime::now());
+        let mut vocabulary = find_vocabulary(&self.classes, &registry, config)?;
+        if let Some(background) = &self.background {
+            vocabulary.list = with_background(&vocabulary.list, background, config)?;
+        }
+        Ok(vocabulary)
+    }
+
+    /// Returns which classes have given labels, `[classes]`.
     fn labelled(&self, list: &ClassList) -> Result<Vec<bool>> {
         match (&self.labels, &self.labelled_classes) {
             (None, _) => Ok(vec![false; list.classes().len()]),
@@ -188,7 +219,7 @@ impl TrainArguments {
         }
     }
 
-    /// The texts of student and teacher, embedded.
+    /// Returns the texts of student and teacher with their embeddings.
     fn texts(
         &self,
         labeller: &mut dyn Labeller,
@@ -209,7 +240,11 @@ impl TrainArguments {
         Ok(Texts::new(list, &full, plain.as_ref(), labelled)?)
     }
 
-    /// What the teacher is asked of an image: the label map of its texts, each as a class of its own.
+    /// Returns the question that the teacher is asked about each image: a label map in which each of its texts is a
+    /// class of its own.
+    ///
+    /// # Errors
+    /// When a flag has several values, a value is refused, or the teacher cannot compute the attention.
     fn question(
         &self,
         classes: Vec<Class>,
@@ -228,7 +263,7 @@ impl TrainArguments {
         };
         set_all(&mut fields, &self.scoring.axes())?;
         let options = resolve(&fields, &config.engine_settings(), options, teacher)?;
-        // The vocabulary's own options do not come with its classes a second time.
+        // The vocabulary's options are copied here, because inline classes bring none.
         fields.templates = Some(options.templates);
         fields.prompt_denoising = Some(options.dense.scoring.prompt_denoising.unwrap_or(0.0));
         let attention = options.dense.features.attention;
@@ -241,7 +276,7 @@ impl TrainArguments {
         if self.training.pseudo_labels != PseudoLabels::Once && !whole.is_empty() {
             let flags = whole.join(" and ");
             return Err(format!(
-                "{flags}: a teacher that labels each view sees it at its own size; --pseudo-labels once"
+                "{flags}: a teacher that labels each view sees it at its own size; use --pseudo-labels once"
             )
             .into());
         }
@@ -249,31 +284,37 @@ impl TrainArguments {
     }
 }
 
-/// What a teacher is asked of an image.
+/// The question that a teacher is asked about each image.
 struct Question {
     /// The fields of the request.
     fields: SegmentFields,
-    /// What the fields come to.
+    /// The options that the fields resolve to.
     options: SegmentOptions,
 }
 
-/// What becomes true on the first SIGTERM or SIGINT, for as long as the runtime lives.
+/// Returns a flag that the first SIGTERM or SIGINT sets. The second one ends the process with the exit status that a
+/// shell reports for the signal. Both happen in the signal's handler, because a step may take minutes and occupy every
+/// thread. The returned runtime prints a message at the first signal.
 fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // Handlers run in this order, so the first signal finds the flag unset and sets it.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
     let signal = runtime.block_on(async { shutdown_signal() })?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
     runtime.spawn(async move {
         signal.await;
-        stopped.store(true, Ordering::Relaxed);
+        eprintln!("stopping after this step; a second signal ends the process at once");
     });
     Ok((runtime, stop))
 }
 
-/// Each of the teacher's texts as a class.
+/// Returns each of the teacher's texts as a class.
 fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<Class> {
     let classes = list.queries_as_classes().into_iter().zip(list.query_owners());
     let taught = classes.filter(|(_, owner)| match owner {
@@ -283,14 +324,14 @@ fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<Class> {
     taught.map(|(class, _)| class).collect()
 }
 
-/// Says on standard error what was found in the folder and is not learned from.
+/// Tells on standard error which files in the folder are not used as images.
 fn tell_left_out(images: &TrainingImages) {
     for (file, reason) in &images.undecodable {
         eprintln!("left out: {}: {reason}", file.display());
     }
     if images.label_maps > 0 {
         eprintln!(
-            "{} label maps (.truth.png) beside images are no images to learn from",
+            "{} label maps (.truth.png) next to images are not used as images",
             images.label_maps
         );
     }
@@ -325,7 +366,8 @@ fn planned_teacher(info: &ModelInfo, request: &SegmentOptions, pseudo_labels: Ps
     PlannedTeacher::new(info, &request.dense, whole_images)
 }
 
-/// The vocabulary in the teacher's space: one text per class, the mean of its synonyms, and one per background name.
+/// Embeds the vocabulary in the teacher's space: one mean embedding per class with its synonyms, and one embedding per
+/// background name.
 fn embed(labeller: &mut dyn Labeller, list: &ClassList, templates: TemplateSet) -> Result<Classifier> {
     let mut embeddings = Vec::new();
     for texts in list.texts().chunks(TEXTS_AT_ONCE) {
@@ -334,7 +376,7 @@ fn embed(labeller: &mut dyn Labeller, list: &ClassList, templates: TemplateSet) 
     Ok(list.classifier(&embeddings, Synonyms::Mean))
 }
 
-/// A progress bar on standard error; silent where that is no terminal.
+/// A progress bar on standard error. Shows nothing without a terminal.
 struct Bar(ProgressBar);
 
 impl Bar {
@@ -346,7 +388,7 @@ impl Bar {
 
     fn show(&mut self, report: &StepReport, images_per_second: f64) {
         if self.0.position() + 1 < report.step {
-            // A run that goes on: what was made before says nothing of the time that is left.
+            // After a resumption, earlier steps say nothing about the remaining time.
             self.0.set_position(report.step);
             self.0.reset_eta();
         }

@@ -1,7 +1,8 @@
-//! PyTorch's archives, from `torch.save` and `torch.jit.save`: a zip file whose `data.pkl` describes tensors and whose
-//! folder `data` holds their elements, uncompressed, so that they are read where they lie.
+//! PyTorch's archives, from `torch.save` and `torch.jit.save`. An archive is a zip file whose `data.pkl` describes
+//! tensors and whose folder `data` holds their elements uncompressed, so that they are read in place.
 //!
-//! Owns finding the tensors in either and giving each the name it has in a state dict. An archive's code is never looked at.
+//! Owns the search for tensors in both kinds of archive and gives each tensor its name in a state dict. Never looks at
+//! code in an archive.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -11,22 +12,23 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Pickled, Value};
 use super::stored::Stored;
-use super::{CheckpointError, Origin};
+use super::{CheckpointError, CheckpointFormat};
 
-/// Characters of a tensor's name; CLIP's longest have 60.
+/// Most bytes of a tensor's name; CLIP's longest names have 60.
 const MAX_NAME: usize = 500;
 
-/// What `torch.jit.save` writes and `torch.save` does not.
+/// A file that `torch.jit.save` writes and `torch.save` does not.
 const TORCHSCRIPT_MARK: &str = "constants.pkl";
 
-/// OpenAI's archives have their input's side in pixels among the tensors; no other TorchScript archive of a CLIP does.
+/// OpenAI's archives have the side of their input in pixels among the tensors. No other TorchScript archive of a CLIP
+/// has it.
 const OPENAI_MARK: &str = "input_resolution";
 
-/// What distributed training puts before every name.
+/// The prefix that distributed training puts before every name.
 const DISTRIBUTED_PREFIX: &str = "module.";
 
-/// Every tensor's place in the archive and who wrote it.
-pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointError> {
+/// Returns the place of every tensor in the archive, with the format of the archive.
+pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), CheckpointError> {
     let entries = Entries::find(bytes)?;
     if entries.get("byteorder").is_some_and(|order| &bytes[order] == b"big") {
         return Err(damaged("its numbers are big-endian"));
@@ -47,17 +49,21 @@ pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, Origin), Ch
         tensors.insert(name, stored);
     }
     let is_openai = entries.get(TORCHSCRIPT_MARK).is_some() && tensors.contains_key(OPENAI_MARK);
-    let origin = if is_openai { Origin::OpenAi } else { Origin::OpenClip };
-    Ok((tensors, origin))
+    let format = if is_openai {
+        CheckpointFormat::OpenAi
+    } else {
+        CheckpointFormat::OpenClip
+    };
+    Ok((tensors, format))
 }
 
-/// A module's parameters and buffers, named by the path of attributes that leads to them. Attributes that are no tensors
-/// (whether it trains, sizes of its layers) are passed over.
+/// Returns the parameters and buffers of a module, each named by the path of attributes that leads to it. Attributes
+/// that are not tensors, such as the training flag and the sizes of layers, are skipped.
 fn module_tensors(pickled: &mut Pickled, module: usize) -> Result<Vec<(String, usize)>, CheckpointError> {
     let mut named = Vec::new();
     let mut modules = vec![(String::new(), module)];
     while let Some((prefix, module)) = modules.pop() {
-        // Taken, so that a module that contains itself, or one twice, is an end and not a loop.
+        // The attributes are taken out: a module that contains itself, or contains a module twice, then causes no loop.
         for (name, value) in std::mem::take(&mut pickled.dictionaries[module]) {
             let Value::Text(name) = name else {
                 return Err(damaged("its pickle has an attribute whose name is not a text"));
@@ -76,7 +82,7 @@ fn module_tensors(pickled: &mut Pickled, module: usize) -> Result<Vec<(String, u
     Ok(named)
 }
 
-/// The tensors of a state dict, or of the one that a training checkpoint holds.
+/// Returns the tensors of a state dict, or of the state dict inside a training checkpoint.
 fn state_dict_tensors(pickled: &Pickled, dictionary: usize) -> Result<Vec<(String, usize)>, CheckpointError> {
     let items = &pickled.dictionaries[dictionary];
     let inner = items.iter().find(|(key, _)| *key == Value::Text("state_dict"));
@@ -100,7 +106,7 @@ fn state_dict_tensors(pickled: &Pickled, dictionary: usize) -> Result<Vec<(Strin
         .collect()
 }
 
-/// Where the archive's uncompressed files lie, by their names below its one folder.
+/// The places of the archive's uncompressed files, keyed by their names below the archive's one folder.
 struct Entries(HashMap<String, Range<usize>>);
 
 impl Entries {
@@ -132,7 +138,8 @@ impl Entries {
         self.0.get(name).cloned()
     }
 
-    /// Checks a tensor against the file with its elements. The error says what is wrong with it.
+    /// Finds the elements of a tensor in the archive and checks that they fit. The error says what is wrong with the
+    /// tensor.
     fn locate(&self, tensor: &pickle::PickledTensor) -> Result<Stored, String> {
         let file = format!("data/{}", tensor.storage.key);
         let storage = self
@@ -152,11 +159,11 @@ fn damaged(reason: impl Into<String>) -> CheckpointError {
 mod tests {
     use super::*;
 
-    /// Opcodes that make a tensor.
+    /// The opcodes that make a tensor.
     const TENSOR: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nHalfStorage\n\
         X\x01\0\0\x000X\x03\0\0\0cpuK\x02tQK\0K\x02\x85K\x01\x85\x89}tR";
 
-    /// The names found in a pickle, in which `@` stands for a tensor.
+    /// Returns the names of the tensors in a pickle. Each `@` in the template stands for a tensor.
     fn names(template: &[u8]) -> Result<Vec<String>, CheckpointError> {
         let parts: Vec<_> = template.split(|&byte| byte == b'@').collect();
         let pickle = parts.join(TENSOR);

@@ -1,100 +1,100 @@
-//! Why a checkpoint cannot be used, in words that name the file's part to look at.
+//! The reasons why a checkpoint cannot be used. Each message names the part of the file to look at.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a checkpoint cannot be used.
+/// The reason why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The operating system refused the file.
+    /// The operating system could not read the file.
     #[error("{} cannot be read: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A folder without any of the files that hold weights.
+    /// The folder contains none of the files that hold weights.
     #[error("the folder {} has no weights: none of {}", path.display(), super::WEIGHTS_FILES.join(", "))]
     NoWeights {
-        /// The folder.
+        /// The path of the folder.
         path: PathBuf,
     },
-    /// None of the forms weights are read from.
+    /// The file has none of the forms that weights are read from.
     #[error(
         "the weights file is {0}; weights are read from OpenAI's TorchScript archives, PyTorch archives (torch.save since \
          1.6) and safetensors files"
     )]
     UnsupportedForm(&'static str),
-    /// The right form with a defect.
+    /// The file has a supported form, but its content is damaged.
     #[error("the weights file is damaged: {0}")]
     Damaged(String),
-    /// A pickle that asks for more than tensors.
+    /// The pickle asks for more than tensors.
     #[error("the weights file's pickle calls {name}: it is refused, only tensors are read from pickles")]
     ForbiddenCall {
-        /// What it would call, with its Python module.
+        /// The name of the callable that the pickle would call, with its Python module.
         name: String,
     },
-    /// A tensor the model needs is not there.
+    /// The checkpoint lacks a tensor that the model needs.
     #[error("the checkpoint has no tensor {name} (expected {expected:?})")]
     MissingTensor {
-        /// Its name in the file.
+        /// The tensor's name in the file.
         name: String,
-        /// The shape it should have.
+        /// The shape that the tensor should have.
         expected: Vec<i64>,
     },
-    /// A tensor's shape does not fit the others'.
+    /// The shape of a tensor does not fit the others.
     #[error("the checkpoint's tensor {name} is {found:?}, expected {expected:?}")]
     WrongShape {
-        /// Its name in the file.
+        /// The tensor's name in the file.
         name: String,
-        /// The shape it should have.
+        /// The shape that the tensor should have.
         expected: Vec<i64>,
-        /// The shape it has.
+        /// The shape that the tensor has.
         found: Vec<i64>,
     },
-    /// The width cannot be divided into heads.
+    /// The width of an attention cannot be divided into heads.
     #[error("a width of {width} cannot be divided into heads of {head_width}")]
     UnevenHeads {
-        /// Channels of the attention.
+        /// The number of channels of the attention.
         width: i64,
-        /// Channels of one head.
+        /// The number of channels of one head.
         head_width: i64,
     },
     /// The configuration beside the weights cannot be used.
     #[error("{}: {reason}", path.display())]
     Configuration {
-        /// The file.
+        /// The path of the configuration.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the configuration.
         reason: String,
     },
-    /// The activation is nowhere to be read.
+    /// No file says which activation the model uses.
     #[error(
         "whether {} uses QuickGELU or the exact GELU cannot be read off the weights: put {configuration} beside it",
         weights.display()
     )]
     UnknownActivation {
-        /// The weights file.
+        /// The path of the weights file.
         weights: PathBuf,
-        /// What to put beside it.
+        /// The configuration that should lie beside the weights file.
         configuration: String,
     },
-    /// Tensors that no part of the model uses.
+    /// Tensors are left that no part of the model uses.
     #[error("the checkpoint is of another architecture: nothing uses its {} tensors {}", tensors.len(), first_few(tensors))]
     LeftOver {
-        /// All of their names and shapes, sorted.
+        /// The names and shapes of all these tensors, sorted.
         tensors: Vec<(String, Vec<i64>)>,
     },
-    /// Neither of CLIP's visual towers.
+    /// The checkpoint has neither of CLIP's visual towers.
     #[error(
         "the checkpoint is of another architecture: it has none of the tensors CLIP's image towers begin with; it has {} \
          tensors, {}",
         tensors.len(), first_few(tensors)
     )]
     OtherArchitecture {
-        /// All of its tensors' names and shapes, sorted.
+        /// The names and shapes of all its tensors, sorted.
         tensors: Vec<(String, Vec<i64>)>,
     },
 }

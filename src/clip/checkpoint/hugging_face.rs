@@ -1,17 +1,18 @@
-//! Hugging Face's names for CLIP's tensors, translated to open_clip's and back.
+//! Hugging Face's names for CLIP's tensors, translated to open_clip's names and back.
 //!
-//! Two more things differ: queries, keys and values are projected apart, and both final projections are stored as outputs x
-//! inputs. Neither moves a byte: the three are joined and the two transposed when they are read.
+//! Two more things differ in Hugging Face's form. Queries, keys and values have separate projections, and both final
+//! projections are stored as outputs x inputs. The translation moves no bytes: reading joins the three and transposes
+//! the two.
 
 use std::collections::HashMap;
 
 use super::CheckpointError;
 use super::stored::Stored;
 
-/// A tensor that every CLIP in this form has and no other form does.
+/// A tensor that every CLIP in this form has and that no other form has.
 const MARK: &str = "vision_model.embeddings.class_embedding";
 
-/// Tensors outside the blocks, Hugging Face's name first.
+/// The tensors outside the blocks: Hugging Face's name, then open_clip's.
 const WHOLE: [(&str, &str); 14] = [
     (MARK, "visual.class_embedding"),
     ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight"),
@@ -19,7 +20,7 @@ const WHOLE: [(&str, &str); 14] = [
         "vision_model.embeddings.position_embedding.weight",
         "visual.positional_embedding",
     ),
-    // A slip of the pen that became the form.
+    // "layrnorm" is a misspelling that became part of the form.
     ("vision_model.pre_layrnorm.weight", "visual.ln_pre.weight"),
     ("vision_model.pre_layrnorm.bias", "visual.ln_pre.bias"),
     ("vision_model.post_layernorm.weight", "visual.ln_post.weight"),
@@ -36,13 +37,13 @@ const WHOLE: [(&str, &str); 14] = [
     ("logit_scale", "logit_scale"),
 ];
 
-/// What the two towers' blocks are called, up to their number.
+/// The names of the two towers' blocks up to the block's number: Hugging Face's, then open_clip's.
 const BLOCKS: [(&str, &str); 2] = [
     ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
     ("text_model.encoder.layers.", "transformer.resblocks."),
 ];
 
-/// What is inside a block.
+/// The names of the tensors inside a block: Hugging Face's, then open_clip's.
 const IN_BLOCK: [(&str, &str); 10] = [
     ("layer_norm1.weight", "ln_1.weight"),
     ("layer_norm1.bias", "ln_1.bias"),
@@ -56,21 +57,22 @@ const IN_BLOCK: [(&str, &str); 10] = [
     ("mlp.fc2.bias", "mlp.c_proj.bias"),
 ];
 
-/// The projections that are one in open_clip's form, in its order.
+/// The letters of the projections that open_clip's form joins, in open_clip's order.
 const APART: [&str; 3] = ["q", "k", "v"];
 
-/// What they are called beside their letter, and joined.
+/// The last part of a separate projection's name, and the name of the joined projection.
 const JOINED: [(&str, &str); 2] = [("weight", "attn.in_proj_weight"), ("bias", "attn.in_proj_bias")];
 
-/// Stored as inputs x outputs by open_clip alone.
+/// The tensors that only open_clip stores as inputs x outputs.
 const TRANSPOSED: [&str; 2] = ["visual.proj", "text_projection"];
 
-/// Whether these are Hugging Face's names.
+/// Returns whether the tensors have Hugging Face's names.
 pub(super) fn is_form_of(tensors: &HashMap<String, Stored>) -> bool {
     tensors.contains_key(MARK)
 }
 
-/// The same tensors under open_clip's names; what has no translation keeps its name, and will be left over.
+/// Renames the tensors to open_clip's names. A tensor without a translation keeps its name, and
+/// [`super::Weights::finish`] will report it.
 pub(super) fn translate(mut tensors: HashMap<String, Stored>) -> Result<HashMap<String, Stored>, CheckpointError> {
     let mut translated = HashMap::with_capacity(tensors.len());
     for (block, part) in blocks_with_projections(&tensors) {
@@ -98,7 +100,8 @@ pub(super) fn translate(mut tensors: HashMap<String, Stored>) -> Result<HashMap<
     Ok(translated)
 }
 
-/// Hugging Face's name and shape of a tensor that open_clip calls `name`, for people who look into their file.
+/// Returns Hugging Face's name and shape of the tensor that open_clip calls `name`, for people who look into their
+/// file.
 pub(super) fn in_file(name: &str, shape: &[i64]) -> (String, Vec<i64>) {
     let mut shape = shape.to_vec();
     if TRANSPOSED.contains(&name) {
@@ -129,7 +132,7 @@ fn in_open_clip(name: &str) -> Option<String> {
     Some(format!("{}{number}.{part}", BLOCKS[block].1))
 }
 
-/// Which tower's block, its number, and what in it a name means.
+/// Splits a name into the index of its tower, the number of its block, and the part of the block.
 fn split_block<'a>(name: &'a str, blocks: [&str; 2]) -> Option<(usize, &'a str, &'a str)> {
     blocks.iter().enumerate().find_map(|(tower, block)| {
         let (number, part) = name.strip_prefix(block)?.split_once('.')?;
@@ -137,7 +140,7 @@ fn split_block<'a>(name: &'a str, blocks: [&str; 2]) -> Option<(usize, &'a str, 
     })
 }
 
-/// The names, here and in open_clip's form, of every block that has a projection to join.
+/// Returns the names of every block that has projections to join: Hugging Face's name, then open_clip's.
 fn blocks_with_projections(tensors: &HashMap<String, Stored>) -> Vec<(String, String)> {
     let mut blocks: Vec<_> = tensors
         .keys()
@@ -157,7 +160,7 @@ fn blocks_with_projections(tensors: &HashMap<String, Stored>) -> Vec<(String, St
     blocks
 }
 
-/// Queries', keys' and values' projections of a block.
+/// Takes the separate projections of a block's queries, keys and values.
 fn take_apart(tensors: &mut HashMap<String, Stored>, block: &str, end: &str) -> Result<[Stored; 3], CheckpointError> {
     let names = APART.map(|letter| format!("{block}.self_attn.{letter}_proj.{end}"));
     let shape = names

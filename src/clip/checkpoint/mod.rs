@@ -1,8 +1,8 @@
-//! One checkpoint as named tensors, whatever file or files it came in.
+//! One checkpoint as named tensors, whatever file or files it comes in.
 //!
-//! Owns reading weights and handing each tensor out once, with its shape checked. The names are open_clip's; a file form
-//! with names of its own translates them in its own module, so that the towers know one vocabulary. Which form a file
-//! has is told by its content, never by its name. Leaves to the towers what the tensors mean.
+//! Owns the reading of weights. It hands each tensor out once, after checking its shape. Names are open_clip's. A form
+//! with other names translates them in its own module, so that the towers know only one set of names. A file's content,
+//! never its name, tells which form it has. Leaves the meaning of the tensors to the towers.
 
 mod archive;
 mod config;
@@ -27,9 +27,8 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
-use crate::support::hexadecimal;
 
-/// What weights are called in model hubs' folders, in the order they are looked for.
+/// The names that model hubs give to weights in their folders, in the order in which they are looked for.
 pub const WEIGHTS_FILES: [&str; 6] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -39,40 +38,43 @@ pub const WEIGHTS_FILES: [&str; 6] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// Whose form a checkpoint has, which says where its configuration is.
+/// The format of a checkpoint: whose names its tensors have. The format determines where the model's configuration is
+/// found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// A TorchScript archive of OpenAI's.
+pub enum CheckpointFormat {
+    /// A TorchScript archive written by OpenAI.
     OpenAi,
-    /// A state dict under open_clip's names, in safetensors or a PyTorch archive.
+    /// A state dict with open_clip's names, in a safetensors file or a PyTorch archive.
     OpenClip,
-    /// A state dict under Hugging Face's names, in either.
+    /// A state dict with Hugging Face's names, in a safetensors file or a PyTorch archive.
     HuggingFace,
 }
 
-/// The tensors of one checkpoint under open_clip's names, each taken once.
+/// The tensors of one checkpoint under open_clip's names. Each can be taken once.
 ///
-/// A model is complete when every tower has taken what it needs and [`Weights::finish`] finds nothing left: a checkpoint
-/// of another architecture never loads halfway.
+/// A model is complete when every tower has taken its tensors and [`Weights::finish`] finds none left. A checkpoint of
+/// another architecture therefore never loads halfway.
 #[derive(Debug)]
 pub struct Weights {
-    /// The checkpoint, usually one mapped file.
+    /// The files of the checkpoint, usually one that is mapped into memory.
     files: Vec<Bytes>,
-    /// Where each tensor lies in them: read as they are taken, so that what is converted never exists twice.
+    /// The place of each tensor in the files. A tensor is read when it is taken, so the unconverted copies never exist
+    /// all at once.
     tensors: HashMap<String, Stored>,
-    origin: Origin,
+    format: CheckpointFormat,
     device: Device,
     kind: Kind,
-    /// Taken on a thread of its own while the tensors are read: it would be a quarter of a model's start.
+    /// The digest, computed on a thread of its own while the tensors are read. In sequence it would take a quarter of a
+    /// model's start.
     sha256: Arc<OnceLock<String>>,
 }
 
 impl Weights {
-    /// Reads a checkpoint, a file, the index of several or a folder with one of these, whose tensors will be handed out as
-    /// `kind` on `device`.
+    /// Opens the checkpoint at `path`: a file, the index of several files, or a folder that contains one of these. The
+    /// tensors will be handed out in the element type `kind` on `device`.
     ///
     /// # Errors
-    /// When a file cannot be read, has none of the supported forms, or is damaged.
+    /// Fails when a file cannot be read, has no supported form, or is damaged.
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
         let path = weights_file(path)?;
         let file = map(&path)?;
@@ -86,20 +88,20 @@ impl Weights {
         Self::from_files(files, device, kind)
     }
 
-    /// The same from a checkpoint's bytes in memory.
+    /// Opens a checkpoint from its bytes in memory, as [`Weights::load`] does from a file.
     ///
     /// # Errors
-    /// When the bytes have none of the supported forms or are damaged.
+    /// Fails when the bytes have no supported form or are damaged.
     pub fn from_bytes(bytes: impl Into<Bytes>, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
         Self::from_files(vec![bytes.into()], device, kind)
     }
 
     fn from_files(files: Vec<Bytes>, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
         let mut tensors = HashMap::new();
-        let mut origin = Origin::OpenClip;
+        let mut format = CheckpointFormat::OpenClip;
         for (number, file) in files.iter().enumerate() {
-            let (tensors_of_file, origin_of_file) = read(file)?;
-            origin = origin_of_file;
+            let (tensors_of_file, format_of_file) = read(file)?;
+            format = format_of_file;
             for (name, tensor) in tensors_of_file {
                 if tensors.insert(name.clone(), tensor.in_file(number)).is_some() {
                     return Err(CheckpointError::Damaged(format!("{name} is in several of its files")));
@@ -107,23 +109,23 @@ impl Weights {
             }
         }
         let tensors = weights_among(tensors)?;
-        let (tensors, origin) = if hugging_face::is_form_of(&tensors) {
-            (hugging_face::translate(tensors)?, Origin::HuggingFace)
+        let (tensors, format) = if hugging_face::is_form_of(&tensors) {
+            (hugging_face::translate(tensors)?, CheckpointFormat::HuggingFace)
         } else {
-            (tensors, origin)
+            (tensors, format)
         };
         Ok(Self {
             sha256: digest_aside(&files),
             files,
             tensors,
-            origin,
+            format,
             device,
             kind,
         })
     }
 
-    /// The tensors that have not been taken yet, to be handed out as `kind`. What is taken from one is still in the other; the
-    /// files are shared.
+    /// Returns a second set of the tensors that have not been taken yet, to be handed out as `kind`. Taking a tensor
+    /// from one set leaves it in the other. Both share the files.
     pub fn again(&self, kind: Kind) -> Self {
         Self {
             files: self.files.clone(),
@@ -134,42 +136,44 @@ impl Weights {
         }
     }
 
-    /// These, to be handed out as `kind`.
+    /// Returns these weights, to be handed out as `kind`.
     pub fn in_kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
     }
 
-    /// Whose form the checkpoint has.
-    pub fn origin(&self) -> Origin {
-        self.origin
+    /// Returns the format of the checkpoint.
+    pub fn format(&self) -> CheckpointFormat {
+        self.format
     }
 
-    /// The shape of a tensor that has not been taken yet; `None` when there is none of that name.
+    /// Returns the shape of a tensor that has not been taken yet, or `None` when there is no tensor of that name.
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
         self.tensors.get(name).map(|tensor| tensor.shape().to_vec())
     }
 
-    /// One dimension's length of a tensor that has not been taken yet, to read a model's sizes from. 1 when there is no such
-    /// tensor or dimension: taking it then reports what is wrong.
+    /// Returns the length of one dimension of a tensor that has not been taken yet, for working out a model's sizes.
+    /// Returns 1 when there is no such tensor or dimension: taking the tensor then reports the error.
     pub fn size(&self, name: &str, dimension: usize) -> i64 {
         self.shape(name)
             .and_then(|shape| shape.get(dimension).copied())
             .unwrap_or(1)
     }
 
-    /// Hands out a tensor, which must have exactly this shape, in the kind and on the device of these weights.
+    /// Hands out the tensor `name`, which must have exactly the shape `shape`, in the element type and on the device of
+    /// these weights.
     ///
     /// # Errors
-    /// When the checkpoint has no such tensor, or has it in another shape.
+    /// Fails when the checkpoint has no such tensor, or has it in another shape.
     pub fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, CheckpointError> {
         self.take_as(name, shape, self.kind)
     }
 
-    /// As [`Weights::take`], in a kind of the caller's choice: for tensors that are computed with once at load (a batch
-    /// normalisation folded into its convolution) and rounded afterwards.
+    /// Does the same as [`Weights::take`] in an element type that the caller chooses. Use it for tensors that are
+    /// computed with once while loading and rounded afterwards, such as a batch normalisation that is folded into its
+    /// convolution.
     ///
     /// # Errors
-    /// As [`Weights::take`].
+    /// Fails as [`Weights::take`] does.
     pub fn take_as(&mut self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, CheckpointError> {
         let Some(tensor) = self.tensors.remove(name) else {
             let (name, expected) = self.in_file(name, shape);
@@ -183,15 +187,15 @@ impl Weights {
         Ok(tensor.read(&self.files).to_device(self.device).to_kind(kind))
     }
 
-    /// A tensor's name and shape as the file has them.
+    /// Returns a tensor's name and shape as the file has them.
     fn in_file(&self, name: &str, shape: &[i64]) -> (String, Vec<i64>) {
-        match self.origin {
-            Origin::HuggingFace => hugging_face::in_file(name, shape),
-            Origin::OpenAi | Origin::OpenClip => (name.to_owned(), shape.to_vec()),
+        match self.format {
+            CheckpointFormat::HuggingFace => hugging_face::in_file(name, shape),
+            CheckpointFormat::OpenAi | CheckpointFormat::OpenClip => (name.to_owned(), shape.to_vec()),
         }
     }
 
-    /// The tensors that have not been taken yet, as the file has them, sorted.
+    /// Returns names and shapes of the tensors that have not been taken yet, as the file has them, sorted.
     pub(super) fn left(&self) -> Vec<(String, Vec<i64>)> {
         let mut left: Vec<_> = self
             .tensors
@@ -202,25 +206,26 @@ impl Weights {
         left
     }
 
-    /// Element type of the tensors handed out.
+    /// Returns the element type of the tensors that are handed out.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Device of the tensors handed out.
+    /// Returns the device of the tensors that are handed out.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// SHA-256 of the checkpoint's bytes, of several files one after the other, lower-case hexadecimal.
+    /// Returns the SHA-256 of the checkpoint's bytes in lower-case hexadecimal. Several files count as one, in their
+    /// order. Waits until the digest is computed.
     pub fn sha256(&self) -> &str {
         self.sha256.wait()
     }
 
-    /// Ends the reading.
+    /// Checks that every tensor has been taken.
     ///
     /// # Errors
-    /// When tensors are left that nobody took: the checkpoint is of an architecture that is not computed here.
+    /// Fails when tensors are left: the checkpoint then has an architecture that is not implemented here.
     pub fn finish(self) -> Result<(), CheckpointError> {
         if self.tensors.is_empty() {
             return Ok(());
@@ -229,25 +234,25 @@ impl Weights {
     }
 }
 
-/// A file's bytes, mapped.
+/// Maps a file into memory and returns its bytes.
 fn map(path: &Path) -> Result<Bytes, CheckpointError> {
     let cannot_read = |source| CheckpointError::Unreadable {
         path: path.to_owned(),
         source,
     };
     let file = File::open(path).map_err(cannot_read)?;
-    // SAFETY: the mapping is read-only and lives as long as the weights and their digest's thread, which is while a model is being
-    // loaded. As with any mapping, somebody who shortens the file in these moments ends the process; the tensors handed out
-    // are copies and stay valid.
+    // SAFETY: the mapping is read-only. It lives as long as the weights and the thread that computes their digest,
+    // which is while a model is being loaded. As with any mapping, the process ends if somebody shortens the file
+    // during that time. The tensors that are handed out are copies and stay valid.
     #[allow(unsafe_code)]
     let bytes = unsafe { Mmap::map(&file) }.map_err(cannot_read)?;
     Ok(Bytes::from_owner(bytes))
 }
 
-/// Every tensor's place in one file.
-fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointError> {
+/// Returns the place of every tensor in one file, with the format of the file.
+fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), CheckpointError> {
     match Container::of(file) {
-        Container::SafeTensors => Ok((safetensors::read(file)?, Origin::OpenClip)),
+        Container::SafeTensors => Ok((safetensors::read(file)?, CheckpointFormat::OpenClip)),
         Container::ZipArchive => archive::read(file),
         Container::Index => Err(CheckpointError::UnsupportedForm("JSON where tensors should be")),
         Container::Pickle => Err(CheckpointError::UnsupportedForm("a bare Python pickle")),
@@ -255,10 +260,10 @@ fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, Origin), CheckpointErro
     }
 }
 
-/// The file with the weights that a path means: itself, or the first of [`WEIGHTS_FILES`] in a folder.
+/// Returns the weights file that `path` means: the path itself or, for a folder, the first of [`WEIGHTS_FILES`] in it.
 ///
 /// # Errors
-/// When the path is a folder without any.
+/// Fails when the path is a folder without any of these files.
 pub fn weights_file(path: &Path) -> Result<PathBuf, CheckpointError> {
     if !path.is_dir() {
         return Ok(path.to_owned());
@@ -270,17 +275,18 @@ pub fn weights_file(path: &Path) -> Result<PathBuf, CheckpointError> {
         .ok_or_else(|| CheckpointError::NoWeights { path: path.to_owned() })
 }
 
-/// Entries that are no weights, by the last part of their names: of use to training, or said elsewhere.
+/// Entries that are not weights, by the last part of their names. They serve training, or their content is known
+/// elsewhere.
 const NO_WEIGHTS: [&str; 6] = [
     "num_batches_tracked", // of a batch normalisation
-    "attn_mask",           // the text tower's causal mask
-    "position_ids",        // 0, 1, 2, ..., in older files of Hugging Face's
-    "input_resolution",    // this and the next two: OpenAI's archives, repeated by tensors' shapes
+    "attn_mask",           // the causal mask of the text tower
+    "position_ids",        // 0, 1, 2, ..., in older files from Hugging Face
+    "input_resolution",    // this and the next two: in OpenAI's archives, known from shapes
     "context_length",
     "vocab_size",
 ];
 
-/// Leaves out what is no weight; what is left has to be of a floating-point type.
+/// Leaves out entries that are not weights. All others must have a floating-point type.
 fn weights_among(tensors: HashMap<String, Stored>) -> Result<HashMap<String, Stored>, CheckpointError> {
     let is_weight = |name: &str| {
         let last = name.rsplit_once('.').map_or(name, |(_, last)| last);
@@ -297,16 +303,16 @@ fn weights_among(tensors: HashMap<String, Stored>) -> Result<HashMap<String, Sto
     }
 }
 
-/// The containers weights come in, by their first bytes.
+/// The containers that weights come in, recognised by their first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Container {
-    /// Eight bytes of header length, a JSON header, the tensors' bytes.
+    /// A safetensors file: eight bytes of header length, a JSON header, then the tensors' bytes.
     SafeTensors,
-    /// What `torch.save` and `torch.jit.save` write.
+    /// An archive that `torch.save` or `torch.jit.save` wrote.
     ZipArchive,
-    /// JSON, the index of a checkpoint in several files.
+    /// The JSON index of a checkpoint in several files.
     Index,
-    /// What `torch.save` wrote before version 1.6.
+    /// A file that `torch.save` wrote before version 1.6.
     Pickle,
     Unknown,
 }
@@ -315,7 +321,7 @@ impl Container {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
             [b'P', b'K', 3, 4, ..] => Self::ZipArchive,
-            // A safetensors header cannot be 2^56 bytes long, and JSON has no zero bytes.
+            // The eighth byte tells them apart: no safetensors header is 2^56 bytes long, and JSON has no zero bytes.
             [b'{', _, _, _, _, _, _, 1..=255, ..] => Self::Index,
             [0x80, 2..=5, ..] if bytes.get(8) != Some(&b'{') => Self::Pickle,
             [_, _, _, _, _, _, _, _, b'{', ..] => Self::SafeTensors,
@@ -324,7 +330,7 @@ impl Container {
     }
 }
 
-/// The digest of the files, there when the thread that takes it is done.
+/// Starts a thread that computes the digest of the files. The result is set when the thread is done.
 fn digest_aside(files: &[Bytes]) -> Arc<OnceLock<String>> {
     let digest = Arc::new(OnceLock::new());
     let (to_set, files) = (Arc::clone(&digest), files.to_vec());
@@ -334,7 +340,7 @@ fn digest_aside(files: &[Bytes]) -> Arc<OnceLock<String>> {
 
 fn sha256_hexadecimal(files: &[impl AsRef<[u8]>]) -> String {
     let digest = files.iter().fold(Sha256::new(), Sha256::chain_update);
-    hexadecimal(&digest.finalize())
+    hex::encode(digest.finalize())
 }
 
 #[cfg(test)]
@@ -344,7 +350,7 @@ mod tests {
 
     use ::safetensors::tensor::{Dtype, TensorView, serialize};
 
-    /// A file with `a` = [[1, 2, 3], [4, 5, 6]] and a batch normalisation's counter.
+    /// A file with `a` = [[1, 2, 3], [4, 5, 6]] and the counter of a batch normalisation.
     fn small_file() -> Vec<u8> {
         let values: Vec<u8> = [1f32, 2., 3., 4., 5., 6.]
             .iter()
@@ -425,7 +431,7 @@ mod tests {
         let path = folder.path().join("no-extension-needed");
         std::fs::write(&path, small_file()).unwrap();
         let mut weights = Weights::load(&path, Device::Cpu, Kind::Float).unwrap();
-        // sha256sum of the same bytes, by the standard's test for the digest itself below.
+        // The test below checks the digest itself against the standard.
         assert_eq!(weights.sha256(), sha256_hexadecimal(&[small_file()]));
         assert_eq!(weights.take("a", &[2, 3]).unwrap().double_value(&[1, 2]), 6.);
 
@@ -438,7 +444,7 @@ mod tests {
 
     #[test]
     fn the_digest_is_sha_256_in_lower_case() {
-        // FIPS 180-2, appendix B.1.
+        // The example is from FIPS 180-2, appendix B.1.
         assert_eq!(
             sha256_hexadecimal(&["a", "bc"]),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

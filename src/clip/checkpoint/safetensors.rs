@@ -1,4 +1,4 @@
-//! Safetensors files: a JSON header with every tensor's place, then the tensors' bytes.
+//! Safetensors files: a JSON header with the place of every tensor, then the tensors' bytes.
 
 use std::collections::HashMap;
 
@@ -9,10 +9,10 @@ use super::CheckpointError;
 use super::stored::Stored;
 use crate::support::to_i64;
 
-/// Bytes before the header, which hold its length.
+/// Number of bytes before the header; they hold the header's length.
 const LENGTH_BYTES: usize = 8;
 
-/// Every tensor's place in the file.
+/// Returns the place of every tensor in the file.
 pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, Stored>, CheckpointError> {
     let damaged = |reason: String| CheckpointError::Damaged(reason);
     let (header_bytes, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(error.to_string()))?;

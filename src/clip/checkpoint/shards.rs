@@ -1,4 +1,5 @@
-//! Checkpoints in several files, as Hugging Face's libraries cut large ones: the index beside them that lists the files.
+//! Checkpoints in several files, into which Hugging Face's libraries cut large ones, and the index that lists the
+//! files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,13 +8,14 @@ use serde::Deserialize;
 
 use super::CheckpointError;
 
-/// An index. Each file says itself which tensors it has, so of the map's keys nothing is needed.
+/// The index of a checkpoint. Each file says itself which tensors it has, so the keys of the map are not needed.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files that the index at `path` lists, which are beside it: each once, in the order of their names.
+/// Returns the files that the index at `path` lists. They lie beside the index. Each is returned once, in the order of
+/// the names.
 pub(super) fn listed(index: &[u8], path: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let damaged = |reason| CheckpointError::Damaged(format!("its index {reason}"));
     let Index { weight_map } =

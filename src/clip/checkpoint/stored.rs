@@ -1,11 +1,13 @@
-//! Where a tensor lies in a checkpoint's files: checked against them, read when it is asked for.
+//! The place of a tensor in a checkpoint's files. It is checked against the files at once and read on demand.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 use tch::{Kind, Tensor};
 
-/// One tensor of a checkpoint: its pieces, joined along the first dimension. Nearly always there is one.
+use crate::support::to_i64;
+
+/// One tensor of a checkpoint, as pieces that are joined along the first dimension. Nearly all tensors have one piece.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     kind: Kind,
@@ -16,16 +18,16 @@ pub(super) struct Stored {
 #[derive(Debug, Clone)]
 struct Piece {
     shape: Vec<i64>,
-    /// Elements from one index to the next, dimension by dimension.
+    /// For each dimension, the number of elements from one index to the next.
     strides: Vec<i64>,
-    /// Which of the checkpoint's files has it.
+    /// The number of the checkpoint's file that holds the piece.
     file: usize,
-    /// In that file, from the first element to the last.
+    /// The bytes of that file from the first element to the last.
     bytes: Range<usize>,
 }
 
 impl Stored {
-    /// A tensor whose elements lie row by row in `bytes`.
+    /// Describes a tensor whose elements lie row by row in `bytes`. The error says what does not fit.
     pub(super) fn contiguous(kind: Kind, shape: Vec<i64>, bytes: Range<usize>) -> Result<Self, String> {
         let mut strides = vec![1; shape.len()];
         for dimension in (1..shape.len()).rev() {
@@ -34,7 +36,8 @@ impl Stored {
         Self::strided(kind, shape, strides, bytes, 0)
     }
 
-    /// A tensor whose first element is number `offset` of those in `storage`. The error says what does not fit.
+    /// Describes a tensor whose first element is element number `offset` of `storage`. The error says what does not
+    /// fit.
     pub(super) fn strided(
         kind: Kind,
         shape: Vec<i64>,
@@ -61,7 +64,7 @@ impl Stored {
         })
     }
 
-    /// The same place in another of the checkpoint's files than the first.
+    /// Moves the tensor's place to the checkpoint's file with this number. New tensors are placed in file 0.
     pub(super) fn in_file(mut self, number: usize) -> Self {
         for piece in &mut self.pieces {
             piece.file = number;
@@ -69,7 +72,8 @@ impl Stored {
         self
     }
 
-    /// Several tensors as one, along the first dimension; `None` when they do not fit each other.
+    /// Joins several tensors along the first dimension. Returns `None` when their shapes or types do not fit each
+    /// other.
     pub(super) fn joined(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
         parts.into_iter().map(Some).reduce(|joined, part| {
             let (mut joined, part) = (joined?, part?);
@@ -84,7 +88,7 @@ impl Stored {
         })?
     }
 
-    /// The same elements with rows and columns exchanged: nothing is moved. For a tensor of one piece.
+    /// Exchanges rows and columns without moving any element. The tensor must have one piece.
     pub(super) fn transposed(mut self) -> Self {
         self.shape.reverse();
         for piece in &mut self.pieces {
@@ -110,8 +114,7 @@ impl Stored {
             .map(|piece| {
                 let bytes = &files[piece.file][piece.bytes.clone()];
                 let elements = bytes.len() / self.kind.elt_size_in_bytes();
-                let elements = i64::try_from(elements).expect("a length in memory fits 63 bits");
-                Tensor::from_data_size(bytes, &[elements], self.kind)
+                Tensor::from_data_size(bytes, &[to_i64(elements)], self.kind)
                     .as_strided(&piece.shape, &piece.strides, 0)
                     .contiguous()
             })
@@ -123,8 +126,8 @@ impl Stored {
     }
 }
 
-/// Elements from the first to the last, both included; `None` where sizes are negative, overflow, or elements overlap
-/// (by which a small file could ask for a large tensor).
+/// Returns the number of elements from the first to the last, both included. Returns `None` when sizes are negative or
+/// overflow, and when elements overlap, because a small file could then ask for a large tensor.
 fn span(shape: &[i64], strides: &[i64]) -> Option<i64> {
     if shape.len() != strides.len() || shape.iter().chain(strides).any(|&size| size < 0) {
         return None;
@@ -142,7 +145,7 @@ fn span(shape: &[i64], strides: &[i64]) -> Option<i64> {
     (elements <= span).then_some(span)
 }
 
-/// The bytes of `span` elements from number `offset` on, where `storage` has them.
+/// Returns the bytes of `span` elements from number `offset` on, or `None` when `storage` does not hold them all.
 fn bytes_of(kind: Kind, storage: &Range<usize>, offset: i64, span: i64) -> Option<Range<usize>> {
     let in_bytes = |elements: i64| usize::try_from(elements).ok()?.checked_mul(kind.elt_size_in_bytes());
     let start = storage.start.checked_add(in_bytes(offset)?)?;
@@ -155,7 +158,7 @@ fn bytes_of(kind: Kind, storage: &Range<usize>, offset: i64, span: i64) -> Optio
 mod tests {
     use super::*;
 
-    /// 0 to 5 in 32 bits behind three bytes of something else.
+    /// A file with three other bytes and then the numbers 0 to 5 in float32.
     fn files() -> [Bytes; 1] {
         let values = [0f32, 1., 2., 3., 4., 5.];
         let values = values.iter().flat_map(|value| value.to_le_bytes());

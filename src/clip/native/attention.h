@@ -1,16 +1,16 @@
-// What the attention's kernels and their caller agree on.
+// The interface between the attention kernels and their caller.
 #pragma once
 
 #include <cstdint>
 
-// Elements of a query, key or value of one head: that of nearly all CLIP models.
+// Elements of a query, key or value of one head. Nearly all CLIP models have this width.
 constexpr int64_t ATTENTION_HEAD_WIDTH = 64;
-// Queries of a block.
+// Most queries of a block.
 constexpr int64_t ATTENTION_BLOCK_QUERIES = 24;
 // Packed keys and values are padded to a multiple of this.
 constexpr int64_t ATTENTION_CHUNK_KEYS = 64;
 
-// A block of queries of one head. Strides count elements.
+// One block of queries of one head. Strides count elements.
 struct AttentionBlock {
     const void* query; // [query_count, 64]
     int64_t query_stride;
@@ -23,7 +23,8 @@ struct AttentionBlock {
     int64_t output_stride;
 };
 
-// Keys and values of one head, packed for the kernel: as many elements each as the padded number of keys times 64.
+// The keys and values of one head and the buffers for their packed copies. Each buffer holds the padded number of keys
+// times 64 elements.
 struct AttentionPacking {
     const void* key; // [key_count, 64]
     int64_t key_stride;
@@ -34,10 +35,10 @@ struct AttentionPacking {
     void* values;
 };
 
-// Of float32 elements, on a CPU with AVX-512 F.
+// For float32 elements, on a CPU with AVX-512 F.
 void attention_pack_float(const AttentionPacking& packing);
 void attention_block_float(const AttentionBlock& block);
 
-// Of bfloat16 elements, on a CPU with AVX-512 F, BW, VL and BF16.
+// For bfloat16 elements, on a CPU with AVX-512 F, BW, VL and BF16.
 void attention_pack_bfloat16(const AttentionPacking& packing);
 void attention_block_bfloat16(const AttentionBlock& block);

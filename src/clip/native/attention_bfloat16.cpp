@@ -1,10 +1,11 @@
-// The attention of attention_kernel.h in bfloat16, sums and softmax in float32. Compiled for AVX-512 F, BW, VL and BF16.
+// The attention of attention_kernel.h in bfloat16, with sums and softmax in float32. Compiled for AVX-512 F, BW, VL and
+// BF16.
 
 #include "attention_kernel.h"
 
 namespace {
 
-// Pairs of elements are multiplied and added at once: a lane holds two.
+// Multiplies and adds two elements at once: each lane holds a pair.
 struct Bfloat16 {
     using Element = uint16_t;
     using Word = float;
@@ -25,7 +26,8 @@ struct Bfloat16 {
 
 } // namespace
 
-// Keys as [chunks, 32 pairs of elements, 64 keys], values as [pairs of keys, 64 elements]; zeros where no key is.
+// Packs keys as [chunks, 32 pairs of elements, 64 keys] and values as [pairs of keys, 64 elements]. The padding is
+// zero.
 void attention_pack_bfloat16(const AttentionPacking& packing) {
     const uint16_t* key = static_cast<const uint16_t*>(packing.key);
     const uint16_t* value = static_cast<const uint16_t*>(packing.value);

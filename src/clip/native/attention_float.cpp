@@ -6,7 +6,7 @@ namespace {
 
 struct Float {
     using Element = float;
-    // What one lane of a packed vector holds.
+    // The content of one lane of a packed vector.
     using Word = float;
     static constexpr int64_t ELEMENTS = 1;
 
@@ -22,7 +22,7 @@ struct Float {
 
 } // namespace
 
-// Keys as [chunks, 64 elements, 64 keys], values as they are; zeros where no key is.
+// Packs keys as [chunks, 64 elements, 64 keys] and copies values row by row. The padding is zero.
 void attention_pack_float(const AttentionPacking& packing) {
     const float* key = static_cast<const float*>(packing.key);
     const float* value = static_cast<const float*>(packing.value);

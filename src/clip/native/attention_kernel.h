@@ -1,8 +1,9 @@
-// Scaled dot-product attention for AVX-512, one block of queries at a time; softmax is taken on line (Milakov, Gimelshein 2018,
-// arXiv 1805.02867), so that no row of the attention matrix exists as a whole.
+// Scaled dot-product attention for AVX-512, one block of queries at a time. The softmax is computed online (Milakov,
+// Gimelshein 2018, arXiv 1805.02867), so that no row of the attention matrix exists as a whole.
 //
-// Owns the arithmetic. Each element type includes this file once, in a translation unit of its own that is compiled for the
-// instructions it needs and is entered after a look at the CPU only. So nothing here may be an inline function that others share.
+// Owns the arithmetic. Each element type has a translation unit of its own, which includes this file once and is
+// compiled for the instructions that the type needs. The caller enters it only after checking the CPU. So nothing here
+// may be an inline function that other translation units share.
 #pragma once
 
 #include <immintrin.h>
@@ -16,17 +17,18 @@ namespace {
 
 constexpr int64_t WIDTH = ATTENTION_HEAD_WIDTH;
 constexpr int64_t QUERIES = ATTENTION_BLOCK_QUERIES;
-// Keys that a register tile looks at: four vectors.
+// Keys of a register tile: four vectors.
 constexpr int64_t CHUNK = ATTENTION_CHUNK_KEYS;
-// Keys per step of the softmax: scores and weights of a block of queries stay in the first-level cache.
+// Keys per step of the softmax. The scores and weights of a block of queries then stay in the first-level cache.
 constexpr int64_t STEP = 256;
-// Queries of a register tile. Six times four accumulators, four vectors of keys or values and a broadcast fill 32 registers.
+// Queries of a register tile. Six times four accumulators, four vectors of keys or values and one broadcast fill 32
+// registers.
 constexpr int ROWS = 6;
 constexpr int VECTORS = 4;
 static_assert(CHUNK == 16 * VECTORS && WIDTH == 16 * VECTORS && QUERIES % ROWS == 0 && STEP % CHUNK == 0);
 
-// 2^x for x <= 0: the integer part goes into the exponent, a polynomial does the rest (relative error 2e-7; scalef
-// flushes to zero by itself).
+// Computes 2^x for x <= 0. The integer part goes into the exponent, and a polynomial computes the rest (relative error
+// 2e-7). scalef flushes tiny results to zero by itself.
 inline __m512 power_of_two(__m512 x) {
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 part = _mm512_sub_ps(x, whole); // -1/2 to 1/2
@@ -40,7 +42,7 @@ inline __m512 power_of_two(__m512 x) {
     return _mm512_scalef_ps(power, whole);
 }
 
-// `scores[row][key] = query[row] . key` for a tile of ROWS_ queries and one packed chunk of keys.
+// Computes `scores[row][key] = query[row] . key` for a tile of ROWS_ queries and one packed chunk of keys.
 template <typename Type, int ROWS_>
 inline void score_tile(const typename Type::Element* query, int64_t query_stride, const typename Type::Word* keys, float* scores) {
     __m512 sum[ROWS_][VECTORS];
@@ -67,7 +69,7 @@ inline void score_tile(const typename Type::Element* query, int64_t query_stride
             _mm512_store_ps(scores + row * STEP + vector * 16, sum[row][vector]);
 }
 
-// `mixed[row] += sum over keys of weight[row][key] value[key]` for a tile of ROWS_ queries.
+// Computes `mixed[row] += sum over keys of weight[row][key] value[key]` for a tile of ROWS_ queries.
 template <typename Type, int ROWS_>
 inline void mix_tile(const typename Type::Element* weights, const typename Type::Word* values, int64_t keys, float* mixed) {
     __m512 sum[ROWS_][VECTORS];
@@ -121,8 +123,8 @@ inline void mix_rows(int64_t rows, const typename Type::Element* weights, const 
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Weights of one query for the keys of a step, `exp(scale (score - largest))`; what was summed before under a smaller
-// maximum is scaled to the new one.
+// Computes one query's weights for the keys of a step, `exp(scale (score - largest))`. If the step raises the maximum,
+// the sums made so far are scaled to the new maximum.
 template <typename Type>
 inline void weigh(const float* scores, int64_t keys, float factor, float& largest, float& total, float* mixed,
                   typename Type::Element* weights) {
@@ -149,7 +151,7 @@ inline void weigh(const float* scores, int64_t keys, float factor, float& larges
     total += _mm512_reduce_add_ps(sum);
 }
 
-// The whole of one block: at most QUERIES queries against all keys and values of one head.
+// Computes the attention of one block: at most QUERIES queries against all keys and values of one head.
 template <typename Type>
 void attend_block(const AttentionBlock& block) {
     using Element = typename Type::Element;
@@ -161,7 +163,7 @@ void attend_block(const AttentionBlock& block) {
     float total[QUERIES];
     memset(mixed, 0, sizeof mixed);
     for (int64_t row = 0; row < QUERIES; row++) {
-        largest[row] = -3.0e38f; // below any score, and finite, so that differences are numbers
+        largest[row] = -3.0e38f; // below any score, and finite, so that no difference is NaN
         total[row] = 0.0f;
     }
     const Element* query = static_cast<const Element*>(block.query);

@@ -1,7 +1,7 @@
-//! Operators that tch does not bind: oneDNN's linear layers with weights packed beforehand, and attention for AVX-512.
+//! Operators that tch does not bind: oneDNN's linear layers with packed weights, and attention for AVX-512.
 //!
-//! Owns the C++ beside it and the only calls into it. Says what exists on this CPU; whether to use it, and what to do where it
-//! does not exist, is the callers' business. Like tch, it panics where libtorch fails.
+//! Owns the C++ files beside it and all calls into them. It says what this CPU supports. The callers decide whether to
+//! use an operator and what to do without it. Like tch, the functions panic when libtorch fails.
 
 #![allow(unsafe_code)]
 
@@ -11,17 +11,17 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-/// Elements of a query, key or value that the attention is made for: those of nearly all CLIP models.
+/// Elements of a query, key or value that the attention kernel is made for. Nearly all CLIP models have this width.
 const HEAD_WIDTH: i64 = 64;
 
-/// Fewer queries than these do not pay for packing the keys and values.
+/// Least number of queries for which packing the keys and values pays.
 const FEWEST_QUERIES: i64 = 12;
 
-/// A tensor of libtorch's, `at::Tensor` in C++.
+/// A tensor of libtorch, `at::Tensor` in C++.
 type At = c_void;
 
-// Every function that computes returns null, or a message for `maskclip_free_message`; only without one is `result` set, to
-// a tensor that is the caller's.
+// Every function that computes returns null or an error message, which the caller frees with `maskclip_free_message`.
+// Only without a message does it set `result`, to a tensor that the caller then owns.
 unsafe extern "C" {
     fn maskclip_free_message(message: *mut c_char);
     fn maskclip_packs_linear(bfloat16: bool) -> bool;
@@ -50,21 +50,21 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// What follows a linear layer, element by element.
+/// The function that follows a linear layer, element by element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pointwise {
-    /// Nothing.
+    /// No function: `x`.
     Identity,
-    /// `max(x, 0)`
+    /// The rectifier `max(x, 0)`.
     Relu,
-    /// `x sigmoid(x)`
+    /// The sigmoid linear unit `x sigmoid(x)`.
     Silu,
     /// The exact GELU.
     Gelu,
 }
 
 impl Pointwise {
-    /// On the values themselves.
+    /// Applies the function to `x` with libtorch's plain operators.
     pub(super) fn forward(self, x: Tensor) -> Tensor {
         match self {
             Self::Identity => x,
@@ -74,7 +74,7 @@ impl Pointwise {
         }
     }
 
-    /// oneDNN's name for it, as libtorch has it.
+    /// Returns oneDNN's name of the function, as libtorch spells it.
     fn name(self) -> &'static CStr {
         match self {
             Self::Identity => c"none",
@@ -85,44 +85,47 @@ impl Pointwise {
     }
 }
 
-/// A weight in the layout that oneDNN multiplies by: packed once instead of at every call.
+/// A weight in the layout that oneDNN multiplies by. It is packed once instead of at every call.
 #[derive(Debug)]
 pub(super) struct PackedWeight(Tensor);
 
 impl PackedWeight {
-    /// Of `[outputs, inputs]`; `None` where this CPU has no such layers in the weight's type.
+    /// Packs a weight `[outputs, inputs]`. Returns `None` where this CPU has no packed layers in the weight's element
+    /// type.
     pub(super) fn new(weight: &Tensor) -> Option<Self> {
         let packs = weight.device() == Device::Cpu && packs_linear(weight.kind());
-        // SAFETY: `weight` is a tensor for the time of the call.
+        // SAFETY: `weight` is a valid tensor during the call.
         packs.then(|| Self(unsafe { result(|packed| maskclip_pack_linear(at(weight), packed)) }))
     }
 
-    /// The same weight under another owner; nothing is copied.
+    /// Returns a second owner of the same weight; nothing is copied.
     pub(super) fn share(&self) -> Self {
         Self(self.0.shallow_clone())
     }
 
-    /// Element type.
+    /// Returns the element type of the weight.
     pub(super) fn kind(&self) -> Kind {
         self.0.kind()
     }
 
-    /// `then(x W^T + b)`, `[..., inputs]` to `[..., outputs]`.
+    /// Computes `then(x W^T + b)`: `[..., inputs]` to `[..., outputs]`.
     pub(super) fn linear(&self, x: &Tensor, bias: Option<&Tensor>, then: Pointwise) -> Tensor {
         let bias = bias.map_or(ptr::null(), at);
-        // SAFETY: all are tensors, the bias perhaps absent, and the name ends with a zero, for the time of the call.
+        // SAFETY: all pointers are valid tensors during the call, except the bias, which may be null. The name ends
+        // with a zero.
         unsafe { result(|y| maskclip_linear(at(x), at(&self.0), bias, then.name().as_ptr(), y)) }
     }
 
-    /// `x W^T + b + other`, `[..., inputs]` and `[..., outputs]` to the latter.
+    /// Computes `x W^T + b + other` from `x`, `[..., inputs]`, and `other`, `[..., outputs]`. The result has the shape
+    /// of `other`.
     pub(super) fn linear_added(&self, x: &Tensor, bias: Option<&Tensor>, other: &Tensor) -> Tensor {
         let bias = bias.map_or(ptr::null(), at);
-        // SAFETY: all are tensors, the bias perhaps absent, for the time of the call.
+        // SAFETY: all pointers are valid tensors during the call, except the bias, which may be null.
         unsafe { result(|y| maskclip_linear_added(at(x), at(other), at(&self.0), bias, y)) }
     }
 }
 
-/// Whether this CPU has what a type needs, asked once of each.
+/// Whether this CPU supports an operator in float32 and in bfloat16. Each question is asked once.
 struct Support(OnceLock<[bool; 2]>);
 
 impl Support {
@@ -130,7 +133,8 @@ impl Support {
         Self(OnceLock::new())
     }
 
-    /// `in_bfloat16` says whether in bfloat16, or else in float32.
+    /// Returns whether the operator supports `kind`. `in_bfloat16` answers for bfloat16 if its argument is true,
+    /// otherwise for float32.
     fn has(&self, kind: Kind, in_bfloat16: impl Fn(bool) -> bool) -> bool {
         let [float32, bfloat16] = *self.0.get_or_init(|| [false, true].map(in_bfloat16));
         match kind {
@@ -141,23 +145,26 @@ impl Support {
     }
 }
 
-/// Whether linear layers of a type can be packed on this CPU.
+/// Returns whether this CPU has packed linear layers in the element type `kind`.
 pub(super) fn packs_linear(kind: Kind) -> bool {
     static SUPPORT: Support = Support::unknown();
-    // SAFETY: takes and gives plain values.
+    // SAFETY: the call takes and returns plain values.
     SUPPORT.has(kind, |bfloat16| unsafe { maskclip_packs_linear(bfloat16) })
 }
 
 fn has_attention(kind: Kind) -> bool {
     static SUPPORT: Support = Support::unknown();
-    // SAFETY: takes and gives plain values.
+    // SAFETY: the call takes and returns plain values.
     SUPPORT.has(kind, |bfloat16| unsafe { maskclip_has_attention(bfloat16) })
 }
 
-/// `sm(scale query key^T) value`: queries `[batch, heads, asking, 64]`, keys and values `[batch, heads, tokens, 64]`, to the
-/// shape of the queries. The matrix never exists; sums and softmax are taken in 32 bits. The heads of the result lie side by side, so
-/// that joining them copies nothing. `None` where this CPU has no such kernel for the parts' type and width, or they are
-/// too few for it to pay.
+/// Computes `softmax(scale query key^T) value`. Queries are `[batch, heads, asking, 64]`, keys and values
+/// `[batch, heads, tokens, 64]`; the result has the shape of the queries. The attention matrix is never held as a
+/// whole. Sums and the softmax are computed in float32. The heads of the result lie side by side in memory, so joining
+/// them copies nothing.
+///
+/// Returns `None` where this CPU has no kernel for the element type and width, and where the queries are too few for
+/// the kernel to pay.
 pub(super) fn attention(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Option<Tensor> {
     let fits = |part: &Tensor| {
         let is_dense = part.stride().last() == Some(&1) && part.size().last() == Some(&HEAD_WIDTH);
@@ -166,29 +173,32 @@ pub(super) fn attention(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64
     if !has_attention(query.kind()) || ![query, key, value].into_iter().all(fits) || query.size()[2] < FEWEST_QUERIES {
         return None;
     }
-    // SAFETY: all are tensors for the time of the call, which checks their shapes.
+    // SAFETY: all pointers are valid tensors during the call, and the call checks their shapes.
     Some(unsafe { result(|mixed| maskclip_attention(at(query), at(key), at(value), scale, mixed)) })
 }
 
-/// The address of a tensor of libtorch's, for the time of a call.
+/// Returns the address of a libtorch tensor, which is valid for the time of a call.
 fn at(tensor: &Tensor) -> *const At {
     tensor.as_ptr().cast()
 }
 
-/// The tensor that a call makes.
+/// Returns the tensor that a call makes.
+///
+/// # Panics
+/// Panics with libtorch's message when the call fails.
 ///
 /// # Safety
-/// The call sets its argument to an `at::Tensor` made by `new`, or returns a message.
+/// The call must either set its argument to an `at::Tensor` made by `new`, or return a message.
 unsafe fn result(call: impl FnOnce(*mut *mut At) -> *mut c_char) -> Tensor {
     let mut made = ptr::null_mut();
     let message = call(&raw mut made);
     if message.is_null() {
-        // SAFETY: without a message the call has made a tensor and left it to us.
+        // SAFETY: the call returned no message, so it made a tensor and passed its ownership to us.
         return unsafe { Tensor::from_ptr(made.cast()) };
     }
-    // SAFETY: a message ends with a zero and is ours until it is freed.
+    // SAFETY: a message ends with a zero and belongs to us until it is freed.
     let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
-    // SAFETY: as above; nothing refers to it any more.
+    // SAFETY: the message belongs to us, and nothing refers to it any more.
     unsafe { maskclip_free_message(message) };
     panic!("libtorch: {text}");
 }

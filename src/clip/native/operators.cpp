@@ -1,8 +1,8 @@
-// Operators on libtorch's tensors that tch does not bind: linear layers of oneDNN with weights packed beforehand, and
-// attention by the kernels beside this file.
+// Operators on libtorch's tensors that tch does not bind: oneDNN's linear layers with packed weights, and attention by
+// the kernels beside this file.
 //
-// Owns the way from C++ to C: every function returns null, or a message that the caller frees with
-// maskclip_free_message. What a pointer means, mod.rs says.
+// Owns the boundary between C++ and C. Every function that computes returns null or an error message, which the caller
+// frees with maskclip_free_message. mod.rs says what each pointer means.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -19,8 +19,8 @@
 
 namespace {
 
-// Rows that weights are packed for. The layout that oneDNN chooses is the same from 8 rows to thousands; for a single one
-// it would be another, slower for all others.
+// Weights are packed for this number of rows. oneDNN chooses the same layout from 8 rows to thousands. For a single row
+// it would choose another one, which is slower for all other numbers.
 constexpr int64_t ROWS = 1024;
 
 template <typename Function>
@@ -40,7 +40,7 @@ char* guarded(Body body) {
     }
 }
 
-// A bias that may be absent.
+// Turns a null pointer into an absent bias.
 std::optional<at::Tensor> optional(const at::Tensor* tensor) {
     return tensor ? std::optional<at::Tensor>(*tensor) : std::nullopt;
 }
@@ -64,14 +64,14 @@ struct Kernel {
     void (*attend)(const AttentionBlock&);
 };
 
-// The address of `[batch][head][0][0]`.
+// Returns the address of element `[batch][head][0][0]`.
 const char* head_of(const at::Tensor& part, int64_t batch, int64_t head) {
     const int64_t offset = batch * part.stride(0) + head * part.stride(1);
     return static_cast<const char*>(part.const_data_ptr()) + offset * part.element_size();
 }
 
-// `[batch, heads, queries, 64]` from queries of that shape, keys and values `[batch, heads, tokens, 64]`; any strides with
-// 1 at the end.
+// Attends from queries `[batch, heads, queries, 64]` to keys and values `[batch, heads, tokens, 64]`. The result has
+// the shape of the queries. The parts may have any strides, but the last stride must be 1.
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, double scale, Kernel kernel) {
     const int64_t batch = query.size(0), heads = query.size(1), queries = query.size(2);
     const int64_t tokens = key.size(2);
@@ -80,7 +80,7 @@ at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::T
     const at::Tensor packed = at::empty({2, batch * heads, packed_bytes}, query.options().dtype(at::kByte));
     char* const keys = static_cast<char*>(packed.mutable_data_ptr());
     char* const values = keys + batch * heads * packed_bytes;
-    // Heads side by side again, as the projection that follows wants them.
+    // The heads lie side by side again, as the following projection needs them.
     const at::Tensor output = at::empty({batch, queries, heads, ATTENTION_HEAD_WIDTH}, query.options());
     char* const mixed = static_cast<char*>(output.mutable_data_ptr());
 
@@ -110,13 +110,13 @@ extern "C" {
 
 void maskclip_free_message(char* message) { free(message); }
 
-// Whether linear layers can be packed on this CPU, in bfloat16 or else in float32.
+// Returns whether this CPU supports packed linear layers, in bfloat16 if the argument is true, otherwise in float32.
 bool maskclip_packs_linear(bool bfloat16) {
     if (!at::globalContext().hasMKLDNN()) return false;
     try {
         return !bfloat16 || find<bool()>("mkldnn::_is_mkldnn_bf16_supported").call();
     } catch (...) {
-        return false; // a libtorch without the operator
+        return false; // this libtorch lacks the operator
     }
 }
 
@@ -133,7 +133,7 @@ char* maskclip_linear(const at::Tensor* x, const at::Tensor* weight, const at::T
         static const auto linear =
             find<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
                             c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>)>("mkldnn::_linear_pointwise");
-        // "none" names the exact GELU; the other activations have no variants.
+        // "none" selects the exact GELU; the other activations have no variants.
         *result = new at::Tensor(linear.call(*x, *weight, optional(bias), activation, c10::List<std::optional<at::Scalar>>(), "none"));
     });
 }
@@ -148,7 +148,7 @@ char* maskclip_linear_added(const at::Tensor* x, const at::Tensor* other, const 
     });
 }
 
-// Whether this CPU has what the attention needs, in bfloat16 or else in float32.
+// Returns whether this CPU supports the attention kernel, in bfloat16 if the argument is true, otherwise in float32.
 bool maskclip_has_attention(bool bfloat16) { return has_attention(bfloat16 ? at::kBFloat16 : at::kFloat); }
 
 char* maskclip_attention(const at::Tensor* query, const at::Tensor* key, const at::Tensor* value, double scale,
@@ -159,8 +159,8 @@ char* maskclip_attention(const at::Tensor* query, const at::Tensor* key, const a
             TORCH_CHECK(part->dim() == 4 && part->size(3) == ATTENTION_HEAD_WIDTH && part->stride(3) == 1 &&
                             part->is_cpu() && part->scalar_type() == query->scalar_type() &&
                             part->size(0) == query->size(0) && part->size(1) == query->size(1),
-                        "parts of an attention do not fit each other");
-        TORCH_CHECK(key->size(2) > 0 && key->size(2) == value->size(2), "an attention has as many values as keys, and some");
+                        "queries, keys and values do not fit each other");
+        TORCH_CHECK(key->size(2) > 0 && key->size(2) == value->size(2), "attention needs as many values as keys, and at least one");
         TORCH_CHECK(has_attention(query->scalar_type()), "no attention kernel for this type and CPU");
         const Kernel kernel = query->scalar_type() == at::kFloat ? Kernel{attention_pack_float, attention_block_float}
                                                                  : Kernel{attention_pack_bfloat16, attention_block_bfloat16};

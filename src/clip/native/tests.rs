@@ -1,8 +1,8 @@
-//! The operators against the same formulas in libtorch's plain operators.
+//! Compares the native operators with the same formulas in libtorch's plain operators.
 
 use super::*;
 
-/// Values between -1 and 1: the sines of multiples of `seed`.
+/// Returns values between -1 and 1: the sines of multiples of `seed`.
 fn noise(shape: &[i64], seed: f64) -> Tensor {
     let count: i64 = shape.iter().product();
     let angle = (Tensor::arange(count, (Kind::Double, Device::Cpu)) + 1.0) * seed;
@@ -36,7 +36,7 @@ fn a_packed_layer_is_the_plain_one_with_whatever_follows() {
             }
             let without_bias = packed.linear(&x, None, Pointwise::Identity);
             assert!(difference(&without_bias, &x_.linear::<&Tensor>(&weight_, None)) < tolerance);
-            // A part of a larger tensor, as the cells without the class token are.
+            // A part of a larger tensor, such as the cells without the class token.
             let larger = noise(&[2, rows + 1, 40], 2.9).to_kind(kind);
             let other = larger.narrow(1, 1, rows);
             let found = packed.linear_added(&x, Some(&bias), &other);
@@ -56,7 +56,7 @@ fn float16_and_what_is_no_matrix_are_not_packed() {
     }
 }
 
-/// The formula in 64 bits, the matrix and all.
+/// Computes the formula in float64 with the whole attention matrix.
 fn formula(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Tensor {
     let [query, key, value] = [query, key, value].map(|part| part.to_kind(Kind::Double));
     (query.matmul(&key.transpose(2, 3)) * scale)
@@ -68,7 +68,7 @@ fn formula(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Tensor {
 fn attention_is_its_formula_at_any_number_of_queries_and_keys() {
     for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 0.02)] {
         for (queries, tokens) in [(12, 1), (23, 63), (24, 64), (50, 50), (85, 300), (31, 785)] {
-            // Two images of three heads each, fused as a projection leaves them.
+            // Two images with three heads each; keys and values lie in one tensor, as a fused projection leaves them.
             let fused = (noise(&[2, tokens, 2 * 3 * 64], 3.3) * 3.0).to_kind(kind);
             let [key, value] =
                 [0, 1].map(|part| fused.narrow(-1, part * 192, 192).unflatten(-1, [3, 64]).transpose(1, 2));
@@ -90,7 +90,7 @@ fn attention_to_one_of_many_keys_overflows_nothing() {
     let query = key.narrow(2, 350, 12) * 100.0;
     if let Some(found) = attention(&query, &key, &key, 1.0) {
         let expected = formula(&query, &key, &key, 1.0);
-        // Scores of some thousands have four digits after the point.
+        // Float32 numbers of some thousands have about four digits after the point.
         assert!(difference(&found, &expected) < 1e-3);
     }
 }

@@ -1,13 +1,13 @@
-//! ClearCLIP: tokens attend to tokens of like queries, and nothing else of the last block remains.
+//! ClearCLIP: tokens attend to tokens with similar queries, and nothing else of the last block remains.
 //!
-//! Lan et al., "ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference", ECCV 2024,
-//! arXiv 2407.12442. Neither the block's residual nor its MLP.
+//! Lan et al., "ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference", ECCV 2024, arXiv
+//! 2407.12442. The block's residual and MLP are left out.
 
 use tch::Tensor;
 
 use super::last_block::{Heads, attend, cells_of};
 
-/// `A = sm(q q^T / sqrt d)`. `[batch, heads, cells, head_width]`.
+/// Computes `A = sm(q q^T / sqrt d)` and mixes the values: `[batch, heads, cells, head_width]`.
 pub(super) fn mix(Heads { query, value, .. }: &Heads) -> Tensor {
     attend(&cells_of(query), query, value, None)
 }

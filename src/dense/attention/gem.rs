@@ -1,8 +1,8 @@
-//! GEM: beside the unchanged path runs one of generalised self-self attention, over the last six blocks.
+//! GEM: a parallel path of generalised self-self attention runs beside the unchanged path over the last six blocks.
 //!
-//! Bousselham et al., "Grounding Everything: Emerging Localization Properties in Vision-Language Transformers", CVPR 2024,
-//! arXiv 2312.00878. Its blocks keep the residual and have no MLP. The features are the release's; the release's own
-//! output protocol (scores stretched to 0 to 1 over the image) is not part of them.
+//! Bousselham et al., "Grounding Everything: Emerging Localization Properties in Vision-Language Transformers", CVPR
+//! 2024, arXiv 2312.00878. The blocks of the path keep the residual and have no MLP. The features are those of the
+//! release. The release's output protocol, which stretches scores to 0 to 1 over the image, is not part of them.
 
 use tch::{Kind, Tensor};
 
@@ -10,16 +10,16 @@ use super::last_block::{Heads, attend_at_scale};
 use super::trunk::{Depth, Trunk};
 use crate::dense::tensors::unit_rows;
 
-/// Blocks of the parallel path in towers of 12 and of 24.
+/// Number of blocks of the parallel path, both in towers of 12 and in towers of 24 blocks.
 const BLOCKS: usize = 6;
 
-/// How many of the last blocks' inputs it reads.
+/// Returns how many of the last blocks' inputs the path reads.
 pub(super) fn blocks_read(depth: Depth) -> usize {
     depth.scale(BLOCKS, BLOCKS).max(1)
 }
 
-/// The path's tokens at its end, the class token among them, `[batch, 1 + cells, width]`: `g <- g + Out(A)` in every block,
-/// from what the first of them reads.
+/// Returns the tokens at the end of the path, the class token first, `[batch, 1 + cells, width]`. The path starts from
+/// the input of its first block, and every block does `g <- g + Out(A)`.
 pub(super) fn tokens(trunk: &Trunk) -> Tensor {
     let start = trunk.after(trunk.depth().0 - blocks_read(trunk.depth()));
     trunk.blocks().fold(start.shallow_clone(), |path, (block, input)| {
@@ -30,8 +30,9 @@ pub(super) fn tokens(trunk: &Trunk) -> Tensor {
     })
 }
 
-/// `A = (A_q + A_k + A_v) / 3` with `A_y = sm(tau y y^T)` and `tau` the tokens' mean length over `sqrt d`, `[batch]`:
-/// `[batch, heads, tokens, head_width]`. The rows of y have unit length, and once first `y <- sm(tau y y^T) y`.
+/// Mixes the values by `A = (A_q + A_k + A_v) / 3` with `A_y = sm(tau y y^T)`: `[batch, heads, tokens, head_width]`.
+/// `tau` is the mean length of the tokens, `[batch]`, over `sqrt d`. The rows of `y` have unit length, and before that
+/// `y` is replaced once by `sm(tau y y^T) y`.
 fn mix(Heads { query, key, value }: &Heads, length: &Tensor) -> Tensor {
     let head_width = query.size()[3];
     let tau = (length / (head_width as f64).sqrt()).view([-1, 1, 1, 1]);

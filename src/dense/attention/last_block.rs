@@ -1,20 +1,20 @@
-//! The last block of a ViT taken apart, for methods to put together in another way.
+//! The last block of a ViT taken apart, so that methods can put it together in another way.
 
 use tch::Tensor;
 
 use crate::clip::{self, ResidualAttentionBlock, VisionTransformer};
 use crate::dense::SmoothingKeys;
 
-/// The last block and what it reads.
+/// The last block of a tower, with its input and the parts of its attention.
 pub(super) struct LastBlock<'tower> {
     block: &'tower ResidualAttentionBlock,
-    /// `u`, the block's input, `[batch, 1 + cells, width]`.
+    /// `u`, the input of the block, `[batch, 1 + cells, width]`.
     tokens: Tensor,
-    /// The same after the block's first normalisation.
+    /// The input after the block's first normalisation.
     normalised: Tensor,
-    /// `[batch, 1 + cells, width]`, heads side by side.
+    /// The keys, `[batch, 1 + cells, width]`, with the heads side by side.
     key: Tensor,
-    /// `[batch, 1 + cells, width]`, heads side by side.
+    /// The values, `[batch, 1 + cells, width]`, with the heads side by side.
     value: Tensor,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// Of a block that reads `[batch, tokens, width]`.
+    /// Computes queries, keys and values of a block with the input `tokens`, `[batch, tokens, width]`.
     pub(super) fn of(block: &ResidualAttentionBlock, tokens: &Tensor) -> Self {
         let parts = block.attn.query_key_value(&block.ln_1.forward(tokens));
         let [query, key, value] = parts.map(|part| block.attn.split_heads(&part));
@@ -35,7 +35,7 @@ impl Heads {
 }
 
 impl<'tower> LastBlock<'tower> {
-    /// On its input, `[batch, 1 + cells, width]`, the class token first.
+    /// Prepares the last block of `tower` for its input, `[batch, 1 + cells, width]`, the class token first.
     pub(super) fn of(tower: &'tower VisionTransformer, tokens: Tensor) -> Self {
         let block = tower.last_block();
         let normalised = block.ln_1.forward(&tokens);
@@ -49,7 +49,7 @@ impl<'tower> LastBlock<'tower> {
         }
     }
 
-    /// The parts of its attention, the class token's among them.
+    /// Returns the queries, keys and values of all tokens, with those of the class token.
     pub(super) fn heads(&self) -> Heads {
         let split = |part: &Tensor| self.block.attn.split_heads(part);
         Heads {
@@ -59,33 +59,34 @@ impl<'tower> LastBlock<'tower> {
         }
     }
 
-    /// `Out(A)` alone, the block's residual and MLP left out: what the heads made of the values,
-    /// `[batch, heads, cells, head_width]`, to `[batch, cells, width]`.
+    /// Computes `Out(A)` without the block's residual and MLP. `mixed` are the values mixed by the heads,
+    /// `[batch, heads, cells, head_width]`; the result is `[batch, cells, width]`.
     pub(super) fn alone(&self, mixed: &Tensor) -> Tensor {
         self.block.attn.project_heads(mixed)
     }
 
-    /// `Out(A)` and all that follows in the block. Shapes as in [`LastBlock::alone`].
+    /// Computes `Out(A)` and the rest of the block, residual and MLP. Shapes are those of [`LastBlock::alone`].
     pub(super) fn with_residual(&self, mixed: &Tensor) -> Tensor {
         self.completed(&self.alone(mixed))
     }
 
-    /// What the cells' own values are projected to: `Out(I)`, `[batch, cells, width]`.
+    /// Returns the projection of the cells' own values, `Out(I)`: `[batch, cells, width]`.
     pub(super) fn projected_values(&self) -> Tensor {
         self.block.attn.out_proj.forward(&cells_of(&self.value))
     }
 
-    /// The block's residual and MLP on an output of its attention for the cells, `[batch, cells, width]`.
+    /// Applies the block's residual and MLP to an output of its attention for the cells, `[batch, cells, width]`.
     pub(super) fn completed(&self, attended: &Tensor) -> Tensor {
         self.block.complete(&cells_of(&self.tokens), attended)
     }
 
-    /// What the block's own attention gives the cells, `[batch, cells, width]`.
+    /// Returns the output of the block's own attention for the cells, `[batch, cells, width]`.
     pub(super) fn attended(&self) -> Tensor {
         self.attended_by(&cells_of(&self.normalised))
     }
 
-    /// The class token after the unchanged block, `[batch, 1, width]`: CLIP's own answer, whatever the cells do.
+    /// Returns the class token after the unchanged block, `[batch, 1, width]`. It is CLIP's own answer and does not
+    /// depend on what happens to the cells.
     pub(super) fn class_token(&self) -> Tensor {
         let class_of = |tokens: &Tensor| tokens.narrow(1, 0, 1); // [batch, 1 + cells, width] -> [batch, 1, width]
         let attended = self.attended_by(&class_of(&self.normalised));
@@ -97,7 +98,7 @@ impl<'tower> LastBlock<'tower> {
         attention.attend(&attention.query(asking), &self.key, &self.value)
     }
 
-    /// The keys that are to be kept for key smoothing, `[batch, cells, width]`.
+    /// Returns the cells' keys that key smoothing needs, `[batch, cells, width]`, or `None` if it needs none.
     pub(super) fn keys(&self, kept: Option<SmoothingKeys>) -> Option<Tensor> {
         let key = cells_of(&self.key);
         match kept? {
@@ -107,20 +108,20 @@ impl<'tower> LastBlock<'tower> {
     }
 }
 
-/// All but the class token, which is the first of the last dimension but one:
+/// Returns all tokens except the class token, which is the first along the last dimension but one:
 /// `[..., 1 + cells, width]` to `[..., cells, width]`.
 pub(super) fn cells_of(tokens: &Tensor) -> Tensor {
     tokens.narrow(-2, 1, tokens.size()[tokens.dim() - 2] - 1)
 }
 
-/// `sm(query key^T / sqrt(head_width) + bias) value`, per head: queries `[batch, heads, asking, head_width]`, keys and
-/// values `[batch, heads, tokens, head_width]`, bias broadcast to `[batch, heads, asking, tokens]`. The matrix itself does
-/// not exist at once.
+/// Computes `sm(query key^T / sqrt(head_width) + bias) value` for each head. Queries are
+/// `[batch, heads, asking, head_width]`, keys and values `[batch, heads, tokens, head_width]`. The bias is broadcast to
+/// `[batch, heads, asking, tokens]`. The attention matrix is never held in memory as a whole.
 pub(super) fn attend(query: &Tensor, key: &Tensor, value: &Tensor, bias: Option<&Tensor>) -> Tensor {
     attend_at_scale(query, key, value, bias, None)
 }
 
-/// [`attend`] with another factor than `1 / sqrt(head_width)`.
+/// Does the same as [`attend`] with the factor `scale` in place of `1 / sqrt(head_width)`.
 pub(super) fn attend_at_scale(
     query: &Tensor,
     key: &Tensor,

@@ -1,14 +1,15 @@
-//! What the last attention of the visual tower does: one file per method, and what several share.
+//! What the last attention of the visual tower computes: one file per method, and the parts that several methods share.
 //!
-//! Owns the way from an image to a feature per cell. A method takes the last block apart ([`LastBlock`]) and puts another
-//! attention into it, here written `A`: a matrix per head, whose row tells what a token takes from the others' values.
-//! `sm` is the softmax over a row; `Out(A)` is the block's output projection of the mixed values. The class token is one of
-//! the others unless a method says otherwise; only the cells' rows are ever computed, since nobody reads the class
-//! token's. Everything is per head, and scaled by the head's width, never the block's.
+//! Owns the way from an image to a feature per cell. A method takes the last block apart ([`LastBlock`]) and puts
+//! another attention into it, written `A` here. `A` is a matrix per head, whose row holds the weights of all tokens'
+//! values in the result of one token. `sm` is the softmax over a row. `Out(A)` is the block's output projection of the
+//! mixed values. The class token is one of the tokens unless a method says otherwise. Only the rows of the cells are
+//! computed, because nothing reads the row of the class token. All formulas are per head and scaled by the width of a
+//! head, never by that of the block.
 
+mod cell_grid;
 mod clearclip;
 mod gem;
-mod grid;
 mod last_block;
 mod maskclip;
 mod naclip;
@@ -23,12 +24,12 @@ use tch::Tensor;
 
 use super::{Attention, DenseError, FeatureOptions};
 use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
-use grid::Grid;
+use cell_grid::CellGrid;
 use last_block::{LastBlock, cells_of};
 pub(super) use resclip::Feedback;
 use trunk::{Depth, Trunk};
 
-/// The attentions that a tower can compute.
+/// Returns the attentions that a tower can compute.
 pub fn attentions(tower: &VisualTower) -> &'static [Attention] {
     match tower {
         VisualTower::VisionTransformer(_) => Attention::VARIANTS,
@@ -36,10 +37,10 @@ pub fn attentions(tower: &VisualTower) -> &'static [Attention] {
     }
 }
 
-/// Whether an attention can look at that many rows and columns of cells; every one but SC-CLIP's looks at any.
+/// Checks that an attention can be computed on `rows` x `columns` cells. Only SC-CLIP's attention has a restriction.
 ///
 /// # Errors
-/// When it cannot.
+/// Fails when the attention cannot be computed on this grid.
 pub fn check_grid(attention: Attention, rows: usize, columns: usize) -> Result<(), DenseError> {
     if attention == Attention::ScClip && (rows != columns || rows * columns < sc_clip::FEWEST_CELLS) {
         return Err(DenseError::UnsuitableGrid {
@@ -51,24 +52,24 @@ pub fn check_grid(attention: Attention, rows: usize, columns: usize) -> Result<(
     Ok(())
 }
 
-/// What dense features are made of, the images' batch in front.
+/// The output of a tower with a dense ending for a batch of images.
 pub(super) struct Ending {
-    /// `[batch, cells, embedding]`
+    /// Features of the cells, `[batch, cells, embedding]`.
     pub(super) cells: Tensor,
-    /// `[batch, embedding]`
+    /// Features of the whole images, `[batch, embedding]`.
     pub(super) pooled: Tensor,
-    /// `[batch, cells, channels]`, when key smoothing needs them.
+    /// Keys of the cells, `[batch, cells, channels]`, when key smoothing needs them.
     pub(super) keys: Option<Tensor>,
-    /// One per image, when the cells are a first pass.
+    /// The input of the second pass for each image, when the attention has one.
     pub(super) feedback: Option<Vec<Feedback>>,
 }
 
-/// The tower's ending on `[batch, 3, height, width]`.
+/// Runs a vision transformer with the dense ending of the options on images `[batch, 3, height, width]`.
 pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, options: &FeatureOptions) -> Ending {
     let FeatureOptions {
         attention, constants, ..
     } = *options;
-    let grid = Grid::of(image, tower.patch_pixels());
+    let grid = CellGrid::of(image, tower.patch_pixels());
     let trunk = Trunk::run(tower, image, blocks_read(attention, Depth::of(tower)));
     let last = LastBlock::of(tower, trunk.before_last().shallow_clone());
     let mut feedback = None;
@@ -100,7 +101,7 @@ pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, o
     }
 }
 
-/// How many of the last blocks' inputs the attention reads: the last one's alone, or earlier ones', too.
+/// Returns how many of the last blocks' inputs the attention reads: one, or more if it looks at earlier blocks.
 fn blocks_read(attention: Attention, depth: Depth) -> usize {
     match attention {
         Attention::Clip
@@ -117,12 +118,13 @@ fn blocks_read(attention: Attention, depth: Depth) -> usize {
     }
 }
 
-/// The tower's ending on `[batch, 3, height, width]`. `None` when it has nothing that the attention could act on: an
-/// attention pool has neither residual nor MLP, and its queries are never those of a cell.
+/// Runs a ResNet with the dense ending of the options on images `[batch, 3, height, width]`. Returns `None` when the
+/// attention needs parts that an attention pool lacks: it has neither residual nor MLP, and its query is never that of
+/// a cell.
 pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options: &FeatureOptions) -> Option<Ending> {
     let pool = &tower.attnpool;
     let map = tower.last_map(image);
-    // The pool's positions are part of its attention alone: MaskCLIP's features and keys do without.
+    // The pool adds positions only for its attention, so MaskCLIP's features and keys have no positions.
     let bare = map.flatten(2, 3).transpose(1, 2); // [batch, channels, height, width] -> [batch, cells, channels]
     let cells = match options.attention {
         Attention::Clip => {
@@ -141,7 +143,7 @@ pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options
         | Attention::ResclipRepaired
         | Attention::Gem => return None,
     };
-    // The reference implementation takes a ResNet's keys as they are, like everybody.
+    // A ResNet's keys are taken without projection, as in the reference implementation.
     let keys = options.keys.map(|_| pool.k_proj.forward(&bare));
     Some(Ending {
         cells,
@@ -151,21 +153,21 @@ pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options
     })
 }
 
-/// Numbers in unit tests that are everywhere different and everywhere the same.
+/// Inputs for unit tests.
 #[cfg(test)]
 mod testing {
     use tch::{Device, Kind, Tensor};
 
     use super::last_block::Heads;
 
-    /// Values between -1 and 1: the sines of multiples of `seed`.
+    /// Returns values between -1 and 1: the sines of multiples of `seed`.
     pub(super) fn noise(shape: &[i64], seed: f64) -> Tensor {
         let count: i64 = shape.iter().product();
         let angle = (Tensor::arange(count, (Kind::Double, Device::Cpu)) + 1.0) * seed;
         angle.sin().to_kind(Kind::Float).view(shape)
     }
 
-    /// Queries, keys and values of 2 heads of width 4 for a class token and `cells` cells.
+    /// Returns queries, keys and values of 2 heads of width 4 for a class token and `cells` cells.
     pub(super) fn heads(cells: i64) -> Heads {
         let shape = [1, 2, 1 + cells, 4];
         let [query, key, value] = [12.9, 7.3, 3.1].map(|seed| noise(&shape, seed));
@@ -177,7 +179,7 @@ mod testing {
         assert!(difference < 1e-5, "{found:?} is {difference} off");
     }
 
-    /// What attention makes of values that are all one: the sums of its rows.
+    /// Returns the sums of an attention's rows: its result for values that are all one.
     pub(super) fn row_sums(mix: impl Fn(&Heads) -> Tensor) -> Tensor {
         let mut heads = heads(6);
         heads.value = heads.value.ones_like();

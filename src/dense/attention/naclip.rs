@@ -1,28 +1,28 @@
-//! NACLIP: tokens attend to tokens of like keys, preferring those nearby.
+//! NACLIP: tokens attend to tokens with similar keys and prefer nearby ones.
 //!
-//! Hajimiri, Ben Ayed, Dolz, "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation", WACV
-//! 2025, arXiv 2404.08181. Neither the block's residual nor its MLP.
+//! Hajimiri, Ben Ayed, Dolz, "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation",
+//! WACV 2025, arXiv 2404.08181. The block's residual and MLP are left out.
 
 use tch::{Device, Tensor};
 
-use super::grid::Grid;
+use super::cell_grid::CellGrid;
 use super::last_block::{Heads, attend, cells_of};
 
 /// Standard deviation of the neighbourhood, in cells.
 const SIGMA: f64 = 5.0;
 
-/// `A = sm(k k^T / sqrt d + omega)`. `[batch, heads, cells, head_width]`.
-pub(super) fn mix(Heads { key, value, .. }: &Heads, grid: Grid) -> Tensor {
+/// Computes `A = sm(k k^T / sqrt d + omega)` and mixes the values: `[batch, heads, cells, head_width]`.
+pub(super) fn mix(Heads { key, value, .. }: &Heads, grid: CellGrid) -> Tensor {
     attend(&cells_of(key), key, value, Some(&neighbourhood(grid, key.device())))
 }
 
-/// `omega_ij = exp(-(rows^2 + columns^2) / (2 sigma^2))` between cells i and j, its peak 1, nowhere cut off, 0 towards the
-/// class token: `[cells, 1 + cells]`.
-pub(super) fn neighbourhood(grid: Grid, device: Device) -> Tensor {
+/// Computes `omega_ij = exp(-(rows^2 + columns^2) / (2 sigma^2))` between cells i and j, `[cells, 1 + cells]`. Its peak
+/// is 1, it is cut off nowhere, and it is 0 towards the class token.
+pub(super) fn neighbourhood(grid: CellGrid, device: Device) -> Tensor {
     gaussian(grid, SIGMA, device)
 }
 
-fn gaussian(grid: Grid, sigma: f64, device: Device) -> Tensor {
+fn gaussian(grid: CellGrid, sigma: f64, device: Device) -> Tensor {
     let omega = grid.product(device, |steps| (steps.square() / (-2.0 * sigma * sigma)).exp());
     omega.constant_pad_nd([1, 0]) // [cells, cells] -> [cells, 1 + cells]
 }
@@ -36,9 +36,9 @@ mod tests {
 
     const CPU: Device = Device::Cpu;
 
-    /// The attention of the first cell where all keys are alike, at another sigma than the paper's.
+    /// Returns the attention of the first cell for equal keys, with any sigma.
     fn first_row(rows: i64, columns: i64, sigma: f64) -> Tensor {
-        gaussian(Grid { rows, columns }, sigma, CPU)
+        gaussian(CellGrid { rows, columns }, sigma, CPU)
             .get(0)
             .softmax(0, Kind::Float)
     }
@@ -63,13 +63,13 @@ mod tests {
 
     #[test]
     fn rows_sum_to_one() {
-        let grid = Grid { rows: 2, columns: 3 };
+        let grid = CellGrid { rows: 2, columns: 3 };
         assert_close(&row_sums(|heads| mix(heads, grid)), &Tensor::from(1f32));
     }
 
     #[test]
     fn queries_have_no_part_in_it() {
-        let grid = Grid { rows: 2, columns: 3 };
+        let grid = CellGrid { rows: 2, columns: 3 };
         let mut heads = heads(6);
         let before = mix(&heads, grid);
         heads.query = heads.query.zeros_like();

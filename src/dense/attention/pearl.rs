@@ -1,31 +1,30 @@
-//! PEARL's attention: queries meet keys that have been turned towards them.
+//! PEARL's attention: queries attend to keys that were rotated towards them.
 //!
-//! Pei et al., CVPR 2026, arXiv 2603.21528; the definitions are the released code's, whose term `alpha`, the weight of the keys'
-//! likeness to each other, the paper has not.
-//! Neither the block's residual nor its MLP. The release does not compute the rotation but approaches it; both
-//! are here, each under its own name.
+//! Pei et al., CVPR 2026, arXiv 2603.21528. The definitions are those of the released code. The term with `alpha`, the
+//! weight of the likeness of keys to each other, is not in the paper. The block's residual and MLP are left out. The
+//! release approximates the rotation instead of computing it exactly; both are here, each under its own name.
 
 use tch::{Kind, Tensor};
 
 use super::last_block::{Heads, attend_at_scale, cells_of};
 
-/// Steps of the approximation.
+/// Number of steps of the approximation.
 const NEWTON_SCHULZ_STEPS: usize = 5;
 
-/// How the rotation between keys and queries is found.
+/// The way in which the rotation between keys and queries is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rotation {
-    /// From the singular value decomposition: the orthogonal matrix that solves the Procrustes problem.
+    /// From the singular value decomposition, which gives the orthogonal matrix that solves the Procrustes problem.
     Exact,
-    /// By five Newton-Schulz steps, as the release does: far from orthogonal where keys and queries barely correlate in
-    /// some direction.
+    /// By five Newton-Schulz steps, as in the release. The result is far from orthogonal where keys and queries barely
+    /// correlate in some direction.
     NewtonSchulz,
 }
 
-/// `A = sm([q (k R)^T + alpha K K^T] / sqrt d)` with centred keys `K` and the rotation `R` between centred keys and queries.
-/// `[batch, heads, cells, head_width]`.
+/// Computes `A = sm([q (k R)^T + alpha K K^T] / sqrt d)` and mixes the values: `[batch, heads, cells, head_width]`. `K`
+/// are the centred keys, and `R` is the rotation between centred keys and queries.
 pub(super) fn mix(heads: &Heads, rotation: Rotation, alpha: f64) -> Tensor {
-    // A decomposition in 16 bits exists nowhere.
+    // libtorch has no singular value decomposition in 16 bits.
     let [query, key] = [&heads.query, &heads.key].map(|part| part.to_kind(Kind::Float));
     let weight = token_weights(&query);
     let centred = |part: &Tensor| part - (part * &weight).sum_dim_intlist([2i64].as_slice(), true, Kind::Float);
@@ -34,8 +33,8 @@ pub(super) fn mix(heads: &Heads, rotation: Rotation, alpha: f64) -> Tensor {
     let correlation = centred_key.transpose(2, 3).matmul(&centred_query);
     let turned = key.matmul(&rotation.of(&correlation));
 
-    // Both terms are one product of rows twice as wide. Values are widened with zeros, since libtorch computes attention
-    // block by block, without the whole matrix, only where all parts have one width.
+    // Both terms are one product of rows twice as wide. The values are widened with zeros, because libtorch computes
+    // attention block by block, without the whole matrix, only if all parts have one width.
     let head_width = heads.value.size()[3];
     let asking = Tensor::cat(&[cells_of(&query), cells_of(&centred_key) * alpha], 3);
     let asked = Tensor::cat(&[turned, centred_key], 3);
@@ -45,8 +44,8 @@ pub(super) fn mix(heads: &Heads, rotation: Rotation, alpha: f64) -> Tensor {
     attend_at_scale(&asking, &asked, &value, None, Some(scale)).narrow(3, 0, head_width)
 }
 
-/// Each token's part in the centre, by the length of its query; none for the class token: `[batch, heads, tokens, 1]`,
-/// summing to 1.
+/// Returns the share of each token in the centre, `[batch, heads, tokens, 1]`, which is proportional to the length of
+/// its query. The class token has no share. The shares sum to 1.
 fn token_weights(query: &Tensor) -> Tensor {
     let length = cells_of(query).norm_scalaropt_dim(2, [3], true); // [batch, heads, cells, 1]
     let share = &length / length.sum_dim_intlist([2i64].as_slice(), true, Kind::Float);
@@ -54,7 +53,7 @@ fn token_weights(query: &Tensor) -> Tensor {
 }
 
 impl Rotation {
-    /// Of a correlation `M`, square in its last two dimensions.
+    /// Computes the rotation of a correlation `M`, which is square in its last two dimensions.
     fn of(self, correlation: &Tensor) -> Tensor {
         match self {
             Self::Exact => {
@@ -66,8 +65,8 @@ impl Rotation {
     }
 }
 
-/// `M (M^T M)^(-1/2)` by coupled Newton-Schulz steps: `Y = B / |B| + 1e-6 I` and `Z = I` with `B = M^T M`, then five times
-/// `E = (3 I - Z Y) / 2`, `Y <- Y E`, `Z <- E Z`; at last `M Z / sqrt |B|`.
+/// Computes `M (M^T M)^(-1/2)` by coupled Newton-Schulz steps. They start from `Y = B / |B| + 1e-6 I` and `Z = I` with
+/// `B = M^T M`. Five times, `E = (3 I - Z Y) / 2`, `Y <- Y E` and `Z <- E Z`. The result is `M Z / sqrt |B|`.
 fn newton_schulz(correlation: &Tensor) -> Tensor {
     let width = correlation.size()[correlation.dim() - 1];
     let identity = Tensor::eye(width, (correlation.kind(), correlation.device()));

@@ -1,36 +1,36 @@
-//! SC-CLIP: outlying tokens are repaired, and tokens attend to those that a middle layer finds alike.
+//! SC-CLIP: outlying tokens are repaired, and tokens attend to those that a middle layer finds similar.
 //!
-//! Bai et al., "Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation", TIP 2025, arXiv 2411.15869; its released
-//! code, with the constants it has for ViT-B/16 and ViT-L/14. Neither the last block's residual nor its MLP, and the
-//! class token takes no part in the attention: a multiple of it is added. One square window at a time, of at least
-//! [`FEWEST_CELLS`].
+//! Bai et al., "Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation", TIP 2025, arXiv 2411.15869; its
+//! released code, with that code's constants for ViT-B/16 and ViT-L/14. The last block's residual and MLP are left out.
+//! The class token takes no part in the attention; a multiple of it is added instead. The method needs one square
+//! window at a time with at least [`FEWEST_CELLS`].
 
 use tch::{Device, Kind, Tensor};
 
-use super::grid::Grid;
+use super::cell_grid::CellGrid;
 use super::last_block::{Heads, attend, cells_of};
 use super::trunk::{Depth, Trunk};
 use crate::dense::tensors::unit_rows;
 
-/// Cells that a token's density is taken from.
+/// Number of neighbours that determine the density of a token.
 const NEIGHBOURS: i64 = 30;
 
-/// A token and its neighbours.
+/// Least number of cells: a token and its neighbours.
 pub(super) const FEWEST_CELLS: usize = NEIGHBOURS as usize + 1;
 
-/// Share of the tokens that are no outliers.
+/// Share of the tokens that are not outliers.
 const REGULAR: f64 = 0.95;
 
-/// Cosines below this count for nothing when tokens are averaged.
+/// Cosines below this value do not count when tokens are averaged.
 const ALIKE: f64 = 0.4;
 
 /// Added to the sum of the weights of an average.
 const AVERAGE_EPSILON: f64 = 1e-6;
 
-/// Factor on a cosine's excess over the mean.
+/// Factor on the excess of a cosine over the mean.
 const SHARPNESS: f64 = 3.0;
 
-/// How many of the last blocks' inputs it reads: from the block after the first that it names.
+/// Returns how many of the last blocks' inputs the method reads. The first is the output of [`early_block`].
 pub(super) fn blocks_read(depth: Depth) -> usize {
     depth.0 - early_block(depth)
 }
@@ -39,8 +39,8 @@ fn early_block(depth: Depth) -> usize {
     depth.scale(4, 7)
 }
 
-/// Features of the cells before the final normalisation, `[batch, cells, width]`.
-pub(super) fn cells(trunk: &Trunk, grid: Grid) -> Tensor {
+/// Returns the features of the cells before the final normalisation, `[batch, cells, width]`.
+pub(super) fn cells(trunk: &Trunk, grid: CellGrid) -> Tensor {
     let depth = trunk.depth();
     let last_outputs = depth.0 - 1;
     let block_output = |block: usize| cells_of(trunk.after(block.min(last_outputs))).to_kind(Kind::Float);
@@ -52,7 +52,8 @@ pub(super) fn cells(trunk: &Trunk, grid: Grid) -> Tensor {
 
     let block = trunk.tower.last_block();
     let class_weight = depth.choose(0.3, 0.1);
-    // Steps 4 and 5: tokens through the last block, with the class token that is added to them, [batch, 1, width].
+    // Steps 4 and 5 run tokens through the last block. `class` is the class token that is added to them, [batch, 1,
+    // width].
     let read = |tokens: &Tensor, class: &Tensor| {
         let Heads { key, value, .. } = Heads::of(block, &tokens.to_kind(class.kind()));
         let preferred = preference.unsqueeze(1).to_kind(value.kind()).matmul(&value); // one preference for all heads
@@ -69,7 +70,7 @@ pub(super) fn cells(trunk: &Trunk, grid: Grid) -> Tensor {
     features.to_kind(before_last.kind())
 }
 
-/// The sum of the middle layers' outputs, `[batch, 1 + cells, width]`.
+/// Returns the sum of the middle layers' outputs, `[batch, 1 + cells, width]`.
 fn summed(trunk: &Trunk) -> Tensor {
     let depth = trunk.depth();
     (depth.scale(4, 9)..=depth.scale(10, 19).min(depth.0 - 1))
@@ -78,12 +79,13 @@ fn summed(trunk: &Trunk) -> Tensor {
         .expect("the first of the layers comes before the last of them")
 }
 
-/// Tokens whose local outlier factor is above its 0.95 quantile: `[batch, cells, width]` to `[batch, cells]`. As released,
-/// a density is the squared distance to the farthest neighbour alone. Equal tokens have no outliers.
+/// Marks the tokens whose local outlier factor is above its 0.95 quantile: `[batch, cells, width]` to `[batch, cells]`.
+/// As in the release, the density is the squared distance to the farthest neighbour alone. Equal tokens have no
+/// outliers.
 fn is_outlier(tokens: &Tensor) -> Tensor {
     let cells = tokens.size()[1];
     let distance = Tensor::cdist(tokens, tokens, 2.0, None).square(); // [batch, cells, cells]
-    // A token is no neighbour of its own.
+    // A token is not its own neighbour.
     let _ = distance.diagonal(0, 1, 2).fill_(f64::INFINITY);
     let (nearest, neighbours) = distance.topk(NEIGHBOURS, 2, false, true); // [batch, cells, neighbours]
     let radius = nearest.select(2, NEIGHBOURS - 1); // [batch, cells]
@@ -98,9 +100,9 @@ fn is_outlier(tokens: &Tensor) -> Tensor {
     factor.gt_tensor(&bound)
 }
 
-/// The matrix that puts the mean of the regular tokens around it in an outlier's place and leaves all others; an outlier
-/// among outliers stays, too. `[batch, cells]` to `[batch, cells, cells]`.
-fn repair(is_outlier: &Tensor, grid: Grid) -> Tensor {
+/// Returns the matrix that replaces each outlier by the mean of the regular tokens around it: `[batch, cells]` to
+/// `[batch, cells, cells]`. All other tokens stay, and so does an outlier that has only outliers around it.
+fn repair(is_outlier: &Tensor, grid: CellGrid) -> Tensor {
     let identity = identity(grid.cells(), is_outlier.device());
     let within_a_step = grid.product(is_outlier.device(), |steps| steps.le(1.0).to_kind(Kind::Float));
     let adjacent = within_a_step.ne_tensor(&identity); // [cells, cells]
@@ -111,21 +113,22 @@ fn repair(is_outlier: &Tensor, grid: Grid) -> Tensor {
     mean.where_self(&is_repaired, &identity)
 }
 
-/// Of every two tokens, `[batch, cells, width]` to `[batch, cells, cells]`.
+/// Computes the cosine of every two tokens: `[batch, cells, width]` to `[batch, cells, cells]`.
 fn cosines(tokens: &Tensor) -> Tensor {
     let unit = unit_rows(tokens);
     unit.matmul(&unit.transpose(1, 2))
 }
 
-/// Tokens averaged over those alike: weights `[batch, cells, cells]` and tokens `[batch, cells, width]` to the latter.
+/// Averages each token with the tokens similar to it. The weights are `[batch, cells, cells]`; tokens and result are
+/// `[batch, cells, width]`.
 fn average(alike: &Tensor, tokens: &Tensor) -> Tensor {
     let weights = alike.masked_fill(&alike.lt(ALIKE), 0.0);
     let sums = weights.sum_dim_intlist([2i64].as_slice(), true, Kind::Float) + AVERAGE_EPSILON;
     (weights / sums).matmul(tokens)
 }
 
-/// `B = sm(3 (G - mean G))` over the cosines above their mean, `[batch, cells, cells]`. A token always prefers itself; that
-/// its cosine of 1 is not below the mean could otherwise be lost in rounding.
+/// Computes `B = sm(3 (G - mean G))` over the cosines `G` above their mean, `[batch, cells, cells]`. A token always
+/// prefers itself: without a special case, rounding could put its cosine of 1 below the mean.
 fn preference(alike: &Tensor) -> Tensor {
     let excess = alike - alike.mean_dim([1i64, 2].as_slice(), true, Kind::Float);
     let itself = identity(alike.size()[2], alike.device()).to_kind(Kind::Bool);
@@ -144,7 +147,7 @@ mod tests {
     use super::*;
     use crate::dense::attention::testing::{assert_close, noise};
 
-    const GRID: Grid = Grid { rows: 14, columns: 14 };
+    const GRID: CellGrid = CellGrid { rows: 14, columns: 14 };
 
     fn outliers(tokens: &Tensor) -> Vec<i64> {
         let indices = is_outlier(tokens).squeeze_dim(0).nonzero().view(-1);
@@ -168,12 +171,12 @@ mod tests {
         assert!(outliers(&Tensor::ones([1, 196, 16], (Kind::Float, Device::Cpu))).is_empty());
     }
 
-    /// On 2 x 3 cells, 0 and 1 are outliers: 0 gets the mean of 3 and 4, 1 that of 2, 3, 4 and 5.
+    /// On 2 x 3 cells, 0 and 1 are outliers: 0 becomes the mean of 3 and 4, and 1 becomes that of 2, 3, 4 and 5.
     #[test]
     fn an_outlier_becomes_the_mean_of_the_regular_tokens_around_it() {
         let is_outlier = Tensor::from_slice(&[true, true, false, false, false, false]).unsqueeze(0);
         let tokens = Tensor::from_slice(&[100f32, 100.0, 2.0, 3.0, 4.0, 5.0]).view([1, 6, 1]);
-        let repaired = repair(&is_outlier, Grid { rows: 2, columns: 3 }).matmul(&tokens);
+        let repaired = repair(&is_outlier, CellGrid { rows: 2, columns: 3 }).matmul(&tokens);
         let expected = Tensor::from_slice(&[3.5f32, 3.5, 2.0, 3.0, 4.0, 5.0]).view([1, 6, 1]);
         assert_close(&repaired, &expected);
     }
@@ -182,7 +185,7 @@ mod tests {
     fn an_outlier_among_outliers_stays() {
         let is_outlier = Tensor::from_slice(&[true, true, false]).unsqueeze(0);
         let tokens = Tensor::from_slice(&[7f32, 8.0, 9.0]).view([1, 3, 1]);
-        let repaired = repair(&is_outlier, Grid { rows: 1, columns: 3 }).matmul(&tokens);
+        let repaired = repair(&is_outlier, CellGrid { rows: 1, columns: 3 }).matmul(&tokens);
         assert_close(&repaired, &Tensor::from_slice(&[7f32, 9.0, 9.0]).view([1, 3, 1]));
     }
 

@@ -1,18 +1,18 @@
-//! The blocks before the last, for methods that look into them, and how their numbers carry over to towers of any depth.
+//! The blocks before the last, for methods that use them, and the mapping of block numbers to towers of any depth.
 
 use tch::Tensor;
 
 use crate::clip::{ResidualAttentionBlock, VisionTransformer};
 
-/// What the last blocks of a tower read on a batch of images.
+/// The inputs of the last blocks of a tower for a batch of images.
 pub(super) struct Trunk<'tower> {
     pub(super) tower: &'tower VisionTransformer,
-    /// `[batch, 1 + cells, width]` each, the last block's input last.
+    /// The inputs, `[batch, 1 + cells, width]` each; the last one is that of the last block.
     inputs: Vec<Tensor>,
 }
 
 impl<'tower> Trunk<'tower> {
-    /// Runs all blocks but the last on `[batch, 3, height, width]` and keeps what the last `blocks` of them read.
+    /// Runs all blocks but the last on `[batch, 3, height, width]` and keeps the inputs of the last `blocks` blocks.
     pub(super) fn run(tower: &'tower VisionTransformer, image: &Tensor, blocks: usize) -> Self {
         let skipped = tower.blocks().len() - blocks;
         Self {
@@ -21,21 +21,22 @@ impl<'tower> Trunk<'tower> {
         }
     }
 
-    /// `x_l`, the output of block l counted from 1, `[batch, 1 + cells, width]`; `x_0` is what the first block reads.
+    /// Returns `x_l`, the output of block `l`, `[batch, 1 + cells, width]`. Blocks count from 1, and `x_0` is the input
+    /// of the first block.
     ///
     /// # Panics
-    /// When it was not kept, or is the last block's.
+    /// Panics when the tensor was not kept, or when the block is the last.
     pub(super) fn after(&self, block: usize) -> &Tensor {
         let from_end = self.depth().0 - block;
         &self.inputs[self.inputs.len() - from_end]
     }
 
-    /// What the last block reads.
+    /// Returns the input of the last block.
     pub(super) fn before_last(&self) -> &Tensor {
         self.after(self.depth().0 - 1)
     }
 
-    /// The kept blocks with their inputs, in the order they run.
+    /// Returns the blocks whose inputs were kept, with these inputs, in the order in which the blocks run.
     pub(super) fn blocks(&self) -> impl Iterator<Item = (&'tower ResidualAttentionBlock, &Tensor)> {
         let blocks = self.tower.blocks();
         blocks[blocks.len() - self.inputs.len()..].iter().zip(&self.inputs)
@@ -46,10 +47,11 @@ impl<'tower> Trunk<'tower> {
     }
 }
 
-/// How many blocks a tower has.
+/// The number of blocks of a tower.
 ///
-/// Methods name blocks of the published models, which have 12 or 24. In a tower of another depth the numbers of the
-/// nearer of these (12 below 18 blocks) are scaled in proportion, halves rounded up: block 9 of 12 is block 5 of 6.
+/// Methods name blocks of the published models, which have 12 or 24 blocks. In a tower of another depth, the numbers of
+/// the nearer published depth (12 for fewer than 18 blocks) are scaled in proportion and rounded, halves up: block 9 of
+/// 12 is block 5 of 6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Depth(pub(super) usize);
 
@@ -58,12 +60,12 @@ impl Depth {
         Self(tower.blocks().len())
     }
 
-    /// Of two constants, that of the nearer published depth.
+    /// Returns the constant of the nearer published depth.
     pub(super) fn choose<T>(self, of_12: T, of_24: T) -> T {
         if self.0 < 18 { of_12 } else { of_24 }
     }
 
-    /// A number of blocks, given for both published depths, at this depth.
+    /// Scales a number of blocks, given for both published depths, to this depth.
     pub(super) fn scale(self, of_12: usize, of_24: usize) -> usize {
         let (blocks, published) = self.choose((of_12, 12), (of_24, 24));
         (2 * blocks * self.0 + published) / (2 * published)

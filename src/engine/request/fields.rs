@@ -1,7 +1,8 @@
-//! The one builder of requests: the fields that a caller names, and what they come to with every default filled in.
+//! The only builder of requests. It takes the fields that a caller names and fills in every default.
 //!
-//! Owns the checks of values and the order of defaults: what the request says itself, else what its protocol or its vocabulary says,
-//! else the settings. Callers name fields in their own words, a JSON path or a flag; [`FieldError`] lets each do so.
+//! This file owns the checks of values and the order of defaults: the request first, then its protocol or its
+//! vocabulary, then the settings. Each caller names fields in its own words, such as a JSON path or a flag;
+//! [`FieldError`] supports both.
 
 use std::fmt;
 
@@ -15,210 +16,213 @@ use crate::image::Resize;
 use crate::labeller::ModelKind;
 use crate::vocabulary::{Class, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions};
 
-/// The fields of a request to label an image, as far as its caller names them.
+/// The fields of a request to label an image. `None` means that the caller did not name the field.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SegmentFields {
     /// The fields that the features of the image depend on.
     pub features: FeatureFields,
-    /// What to look for; a protocol has a vocabulary of its own.
+    /// The classes to look for. A protocol brings a vocabulary of its own.
     pub vocabulary: Option<VocabularyChoice>,
-    /// What counts as none of the classes.
+    /// Which pixels are background.
     pub background: BackgroundFields,
-    /// The prompts that texts are put into.
+    /// The set of prompt templates that texts are put into.
     pub templates: Option<TemplateSet>,
-    /// What the synonyms of a class come to.
+    /// How the scores of a class's synonyms are combined.
     pub synonyms: Option<Synonyms>,
-    /// Prompt denoising threshold, 0 to 1; 0 for none.
+    /// Prompt denoising threshold, 0 to 1; 0 turns denoising off.
     pub prompt_denoising: Option<f32>,
-    /// What is done to scores at the size of the image.
+    /// How scores are refined at the image's size.
     pub refinement: Option<Refinement>,
-    /// Factor on cosines before the softmax.
+    /// Factor on cosines before the softmax, above 0 and at most [`MAX_TEMPERATURE`].
     pub temperature: Option<f32>,
-    /// How the result is written.
+    /// How the result is encoded.
     pub output: OutputOptions,
 }
 
-/// The fields that the features of an image depend on, with the model and the deadline.
+/// The fields that the features of an image depend on, with the model and the deadline. `None` means that the caller
+/// did not name the field.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FeatureFields {
-    /// The name of the model that must answer; the first one without it.
+    /// The name of the model that must answer; `None` for the first model.
     pub model: Option<String>,
-    /// A published test protocol, whose settings stand for what is left out.
+    /// A published test protocol. Its settings replace the defaults of the fields left out.
     pub protocol: Option<Protocol>,
-    /// What the last attention does.
+    /// What the last attention of the visual tower computes.
     pub attention: Option<Attention>,
-    /// Key smoothing; features keep the keys that it compares.
+    /// Key smoothing. The features keep the keys that it compares.
     pub key_smoothing: Option<KeySmoothingFields>,
     /// Short side of the model's input in pixels.
     pub short_side: Option<u32>,
-    /// Factors on the short side.
+    /// Factors on the short side, each above 0. The image is scored at each of these sizes.
     pub scales: Option<Vec<f64>>,
-    /// How the image comes to that size.
+    /// How the image is resized to the model's input.
     pub resize: Option<Resize>,
     /// Windows over the model's input.
     pub window: Option<WindowFields>,
-    /// Seconds after which the answer is of no use.
+    /// Seconds after which the caller no longer needs the answer.
     pub deadline_seconds: Option<f64>,
 }
 
-/// A method of key smoothing with its threshold.
+/// A key smoothing method with its threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KeySmoothingFields {
     /// The method.
     pub method: KeySmoothingMethod,
-    /// For [`KeySmoothingMethod::Reference`] alone: positions whose best probability reaches this are left as they are.
+    /// Only for [`KeySmoothingMethod::Reference`]: positions whose best probability reaches this threshold stay as they
+    /// are. 0 to 1, 1 by default.
     pub threshold: Option<f32>,
 }
 
 /// Windows over the model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowFields {
-    /// The input is seen as a whole.
+    /// The model sees its input as a whole.
     Whole,
-    /// Square windows.
+    /// The model sees its input through square windows.
     Square {
-        /// Side in pixels.
+        /// Side of a window in pixels.
         side: u32,
-        /// Pixels from one window to the next; half the side without it.
+        /// Pixels from one window to the next, 1 to `side`; `None` for half the side, rounded up.
         stride: Option<u32>,
     },
 }
 
-/// What to look for.
+/// The classes to look for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum VocabularyChoice {
-    /// Classes in the order of their ids.
+    /// Classes given with the request, in the order of their ids.
     Inline(Vec<Class>),
-    /// The name of a defined vocabulary.
+    /// The name of a stored or shipped vocabulary.
     Named(String),
-    /// A definition that the caller has.
+    /// A vocabulary definition that the caller holds.
     Defined(VocabularyDefinition),
 }
 
-/// What counts as none of the classes.
+/// Which pixels are background.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BackgroundFields {
-    /// The names that compete with the classes.
+    /// The background names, which compete with the classes.
     pub names: BackgroundNames,
-    /// Best class probability below which a pixel is background, 0 to 1; 0 for none.
+    /// A pixel whose best class probability is below this is background, 0 to 1; 0 turns the threshold off.
     pub threshold: Option<f32>,
-    /// Share of the pixels with a class up to which a class is nowhere, 0 to 1; 0 for none.
+    /// A class that covers at most this share of the foreground is dropped, 0 to 1; 0 keeps all classes.
     pub area: Option<f64>,
 }
 
-/// The names that compete with the classes for the background.
+/// The source of the background names, which compete with the classes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum BackgroundNames {
-    /// Those of the vocabulary's definition.
+    /// The background names of the vocabulary's definition.
     #[default]
     OfVocabulary,
-    /// The shipped list, `vocabulary.background`.
+    /// The shipped list, setting `vocabulary.background`.
     Shipped,
-    /// These; none at all when empty.
+    /// These names. An empty list means no background names.
     These(Vec<String>),
 }
 
-/// What a request comes to, everything but its image and its classes.
+/// A resolved request: all options except the image and the classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentOptions {
-    /// What counts as none of the classes.
+    /// Which pixels are background.
     pub background: Background,
-    /// The prompts texts are put into.
+    /// The set of prompt templates that texts are put into.
     pub templates: TemplateSet,
-    /// What the synonyms of a class come to.
+    /// How the scores of a class's synonyms are combined.
     pub synonyms: Synonyms,
-    /// The last attention, windows, temperature, denoising, smoothing, refinement.
+    /// Options of the features, of scoring and of refinement.
     pub dense: DenseOptions,
     /// How the image becomes the model's input.
     pub input: InputOptions,
-    /// How the label map is written.
+    /// How the label map is encoded.
     pub output: OutputOptions,
 }
 
-/// A field of a request.
+/// Names a field of a request, for error messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
-    /// What the last attention does.
+    /// What the last attention computes.
     Attention,
-    /// Share of the pixels with a class up to which a class is nowhere.
+    /// The share of the foreground at which a small class is dropped.
     BackgroundArea,
-    /// Best class probability below which a pixel is background.
+    /// The probability below which a pixel is background.
     BackgroundThreshold,
-    /// Seconds after which the answer is of no use.
+    /// Seconds after which the caller no longer needs the answer.
     DeadlineSeconds,
     /// Key smoothing.
     KeySmoothing,
-    /// The threshold of key smoothing.
+    /// Threshold of key smoothing.
     KeySmoothingThreshold,
     /// Prompt denoising threshold.
     PromptDenoising,
-    /// A published test protocol.
+    /// The published test protocol.
     Protocol,
-    /// One of the scales, by its place.
+    /// The scale at this index.
     Scale(usize),
-    /// Factors on the short side.
+    /// The list of scales.
     Scales,
     /// Short side of the model's input.
     ShortSide,
     /// Factor on cosines before the softmax.
     Temperature,
-    /// What to look for.
+    /// The classes to look for.
     Vocabulary,
-    /// Side of the windows.
+    /// Side of a window.
     WindowSide,
     /// Pixels from one window to the next.
     WindowStride,
 }
 
-/// A setting that a field exceeds.
+/// A limit in the settings that a field exceeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExceededLimit {
-    /// The key of the setting.
+    /// The limit's settings key.
     pub key: &'static str,
-    /// Its value.
+    /// The limit's value.
     pub value: LimitValue,
 }
 
 /// The value of a limit, in the unit that its key names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LimitValue {
-    /// A count.
+    /// A whole number, such as a count or a number of pixels.
     Whole(u64),
-    /// A measure.
+    /// A fractional number, such as seconds.
     Fractional(f64),
 }
 
-/// A field that is missing, out of its range, or does not go with another one.
+/// A request field is missing, out of its range, or contradicts another field.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FieldError {
-    /// A value outside its range.
+    /// The value is outside its range.
     OutOfRange {
         /// The field.
         field: Field,
-        /// The values that are possible, in words.
+        /// The allowed values, in words.
         range: String,
-        /// The value that was given, in words.
+        /// The given value, in words.
         value: String,
-        /// The setting that the value exceeds.
+        /// The limit in the settings that the value exceeds, if it exceeds one.
         limit: Option<ExceededLimit>,
     },
-    /// Windows that would leave pixels out, or overlap wholly.
+    /// The stride is larger than the window, which would skip pixels, or 0, which would not move.
     Stride {
-        /// Side of the windows in pixels.
+        /// Side of a window in pixels.
         side: u32,
-        /// The stride that was given.
+        /// The given stride in pixels.
         stride: u32,
     },
-    /// Key smoothing by the formula gives sums over the cells of one input, which have no mean over several.
+    /// Formula key smoothing at several scales. The formula sums over the cells of one input, and such sums have no
+    /// mean over several scales.
     FormulaAtScales,
-    /// A threshold for a method of key smoothing that has none.
+    /// A threshold with a key smoothing method that has none.
     ThresholdWithoutReference,
-    /// Nothing to look for.
+    /// The request names no classes, no vocabulary and no protocol.
     NoVocabulary,
 }
 
 impl FieldError {
-    /// The field at fault.
+    /// Returns the field at fault.
     pub fn field(&self) -> Field {
         match self {
             Self::OutOfRange { field, .. } => *field,
@@ -229,7 +233,7 @@ impl FieldError {
         }
     }
 
-    /// The setting that the field exceeds.
+    /// Returns the limit in the settings that the field exceeds, if it exceeds one.
     pub fn limit(&self) -> Option<ExceededLimit> {
         match self {
             Self::OutOfRange { limit, .. } => *limit,
@@ -237,7 +241,7 @@ impl FieldError {
         }
     }
 
-    /// What is wrong, in words for a caller who calls fields as `name` does.
+    /// Returns the error text. `name` returns the caller's word for a field.
     pub fn message(&self, name: impl Fn(Field) -> String) -> String {
         match self {
             Self::OutOfRange {
@@ -255,8 +259,8 @@ impl FieldError {
                 name(Field::WindowSide)
             ),
             Self::FormulaAtScales => {
-                "formula gives sums over the cells of an input, which have no mean over several scales; \
-                                      another method, or one of scales, does"
+                "formula sums over the cells of one input, and such sums have no mean over several scales; \
+                                      use another method or a single scale"
                     .to_owned()
             }
             Self::ThresholdWithoutReference => "only the method reference has a threshold".to_owned(),
@@ -274,7 +278,7 @@ impl fmt::Display for FieldError {
 impl std::error::Error for FieldError {}
 
 impl Field {
-    /// Where the field stands in a request, as in `scales[1]`.
+    /// Returns the field's path in a request, such as `scales[1]`.
     pub fn path(self) -> String {
         let path = match self {
             Self::Attention => "attention",
@@ -297,20 +301,20 @@ impl Field {
     }
 }
 
-/// What a request's fields are resolved against.
+/// The settings and the model against which a request's fields are resolved.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
     /// Limits and defaults.
     pub settings: &'a EngineSettings,
-    /// The model that is to answer: its name and what it is.
+    /// Name and kind of the model that will answer.
     pub model: (&'a str, ModelKind),
 }
 
 impl SegmentFields {
-    /// What to look for: the caller's choice, else the vocabulary of the protocol.
+    /// Returns the caller's choice of classes, or the vocabulary of the protocol.
     ///
     /// # Errors
-    /// When there is neither.
+    /// [`FieldError::NoVocabulary`] when the request names neither.
     pub(in crate::engine) fn choice(&self) -> Result<VocabularyChoice, FieldError> {
         let of_protocol = |protocol: Protocol| VocabularyChoice::Named(protocol.vocabulary().to_owned());
         let choice = self.vocabulary.clone();
@@ -319,11 +323,12 @@ impl SegmentFields {
             .ok_or(FieldError::NoVocabulary)
     }
 
-    /// What the fields come to: every value checked against its range and its limit, every absent one taken from the protocol, else
-    /// from the options of the vocabulary, else from the settings.
+    /// Checks every value against its range and its limit and fills in the fields left out: from the protocol if there
+    /// is one, else from the options of the vocabulary, else from the settings.
     ///
     /// # Errors
-    /// [`SegmentError::Field`]; [`SegmentError::Unsupported`] when the model has nothing that a field is about.
+    /// [`SegmentError::Field`] when a value is refused. [`SegmentError::Unsupported`] when the request names an
+    /// attention and the model has none.
     pub fn resolve(
         &self,
         surroundings: Surroundings<'_>,
@@ -363,10 +368,10 @@ impl SegmentFields {
 }
 
 impl FeatureFields {
-    /// What the fields come to, as in [`SegmentFields::resolve`].
+    /// Resolves the fields that features depend on, as [`SegmentFields::resolve`] does.
     ///
     /// # Errors
-    /// As there.
+    /// The same as [`SegmentFields::resolve`].
     pub fn resolve(&self, surroundings: Surroundings<'_>) -> Result<(FeatureOptions, InputOptions), SegmentError> {
         let Surroundings { settings, model } = surroundings;
         let of_protocol = self.protocol.map(Protocol::settings);
@@ -375,10 +380,10 @@ impl FeatureFields {
         Ok((features, input))
     }
 
-    /// Seconds after which the answer is of no use.
+    /// Returns the seconds after which the caller no longer needs the answer.
     ///
     /// # Errors
-    /// When the field is out of its range.
+    /// [`FieldError::OutOfRange`] when the field is out of its range.
     pub(in crate::engine) fn deadline_seconds(&self, settings: &EngineSettings) -> Result<f64, FieldError> {
         let queue = &settings.queue;
         let Some(seconds) = self.deadline_seconds else {
@@ -419,7 +424,7 @@ impl FeatureFields {
         };
         let attention = self.attention.unwrap_or(match kind {
             ModelKind::Clip => defaults.attention,
-            ModelKind::Student => Attention::default(), // not looked at
+            ModelKind::Student => Attention::default(), // A student ignores it.
         });
         let constants = self.protocol.map(Protocol::attention_constants);
         let features = FeatureOptions {
@@ -441,7 +446,8 @@ impl FeatureFields {
         Ok((features, key_smoothing, input))
     }
 
-    /// Whether a model of this kind has what the request names. Its key smoothing is checked with the model at hand.
+    /// Checks that a model of this kind has an attention if the request names one. Key smoothing is checked later, with
+    /// the loaded model.
     fn check_kind(&self, model: &str, kind: ModelKind) -> Result<(), SegmentError> {
         let named = match (kind, self.attention, self.protocol) {
             (ModelKind::Clip, ..) | (ModelKind::Student, None, None) => return Ok(()),
@@ -481,7 +487,7 @@ impl From<KeySmoothingMethod> for KeySmoothingFields {
 }
 
 impl WindowFields {
-    /// The windows, checked as far as they can be without an image.
+    /// Returns the windows, checked as far as possible without an image.
     fn resolve(self) -> Result<Option<Window>, FieldError> {
         let Self::Square { side, stride } = self else {
             return Ok(None);
@@ -503,7 +509,7 @@ impl WindowFields {
 }
 
 impl BackgroundFields {
-    /// No background: every pixel gets a class, whatever the defaults are.
+    /// Returns fields without any background: every pixel gets a class, whatever the defaults say.
     pub fn off() -> Self {
         Self {
             names: BackgroundNames::These(Vec::new()),
@@ -528,7 +534,7 @@ impl BackgroundFields {
     }
 }
 
-/// A probability or a share of something, 0 to 1.
+/// Checks a probability or a share, 0 to 1.
 fn share<T: Copy + Into<f64> + fmt::Display>(field: Field, value: T) -> Result<T, FieldError> {
     if (0.0..=1.0).contains(&value.into()) {
         return Ok(value);

@@ -1,4 +1,4 @@
-//! A request and its result as plain data.
+//! A request and its result, as plain data.
 
 mod fields;
 
@@ -18,21 +18,21 @@ pub use fields::{
     SegmentFields, SegmentOptions, Surroundings, VocabularyChoice, WindowFields,
 };
 
-/// One image to be labelled, and what its caller says of how.
+/// A request to label one image.
 #[derive(Debug, Clone)]
 pub struct SegmentRequest {
     /// The image.
     pub image: ImageSource,
-    /// The fields that the caller names; the engine fills in the others.
+    /// The fields that the caller names. The engine fills in the others.
     pub fields: SegmentFields,
 }
 
-/// An image given with the request, or one that is held.
+/// The image of a request: sent along, or held by the server.
 #[derive(Debug, Clone)]
 pub enum ImageSource {
-    /// The encoded image (JPEG, PNG, ...), not yet looked at.
+    /// The encoded image (JPEG, PNG, ...), not decoded yet.
     Upload(Bytes),
-    /// The id under which an image is held, see [`Engine::hold_image`](super::Engine::hold_image).
+    /// The id of a held image, see [`Engine::hold_image`](super::Engine::hold_image).
     Held(String),
 }
 
@@ -41,59 +41,59 @@ pub enum ImageSource {
 pub struct InputOptions {
     /// Short side of the model's input in pixels; `None` for the model's own.
     pub short_side: Option<u32>,
-    /// Factors on the short side: the image is scored at each of these sizes. At least one, each above 0.
+    /// Factors on the short side: at least one, each above 0. The image is scored at each of these sizes.
     pub scales: Vec<f64>,
-    /// How the image comes to that size.
+    /// How the image is resized to the model's input.
     pub resize: Resize,
 }
 
-/// One image to be held for requests to come, with its features.
+/// A request to hold one image with its features for later requests.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
-    /// The encoded image (JPEG, PNG, ...), not yet looked at.
+    /// The encoded image (JPEG, PNG, ...), not decoded yet.
     pub image: Bytes,
-    /// The fields that the caller names; the engine fills in the others.
+    /// The fields that the caller names. The engine fills in the others.
     pub fields: FeatureFields,
 }
 
-/// An image that is held.
+/// The result of holding an image.
 #[derive(Debug, Clone)]
 pub struct HeldImage {
-    /// What requests call it: random, known to nobody but whom it is given to.
+    /// The id by which requests name the image. It is random, so only those who are told can know it.
     pub id: String,
-    /// Name of the model that looked at it.
+    /// Name of the model that computed the features.
     pub model: String,
     /// Width of the image in pixels, after orientation.
     pub width: u32,
     /// Height of the image in pixels, after orientation.
     pub height: u32,
-    /// How long it is held from now on, unless others need the room.
+    /// How long the image is held from now on, unless other images need the room.
     pub expires_in: Duration,
-    /// Whether the features were held already, so that the model did not look at the image.
+    /// Whether the features were cached already, so that the model did no work.
     pub features_cached: bool,
-    /// Where the time went.
+    /// Seconds that each stage took.
     pub timings: Timings,
 }
 
-/// Pixels that belong to none of the classes.
+/// The options that decide which pixels belong to no class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Background {
-    /// Names that compete with the classes and win for the background; empty for none, `None` for
+    /// Names that compete with the classes; where one wins, the pixel is background. Empty for no names, `None` for
     /// those of the vocabulary's definition.
     pub names: Option<Vec<String>>,
-    /// A pixel whose best class probability is below this is background, 0 to 1; 0 for none.
+    /// A pixel whose best class probability is below this is background, 0 to 1; 0 turns the threshold off.
     pub threshold: f32,
-    /// A class that covers at most this share of the pixels that have a class is nowhere, 0 to 1; 0 for none. Its pixels
-    /// get the next best, or are background.
+    /// A class that covers at most this share of the foreground is dropped, 0 to 1; 0 keeps all classes. The pixels of
+    /// a dropped class get the next best class, or become background.
     pub area: f64,
 }
 
-/// How the result is written.
+/// How the result is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OutputOptions {
-    /// Form of the label map.
+    /// The format of the label map.
     pub label_map: LabelMapFormat,
-    /// Whether a confidence map (8-bit grey PNG) comes along.
+    /// Whether the result includes a confidence map (8-bit grey PNG).
     pub confidence_map: bool,
 }
 
@@ -106,43 +106,45 @@ pub struct Segmentation {
     pub width: u32,
     /// Height of the image in pixels, after orientation.
     pub height: u32,
-    /// Identifier of the class list with its templates and background: equal lists, equal id.
+    /// Id of the class list with its templates and background. Equal lists have equal ids.
     pub vocabulary_id: String,
-    /// Texts of the class list, all embedded by now.
+    /// Number of texts in the class list. All of them have embeddings now.
     pub vocabulary_texts: usize,
-    /// One entry per class, in request order.
+    /// One entry per class, in the order of the request.
     pub classes: Vec<ClassResult>,
     /// The label map.
     pub label_map: EncodedLabelMap,
-    /// Probability of each pixel's own label times 255 as an 8-bit grey PNG, when asked for.
+    /// The confidence map if the request asked for it: 255 times the probability of each pixel's own label, as an 8-bit
+    /// grey PNG.
     pub confidence_map: Option<Vec<u8>>,
-    /// What the caller should know.
+    /// Warnings for the caller.
     pub warnings: Vec<Warning>,
-    /// Whether the image's features were held already, so that the model did not look at it.
+    /// Whether the image's features were cached already, so that the model did not compute them.
     pub features_cached: bool,
-    /// Where the time went.
+    /// Seconds that each stage took.
     pub timings: Timings,
 }
 
-/// What the result says of one class.
+/// The result for one class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassResult {
-    /// The name, as given.
+    /// The class's name, as given.
     pub name: String,
-    /// What the label map says.
+    /// Statistics of the class in the label map.
     pub statistics: ClassStatistics,
-    /// Best raw cosine anywhere on the grid, -1 to 1.
+    /// Largest raw cosine of the class in any cell, -1 to 1.
     pub similarity: f32,
-    /// The model's image-level probability, relative to the class list, 0 to 1: CLIP's own, or that of a student's mean feature.
+    /// The probability of the class in the image as a whole, relative to the class list, 0 to 1. It comes from CLIP's
+    /// pooled feature, or from the mean feature of a student.
     pub image_probability: f32,
 }
 
-/// Advice that comes with a result: a stable code and words for people.
+/// A warning that comes with a result: a stable code and a text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// One of the codes below; never changes its meaning.
+    /// The kind of warning. A code never changes its meaning.
     pub code: WarningCode,
-    /// What it means for this request.
+    /// What the warning means for this request.
     pub message: String,
 }
 
@@ -162,71 +164,71 @@ impl From<ClassListAdvice> for Warning {
     }
 }
 
-/// Kinds of [`Warning`].
+/// The kind of a [`Warning`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WarningCode {
-    /// One class and no background: every pixel gets it with probability 1.
+    /// The list has one class and no background, so every pixel gets this class with probability 1.
     SingleClass,
-    /// No class stands for what is around the others, and background was neither asked for nor declined.
+    /// No class covers the surroundings of the others, and the request neither asked for a background nor declined it.
     NoBackground,
-    /// A class or a synonym stands in the list twice.
+    /// A name or synonym is listed twice.
     DuplicateClass,
-    /// A class has words the model's training captions never had.
+    /// A class has words that do not occur in the model's training captions.
     UnknownWord,
-    /// A name is longer than the model reads and lost its end.
+    /// A name is too long for the model and lost its end.
     TextTruncated,
-    /// Prompt denoising dropped every class, so it was not applied.
+    /// Prompt denoising would have dropped every class, so it was not applied.
     DenoisingDroppedAll,
 }
 
 impl WarningCode {
-    /// The code as it stands in replies.
+    /// Returns the code as it stands in replies.
     pub fn name(self) -> &'static str {
         self.into()
     }
 }
 
-/// Seconds per stage, named as the metrics name them; 0 for a stage that was not needed.
+/// Seconds that each stage took, 0 for a stage that was not needed. The metrics use the same names.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Timings {
-    /// Waiting for a worker.
+    /// Seconds of waiting for a worker.
     pub queue_seconds: f64,
-    /// Bytes to pixels.
+    /// Seconds of decoding the image's bytes to pixels.
     pub decode_seconds: f64,
-    /// Resize and normalisation.
+    /// Seconds of resizing and normalising the pixels.
     pub preprocess_seconds: f64,
-    /// Text embeddings that were not held yet.
+    /// Seconds of computing the text embeddings that were not cached.
     pub text_seconds: f64,
-    /// The visual tower and the scores.
+    /// Seconds of running the visual tower and computing the scores.
     pub model_seconds: f64,
-    /// Scores to labels at image size.
+    /// Seconds of turning scores into labels at the image's size.
     pub label_map_seconds: f64,
-    /// Writing the label map and the confidence map.
+    /// Seconds of encoding the label map and the confidence map.
     pub encode_seconds: f64,
 }
 
-/// Why there is no result.
+/// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SegmentError {
-    /// A field is missing, out of its range, or does not go with another one.
+    /// A field is missing, out of its range, or contradicts another field.
     #[error(transparent)]
     Field(#[from] FieldError),
     /// The image was refused.
     #[error(transparent)]
     Image(#[from] DecodeError),
-    /// The vocabulary was refused or is not there.
+    /// The vocabulary was refused or does not exist.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
     /// The model's input would be too large.
     #[error(transparent)]
     InputTooLarge(#[from] InputTooLarge),
-    /// The model would have too much to do.
+    /// The request would cost the model too much work.
     #[error(transparent)]
     Cost(#[from] CostError),
-    /// The attention that was asked for is not defined on the model's input for this image.
+    /// The attention is not defined on the model's input for this image.
     #[error(transparent)]
     UnsuitableInput(#[from] DenseError),
     /// The request names a model that is not served.
@@ -234,56 +236,56 @@ pub enum SegmentError {
     UnknownModel {
         /// The name in the request.
         asked: String,
-        /// The names of those there are.
+        /// The names of the served models.
         served: Vec<String>,
     },
-    /// The model at hand cannot do what was asked; the text says what it can.
+    /// The model does not support an option of the request. The text says what it does support.
     #[error("{0}")]
     Unsupported(String),
-    /// No image is held under the id: there never was one, it has expired or been dropped, or others needed the room.
+    /// No image is held under the id: it never existed, has expired, was deleted, or made room for others.
     #[error(
         "no image is held under this id: there never was one, or it has expired, been deleted, or made room for others; send the \
          image again"
     )]
     ImageNotHeld,
-    /// The image alone takes more than may be held.
+    /// The image alone needs more bytes than all held images may have.
     #[error("holding the image takes {bytes} bytes, more than images.held_bytes = {limit}")]
     ImageTooLargeToHold {
-        /// Bytes that it would take.
+        /// Bytes that the image would need.
         bytes: u64,
         /// The limit in bytes.
         limit: u64,
     },
-    /// The queue is full.
+    /// The engine holds as many requests as it may.
     #[error("the engine holds {capacity} requests already, as many as engine.queue_capacity allows")]
     Overloaded {
-        /// Requests the engine can hold.
+        /// Number of requests that the engine can hold.
         capacity: usize,
     },
-    /// The deadline passed first. Text embeddings go on being computed and are kept.
+    /// The deadline passed first. Text embeddings that are being computed are finished and kept.
     #[error("the deadline passed after {seconds} s in stage {stage}")]
     DeadlineExceeded {
-        /// Seconds since the request was taken.
+        /// Seconds since the engine took the request.
         seconds: f64,
-        /// The stage it waited for.
+        /// The stage that the request was in.
         stage: &'static str,
     },
-    /// No worker is ready, or the server is going down.
+    /// No worker is ready, or the server is shutting down.
     #[error("{0}")]
     Unavailable(&'static str),
-    /// Our fault; the log has the detail.
+    /// An internal failure. The log has the details.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
-/// "is demo", or "are demo, fruit".
+/// Returns "is demo" for one name, "are demo, fruit" for several.
 fn list(names: &[String]) -> String {
     let verb = if names.len() == 1 { "is" } else { "are" };
     format!("{verb} {}", names.join(", "))
 }
 
 impl Timings {
-    /// Notes the time one stage took.
+    /// Records the time that one stage took.
     pub(in crate::engine) fn set(&mut self, stage: Stage, elapsed: Duration) {
         let seconds = match stage {
             Stage::Decode => &mut self.decode_seconds,

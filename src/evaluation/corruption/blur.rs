@@ -1,20 +1,20 @@
-//! Filters: Gaussian and disk.
+//! Filters: Gaussian blur and disk blur.
 
 use rayon::prelude::*;
 
 use super::Pixels;
 
-/// What a filter sees beyond the border.
+/// The values that a filter sees beyond the border.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Border {
-    /// The border's own value (`aaa|abcd|ddd`): scikit-image's `nearest`.
+    /// The value at the border (`aaa|abcd|ddd`), scikit-image's `nearest`.
     Nearest,
-    /// The inside, mirrored at the border's pixels (`dcb|abcd|cba`): OpenCV's `BORDER_REFLECT_101`.
+    /// The inside, mirrored at the border's pixels (`dcb|abcd|cba`), OpenCV's `BORDER_REFLECT_101`.
     Mirror,
 }
 
 impl Border {
-    /// The index that stands for one that may lie outside of 0 to `length` - 1.
+    /// Returns the index from 0 to `length` - 1 that stands for `index`, which may lie outside.
     pub fn index(self, index: isize, length: usize) -> usize {
         let last = length as isize - 1;
         let inside = match self {
@@ -29,7 +29,8 @@ impl Border {
     }
 }
 
-/// scikit-image's `gaussian`: cut off at four standard deviations, the border's value beyond it.
+/// Blurs like scikit-image's `gaussian`, with a kernel of four standard deviations and nearest values beyond the
+/// border.
 pub(super) fn gaussian(pixels: &Pixels, deviation: f64) -> Pixels {
     let planes = pixels
         .planes()
@@ -37,14 +38,15 @@ pub(super) fn gaussian(pixels: &Pixels, deviation: f64) -> Pixels {
     pixels.with(planes.collect())
 }
 
-/// [`gaussian`] of one plane, `[height, width]`.
+/// Applies [`gaussian`] to one plane, `[height, width]`.
 pub(super) fn gaussian_plane(plane: &[f64], width: usize, deviation: f64) -> Vec<f64> {
     let kernel = gaussian_kernel((4.0 * deviation + 0.5) as usize, deviation);
     let down = filter(plane, width, &kernel, 1, Border::Nearest);
     filter(&down, width, &kernel, kernel.len(), Border::Nearest)
 }
 
-/// ImageNet-C's `defocus_blur`: a disk of this radius in pixels, its edge smoothed by a Gaussian of deviation `alias`.
+/// Blurs like ImageNet-C's `defocus_blur`: with a disk of this radius in pixels, whose edge a Gaussian of deviation
+/// `alias` smooths.
 pub(super) fn defocus(pixels: &Pixels, radius: usize, alias: f64) -> Pixels {
     let (kernel, side) = disk(radius, alias);
     let planes = pixels
@@ -53,7 +55,8 @@ pub(super) fn defocus(pixels: &Pixels, radius: usize, alias: f64) -> Pixels {
     pixels.with(planes.collect())
 }
 
-/// The disk's kernel, `[side, side]`, and its side: 17 up to radius 8, smoothed over 3 cells; larger ones over 5.
+/// Returns the disk's kernel, `[side, side]`, and its side. Up to radius 8 the side is 17 and 3 cells smooth the edge;
+/// larger disks use 5 cells.
 fn disk(radius: usize, alias: f64) -> (Vec<f64>, usize) {
     let (reach, smoothing) = if radius <= 8 { (8, 1) } else { (radius, 2) };
     let side = 2 * reach + 1;
@@ -69,7 +72,7 @@ fn disk(radius: usize, alias: f64) -> (Vec<f64>, usize) {
     (filter(&down, side, &smooth, smooth.len(), Border::Mirror), side)
 }
 
-/// `2 * reach + 1` weights of sum 1.
+/// Returns `2 * reach + 1` weights with the sum 1.
 fn gaussian_kernel(reach: usize, deviation: f64) -> Vec<f64> {
     let weight = |place: usize| (-0.5 * (place.abs_diff(reach) as f64 / deviation).powi(2)).exp();
     let weights: Vec<f64> = (0..=2 * reach).map(weight).collect();
@@ -77,11 +80,11 @@ fn gaussian_kernel(reach: usize, deviation: f64) -> Vec<f64> {
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// Correlates a plane, `[height, width]`, with a kernel of odd sides, row-major, `kernel_width` across.
+/// Correlates a plane, `[height, width]`, with a row-major kernel of odd sides that is `kernel_width` wide.
 pub(super) fn filter(plane: &[f64], width: usize, kernel: &[f64], kernel_width: usize, border: Border) -> Vec<f64> {
     let height = plane.len() / width;
     let (reach_x, reach_y) = (kernel_width / 2, kernel.len() / kernel_width / 2);
-    // Weights that are not 0, with their offsets.
+    // The offsets and values of all weights except zeros.
     let taps: Vec<(isize, isize, f64)> = kernel
         .iter()
         .enumerate()
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_a_correlation() {
-        // An impulse shows the kernel turned by half a circle.
+        // A single bright pixel becomes the kernel turned by 180 degrees.
         let mut impulse = vec![0.0; 25];
         impulse[12] = 1.0;
         let kernel: Vec<f64> = (1..=9).map(f64::from).collect();

@@ -1,14 +1,14 @@
-//! What JPEG at a quality leaves of an image: colour conversion, halved colour planes, quantised cosine transforms.
+//! Computes the losses of JPEG at a quality: colour conversion, halved colour planes, quantised cosine transforms.
 //!
-//! As libjpeg does it for Pillow, and so for ImageNet-C, whose colour planes have half the size; the encoders at hand keep
-//! them whole. The bits in between lose nothing and are left out. ITU-T T.81, with libjpeg's scaling of the tables in its
+//! Follows libjpeg as Pillow uses it, and thus ImageNet-C, with colour planes of half the size; the available encoders
+//! keep them whole. The lossless coding of the bits is left out. ITU-T T.81, with libjpeg's scaling of the tables in
 //! Annex K and libjpeg's triangle filter for enlarging.
 
 use rayon::prelude::*;
 
 use crate::image::RgbImage;
 
-/// Annex K's quantisation of brightness and of colour, `[8, 8]`, row-major over frequencies.
+/// Quantisation tables of Annex K for brightness and for colour, `[8, 8]`, row-major over frequencies.
 const LUMINANCE: [u32; 64] = [
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
     87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
@@ -37,14 +37,14 @@ impl Plane {
         }
     }
 
-    /// The value at a place, or the border's nearest.
+    /// Returns the value at a place, or the nearest value inside.
     fn at(&self, x: isize, y: isize) -> u8 {
         let inside = |place: isize, length: usize| place.clamp(0, length as isize - 1).unsigned_abs();
         self.values[inside(y, self.height) * self.width + inside(x, self.width)]
     }
 }
 
-/// The image after JPEG at a quality of 1 to 100.
+/// Returns the image after JPEG at a quality from 1 to 100.
 pub(super) fn compress(image: &RgbImage, quality: u32) -> RgbImage {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let plane = |[red, green, blue]: [f64; 3], offset: f64| {
@@ -73,7 +73,7 @@ fn byte(value: f64) -> u8 {
     value.round().clamp(0.0, 255.0) as u8
 }
 
-/// A table at a quality, as libjpeg scales it.
+/// Returns a table scaled to a quality as libjpeg does.
 fn scaled(table: &[u32; 64], quality: u32) -> [f64; 64] {
     let percent = if quality < 50 {
         5000 / quality
@@ -83,7 +83,7 @@ fn scaled(table: &[u32; 64], quality: u32) -> [f64; 64] {
     table.map(|step| f64::from(((step * percent + 50) / 100).clamp(1, 255)))
 }
 
-/// Half the width and height: means of four, ties up and down in turn as libjpeg has them.
+/// Halves width and height: means of four values, with ties rounded down and up in turn as in libjpeg.
 fn halved(plane: &Plane) -> Plane {
     Plane::new(plane.width.div_ceil(2), plane.height.div_ceil(2), |x, y| {
         let (left, top) = (2 * x as isize, 2 * y as isize);
@@ -97,7 +97,8 @@ fn halved(plane: &Plane) -> Plane {
     })
 }
 
-/// Twice the width and height, or one less: three quarters of the nearest value and a quarter of the next, along each axis.
+/// Doubles width and height, or one less. Along each axis a value is three quarters of the nearest value and a quarter
+/// of the next.
 fn doubled(plane: &Plane, width: usize, height: usize) -> Plane {
     Plane::new(width, height, |x, y| {
         let toward = |place: usize| if place.is_multiple_of(2) { -1 } else { 1 };
@@ -109,7 +110,8 @@ fn doubled(plane: &Plane, width: usize, height: usize) -> Plane {
     })
 }
 
-/// Every block of 8 x 8 through the cosine transform, quantised, and back. Beyond the border the border's values go on.
+/// Transforms every block of 8 x 8 pixels, quantises the coefficients and transforms back. Values at the border
+/// continue beyond it.
 fn quantised(plane: &Plane, steps: &[f64; 64]) -> Plane {
     let basis = basis();
     let across = plane.width.div_ceil(8);
@@ -123,7 +125,7 @@ fn quantised(plane: &Plane, steps: &[f64; 64]) -> Plane {
             });
             let mut frequencies = transform(&values, |frequency, place| basis[frequency][place]);
             for (frequency, step) in frequencies.iter_mut().zip(steps) {
-                // libjpeg's transform gives whole eighths, which decides ties.
+                // libjpeg's transform returns multiples of an eighth. This decides ties.
                 let eighths = (*frequency * 8.0).round() / 8.0;
                 *frequency = (eighths / step).round() * step;
             }
@@ -135,7 +137,7 @@ fn quantised(plane: &Plane, steps: &[f64; 64]) -> Plane {
     })
 }
 
-/// The orthonormal cosine basis, `[frequency][place]`.
+/// Returns the orthonormal cosine basis, `[frequency][place]`.
 fn basis() -> [[f64; 8]; 8] {
     std::array::from_fn(|frequency| {
         let scale: f64 = if frequency == 0 { 0.125 } else { 0.25 };
@@ -146,7 +148,7 @@ fn basis() -> [[f64; 8]; 8] {
     })
 }
 
-/// A matrix on both sides of a block, `[8, 8]`: along its rows, then along its columns.
+/// Multiplies a block, `[8, 8]`, with a matrix from both sides: along its rows, then along its columns.
 fn transform(block: &[f64; 64], weight: impl Fn(usize, usize) -> f64) -> [f64; 64] {
     let rows: [f64; 64] = std::array::from_fn(|place| {
         let (row, to) = (place / 8, place % 8);

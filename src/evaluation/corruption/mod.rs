@@ -1,10 +1,10 @@
-//! Corruptions of images as ImageNet-C defines them: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to
-//! Common Corruptions and Perturbations", ICLR 2019.
+//! Corruptions of images as ImageNet-C defines them: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness
+//! to Common Corruptions and Perturbations", ICLR 2019.
 //!
-//! The constants are those of the benchmark's own code, `ImageNet-C/imagenet_c/imagenet_c/corruptions.py` of
-//! github.com/hendrycks/robustness; what OpenCV, scikit-image and libjpeg do there is computed here from their documented
-//! definitions. ImageNet-C corrupts crops of 224 x 224 pixels and saves them as JPEG; here the whole image is corrupted at its
-//! own size and nothing else is lost. As there, results are cut, not rounded, to 8 bits.
+//! The constants come from the benchmark's own code, `ImageNet-C/imagenet_c/imagenet_c/corruptions.py` of
+//! github.com/hendrycks/robustness. Functions of OpenCV, scikit-image and libjpeg are written here from their
+//! documented definitions. ImageNet-C corrupts crops of 224 x 224 pixels and saves them as JPEG. Here the whole image
+//! is corrupted at its own size and not saved as JPEG. As in ImageNet-C, results are truncated to 8 bits, not rounded.
 
 mod blur;
 mod jpeg;
@@ -15,14 +15,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
+use strum::{Display, EnumString, VariantArray, VariantNames};
 
 use crate::image::RgbImage;
 use crate::support::Random;
 
-/// The highest severity; the lowest is 1.
+/// The highest severity. The lowest is 1.
 const MAX_SEVERITY: u8 = 5;
 
-/// What is done to an image, and how badly.
+/// A kind of corruption with a severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(into = "String")]
 pub struct Corruption {
@@ -31,57 +32,30 @@ pub struct Corruption {
     severity: u8,
 }
 
-/// Kinds of corruption: those of MaskCLIP's table on robustness.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The kinds of corruption in MaskCLIP's table on robustness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, EnumString, VariantArray, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum CorruptionKind {
-    /// Normal noise, added.
+    /// Adds normal noise.
     GaussianNoise,
-    /// Poisson noise: photons that are counted.
+    /// Adds Poisson noise, the noise of counted photons.
     ShotNoise,
-    /// Values that are black or white by chance.
+    /// Makes random values black or white.
     ImpulseNoise,
-    /// Normal noise, in proportion to the value.
+    /// Adds normal noise in proportion to the value.
     SpeckleNoise,
-    /// A Gaussian filter.
+    /// Applies a Gaussian filter.
     GaussianBlur,
-    /// A disk filter: out of focus.
+    /// Applies a disk filter, so the image looks out of focus.
     DefocusBlur,
-    /// Water, at severities 4 and 5 mud, on the lens.
+    /// Puts water on the lens, or mud at severities 4 and 5.
     Spatter,
-    /// JPEG at low quality.
+    /// Compresses as JPEG of low quality.
     Jpeg,
 }
 
-impl CorruptionKind {
-    /// Every kind.
-    pub const ALL: [Self; 8] = [
-        Self::GaussianNoise,
-        Self::ShotNoise,
-        Self::ImpulseNoise,
-        Self::SpeckleNoise,
-        Self::GaussianBlur,
-        Self::DefocusBlur,
-        Self::Spatter,
-        Self::Jpeg,
-    ];
-
-    /// The name on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::GaussianNoise => "gaussian-noise",
-            Self::ShotNoise => "shot-noise",
-            Self::ImpulseNoise => "impulse-noise",
-            Self::SpeckleNoise => "speckle-noise",
-            Self::GaussianBlur => "gaussian-blur",
-            Self::DefocusBlur => "defocus-blur",
-            Self::Spatter => "spatter",
-            Self::Jpeg => "jpeg",
-        }
-    }
-}
-
 impl Corruption {
-    /// Corrupts an image. What is random depends on the corruption and on `name` alone, the image's: it repeats.
+    /// Corrupts an image. Randomness depends only on the corruption and on the image's `name`, so results repeat.
     pub fn apply(self, image: &RgbImage, name: &str) -> RgbImage {
         let place = usize::from(self.severity) - 1;
         let random = &mut Random::seeded(&format!("{self} {name}"));
@@ -102,7 +76,7 @@ impl Corruption {
                 let noise: Vec<f64> = (0..count).map(|_| random.normal()).collect();
                 spatter::spatter(pixels, &constants, &noise)
             }
-            // Decoded to whole values already.
+            // JPEG returns whole 8-bit values, so nothing is left to truncate.
             CorruptionKind::Jpeg => return jpeg::compress(image, [25, 18, 15, 10, 7][place]),
         };
         corrupted.into_image()
@@ -111,7 +85,7 @@ impl Corruption {
 
 impl fmt::Display for Corruption {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.kind.name(), self.severity)
+        write!(formatter, "{}:{}", self.kind, self.severity)
     }
 }
 
@@ -126,20 +100,20 @@ impl FromStr for Corruption {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once(':').and_then(|(name, severity)| {
-            let kind = CorruptionKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+            let kind = name.parse().ok()?;
             let severity = severity.parse().ok()?;
             (1..=MAX_SEVERITY)
                 .contains(&severity)
                 .then_some(Self { kind, severity })
         });
         parts.ok_or_else(|| {
-            let names = CorruptionKind::ALL.map(CorruptionKind::name).join(", ");
+            let names = <CorruptionKind as VariantNames>::VARIANTS.join(", ");
             format!("{text:?} is no corruption: NAME:SEVERITY, severity 1 to {MAX_SEVERITY}, of {names}")
         })
     }
 }
 
-/// An image as numbers, 0 to 1.
+/// An image as floating-point values from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
 struct Pixels {
     width: usize,
@@ -149,22 +123,22 @@ struct Pixels {
 }
 
 impl Pixels {
-    /// The same with other values.
+    /// Returns an image of the same size with other values.
     fn with(&self, values: Vec<f64>) -> Self {
         Self { values, ..*self }
     }
 
-    /// The same with each value changed by itself.
+    /// Returns the image with each value changed on its own.
     fn map(&self, change: impl FnMut(&f64) -> f64) -> Self {
         self.with(self.values.iter().map(change).collect())
     }
 
-    /// The three planes, each `[height, width]`.
+    /// Returns the three planes, `[height, width]` each.
     fn planes(&self) -> std::slice::ChunksExact<'_, f64> {
         self.values.chunks_exact(self.width * self.height)
     }
 
-    /// Clipped to 0 to 1 and cut to 8 bits.
+    /// Clips the values to 0 to 1 and truncates them to 8 bits.
     fn into_image(self) -> RgbImage {
         let plane = self.width * self.height;
         let byte = |value: f64| (value.clamp(0.0, 1.0) * 255.0) as u8;

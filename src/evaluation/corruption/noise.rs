@@ -1,4 +1,4 @@
-//! Noise on each value by itself, drawn pixel by pixel for each channel.
+//! Noise on each value, drawn independently pixel by pixel for each channel.
 
 use super::Pixels;
 use crate::support::Random;
@@ -8,12 +8,13 @@ pub(super) fn gaussian(pixels: &Pixels, deviation: f64, random: &mut Random) -> 
     pixels.map(|value| value + deviation * random.normal())
 }
 
-/// Counts photons: `photons` of them make white.
+/// Simulates the counting of photons. White is `photons` photons.
 pub(super) fn shot(pixels: &Pixels, photons: f64, random: &mut Random) -> Pixels {
     pixels.map(|value| f64::from(random.poisson(value * photons)) / photons)
 }
 
-/// Makes this part of the values black or white, half of it each: scikit-image's `random_noise(mode="s&p")`.
+/// Makes the share `part` of the values black or white, half of it each, like scikit-image's
+/// `random_noise(mode="s&p")`.
 pub(super) fn impulse(pixels: &Pixels, part: f64, random: &mut Random) -> Pixels {
     pixels.map(|&value| {
         if random.uniform() >= part {

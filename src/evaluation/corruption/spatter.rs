@@ -1,8 +1,8 @@
-//! Spatter: drops on the lens, from smoothed noise that is cut off at a threshold.
+//! Spatter: drops on the lens, made of smoothed noise above a threshold.
 //!
-//! The steps and constants are those of ImageNet-C's `spatter`. What it asks of OpenCV is computed here as OpenCV's
-//! documentation defines it: Canny's edges with 3 x 3 Sobel filters and the sum of absolute derivatives, the 5 x 5 chamfer
-//! distance, a histogram's equalisation.
+//! The steps and constants come from ImageNet-C's `spatter`. Its calls of OpenCV are written here from OpenCV's
+//! documentation: Canny's edges with 3 x 3 Sobel filters and the sum of absolute derivatives, the 5 x 5 chamfer
+//! distance, and histogram equalisation.
 
 use super::Pixels;
 use super::blur::{Border, filter, gaussian_plane};
@@ -13,23 +13,23 @@ pub(super) struct Constants {
     /// Mean and standard deviation of the noise.
     mean: f64,
     deviation: f64,
-    /// Standard deviation in pixels by which it is smoothed.
+    /// Standard deviation in pixels of the Gaussian that smooths the noise.
     smoothing: f64,
-    /// What lies below is dry.
+    /// Threshold of the smoothed noise. Pixels below it stay dry.
     threshold: f64,
     liquid: Liquid,
 }
 
-/// What splashes.
+/// The liquid on the lens.
 #[derive(Debug, Clone, Copy)]
 enum Liquid {
-    /// Pale turquoise, brightest near the drops' edges, added with this strength.
+    /// Pale turquoise water, brightest near the edges of drops, added with this strength.
     Water(f64),
-    /// Brown, opaque, its edge smoothed by this standard deviation in pixels.
+    /// Opaque brown mud, whose edge a Gaussian of this standard deviation in pixels smooths.
     Mud(f64),
 }
 
-/// ImageNet-C's table, severities 1 to 5.
+/// The constants of ImageNet-C for severities 1 to 5.
 pub(super) const CONSTANTS: [Constants; 5] = [
     constants(0.65, 0.3, 4.0, 0.69, Liquid::Water(0.6)),
     constants(0.65, 0.3, 3.0, 0.68, Liquid::Water(0.6)),
@@ -48,14 +48,14 @@ const fn constants(mean: f64, deviation: f64, smoothing: f64, threshold: f64, li
     }
 }
 
-/// RGB, 0 to 255.
+/// Colours of water and mud, RGB, 0 to 255.
 const WATER: [f64; 3] = [175.0, 238.0, 238.0];
 const MUD: [f64; 3] = [63.0, 42.0, 20.0];
 
-/// Mud that is less opaque than this is none.
+/// Mud less opaque than this is left out.
 const THINNEST_MUD: f64 = 0.8;
 
-/// Spatters an image. `noise` is normal, one value per pixel.
+/// Spatters an image. `noise` is standard normal, one value per pixel.
 pub(super) fn spatter(pixels: &Pixels, constants: &Constants, noise: &[f64]) -> Pixels {
     let width = pixels.width;
     let noise: Vec<f64> = noise
@@ -89,7 +89,7 @@ pub(super) fn spatter(pixels: &Pixels, constants: &Constants, noise: &[f64]) -> 
     }
 }
 
-/// How much light water adds, `[height, width]`.
+/// Returns how much light the water adds, `[height, width]`.
 fn water(liquid: &[f64], width: usize, strength: f64) -> Vec<f64> {
     let liquid: Vec<u8> = liquid.iter().map(|value| (value * 255.0) as u8).collect();
     let distance = distance_to(&edges(&liquid, width), width);
@@ -106,12 +106,12 @@ fn water(liquid: &[f64], width: usize, strength: f64) -> Vec<f64> {
         .map(|(&wet, relief)| f64::from(wet) * relief)
         .collect();
     let most = light.iter().copied().fold(0.0, f64::max);
-    // Where nothing is wet the reference divides by zero.
+    // Where nothing is wet, the reference divides by zero.
     let scale = if most > 0.0 { strength / most } else { 0.0 };
     light.iter().map(|light| light * scale).collect()
 }
 
-/// How opaque mud is, `[height, width]`.
+/// Returns the opacity of the mud, `[height, width]`, 0 to 1.
 fn mud(liquid: &[f64], width: usize, threshold: f64, smoothing: f64) -> Vec<f64> {
     let wet: Vec<f64> = liquid
         .iter()
@@ -129,7 +129,7 @@ fn mean_of_nine(plane: &[f64], width: usize) -> Vec<f64> {
     sums.iter().map(|sum| sum / 9.0).collect()
 }
 
-/// Canny's edges with the thresholds 50 and 150.
+/// Returns the edges that Canny's method finds with the thresholds 50 and 150.
 fn edges(image: &[u8], width: usize) -> Vec<bool> {
     let (low, high) = (50, 150);
     let height = image.len() / width;
@@ -137,7 +137,7 @@ fn edges(image: &[u8], width: usize) -> Vec<bool> {
         let (x, y) = (Border::Nearest.index(x, width), Border::Nearest.index(y, height));
         i64::from(image[y * width + x])
     };
-    // Sobel's derivatives, 3 x 3.
+    // 3 x 3 Sobel derivatives.
     let gradient = |pixel: usize| {
         let (x, y) = ((pixel % width) as isize, (pixel / width) as isize);
         let column = |x: isize| value(x, y - 1) + 2 * value(x, y) + value(x, y + 1);
@@ -154,7 +154,7 @@ fn edges(image: &[u8], width: usize) -> Vec<bool> {
         };
         across.abs() + down.abs()
     };
-    // An edge's pixel is steeper than both neighbours along its gradient, which is rounded to 45 degrees.
+    // A ridge pixel is steeper than both neighbours along its gradient, whose direction is rounded to 45 degrees.
     let is_ridge = |pixel: usize| {
         let (x, y) = ((pixel % width) as isize, (pixel / width) as isize);
         let (across, down) = gradients[pixel];
@@ -174,7 +174,7 @@ fn edges(image: &[u8], width: usize) -> Vec<bool> {
     let mut is_candidate: Vec<bool> = (0..image.len())
         .map(|pixel| strength(pixel) > low && is_ridge(pixel))
         .collect();
-    // What hangs together with a strong one is an edge.
+    // Candidates connected to a strong candidate are edges.
     let mut found = vec![false; image.len()];
     let mut open: Vec<usize> = (0..image.len())
         .filter(|&pixel| is_candidate[pixel] && strength(pixel) > high)
@@ -195,10 +195,10 @@ fn edges(image: &[u8], width: usize) -> Vec<bool> {
     found
 }
 
-/// The distance to the nearest edge in pixels, infinite without one: the chamfer distance with the steps 1, 1.4 and 2.1969
-/// (Borgefors 1986), OpenCV's 5 x 5 mask.
+/// Returns the distance to the nearest edge in pixels, infinite if there is no edge: the chamfer distance with the
+/// steps 1, 1.4 and 2.1969 (Borgefors 1986), OpenCV's 5 x 5 mask.
 fn distance_to(edges: &[bool], width: usize) -> Vec<f64> {
-    /// Steps to pixels that a pass from the first pixel to the last has been at.
+    /// Steps to pixels that a forward pass has visited already.
     const STEPS: [(isize, isize, f64); 8] = [
         (-1, -2, 2.1969),
         (1, -2, 2.1969),
@@ -228,7 +228,7 @@ fn distance_to(edges: &[bool], width: usize) -> Vec<f64> {
     distance
 }
 
-/// OpenCV's `equalizeHist`: values spread so that their cumulative histogram is straight.
+/// Equalises the histogram like OpenCV's `equalizeHist`: the cumulative histogram becomes a straight line.
 fn equalised(values: &[u8]) -> Vec<f64> {
     let mut histogram = [0_usize; 256];
     values.iter().for_each(|&value| histogram[usize::from(value)] += 1);
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_step_has_one_edge_and_distances_grow_from_it() {
-        // Dark and bright halves of 8 x 4 pixels.
+        // An image of 8 x 4 pixels with a dark and a bright half.
         let image: Vec<u8> = (0..32).map(|pixel| if pixel % 8 < 4 { 0 } else { 200 }).collect();
         let edges = edges(&image, 8);
         let columns: Vec<usize> = (0..8).filter(|&x| (0..4).all(|y| edges[y * 8 + x])).collect();

@@ -1,4 +1,5 @@
-//! Corruptions against a plain Python writing of ImageNet-C's (tools/golden/corruption.py), and the statistics of noise.
+//! Compares corruptions with ImageNet-C's, written in plain Python (tools/golden/corruption.py), and checks the
+//! statistics of noise.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ fn golden(name: &str) -> RgbImage {
     image.expect("a golden image is there").into_rgb8()
 }
 
-/// How many values differ by how much: `[by 0, by 1, by 2, ...]` as parts of all.
+/// Returns the share of values per difference: `[by 0, by 1, by 2, ...]`.
 fn differences(image: &RgbImage, expected: &RgbImage) -> Vec<f64> {
     assert_eq!(image.dimensions(), expected.dimensions());
     let mut counts = vec![0.0; 256];
@@ -37,7 +38,7 @@ fn blurs_are_the_references_to_the_last_bit_of_rounding() {
         "defocus-blur:5",
     ] {
         let counts = differences(&corruption(name).apply(&source, ""), &golden(&name.replace(':', "-")));
-        // Values are cut to 8 bits: where one is whole, rounding decides.
+        // Values are truncated to 8 bits, so rounding errors decide where a value is whole.
         assert!(
             counts[0] > 0.99 && counts[2..].iter().all(|part| *part == 0.0),
             "{name}: {:?}",
@@ -56,7 +57,7 @@ fn jpeg_leaves_what_libjpeg_leaves() {
             let counts = differences(image, expected);
             (0..).zip(counts).map(|(by, part)| f64::from(by) * part).sum::<f64>()
         };
-        // libjpeg's transforms are in integers, which decides ties of single coefficients otherwise.
+        // libjpeg transforms in integers, which decides ties of some coefficients differently.
         let (error, change) = (mean(&corrupted, &golden(&name)), mean(&source, &golden(&name)));
         assert!(error < 0.02 * change, "{name}: {error}, where JPEG changes {change}");
     }
@@ -66,7 +67,8 @@ fn jpeg_leaves_what_libjpeg_leaves() {
 fn spatter_is_the_references_on_the_same_noise() {
     let source = golden("source");
     let pixels = Pixels::from(&source);
-    // The noise of tools/golden/corruption.py: sums of twelve numbers of a linear congruential generator, less six.
+    // The same noise as in tools/golden/corruption.py: sums of twelve numbers from a linear congruential generator,
+    // minus six.
     let mut state = 2022_u32;
     let mut uniform = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -87,14 +89,14 @@ fn spatter_is_the_references_on_the_same_noise() {
     }
 }
 
-/// A grey image that is large enough for statistics.
+/// Returns a grey image that is large enough for statistics.
 fn grey(value: u8) -> RgbImage {
     RgbImage::from_pixel(300, 200, ::image::Rgb([value; 3]))
 }
 
-/// Mean and standard deviation of an image's values, 0 to 1.
+/// Returns mean and standard deviation of an image's values, 0 to 1.
 fn moments(image: &RgbImage) -> (f64, f64) {
-    // Values were cut to 8 bits: half a step is missing on average.
+    // Truncation to 8 bits loses half a step on average, which is added back.
     let values: Vec<f64> = image
         .as_raw()
         .iter()
@@ -140,7 +142,7 @@ fn impulse_noise_is_black_and_white_in_equal_parts() {
 #[test]
 fn a_higher_severity_changes_more() {
     let source = golden("source");
-    for kind in CorruptionKind::ALL {
+    for &kind in <CorruptionKind as VariantArray>::VARIANTS {
         let change = |severity| {
             let corrupted = Corruption { kind, severity }.apply(&source, "image");
             let differences = corrupted.as_raw().iter().zip(source.as_raw());
@@ -148,13 +150,13 @@ fn a_higher_severity_changes_more() {
                 .map(|(one, other)| u64::from(one.abs_diff(*other)))
                 .sum::<u64>()
         };
-        assert!(0 < change(1) && change(1) < change(5), "{}", kind.name());
+        assert!(0 < change(1) && change(1) < change(5), "{}", kind);
     }
 }
 
 #[test]
 fn the_same_image_is_corrupted_alike_and_another_one_otherwise() {
-    for kind in CorruptionKind::ALL {
+    for &kind in <CorruptionKind as VariantArray>::VARIANTS {
         let corruption = Corruption { kind, severity: 3 };
         let apply = |name| corruption.apply(&golden("source"), name);
         assert_eq!(apply("a"), apply("a"));
@@ -162,7 +164,7 @@ fn the_same_image_is_corrupted_alike_and_another_one_otherwise() {
             kind,
             CorruptionKind::GaussianBlur | CorruptionKind::DefocusBlur | CorruptionKind::Jpeg
         );
-        assert_eq!(apply("a") != apply("b"), is_random, "{}", kind.name());
+        assert_eq!(apply("a") != apply("b"), is_random, "{}", kind);
     }
 }
 
@@ -170,10 +172,10 @@ fn the_same_image_is_corrupted_alike_and_another_one_otherwise() {
 fn images_of_any_size_are_corrupted() {
     for (width, height) in [(1, 1), (1, 9), (17, 2)] {
         let image = RgbImage::from_pixel(width, height, ::image::Rgb([10, 200, 90]));
-        for kind in CorruptionKind::ALL {
+        for &kind in <CorruptionKind as VariantArray>::VARIANTS {
             for severity in [1, 5] {
                 let corrupted = Corruption { kind, severity }.apply(&image, "");
-                assert_eq!(corrupted.dimensions(), (width, height), "{}", kind.name());
+                assert_eq!(corrupted.dimensions(), (width, height), "{}", kind);
             }
         }
     }
@@ -181,7 +183,7 @@ fn images_of_any_size_are_corrupted() {
 
 #[test]
 fn names_are_read_as_they_are_written() {
-    for kind in CorruptionKind::ALL {
+    for &kind in <CorruptionKind as VariantArray>::VARIANTS {
         let corruption = Corruption { kind, severity: 4 };
         assert_eq!(corruption.to_string().parse(), Ok(corruption));
     }

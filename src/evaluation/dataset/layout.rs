@@ -1,74 +1,61 @@
-//! Where the published data sets, and plain folders, keep images and truths.
+//! Where the published data sets and plain folders keep their images and truths.
 //!
-//! The facts are those of mmsegmentation's data set definitions (`mmseg/datasets/*.py` and its guide "Prepare datasets"),
-//! which the CLIP-segmentation protocols share; for VOC without background, Context and COCO-Object those of SCLIP's
-//! `custom_datasets.py` and its configurations.
+//! The facts come from mmsegmentation's data set definitions (`mmseg/datasets/*.py` and its guide "Prepare datasets"),
+//! which the CLIP segmentation protocols share. For VOC without background, Context and COCO-Object they come from
+//! SCLIP's `custom_datasets.py` and its configurations.
 
 use std::path::{Path, PathBuf};
 
+use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
+
 use super::{Dataset, DatasetError, LabelMapping, Sample, unreadable};
 
-/// The published data sets' layouts, each that of its validation set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The layouts of the published data sets' validation sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantArray, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Layout {
-    /// PASCAL VOC 2012 (Everingham et al.), `VOCdevkit/VOC2012`: 20 classes, background pixels not counted.
+    /// PASCAL VOC 2012 (Everingham et al.), `VOCdevkit/VOC2012`: 20 classes. Background pixels do not count.
+    #[strum(to_string = "voc-20")]
     Voc20,
-    /// PASCAL VOC 2012 with its background as class 0.
+    /// PASCAL VOC 2012 with the background as class 0.
+    #[strum(to_string = "voc-21")]
     Voc21,
-    /// PASCAL Context (Mottaghi et al. 2014), `VOCdevkit/VOC2010` with the index PNGs that mmsegmentation's converter
-    /// writes: the 59 frequent classes, all else not counted.
+    /// PASCAL Context (Mottaghi et al. 2014), `VOCdevkit/VOC2010` with the index PNGs of mmsegmentation's converter:
+    /// the 59 frequent classes. Other pixels do not count.
+    #[strum(to_string = "pascal-context-59")]
     PascalContext59,
-    /// PASCAL Context with all else as class 0.
+    /// PASCAL Context with all other pixels as class 0.
+    #[strum(to_string = "pascal-context-60")]
     PascalContext60,
-    /// COCO-Stuff 164k (Caesar, Uijlings, Ferrari 2018): `images/val2017` and `annotations/val2017`, its 171 classes.
+    /// COCO-Stuff 164k (Caesar, Uijlings, Ferrari 2018) with its 171 classes, in `images/val2017` and
+    /// `annotations/val2017`.
     CocoStuff,
-    /// COCO-Object (from GroupViT, Xu et al. 2022): COCO-Stuff's files, a background and 80 things.
+    /// COCO-Object (from GroupViT, Xu et al. 2022): the files of COCO-Stuff with a background and 80 things.
     CocoObject,
-    /// ADE20K's scene parsing benchmark (Zhou et al. 2017), `ADEChallengeData2016`: 150 classes.
+    /// The scene parsing benchmark of ADE20K (Zhou et al. 2017), `ADEChallengeData2016`: 150 classes.
     Ade20k,
-    /// Cityscapes (Cordts et al. 2016): the 19 classes of its benchmark.
+    /// Cityscapes (Cordts et al. 2016) with the 19 classes of its benchmark.
     Cityscapes,
 }
 
-/// Where a layout keeps what, relative to its root.
+/// Where a layout keeps its files, relative to its root.
 struct Places {
-    /// The file that lists the names; without it, every file of the images' folder counts.
+    /// The file that lists the names; `None` if every file in the folder of images counts.
     list: Option<&'static str>,
     images: &'static str,
     image_ending: &'static str,
     truths: &'static str,
-    /// Endings of truths and what their values mean; the first that is there is taken.
+    /// Endings of truth files and the meaning of their values. The first existing file is used.
     truth_endings: &'static [(&'static str, LabelMapping)],
 }
 
 impl Layout {
-    /// Every layout.
-    pub const ALL: [Self; 8] = [
-        Self::Voc20,
-        Self::Voc21,
-        Self::PascalContext59,
-        Self::PascalContext60,
-        Self::CocoStuff,
-        Self::CocoObject,
-        Self::Ade20k,
-        Self::Cityscapes,
-    ];
-
-    /// The name on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Voc20 => "voc-20",
-            Self::Voc21 => "voc-21",
-            Self::PascalContext59 => "pascal-context-59",
-            Self::PascalContext60 => "pascal-context-60",
-            Self::CocoStuff => "coco-stuff",
-            Self::CocoObject => "coco-object",
-            Self::Ade20k => "ade20k",
-            Self::Cityscapes => "cityscapes",
-        }
+    /// Returns the name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
-    /// The shipped vocabulary that has its classes, in the order of their ids.
+    /// Returns the name of the shipped vocabulary with the layout's classes, in the order of their ids.
     pub const fn vocabulary(self) -> &'static str {
         match self {
             Self::Voc20 => "voc-20",
@@ -82,7 +69,7 @@ impl Layout {
         }
     }
 
-    /// How many classes its truths have.
+    /// Returns the number of classes in the truths.
     pub const fn classes(self) -> usize {
         match self {
             Self::Voc20 => 20,
@@ -128,7 +115,7 @@ impl Layout {
             Self::Voc21 => voc(&[(".png", Identity)]),
             Self::PascalContext59 => context(&[(".png", ReduceZero)]),
             Self::PascalContext60 => context(&[(".png", Identity)]),
-            // The converters' files where somebody has run them, else those of the download itself.
+            // The files of the converters if they exist, otherwise those of the download.
             Self::CocoStuff => coco(&[("_labelTrainIds.png", Identity), (".png", CocoStuff)]),
             Self::CocoObject => coco(&[("_instanceTrainIds.png", Identity), (".png", CocoObject)]),
             Self::Ade20k => Places {
@@ -151,10 +138,10 @@ impl Layout {
         }
     }
 
-    /// Finds the validation set under a root.
+    /// Finds the validation set under a root folder.
     ///
     /// # Errors
-    /// When a folder or the list cannot be read, an image has no truth, or there is nothing at all.
+    /// [`DatasetError`] when a folder or the list cannot be read, an image has no truth, or there are no images.
     pub fn open(self, root: &Path) -> Result<Dataset, DatasetError> {
         let places = self.places();
         let images = root.join(places.images);
@@ -189,7 +176,7 @@ impl Layout {
         if samples.is_empty() {
             return Err(DatasetError::Empty {
                 folder: images,
-                looked_for: format!("{} has files NAME{}", self.name(), places.image_ending),
+                looked_for: format!("{self} has files NAME{}", places.image_ending),
             });
         }
         Ok(Dataset {
@@ -199,29 +186,30 @@ impl Layout {
     }
 }
 
-/// A folder of images whose truths are beside them, or in another folder under the same names.
+/// A folder of images with truths next to them, or in another folder under the same names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FolderLayout {
-    /// The images, in folders of folders too.
+    /// The folder of images, searched with all its subfolders.
     pub images: PathBuf,
-    /// The truths.
+    /// The folder of truths.
     pub truths: PathBuf,
-    /// What a truth's name has in place of its image's ending.
+    /// Ending of a truth's name, in place of its image's ending.
     pub truth_ending: String,
-    /// Whether 0 is not counted and the classes start at 1.
+    /// Whether the value 0 does not count and the classes start at 1.
     pub reduce_zero: bool,
 }
 
-/// Endings of the images in a folder: the formats that the server reads.
+/// Endings of image files: the formats that the server reads.
 const IMAGE_ENDINGS: [&str; 9] = [
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".JPG",
 ];
 
 impl FolderLayout {
-    /// Finds the images that have a truth. Others are counted and left out: people keep them beside each other.
+    /// Finds the images that have a truth. Images without a truth are counted and left out, because people keep both
+    /// kinds together.
     ///
     /// # Errors
-    /// When a folder cannot be read, or no image has a truth.
+    /// [`DatasetError`] when a folder cannot be read, or no image has a truth.
     pub fn open(&self) -> Result<Dataset, DatasetError> {
         let mut samples = Vec::new();
         let mut images_without_truth = 0;
@@ -262,14 +250,15 @@ impl FolderLayout {
     }
 }
 
-/// The names in a list, one a line.
+/// Returns the names in a list file, one per line.
 fn listed(list: &Path) -> Result<Vec<String>, DatasetError> {
     let text = std::fs::read_to_string(list).map_err(unreadable(list))?;
     let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
     Ok(names.map(str::to_owned).collect())
 }
 
-/// Files anywhere under a folder with one of the endings, sorted by name: the path in the folder without the ending.
+/// Returns the files with one of the endings in a folder and its subfolders, sorted by name. The name is the path
+/// within the folder without the ending.
 fn files_ending(folder: &Path, endings: &[&str]) -> Result<Vec<(String, PathBuf)>, DatasetError> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];

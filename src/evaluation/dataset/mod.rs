@@ -1,6 +1,6 @@
-//! Data sets: which images there are, where each one's truth is, and which class each of its values means.
+//! Data sets: their images, the truth of each image, and the class of each value in a truth.
 //!
-//! Owns the layouts on disk and reading truths. Leaves decoding images to the engine, as for any request.
+//! This room owns the layouts on disk and the reading of truths. The engine decodes the images, as for any request.
 
 mod layout;
 mod truth;
@@ -10,29 +10,29 @@ use std::path::{Path, PathBuf};
 pub use layout::{FolderLayout, Layout};
 pub use truth::{LabelMapping, Truth};
 
-/// Images with truths, in the order of their names.
+/// Images with their truths, in the order of their names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
-    /// The samples.
+    /// The images with their truths.
     pub samples: Vec<Sample>,
-    /// Images of a folder that were left out because they have no truth.
+    /// Number of images in a folder that were left out because they have no truth.
     pub images_without_truth: usize,
 }
 
-/// One image and its truth.
+/// An image with its truth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// The image's path in the folder of images without its ending: what reports call it.
+    /// The image's path within the folder of images, without its ending. Reports use this name.
     pub name: String,
-    /// The image's file.
+    /// Path of the image.
     pub image: PathBuf,
-    /// The truth's file, a PNG of class indices.
+    /// Path of the truth, a PNG of class indices.
     pub truth: PathBuf,
-    /// What the truth's values mean.
+    /// The meaning of the truth's values.
     pub labels: LabelMapping,
 }
 
-/// Why a data set cannot be used. Each names the file.
+/// Why a data set cannot be used. Each text names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatasetError {
@@ -41,34 +41,34 @@ pub enum DatasetError {
     Unreadable {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Nothing in the folder can be measured.
+    /// The folder has no image with a truth.
     #[error("{} has no image with a truth: {looked_for}", folder.display())]
     Empty {
         /// The folder of images.
         folder: PathBuf,
-        /// What was looked for, for people.
+        /// The files that were looked for, in words.
         looked_for: String,
     },
-    /// An image of a published data set without its truth.
+    /// An image of a published data set has no truth.
     #[error("{} has no truth: there is no {}", image.display(), truth.display())]
     MissingTruth {
         /// The image.
         image: PathBuf,
-        /// Where its truth would be.
+        /// The path at which its truth was expected.
         truth: PathBuf,
     },
-    /// The truth is no PNG of indices.
+    /// The truth is not a PNG of class indices.
     #[error("{} is no truth: {reason}", path.display())]
     InvalidTruth {
         /// The truth.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
-    /// A value of the truth that means no class.
+    /// A value in the truth is not a class.
     #[error(
         "{} has the value {value}, which is none of the {classes} classes (255 is for pixels that are not counted)",
         path.display()
@@ -78,7 +78,7 @@ pub enum DatasetError {
         path: PathBuf,
         /// The value.
         value: u16,
-        /// How many classes there are.
+        /// The number of classes.
         classes: usize,
     },
     /// Image and truth differ in size.
@@ -98,7 +98,7 @@ pub enum DatasetError {
     },
 }
 
-/// For `map_err`: what could not be read.
+/// Returns a function for `map_err` that names the file that could not be read.
 pub(super) fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> DatasetError {
     let path = path.to_owned();
     move |source| DatasetError::Unreadable { path, source }

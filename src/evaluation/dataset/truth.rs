@@ -1,4 +1,4 @@
-//! Truths: PNGs whose pixel values are class indices, read as they stand in the file, palettes unseen.
+//! Truths: PNGs whose pixel values are class indices. The values are read as stored, without the palette.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -8,43 +8,44 @@ use png::{BitDepth, ColorType, Decoder, Transformations};
 use super::{DatasetError, Sample, unreadable};
 use crate::scores::UNLABELLED;
 
-/// The value of pixels that are not counted, in every data set here: mmsegmentation's `ignore_index`. The highest 16-bit
-/// value is not counted either, and it alone where there are more than 255 classes: so this server writes its label maps.
+/// The value of pixels that do not count, in all these data sets: mmsegmentation's `ignore_index`. The largest 16-bit
+/// value does not count either. With more than 255 classes it is the only such value, as in this server's own label
+/// maps.
 const IGNORED: u16 = 255;
 
-/// Which class each value of a truth means.
+/// The rule that maps a truth's values to classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LabelMapping {
     /// The value is the class's id.
     Identity,
-    /// 0 is not counted, and the ids start at the value 1: mmsegmentation's `reduce_zero_label`.
+    /// The value 0 does not count, and the value 1 is class 0: mmsegmentation's `reduce_zero_label`.
     ReduceZero,
-    /// COCO's 182 ids, from 0, to the 171 that COCO-Stuff uses, as mmsegmentation's converter `coco_stuff164k.py` numbers
-    /// them: ids without annotations are left out.
+    /// Maps COCO's 182 ids, from 0, to the 171 classes of COCO-Stuff, numbered as in mmsegmentation's converter
+    /// `coco_stuff164k.py`. Ids without annotations are left out.
     CocoStuff,
-    /// COCO's ids to a background, class 0, and 80 things: every kind of stuff, and what has no label, is background. So
-    /// defines it GroupViT's converter `convert_coco_object.py`, which the later protocols share.
+    /// Maps COCO's ids to the background, class 0, and 80 things. Every kind of stuff and all unlabelled pixels are
+    /// background. GroupViT's converter `convert_coco_object.py` defines this, and later protocols share it.
     CocoObject,
-    /// Cityscapes' label ids to the 19 of its benchmark (`trainId` in the data set's own `labels.py`); the others are not
-    /// counted.
+    /// Maps the label ids of Cityscapes to the 19 classes of its benchmark (`trainId` in the data set's own
+    /// `labels.py`). Other ids do not count.
     Cityscapes,
 }
 
-/// COCO's ids, from 0, that no annotation has: those the published list of 91 things and 91 kinds of stuff keeps for names that
-/// were dropped (street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush).
+/// COCO's ids, from 0, without annotations. The published list of 91 things and 91 kinds of stuff keeps them for
+/// dropped names (street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush).
 const COCO_UNUSED: [u16; 11] = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90];
 
-/// The last of COCO's ids, from 0, and the last that is a thing.
+/// The last of COCO's ids, counted from 0, and the last id of a thing.
 const COCO_LAST: u16 = 181;
 const COCO_LAST_THING: u16 = 90;
 
 /// Cityscapes' label ids in the order of their train ids.
 const CITYSCAPES_IDS: [u16; 19] = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33];
 
-/// The last of Cityscapes' label ids; a licence plate is -1 there.
+/// The last label id of Cityscapes. Licence plates have the id -1 there.
 const CITYSCAPES_LAST: u16 = 33;
 
-/// What a value of a truth means.
+/// The meaning of a value in a truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Class(u16),
@@ -78,26 +79,26 @@ impl LabelMapping {
     }
 }
 
-/// The true classes of one image.
+/// The true class of each pixel of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Truth {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Class id per pixel or [`UNLABELLED`] where it is not counted, `[height, width]`, row-major.
+    /// Class id per pixel, or [`UNLABELLED`] for pixels that do not count, `[height, width]`, row-major.
     pub labels: Vec<u16>,
 }
 
 impl Truth {
-    /// Reads a sample's truth: a PNG, indexed or grey, of 1 to 16 bits.
+    /// Reads the truth of a sample: an indexed or grey PNG of 1 to 16 bits.
     ///
     /// # Errors
-    /// When the file cannot be read, is no such PNG, or has a value that means none of `classes` classes.
+    /// [`DatasetError`] when the file cannot be read, is not such a PNG, or has a value outside `classes` classes.
     pub fn read(sample: &Sample, classes: usize) -> Result<Self, DatasetError> {
         let path = &sample.truth;
         let (width, height, mut labels) = read_indices(sample)?;
-        // Most maps have few values in long runs: look each one up once.
+        // Most label maps have long runs of one value, so a repeated value is not looked up again.
         let mut last = None;
         for value in &mut labels {
             let label = match last {
@@ -118,7 +119,7 @@ impl Truth {
     }
 }
 
-/// Width, height and pixel values of a PNG as they stand in the file.
+/// Returns width, height and pixel values of a PNG as stored in the file.
 fn read_indices(sample: &Sample) -> Result<(u32, u32, Vec<u16>), DatasetError> {
     let path = &sample.truth;
     let invalid = |reason: String| DatasetError::InvalidTruth {
@@ -148,7 +149,7 @@ fn read_indices(sample: &Sample) -> Result<(u32, u32, Vec<u16>), DatasetError> {
     Ok((frame.width, frame.height, values))
 }
 
-/// The samples of a row, and what pads its last byte.
+/// Returns the samples of a row, followed by the padding of its last byte.
 fn unpacked(row: &[u8], depth: BitDepth) -> Box<dyn Iterator<Item = u16> + '_> {
     match depth {
         BitDepth::Sixteen => Box::new(row.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]))),
@@ -177,7 +178,7 @@ mod tests {
         assert_eq!(meanings, [NotCounted, Class(0), Class(149), NotCounted]);
     }
 
-    /// Pairs of mmsegmentation's tools/dataset_converters/coco_stuff164k.py, around every gap, and its ends.
+    /// Pairs from mmsegmentation's tools/dataset_converters/coco_stuff164k.py: around every gap, and both ends.
     #[test]
     fn coco_stuff_has_171_classes_with_the_published_numbers() {
         let pairs = [

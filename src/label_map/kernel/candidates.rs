@@ -1,7 +1,9 @@
-//! Which queries matter in a tile: the others can neither win one of its pixels nor change a probability there.
+//! The choice of the queries that matter in a tile. All other queries can neither win a pixel of the tile nor change a
+//! probability there.
 //!
-//! Interpolated scores are means, with weights from 0 to 1, of the scores of the tile's cells. So what holds between two
-//! queries in each of these cells holds in every pixel of the tile, before a single one is interpolated.
+//! Interpolated scores are means of the scores of the tile's cells, with weights from 0 to 1. An inequality between two
+//! queries that holds in each of these cells therefore holds in every pixel of the tile, before any pixel is
+//! interpolated.
 
 use std::ops::Range;
 
@@ -9,26 +11,26 @@ use super::super::interpolation::Tile;
 use super::{Plan, Query};
 use crate::scores::ScoreKind;
 
-/// By how much, at most, a pixel's softmax changes for what is left out: all of that together is less than this share of the
-/// best query's part.
+/// Upper bound on the change of a pixel's softmax caused by the omitted queries. All of them together contribute less
+/// than this share of the best query's part.
 const LEFT_OUT: f32 = 5e-7;
 
 /// The queries that matter in one tile.
 pub(super) struct Candidates {
-    /// As positions in the plan's queries, ascending.
+    /// The queries, as ascending positions in the plan's queries.
     pub queries: Vec<usize>,
-    /// How many of them can win, which come first.
+    /// The number of these queries that can win a pixel. They come first.
     pub counting: usize,
-    /// Those among them whose owner is the background.
+    /// The places of the background's queries among those that can win.
     pub background: Range<usize>,
-    /// `[candidates, cells of the tile]`.
+    /// The scores of these queries, `[candidates, cells of the tile]`.
     pub cells: Vec<f32>,
-    /// `[queries, cells of the tile]`.
+    /// The scores of all queries, `[queries, cells of the tile]`.
     all_cells: Vec<f32>,
 }
 
 impl Candidates {
-    /// None yet.
+    /// Creates an empty choice.
     pub fn new() -> Self {
         Self {
             queries: Vec::new(),
@@ -39,7 +41,7 @@ impl Candidates {
         }
     }
 
-    /// Chooses those of a tile, out of the row's cells, `[queries, cells of a row]`.
+    /// Chooses the queries for a tile from the scores of the row, `[queries, cells of a row]`.
     pub fn choose(&mut self, plan: &Plan<'_>, tile: &Tile, row_cells: &[f32]) {
         let width = tile.cells.len();
         self.all_cells.clear();
@@ -50,17 +52,18 @@ impl Candidates {
         self.cells.clear();
         match plan.kind {
             ScoreKind::Logits => {
-                // Compared with one that can win everywhere in the tile: a difference of logits is a ratio of parts.
+                // The reference is a query that can win everywhere in the tile. A difference of logits is a ratio of
+                // parts of the softmax.
                 let reference = best_on_average(&plan.queries, &self.all_cells, width);
                 let limit = (LEFT_OUT / plan.queries.len() as f32).ln();
                 let reference = self.all_cells[reference * width..][..width].to_vec();
                 self.keep(width, |cells| {
                     let mut differences = cells.iter().zip(&reference).map(|(score, reference)| score - reference);
-                    // What is not a number stays, so that it shows.
+                    // A score that is not a number stays, so that its effect shows.
                     differences.any(|difference| difference > limit || difference.is_nan())
                 });
             }
-            // Negative weights count as 0, so those that are nowhere above have no part at all.
+            // Negative weights count as 0, so a query that is above 0 in no cell has no part at all.
             ScoreKind::Weights => self.keep(width, |cells| cells.iter().any(|&weight| weight > 0.0)),
         }
         let counts = |&query: &usize| plan.queries[query].counts;
@@ -71,7 +74,7 @@ impl Candidates {
             ..counting.partition_point(|query| owner(query) <= plan.background);
     }
 
-    /// Keeps the queries that matter by their cells in the tile.
+    /// Keeps the queries whose cells in the tile matter.
     fn keep(&mut self, width: usize, matters: impl Fn(&[f32]) -> bool) {
         for (query, cells) in self.all_cells.chunks_exact(width).enumerate() {
             if matters(cells) {
@@ -82,7 +85,7 @@ impl Candidates {
     }
 }
 
-/// The position of the query with the highest mean score in a tile, out of those that can win.
+/// Returns the position of the query with the highest mean score in a tile, among those that can win.
 fn best_on_average(queries: &[Query], cells: &[f32], width: usize) -> usize {
     let sums = cells.chunks_exact(width).map(|cells| cells.iter().sum::<f32>());
     let (mut best, mut highest) = (0, f32::NEG_INFINITY);
@@ -105,7 +108,7 @@ mod tests {
     use super::super::tests::{each_its_own, options, scores};
     use super::*;
 
-    /// Scores of `cells` by query, one row of cells.
+    /// Returns the queries chosen for one row of cells, given for each query. The first `counting` queries can win.
     fn chosen(kind: ScoreKind, cells: &[&[f32]], counting: usize) -> Vec<usize> {
         let (queries, width) = (cells.len(), cells[0].len());
         let scores = scores(kind, queries, 1, width, cells.concat());
@@ -126,15 +129,15 @@ mod tests {
 
     #[test]
     fn a_query_is_left_out_where_it_is_far_below_one_and_the_same_that_can_win() {
-        // 5e-7 of three queries: differences below -15.6 are left out.
+        // The limit is 5e-7 divided by three queries: differences below -15.6 are left out.
         let near: &[f32] = &[10.0, 20.0];
         assert_eq!(
             chosen(ScoreKind::Logits, &[near, &[-5.5, 4.5], &[-6.0, 4.0]], 3),
             [0, 1]
         );
-        // Each is far below the other somewhere, and near or above it elsewhere.
+        // Each query is far below the other in one cell, and near or above it in the other.
         assert_eq!(chosen(ScoreKind::Logits, &[near, &[30.0, -20.0]], 2), [0, 1]);
-        // Compared with what can win, even where others are far above that.
+        // The comparison is with a query that can win, even where others are far above it.
         assert_eq!(
             chosen(ScoreKind::Logits, &[near, &[-50.0, 0.0], &[90.0, 90.0]], 2),
             [0, 2]

@@ -1,9 +1,10 @@
-//! The one pass over the image: what is asked for becomes a plan, whose rows are shared out among threads.
+//! The pass over the image. The scores and options become a plan, and the rows of the plan are shared out among
+//! threads.
 //!
-//! Scores at image size never exist as a whole: 171 classes at 2048 x 1536 would be 2.1 GB. Each
-//! image row takes its grids' rows and blends them into one of `[queries, cells of a row]`; a tile of the row then picks the
-//! queries that matter in it ([`candidates`]), and a block of its pixels at a time goes through interpolation, probabilities
-//! and argmax ([`worker`]).
+//! Scores at the image's size never exist as a whole: 171 classes at 2048 x 1536 would take 2.1 GB. For each row of the
+//! image, the rows of the grids are blended into one of `[queries, cells of a row]`. Each tile of the row picks the
+//! queries that matter in it ([`candidates`]). Then one block of pixels at a time goes through interpolation,
+//! probabilities and argmax ([`worker`]).
 
 mod candidates;
 mod worker;
@@ -17,41 +18,43 @@ use super::statistics::Statistics;
 use super::{LabelMap, LabelMapOptions};
 use crate::scores::{QueryOwner, ScoreKind, ScoreMap, UNLABELLED};
 
-/// Rows that one task takes at a time.
+/// Number of rows that one task takes at a time.
 const BAND_ROWS: usize = 8;
 
 /// Labels every pixel of the image.
 ///
-/// Scores are interpolated bilinearly (corners not aligned) to the image's size as PyTorch's
-/// `F.interpolate` does it, those of [`Windows`](super::Windows) by way of the input's pixels; the mean over the grids becomes
-/// probabilities per pixel as [`ScoreKind`] says. The
-/// probability of an owner is the largest of its queries'; the pixel takes the owner of the largest,
-/// the lowest class id among equals, a class before the background. When
-/// [`LabelMapOptions::background_label`] is a class id, background queries count as that class's.
+/// Scores are interpolated bilinearly (corners not aligned) to the image's size, as PyTorch's `F.interpolate` does.
+/// Scores of [`Windows`](crate::scores::Windows) go through the pixels of the input first. The mean over the grids
+/// becomes probabilities per pixel as [`ScoreKind`] says. The probability of an owner is the largest of its queries'
+/// probabilities. The pixel takes the owner with the largest probability. Among equals, the lowest class id wins, and a
+/// class wins against the background. When [`LabelMapOptions::background_label`] is a class id, background queries
+/// count as queries of that class.
 ///
-/// With [`LabelMapOptions::smallest_area`] the image is gone over twice: first every class's pixels are counted, whatever the
-/// threshold; then the probabilities of those with too few become 0, the others' stay, and the labels are written (SCLIP's area
-/// rule).
+/// With [`LabelMapOptions::smallest_area`] there are two passes over the image. The first counts the pixels of each
+/// class without the threshold. Then the probabilities of classes with too few pixels become 0, those of all others
+/// stay, and the second pass writes the labels (SCLIP's area rule).
 ///
-/// A pixel without evidence, where all weights are 0 or below or the scores are not finite, is
-/// background with probability 0. Scores that are not finite may take up to 15 pixels beside their own with them.
+/// A pixel without evidence is background with probability 0. Its weights are all 0 or below, or its scores are not
+/// finite. A score that is not finite may affect up to 15 pixels beside its own.
 ///
-/// Runs on the threads of the rayon pool it is called in. The result, to the last bit, does not
-/// depend on how many there are. It does depend on the processor's vectors, by rounding.
+/// The work runs on the threads of the rayon pool in which the function is called. The result does not depend on their
+/// number, to the last bit. It does depend on the width of the processor's vectors, by rounding.
 ///
 /// # Accuracy
 ///
-/// Labels are those of exact arithmetic where the best two probabilities, and the best and the threshold, differ by more than the
-/// rounding of 32-bit scores (the interpolation's, about 1e-7 of the largest logit) and 1e-6. A probability is off by at most as
-/// much. That includes queries that are left out of a softmax because all of them together could not change it by 5e-7
-/// (their own probabilities, below that, count as 0) and the exponential's error.
+/// A label equals that of exact arithmetic if the best two probabilities differ by enough, and if the best probability
+/// and the threshold do. Enough is more than 1e-6 and the rounding of float32 scores, which is that of the
+/// interpolation, about 1e-7 of the largest logit. A probability is off by at most as much. This includes the error of
+/// the exponential and the queries that are left out of a softmax. All of these together could not change it by 5e-7,
+/// and their own probabilities, below that, count as 0.
 ///
 /// # Example
 ///
 /// Two classes on a grid of 1 x 2 cells, seen at 2 x 4 pixels:
 ///
 /// ```
-/// use maskclip::label_map::{LabelMapOptions, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED, label_map};
+/// use maskclip::label_map::{LabelMapOptions, label_map};
+/// use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED};
 ///
 /// let scores = ScoreMap {
 ///     kind: ScoreKind::Logits,
@@ -79,14 +82,14 @@ const BAND_ROWS: usize = 8;
 ///
 /// # Panics
 ///
-/// When the arguments contradict each other, which is the caller's bug: no classes, no queries or no grid, an
-/// owner or a background label that is no class, values that are not `[queries, height, width]`, cells that are not those of the
-/// grid's windows, a side of length 0.
+/// Panics when the arguments contradict each other, which is a defect of the caller: no classes, no queries or no grid,
+/// an owner or a background label that is not a class, values that are not `[queries, height, width]`, cells that the
+/// grid's windows cannot share equally, or a side of length 0.
 pub fn label_map(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) -> LabelMap {
     label_map_with(Instructions::widest(), scores, owners, options)
 }
 
-/// [`label_map`] with a certain set of the processor's instructions.
+/// Does the work of [`label_map`] with a given set of the processor's instructions.
 fn label_map_with(
     instructions: Instructions,
     scores: &ScoreMap,
@@ -106,7 +109,7 @@ fn label_map_with(
     label(&plan)
 }
 
-/// One pass over the image.
+/// Does one pass over the image.
 fn label(plan: &Plan<'_>) -> LabelMap {
     let options = plan.options;
     let (width, height) = (options.width as usize, options.height as usize);
@@ -138,7 +141,7 @@ fn label(plan: &Plan<'_>) -> LabelMap {
     }
 }
 
-/// Stops at arguments that contradict each other.
+/// Panics when arguments contradict each other.
 fn check(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) {
     let class_exists = |id: u16| usize::from(id) < options.classes;
     assert!(
@@ -158,30 +161,31 @@ fn check(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) {
     );
 }
 
-/// What all rows share.
+/// The data that all rows share.
 #[derive(Clone)]
 struct Plan<'a> {
     instructions: Instructions,
     kind: ScoreKind,
     options: &'a LabelMapOptions,
-    /// First those that count; among these by owner, lowest class first, the background last: the first maximum wins ties.
+    /// The queries. Those that can win come first, ordered by owner: lowest class first, background last. The first
+    /// maximum wins ties.
     queries: Vec<Query>,
-    /// The owner of background pixels: a class id, or one past the last class.
+    /// The owner of background pixels: a class id, or the number of classes.
     background: usize,
     /// A pixel whose best class probability is below this becomes background.
     threshold: f32,
-    /// From the grids' cells to the image's pixels.
+    /// The interpolation from the grids' cells to the image's pixels.
     interpolation: Interpolation<'a>,
 }
 
-/// A query and whose it is.
+/// A query and its owner.
 #[derive(Clone, Copy)]
 struct Query {
-    /// Index into the score map.
+    /// The index of the query in the score map.
     index: usize,
-    /// Class id, or one past the last class for the background.
+    /// A class id, or the number of classes for the background.
     owner: usize,
-    /// Whether it can win a pixel; otherwise it takes part in the softmax alone.
+    /// Whether the query can win a pixel. Otherwise it only takes part in the softmax.
     counts: bool,
 }
 
@@ -220,7 +224,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Takes the queries of small classes out, by the pixels that every class has. The background is none of them.
+    /// Keeps queries of small classes from winning. `pixels` is the number of pixels of each class. The background is
+    /// never small.
     fn drop_small_classes(&mut self, pixels: &[u64]) {
         let is_class = |owner: usize| owner != self.background;
         let foreground: u64 = (0..pixels.len())
@@ -234,7 +239,7 @@ impl<'a> Plan<'a> {
         self.queries.sort_by_key(|query| !query.counts);
     }
 
-    /// The pixel value of an owner.
+    /// Returns the pixel value of an owner.
     fn label(&self, owner: usize) -> u16 {
         if owner == self.options.classes {
             UNLABELLED

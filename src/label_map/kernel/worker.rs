@@ -1,4 +1,4 @@
-//! One thread's share of the pass: buffers, the arithmetic of a row's pixels, and what has been counted.
+//! One thread's share of the pass: its buffers, the arithmetic of a row's pixels, and its counts.
 
 use super::super::instructions::VectorWork;
 use super::super::interpolation::Block;
@@ -8,32 +8,32 @@ use super::Plan;
 use super::candidates::Candidates;
 use crate::scores::ScoreKind;
 
-/// One thread's buffers and what it has counted so far.
+/// The buffers of one thread and the counts that it has made so far.
 pub(super) struct Worker<'a> {
     plan: &'a Plan<'a>,
-    /// `[queries, cells of a row]`, the grids at the height of the current image row, queries in the plan's order.
+    /// The grids at the height of the current image row, `[queries, cells of a row]`, with queries in the plan's order.
     row_cells: Vec<f32>,
     /// The queries that matter in the current tile.
     candidates: Candidates,
-    /// Of each candidate in the current block: its score, then its unnormalised probability.
+    /// For each candidate in the current block, its score and later its unnormalised probability.
     parts: Vec<Lanes>,
-    /// Of each query, the largest probability so far in each of a block's pixels.
+    /// For each query, the largest probability so far at each of the 16 pixel positions in a block.
     presence: Vec<Lanes>,
-    /// Of the current row's pixels.
+    /// The owner of each pixel in the current row.
     owners: Vec<usize>,
-    /// Of the current row's pixels, their owners'.
+    /// The probability of each pixel's owner in the current row.
     probabilities: Vec<f32>,
     statistics: Statistics,
 }
 
-/// No candidate: the background takes the pixel.
+/// No candidate wins: the pixel goes to the background.
 const NONE: u32 = u32::MAX;
 
-/// What a block's pixels have come to.
+/// The winners of a block's pixels.
 struct Winners {
-    /// As positions among the candidates, or [`NONE`].
+    /// The winners, as positions among the candidates, or [`NONE`].
     candidates: [u32; LANES],
-    /// Of whoever takes the pixel.
+    /// The probability of each pixel's winner.
     probabilities: Lanes,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// What has been counted.
+    /// Returns the counts.
     pub fn finish(mut self) -> Statistics {
         for (query, presence) in self.plan.queries.iter().zip(self.presence) {
             self.statistics.note_presence(query.owner, presence.largest());
@@ -81,7 +81,7 @@ impl<'a> Worker<'a> {
         self.statistics
     }
 
-    /// Finds out who takes a block's pixels; notes every class's presence.
+    /// Finds the winner of each pixel of a block and notes the presence of every class.
     #[inline(always)]
     fn label_block<const FUSED: bool>(&mut self, block: &Block, tile_cells: usize) -> Winners {
         let candidates = &self.candidates;
@@ -110,7 +110,8 @@ impl<'a> Worker<'a> {
             ScoreKind::Logits => (best.zip(largest, exponential), to_parts(parts, largest, exponential)),
             ScoreKind::Weights => (best.zip(largest, positive), to_parts(parts, largest, positive)),
         };
-        // Written this way around, a sum that is not a number stays that, and so wins and notes nothing.
+        // Written in this order, a sum that is not a number stays so, and its pixel has no winner and notes no
+        // presence.
         let inverse = sum.map(|sum| {
             1.0 / if sum < f32::MIN_POSITIVE {
                 f32::MIN_POSITIVE
@@ -131,7 +132,7 @@ impl<'a> Worker<'a> {
         winners
     }
 
-    /// Gives the background the pixels without evidence and those below the threshold.
+    /// Gives pixels without evidence and pixels below the threshold to the background.
     #[inline(always)]
     fn leave_to_background(&self, winners: &mut Winners, inverse: Lanes) {
         let threshold = self.plan.threshold;
@@ -151,7 +152,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Turns scores into unnormalised probabilities; returns their sum.
+/// Turns scores into unnormalised probabilities and returns their sum.
 #[inline(always)]
 fn to_parts(scores: &mut [Lanes], largest: Lanes, part: impl Fn(f32, f32) -> f32) -> Lanes {
     let mut sum = Lanes::splat(0.0);
@@ -162,7 +163,8 @@ fn to_parts(scores: &mut [Lanes], largest: Lanes, part: impl Fn(f32, f32) -> f32
     sum
 }
 
-/// The pixels of a row whose cells the worker holds: owners and probabilities, and confidence in 255ths.
+/// The work of labelling the pixels of a row whose cells the worker holds. It writes owners, probabilities, and
+/// confidence in 255ths.
 struct LabelPixels<'w, 'a> {
     worker: &'w mut Worker<'a>,
     confidence: &'w mut [u8],

@@ -1,8 +1,9 @@
-//! A student's card: what the student is, how it was trained, and from what.
+//! A student's card: what the student is, how it was trained, and on what data.
 //!
-//! Owns the form of `student.json`. Whether settings make sense is [`training`](crate::training)'s to say.
+//! This file owns the format of `student.json`. [`training`](crate::training) checks that settings make sense.
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, VariantNames};
 use tch::Kind;
 
 use super::network::NetworkConfig;
@@ -10,53 +11,44 @@ use crate::dense::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, Re
 use crate::image::Resize;
 use crate::labeller::ModelInfo;
 
-/// The student's tensors, in a run's folder.
+/// Name of the file with the student's tensors, in the folder of a run.
 pub const STUDENT_FILE: &str = "student.safetensors";
 
-/// What the student is and where it comes from; written last.
+/// Name of the file with the student's card, in the folder of a run. It is written last.
 pub const CARD_FILE: &str = "student.json";
 
-/// What a student is and where it comes from.
+/// A student's card: what the student is and how it was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StudentCard {
-    /// The form of the files: [`StudentCard::FORMAT`].
+    /// Version of the file format: [`StudentCard::FORMAT`].
     pub format: String,
-    /// SHA-256 of the student's file, lower-case hexadecimal.
+    /// SHA-256 of the student's weights file, lower-case hexadecimal.
     pub weights_sha256: String,
     /// Everything that decided the weights.
     #[serde(flatten)]
     pub plan: Plan,
-    /// What the last step did.
+    /// The report of the last training step.
     pub last_step: StepReport,
 }
 
 impl StudentCard {
-    /// The form of the files that this version writes.
+    /// The version of the file format that this program writes.
     pub const FORMAT: &str = "maskclip-student-1";
 }
 
-/// Element type of a student's convolutions while it is trained. Weights, statistics, loss and optimiser have 32 bits in either.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Element type of a student's convolutions during training. Weights, statistics, loss and optimiser use 32 bits with
+/// either type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum StudentPrecision {
-    /// 32-bit.
+    /// 32-bit floats.
     Float32,
-    /// 16-bit with float32's range; faster on processors that compute in it.
+    /// 16-bit floats with the range of float32. Faster on processors that compute in bfloat16.
     Bfloat16,
 }
 
 impl StudentPrecision {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Float32, Self::Bfloat16];
-
-    /// The name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Bfloat16 => "bfloat16",
-        }
-    }
-
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Float32 => Kind::Float,
@@ -65,68 +57,56 @@ impl StudentPrecision {
     }
 }
 
-/// Where pseudo-labels come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The source of pseudo-labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, EnumString, VariantNames)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum PseudoLabels {
     /// The teacher labels each view.
     EachView,
-    /// The teacher labels each image once, as a request for it would; views cut their labels out of that.
+    /// The teacher labels each image once, as it would for a request. Views cut their labels out of that label map.
     Once,
-    /// Nobody labels what has no given label, but the student itself, if it trains itself.
+    /// There is no teacher. Pixels without a given label stay unlabelled, unless the student labels them in
+    /// self-training.
     None,
 }
 
-impl PseudoLabels {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::EachView, Self::Once, Self::None];
-
-    /// The name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::EachView => "each-view",
-            Self::Once => "once",
-            Self::None => "none",
-        }
-    }
-}
-
-/// How a student is trained.
+/// The settings of a training run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
-    /// Changes of the weights.
+    /// Number of steps. Each changes the weights once.
     pub steps: u64,
-    /// Views per step.
+    /// Number of views per step.
     pub batch: usize,
-    /// Side of a view in pixels, a whole number of the teacher's patches.
+    /// Side of a view in pixels, a multiple of the teacher's patch.
     pub crop_pixels: u32,
     /// Short side of an image before the random scale, in pixels.
     pub short_side: u32,
-    /// Least and greatest random scale.
+    /// Smallest and largest random scale.
     pub scale: [f64; 2],
-    /// How far brightness, contrast and saturation go either way, 0 to 1.
+    /// Largest change of brightness, contrast and saturation in either direction, 0 to 1.
     pub colour: f64,
-    /// Where pseudo-labels come from.
+    /// The source of pseudo-labels.
     pub pseudo_labels: PseudoLabels,
-    /// The first step, counted from 1, whose pseudo-labels are the student's own predictions; none for the teacher throughout.
+    /// The first step, counted from 1, whose pseudo-labels come from the student itself; `None` if they never do.
     pub self_training_from: Option<u64>,
-    /// Whether the class called "background" has an embedding that is learned, in place of its texts'.
+    /// Whether the class called "background" has a learned embedding in place of its texts' embeddings.
     pub learned_background: bool,
-    /// Weight of the distance between the student's features and the teacher's in the loss; 0 for none.
+    /// Weight in the loss of the distance between the student's features and the teacher's; 0 turns it off.
     pub distillation: f64,
-    /// Probability from which the best text is a pixel's pseudo-label, 0 to 1.
+    /// Probability that the best text must reach to become a pixel's pseudo-label, 0 to 1.
     pub confidence: f32,
     /// Element type of the student's convolutions.
     pub precision: StudentPrecision,
-    /// What everything random depends on.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// How weights are changed.
+    /// The settings of the optimiser.
     pub optimiser: OptimiserSettings,
 }
 
 impl Default for TrainSettings {
-    /// MaskCLIP+'s for a small data set, with a batch for one machine.
+    /// MaskCLIP+'s settings for a small data set, with a batch that fits one machine.
     fn default() -> Self {
         Self {
             steps: 20_000,
@@ -147,24 +127,24 @@ impl Default for TrainSettings {
     }
 }
 
-/// How weights are changed.
+/// The settings of the optimiser, stochastic gradient descent with momentum.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimiserSettings {
     /// Learning rate of the first step.
     pub learning_rate: f64,
-    /// Learning rate that the last steps come down to.
+    /// Learning rate at the end of the run.
     pub final_learning_rate: f64,
-    /// Power of the way between the two; 1 is a straight line.
+    /// Exponent of the decay from the first learning rate to the last; 1 is a straight line.
     pub decay_power: f64,
-    /// What is kept of the steps before, 0 to 1.
+    /// Share of the previous steps' direction that a step keeps, 0 to 1.
     pub momentum: f64,
     /// Share of each weight that is added to its gradient.
     pub weight_decay: f64,
 }
 
 impl Default for OptimiserSettings {
-    /// MaskCLIP+'s.
+    /// MaskCLIP+'s optimiser settings.
     fn default() -> Self {
         Self {
             learning_rate: 0.01,
@@ -177,7 +157,7 @@ impl Default for OptimiserSettings {
 }
 
 impl OptimiserSettings {
-    /// The learning rate of a step, counted from 0, in a run of `steps`.
+    /// Returns the learning rate of a step, counted from 0, in a run of `steps` steps.
     pub fn learning_rate_at(&self, step: u64, steps: u64) -> f64 {
         let left = 1.0 - step as f64 / steps as f64;
         let (first, last) = (self.learning_rate, self.final_learning_rate);
@@ -185,14 +165,14 @@ impl OptimiserSettings {
     }
 }
 
-/// What a step did.
+/// The report of one training step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
-    /// Its number, from 1.
+    /// The number of the step, counted from 1.
     pub step: u64,
-    /// Mean cross-entropy over the labelled pixels; none when there were none, and no weight was changed.
+    /// Mean cross-entropy over the labelled pixels; `None` if no pixel was labelled, and thus no weight was changed.
     pub loss: Option<f64>,
-    /// Mean distance between the student's features and the teacher's, where it is made smaller.
+    /// Mean distance between the student's features and the teacher's; `None` without distillation.
     pub distillation: Option<f64>,
     /// The learning rate.
     pub learning_rate: f64,
@@ -200,80 +180,81 @@ pub struct StepReport {
     pub labelled: f64,
 }
 
-/// Everything that decides the weights a run ends with; a run is resumed with the same plan or not at all.
+/// Everything that decides the weights at the end of a run. A run can be resumed only with an equal plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The student.
+    /// The student's architecture.
     pub network: NetworkConfig,
-    /// What it learns to tell apart.
+    /// The classes that the student learns to tell apart.
     pub vocabulary: PlannedVocabulary,
-    /// Who teaches.
+    /// The teacher.
     pub teacher: PlannedTeacher,
-    /// Mean and standard deviation per channel, RGB, of pixels in 0 to 1.
+    /// Mean and standard deviation per channel, RGB, of pixels from 0 to 1.
     pub normalisation: [[f32; 3]; 2],
-    /// How.
+    /// The settings of the run.
     pub settings: TrainSettings,
-    /// SHA-256 of the weights that the backbone begins with, lower-case hexadecimal; none when it begins at random.
+    /// SHA-256 of the weights that the backbone starts with, lower-case hexadecimal; `None` for a random start.
     pub backbone_sha256: Option<String>,
-    /// From what.
+    /// The training images.
     pub data: PlannedData,
-    /// The labels that were given for it, if any.
+    /// The given labels of the images, if any.
     pub given_labels: Option<PlannedLabels>,
 }
 
-/// A vocabulary, as cards have it.
+/// A vocabulary on a card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedVocabulary {
-    /// Each class's name and synonyms.
+    /// The texts of each class: its name, then its synonyms.
     pub classes: Vec<Vec<String>>,
-    /// The background's names, which the student learns like classes.
+    /// The background names. The student learns them like classes.
     pub background: Vec<String>,
-    /// The prompt templates' name.
+    /// Name of the set of prompt templates.
     pub templates: String,
 }
 
-/// A teacher, as cards have it.
+/// A teacher on a card.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedTeacher {
     /// The model's name.
     pub name: String,
-    /// What it is.
+    /// The model's architecture.
     pub architecture: String,
-    /// SHA-256 of its weights, lower-case hexadecimal. The student's texts are in this model's space.
+    /// SHA-256 of the model's weights, lower-case hexadecimal. The student's text embeddings are in this model's space.
     pub weights_sha256: String,
-    /// Element type of its arithmetic.
+    /// Element type of the model's arithmetic.
     pub precision: String,
-    /// What its last attention did.
+    /// What the model's last attention computed.
     pub attention: Attention,
     /// Factor on cosines before the softmax.
     pub temperature: f32,
-    /// The probability below which a text was dropped from an image.
+    /// Prompt denoising threshold: a text whose best probability stayed below it was dropped from an image. `None` for
+    /// no denoising.
     pub prompt_denoising: Option<f32>,
-    /// How probabilities were averaged over places.
+    /// The key smoothing method.
     pub key_smoothing: KeySmoothingMethod,
-    /// The threshold of key smoothing, where it has one.
+    /// Threshold of key smoothing, if the method has one.
     pub key_smoothing_threshold: Option<f32>,
-    /// Windows through which it saw its input.
+    /// Windows through which the teacher saw its input, if any.
     pub window: Option<Window>,
-    /// What was done to scores at the image's size.
+    /// How the teacher's scores were refined at the image's size.
     pub refinement: Refinement,
-    /// At which size it saw whole images, where it labelled those.
+    /// The input sizes of whole images, if the teacher labelled whole images.
     pub whole_images: Option<PlannedInput>,
 }
 
-/// At which size a teacher saw images, as cards have it.
+/// The input sizes of a teacher on a card.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedInput {
     /// Short side in pixels.
     pub short_side: u32,
-    /// Factors on it, one for each size.
+    /// Factors on the short side, one per size.
     pub scales: Vec<f64>,
-    /// How images came to these sizes.
+    /// How images were resized to these sizes.
     pub resize: Resize,
 }
 
 impl PlannedTeacher {
-    /// A model and what it is asked.
+    /// Creates the card's entry from the teacher's description and its options.
     pub fn new(info: &ModelInfo, options: &DenseOptions, whole_images: Option<PlannedInput>) -> Self {
         let (key_smoothing, key_smoothing_threshold) = match options.scoring.key_smoothing {
             KeySmoothing::None => (KeySmoothingMethod::None, None),
@@ -298,24 +279,52 @@ impl PlannedTeacher {
     }
 }
 
-/// Data, as cards have it.
+/// The training images on a card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedData {
-    /// How many images.
+    /// Number of images.
     pub images: usize,
-    /// Their digest, [`TrainingImages::sha256`](super::TrainingImages::sha256).
+    /// Digest of the images, [`TrainingImages::sha256`](crate::training::TrainingImages::sha256).
     pub sha256: String,
-    /// How many files with an image's ending were left out because they cannot be decoded.
+    /// Number of files with an image's ending that were left out because they cannot be decoded.
     pub undecodable: usize,
-    /// How many were left out as label maps beside their images.
+    /// Number of files that were left out because they are label maps next to their images.
     pub label_maps: usize,
 }
 
-/// Given labels, as cards have them.
+/// The given labels on a card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedLabels {
     /// Names of the classes whose labels count.
     pub classes: Vec<String>,
-    /// Digest of the label maps, [`GivenLabels::sha256`](super::GivenLabels::sha256).
+    /// Digest of the label maps, [`GivenLabels::sha256`](crate::training::GivenLabels::sha256).
     pub sha256: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+    use std::str::FromStr;
+
+    use serde::de::DeserializeOwned;
+    use serde_json::Value;
+
+    use super::super::network::{Backbone, Head, Stem};
+    use super::*;
+
+    fn assert_read_alike<T: VariantNames + DeserializeOwned + FromStr<Err: Debug> + Debug + PartialEq>() {
+        for &name in T::VARIANTS {
+            let in_card: T = serde_json::from_value(Value::from(name)).expect("a card has the same names");
+            assert_eq!(name.parse::<T>().expect("a flag has its own names"), in_card);
+        }
+    }
+
+    #[test]
+    fn flags_have_the_names_of_cards() {
+        assert_read_alike::<Backbone>();
+        assert_read_alike::<Stem>();
+        assert_read_alike::<Head>();
+        assert_read_alike::<StudentPrecision>();
+        assert_read_alike::<PseudoLabels>();
+    }
 }

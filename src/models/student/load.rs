@@ -1,6 +1,7 @@
-//! A finished student out of its folder: its card, its network, and what it learned for the background.
+//! Loads a finished student from its folder: its card, its network, and its learned background.
 //!
-//! Owns telling a student from other models, by what a file holds, and checking that card and tensors belong together.
+//! This file owns how to tell a student from other models by a file's contents. It also checks that card and tensors
+//! belong together.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,15 +14,15 @@ use tch::{Device, Kind, Tensor};
 
 use super::card::{CARD_FILE, STUDENT_FILE, StudentCard};
 use super::network::{Network, Parameters};
-use crate::support::{hexadecimal, to_i64};
+use crate::support::to_i64;
 
-/// The texts that the student was trained on, among its tensors.
+/// Name of the tensor with the text embeddings that the student was trained on.
 const CLASSIFIER: &str = "classifier";
 
-/// The embedding that it learned for what is no class, among its tensors, if it learned one.
+/// Name of the tensor with the learned background's embedding, if the student has one.
 const BACKGROUND: &str = "background";
 
-/// A network's tensors begin with these.
+/// Prefixes of the names of the network's tensors.
 const LAYERS: [&str; 2] = ["backbone.", "head."];
 
 /// Why a student cannot be used.
@@ -33,45 +34,46 @@ pub enum LoadError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The card is none, or one of another form.
+    /// The file is not a card, or a card of another format.
     #[error("{} is no student's card: {reason}", path.display())]
     Card {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
-    /// The tensors are not those that the card is about.
+    /// The tensors are not the ones that the card describes.
     #[error("{} is not the student that its card is about: {reason}", path.display())]
     Weights {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
 }
 
-/// A student's two files.
+/// The two files of a student: its card and its tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StudentFiles {
     card: PathBuf,
     weights: PathBuf,
 }
 
-/// A student's network, and what it learned beside it.
+/// A loaded student: its network and its learned background.
 #[derive(Debug)]
 pub struct StoredStudent {
     /// The network.
     pub network: Network,
-    /// The embedding that stands for what is no class, if there is one.
+    /// The embedding of the learned background, `[embedding]`, if the student has one.
     pub background: Option<Vec<f32>>,
 }
 
 impl StudentFiles {
-    /// The files that a path means: a student's folder, its tensors or its card. `None` when the path leads to something else.
+    /// Returns the files that a path stands for: a student's folder, its tensors or its card. `None` if the path is
+    /// something else.
     pub fn find(path: &Path) -> Option<Self> {
         let inside = |folder: &Path| Self {
             card: folder.join(CARD_FILE),
@@ -87,7 +89,7 @@ impl StudentFiles {
         if path.is_file() && (path.ends_with(CARD_FILE) || path.ends_with(STUDENT_FILE)) {
             return Some(inside(folder));
         }
-        // Under other names, by what they hold.
+        // The file has another name, so its contents decide.
         if is_card(path) {
             return Some(Self {
                 card: path.to_owned(),
@@ -100,15 +102,15 @@ impl StudentFiles {
         })
     }
 
-    /// The name that the student has by itself: its folder's.
+    /// Returns the student's own name, which is the name of its folder.
     pub fn name(&self) -> String {
-        // "." and "folder/.." have no name of their own.
+        // Absolute, because "." and "folder/.." have no name of their own.
         let path = std::path::absolute(&self.weights).unwrap_or_else(|_| self.weights.clone());
         let folder = path.parent().and_then(Path::file_name);
         folder.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
     }
 
-    /// The file with the tensors.
+    /// Returns the path of the file with the tensors.
     pub fn weights(&self) -> &Path {
         &self.weights
     }
@@ -116,7 +118,7 @@ impl StudentFiles {
     /// Reads the card.
     ///
     /// # Errors
-    /// When it cannot be read, is none, or was written by a program whose students have another form.
+    /// [`LoadError`] when the file cannot be read, is not a card, or has a format that this program does not read.
     pub fn card(&self) -> Result<StudentCard, LoadError> {
         let refuse = |reason| LoadError::Card {
             path: self.card.clone(),
@@ -137,17 +139,17 @@ impl StudentFiles {
         serde_json::from_value(card).map_err(|error| refuse(error.to_string()))
     }
 
-    /// Reads the tensors that the card is about.
+    /// Loads the tensors that the card describes.
     ///
     /// # Errors
-    /// When they cannot be read, or are not those.
+    /// [`LoadError`] when the file cannot be read, or the tensors are not those of the card.
     pub fn load(&self, card: &StudentCard, device: Device) -> Result<StoredStudent, LoadError> {
         let refuse = |reason| LoadError::Weights {
             path: self.weights.clone(),
             reason,
         };
         let bytes = read(&self.weights)?;
-        let digest = hexadecimal(&Sha256::digest(&bytes));
+        let digest = hex::encode(Sha256::digest(&bytes));
         if digest != card.weights_sha256 {
             let expected = &card.weights_sha256;
             return Err(refuse(format!("its SHA-256 is {digest}, and the card says {expected}")));
@@ -181,7 +183,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     })
 }
 
-/// All tensors of a safetensors file, in 32 bits.
+/// Returns all tensors of a safetensors file. Only 32-bit floats are accepted.
 fn tensors(bytes: &[u8]) -> Result<HashMap<String, Tensor>, String> {
     let stored = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     let tensors = stored.tensors().into_iter().map(|(name, view)| {
@@ -195,9 +197,9 @@ fn tensors(bytes: &[u8]) -> Result<HashMap<String, Tensor>, String> {
     tensors.collect()
 }
 
-/// Whether a file is JSON that says it is a student's card, of this form or another.
+/// Returns whether a file is a student's card of any format version: JSON whose `format` says so.
 fn is_card(path: &Path) -> bool {
-    /// Longer files are no cards.
+    /// Largest size of a card in bytes.
     const LONGEST: u64 = 1 << 24;
     let is_short = path
         .metadata()
@@ -216,9 +218,9 @@ fn is_card(path: &Path) -> bool {
     })
 }
 
-/// Whether a safetensors file has the texts and the layers of a student. Its header alone is read.
+/// Returns whether a safetensors file has the texts and the layers of a student. Reads only the header.
 fn holds_a_network(path: &Path) -> bool {
-    /// Longer headers are none of a student's.
+    /// Largest size of a student's header in bytes.
     const LONGEST: u64 = 1 << 24;
     let header = || {
         let mut file = File::open(path).ok()?;

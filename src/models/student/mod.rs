@@ -1,6 +1,6 @@
-//! What a student of MaskCLIP+ is made of: its network, its files, its card.
+//! A finished student of MaskCLIP+: its network, its files, its card.
 //!
-//! Owns the form of a finished student. How one is made is [`training`](crate::training)'s to say.
+//! This room owns the format of a finished student. [`training`](crate::training) makes students.
 
 mod card;
 mod load;

@@ -1,4 +1,4 @@
-//! Runs whose labels come from elsewhere than a teacher of each view.
+//! Runs whose labels do not come from a teacher that scores each view.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::*;
 use crate::scores::UNLABELLED;
 
-/// Red is 0 and blue is 1 in every image.
+/// Draws label maps for all images: 0 for red, 1 for blue.
 fn draw_labels(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     for (number, edge) in EDGES {
@@ -16,7 +16,7 @@ fn draw_labels(folder: &Path) {
     }
 }
 
-/// What an engine would have written: red to the left of the edge, blue to the right.
+/// Writes the label maps that an engine would write: red left of the edge, blue right of it.
 fn label_maps(world: &World, run: &str) -> LabelCache {
     let folder = world.folder.path().join(run);
     let cache = LabelCache::open(&folder, &world.plan, &[0, 1]).unwrap();
@@ -38,7 +38,7 @@ fn label_maps_of_whole_images_take_the_place_of_the_teacher() {
         cache: Some(label_maps(&world, "run")),
         given: None,
     };
-    // It would label every pixel where its colours are, too; but it answers nobody.
+    // This teacher would also label every pixel, but it answers no question.
     let mut silent = teacher(SURE, 0);
     world.train_with("run", &mut silent, &guide, u64::MAX).unwrap();
     let log = world.log("run");
@@ -62,7 +62,7 @@ fn label_maps_of_another_plan_or_size_are_refused() {
         .unwrap_err();
     assert!(matches!(error, TrainError::LabelSize { .. }), "{error}");
 
-    // The learning rate says nothing of labels, the confidence does.
+    // The learning rate does not change label maps, but the confidence does.
     world.plan.settings.optimiser.learning_rate = 0.002;
     LabelCache::open(&world.folder.path().join("run"), &world.plan, &[0, 1]).unwrap();
     world.plan.settings.confidence = 0.7;
@@ -75,7 +75,7 @@ fn label_maps_of_another_plan_or_size_are_refused() {
     );
 }
 
-/// Given labels in the folder `labels`; those of the classes that count.
+/// Returns the given labels in the folder `labels`, where `labelled` says whose labels count.
 fn given_labels(world: &World, labelled: [bool; 2]) -> Result<Guide, TrainError> {
     let texts = texts(labelled);
     let folder = world.folder.path().join("labels");
@@ -111,11 +111,11 @@ fn given_labels_go_before_pseudo_labels_which_are_of_other_classes() {
     draw_labels(&world.folder.path().join("labels"));
     let guide = given_labels(&world, [true, false]).unwrap();
     let red = guide.given.as_ref().unwrap().read(1).unwrap();
-    // Image 1 is red up to column 40; what is blue is nobody's.
+    // Image 1 is red up to column 40. Blue pixels have no given label.
     assert_eq!((red.labels[39], red.labels[40]), (0, UNLABELLED));
     assert_eq!(guide.texts.taught, [1]);
 
-    // The teacher has one text left, of which it is sure wherever it is asked.
+    // The teacher has one text left and is sure of it everywhere.
     world.plan.settings.confidence = 0.9;
     world
         .train_with("both", &mut teacher(0.0, FOREVER), &guide, u64::MAX)
@@ -126,7 +126,7 @@ fn given_labels_go_before_pseudo_labels_which_are_of_other_classes() {
     };
     assert!(labelled("both") > 0.9, "{}", labelled("both"));
 
-    // Without pseudo-labels, red alone has labels, and nobody is asked.
+    // Without pseudo-labels only red has labels, and the teacher is not asked.
     let mut alone = World::new();
     draw_labels(&alone.folder.path().join("labels"));
     alone.plan.settings.pseudo_labels = PseudoLabels::None;
@@ -180,7 +180,7 @@ fn a_run_with_everything_ends_with_the_bits_of_an_unbroken_one() {
     world.plan.settings.self_training_from = Some(4);
     world.plan.settings.distillation = 0.5;
     let mut guide = given_labels(&world, [true, false]).unwrap();
-    // Red is learned, whatever its text says.
+    // The embedding of red is learned, so its text does not matter.
     guide.texts.learned = Some(0);
     let mut train = |run: &str, stop| {
         guide.cache = Some(label_maps(&world, run));

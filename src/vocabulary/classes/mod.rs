@@ -1,7 +1,7 @@
-//! A checked list of classes with its background, the texts it needs embedded and the classifier they make.
+//! A checked list of classes with its background, the texts that need embeddings, and the classifier made from them.
 //!
-//! Owns what a valid list is and who each text embedding speaks for. Leaves getting the embeddings to
-//! [`store`](super::store).
+//! This file owns what makes a list valid and which class each text embedding counts for. [`store`](super::store)
+//! provides the embeddings.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,89 +10,89 @@ use sha2::{Digest, Sha256};
 use super::VocabularyLimits;
 use super::{Class, Classifier, Synonyms, TemplateSet, TextEmbedding};
 use crate::scores::{QueryOwner, UNLABELLED};
-use crate::support::hexadecimal;
 
-/// A class of this name is the background itself when background is asked for.
-pub(super) const BACKGROUND: &str = "background";
+/// A class with this name is the background itself if the list has background names.
+const BACKGROUND: &str = "background";
 
-/// Classes in the order of their ids and the names that stand for everything else. Names are trimmed, printable and
-/// within the limits; there is at least one class.
+/// Classes in the order of their ids, and the background names. There is at least one class. All names are trimmed,
+/// printable and within the limits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClassList {
     classes: Vec<Class>,
     background: Vec<String>,
 }
 
-/// Why a class list was refused. Each limit is named as in the settings.
+/// Why a class list was refused. Each text names the limit's settings key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClassListError {
-    /// There is nothing to look for.
+    /// The list has no classes.
     #[error("the list has no classes")]
     NoClasses,
-    /// More classes than the server takes.
+    /// The list has more classes than the server allows.
     #[error("{count} classes are more than limits.max_classes = {limit}")]
     TooManyClasses {
-        /// Classes in the list.
+        /// The number of classes in the list.
         count: usize,
-        /// The limit.
+        /// The largest number of classes.
         limit: usize,
     },
-    /// More synonyms of one class than the server takes.
+    /// A class has more synonyms than the server allows.
     #[error("the class {class:?} has {count} synonyms, more than limits.max_synonyms = {limit}")]
     TooManySynonyms {
         /// The class's name.
         class: String,
-        /// Its synonyms.
+        /// The number of its synonyms.
         count: usize,
-        /// The limit.
+        /// The largest number of synonyms.
         limit: usize,
     },
-    /// More background names than the server takes.
+    /// The list has more background names than the server allows.
     #[error("{count} background names are more than limits.max_background_names = {limit}")]
     TooManyBackgroundNames {
-        /// Names in the list.
+        /// The number of background names in the list.
         count: usize,
-        /// The limit.
+        /// The largest number of background names.
         limit: usize,
     },
-    /// A name of nothing but white space.
+    /// A name is empty or only white space.
     #[error("{place} has an empty name")]
     EmptyName {
-        /// Where it stands, for people: "class 3", "a synonym of \"person\"", "the background".
+        /// The place of the name, in words: "class 3", "a synonym of \"person\"", "the background".
         place: String,
     },
-    /// A name with a line break, a tab or another control character.
+    /// A name has a line break, a tab or another control character.
     #[error("the name {name:?} has control characters")]
     ControlCharacter {
         /// The name.
         name: String,
     },
-    /// An option of a vocabulary out of its range.
+    /// An option of a vocabulary is out of its range.
     #[error("the option {option} must be 0 to 1, not {value}")]
     OptionRange {
-        /// Its name.
+        /// Name of the option.
         option: &'static str,
-        /// Its value.
+        /// The given value.
         value: String,
     },
-    /// A name longer than the server takes.
+    /// A name has more characters than the server allows.
     #[error("the name {name:?} has {characters} characters, more than limits.max_name_characters = {limit}")]
     NameTooLong {
-        /// The name's first characters.
+        /// The first characters of the name.
         name: String,
-        /// Characters in the whole name.
+        /// The number of characters in the whole name.
         characters: usize,
-        /// The limit.
+        /// The largest number of characters.
         limit: usize,
     },
 }
 
 impl ClassList {
-    /// Checks and trims a list.
+    /// Trims and checks a list.
     ///
     /// # Errors
-    /// When it has no classes, or anything in it is over its limit, empty or not printable.
+    /// [`ClassListError`] when the list has no classes, or a part of it exceeds its limit, is empty or is not
+    /// printable.
     pub fn new(
         classes: Vec<Class>,
         background: Vec<String>,
@@ -101,7 +101,7 @@ impl ClassList {
         if classes.is_empty() {
             return Err(ClassListError::NoClasses);
         }
-        // Ids are 16-bit and the highest means unlabelled, whatever the settings say.
+        // Ids have 16 bits and the largest means unlabelled, whatever the settings allow.
         let limit = limits.max_classes.min(usize::from(UNLABELLED));
         if classes.len() > limit {
             return Err(ClassListError::TooManyClasses {
@@ -120,20 +120,20 @@ impl ClassList {
         })
     }
 
-    /// The classes, in the order of their ids.
+    /// Returns the classes in the order of their ids.
     pub fn classes(&self) -> &[Class] {
         &self.classes
     }
 
-    /// The names that stand for everything else; empty when background is not asked for.
+    /// Returns the background names. Empty if the list has no background.
     pub fn background(&self) -> &[String] {
         &self.background
     }
 
-    /// The same classes with these names for the background.
+    /// Returns the same classes with other background names.
     ///
     /// # Errors
-    /// As [`ClassList::new`], of the background.
+    /// [`ClassListError`] when the background names are refused, as in [`ClassList::new`].
     pub fn with_background(&self, background: &[String], limits: &VocabularyLimits) -> Result<Self, ClassListError> {
         Ok(Self {
             classes: self.classes.clone(),
@@ -141,17 +141,17 @@ impl ClassList {
         })
     }
 
-    /// Classes that are known to be valid, whatever the limits for requests.
+    /// Creates a list that is known to be valid, without checking the limits for requests.
     pub(super) fn trusted(classes: Vec<Class>, background: Vec<String>) -> Self {
         Self { classes, background }
     }
 
-    /// Identifier of the list with its background and templates: equal lists, equal id; 32 hexadecimal digits.
+    /// Returns the id of the list with its background and templates, 32 hexadecimal digits. Equal lists have equal ids.
     pub fn id(&self, templates: TemplateSet) -> String {
-        hexadecimal(&Sha256::digest(format!("{} {}", templates.name(), self.digest()))[..16])
+        hex::encode(&Sha256::digest(format!("{} {}", templates.name(), self.digest()))[..16])
     }
 
-    /// Digest of the list with its background: equal lists, equal digest; 32 hexadecimal digits.
+    /// Returns the digest of the list with its background, 32 hexadecimal digits. Equal lists have equal digests.
     pub(super) fn digest(&self) -> String {
         let mut digest = Sha256::new();
         let mut add = |role: u8, text: &str| {
@@ -164,19 +164,19 @@ impl ClassList {
             class.synonyms.iter().for_each(|synonym| add(b's', synonym));
         }
         self.background.iter().for_each(|name| add(b'b', name));
-        hexadecimal(&digest.finalize()[..16])
+        hex::encode(&digest.finalize()[..16])
     }
 
-    /// The texts to embed, each once, in the order they are needed.
+    /// Returns the texts to embed, each once, in the order of the queries.
     pub fn texts(&self) -> Vec<String> {
         let mut seen = HashSet::new();
-        // The same in the same order, whatever becomes of synonyms.
+        // The synonyms option changes neither the texts nor their order.
         let texts = self.queries(Synonyms::Mean).into_iter().flat_map(|query| query.texts);
         texts.filter(|text| seen.insert(*text)).map(str::to_owned).collect()
     }
 
-    /// The texts that [`classifier`](Self::classifier) has in one query under [`Synonyms::Mean`], as a class each, in the order
-    /// of the queries: a class list that tells the background's names apart.
+    /// Returns one class per query of [`classifier`](Self::classifier) under [`Synonyms::Mean`], made of the query's
+    /// texts, in the order of the queries. In this list each background name is a class of its own.
     pub fn queries_as_classes(&self) -> Vec<Class> {
         let queries = self.queries(Synonyms::Mean).into_iter();
         let class = |query: Query<'_>| {
@@ -189,24 +189,26 @@ impl ClassList {
         queries.map(class).collect()
     }
 
-    /// Whose each of these is.
+    /// Returns the owner of each query, in the order of [`queries_as_classes`](Self::queries_as_classes).
     pub fn query_owners(&self) -> Vec<QueryOwner> {
         let queries = self.queries(Synonyms::Mean).into_iter();
         queries.map(|query| query.owner).collect()
     }
 
-    /// The label of background pixels: [`UNLABELLED`], or the id of the class that is called "background".
+    /// Returns the label of background pixels: the id of the class called "background" if the list has background
+    /// names, otherwise [`UNLABELLED`].
     pub fn background_label(&self) -> u16 {
         self.background_class().unwrap_or(UNLABELLED)
     }
 
-    /// The classifier, from the unit embeddings of [`texts`](Self::texts) in their order.
+    /// Builds the classifier from the embeddings of [`texts`](Self::texts), in that order.
     ///
-    /// A class is one query, the mean of its name's and its synonyms' embeddings scaled to unit length, or as many queries as
-    /// it has texts. Each background name is a query of its own. An embedding that stands alone is taken as it is.
+    /// [`Synonyms::Mean`] makes one query per class: the mean of the embeddings of its name and synonyms, scaled to
+    /// unit length. [`Synonyms::Max`] makes one query per text. Each background name is a query of its own. A single
+    /// embedding is used unchanged.
     ///
     /// # Panics
-    /// When there are not as many embeddings as texts.
+    /// When the number of embeddings differs from the number of texts.
     pub fn classifier(&self, embeddings: &[TextEmbedding], synonyms: Synonyms) -> Classifier {
         let texts = self.texts();
         assert_eq!(texts.len(), embeddings.len(), "one embedding per text");
@@ -231,8 +233,8 @@ impl ClassList {
         }
     }
 
-    /// The one place that says which texts are averaged and whose the result is: classes in the order of their ids, then
-    /// the background's names.
+    /// Returns the queries: classes in the order of their ids, then background names. No other function decides which
+    /// texts are averaged and who owns the result.
     fn queries(&self, synonyms: Synonyms) -> Vec<Query<'_>> {
         let background_class = self.background_class();
         let of_class = |(id, class)| {
@@ -252,7 +254,7 @@ impl ClassList {
         let others = (0..).zip(&self.classes).filter(|(id, _)| Some(*id) != background_class);
         let mut queries: Vec<Query> = others.flat_map(of_class).collect();
 
-        // A name that was asked for as a class is no background: the two would share its pixels by chance.
+        // A background name that is also a class is left out. Otherwise both would get its pixels by chance.
         let mut taken: HashSet<String> = queries
             .iter()
             .flat_map(|query| &query.texts)
@@ -263,7 +265,7 @@ impl ClassList {
         let names = self.background.iter().chain(own).map(String::as_str);
         let names: Vec<&str> = names.filter(|name| taken.insert(fold(name))).collect();
         if let (true, Some(id)) = (names.is_empty(), background_class) {
-            // Nothing is left to stand for it but its own name.
+            // No background name is left, so the class keeps its own name.
             queries.extend(of_class((id, &self.classes[usize::from(id)])));
         }
         queries.extend(names.into_iter().map(|name| Query {
@@ -273,28 +275,33 @@ impl ClassList {
         queries
     }
 
-    /// The class that is the background itself, when background is asked for.
+    /// Returns the class that is the background itself, if the list has background names.
     fn background_class(&self) -> Option<u16> {
-        let named = |class: &Class| fold(&class.name) == BACKGROUND;
         let position = self
             .classes
             .iter()
-            .position(named)
+            .position(|class| is_background(&class.name))
             .filter(|_| !self.background.is_empty());
         position.map(|id| u16::try_from(id).expect("a list has at most 65535 classes"))
     }
 }
 
-/// One row of the classifier.
+/// A row of the classifier.
 struct Query<'a> {
     owner: QueryOwner,
-    /// Their embeddings are averaged; never empty.
+    /// The texts whose embeddings are averaged, never empty.
     texts: Vec<&'a str>,
 }
 
-/// A name as the model reads it: it knows neither case nor the kind of white space.
+/// Returns a name as the model reads it: lower case, with single spaces.
 pub(super) fn fold(name: &str) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// Returns whether the model reads a text as the word "background". A class with this name stands for everything
+/// outside the other classes. In a student with a learned background, this text has the learned embedding.
+pub fn is_background(text: &str) -> bool {
+    fold(text) == BACKGROUND
 }
 
 fn check_background(names: &[String], limits: &VocabularyLimits) -> Result<Vec<String>, ClassListError> {
@@ -326,9 +333,9 @@ fn check_class(class: Class, id: usize, limits: &VocabularyLimits) -> Result<Cla
     Ok(Class { name, synonyms })
 }
 
-/// The name without white space around it. `place` says where it stands.
+/// Returns the name without surrounding white space. `place` returns the words for its place.
 fn check_name(name: &str, limits: &VocabularyLimits, place: impl Fn() -> String) -> Result<String, ClassListError> {
-    /// Characters of an overlong name that its error repeats.
+    /// Characters of a too long name that its error repeats.
     const SHOWN: usize = 40;
     let name = name.trim();
     if name.is_empty() {
@@ -348,8 +355,8 @@ fn check_name(name: &str, limits: &VocabularyLimits, place: impl Fn() -> String)
     Ok(name.to_owned())
 }
 
-/// The mean of unit vectors, scaled to unit length. Vectors that cancel each other out give zeros. One alone stays as it is: what a
-/// student learned for the background has a length of its own.
+/// Returns the mean of unit vectors, scaled to unit length. Vectors that cancel out give zeros. A single vector is
+/// returned unchanged, because a student's learned background has its own length.
 fn unit_mean(vectors: &[&[f32]]) -> Vec<f32> {
     if let [alone] = vectors {
         return alone.to_vec();

@@ -1,9 +1,9 @@
-//! What is a valid list, which texts it needs and whose each query is; helpers for the tests of its neighbours.
+//! Tests of valid lists, their texts and the owners of queries. Other tests of this room use the helpers.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 
-/// Small, so that each is easily passed.
+/// Returns small limits that tests can exceed easily.
 pub(in crate::vocabulary) fn limits() -> VocabularyLimits {
     VocabularyLimits {
         max_classes: 3,
@@ -14,7 +14,7 @@ pub(in crate::vocabulary) fn limits() -> VocabularyLimits {
     }
 }
 
-/// A class in the form of the vocabulary files: "person; man; woman".
+/// Returns the class of a line in a vocabulary file: "person; man; woman".
 pub(in crate::vocabulary) fn class(text: &str) -> Class {
     let mut names = text.split(';').map(|name| name.trim().to_owned());
     Class {
@@ -111,7 +111,7 @@ fn each_text_is_asked_for_once() {
     );
 }
 
-/// Unit embeddings in the plane, by angle.
+/// Builds a classifier from unit embeddings in the plane.
 fn classifier(list: &ClassList, embeddings: &[[f32; 2]]) -> Classifier {
     list.classifier(
         &embeddings
@@ -129,7 +129,7 @@ fn classifier(list: &ClassList, embeddings: &[[f32; 2]]) -> Classifier {
 fn a_class_is_the_unit_mean_of_its_name_and_synonyms() {
     let list = list(&["person; man; woman", "sky"], &[]);
     let made = classifier(&list, &[[1., 0.], [1., 0.], [0., 1.], [0., -1.]]);
-    // (2, 1) / sqrt(5), then sky as it is.
+    // (2, 1) / sqrt(5) for person; sky is unchanged.
     assert_eq!((made.queries, made.dimension), (2, 2));
     let expected = [0.894_427_2, 0.447_213_6, 0., -1.];
     assert!(
@@ -149,7 +149,7 @@ fn or_each_text_is_a_query_of_its_own_and_texts_stay_the_same() {
         truncated: false,
     };
     let made = list.classifier(&[1., 2., 3., 4., 5.].map(embedding), Synonyms::Max);
-    assert_eq!(made.embeddings, [1., 2., 3., 4., 5.]); // each as it is
+    assert_eq!(made.embeddings, [1., 2., 3., 4., 5.]); // Each embedding is unchanged.
     let person = QueryOwner::Class(0);
     assert_eq!(
         made.owners,
@@ -214,6 +214,16 @@ fn queries_as_classes_keep_what_is_averaged_together() {
         list.queries_as_classes(),
         [class("person; man"), class("cat"), class("sky")]
     );
+}
+
+#[test]
+fn the_background_is_one_word_in_any_case_with_white_space_around_it() {
+    for text in ["background", "BACKGROUND", " Background ", "\tbackground\n"] {
+        assert!(is_background(text), "{text:?}");
+    }
+    for text in ["back ground", "backgrounds", "green background", "", "[background]"] {
+        assert!(!is_background(text), "{text:?}");
+    }
 }
 
 #[test]

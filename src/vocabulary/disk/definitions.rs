@@ -1,4 +1,5 @@
-//! Definitions of named vocabularies on disk, changed only from the state that was seen.
+//! Definitions of named vocabularies on disk. A change succeeds only if nobody else has changed the definition since it
+//! was read.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -9,25 +10,25 @@ use super::super::VocabularyDefinition;
 use super::super::text_form::{parse_vocabulary, write_vocabulary};
 use super::{DiskError, DiskStore, checksum};
 
-/// A named vocabulary as it is kept.
+/// A named vocabulary in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::vocabulary) struct Definition {
     pub name: String,
     pub vocabulary: VocabularyDefinition,
-    /// To the second.
+    /// When the definition was made, with a resolution of one second.
     pub defined_at: SystemTime,
 }
 
-/// The state of the file as one reader has seen it.
+/// A mark for the state of the file that a reader has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::vocabulary) struct ChangeMark {
     rebuilds: u64,
-    /// Changes whenever another process has written.
+    /// SQLite's number that changes whenever another process writes.
     data_version: i64,
 }
 
 impl DiskStore {
-    /// All definitions with a mark for the next call, unless nobody else has written since the last one.
+    /// Returns all definitions with a mark for the next call, or `None` if nobody else has written since `seen`.
     pub(in crate::vocabulary) fn definitions_since(
         &self,
         seen: Option<ChangeMark>,
@@ -44,8 +45,8 @@ impl DiskStore {
         })
     }
 
-    /// Writes a definition where the list of `expected` digest stands, `None` for nothing. False when something else
-    /// does: another process was faster.
+    /// Writes a definition in place of the one with the digest `expected`, or a new one for `None`. Returns false and
+    /// writes nothing if another process has changed the definition.
     pub(in crate::vocabulary) fn put_definition(
         &self,
         definition: &Definition,
@@ -68,7 +69,7 @@ impl DiskStore {
         })
     }
 
-    /// Drops a definition whose list has this digest. False when there is none: another process was faster.
+    /// Deletes the definition with this digest. Returns false if another process has changed or deleted it.
     pub(in crate::vocabulary) fn delete_definition(&self, name: &str, expected: &str) -> Result<bool, DiskError> {
         self.run(|connection| {
             let delete = "DELETE FROM vocabularies WHERE name = ?1 AND digest = ?2";
@@ -77,7 +78,7 @@ impl DiskStore {
     }
 }
 
-/// Adds a definition. False when the name is taken.
+/// Adds a definition. Returns false if its name is taken.
 pub(super) fn insert(connection: &Connection, definition: &Definition) -> rusqlite::Result<bool> {
     let row = StoredRow::of(definition);
     let added = connection.execute(
@@ -91,24 +92,21 @@ pub(super) fn insert(connection: &Connection, definition: &Definition) -> rusqli
     Ok(added > 0)
 }
 
-/// All definitions. Rows that are not what was written are dropped with a warning.
+/// Returns all definitions. Deletes damaged rows with a warning.
 fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Definition>> {
     let mut select = connection.prepare(SELECT)?;
     let rows = select
         .query_map([], StoredRow::read)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     for (rowid, row) in rows.iter().filter(|(_, row)| !row.is_whole()) {
-        tracing::warn!(
-            name = row.name,
-            "the damaged definition of a vocabulary on disk is dropped"
-        );
+        tracing::warn!(name = row.name, "deleting a damaged definition of a vocabulary on disk");
         connection.execute("DELETE FROM vocabularies WHERE rowid = ?1", [rowid])?;
     }
     let whole = rows.into_iter().filter(|(_, row)| row.is_whole());
     Ok(whole.filter_map(|(_, row)| row.definition()).collect())
 }
 
-/// The definitions that can still be read from a damaged file.
+/// Returns the definitions that are still readable in a damaged file.
 pub(super) fn salvage(connection: &Connection) -> Vec<Definition> {
     let Ok(mut select) = connection.prepare(SELECT) else {
         return Vec::new();
@@ -124,7 +122,7 @@ pub(super) fn salvage(connection: &Connection) -> Vec<Definition> {
 
 const SELECT: &str = "SELECT rowid, name, classes, digest, defined_at, checksum FROM vocabularies";
 
-/// A row as it stands in the file.
+/// A row as stored in the file.
 struct StoredRow {
     name: String,
     classes: String,
@@ -134,7 +132,7 @@ struct StoredRow {
 }
 
 impl StoredRow {
-    /// A row of [`SELECT`] with its rowid.
+    /// Reads a row of [`SELECT`] with its rowid.
     fn read(row: &Row<'_>) -> rusqlite::Result<(i64, Self)> {
         let stored = Self {
             name: row.get("name")?,
@@ -172,7 +170,7 @@ impl StoredRow {
         ])
     }
 
-    /// `None` with a warning when a later version wrote what this one cannot read.
+    /// Returns the definition. Warns and returns `None` if this version cannot read what a later version has written.
     fn definition(self) -> Option<Definition> {
         match parse_vocabulary(&self.classes) {
             Ok(text) => Some(Definition {
@@ -181,7 +179,7 @@ impl StoredRow {
                 defined_at: SystemTime::UNIX_EPOCH + Duration::from_secs(self.defined_at.max(0).cast_unsigned()),
             }),
             Err(error) => {
-                tracing::warn!(name = self.name, %error, "a vocabulary on disk cannot be read and is left alone");
+                tracing::warn!(name = self.name, %error, "cannot read a vocabulary on disk; leaving it there");
                 None
             }
         }

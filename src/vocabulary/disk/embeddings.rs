@@ -1,4 +1,4 @@
-//! Text embeddings on disk: found, written, and dropped when the file is full.
+//! Text embeddings on disk: how they are found and written, and dropped when the file is full.
 
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -8,15 +8,15 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, named_pa
 use super::super::embedding::{EmbeddingKey, TextEmbedding};
 use super::{DiskError, DiskStore, checksum};
 
-/// Seconds by which a row's last use may be off, so that reading does not always mean writing.
+/// Seconds by which a row's time of last use may be too early, so that not every read has to write.
 const USE_RESOLUTION: i64 = 3600;
 
-/// One in so many embeddings goes when the file is full, so that not every write has to make room.
+/// One in this many embeddings is dropped when the file is full, so that not every write has to make room.
 const DROPPED_FRACTION: i64 = 16;
 
 impl DiskStore {
-    /// The embeddings of some keys, in their order, `None` for those that are not there. A row that is not what was
-    /// written is dropped with a warning.
+    /// Returns the embeddings of some keys in their order, `None` for missing ones. Deletes damaged rows with a
+    /// warning.
     pub(in crate::vocabulary) fn read(
         &self,
         keys: &[EmbeddingKey],
@@ -24,7 +24,7 @@ impl DiskStore {
     ) -> Result<Vec<Option<TextEmbedding>>, DiskError> {
         let digests: Vec<[u8; 32]> = keys.iter().map(EmbeddingKey::digest).collect();
         let rows = self.run(|connection| {
-            // One transaction, so that all are read from one state and the lock is taken once.
+            // One transaction reads all rows from the same state and takes the lock once.
             let transaction = connection.transaction()?;
             let mut select =
                 transaction.prepare("SELECT vector, truncated, checksum, used_at FROM embeddings WHERE key = ?1")?;
@@ -48,7 +48,7 @@ impl DiskStore {
         });
         let found = found.collect();
         if !damaged.is_empty() {
-            tracing::warn!(rows = damaged.len(), path = %self.path.display(), "damaged embeddings on disk are dropped");
+            tracing::warn!(rows = damaged.len(), path = %self.path.display(), "deleting damaged embeddings on disk");
         }
         if !used.is_empty() || !damaged.is_empty() {
             let noted = self.run(|connection| {
@@ -66,14 +66,14 @@ impl DiskStore {
                 transaction.commit()
             });
             if let Err(error) = noted {
-                // What was found counts all the same.
-                tracing::warn!(%error, "the store on disk could not be updated");
+                // The embeddings that were found stay valid.
+                tracing::warn!(%error, "could not update the store on disk");
             }
         }
         Ok(found)
     }
 
-    /// How many of the keys are there.
+    /// Returns how many of the keys are stored.
     pub(in crate::vocabulary) fn count(&self, keys: &[EmbeddingKey]) -> Result<usize, DiskError> {
         let digests: Vec<[u8; 32]> = keys.iter().map(EmbeddingKey::digest).collect();
         self.run(|connection| {
@@ -85,7 +85,7 @@ impl DiskStore {
         })
     }
 
-    /// Adds embeddings; they are on the disk when this returns. The least recently used make room.
+    /// Writes embeddings. They are on the disk when this returns. The least recently used embeddings make room.
     pub(in crate::vocabulary) fn write(
         &self,
         entries: &[(EmbeddingKey, TextEmbedding)],
@@ -115,7 +115,7 @@ impl DiskStore {
         self.make_room()
     }
 
-    /// Drops embeddings until the file is within its capacity, and notes its size.
+    /// Drops embeddings until the file fits its capacity. Records the size of the file.
     pub(super) fn make_room(&self) -> Result<(), DiskError> {
         let bytes = self.run(|connection| {
             loop {
@@ -144,7 +144,7 @@ fn file_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     Ok((number("page_count")? * number("page_size")?).unsigned_abs())
 }
 
-/// A row as it stands in the file, not yet to be believed.
+/// A row as stored in the file, not verified yet.
 struct StoredRow {
     vector: Vec<u8>,
     truncated: bool,
@@ -162,7 +162,7 @@ impl StoredRow {
         })
     }
 
-    /// What was written under the key; `None` when this is not it.
+    /// Returns the embedding that was written under the key, or `None` if the row is damaged.
     fn embedding(&self, key: &[u8; 32]) -> Option<TextEmbedding> {
         (self.checksum == row_checksum(key, &self.vector, self.truncated)).then(|| TextEmbedding {
             vector: self
@@ -181,7 +181,7 @@ fn row_checksum(key: &[u8; 32], vector: &[u8], truncated: bool) -> [u8; 16] {
     checksum(&[key, vector, &[u8::from(truncated)]])
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 fn seconds(time: SystemTime) -> i64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs().cast_signed())

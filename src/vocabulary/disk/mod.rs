@@ -1,16 +1,15 @@
-//! The store on disk: text embeddings and the definitions of named vocabularies, in one SQLite file.
+//! The store on disk: text embeddings and definitions of named vocabularies in one SQLite file.
 //!
-//! Owns the file: its format, its size, that several processes share it, and what happens when it is damaged. Every row
-//! carries a checksum over its key and its content, so whatever happens to the file, nothing wrong is read from it: a
-//! damaged row is dropped, a damaged file makes way for a new one. Whoever is killed leaves whole transactions behind.
+//! This room owns the file: its format, its size, its sharing between processes, and the handling of damage. Every row
+//! carries a checksum over its key and content, so a damaged file never yields wrong content: a damaged row is deleted,
+//! a damaged file is replaced. A killed process leaves only complete transactions behind.
 //!
-//! Every call may wait for the disk or for another process: [`off_pool`] keeps that away from the async pool.
+//! Every call may wait for the disk or for another process. Async callers run it on the blocking pool.
 
 mod definitions;
 mod embeddings;
 
 use std::ffi::OsString;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,10 +21,10 @@ use sha2::{Digest, Sha256};
 
 pub(super) use definitions::{ChangeMark, Definition};
 
-/// "Mskc" in the file's header: it is ours.
+/// "Mskc" in the file's header, which marks the file as this program's.
 const APPLICATION_ID: i32 = 0x4d73_6b63;
 
-/// Version of the format. To be raised with the tables below, and when a build embeds the same text otherwise.
+/// Version of the format. Raise it with changes of the tables below, and when a build embeds the same text differently.
 const FORMAT: i32 = 1;
 
 const TABLES: &str = "
@@ -46,60 +45,60 @@ const TABLES: &str = "
     ) STRICT;
 ";
 
-/// Seven rows of 512 floats to a page; SQLite's usual page has room for one.
+/// Size of a page in bytes: room for seven rows of 512 floats, where SQLite's default has room for one.
 const PAGE_BYTES: i32 = 16384;
 
-/// How long to wait for another process that writes.
+/// How long a call waits for another process that is writing.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Why the store on disk did not do what was asked.
+/// Why the store on disk failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiskError {
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     #[error("cannot make the folder {}: {source}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A database of another program.
+    /// The file is a database of another program.
     #[error("the file is a database of another program")]
     Foreign,
-    /// Another version of this program made it.
+    /// Another version of this program created the file.
     #[error("the file's format is {found}, this build's is {FORMAT}; remove the file or name another")]
     OtherFormat {
         /// The file's format.
         found: i32,
     },
-    /// It was damaged and could not be made anew; the log has the cause.
+    /// The file was damaged and could not be replaced. The log has the cause.
     #[error("it was damaged and has been given up")]
     GivenUp,
-    /// SQLite failed: the disk is full, another process holds it for too long, ...
+    /// SQLite failed, for example because the disk is full or another process holds the file too long.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// The store on disk. Several processes may have one file open.
+/// The store on disk. Several processes may open the same file.
 #[derive(Debug)]
 pub struct DiskStore {
     path: PathBuf,
-    /// Size of the file; the least recently used embeddings make room.
+    /// Largest size of the file in bytes. The least recently used embeddings make room.
     capacity_bytes: u64,
-    /// `None` once the file has been given up.
+    /// The connection; `None` once the damaged file could not be replaced.
     connection: Mutex<Option<Connection>>,
-    /// Size of the file when it was last written here.
+    /// Size of the file in bytes when this process last wrote it.
     bytes: AtomicU64,
-    /// How often it has been made anew.
+    /// Number of times that the file was replaced.
     rebuilds: AtomicU64,
 }
 
 impl DiskStore {
-    /// Opens the file, or makes it with the folders it is in. A damaged file makes way for a new one, with a warning.
+    /// Opens the file, or creates it with its folders. Replaces a damaged file with a new one and warns.
     ///
     /// # Errors
-    /// When the file cannot be made or written, or is not ours to write.
+    /// [`DiskError`] when the file cannot be created or written, or belongs to another program or version.
     pub fn open(path: &Path, capacity_bytes: u64) -> Result<Arc<Self>, DiskError> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|source| DiskError::Folder {
@@ -122,13 +121,13 @@ impl DiskStore {
         Ok(Arc::new(store))
     }
 
-    /// Bytes of the file's pages. Those written last may still be in the log beside it, which holds some megabytes at
-    /// most.
+    /// Returns the bytes of the file's pages. The latest pages may still be in the log next to the file, which holds at
+    /// most a few megabytes.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Runs work on the file; on a file that turns out to be damaged once more, after it has been made anew.
+    /// Runs work on the file. If the file turns out to be damaged, replaces it and runs the work again.
     fn run<T>(&self, mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T, DiskError> {
         let mut slot = self
             .connection
@@ -138,7 +137,7 @@ impl DiskStore {
         match work(connection) {
             Err(error) if is_damage(&error) => {
                 if !is_sound(connection) {
-                    // Given up, unless it comes back.
+                    // `None` stays if the replacement fails.
                     *slot = None;
                     *slot = Some(replace(&self.path, &error)?);
                     self.rebuilds.fetch_add(1, Ordering::Relaxed);
@@ -151,21 +150,12 @@ impl DiskStore {
     }
 }
 
-/// Runs work that may wait for the disk on a thread where it holds up nothing else.
-pub async fn off_pool<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // Such tasks are never cancelled, so this is a panic.
-        Err(error) => resume_unwind(error.into_panic()),
-    }
-}
-
-/// A connection to a file that is ours, with its tables.
+/// Opens a file of this program and creates missing tables.
 fn connect(path: &Path) -> Result<Connection, DiskError> {
     let deadline = Instant::now() + BUSY;
     loop {
         match open_file(path).map_err(DiskError::from).and_then(prepare) {
-            // Two processes that make one file at a time: SQLite does not wait by itself here.
+            // SQLite does not wait by itself while two processes create the same file.
             Err(DiskError::Sqlite(error)) if is_busy(&error) && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -181,17 +171,18 @@ fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Makes the tables in an empty file; refuses a file that is not ours before anything is written to it.
+/// Creates the tables in an empty file. Refuses another program's file before writing to it.
 fn prepare(mut connection: Connection) -> Result<Connection, DiskError> {
     if is_new(&connection.transaction()?)? {
         connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "auto_vacuum", "FULL")?;
     }
-    // Readers and a writer do not wait for each other, and a commit is one append, on the disk when it returns.
+    // With a write-ahead log, readers and a writer do not wait for each other. A commit is one append, which is on the
+    // disk when the commit returns.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Another program may have been faster.
+    // Another program may have written since the first check.
     is_new(&transaction)?;
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -200,8 +191,8 @@ fn prepare(mut connection: Connection) -> Result<Connection, DiskError> {
     Ok(connection)
 }
 
-/// Whether the file is nobody's yet; an error unless it is that or ours. In a transaction, because another process may be
-/// making the file at this moment: the three numbers are to be of one state.
+/// Returns whether the file is still empty. Fails if it belongs to another program or version. Runs in a transaction,
+/// because another process may be creating the file: all three numbers must come from one state.
 fn is_new(transaction: &Transaction<'_>) -> Result<bool, DiskError> {
     let number = |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
     let objects: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -213,22 +204,22 @@ fn is_new(transaction: &Transaction<'_>) -> Result<bool, DiskError> {
     }
 }
 
-/// Empties a damaged file and makes it anew. Definitions that can still be read are carried over, and the damaged file
-/// is kept beside the new one under the ending `.damaged`. Nobody in this process may have the file open.
+/// Empties a damaged file and creates the store again. Carries over the definitions that are still readable, and keeps
+/// a copy of the damaged file with the ending `.damaged`. No connection of this process may be open.
 fn replace(path: &Path, cause: &rusqlite::Error) -> Result<Connection, DiskError> {
     let definitions = open_file(path).map_or_else(|_| Vec::new(), |connection| definitions::salvage(&connection));
     let kept = PathBuf::from(OsString::from_iter([path.as_os_str(), ".damaged".as_ref()]));
     if let Err(error) = std::fs::copy(path, &kept) {
-        tracing::warn!(%error, path = %kept.display(), "the damaged store could not be kept");
+        tracing::warn!(%error, path = %kept.display(), "could not keep a copy of the damaged store");
     }
     tracing::warn!(
         %cause,
         path = %path.display(),
         kept = %kept.display(),
         vocabularies = definitions.len(),
-        "the store on disk is damaged; a new one takes its place"
+        "the store on disk is damaged; replacing it with a new one"
     );
-    // SQLite's own way to empty a file that others may have open; removing it would pull it from under them.
+    // SQLite's own way to empty a file that others may have open. Deleting the file would break their connections.
     let connection = open_file(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, true)?;
     connection.execute_batch("VACUUM")?;
@@ -241,8 +232,8 @@ fn replace(path: &Path, cause: &rusqlite::Error) -> Result<Connection, DiskError
     Ok(connection)
 }
 
-/// Whether the error means that the file does not hold what it should. A missing table is one of another process that
-/// was killed while it made the file anew.
+/// Returns whether the error means that the file is damaged. A missing table counts as damage: a process was killed
+/// while it replaced the file.
 fn is_damage(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqliteFailure(failure, message) => {
@@ -250,7 +241,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
                 || message.as_deref().is_some_and(|text| text.starts_with("no such table"))
         }
         rusqlite::Error::SqlInputError { msg, .. } => msg.starts_with("no such table"),
-        // Tables are strict: a value of another type has not been written by SQLite.
+        // Tables are strict, so SQLite never writes a value of another type.
         rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::Utf8Error(..) => true,
         _ => false,
     }
@@ -263,7 +254,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Whether the file is whole after all: another process has made it anew meanwhile.
+/// Returns whether the file is complete after all, because another process has replaced it.
 fn is_sound(connection: &Connection) -> bool {
     let check = connection.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
     let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('embeddings', 'vocabularies')";
@@ -271,7 +262,7 @@ fn is_sound(connection: &Connection) -> bool {
     check.is_ok_and(|answer| answer == "ok") && tables == Ok(2)
 }
 
-/// Half of SHA-256 over the parts with their lengths.
+/// Returns the first half of SHA-256 over the parts with their lengths.
 fn checksum(parts: &[&[u8]]) -> [u8; 16] {
     let mut digest = Sha256::new();
     for part in parts {
@@ -279,7 +270,7 @@ fn checksum(parts: &[&[u8]]) -> [u8; 16] {
         digest.update(part);
     }
     let digest: [u8; 32] = digest.finalize().into();
-    *digest.first_chunk().expect("32 bytes have 16 first ones")
+    *digest.first_chunk().expect("32 bytes begin with 16 bytes")
 }
 
 #[cfg(test)]

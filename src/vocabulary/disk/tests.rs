@@ -1,4 +1,4 @@
-//! The file between processes, full, damaged in every place, and not ours.
+//! Tests of the file: shared between processes, full, damaged at every place, or of another program.
 #![allow(clippy::unwrap_used)]
 
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use super::*;
 
 const ROOMY: u64 = 1 << 30;
 
-/// A folder with a path for a store in it.
+/// Returns a folder, and a path for a store in it.
 fn place() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep/er/store.sqlite3");
@@ -27,7 +27,7 @@ fn key(text: &str) -> EmbeddingKey {
     EmbeddingKey::new(&space, text)
 }
 
-/// 256 floats that no other text has; long texts are truncated.
+/// Returns 256 floats that no other text has. Long texts count as truncated.
 fn embedding(text: &str) -> TextEmbedding {
     let first: u32 = text.bytes().map(u32::from).sum();
     TextEmbedding {
@@ -135,7 +135,7 @@ fn a_full_file_drops_the_least_recently_used_and_stays_within_its_capacity() {
     for hour in 1..40 {
         let start = 1000 * usize::try_from(hour).unwrap();
         store.write(&entries(&names(start..start + 20)), at(hour)).unwrap();
-        // Used again every day, the first ones outlive younger ones.
+        // The first texts are used again and again, so they outlive younger ones.
         let keys: Vec<_> = first.iter().map(|text| key(text)).collect();
         assert!(
             store.read(&keys, at(hour)).unwrap().iter().all(Option::is_some),
@@ -146,7 +146,7 @@ fn a_full_file_drops_the_least_recently_used_and_stays_within_its_capacity() {
     assert!(read(&store, &names(1000..1020)).iter().all(Option::is_none));
     assert!(read(&store, &names(39_000..39_020)).iter().all(Option::is_some));
 
-    // A smaller capacity is made room for when the file is opened.
+    // Opening the file with a smaller capacity makes room.
     drop(store);
     let store = DiskStore::open(&path, capacity / 2).unwrap();
     assert!(store.bytes() <= capacity / 2);
@@ -162,7 +162,7 @@ fn a_capacity_of_nothing_keeps_nothing_and_fails_nothing() {
     assert!(read(&store, &names(0..40)).iter().all(Option::is_none));
 }
 
-/// A store of 60 embeddings and a definition, closed.
+/// Writes a store with 60 embeddings and a definition, and closes it.
 fn written() -> (tempfile::TempDir, PathBuf, Vec<String>) {
     let (folder, path) = place();
     let texts = names(0..60);
@@ -172,7 +172,7 @@ fn written() -> (tempfile::TempDir, PathBuf, Vec<String>) {
     (folder, path, texts)
 }
 
-/// Asks for everything, writes it anew, asks again: at no time is anything else than what was written believed.
+/// Reads everything, writes it again and reads it again. Every result must be what was written or missing.
 fn assert_nothing_wrong(path: &Path, texts: &[String], case: &str) {
     let store = DiskStore::open(path, ROOMY).unwrap_or_else(|error| panic!("{case}: {error}"));
     let right = |found: &[Option<TextEmbedding>]| {
@@ -222,7 +222,7 @@ fn a_file_cut_off_anywhere_gives_nothing_wrong() {
 fn bytes_flipped_anywhere_give_nothing_wrong() {
     let (_folder, path, texts) = written();
     let whole = std::fs::read(&path).unwrap();
-    // The identification of the file is left alone: without it the file is another program's.
+    // The bytes that identify the file stay. Without them the file would be another program's.
     let places = (0..whole.len()).step_by(6151).chain([0, 17, 28, 101, 103, 108]);
     for place in places {
         let mut damaged = whole.clone();
@@ -251,7 +251,7 @@ fn a_file_damaged_while_it_is_open_makes_way_and_keeps_its_definitions() {
     let (_folder, path, texts) = written();
     let store = DiskStore::open(&path, ROOMY).unwrap();
     let (seen, _) = store.definitions_since(None).unwrap().unwrap();
-    // The pages behind those of the definitions, which have been made first.
+    // Damages the last pages. The definitions were written first, so their pages stay.
     let mut bytes = std::fs::read(&path).unwrap();
     let start = bytes.len() - 5 * 16384;
     bytes[start..].fill(0xff);
@@ -356,7 +356,7 @@ fn many_stores_write_one_file_at_a_time() {
     assert!(read(&store, &names(0..400)).iter().all(Option::is_some));
 }
 
-/// Each of them finds the file absent, half made or whole, and all get a store.
+/// Each store finds the file absent, incomplete or complete, and all of them open.
 #[test]
 fn many_stores_make_one_new_file_at_a_time() {
     const STORES: usize = 8;

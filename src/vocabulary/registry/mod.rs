@@ -1,8 +1,8 @@
-//! Named vocabularies: the shipped ones and those that callers define.
+//! Named vocabularies: those shipped with the server and those that clients define.
 //!
-//! Owns their names and who may change what. Definitions live in memory and, when there is a
-//! [`DiskStore`], on disk, where other processes may change them: each call looks whether one has, so it may wait for the
-//! disk. Embeddings belong to [`store`](super::store). The clock is the caller's.
+//! This file owns their names and the rules for changes. Definitions live in memory, and with a [`DiskStore`] also on
+//! disk, where other processes may change them. Every call checks for such changes, so it may wait for the disk.
+//! [`store`](super::store) owns the embeddings. The caller provides the time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,26 +13,27 @@ use super::disk::{ChangeMark, Definition, DiskStore};
 use super::shipped::shipped;
 use super::{ClassList, VocabularyDefinition, VocabularyError, VocabularyOptions};
 
-/// Characters of a vocabulary's name.
+/// Largest number of characters in a vocabulary's name.
 const MAX_NAME_CHARACTERS: usize = 64;
 
-/// How often a change is tried again because another process was faster.
+/// Number of attempts at a change while other processes are faster.
 const ATTEMPTS: usize = 10;
 
-/// A class list under a name.
+/// A vocabulary under a name.
 #[derive(Debug)]
 pub struct NamedVocabulary {
-    /// The name requests use.
+    /// The name in requests.
     pub name: String,
-    /// The classes and, when the definition has one, their background.
+    /// The classes, with a background if the definition has one.
     pub list: Arc<ClassList>,
-    /// What takes the place of the server's defaults.
+    /// Options that replace the server's defaults.
     pub options: VocabularyOptions,
-    /// Digest of the definition, 32 hexadecimal digits: equal definitions have equal digests.
+    /// Digest of the definition, 32 hexadecimal digits. Equal definitions have equal digests.
     pub digest: String,
-    /// Whether it came with the server and is read-only.
+    /// Whether the vocabulary is shipped with the server and thus read-only.
     pub shipped: bool,
-    /// When this definition was made, to the second if it has been on disk; for shipped ones the server's start.
+    /// When the definition was made, to the second if it has been on disk. For a shipped vocabulary, when the server
+    /// started.
     pub defined_at: SystemTime,
     hits: AtomicU64,
 }
@@ -50,16 +51,16 @@ impl NamedVocabulary {
         })
     }
 
-    /// Requests that used this definition.
+    /// Returns the number of requests that used this definition.
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
     }
 }
 
-/// What [`VocabularyRegistry::put`] did.
+/// The result of [`VocabularyRegistry::put`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// The name was new.
+    /// The name was not in use before.
     Created,
     /// The name had another definition before.
     Replaced,
@@ -74,16 +75,17 @@ pub struct VocabularyRegistry {
     disk: Option<Arc<DiskStore>>,
 }
 
-/// The vocabularies that callers have defined.
+/// The vocabularies that clients have defined.
 #[derive(Debug, Default)]
 struct Defined {
     by_name: BTreeMap<String, Arc<NamedVocabulary>>,
-    /// The state of the disk they come from.
+    /// The state of the file on disk that these come from.
     seen: Option<ChangeMark>,
 }
 
 impl VocabularyRegistry {
-    /// The shipped vocabularies, those on disk, and room for `max_vocabularies` beside the shipped ones.
+    /// Creates a registry of the shipped vocabularies and those on disk. At most `max_vocabularies` can be defined
+    /// besides the shipped ones.
     pub fn new(max_vocabularies: usize, disk: Option<Arc<DiskStore>>, now: SystemTime) -> Self {
         let shipped =
             shipped().map(|(name, definition)| (name.to_owned(), NamedVocabulary::new(name, definition, true, now)));
@@ -95,10 +97,10 @@ impl VocabularyRegistry {
         }
     }
 
-    /// A vocabulary, to look at it.
+    /// Returns a vocabulary without counting a hit.
     ///
     /// # Errors
-    /// [`VocabularyError::NotFound`].
+    /// [`VocabularyError::NotFound`] when no vocabulary has the name.
     pub fn get(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
         if let Some(vocabulary) = self.shipped.get(name) {
             return Ok(Arc::clone(vocabulary));
@@ -107,17 +109,17 @@ impl VocabularyRegistry {
         vocabulary.ok_or_else(|| VocabularyError::NotFound { name: name.to_owned() })
     }
 
-    /// A vocabulary, to label an image with it: counts as a hit.
+    /// Returns a vocabulary for labelling an image and counts a hit.
     ///
     /// # Errors
-    /// [`VocabularyError::NotFound`].
+    /// [`VocabularyError::NotFound`] when no vocabulary has the name.
     pub fn get_for_request(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
         let vocabulary = self.get(name)?;
         vocabulary.hits.fetch_add(1, Ordering::Relaxed);
         Ok(vocabulary)
     }
 
-    /// All vocabularies, shipped ones first, each part sorted by name.
+    /// Returns all vocabularies: shipped ones first, each part sorted by name.
     pub fn list(&self) -> Vec<Arc<NamedVocabulary>> {
         self.shipped
             .values()
@@ -126,11 +128,13 @@ impl VocabularyRegistry {
             .collect()
     }
 
-    /// Defines a vocabulary, or defines it anew. `condition` says whether the caller wants that, from the digest of the present
-    /// definition, `None` when there is none; it is asked again when another process changes the definition meanwhile.
+    /// Defines a vocabulary, new or in place of an older definition. `condition` decides whether the caller wants the
+    /// change, from the digest of the present definition, or `None` if there is none. It is called again if another
+    /// process changes the definition in the meantime.
     ///
     /// # Errors
-    /// When the name is not allowed or shipped, the condition does not hold, a new one would be one too many, or the disk fails.
+    /// [`VocabularyError`] when the name is not allowed or shipped, the condition does not hold, there is no room for a
+    /// new vocabulary, or the disk fails.
     pub fn put(
         &self,
         name: &str,
@@ -170,10 +174,11 @@ impl VocabularyRegistry {
         })
     }
 
-    /// Drops a vocabulary. `condition` is that of [`put`](Self::put).
+    /// Deletes a vocabulary. `condition` is that of [`put`](Self::put).
     ///
     /// # Errors
-    /// When there is none of that name, it is shipped, the condition does not hold, or the disk fails.
+    /// [`VocabularyError`] when no vocabulary has the name, it is shipped, the condition does not hold, or the disk
+    /// fails.
     pub fn delete(&self, name: &str, condition: impl Fn(Option<&str>) -> bool) -> Result<(), VocabularyError> {
         self.refuse_shipped(name)?;
         self.change(name, |defined, disk| {
@@ -192,8 +197,11 @@ impl VocabularyRegistry {
         })
     }
 
-    /// Changes the definitions, from what the disk says now. `attempt` gives `None` when another process has changed it
-    /// since, and is called again.
+    /// Changes the definitions, starting from their present state on disk. If `attempt` returns `None`, another process
+    /// has changed that state, and `attempt` is called again.
+    ///
+    /// # Errors
+    /// The error of `attempt`, and [`VocabularyError::NotWritten`] when all attempts failed.
     fn change<T>(
         &self,
         name: &str,
@@ -204,12 +212,13 @@ impl VocabularyRegistry {
                 return Ok(changed);
             }
         }
-        Err(not_written(name, &"other processes change it all the time"))
+        Err(not_written(name, &"other processes keep changing it"))
     }
 
-    /// The definitions, with what other processes have changed. A disk that cannot be read leaves what is known.
+    /// Returns the definitions including the changes of other processes. If the disk cannot be read, returns the known
+    /// ones.
     fn defined(&self) -> MutexGuard<'_, Defined> {
-        // Held while the disk is read: nothing this process writes comes in between.
+        // The lock is held while the disk is read, so this process writes nothing in between.
         let mut defined = self
             .defined
             .lock()
@@ -218,7 +227,7 @@ impl VocabularyRegistry {
             match disk.definitions_since(defined.seen) {
                 Ok(None) => {}
                 Ok(Some((mark, definitions))) => defined.take_over(mark, definitions),
-                Err(error) => tracing::warn!(%error, "the vocabularies on disk cannot be read"),
+                Err(error) => tracing::warn!(%error, "cannot read the vocabularies on disk"),
             }
         }
         defined
@@ -274,7 +283,8 @@ fn check(
     })
 }
 
-/// `[a-z0-9][a-z0-9._-]{0,63}`: safe in a path, a file name and a metric's label.
+/// Returns whether a name matches `[a-z0-9][a-z0-9._-]{0,63}`, which is safe in a path, a file name and a metric's
+/// label.
 fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= MAX_NAME_CHARACTERS

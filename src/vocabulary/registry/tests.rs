@@ -1,4 +1,4 @@
-//! The life of a name, alone and among processes.
+//! Tests of a name's life, in one process and among several.
 #![allow(clippy::unwrap_used)]
 
 use super::super::classes::tests::list;
@@ -21,12 +21,12 @@ fn put(
         .map(|(_, stored)| stored)
 }
 
-/// The condition of a caller who asks nothing.
+/// The condition of a caller who accepts any state.
 fn always(_: Option<&str>) -> bool {
     true
 }
 
-/// The condition of a caller who wants a new name.
+/// The condition of a caller who wants to create a new vocabulary.
 fn absent(current: Option<&str>) -> bool {
     current.is_none()
 }
@@ -162,7 +162,7 @@ fn only_requests_count_as_hits() {
     assert_eq!(registry.get("voc-20").unwrap().hits(), 2);
 }
 
-/// Two processes' registries on one file.
+/// Returns the registries of two processes on the same file.
 fn two_on_one_disk() -> (tempfile::TempDir, VocabularyRegistry, VocabularyRegistry) {
     let folder = tempfile::tempdir().unwrap();
     let on_disk = || {
@@ -183,7 +183,7 @@ fn what_one_process_defines_and_drops_the_other_sees() {
         (&one.get("pets").unwrap().list, NOW, false)
     );
 
-    // What stays as it was keeps its hits.
+    // An unchanged vocabulary keeps its hits.
     put(&one, "trees", "oak", always).unwrap();
     let defined = other.list().iter().filter(|vocabulary| !vocabulary.shipped).count();
     assert_eq!(defined, 2);

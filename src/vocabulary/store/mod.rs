@@ -1,8 +1,8 @@
-//! Text embeddings, each computed once: held in memory, and on disk below it when there is a [`DiskStore`].
+//! Text embeddings, each computed once. They are held in memory and, with a [`DiskStore`], on disk.
 //!
-//! Owns which embeddings are held in memory, for how long, and that two requests for one unseen text share its
-//! computation. The work outlives whoever asked for it: a request that is dropped leaves a text embedded for the next
-//! one. Leaves the computing to a [`TextEmbedder`], and deadlines to the caller. A disk that fails costs time, never an
+//! This file owns which embeddings are held in memory and for how long. Requests that need the same new text share one
+//! computation. The computation outlives its request: a dropped request leaves the text embedded for the next one. A
+//! [`TextEmbedder`] computes the embeddings, and the caller keeps the deadline. A failing disk costs time, never an
 //! answer.
 
 use std::collections::HashMap;
@@ -14,57 +14,57 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::TemplateSet;
-use super::disk::{DiskStore, off_pool};
+use super::disk::DiskStore;
 use super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
-use crate::support::ByteLru;
+use crate::support::{ByteLru, run_blocking};
 
-/// Tokens beyond their templates' own that a chunk of texts may come to: what is handed to the embedder at once, so that
-/// images get their turn between the chunks of a long vocabulary. A chunk is some 20 class names in 85 templates, or 1,800
-/// in one.
+/// Largest number of tokens in a chunk, without the tokens of the templates' own words. The embedder gets one chunk at
+/// a time, so that images get their turn between the chunks of a long vocabulary. A chunk holds about 20 class names
+/// with 85 templates, or 1,800 with one template.
 const CHUNK_TOKENS: usize = 16_384;
 
-/// What [`TextEmbedder::embed`] promises: one embedding per text, in the texts' order.
+/// The result of [`TextEmbedder::embed`]: one embedding per text, in the order of the texts.
 pub type EmbeddingFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<TextEmbedding>, EmbeddingError>> + Send + 'a>>;
 
-/// Something that computes text embeddings of one model.
+/// Computes text embeddings with one model.
 pub trait TextEmbedder: Send + Sync + 'static {
-    /// Embeds a few texts in one go.
+    /// Embeds a chunk of texts.
     fn embed(&self, texts: Vec<String>, templates: TemplateSet) -> EmbeddingFuture<'_>;
 }
 
-/// Why there are no embeddings. The same error goes to everybody who waited for the text.
+/// Why there are no embeddings. Everybody who waits for the text gets the same error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddingError {
-    /// There is no worker to compute them.
+    /// No worker can compute the embeddings.
     #[error("{0}")]
     Unavailable(&'static str),
-    /// The model failed; the log has the detail.
+    /// The model failed. The log has the details.
     #[error("the texts could not be embedded: {0}")]
     Failed(String),
-    /// The computation ended without a result: it panicked, or the server is going down.
+    /// The computation ended without a result: it panicked, or the server is shutting down.
     #[error("embedding the texts was interrupted")]
     Interrupted,
 }
 
-/// What the store has done and holds.
+/// Counts of the store since its start, and its present size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreStatistics {
-    /// Texts asked for that were held in memory, or on their way for another request, since the start.
+    /// Requested texts since the start that were in memory, or already being computed for another request.
     pub hits: u64,
-    /// Texts asked for that were on disk, since the start.
+    /// Requested texts since the start that were on disk.
     pub disk_hits: u64,
-    /// Texts asked for that had to be computed, since the start.
+    /// Requested texts since the start that had to be computed.
     pub misses: u64,
-    /// Texts held in memory now.
+    /// Number of texts held in memory now.
     pub texts: usize,
-    /// Bytes they take with their index, estimated.
+    /// Estimated bytes of these texts, including their keys.
     pub bytes: u64,
     /// Bytes of the file on disk.
     pub disk_bytes: u64,
 }
 
-/// The store. Cheap to share, see [`EmbeddingStore::resolve`].
+/// The store of text embeddings, shared behind an `Arc`.
 #[derive(Debug)]
 pub struct EmbeddingStore {
     disk: Option<Arc<DiskStore>>,
@@ -74,24 +74,24 @@ pub struct EmbeddingStore {
     state: Mutex<State>,
 }
 
-/// Held and pending change together, so that a text is never computed twice nor missed.
+/// Held and pending texts, under one lock so that no text is computed twice or missed.
 #[derive(Debug)]
 struct State {
     held: ByteLru<EmbeddingKey, TextEmbedding>,
-    pending: HashMap<EmbeddingKey, watch::Receiver<Option<Outcome>>>,
+    pending: HashMap<EmbeddingKey, watch::Receiver<Option<EmbeddingResult>>>,
 }
 
-type Outcome = Result<TextEmbedding, EmbeddingError>;
+type EmbeddingResult = Result<TextEmbedding, EmbeddingError>;
 
-/// A text as [`EmbeddingStore::resolve`] finds it.
+/// The state of a text when [`EmbeddingStore::resolve`] looks it up.
 enum Found {
     Held(TextEmbedding),
-    Pending(watch::Receiver<Option<Outcome>>),
+    Pending(watch::Receiver<Option<EmbeddingResult>>),
 }
 
 impl EmbeddingStore {
-    /// A store that holds at most this many bytes in memory, where the least recently used texts go first, and knows
-    /// what is on disk.
+    /// Creates a store that holds at most `capacity_bytes` bytes in memory and also uses the embeddings on disk. The
+    /// least recently used texts are dropped from memory first.
     pub fn new(capacity_bytes: u64, disk: Option<Arc<DiskStore>>) -> Arc<Self> {
         Arc::new(Self {
             disk,
@@ -105,14 +105,14 @@ impl EmbeddingStore {
         })
     }
 
-    /// The embeddings of some texts, in their order. Texts that are neither held nor on their way are read from the disk
-    /// or, chunk by chunk, computed by `embedder`, in a task of their own: dropping this future does not stop it.
+    /// Returns the embeddings of some texts in their order. Texts that are neither held nor being computed are read
+    /// from disk or computed by `embedder`, chunk by chunk. This happens in a task of its own, so dropping the future
+    /// does not stop it.
     ///
-    /// Call it inside a tokio runtime.
+    /// Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When a computation that one of the texts needs fails. What had been computed by
-    /// then is held, nothing else is left behind.
+    /// [`EmbeddingError`] when the computation of one of the texts fails. Embeddings computed before are held.
     pub async fn resolve(
         self: &Arc<Self>,
         space: &EmbeddingSpace,
@@ -128,7 +128,7 @@ impl EmbeddingStore {
             embeddings.push(match text {
                 Found::Held(embedding) => embedding,
                 Found::Pending(mut receiver) => match receiver.wait_for(Option::is_some).await {
-                    Ok(outcome) => outcome.clone().expect("it was waited for")?,
+                    Ok(outcome) => outcome.clone().expect("the wait ends with an outcome")?,
                     Err(_) => return Err(EmbeddingError::Interrupted),
                 },
             });
@@ -136,7 +136,7 @@ impl EmbeddingStore {
         Ok(embeddings)
     }
 
-    /// How many of the texts are held in memory or on disk. Asking does not count as use.
+    /// Returns how many of the texts are held in memory or on disk. Does not count as use.
     pub async fn embedded(&self, space: &EmbeddingSpace, texts: &[String]) -> usize {
         let mut missing: Vec<EmbeddingKey> = texts.iter().map(|text| EmbeddingKey::new(space, text)).collect();
         {
@@ -145,12 +145,12 @@ impl EmbeddingStore {
         }
         let held = texts.len() - missing.len();
         match self.disk.clone() {
-            Some(disk) if !missing.is_empty() => held + off_pool(move || disk.count(&missing)).await.unwrap_or(0),
+            Some(disk) if !missing.is_empty() => held + run_blocking(move || disk.count(&missing)).await.unwrap_or(0),
             _ => held,
         }
     }
 
-    /// What the store has done and holds.
+    /// Returns the counts of the store and its present size.
     pub fn statistics(&self) -> StoreStatistics {
         let state = self.state();
         StoreStatistics {
@@ -163,7 +163,7 @@ impl EmbeddingStore {
         }
     }
 
-    /// Finds every text and claims those that nobody provides yet.
+    /// Looks up every text, and claims those that nobody provides yet.
     fn find(self: &Arc<Self>, space: &EmbeddingSpace, texts: &[String]) -> (Vec<Found>, Vec<Claim>) {
         let mut state = self.state();
         let mut found = Vec::with_capacity(texts.len());
@@ -196,15 +196,15 @@ impl EmbeddingStore {
         self.state().held.insert(key, embedding, bytes);
     }
 
-    /// Settles the claims whose texts are on disk; gives back the others.
+    /// Settles the claims whose texts are on disk. Returns the other claims.
     async fn settle_from_disk(&self, claims: Vec<Claim>) -> Vec<Claim> {
         let Some(disk) = self.disk.clone() else {
             return claims;
         };
         let keys: Vec<EmbeddingKey> = claims.iter().map(|claim| claim.key.clone()).collect();
-        let read = off_pool(move || disk.read(&keys, SystemTime::now())).await;
+        let read = run_blocking(move || disk.read(&keys, SystemTime::now())).await;
         let read = read.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the store on disk cannot be read");
+            tracing::warn!(%error, "cannot read the store on disk");
             vec![None; claims.len()]
         });
         let mut others = Vec::new();
@@ -220,13 +220,14 @@ impl EmbeddingStore {
         others
     }
 
-    /// Settles a chunk with its embeddings once they are on disk: what is said to be embedded outlives the process.
+    /// Writes the embeddings of a chunk to disk, then settles its claims. So a text counts as embedded only once its
+    /// embedding outlives the process.
     async fn settle_and_keep(&self, chunk: Vec<Claim>, embeddings: Vec<TextEmbedding>) {
         if let Some(disk) = self.disk.clone() {
             let keys = chunk.iter().map(|claim| claim.key.clone());
             let entries: Vec<_> = keys.zip(embeddings.iter().cloned()).collect();
-            if let Err(error) = off_pool(move || disk.write(&entries, SystemTime::now())).await {
-                tracing::warn!(%error, "text embeddings could not be written to disk");
+            if let Err(error) = run_blocking(move || disk.write(&entries, SystemTime::now())).await {
+                tracing::warn!(%error, "could not write text embeddings to disk");
             }
         }
         for (claim, embedding) in chunk.into_iter().zip(embeddings) {
@@ -239,22 +240,23 @@ impl EmbeddingStore {
     }
 }
 
-/// Bytes of an entry with its text and its floats.
+/// Returns the bytes of an entry with its text and its floats.
 fn entry_bytes(key: &EmbeddingKey, embedding: &TextEmbedding) -> u64 {
     ByteLru::<EmbeddingKey, TextEmbedding>::entry_bytes(key.text.len() + size_of_val(&*embedding.vector))
 }
 
-/// The duty to provide a text. While it lives the text is pending; when it goes, whatever the reason, it is not.
+/// The duty to provide a text. The text is pending while the claim lives, and no longer when the claim is dropped for
+/// any reason.
 struct Claim {
     store: Arc<EmbeddingStore>,
     key: EmbeddingKey,
-    sender: watch::Sender<Option<Outcome>>,
+    sender: watch::Sender<Option<EmbeddingResult>>,
 }
 
 impl Claim {
-    fn settle(self, outcome: Outcome) {
+    fn settle(self, outcome: EmbeddingResult) {
         if let Ok(embedding) = &outcome {
-            // Before it stops being pending, so that nobody finds it missing in between.
+            // The embedding is held before the text stops being pending, so that nobody finds it missing.
             self.store.hold(self.key.clone(), embedding.clone());
         }
         self.sender.send_replace(Some(outcome));
@@ -267,7 +269,8 @@ impl Drop for Claim {
     }
 }
 
-/// Provides what all claims are for, from the disk or by computing it, chunk by chunk; the first failure ends them all.
+/// Provides the texts of all claims from the disk, or computes them chunk by chunk. The first failure ends all
+/// remaining claims.
 async fn provide(
     store: Arc<EmbeddingStore>,
     claims: Vec<Claim>,
@@ -291,9 +294,9 @@ async fn provide(
     }
 }
 
-/// How many of the texts go into the next chunk, at least one.
+/// Returns how many of the texts form the next chunk, at least one.
 fn chunk_length<'a>(texts: impl Iterator<Item = &'a str>, templates: TemplateSet) -> usize {
-    // No token is shorter than a byte; a prompt has about two more for what ends its sentence.
+    // A token is at least one byte long, and a prompt has about two more tokens for the end of its sentence.
     let most_tokens = |text: &str| templates.templates().len() * (text.len() + 2);
     let totals = texts.scan(0, |total, text| {
         *total += most_tokens(text);
@@ -303,7 +306,7 @@ fn chunk_length<'a>(texts: impl Iterator<Item = &'a str>, templates: TemplateSet
 }
 
 fn fail(chunk: Vec<Claim>, rest: Vec<Claim>, error: &EmbeddingError) {
-    tracing::warn!(%error, texts = chunk.len() + rest.len(), "texts were not embedded");
+    tracing::warn!(%error, texts = chunk.len() + rest.len(), "could not embed texts");
     chunk
         .into_iter()
         .chain(rest)

@@ -1,14 +1,14 @@
-//! The store under concurrency, failure, cancellation and pressure.
+//! Tests of the store under concurrency, failure, cancellation and memory pressure.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 
 use tokio::sync::Semaphore;
 
-/// Embeds a text as its first byte, one chunk per permit.
+/// Embeds a text as its first byte. Each chunk takes a permit.
 struct FirstByte {
     permits: Semaphore,
-    /// What the next chunks do, the last one first; when it is empty they succeed.
+    /// What the next chunks do, in reverse order. Chunks after the script succeed.
     script: Mutex<Vec<Behaviour>>,
     calls: Mutex<Vec<Vec<String>>>,
 }
@@ -30,12 +30,12 @@ impl FirstByte {
         })
     }
 
-    /// Waits for permits.
+    /// Creates an embedder whose chunks wait for permits.
     fn gated(script: &[Behaviour]) -> Arc<Self> {
         Self::with_permits(0, script)
     }
 
-    /// Never waits.
+    /// Creates an embedder whose chunks never wait.
     fn open(script: &[Behaviour]) -> Arc<Self> {
         Self::with_permits(1000, script)
     }
@@ -44,7 +44,7 @@ impl FirstByte {
         self.calls.lock().unwrap().clone()
     }
 
-    /// Until that many chunks have been asked for.
+    /// Waits until this many chunks have been requested.
     async fn called(&self, times: usize) {
         while self.calls().len() < times {
             tokio::task::yield_now().await;
@@ -72,7 +72,7 @@ impl TextEmbedder for FirstByte {
     }
 }
 
-/// The text's first byte; texts of more than ten characters count as truncated.
+/// Returns the embedding of a text: its first byte. Texts of more than ten characters count as truncated.
 fn embedding(text: &str) -> TextEmbedding {
     TextEmbedding {
         vector: [f32::from(text.as_bytes()[0])].into(),
@@ -82,7 +82,7 @@ fn embedding(text: &str) -> TextEmbedding {
 
 const ROOMY: u64 = 1 << 20;
 
-/// A text that is told apart by its number. One template gives it as many tokens as 16 of them may have in a chunk.
+/// Returns a text with a number, long enough that a chunk holds exactly 16 such texts with one template.
 fn a_sixteenth_of_a_chunk(number: usize) -> String {
     format!("{number:0width$}", width = CHUNK_TOKENS / 16 - 2)
 }
@@ -108,7 +108,7 @@ async fn resolve(
     Ok(embeddings.iter().map(|embedding| embedding.vector[0]).collect())
 }
 
-/// Runs a request on its own, up to where it waits.
+/// Starts a request in its own task and lets it run until it waits.
 async fn started(
     store: &Arc<EmbeddingStore>,
     embedder: &Arc<FirstByte>,
@@ -209,7 +209,7 @@ fn a_chunk_has_as_many_texts_as_their_lengths_and_templates_allow() {
     assert_eq!(length(&names("traffic light"), TemplateSet::Maskclip85), 12);
     assert_eq!(length(&names("cat"), TemplateSet::Maskclip85), 38);
     assert_eq!(length(&names("cat"), TemplateSet::Simple), 3_276);
-    // Longer than a chunk, yet somebody has to embed it.
+    // The text exceeds a whole chunk but still has to be embedded.
     assert_eq!(length(&names(&"cat ".repeat(50)), TemplateSet::Maskclip85), 1);
     assert_eq!(length(&names("cat")[..3], TemplateSet::Maskclip85), 3);
 }
@@ -286,7 +286,7 @@ async fn the_least_recently_used_texts_go_first_when_it_is_full() {
     let (store, embedder) = (EmbeddingStore::new(2 * one, None), FirstByte::open(&[]));
     resolve(&store, &embedder, &["a", "b"]).await.unwrap();
     resolve(&store, &embedder, &["a"]).await.unwrap();
-    // Asking how many are held is no use: "b" stays the oldest.
+    // Counting embedded texts is not a use, so "b" stays the oldest.
     assert_eq!(store.embedded(&space("w"), &texts(&["b"])).await, 1);
     resolve(&store, &embedder, &["c"]).await.unwrap();
     for (name, held) in [("a", 1), ("b", 0), ("c", 1)] {

@@ -1,5 +1,4 @@
-//! What has to be known of a published model beside its tensors: where it is, what it must hash to, its licence, its activation and
-//! its normalisation.
+//! Facts about published models beside their tensors: address, digest, licence, activation and normalisation.
 
 mod published;
 
@@ -14,44 +13,44 @@ pub use published::PUBLISHED;
 /// A model whose weights somebody else publishes.
 #[derive(Debug, PartialEq)]
 pub struct PublishedModel {
-    /// The name in settings and requests, and of its file.
+    /// The name of the model in settings and requests, and of its file.
     pub name: &'static str,
-    /// Its sizes.
+    /// The sizes of the model.
     pub architecture: &'static Architecture,
     /// open_clip's name for these weights of the architecture.
     pub tag: &'static str,
-    /// Where its weights are.
-    pub origin: Origin,
-    /// What its publisher allows.
+    /// The place from which the weights are downloaded.
+    pub source: DownloadSource,
+    /// The licence of the publisher.
     pub licence: &'static str,
-    /// The non-linearity it was trained with.
+    /// The non-linearity that the model was trained with.
     pub activation: Activation,
-    /// How its images were normalised.
+    /// The normalisation of images that the model was trained with.
     pub normalisation: TrainingNormalisation,
 }
 
-/// Where a published model's weights are.
+/// The place from which the weights of a published model are downloaded.
 #[derive(Debug, PartialEq)]
-pub enum Origin {
+pub enum DownloadSource {
     /// A file whose digest and size are known beforehand.
     Address {
-        /// Its address.
+        /// The URL of the file.
         url: &'static str,
-        /// SHA-256, in hexadecimal.
+        /// The SHA-256 of the file, in hexadecimal.
         sha256: &'static str,
-        /// Its length.
+        /// The length of the file in bytes.
         bytes: u64,
     },
-    /// A repository of the Hugging Face hub. Its files are replaced now and then, safer forms are added: the hub states the
-    /// digest of what it holds today, in the header that names the large file's object.
+    /// A repository of the Hugging Face hub. Its files may be replaced, and safer forms may be added. The hub states
+    /// the digest of the present file in a header that names the large file's object.
     Hub {
-        /// Owner and name.
+        /// The owner and name of the repository.
         repository: &'static str,
     },
 }
 
-/// open_clip's names of the weights in a hub's repository, in the order in which they are looked for, each with the ending
-/// it gets here.
+/// open_clip's names of the weights in a hub's repository, in the order in which they are looked for. Each has the
+/// extension that the file gets in the folder of models.
 pub const HUB_FILES: [(&str, &str); 2] = [
     ("open_clip_model.safetensors", "safetensors"),
     ("open_clip_pytorch_model.bin", "bin"),
@@ -60,45 +59,45 @@ pub const HUB_FILES: [(&str, &str); 2] = [
 /// The normalisation of images in a model's training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainingNormalisation {
-    /// OpenAI's, by its data's statistics; most others took it over.
+    /// OpenAI's normalisation by the statistics of its data, which most other models use, too.
     OpenAi,
-    /// Pixels to -1 to 1.
+    /// Pixels scaled to -1 to 1.
     Inception,
 }
 
-/// A model's sizes, as open_clip's configuration states them.
+/// The sizes of a model, as open_clip's configuration states them.
 #[derive(Debug, PartialEq)]
 pub struct Architecture {
-    /// open_clip's name.
+    /// open_clip's name of the architecture.
     pub name: &'static str,
-    /// Width of the joint embedding.
+    /// The width of the embedding that images and texts share.
     pub embedding: u32,
-    /// Sides of the images it was trained on, in pixels.
+    /// The side in pixels of the square images that the model was trained on.
     pub image_pixels: u32,
-    /// The visual tower.
+    /// The sizes of the visual tower.
     pub visual: VisualSizes,
-    /// Width of the text tower, whose heads are 64 wide and whose layers are 12.
+    /// The width of the text tower, which has 12 layers and heads of 64 channels.
     pub text_width: u32,
 }
 
-/// Sizes of a visual tower.
+/// The sizes of a visual tower.
 #[derive(Debug, PartialEq)]
 pub enum VisualSizes {
-    /// Blocks per stage, and the stem's width.
+    /// A ResNet: the number of blocks of each stage, and the width of the stem.
     ResNet([u32; 4], u32),
-    /// Layers, width, sides of a patch in pixels.
+    /// A ViT: the number of layers, the width, and the side of a patch in pixels.
     Vit(u32, u32, u32),
 }
 
 impl PublishedModel {
-    /// The model of that name. Case does not matter; OpenAI's spelling (`ViT-L/14@336px`) and open_clip's
-    /// (`ViT-B-16:laion2b_s34b_b88k`, `ViT-B-16-quickgelu`) are as good as the zoo's own.
+    /// Returns the model with this name. Case does not matter. OpenAI's spelling (`ViT-L/14@336px`) and open_clip's
+    /// (`ViT-B-16:laion2b_s34b_b88k`, `ViT-B-16-quickgelu`) are accepted beside the table's own names.
     pub fn named(name: &str) -> Option<&'static Self> {
         let wanted = simplify(name);
         PUBLISHED.iter().find(|model| model.spellings().contains(&wanted))
     }
 
-    /// Every spelling of the name, simplified.
+    /// Returns every spelling of the name, simplified.
     fn spellings(&self) -> Vec<String> {
         let architecture = self.architecture.name;
         let mut spellings = vec![self.name.to_owned(), format!("{architecture}:{}", self.tag)];
@@ -112,7 +111,7 @@ impl PublishedModel {
         spellings.iter().map(|spelling| simplify(spelling)).collect()
     }
 
-    /// Its weights in a folder of fetched models, when they are there.
+    /// Returns the path of the model's weights in a folder of fetched models, or `None` when they are not there.
     pub fn find_in(&self, folder: &Path) -> Option<PathBuf> {
         self.endings()
             .iter()
@@ -120,20 +119,21 @@ impl PublishedModel {
             .find(|path| path.is_file())
     }
 
-    /// Where its weights go in a folder of fetched models.
+    /// Returns the path for the model's weights in a folder of fetched models, with this file extension.
     pub fn path_in(&self, folder: &Path, ending: &str) -> PathBuf {
         folder.join(format!("{}.{ending}", self.name))
     }
 
-    /// The endings its file may have.
+    /// Returns the file extensions that the weights may have.
     pub fn endings(&self) -> &'static [&'static str] {
-        match self.origin {
-            Origin::Address { .. } => &["pt"],
-            Origin::Hub { .. } => &[HUB_FILES[0].1, HUB_FILES[1].1],
+        match self.source {
+            DownloadSource::Address { .. } => &["pt"],
+            DownloadSource::Hub { .. } => &[HUB_FILES[0].1, HUB_FILES[1].1],
         }
     }
 
-    /// open_clip's configuration of the model: what its weights do not say. It goes beside them.
+    /// Returns open_clip's configuration of the model, which goes beside its weights. It holds what the weights do not
+    /// tell.
     pub fn config(&self) -> String {
         let Architecture {
             embedding,
@@ -165,7 +165,7 @@ impl PublishedModel {
     }
 }
 
-/// One form for spellings that differ in case and separators alone.
+/// Maps spellings that differ only in case and separators to one form.
 fn simplify(name: &str) -> String {
     name.to_lowercase().replace(['/', '@', '_'], "-")
 }
@@ -212,7 +212,7 @@ mod tests {
                 "{spelling}"
             );
         }
-        // Trained with the exact GELU: there is no such model.
+        // This model was trained with the exact GELU, so no such model exists.
         assert_eq!(PublishedModel::named("ViT-B-16-quickgelu:laion2b_s34b_b88k"), None);
         assert_eq!(PublishedModel::named("ViT-B-17"), None);
     }
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn digests_are_whole_and_openais_are_in_their_addresses() {
         for model in PUBLISHED {
-            if let Origin::Address { url, sha256, .. } = model.origin {
+            if let DownloadSource::Address { url, sha256, .. } = model.source {
                 assert_eq!(sha256.len(), 64, "{}", model.name);
                 assert_eq!(url::Url::parse(url).unwrap().as_str(), url);
                 assert_eq!(url.split('/').rev().nth(1), Some(sha256), "{}", model.name);

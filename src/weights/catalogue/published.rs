@@ -1,11 +1,11 @@
 //! The table of published models.
 //!
 //! Addresses, repositories, activations and normalisations are those of the package open_clip_torch 3.3
-//! (`open_clip/pretrained.py`); OpenAI's digests are components of its addresses. Its sizes are those that others pinned
-//! together with these digests: nothing was downloaded to make this table. Licences are as the repositories and model cards
-//! state them.
+//! (`open_clip/pretrained.py`). OpenAI's digests are components of its addresses. OpenAI's file sizes are those that
+//! other projects pinned together with these digests: nothing was downloaded to make this table. Licences are as the
+//! repositories and model cards state them.
 
-use super::{Architecture, Origin, PublishedModel, TrainingNormalisation, VisualSizes};
+use super::{Architecture, DownloadSource, PublishedModel, TrainingNormalisation, VisualSizes};
 use crate::clip::Activation;
 
 const RN50: Architecture = resnet("RN50", 1024, 224, [3, 4, 6, 3], 64, 512);
@@ -19,11 +19,12 @@ const VIT_L_14: Architecture = vit("ViT-L-14", 768, 224, [24, 1024, 14]);
 const VIT_L_14_336: Architecture = vit("ViT-L-14-336", 768, 336, [24, 1024, 14]);
 
 const MIT: &str = "MIT";
-/// Apple's licence for research models and code has changed its name; the repository's LICENSE file says what holds.
+/// Apple has renamed its licence for research models and code. The LICENSE file of the repository says which terms
+/// apply.
 const APPLE: &str = "Apple's (the repository's LICENSE)";
 const NON_COMMERCIAL: &str = "CC-BY-NC-4.0";
 
-/// Every published model that `maskclip fetch` knows, OpenAI's first.
+/// All published models that `maskclip fetch` knows, OpenAI's first.
 pub const PUBLISHED: &[PublishedModel] = &[
     openai(
         "RN50",
@@ -92,7 +93,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-32-laion2b",
         architecture: &VIT_B_32,
         tag: "laion2b_s34b_b79k",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
         },
         licence: MIT,
@@ -103,7 +104,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-16-laion2b",
         architecture: &VIT_B_16,
         tag: "laion2b_s34b_b88k",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
         },
         licence: MIT,
@@ -114,7 +115,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-L-14-laion2b",
         architecture: &VIT_L_14,
         tag: "laion2b_s32b_b82k",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
         },
         licence: MIT,
@@ -125,7 +126,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-32-datacomp",
         architecture: &VIT_B_32,
         tag: "datacomp_xl_s13b_b90k",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
         },
         licence: MIT,
@@ -136,7 +137,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-16-datacomp",
         architecture: &VIT_B_16,
         tag: "datacomp_xl_s13b_b90k",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",
         },
         licence: MIT,
@@ -147,7 +148,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-L-14-datacomp",
         architecture: &VIT_L_14,
         tag: "datacomp_xl_s13b_b90k",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
         },
         licence: MIT,
@@ -158,7 +159,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-16-dfn2b",
         architecture: &VIT_B_16,
         tag: "dfn2b",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "apple/DFN2B-CLIP-ViT-B-16",
         },
         licence: APPLE,
@@ -169,7 +170,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-L-14-dfn2b",
         architecture: &VIT_L_14,
         tag: "dfn2b",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "apple/DFN2B-CLIP-ViT-L-14",
         },
         licence: APPLE,
@@ -180,7 +181,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-L-14-dfn2b-39b",
         architecture: &VIT_L_14,
         tag: "dfn2b_s39b",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "apple/DFN2B-CLIP-ViT-L-14-39B",
         },
         licence: APPLE,
@@ -191,7 +192,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-32-metaclip-400m",
         architecture: &VIT_B_32,
         tag: "metaclip_400m",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "timm/vit_base_patch32_clip_224.metaclip_400m",
         },
         licence: NON_COMMERCIAL,
@@ -202,7 +203,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-16-metaclip-400m",
         architecture: &VIT_B_16,
         tag: "metaclip_400m",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "timm/vit_base_patch16_clip_224.metaclip_400m",
         },
         licence: NON_COMMERCIAL,
@@ -213,7 +214,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-L-14-metaclip-400m",
         architecture: &VIT_L_14,
         tag: "metaclip_400m",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "timm/vit_large_patch14_clip_224.metaclip_400m",
         },
         licence: NON_COMMERCIAL,
@@ -224,7 +225,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-32-metaclip-fullcc",
         architecture: &VIT_B_32,
         tag: "metaclip_fullcc",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "timm/vit_base_patch32_clip_224.metaclip_2pt5b",
         },
         licence: NON_COMMERCIAL,
@@ -235,7 +236,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-B-16-metaclip-fullcc",
         architecture: &VIT_B_16,
         tag: "metaclip_fullcc",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "timm/vit_base_patch16_clip_224.metaclip_2pt5b",
         },
         licence: NON_COMMERCIAL,
@@ -246,7 +247,7 @@ pub const PUBLISHED: &[PublishedModel] = &[
         name: "ViT-L-14-metaclip-fullcc",
         architecture: &VIT_L_14,
         tag: "metaclip_fullcc",
-        origin: Origin::Hub {
+        source: DownloadSource::Hub {
             repository: "timm/vit_large_patch14_clip_224.metaclip_2pt5b",
         },
         licence: NON_COMMERCIAL,
@@ -266,7 +267,7 @@ const fn openai(
         name,
         architecture,
         tag: "openai",
-        origin: Origin::Address { url, sha256, bytes },
+        source: DownloadSource::Address { url, sha256, bytes },
         licence: MIT,
         activation: Activation::QuickGelu,
         normalisation: TrainingNormalisation::OpenAi,
@@ -290,7 +291,7 @@ const fn resnet(
     }
 }
 
-/// The text tower of a ViT is as wide as the embedding.
+/// Describes a ViT, whose text tower is as wide as the embedding.
 const fn vit(name: &'static str, embedding: u32, image_pixels: u32, [layers, width, patch]: [u32; 3]) -> Architecture {
     Architecture {
         name,

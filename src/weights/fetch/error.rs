@@ -1,82 +1,82 @@
-//! What can come between a model and its folder, in words that say what to do.
+//! The errors of fetching a model. Each message says what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::HttpError;
 
-/// Why a model could not be fetched.
+/// The reason why a model could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// Offline, and the weights are not there.
+    /// The settings forbid the network, and the weights are not in the folder.
     #[error(
         "fetch.offline is set and {name} is not in {folder} (looked for {looked_for}). Where there is a network, get it \
          from {address}; then `maskclip fetch {name} --from FILE` here",
         folder = folder.display()
     )]
     Offline {
-        /// The model.
+        /// The name of the model.
         name: &'static str,
         /// The folder of models.
         folder: PathBuf,
-        /// The file names that would have done.
+        /// The names of the files that would be accepted.
         looked_for: String,
-        /// Where it is published.
+        /// The address where the model is published.
         address: String,
     },
-    /// The server's answer is of no use.
+    /// The server's answer cannot be used.
     #[error("{0}")]
     Http(#[from] HttpError),
-    /// The connection failed again and again.
+    /// The connection failed several times in a row.
     #[error("{source}; {kept} bytes are kept in {path}: the same command goes on from there", path = path.display())]
     GaveUp {
         /// The last failure.
         source: HttpError,
-        /// How much there is.
+        /// The number of bytes that were received and kept.
         kept: u64,
-        /// Where it is.
+        /// The path of the kept file.
         path: PathBuf,
     },
-    /// Another file altogether.
-    #[error("{origin} has {offered} bytes where {name} has {expected}: it is another file")]
+    /// The file has another length than the model's file.
+    #[error("{location} has {offered} bytes where {name} has {expected}: it is another file")]
     WrongSize {
-        /// The model.
+        /// The name of the model.
         name: &'static str,
-        /// The address or file.
-        origin: String,
-        /// Its length.
+        /// The address or file that the bytes came from.
+        location: String,
+        /// The length that was found, in bytes.
         offered: u64,
-        /// What it should be.
+        /// The length that was expected, in bytes.
         expected: u64,
     },
-    /// Not the bytes they should be.
-    #[error("{origin} has SHA-256 {found} where {name} must have {expected}: it was discarded")]
+    /// The file has another digest than the model's file.
+    #[error("{location} has SHA-256 {found} where {name} must have {expected}: it was discarded")]
     WrongDigest {
-        /// The model.
+        /// The name of the model.
         name: &'static str,
-        /// The address or file.
-        origin: String,
-        /// What came.
+        /// The address or file that the bytes came from.
+        location: String,
+        /// The digest that was found.
         found: String,
-        /// What should have come.
+        /// The digest that was expected.
         expected: String,
     },
-    /// A hub that does not say what its file hashes to.
+    /// The hub does not state the digest of its file.
     #[error("{0} does not state the file's digest (X-Linked-Etag), as the hub does: the answer is not the hub's")]
     NoDigest(String),
     /// A file cannot be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
 }
 
 impl FetchError {
-    /// Names the file in an error of the system.
+    /// Returns a function that adds the path of a file to an error of the operating system.
     pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::File { path, source }

@@ -1,6 +1,7 @@
-//! A file's bytes over HTTP, from some position on: redirects, ranges, and what a server says of the file.
+//! The bytes of a file over HTTP, from a given position on: redirects, ranges, and the server's statements about the
+//! file.
 //!
-//! Proxies are those of the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`), as everywhere.
+//! Proxies come from the usual environment variables (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -12,77 +13,77 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 use url::Url;
 
-/// Redirects of one request.
+/// Most redirects of one request.
 const MAX_REDIRECTS: usize = 10;
 
-/// A server that says nothing for this long is not going to.
+/// Longest time without data from the server before a request fails.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// The hub's name for the digest of the large file that a request is redirected to.
+/// The header with which the hub states the digest of the large file that a request is redirected to.
 const LINKED_DIGEST: &str = "x-linked-etag";
 
-/// Why a server's answer is of no use.
+/// The reason why a server's answer cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
-    /// No answer.
+    /// The server did not answer.
     #[error("{address}: {reason}")]
     Unreachable {
-        /// What was asked for.
+        /// The address of the request.
         address: String,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// Another status than one that carries the file.
+    /// The status of the answer is not one with which a server sends the file.
     #[error("{address} answers {status}")]
     Status {
-        /// What was asked for.
+        /// The address of the request.
         address: String,
-        /// The status.
+        /// The status of the answer.
         status: StatusCode,
     },
-    /// A redirect to nowhere, to no end, or from https to http.
+    /// A redirect has no valid target, has too many predecessors, or leads from https to http.
     #[error("{address} redirects {problem}")]
     Redirect {
-        /// Who redirects.
+        /// The address that redirects.
         address: String,
-        /// What is wrong with it.
+        /// What is wrong with the redirect.
         problem: String,
     },
-    /// A part of the file that was not asked for.
+    /// The server sends another part of the file than the requested one.
     #[error("{address} sends the part {part:?}, asked for bytes from {start} on")]
     WrongPart {
-        /// What was asked for.
+        /// The address of the request.
         address: String,
-        /// The part it claims to send.
+        /// The part that the server claims to send.
         part: String,
-        /// Where it should start.
+        /// The byte at which the part should start.
         start: u64,
     },
     /// The connection ended before the file did.
     #[error("{address} broke off after {received} of {} bytes ({reason})", total.map_or("unknown".to_owned(), |total| total.to_string()))]
     Interrupted {
-        /// What was asked for.
+        /// The address of the request.
         address: String,
-        /// Bytes held.
+        /// The number of bytes received.
         received: u64,
-        /// Bytes of the file.
+        /// The length of the file in bytes, if it is known.
         total: Option<u64>,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// The certificates to trust cannot be used.
+    /// The file of trusted certificates cannot be used.
     #[error("fetch.certificates {}: {reason}", path.display())]
     Certificates {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
 }
 
 impl HttpError {
-    /// Whether the same request may succeed in a moment.
+    /// Returns whether the same request may succeed a little later.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Interrupted { .. } => true,
@@ -94,34 +95,35 @@ impl HttpError {
         }
     }
 
-    /// Whether the server has no such file.
+    /// Returns whether the server has no such file.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { status, .. } if *status == StatusCode::NOT_FOUND)
     }
 }
 
-/// A file's bytes, and what the server said of it.
+/// The bytes of a file and the server's statements about it.
 pub struct Reply {
-    /// The bytes from `start` on.
+    /// The bytes of the file from `start` on.
     pub body: Box<dyn Read>,
-    /// 0 where the server ignores ranges.
+    /// The first byte of `body`, which is 0 where the server ignores ranges.
     pub start: u64,
-    /// Bytes of the whole file.
+    /// The length of the whole file in bytes, if the server states it.
     pub total: Option<u64>,
-    /// The digest the server states, in hexadecimal.
+    /// The SHA-256 that the server states, in hexadecimal.
     pub sha256: Option<String>,
 }
 
-/// An HTTP client.
+/// An HTTP client for downloads.
 pub struct Client {
     agent: Agent,
 }
 
 impl Client {
-    /// Trusts the usual certificate authorities, or those of a PEM file instead.
+    /// Creates a client. It trusts the usual certificate authorities or, if a PEM file is given, only those in the
+    /// file.
     ///
     /// # Errors
-    /// When the file cannot be read or has no certificate in it.
+    /// Fails when the file cannot be read or has no certificate in it.
     pub fn new(certificates: Option<&Path>) -> Result<Self, HttpError> {
         let roots = match certificates {
             Some(path) => read_certificates(path)?,
@@ -130,7 +132,8 @@ impl Client {
         let config = Agent::config_builder()
             .user_agent(concat!("maskclip/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
-            // Followed here: the hub's redirect carries the digest, and its target does not.
+            // Redirects are followed here, because the digest is in the hub's redirect and not in the answer of its
+            // target.
             .max_redirects(0)
             .timeout_connect(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
@@ -139,10 +142,10 @@ impl Client {
         Ok(Self { agent: config.into() })
     }
 
-    /// The file at an address from byte `start` on, or from its beginning where the server cannot do that.
+    /// Requests the file at an address from byte `start` on. A server without ranges sends it from the beginning.
     ///
     /// # Errors
-    /// When there is no usable answer.
+    /// Fails when there is no answer that can be used.
     pub fn get(&self, address: &Url, start: u64) -> Result<Reply, HttpError> {
         let (address, reply, sha256) = self.follow(address, start)?;
         let headers = reply.headers();
@@ -171,7 +174,7 @@ impl Client {
             StatusCode::RANGE_NOT_SATISFIABLE if start > 0 => {
                 let total = part.strip_prefix("bytes */").and_then(|total| total.parse().ok());
                 if total == Some(start) {
-                    // Everything is held already.
+                    // The whole file has been received already.
                     return Ok(Reply {
                         body: Box::new(io::empty()),
                         start,
@@ -188,7 +191,8 @@ impl Client {
         }
     }
 
-    /// The first answer that is no redirect, who gave it, and the digest stated on the way.
+    /// Follows redirects. Returns the address of the first answer that is not a redirect, the answer, and the digest
+    /// stated on the way.
     fn follow(&self, address: &Url, start: u64) -> Result<(Url, Response<Body>, Option<String>), HttpError> {
         let mut address = address.clone();
         let mut sha256 = None;
@@ -233,7 +237,7 @@ fn read_certificates(path: &Path) -> Result<RootCerts, HttpError> {
     Ok(RootCerts::from(certificates))
 }
 
-/// The address that a redirect means, which may be relative.
+/// Returns the address that a redirect leads to. The location may be relative.
 fn redirect(from: &Url, location: &str) -> Result<Url, HttpError> {
     let refused = |problem: String| HttpError::Redirect {
         address: from.to_string(),
@@ -249,14 +253,15 @@ fn redirect(from: &Url, location: &str) -> Result<Url, HttpError> {
     }
 }
 
-/// First byte and total of `bytes FIRST-LAST/TOTAL`.
+/// Returns FIRST and TOTAL of `bytes FIRST-LAST/TOTAL`.
 fn parse_part(part: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = part.strip_prefix("bytes ")?.split_once('/')?;
     let (first, _) = range.split_once('-')?;
     Some((first.parse().ok()?, total.parse().ok()))
 }
 
-/// A SHA-256 in an entity tag. Small files have a git object's shorter digest there.
+/// Reads a SHA-256 from an entity tag. For small files the tag holds the shorter digest of a git object, which is
+/// ignored.
 fn parse_digest(tag: &str) -> Option<String> {
     let digest = tag.trim_start_matches("W/").trim_matches('"').to_lowercase();
     (digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)

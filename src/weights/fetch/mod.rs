@@ -1,7 +1,8 @@
-//! Weights from where they are published into the folder of models.
+//! The download of weights from their publishers into the folder of models.
 //!
-//! Owns resuming, verifying and naming: a file takes its name when its digest is right and not before, so that whatever has
-//! a name there is whole. Leaves what there is to fetch to [`crate::weights`], and what a checkpoint means to its loader.
+//! Owns the resuming, checking and naming of files. A file gets its name only when its digest is right, so every file
+//! with a name is whole. Leaves the list of models to [`crate::weights`], and the meaning of a checkpoint to its
+//! loader.
 
 mod error;
 mod http;
@@ -19,31 +20,32 @@ use http::Client;
 pub use http::HttpError;
 use partial::Partial;
 
-use crate::weights::{FetchSettings, HUB_FILES, Origin, PublishedModel};
+use crate::support::write_whole_file;
+use crate::weights::{DownloadSource, FetchSettings, HUB_FILES, PublishedModel};
 
-/// Requests in a row that may bring nothing before a download is given up.
+/// Number of requests in a row without new bytes after which a download is given up.
 const FRUITLESS_REQUESTS: u32 = 3;
 
-/// Before the first repetition; doubled for each further one.
+/// Pause before the first repetition. Each further fruitless request doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Bytes read at once.
+/// Number of bytes that are read at once.
 const CHUNK: usize = 1 << 18;
 
-/// Where to take a model's weights from instead of where they are published.
+/// A source of a model's weights other than its publisher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Supply {
-    /// A file of this machine.
+    /// A file on this machine.
     File(PathBuf),
-    /// A mirror's address.
+    /// The address of a mirror.
     Url(Url),
 }
 
 impl Supply {
-    /// An address when it starts like one, else a path.
+    /// Parses an address if the text starts like one, otherwise a path.
     ///
     /// # Errors
-    /// When it starts like an address and is none.
+    /// Fails when the text starts like an address but is not a valid one.
     pub fn parse(text: &str) -> Result<Self, url::ParseError> {
         if text.starts_with("http://") || text.starts_with("https://") {
             Ok(Self::Url(Url::parse(text)?))
@@ -53,65 +55,65 @@ impl Supply {
     }
 }
 
-/// Who said what the file must hash to.
+/// The authority for the digest of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vouched {
-    /// The zoo's table.
+    /// The table of published models.
     Zoo,
-    /// The server the file came from.
+    /// The server that sent the file.
     Server,
-    /// Nobody: a file or mirror of the user's own choice, of a model whose digest is not known beforehand.
+    /// Nobody: the file or mirror is the user's own choice, and the digest of the model is not known beforehand.
     Nobody,
 }
 
 /// A model that is in the folder now.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Its weights.
+    /// The path of the weights.
     pub path: PathBuf,
-    /// Their digest.
+    /// The SHA-256 of the weights, in lower-case hexadecimal.
     pub sha256: String,
-    /// Who vouched for it.
+    /// The authority for this digest.
     pub vouched: Vouched,
-    /// Nothing had to be transferred.
+    /// Whether the weights were there already, so that nothing was transferred.
     pub was_there: bool,
 }
 
-/// Hears how a transfer goes.
-pub trait Progress {
-    /// A transfer starts with this many bytes held already, of `total` where that is known.
+/// Receives reports on the progress of a transfer.
+pub trait DownloadProgress {
+    /// Reports that a transfer starts with `held` bytes received before, of `total` if that is known.
     fn begin(&mut self, held: u64, total: Option<u64>);
-    /// That many bytes more.
+    /// Reports that `bytes` more bytes were received.
     fn advance(&mut self, bytes: u64);
-    /// Something happened that whoever waits should know.
+    /// Passes on a message for the person who waits.
     fn say(&mut self, message: &str);
 }
 
-/// What a transfer has to bring.
+/// The requirements on the file of a transfer.
 struct Expected {
     bytes: Option<u64>,
     sha256: Option<String>,
-    /// Without a digest from anybody the file is refused.
+    /// Whether the file is refused if nobody states its digest.
     digest_needed: bool,
 }
 
-/// One model on its way into a folder.
+/// The task of fetching one model into a folder.
 #[derive(Debug)]
 pub struct Fetch<'a> {
-    /// What to fetch.
+    /// The model to fetch.
     pub model: &'static PublishedModel,
     /// The folder of models.
     pub folder: &'a Path,
-    /// The hub, certificates, and whether there is a network.
+    /// The settings: the hub's address, certificates, and whether the network may be used.
     pub settings: &'a FetchSettings,
 }
 
 impl Fetch<'_> {
-    /// Brings the model into the folder unless it is there, with its configuration beside it.
+    /// Brings the model and its configuration into the folder, unless the model is there already.
     ///
     /// # Errors
-    /// When it cannot be had, or is not what it should be.
-    pub fn run(&self, from: Option<&Supply>, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
+    /// Fails when the weights cannot be obtained, or when they are not the expected ones.
+    pub fn run(&self, from: Option<&Supply>, progress: &mut dyn DownloadProgress) -> Result<Fetched, FetchError> {
         if let Some(fetched) = self.held()? {
             return Ok(fetched);
         }
@@ -133,7 +135,8 @@ impl Fetch<'_> {
         }
     }
 
-    /// What is there already, verified where its digest is known. A damaged file does not count.
+    /// Returns the model if it is in the folder. A file with a known digest is checked, and a damaged one does not
+    /// count.
     fn held(&self) -> Result<Option<Fetched>, FetchError> {
         let Some(path) = self.model.find_in(self.folder) else {
             return Ok(None);
@@ -154,14 +157,14 @@ impl Fetch<'_> {
         }))
     }
 
-    /// From where the model is published.
-    fn download_published(&self, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
-        match self.model.origin {
-            Origin::Address { url, .. } => {
-                let url = Url::parse(url).expect("the zoo's addresses are tested to be valid");
+    /// Downloads the model from its publisher.
+    fn download_published(&self, progress: &mut dyn DownloadProgress) -> Result<Fetched, FetchError> {
+        match self.model.source {
+            DownloadSource::Address { url, .. } => {
+                let url = Url::parse(url).expect("a test checks that the table's addresses are valid");
                 self.download(&url, "pt", &self.expected(false), progress)
             }
-            Origin::Hub { repository } => {
+            DownloadSource::Hub { repository } => {
                 let mut missing = None;
                 for (file, ending) in HUB_FILES {
                     let url = hub_address(&self.settings.hub, repository, file);
@@ -170,23 +173,23 @@ impl Fetch<'_> {
                         outcome => return outcome,
                     }
                 }
-                Err(missing.expect("a hub's file has some name").into())
+                Err(missing.expect("there is at least one name for a hub's file").into())
             }
         }
     }
 
-    /// From an address, going on with what an earlier attempt left.
+    /// Downloads the model from an address. The download resumes where an earlier attempt stopped.
     fn download(
         &self,
         url: &Url,
         ending: &str,
         expected: &Expected,
-        progress: &mut dyn Progress,
+        progress: &mut dyn DownloadProgress,
     ) -> Result<Fetched, FetchError> {
         let client = Client::new(self.settings.certificates.as_deref())?;
         let path = self.model.path_in(self.folder, ending);
         let mut partial = self.open_partial(&path, progress)?;
-        // Whoever held the lock may have finished meanwhile.
+        // Another process that held the lock may have finished in the meantime.
         if let Some(fetched) = self.held()? {
             partial.discard().map_err(FetchError::at(&path))?;
             return Ok(fetched);
@@ -209,7 +212,7 @@ impl Fetch<'_> {
                 (None, None) => (Vouched::Nobody, None),
             };
             if resumed && sha256.is_some_and(|sha256| *sha256 != partial.sha256()) {
-                // What was left may have been the beginning of another version.
+                // The earlier part may have been the beginning of another version of the file.
                 progress.say("the digest is wrong after resuming; starting from the beginning");
                 partial.restart().map_err(FetchError::at(&path))?;
                 resumed = false;
@@ -219,15 +222,15 @@ impl Fetch<'_> {
         }
     }
 
-    /// Transfers until the file is whole, going on after each failure that may pass, as long as requests bring something.
-    /// Returns the digest that the server states.
+    /// Transfers until the file is whole. After a temporary failure it tries again, as long as requests bring new
+    /// bytes. Returns the digest that the server states.
     fn transfer_patiently(
         &self,
         client: &Client,
         url: &Url,
         expected: &Expected,
         partial: &mut Partial,
-        progress: &mut dyn Progress,
+        progress: &mut dyn DownloadProgress,
     ) -> Result<Option<String>, FetchError> {
         let mut fruitless = 0;
         loop {
@@ -249,14 +252,14 @@ impl Fetch<'_> {
         }
     }
 
-    /// One request and what it brings.
+    /// Sends one request and receives its bytes. Returns the digest that the server states.
     fn transfer(
         &self,
         client: &Client,
         url: &Url,
         expected: &Expected,
         partial: &mut Partial,
-        progress: &mut dyn Progress,
+        progress: &mut dyn DownloadProgress,
     ) -> Result<Option<String>, FetchError> {
         let mut reply = client.get(url, partial.length())?;
         let digest_known = expected.sha256.is_some() || reply.sha256.is_some();
@@ -264,7 +267,7 @@ impl Fetch<'_> {
             return Err(FetchError::NoDigest(url.to_string()));
         }
         if reply.start > 0 && !digest_known {
-            // Nothing could tell whether the beginning that is held belongs to this file.
+            // Without a digest, nothing could tell whether the bytes received before belong to this file.
             reply = client.get(url, 0)?;
         }
         let total = reply.total.or(expected.bytes);
@@ -307,14 +310,14 @@ impl Fetch<'_> {
         Ok(reply.sha256)
     }
 
-    /// From a file of this machine.
-    fn import(&self, source: &Path, progress: &mut dyn Progress) -> Result<Fetched, FetchError> {
+    /// Copies the model from a file on this machine.
+    fn import(&self, source: &Path, progress: &mut dyn DownloadProgress) -> Result<Fetched, FetchError> {
         let mut file = File::open(source).map_err(FetchError::at(source))?;
         let length = file.metadata().map_err(FetchError::at(source))?.len();
         let expected = self.expected(false);
-        let origin = source.display().to_string();
+        let location = source.display().to_string();
         if let Some(expected) = expected.bytes.filter(|&expected| expected != length) {
-            return Err(self.wrong_size(&origin, length, expected));
+            return Err(self.wrong_size(&location, length, expected));
         }
         let path = self.model.path_in(self.folder, self.ending_of(source));
         let mut partial = self.open_partial(&path, progress)?;
@@ -333,15 +336,15 @@ impl Fetch<'_> {
             Some(_) => Vouched::Zoo,
             None => Vouched::Nobody,
         };
-        self.finish(partial, path, &origin, expected.sha256.as_deref(), vouched)
+        self.finish(partial, path, &location, expected.sha256.as_deref(), vouched)
     }
 
-    /// Verifies, puts the configuration beside, and gives the file its name.
+    /// Checks the digest, writes the configuration, and gives the file its name.
     fn finish(
         &self,
         partial: Partial,
         path: PathBuf,
-        origin: &str,
+        location: &str,
         expected: Option<&str>,
         vouched: Vouched,
     ) -> Result<Fetched, FetchError> {
@@ -350,14 +353,14 @@ impl Fetch<'_> {
             partial.discard().map_err(FetchError::at(&path))?;
             return Err(FetchError::WrongDigest {
                 name: self.model.name,
-                origin: origin.to_owned(),
+                location: location.to_owned(),
                 found: sha256,
                 expected: expected.to_owned(),
             });
         }
-        // Before the weights take their name: a loader that finds them finds it too.
+        // The configuration comes first, so that a loader that finds the weights finds the configuration, too.
         let config = path.with_extension("json");
-        fs::write(&config, self.model.config()).map_err(FetchError::at(&config))?;
+        write_whole_file(&config, self.model.config().as_bytes()).map_err(FetchError::at(&config))?;
         partial.persist(&path).map_err(FetchError::at(&path))?;
         Ok(Fetched {
             path,
@@ -367,7 +370,7 @@ impl Fetch<'_> {
         })
     }
 
-    fn open_partial(&self, path: &Path, progress: &mut dyn Progress) -> Result<Partial, FetchError> {
+    fn open_partial(&self, path: &Path, progress: &mut dyn DownloadProgress) -> Result<Partial, FetchError> {
         let mut name = path.to_owned().into_os_string();
         name.push(".partial");
         let path = PathBuf::from(name);
@@ -375,9 +378,9 @@ impl Fetch<'_> {
     }
 
     fn expected(&self, digest_needed: bool) -> Expected {
-        let (bytes, sha256) = match self.model.origin {
-            Origin::Address { sha256, bytes, .. } => (Some(bytes), Some(sha256.to_owned())),
-            Origin::Hub { .. } => (None, None),
+        let (bytes, sha256) = match self.model.source {
+            DownloadSource::Address { sha256, bytes, .. } => (Some(bytes), Some(sha256.to_owned())),
+            DownloadSource::Hub { .. } => (None, None),
         };
         Expected {
             bytes,
@@ -386,17 +389,18 @@ impl Fetch<'_> {
         }
     }
 
-    /// The ending of a supplied file where the model's may have it, else the model's first.
+    /// Returns the extension of a supplied file if the model's weights may have it, otherwise the first that they may
+    /// have.
     fn ending_of(&self, supplied: &Path) -> &'static str {
         let endings = self.model.endings();
         let given = supplied.extension().unwrap_or_default();
         endings.iter().find(|ending| given == **ending).unwrap_or(&endings[0])
     }
 
-    fn wrong_size(&self, origin: &str, offered: u64, expected: u64) -> FetchError {
+    fn wrong_size(&self, location: &str, offered: u64, expected: u64) -> FetchError {
         FetchError::WrongSize {
             name: self.model.name,
-            origin: origin.to_owned(),
+            location: location.to_owned(),
             offered,
             expected,
         }
@@ -413,15 +417,17 @@ impl Fetch<'_> {
             name: self.model.name,
             folder: self.folder.to_owned(),
             looked_for: file_names.join(" and "),
-            address: match self.model.origin {
-                Origin::Address { url, .. } => url.to_owned(),
-                Origin::Hub { repository } => hub_address(&self.settings.hub, repository, HUB_FILES[0].0).to_string(),
+            address: match self.model.source {
+                DownloadSource::Address { url, .. } => url.to_owned(),
+                DownloadSource::Hub { repository } => {
+                    hub_address(&self.settings.hub, repository, HUB_FILES[0].0).to_string()
+                }
             },
         }
     }
 }
 
-/// A file's address on a hub.
+/// Returns the address of a file on a hub.
 fn hub_address(hub: &Url, repository: &str, file: &str) -> Url {
     let mut address = hub.clone();
     address.set_path(&format!(

@@ -1,4 +1,4 @@
-//! The file a download grows in: its lock, its digest so far, and the moment it takes its name.
+//! The file that receives a download: its lock, its digest so far, and the step that gives it its name.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::hexadecimal;
+use crate::support::sync_folder_of;
 
-/// A file on its way. Only one process at a time has it open.
+/// A file that is not yet complete. Only one process at a time has it open.
 pub struct Partial {
     path: PathBuf,
-    /// Locked; positioned at its end.
+    /// The open file, locked and positioned at its end.
     file: File,
-    /// Over everything in the file.
+    /// The digest of all bytes in the file.
     digest: Sha256,
     length: u64,
 }
 
 impl Partial {
-    /// Opens what an earlier attempt left, or an empty file, and waits while another process has it; `waiting` is called
-    /// before that.
+    /// Opens the file that an earlier attempt left, or creates an empty one. If another process has the file, the
+    /// function calls `waiting` and then waits.
     pub fn open(path: &Path, waiting: impl FnOnce()) -> io::Result<Self> {
         let mut waiting = Some(waiting);
         loop {
@@ -41,7 +41,8 @@ impl Partial {
                 }
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            // Whoever had it may have named or removed it: then this lock is on a file that is no longer here.
+            // The other process may have renamed or removed the file. The lock is then on a file that is no longer at
+            // this path.
             let is_here = fs::metadata(path).is_ok_and(|here| file.metadata().is_ok_and(|own| here.ino() == own.ino()));
             if is_here {
                 let mut digest = Sha256::new();
@@ -56,17 +57,17 @@ impl Partial {
         }
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes held.
+    /// Returns the number of bytes in the file.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Adds bytes at the end.
+    /// Appends bytes to the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.digest.update(bytes);
@@ -74,7 +75,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Forgets everything held.
+    /// Empties the file.
     pub fn restart(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.rewind()?;
@@ -83,15 +84,16 @@ impl Partial {
         Ok(())
     }
 
-    /// SHA-256 of everything held, in hexadecimal.
+    /// Returns the SHA-256 of all bytes in the file, in hexadecimal.
     pub fn sha256(&self) -> String {
-        hexadecimal(&self.digest.clone().finalize())
+        hex::encode(self.digest.clone().finalize())
     }
 
-    /// Gives the file its name, once it is safely on the disk.
+    /// Flushes the file to the disk and then gives it its name. When the function returns, the name is on the disk, too.
     pub fn persist(self, name: &Path) -> io::Result<()> {
         self.file.sync_all()?;
-        fs::rename(&self.path, name)
+        fs::rename(&self.path, name)?;
+        sync_folder_of(name)
     }
 
     /// Removes the file.
@@ -100,14 +102,14 @@ impl Partial {
     }
 }
 
-/// SHA-256 of a file from where it is read to its end, in hexadecimal.
+/// Returns the SHA-256 of a file from its present position to its end, in hexadecimal.
 pub fn sha256_of(mut file: File) -> io::Result<String> {
     let mut digest = Sha256::new();
     hash(&mut file, &mut digest)?;
-    Ok(hexadecimal(&digest.finalize()))
+    Ok(hex::encode(digest.finalize()))
 }
 
-/// Reads to the end; how many bytes that were.
+/// Adds the rest of a file to a digest and returns its number of bytes.
 fn hash(file: &mut File, digest: &mut Sha256) -> io::Result<u64> {
     let mut chunk = vec![0; super::CHUNK];
     let mut length = 0;
@@ -126,7 +128,7 @@ fn hash(file: &mut File, digest: &mut Sha256) -> io::Result<u64> {
 mod tests {
     use super::*;
 
-    /// Of the three letters "abc" (FIPS 180-2).
+    /// The SHA-256 of the three letters "abc" (FIPS 180-2).
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]

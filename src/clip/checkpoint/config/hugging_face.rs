@@ -1,17 +1,17 @@
-//! Hugging Face's `config.json`, and `preprocessor_config.json` for the normalisation.
+//! Hugging Face's `config.json`, and its `preprocessor_config.json` for the normalisation of pixels.
 
 use serde::Deserialize;
 
 use super::{ModelConfig, head_width};
 use crate::clip::Activation;
 
-/// What every LayerNorm here adds to the variance.
+/// Every LayerNorm of this crate adds this to the variance.
 const LAYER_NORM_EPSILON: f64 = 1e-5;
 
-/// Reads the configuration of a `CLIPModel`, and its preprocessor's where there is one.
+/// Reads the configuration of a `CLIPModel` and, if there is one, that of its preprocessor.
 ///
 /// # Errors
-/// When it is of another model, or asks for something that is not computed here.
+/// Fails when the configuration is that of another model or asks for something that is not implemented here.
 pub(super) fn parse(config: &str, preprocessor: Option<&str>) -> Result<ModelConfig, serde_json::Error> {
     let config: Config = serde_json::from_str(config)?;
     let preprocessor: Preprocessor = preprocessor.map(serde_json::from_str).transpose()?.unwrap_or_default();
@@ -56,8 +56,8 @@ fn refused(reason: String) -> serde_json::Error {
     serde::de::Error::custom(reason)
 }
 
-// transformers leaves out what its CLIPConfig has as a default, so each default here is that class's. Fields that tensor
-// shapes repeat, or that only training needs, are not read.
+// transformers leaves values out that equal the defaults of its CLIPConfig, so each default here is that class's
+// default. Fields that repeat the shapes of tensors, and fields for training, are not read.
 
 #[derive(Deserialize)]
 struct Config {
@@ -72,9 +72,9 @@ struct Config {
 #[serde(default)]
 struct Tower {
     hidden_act: String,
-    /// The default is the tower's own.
+    /// Each tower has its own default.
     hidden_size: Option<u32>,
-    /// The default is the tower's own.
+    /// Each tower has its own default.
     num_attention_heads: Option<u32>,
     layer_norm_eps: f64,
 }

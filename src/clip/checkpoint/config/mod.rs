@@ -1,4 +1,4 @@
-//! What has to be known of a model beside its tensors, and where each form of checkpoint says it.
+//! The facts about a model that its tensors do not tell, and where each form of checkpoint states them.
 
 mod hugging_face;
 
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{CheckpointError, Origin};
+use super::{CheckpointError, CheckpointFormat};
 use crate::clip::Activation;
 
-/// Channels per head in every model of CLIP's and most of open_clip's.
+/// Channels per head in every model of OpenAI and most models of open_clip.
 const HEAD_WIDTH: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
-/// What a model needs to be told beside its tensors.
+/// The facts about a model that its tensors do not tell.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelConfig {
     /// The non-linearity of the MLPs.
@@ -24,14 +24,14 @@ pub struct ModelConfig {
     pub visual_head_width: i64,
     /// Channels per attention head of the text tower.
     pub text_head_width: i64,
-    /// Mean per channel that pixels in 0 to 1 are normalised with, RGB, where the file says it.
+    /// Mean of each channel, in RGB order, that normalises pixels in 0 to 1; `None` where the files do not say it.
     pub mean: Option<[f32; 3]>,
-    /// Standard deviation per channel that pixels are normalised with, RGB, where the file says it.
+    /// Standard deviation of each channel, in RGB order, that normalises pixels; `None` where the files do not say it.
     pub std: Option<[f32; 3]>,
 }
 
 impl ModelConfig {
-    /// OpenAI's nine models: the form says it all.
+    /// The configuration of OpenAI's nine models, which need no file for it.
     pub const OPENAI: Self = Self {
         activation: Activation::QuickGelu,
         visual_head_width: HEAD_WIDTH.get() as i64,
@@ -40,22 +40,23 @@ impl ModelConfig {
         std: None,
     };
 
-    /// What belongs to the weights in this file (or this folder): known from their form, or read from the configuration
-    /// beside them.
+    /// Finds the configuration of the weights in a file or folder. The format of the weights determines it, or it is
+    /// read from the files beside the weights.
     ///
     /// # Errors
-    /// When there is no configuration and the form needs one, when it cannot be read, or when it asks for something that
-    /// is not computed here.
-    pub fn find(origin: Origin, weights: &Path) -> Result<Self, CheckpointError> {
+    /// Fails when the format needs a configuration and there is none, when the configuration cannot be read, or when it
+    /// asks for something that is not implemented here.
+    pub fn find(format: CheckpointFormat, weights: &Path) -> Result<Self, CheckpointError> {
         let weights = super::weights_file(weights)?;
-        match origin {
-            Origin::OpenAi => Ok(Self::OPENAI),
-            Origin::OpenClip => Self::of_open_clip(&weights),
-            Origin::HuggingFace => Self::of_hugging_face(&weights),
+        match format {
+            CheckpointFormat::OpenAi => Ok(Self::OPENAI),
+            CheckpointFormat::OpenClip => Self::of_open_clip(&weights),
+            CheckpointFormat::HuggingFace => Self::of_hugging_face(&weights),
         }
     }
 
-    /// The first there is of `<stem>.json`, `open_clip_config.json` (its name in model hubs) and `config.json`.
+    /// Reads the first that exists of `<stem>.json`, `open_clip_config.json` (the name in model hubs) and
+    /// `config.json`.
     fn of_open_clip(weights: &Path) -> Result<Self, CheckpointError> {
         let own = weights.with_extension("json");
         let candidates = [
@@ -89,10 +90,11 @@ impl ModelConfig {
         hugging_face::parse(&config, preprocessor.as_deref()).map_err(|error| refused(path, &error))
     }
 
-    /// Reads open_clip's configuration, with or without the `model_cfg` around it that model hubs put there.
+    /// Reads open_clip's configuration, with or without the `model_cfg` that model hubs put around it.
     ///
     /// # Errors
-    /// When it is no such configuration, or names an option that would change the computation and is not known here.
+    /// Fails when the text is not such a configuration, or when it has an option that is unknown here and would change
+    /// the computation.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         let value: serde_json::Value = serde_json::from_str(text)?;
         let (model, preprocess) = if value.get("model_cfg").is_some() {
@@ -128,13 +130,13 @@ struct Preprocess {
     std: Option<[f32; 3]>,
 }
 
-// Unknown fields are refused: each is a variation of the architecture (another pool, another normalisation), and a model
-// computed without it would load and be wrong. Fields that tensor shapes repeat are named here and not kept.
+// Unknown fields are refused. Each is a variation of the architecture, such as another pool or another normalisation; a
+// model without it would load and give wrong results. Fields that repeat the shapes of tensors are named and not kept.
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Model {
-    /// open_clip's own default is the exact GELU.
+    /// open_clip's default, `false`, means the exact GELU.
     #[serde(default)]
     quick_gelu: bool,
     vision_cfg: Vision,
@@ -150,7 +152,7 @@ struct Vision {
     head_width: NonZeroU32,
     #[serde(rename = "image_size")]
     _image_size: i64,
-    /// A number for a ViT, four for a ResNet.
+    /// One number for a ViT, four numbers for a ResNet.
     #[serde(rename = "layers")]
     _layers: serde_json::Value,
     #[serde(rename = "width")]
@@ -180,7 +182,8 @@ impl Text {
     }
 }
 
-/// Channels per head of a tower whose width is called `name` in its configuration.
+/// Returns the channels per head of a tower. `name` is the name of the width in the configuration, for the error
+/// message.
 fn head_width(name: &str, width: u32, heads: u32) -> Result<i64, serde_json::Error> {
     match width.checked_rem(heads) {
         Some(0) if width > 0 => Ok((width / heads).into()),
@@ -275,7 +278,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let weights = folder.path().join("model.safetensors");
         fs::write(&weights, "").unwrap();
-        let find = || ModelConfig::find(Origin::OpenClip, &weights);
+        let find = || ModelConfig::find(CheckpointFormat::OpenClip, &weights);
 
         let error = find().unwrap_err().to_string();
         assert!(
@@ -298,17 +301,17 @@ mod tests {
         let weights = folder.path().join("model.safetensors");
         fs::write(&weights, "").unwrap();
         assert_eq!(
-            ModelConfig::find(Origin::OpenAi, &weights).unwrap(),
+            ModelConfig::find(CheckpointFormat::OpenAi, &weights).unwrap(),
             ModelConfig::OPENAI
         );
 
-        let error = ModelConfig::find(Origin::HuggingFace, folder.path())
+        let error = ModelConfig::find(CheckpointFormat::HuggingFace, folder.path())
             .unwrap_err()
             .to_string();
         assert!(error.ends_with("put Hugging Face's config.json beside it"), "{error}");
         fs::write(folder.path().join("config.json"), r#"{"model_type": "clip"}"#).unwrap();
         assert_eq!(
-            ModelConfig::find(Origin::HuggingFace, folder.path())
+            ModelConfig::find(CheckpointFormat::HuggingFace, folder.path())
                 .unwrap()
                 .activation,
             Activation::QuickGelu

@@ -1,6 +1,6 @@
-//! The pickles inside PyTorch's archives, read without Python: a stack machine that knows the opcodes `torch.save` and
-//! `torch.jit.save` write, and of all that a pickle can call only what tensors are made with. Anything else is refused by
-//! its name; nothing is ever run.
+//! The pickles inside PyTorch's archives, read without Python. The reader is a stack machine that knows the opcodes
+//! that `torch.save` and `torch.jit.save` write. Of all that a pickle can call, it knows only what makes tensors. It
+//! refuses anything else by its name and never runs any code.
 
 use std::collections::HashMap;
 
@@ -8,27 +8,28 @@ use tch::Kind;
 
 use super::CheckpointError;
 
-/// Longest pickle read, in bytes. It is a table of contents: the largest CLIP's, with an optimiser's state, is a tenth.
+/// Most bytes of a pickle. A pickle is a table of contents: the largest CLIP's, with an optimiser's state, is a tenth
+/// of this.
 const MAX_BYTES: usize = 8 << 20;
 
-/// What a pickle is made of. Containers are numbers of [`Pickled`]'s, so that they can be shared and nested at will.
+/// A value in a pickle. Containers are indices into [`Pickled`] and its machine, so that they can be shared and nested.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Value<'a> {
-    /// `None`, booleans and floating-point numbers, none of which say anything about a tensor.
+    /// `None`, a boolean or a floating-point number; none of them tells anything about a tensor.
     Other,
     Integer(i64),
     Text(&'a str),
     /// A list or a tuple.
     Sequence(usize),
     Dictionary(usize),
-    /// An instance of a TorchScript class, its attributes a dictionary.
+    /// An instance of a TorchScript class, as the index of the dictionary with its attributes.
     Object(usize),
     Tensor(usize),
     Storage(Storage<'a>),
     Callable(Callable),
 }
 
-/// One file of the archive with the elements of one or more tensors.
+/// One file of the archive. It holds the elements of one or more tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Storage<'a> {
     pub(super) kind: Kind,
@@ -36,30 +37,30 @@ pub(super) struct Storage<'a> {
     pub(super) key: &'a str,
 }
 
-/// What a pickle may name with `GLOBAL`.
+/// The callables that a pickle may name with `GLOBAL`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Callable {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
-    /// Marks a value with a TorchScript type and gives it back.
+    /// Marks a value with a TorchScript type and returns the value.
     TypeMark,
     Storage(Kind),
-    /// A TorchScript class: makes an object without attributes.
+    /// A TorchScript class, which makes an object without attributes.
     Class,
 }
 
-/// A tensor as the pickle describes it, unchecked.
+/// A tensor as the pickle describes it. Nothing has checked it yet.
 #[derive(Debug, Clone)]
 pub(super) struct PickledTensor<'a> {
     pub(super) storage: Storage<'a>,
-    /// In elements.
+    /// The index of the first element in the storage, in elements.
     pub(super) offset: i64,
     pub(super) shape: Vec<i64>,
     pub(super) strides: Vec<i64>,
 }
 
-/// A pickle's content.
+/// The content of a pickle.
 #[derive(Debug)]
 pub(super) struct Pickled<'a> {
     pub(super) root: Value<'a>,
@@ -67,7 +68,7 @@ pub(super) struct Pickled<'a> {
     pub(super) tensors: Vec<PickledTensor<'a>>,
 }
 
-/// Reads a pickle of protocol 2, PyTorch's.
+/// Reads a pickle of protocol 2, which PyTorch uses.
 pub(super) fn read(pickle: &[u8]) -> Result<Pickled<'_>, CheckpointError> {
     if pickle.len() > MAX_BYTES {
         return Err(damaged(format!(
@@ -92,10 +93,10 @@ pub(super) fn read(pickle: &[u8]) -> Result<Pickled<'_>, CheckpointError> {
 
 #[derive(Default)]
 struct Machine<'a> {
-    /// What has not been read yet.
+    /// The bytes that have not been read yet.
     rest: &'a [u8],
     stack: Vec<Value<'a>>,
-    /// Heights of the stack to come back to.
+    /// Heights of the stack at the marks that are still open.
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
     sequences: Vec<Vec<Value<'a>>>,
@@ -104,7 +105,11 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// One opcode; the pickle's value when it was the last.
+    /// Runs one opcode. Returns the pickle's value if the opcode was the last.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table, with a row for each opcode that PyTorch writes"
+    )]
     fn step(&mut self) -> Result<Option<Value<'a>>, CheckpointError> {
         let [opcode] = self.bytes()?;
         match opcode {
@@ -227,7 +232,7 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(line).map_err(|_| damaged("its pickle has a name that is not UTF-8"))
     }
 
-    /// An unsigned number of so many bytes.
+    /// Pushes an unsigned number of `LENGTH` bytes.
     fn integer<const LENGTH: usize>(&mut self) -> Result<(), CheckpointError> {
         let bytes: [u8; LENGTH] = self.bytes()?;
         let value = bytes.iter().rev().fold(0, |value, &byte| value << 8 | i64::from(byte));
@@ -235,7 +240,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// A signed number of as many bytes as the first one says.
+    /// Pushes a signed number. Its first byte says how many bytes follow.
     fn long(&mut self) -> Result<(), CheckpointError> {
         let [length] = self.bytes()?;
         let bytes = self.slice(length.into())?;
@@ -302,7 +307,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// `items` are keys and values in turn.
+    /// Adds items to the dictionary on top of the stack. `items` holds keys and values in turn.
     fn set_items(&mut self, items: &[Value<'a>]) -> Result<(), CheckpointError> {
         match (self.stack.last(), items.as_chunks()) {
             (Some(&Value::Dictionary(index)), (pairs, [])) => {
@@ -313,7 +318,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// `("storage", class, key, device, elements)` names a file of the archive.
+    /// Pushes the archive's file that a tuple `("storage", class, key, device, elements)` names.
     fn load_storage(&mut self) -> Result<(), CheckpointError> {
         let &[
             Value::Text("storage"),
@@ -391,7 +396,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Gives an object its attributes. Those of a dictionary (a state dict's `_metadata`) say nothing of its items.
+    /// Gives an object its attributes. Attributes of a dictionary, such as a state dict's `_metadata`, say nothing
+    /// about its items and are ignored.
     fn build(&mut self) -> Result<(), CheckpointError> {
         match (self.pop()?, self.stack.last()) {
             (Value::Dictionary(state), Some(&Value::Object(object))) => {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A dictionary with one tensor: `{"a": tensor of shape [2]}`.
+/// A pickle of a dictionary with one tensor: `{"a": tensor of shape [2]}`.
 const TENSOR: &[u8] = b"\x80\x02}q\0X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n\
     ((X\x07\0\0\0storagectorch\nHalfStorage\nX\x01\0\0\x007X\x03\0\0\0cpuK\x02tQ\
     K\x01K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs.";
@@ -136,7 +136,7 @@ fn no_beginning_of_a_pickle_is_a_pickle() {
 }
 
 proptest! {
-    /// Opcodes in any order: whatever is read is refused or a value, and never a panic.
+    /// Opcodes in any order are either refused or read as a value; the reader never panics.
     #[test]
     fn hostile_bytes_end_in_words(
         opcodes in proptest::collection::vec(

@@ -1,19 +1,21 @@
-//! The label of each cell after the first pass: what most of its pixels are, once refined by the image's colours.
+//! The label of each cell after the first pass: the label of most of its pixels after a refinement by the colours of
+//! the image.
 
 use tch::{Kind, Tensor};
 
-use crate::dense::attention::grid::Grid;
+use crate::dense::attention::cell_grid::CellGrid;
 use crate::dense::pamr::PixelAffinity;
 
 /// Factor on cosines before the softmax.
 const SCALE: f64 = 40.0;
 
-/// Queries that are at the image's size at a time.
+/// Number of queries whose scores are at the image's size at a time.
 const QUERIES_TOGETHER: i64 = 16;
 
-/// From cosines, `[queries, cells]`, and the image, `[3, height, width]`, to a query per cell. A pixel whose best probability
-/// is below `threshold` counts as of the first query; of queries with equally many pixels the first one is taken.
-pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: f32) -> Vec<i64> {
+/// Labels each cell with a query, from cosines `[queries, cells]` and the image `[3, height, width]`. A pixel whose
+/// best probability is below `threshold` counts as the first query's. Of queries with equally many pixels in a cell,
+/// the first one wins.
+pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: CellGrid, threshold: f32) -> Vec<i64> {
     let labels = of_pixels(cosines, image, grid, threshold);
     // [height, width] -> [rows, patch, columns, patch] -> [cells, pixels of a patch]
     let labels = labels
@@ -30,8 +32,9 @@ pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: 
     Vec::try_from(&most_frequent).expect("one dimension of 64-bit integers")
 }
 
-/// A query per pixel, `[height, width]`. The softmax over all queries is gathered from a few at a time.
-fn of_pixels(cosines: &Tensor, image: &Tensor, grid: Grid, threshold: f32) -> Tensor {
+/// Labels each pixel with a query, `[height, width]`. The softmax over all queries is accumulated from a few queries at
+/// a time.
+fn of_pixels(cosines: &Tensor, image: &Tensor, grid: CellGrid, threshold: f32) -> Tensor {
     let (_, height, width) = image.size3().expect("an image is [3, height, width]");
     let affinity = PixelAffinity::of(image);
     let cosines = cosines.to_kind(Kind::Float).unflatten(1, [grid.rows, grid.columns]);
@@ -68,14 +71,14 @@ mod tests {
 
     use super::*;
 
-    const GRID: Grid = Grid { rows: 1, columns: 2 };
+    const GRID: CellGrid = CellGrid { rows: 1, columns: 2 };
 
-    /// Two grey cells of 8 x 8 pixels, whose refinement knows no edge.
+    /// Returns an image of two grey cells of 8 x 8 pixels, in which the refinement finds no edge.
     fn image() -> Tensor {
         Tensor::zeros([3, 8, 16], (Kind::Float, Device::Cpu))
     }
 
-    /// Cosines that are the same in both cells, so that neither interpolation nor refinement changes them.
+    /// Labels two cells with the same cosines, so that neither interpolation nor refinement changes them.
     fn labels_of(cosines: &[f32], threshold: f32) -> Vec<i64> {
         let cosines = Tensor::from_slice(cosines).unsqueeze(1).expand([-1, 2], false);
         of_cells(&cosines, &image(), GRID, threshold)
@@ -88,7 +91,7 @@ mod tests {
         assert_eq!(labels_of(&cosines, 0.0), [37, 37]);
     }
 
-    /// 40 queries, of which the best is e^4 times as likely as each other: 0.583 of all.
+    /// There are 40 queries. The best is e^4 times as likely as each other, so its probability is 0.583.
     #[test]
     fn an_unsure_pixel_is_the_first_querys() {
         let mut cosines = vec![0.1f32; 40];
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_cell_is_what_most_of_its_pixels_are() {
-        // Interpolated, the second query is the better one in the last five columns of the first cell.
+        // After the interpolation, the second query is the better one in the last five columns of the first cell.
         let columns = Tensor::arange(64, (Kind::Float, Device::Cpu)).expand([3, 32, 64], false);
         let image = columns.ge(32.0).to_kind(Kind::Float);
         let cosines = Tensor::from_slice2(&[[0.3f32, 0.1], [0.1, 0.5]]);

@@ -1,40 +1,42 @@
-//! The likeness of cells that a first labelling says: those of one label belong together, the less so the farther another
-//! label's territory sets them apart.
+//! The likeness of cells according to a first labelling. Cells of one label are similar, and less so the farther apart
+//! they are if another label lies between them.
 
 use tch::{Kind, Tensor};
 
-use crate::dense::attention::grid::Grid;
+use crate::dense::attention::cell_grid::CellGrid;
+use crate::support::to_usize;
 
-/// Standard deviation of the smoothing along the cells' numbers.
+/// Standard deviation of the smoothing along the numbers of the cells.
 const SIGMA: f64 = 5.0;
 
-/// Cells on either side that it reaches.
+/// Number of cells on either side that the smoothing reaches.
 const REACH: i64 = 15;
 
-/// Which cells between two of one label are looked at for another label.
+/// The choice of cells between two cells of one label that are tested for another label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::dense::attention) enum PathTest {
-    /// Those of the released code: its steps are too short, so that only the first part of the way is looked at.
+    /// The cells that the released code tests. Its steps are too short, so it tests only the first part of the way.
     Released,
-    /// All on the straight way from one to the other.
+    /// All cells on the straight way between the two cells.
     WholePath,
 }
 
-/// `S^`, 0 to 1, from a label per cell: `[cells, cells]`, on the CPU.
-pub(super) fn likeness(labels: &[i64], grid: Grid, path_test: PathTest) -> Tensor {
+/// Computes the likeness `S^` from the label of each cell: `[cells, cells]`, 0 to 1, on the CPU.
+pub(super) fn likeness(labels: &[i64], grid: CellGrid, path_test: PathTest) -> Tensor {
     let belonging = Tensor::from_slice(&belonging(labels, grid, path_test)).view([grid.cells(), -1]);
     smoothed(&belonging)
 }
 
-/// `M_ij`: 1 for cells of one label, less where another label lies between them, 0 for others; row-major.
-fn belonging(labels: &[i64], grid: Grid, path_test: PathTest) -> Vec<f32> {
+/// Computes `M_ij`, row by row: 1 for cells of one label, less where another label lies between them, 0 for cells of
+/// two labels.
+fn belonging(labels: &[i64], grid: CellGrid, path_test: PathTest) -> Vec<f32> {
     let farthest = (grid.rows - 1).max(grid.columns - 1);
     let places: Vec<_> = (0..grid.cells())
         .map(|cell| (cell / grid.columns, cell % grid.columns))
         .collect();
     let label_at = |(row, column): (i64, i64)| {
         let cell = row * grid.columns + column;
-        labels[usize::try_from(cell).expect("a place on the grid is not negative")]
+        labels[to_usize(cell)]
     };
     let belongs = |from: (i64, i64), to: (i64, i64)| {
         if label_at(from) != label_at(to) {
@@ -62,7 +64,8 @@ fn belonging(labels: &[i64], grid: Grid, path_test: PathTest) -> Vec<f32> {
         .collect()
 }
 
-/// The quotient, rounded; halves to the even number, as the release's library rounds them. Neither is negative.
+/// Divides two numbers that are not negative and rounds the quotient. Halves go to the even number, as in the release's
+/// library.
 fn divided(numerator: i64, denominator: i64) -> i64 {
     let (floor, rest) = (numerator / denominator, numerator % denominator);
     match (2 * rest).cmp(&denominator) {
@@ -72,7 +75,8 @@ fn divided(numerator: i64, denominator: i64) -> i64 {
     }
 }
 
-/// Each row smoothed along the cells' numbers, zeros outside, and divided by its sum; then all by the largest value.
+/// Smooths each row along the numbers of the cells, with zeros outside, and divides it by its sum. Then divides all
+/// values by the largest.
 fn smoothed(belonging: &Tensor) -> Tensor {
     let offset = Tensor::arange_start(-REACH, REACH + 1, (Kind::Float, belonging.device()));
     let taps = (offset.square() / (-2.0 * SIGMA * SIGMA)).exp();
@@ -92,7 +96,7 @@ mod tests {
 
     #[test]
     fn one_label_is_alike_everywhere_but_at_the_ends_of_the_rows() {
-        let grid = Grid { rows: 14, columns: 14 };
+        let grid = CellGrid { rows: 14, columns: 14 };
         let likeness = likeness(&[3; 196], grid, PathTest::Released);
         for row in [0, 77, 195] {
             let row = floats(&likeness.get(row));
@@ -103,7 +107,7 @@ mod tests {
 
     #[test]
     fn another_label_in_between_sets_cells_apart() {
-        let grid = Grid { rows: 1, columns: 5 };
+        let grid = CellGrid { rows: 1, columns: 5 };
         let apart = |distance: f32| (-distance / 4.0f32).exp();
         let whole = belonging(&[0, 1, 0, 0, 0], grid, PathTest::WholePath);
         assert_eq!(whole[..5], [1.0, 0.0, apart(2.0), apart(3.0), apart(4.0)]);
@@ -113,14 +117,14 @@ mod tests {
 
     #[test]
     fn the_released_test_looks_at_the_first_part_of_the_way() {
-        let grid = Grid { rows: 1, columns: 9 };
-        // From 0 to 4, the steps are eighths of the way: 0.5, 1, 1.5 and 2 cells, rounded to 0, 1, 2 and 2.
+        let grid = CellGrid { rows: 1, columns: 9 };
+        // From 0 to 4, the steps are eighths of the way: 0.5, 1, 1.5 and 2 cells are rounded to 0, 1, 2 and 2.
         let labels = [0, 0, 0, 1, 0, 0, 0, 0, 0];
         let released = belonging(&labels, grid, PathTest::Released);
         let whole = belonging(&labels, grid, PathTest::WholePath);
         assert_eq!(released[4], 1.0);
         assert_eq!(whole[4], (-0.5f32).exp());
-        // Backwards, 3.5 is rounded to 4, but then comes 3, the other label.
+        // On the way back, 3.5 is rounded to 4, but then comes cell 3 with the other label.
         assert_eq!(released[4 * 9], (-0.5f32).exp());
     }
 
@@ -133,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_single_cell_is_alike_to_itself() {
-        let likeness = likeness(&[0], Grid { rows: 1, columns: 1 }, PathTest::Released);
+        let likeness = likeness(&[0], CellGrid { rows: 1, columns: 1 }, PathTest::Released);
         assert_eq!(floats(&likeness), [1.0]);
     }
 }

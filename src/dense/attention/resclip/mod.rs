@@ -1,17 +1,18 @@
 //! ResCLIP: the last block also attends as middle blocks do, and a first labelling feeds back into a second pass.
 //!
-//! Yang et al., "ResCLIP: Residual Attention for Training-free Dense Vision-language Inference", CVPR 2025, arXiv 2411.15851;
-//! the definitions are the released code's. Neither the last block's residual nor its MLP.
+//! Yang et al., "ResCLIP: Residual Attention for Training-free Dense Vision-language Inference", CVPR 2025, arXiv
+//! 2411.15851. The definitions are those of the released code. The last block's residual and MLP are left out.
 //!
-//! The second pass depends on what the texts score in the first, so it runs when texts are there: extraction keeps what it
-//! needs of the last block ([`Feedback`]). One input, or one window, at a time.
+//! The second pass depends on the scores of the texts in the first pass, so it runs once the texts are known.
+//! Extraction keeps what the second pass needs of the last block ([`Feedback`]). Each input or window has its own
+//! second pass.
 
 mod labels;
 mod layout;
 
 use tch::Tensor;
 
-use super::grid::Grid;
+use super::cell_grid::CellGrid;
 use super::last_block::{Heads, LastBlock, attend, attend_at_scale, cells_of};
 use super::naclip::neighbourhood;
 use super::trunk::{Depth, Trunk};
@@ -19,16 +20,17 @@ use crate::clip::Readout;
 use crate::dense::ResclipConstants;
 pub(super) use layout::PathTest;
 
-/// `tau_r`: factor on all of the attention. The projection's bias has no part in it, so it is of consequence.
+/// `tau_r`: the factor on the whole attention. It matters because the bias of the output projection is not multiplied
+/// by it.
 const ATTENTION_SCALE: f64 = 2.0;
 
-/// The first of the blocks whose attention is taken over, in towers of 12 and of 24, counted from 1.
+/// The first block whose attention is used, in towers of 12 and of 24 blocks, counted from 1.
 const FIRST_BLOCK: usize = 6;
 
-/// The last of them.
+/// The last block whose attention is used.
 const LAST_BLOCK: usize = 9;
 
-/// How many of the last blocks' inputs it reads.
+/// Returns how many of the last blocks' inputs the method reads.
 pub(super) fn blocks_read(depth: Depth) -> usize {
     depth.0 + 1 - first_block(depth)
 }
@@ -37,36 +39,37 @@ fn first_block(depth: Depth) -> usize {
     depth.scale(FIRST_BLOCK, FIRST_BLOCK).max(1)
 }
 
-/// What is kept of an image for its second pass.
+/// The input of an image's second pass.
 #[derive(Debug)]
 pub(in crate::dense) struct Feedback {
-    grid: Grid,
+    grid: CellGrid,
     path_test: PathTest,
     constants: ResclipConstants,
-    /// `[3, height, width]`, what the tower saw.
+    /// The tower's input, `[3, height, width]`.
     image: Tensor,
     mixture: Mixture,
     readout: Readout,
 }
 
-/// What both passes mix values by. Tensors have a batch in front, of 1 in a [`Feedback`].
+/// The part of the mixing of values that both passes share. Tensors have a batch dimension, which is 1 in a
+/// [`Feedback`].
 #[derive(Debug)]
 struct Mixture {
-    /// `[batch, heads, 1 + cells, head_width]`
+    /// The keys of the last block, `[batch, heads, 1 + cells, head_width]`.
     key: Tensor,
-    /// `[batch, heads, 1 + cells, head_width]`
+    /// The values of the last block, `[batch, heads, 1 + cells, head_width]`.
     value: Tensor,
-    /// What the middle blocks' mean attention makes of the values, `[batch, heads, cells, head_width]`.
+    /// The values mixed by the mean attention of the middle blocks, `[batch, heads, cells, head_width]`.
     by_middle: Tensor,
 }
 
-/// The first pass: features of the cells before the final normalisation, `[batch, cells, width]`, and what the second takes
-/// from each of the images, `[batch, 3, height, width]`.
+/// Runs the first pass on images `[batch, 3, height, width]`. Returns the features of the cells before the final
+/// normalisation, `[batch, cells, width]`, and the input of the second pass for each image.
 pub(super) fn first_pass(
     trunk: &Trunk,
     last: &LastBlock,
     image: &Tensor,
-    grid: Grid,
+    grid: CellGrid,
     path_test: PathTest,
     constants: ResclipConstants,
 ) -> (Tensor, Vec<Feedback>) {
@@ -84,7 +87,7 @@ pub(super) fn first_pass(
 }
 
 impl Feedback {
-    /// The same with tensors that share no memory with others', but for the tower's weights.
+    /// Copies the tensors so that they share no memory with others, except with the tower's weights.
     pub(in crate::dense) fn owned(self) -> Self {
         let Mixture { key, value, by_middle } = self.mixture;
         Self {
@@ -98,13 +101,13 @@ impl Feedback {
         }
     }
 
-    /// Its tensors, but for the tower's weights.
+    /// Returns the tensors without those of the tower's weights.
     pub(in crate::dense) fn tensors(&self) -> [&Tensor; 4] {
         let Mixture { key, value, by_middle } = &self.mixture;
         [&self.image, key, value, by_middle]
     }
 
-    /// The second pass: from the cosines of the first, `[queries, cells]`, to features `[cells, embedding]`.
+    /// Runs the second pass: from the cosines of the first pass, `[queries, cells]`, to features `[cells, embedding]`.
     pub(in crate::dense) fn cells(&self, cosines: &Tensor) -> Tensor {
         let ResclipConstants {
             threshold,
@@ -114,7 +117,7 @@ impl Feedback {
         } = self.constants;
         let labels = labels::of_cells(cosines, &self.image, self.grid, threshold);
         let layout = layout::likeness(&labels, self.grid, self.path_test).to_device(self.image.device());
-        // S1 + omega; the class token has no place in the layout.
+        // The bias is S1 + omega. The class token has no place in the layout.
         let layout = layout.constant_pad_nd([1, 0]) * (score_scale * layout_share);
         let bias = neighbourhood(self.grid, self.image.device()) + layout;
         let factor = score_scale * (1.0 - layout_share);
@@ -128,7 +131,7 @@ impl Mixture {
         let Heads { key, value, .. } = last.heads();
         let depth = trunk.depth();
         let blocks = depth.scale(LAST_BLOCK, LAST_BLOCK).max(1) + 1 - first_block(depth);
-        // The mean of attentions, applied: the matrices themselves are not needed.
+        // Applies the mean of the attentions to the values; the matrices themselves are not needed.
         let by_blocks = trunk.blocks().take(blocks).map(|(block, input)| {
             let Heads { query, key, .. } = Heads::of(block, input);
             attend(&cells_of(&query), &key, &value, None)
@@ -137,8 +140,8 @@ impl Mixture {
         Self { key, value, by_middle }
     }
 
-    /// `A(S) = tau_r [(1 - lambda_r) sm(S + omega) + lambda_r C]` applied to the values, where
-    /// `S + omega = factor k k^T / sqrt d + bias`: `[batch, heads, cells, head_width]`.
+    /// Applies `A(S) = tau_r [(1 - lambda_r) sm(S + omega) + lambda_r C]` to the values:
+    /// `[batch, heads, cells, head_width]`. Here `S + omega = factor k k^T / sqrt d + bias`.
     fn mix(&self, factor: f64, bias: &Tensor, middle_share: f64) -> Tensor {
         let scale = factor / (self.key.size()[3] as f64).sqrt();
         let by_keys = attend_at_scale(&cells_of(&self.key), &self.key, &self.value, Some(bias), Some(scale));
@@ -159,7 +162,7 @@ mod tests {
     use crate::dense::attention::naclip;
     use crate::dense::attention::testing::{assert_close, heads};
 
-    const GRID: Grid = Grid { rows: 2, columns: 3 };
+    const GRID: CellGrid = CellGrid { rows: 2, columns: 3 };
 
     fn mixture() -> Mixture {
         let Heads { query, key, value } = heads(GRID.cells());

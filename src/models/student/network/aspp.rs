@@ -1,4 +1,4 @@
-//! DeepLab's heads: atrous spatial pyramid pooling, which looks at a map at several rates side by side.
+//! DeepLab's heads. Atrous spatial pyramid pooling looks at a feature map at several dilation rates side by side.
 
 use tch::Tensor;
 
@@ -6,17 +6,19 @@ use super::layers::{Convolution, NormalisedConvolution, Shape};
 use super::parameters::{ParameterError, Parameters};
 use super::resnet::{ResNet, Stages};
 use super::{Mode, NetworkConfig};
+use crate::support::to_i64;
 
-/// Cells between the taps of DeepLabv2's four convolutions ("ASPP-L", section 3.2).
+/// Dilation rates of DeepLabv2's four convolutions in cells ("ASPP-L", section 3.2).
 const V2_RATES: [i64; 4] = [6, 12, 18, 24];
 
-/// Cells between the taps of DeepLabv3+'s three dilated convolutions, at an eighth of the image.
+/// Dilation rates of DeepLabv3+'s three dilated convolutions in cells, at an eighth of the image's size.
 const V3_RATES: [i64; 3] = [12, 24, 36];
 
-/// Of the decoder's channels, the share that the first stage's map is reduced to: 48 of 256 as published.
+/// Numerator and denominator of the share of the decoder's channels that the first stage's map is reduced to: 48 of 256
+/// as published.
 const LOW_LEVEL_SHARE: (i64, i64) = (3, 16);
 
-/// Four dilated convolutions into the space of the texts, added up.
+/// DeepLabv2's head: four dilated convolutions into the space of the text embeddings, added up.
 #[derive(Debug)]
 pub(super) struct DeeplabV2 {
     convs: Vec<Convolution>,
@@ -38,19 +40,19 @@ impl DeeplabV2 {
         })
     }
 
-    /// `[batch, channels, height, width]` to `[batch, embedding, height, width]`.
+    /// Maps `[batch, channels, height, width]` to `[batch, embedding, height, width]`.
     pub(super) fn forward(&self, map: &Tensor) -> Tensor {
         let maps = self.convs.iter().map(|convolution| convolution.forward(map));
-        maps.reduce(|sum, map| sum + map).expect("there are four")
+        maps.reduce(|sum, map| sum + map).expect("there are four convolutions")
     }
 }
 
-/// Pooling at many rates, then a decoder that joins it with the first stage's finer map.
+/// DeepLabv3+'s head: pooling at several rates, then a decoder that joins the result with the first stage's finer map.
 #[derive(Debug)]
 pub(super) struct DeeplabV3Plus {
     /// The 1x1 convolution, then the dilated ones.
     branches: Vec<NormalisedConvolution>,
-    /// Of the whole map's mean.
+    /// The convolution of the mean over the whole map.
     pool: NormalisedConvolution,
     project: NormalisedConvolution,
     low_level: NormalisedConvolution,
@@ -77,7 +79,7 @@ impl DeeplabV3Plus {
                 Shape::dilated(inputs, inner, rate),
             )?);
         }
-        let joined = inner * (1 + i64::try_from(branches.len()).expect("four"));
+        let joined = inner * (1 + to_i64(branches.len()));
         let low_level = inner * LOW_LEVEL_SHARE.0 / LOW_LEVEL_SHARE.1;
         Ok(Self {
             branches,
@@ -96,7 +98,7 @@ impl DeeplabV3Plus {
         })
     }
 
-    /// To `[batch, embedding, height / 4, width / 4]`.
+    /// Maps the stages to features `[batch, embedding, height / 4, width / 4]`.
     pub(super) fn forward(&self, stages: &Stages, mode: Mode) -> Tensor {
         let map = &stages.last;
         let mean = map.mean_dim([2, 3].as_slice(), true, map.kind()); // [batch, channels, 1, 1]

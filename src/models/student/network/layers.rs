@@ -8,22 +8,22 @@ use super::parameters::{Initial, ParameterError, Parameters};
 /// Added to the variance in every batch normalisation.
 const EPSILON: f64 = 1e-5;
 
-/// How far the running statistics move towards a batch's.
+/// Share of a batch's statistics in each update of the running statistics.
 const MOMENTUM: f64 = 0.1;
 
-/// A convolution's shape. The size of the map is kept at stride 1 and halved, rounded up, at stride 2.
+/// The shape of a convolution. Stride 1 keeps the size of the map; stride 2 halves it, rounded up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) inputs: i64,
     pub(super) outputs: i64,
-    /// Side of the kernel, odd.
+    /// Side of the kernel in cells, odd.
     pub(super) kernel: i64,
     pub(super) stride: i64,
     pub(super) dilation: i64,
 }
 
 impl Shape {
-    /// A 1x1 convolution.
+    /// Returns the shape of a 1x1 convolution.
     pub(super) fn pointwise(inputs: i64, outputs: i64) -> Self {
         Self {
             inputs,
@@ -34,7 +34,7 @@ impl Shape {
         }
     }
 
-    /// A 3x3 convolution whose taps are `dilation` cells apart.
+    /// Returns the shape of a 3x3 convolution whose taps are `dilation` cells apart.
     pub(super) fn dilated(inputs: i64, outputs: i64, dilation: i64) -> Self {
         Self {
             kernel: 3,
@@ -43,7 +43,7 @@ impl Shape {
         }
     }
 
-    /// The same with a stride.
+    /// Returns the same shape with another stride.
     pub(super) fn with_stride(self, stride: i64) -> Self {
         Self { stride, ..self }
     }
@@ -52,11 +52,26 @@ impl Shape {
         [self.outputs, self.inputs, self.kernel, self.kernel]
     }
 
-    /// Convolves in `x`'s kind; gradients reach the weights in their own.
+    /// Convolves in the element type of `x`. Gradients reach the weights in the weights' own type.
     fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        let padding = self.dilation * (self.kernel / 2);
+        let weight = weight.to_kind(x.kind());
         let bias = bias.map(|bias| bias.to_kind(x.kind()));
-        x.conv2d(&weight.to_kind(x.kind()), bias, self.stride, padding, self.dilation, 1)
+        if self.has_no_safe_gradient() {
+            // A 1x1 kernel uses only the cells that the stride lands on.
+            // [batch, inputs, height, width] -> [batch, inputs, height / stride, width / stride], rounded up
+            let seen = x.slice(2, None, None, self.stride).slice(3, None, None, self.stride);
+            return seen.conv2d(&weight, bias, 1, 0, 1, 1);
+        }
+        let padding = self.dilation * (self.kernel / 2);
+        x.conv2d(&weight, bias, self.stride, padding, self.dilation, 1)
+    }
+
+    /// Returns whether oneDNN's convolution of this shape must not be trained. On processors without AVX-512, an AVX2
+    /// kernel computes the gradient of a 1x1 weight. For a strided convolution it packs the inputs in blocks of 8
+    /// channels. With fewer channels than a block, the kernel writes beyond its memory: the gradient is wrong, or the
+    /// process crashes or never ends (oneDNN 3.12.0).
+    fn has_no_safe_gradient(self) -> bool {
+        self.kernel == 1 && self.stride > 1 && self.inputs < 8
     }
 }
 
@@ -69,7 +84,7 @@ pub(super) struct Convolution {
 }
 
 impl Convolution {
-    /// Begins near 0, as DeepLab's last layers do: normal with deviation 0.01.
+    /// Creates the layer. Its weights start near 0, as in DeepLab's last layers: normal with standard deviation 0.01.
     pub(super) fn new(parameters: &mut Parameters, name: &str, shape: Shape) -> Result<Self, ParameterError> {
         let initial = Initial::Normal { deviation: 0.01 };
         Ok(Self {
@@ -84,11 +99,11 @@ impl Convolution {
     }
 }
 
-/// A convolution without bias and the batch normalisation after it.
+/// A convolution without bias, followed by batch normalisation.
 #[derive(Debug)]
 pub(super) struct NormalisedConvolution {
     shape: Shape,
-    /// `[outputs, inputs, kernel, kernel]`
+    /// Weights of the convolution, `[outputs, inputs, kernel, kernel]`.
     convolution: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -97,8 +112,8 @@ pub(super) struct NormalisedConvolution {
 }
 
 impl NormalisedConvolution {
-    /// `{convolution}.weight` and the four vectors of `{normalisation}`. Begins as He et al. (2015) have it, by the number of
-    /// outputs, and without scale or shift.
+    /// Creates the layer from the tensors `{convolution}.weight` and the four vectors of `{normalisation}`. Weights
+    /// start as in He et al. (2015), by the number of outputs; scale starts at 1 and shift at 0.
     pub(super) fn new(
         parameters: &mut Parameters,
         convolution: &str,
@@ -122,7 +137,8 @@ impl NormalisedConvolution {
         })
     }
 
-    /// Convolved and normalised, statistics in 32 bits whatever `x` is. In [`Mode::Train`] the running ones move.
+    /// Convolves and normalises, with 32-bit statistics for any type of `x`. [`Mode::Train`] updates the running
+    /// statistics.
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         self.shape.apply(x, &self.convolution, None).batch_norm(
             Some(&self.weight),
@@ -136,7 +152,7 @@ impl NormalisedConvolution {
         )
     }
 
-    /// As above, then what is negative becomes 0.
+    /// Does the same as [`Self::forward`], then a ReLU.
     pub(super) fn forward_relu(&self, x: &Tensor, mode: Mode) -> Tensor {
         self.forward(x, mode).relu()
     }

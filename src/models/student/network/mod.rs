@@ -1,8 +1,8 @@
-//! The segmentation network that learns: a ResNet at an eighth of the image's size, a DeepLab head that ends in the space of
-//! the texts, and the texts themselves as its last layer.
+//! The student's segmentation network: a ResNet at an eighth of the image's size, and a DeepLab head that ends in the
+//! space of the text embeddings. The text embeddings are the last layer.
 //!
-//! Owns the architecture and its forward pass. The last layer is given, not learned: whatever texts it is given, trained on or
-//! not, are what the network tells apart.
+//! This room owns the architecture and the forward pass. The last layer is given, not learned: the network tells apart
+//! whatever texts it is given, whether it was trained on them or not.
 
 mod aspp;
 mod layers;
@@ -10,6 +10,7 @@ mod parameters;
 mod resnet;
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantArray, VariantNames};
 use tch::Tensor;
 
 use aspp::{DeeplabV2, DeeplabV3Plus};
@@ -18,21 +19,24 @@ use resnet::ResNet;
 pub(crate) use parameters::Initial;
 pub use parameters::{ParameterError, Parameters};
 
-/// What the names of the backbone's tensors begin with.
+/// Prefix of the names of the backbone's tensors.
 const BACKBONE: &str = "backbone";
 
-/// Whether batch normalisation takes its statistics from the batch, and notes them, or from what it has noted.
+/// The source of the statistics for batch normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Statistics of the batch; the running ones move towards them.
+    /// The batch's own statistics. They also update the running statistics.
     Train,
-    /// The running statistics, which stay as they are.
+    /// The running statistics, which do not change.
     Evaluate,
 }
 
-/// How deep the ResNet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The depth of the ResNet.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantArray, VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Backbone {
     /// Eight blocks of two 3x3 convolutions.
     Resnet18,
@@ -43,19 +47,7 @@ pub enum Backbone {
 }
 
 impl Backbone {
-    /// All of them, the smallest first.
-    pub const ALL: [Self; 3] = [Self::Resnet18, Self::Resnet50, Self::Resnet101];
-
-    /// The name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Resnet18 => "resnet18",
-            Self::Resnet50 => "resnet50",
-            Self::Resnet101 => "resnet101",
-        }
-    }
-
-    /// Blocks per stage.
+    /// Returns the number of blocks in each stage.
     const fn blocks(self) -> [usize; 4] {
         match self {
             Self::Resnet18 => [2, 2, 2, 2],
@@ -64,77 +56,58 @@ impl Backbone {
         }
     }
 
-    /// Whether blocks are 1x1, 3x3, 1x1 with four times the channels at their end.
+    /// Returns whether blocks are bottlenecks: 1x1, 3x3 and 1x1 convolutions, the last with four times the channels.
     const fn has_bottlenecks(self) -> bool {
         !matches!(self, Self::Resnet18)
     }
 }
 
-/// What a ResNet begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The first layers of the ResNet.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantArray, VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Stem {
     /// One 7x7 convolution, as published and in torchvision.
     Plain,
-    /// Three 3x3 convolutions, "ResNet-C" (He et al. 2019, "Bag of Tricks", section 4), as timm's `resnet50c` names them.
+    /// Three 3x3 convolutions: "ResNet-C" (He et al. 2019, "Bag of Tricks", section 4), with the tensor names of timm's
+    /// `resnet50c`.
     V1c,
 }
 
-impl Stem {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Plain, Self::V1c];
-
-    /// The name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::V1c => "v1c",
-        }
-    }
-}
-
-/// What follows the ResNet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The layers after the ResNet.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantArray, VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Head {
     /// DeepLabv2 (Chen et al., TPAMI 2018): four dilated convolutions side by side, added up.
     DeeplabV2,
-    /// DeepLabv3+ (Chen et al., ECCV 2018): pooling at many rates, then a decoder at a quarter of the image's size.
+    /// DeepLabv3+ (Chen et al., ECCV 2018): pooling at several rates, then a decoder at a quarter of the image's size.
     DeeplabV3Plus,
-}
-
-impl Head {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::DeeplabV2, Self::DeeplabV3Plus];
-
-    /// The name on the command line and in cards.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DeeplabV2 => "deeplab-v2",
-            Self::DeeplabV3Plus => "deeplab-v3-plus",
-        }
-    }
 }
 
 /// Everything that decides a network's tensors and their shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// How deep the ResNet is.
+    /// The depth of the ResNet.
     pub backbone: Backbone,
-    /// What it begins with.
+    /// The first layers of the ResNet.
     pub stem: Stem,
-    /// Channels of its first stage, 64 as published; each later stage doubles them. At least 2, even.
+    /// Channels of the ResNet's first stage, 64 as published; each later stage doubles them. At least 2 and even.
     pub width: i64,
-    /// What follows it.
+    /// The layers after the ResNet.
     pub head: Head,
-    /// Channels inside DeepLabv3+'s head, 256 as published; at least 6. DeepLabv2's has none.
+    /// Channels inside DeepLabv3+'s head, 256 as published; at least 6. DeepLabv2's head ignores it.
     pub head_channels: i64,
-    /// Channels of the result: the length of a text embedding.
+    /// Channels of the features, equal to the length of a text embedding.
     pub embedding: i64,
 }
 
-/// A network and its tensors.
+/// A network with its tensors.
 #[derive(Debug)]
 pub struct Network {
     backbone: ResNet,
@@ -148,10 +121,10 @@ enum HeadLayers {
 }
 
 impl Network {
-    /// Takes the network's tensors, or begins them.
+    /// Creates the network from the tensors of `parameters`.
     ///
     /// # Errors
-    /// When a stored tensor is missing or has another shape.
+    /// [`ParameterError`] when a stored tensor is missing or has another shape.
     pub fn new(parameters: &mut Parameters, config: &NetworkConfig) -> Result<Self, ParameterError> {
         let backbone = ResNet::new(parameters, BACKBONE, config)?;
         let head = match config.head {
@@ -165,13 +138,15 @@ impl Network {
         Ok(Self { backbone, head: head? })
     }
 
-    /// Features in the space of the texts, not of unit length: `[batch, 3, height, width]` to
-    /// `[batch, embedding, height / 8, width / 8]` for DeepLabv2, an eighth rounded up, and a quarter for DeepLabv3+.
+    /// Returns features in the space of the text embeddings, not scaled to unit length. Maps `[batch, 3, height,
+    /// width]` to `[batch, embedding, height / 8, width / 8]` for DeepLabv2 and to `[batch, embedding, height / 4,
+    /// width / 4]` for DeepLabv3+, rounded up.
     ///
-    /// Computed in the images' kind: weights, their gradients and all statistics stay in 32 bits where images come in 16.
+    /// The images' element type is the type of the arithmetic. Weights, their gradients and all statistics stay 32-bit
+    /// even for 16-bit images.
     ///
     /// # Panics
-    /// When the shape is another one, or libtorch fails.
+    /// When `images` has another shape, or libtorch fails.
     pub fn features(&self, images: &Tensor, mode: Mode) -> Tensor {
         let stages = self.backbone.forward(&channels_last(images), mode);
         match &self.head {
@@ -180,28 +155,29 @@ impl Network {
         }
     }
 
-    /// Features against texts, `[queries, embedding]`: logits `[batch, queries, ...]` on the features' grid. As MaskCLIP+ has
-    /// it, features keep their length and there is no temperature.
+    /// Returns logits `[batch, queries, ...]` on the features' grid for texts `[queries, embedding]`. As in MaskCLIP+,
+    /// features keep their length and there is no temperature.
     ///
     /// # Panics
-    /// When a shape is another one, or libtorch fails.
+    /// When a tensor has another shape, or libtorch fails.
     pub fn logits(&self, images: &Tensor, text: &Tensor, mode: Mode) -> Tensor {
         classify(&self.features(images, mode), text)
     }
 }
 
-/// Features, `[batch, embedding, ...]`, against texts: the last layer of [`Network::logits`] alone.
+/// Compares features `[batch, embedding, ...]` with texts `[queries, embedding]`: the last layer of
+/// [`Network::logits`].
 ///
 /// # Panics
-/// When a shape is another one, or libtorch fails.
+/// When a tensor has another shape, or libtorch fails.
 pub(crate) fn classify(features: &Tensor, text: &Tensor) -> Tensor {
     // [queries, embedding] -> [queries, embedding, 1, 1], the weight of a 1x1 convolution.
     let weight = text.to_kind(features.kind()).unsqueeze(-1).unsqueeze(-1);
     features.conv2d(&weight, None::<&Tensor>, 1, 0, 1, 1)
 }
 
-/// The same maps, `[batch, channels, height, width]`, with the channels of a pixel side by side in memory: dilated convolutions
-/// of what lies otherwise are several times slower on a CPU. All layers hand the order on.
+/// Returns the same maps, `[batch, channels, height, width]`, with the channels of a pixel side by side in memory.
+/// Dilated convolutions on a CPU are several times faster on this layout. All layers keep it.
 fn channels_last(maps: &Tensor) -> Tensor {
     maps.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
@@ -239,15 +215,16 @@ mod tests {
                 .filter_map(|name| Some(name.strip_prefix("backbone.")?.to_owned()))
                 .collect::<Vec<_>>()
         };
-        // A convolution, and the scale and shift after it: torchvision's models have 20, 53 and 104 of them.
+        // A convolution has a weight, and the normalisation after it a scale and a shift. torchvision's models have 20,
+        // 53 and 104 convolutions.
         for (backbone, convolutions, last) in [
             (Backbone::Resnet18, 20, "layer4.1.bn2.weight"),
             (Backbone::Resnet50, 53, "layer4.2.bn3.weight"),
             (Backbone::Resnet101, 104, "layer3.22.conv3.weight"),
         ] {
             let names = names(backbone, Stem::Plain);
-            assert_eq!(names.len(), 3 * convolutions, "{}", backbone.name());
-            assert!(names.iter().any(|name| name == last), "{}", backbone.name());
+            assert_eq!(names.len(), 3 * convolutions, "{}", backbone);
+            assert!(names.iter().any(|name| name == last), "{}", backbone);
         }
         let deep = names(Backbone::Resnet50, Stem::V1c);
         for name in [
@@ -263,7 +240,7 @@ mod tests {
 
     #[test]
     fn images_in_16_bits_make_features_near_those_in_32_and_gradients_in_32() {
-        for head in Head::ALL {
+        for &head in <Head as VariantArray>::VARIANTS {
             let (network, parameters) = network(&config(Backbone::Resnet18, Stem::V1c, head));
             let pixels = Tensor::arange(2 * 3 * 64 * 64, (Kind::Float, Device::Cpu));
             let image = (pixels * 7.3).sin().view([2, 3, 64, 64]);

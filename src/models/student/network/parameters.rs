@@ -1,7 +1,7 @@
-//! A network's tensors by name: begun from a seed, or taken from what was stored.
+//! A network's tensors by name, started from a seed or taken from stored ones.
 //!
-//! Owned rather than left to libtorch's modules, because a run that is resumed needs every tensor, statistics included, back
-//! under its own name and with its own bits.
+//! The tensors are kept here, not in libtorch's modules: a resumed run needs every tensor, statistics included, back
+//! under its own name and bit for bit.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,20 +10,20 @@ use tch::{Device, Kind, Tensor};
 use super::BACKBONE;
 use crate::support::Random;
 
-/// Why stored tensors are no network.
+/// Why stored tensors do not make a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParameterError {
-    /// A tensor is not there.
+    /// A tensor is missing.
     #[error("there is no tensor {name}")]
     Missing {
-        /// Its name.
+        /// The tensor's name.
         name: String,
     },
-    /// A tensor has another shape.
+    /// A tensor has the wrong shape.
     #[error("the tensor {name} is {found:?}, not {expected:?}")]
     Shape {
-        /// Its name.
+        /// The tensor's name.
         name: String,
         /// The shape it has.
         found: Vec<i64>,
@@ -33,32 +33,32 @@ pub enum ParameterError {
     /// A tensor belongs to no layer.
     #[error("the tensor {name} belongs to no layer of the network")]
     LeftOver {
-        /// Its name.
+        /// The tensor's name.
         name: String,
     },
 }
 
-/// What a tensor is begun with.
+/// The starting values of a tensor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Initial {
-    /// Normal numbers around 0.
+    /// Normally distributed numbers with mean 0.
     Normal {
-        /// Their standard deviation.
+        /// Standard deviation of the numbers.
         deviation: f64,
     },
-    /// One number everywhere.
+    /// The same number everywhere.
     Constant(f64),
 }
 
 #[derive(Debug)]
 enum Source {
     Seed(u64),
-    /// A seed, and the backbone's tensors without its prefix.
+    /// A seed, and the backbone's tensors under their names without the prefix.
     Backbone(u64, HashMap<String, Tensor>),
     Stored(HashMap<String, Tensor>),
 }
 
-/// A network's tensors. Layers share them: what is changed here is changed there.
+/// A network's tensors. Layers share them, so a change here changes the layers.
 #[derive(Debug)]
 pub struct Parameters {
     source: Source,
@@ -68,17 +68,17 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Tensors that begin at random. Each depends on the seed and its own name alone.
+    /// Creates tensors that start at random. Each depends only on the seed and its own name.
     pub fn from_scratch(seed: u64, device: Device) -> Self {
         Self::new(Source::Seed(seed), device)
     }
 
-    /// Tensors of a backbone, under their names within it; others begin at random.
+    /// Takes the tensors of a backbone, named without the backbone's prefix. All others start at random.
     pub(crate) fn from_backbone(seed: u64, tensors: HashMap<String, Tensor>, device: Device) -> Self {
         Self::new(Source::Backbone(seed, tensors), device)
     }
 
-    /// Tensors that were stored, under their names.
+    /// Takes stored tensors under their names.
     pub fn stored(tensors: HashMap<String, Tensor>, device: Device) -> Self {
         Self::new(Source::Stored(tensors), device)
     }
@@ -92,10 +92,10 @@ impl Parameters {
         }
     }
 
-    /// Once all layers have theirs: nothing may be left.
+    /// Checks that the layers have taken all stored tensors. Call it after all layers are created.
     ///
     /// # Errors
-    /// When a stored tensor was not asked for.
+    /// [`ParameterError::LeftOver`] when a stored tensor belongs to no layer.
     pub fn finish(&self) -> Result<(), ParameterError> {
         match &self.source {
             Source::Stored(left) | Source::Backbone(_, left) if !left.is_empty() => Err(ParameterError::LeftOver {
@@ -105,17 +105,20 @@ impl Parameters {
         }
     }
 
-    /// What training changes, by name.
+    /// Returns the tensors that training changes, by name.
     pub fn trained(&self) -> &BTreeMap<String, Tensor> {
         &self.trained
     }
 
-    /// All tensors by name: what is trained, and the running statistics of batch normalisation.
+    /// Returns all tensors by name: those that training changes and the running statistics of batch normalisation.
     pub fn all(&self) -> impl Iterator<Item = (&String, &Tensor)> {
         self.trained.iter().chain(&self.statistics)
     }
 
-    /// A tensor that is trained.
+    /// Takes a tensor that training changes.
+    ///
+    /// # Errors
+    /// [`ParameterError`] when it is missing or has another shape.
     pub(crate) fn trainable(
         &mut self,
         name: String,
@@ -127,7 +130,10 @@ impl Parameters {
         Ok(tensor)
     }
 
-    /// A tensor that a forward pass in training changes.
+    /// Takes a tensor of running statistics, which forward passes in training change.
+    ///
+    /// # Errors
+    /// [`ParameterError`] when it is missing or has another shape.
     pub(super) fn statistic(
         &mut self,
         name: String,
@@ -157,7 +163,7 @@ impl Parameters {
                 expected: shape.to_vec(),
             });
         }
-        // A copy: gradients need a leaf of their own, and two layers never share storage by accident.
+        // A copy, because gradients need a leaf tensor and layers must not share storage.
         Ok(tensor.to_device(self.device).to_kind(Kind::Float).copy().detach())
     }
 }

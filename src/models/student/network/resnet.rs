@@ -1,7 +1,8 @@
-//! The ResNet of a student (He et al., CVPR 2016), as DeepLab has it: the last two stages keep the second's size and space the
-//! taps of their convolutions instead, so the result is an eighth of the image.
+//! The ResNet of a student (He et al., CVPR 2016) in DeepLab's form. The last two stages keep the size of the second
+//! and dilate their convolutions instead, so the result has an eighth of the image's size.
 //!
-//! Tensors are named as torchvision (plain stem) and timm (v1c stem) name them. A bottleneck's stride is in its 3x3.
+//! Tensors have the names of torchvision (plain stem) and of timm (v1c stem). A bottleneck has its stride in the 3x3
+//! convolution.
 
 use tch::Tensor;
 
@@ -12,23 +13,23 @@ use super::{Mode, NetworkConfig, Stem};
 /// Output channels of a bottleneck per inner channel.
 const EXPANSION: i64 = 4;
 
-/// Stride of each stage, and how far apart its taps are. The first block of a stage still has the taps of the stage before.
+/// Stride and dilation of each stage. The first block of a stage still has the dilation of the stage before.
 const STAGES: [(i64, i64); 4] = [(1, 1), (2, 1), (1, 2), (1, 4)];
 
-/// What a head may look at.
+/// The maps that a head uses.
 #[derive(Debug)]
 pub(super) struct Stages {
-    /// After the first stage, `[batch, channels, height / 4, width / 4]`.
+    /// The map after the first stage, `[batch, channels, height / 4, width / 4]`.
     pub(super) first: Tensor,
-    /// After the last stage, `[batch, channels, height / 8, width / 8]`.
+    /// The map after the last stage, `[batch, channels, height / 8, width / 8]`.
     pub(super) last: Tensor,
 }
 
 #[derive(Debug)]
 pub(super) struct ResNet {
-    /// Of the stem: one, or the v1c stem's three.
+    /// The convolutions of the stem: one for the plain stem, three for the v1c stem.
     stem: Vec<NormalisedConvolution>,
-    /// `layer1` to `layer4`.
+    /// The stages `layer1` to `layer4`.
     layers: [Vec<Block>; 4],
     first_channels: i64,
     channels: i64,
@@ -78,17 +79,17 @@ impl ResNet {
         })
     }
 
-    /// Channels after the first stage.
+    /// Returns the number of channels after the first stage.
     pub(super) fn first_channels(&self) -> i64 {
         self.first_channels
     }
 
-    /// Channels after the last stage.
+    /// Returns the number of channels after the last stage.
     pub(super) fn channels(&self) -> i64 {
         self.channels
     }
 
-    /// `[batch, 3, height, width]` to the maps that heads look at.
+    /// Maps images `[batch, 3, height, width]` to the maps that heads use.
     pub(super) fn forward(&self, images: &Tensor, mode: Mode) -> Stages {
         let x = self.stem.iter().fold(images.shallow_clone(), |x, convolution| {
             convolution.forward_relu(&x, mode)
@@ -104,7 +105,7 @@ impl ResNet {
     }
 }
 
-/// The stem's convolutions, the first of which halves the image.
+/// Creates the stem's convolutions. The first one halves the image's size.
 fn stem(
     parameters: &mut Parameters,
     name: &str,
@@ -124,7 +125,7 @@ fn stem(
             };
             Ok(vec![convolution("conv1", "bn1", shape)?])
         }
-        // timm's `conv1` is a sequence of convolution, normalisation, activation.
+        // timm's `conv1` is a sequence of convolution, normalisation and activation.
         Stem::V1c => Ok(vec![
             convolution("conv1.0", "conv1.1", Shape::dilated(3, half, 1).with_stride(2))?,
             convolution("conv1.3", "conv1.4", Shape::dilated(half, half, 1))?,
@@ -133,25 +134,25 @@ fn stem(
     }
 }
 
-/// Where a block stands.
+/// The shape of a block at its place in the network.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     channels: i64,
     inner: i64,
     outer: i64,
     stride: i64,
-    /// Of the first 3x3 convolution, or of a bottleneck's only one.
+    /// Dilation of the first 3x3 convolution, or of a bottleneck's only one.
     first_dilation: i64,
-    /// Of a second 3x3 convolution.
+    /// Dilation of a second 3x3 convolution.
     dilation: i64,
 }
 
-/// Convolutions with a shortcut around them.
+/// A residual block: convolutions with a shortcut around them.
 #[derive(Debug)]
 struct Block {
-    /// `conv1` and `bn1`, `conv2` and `bn2`, a bottleneck's `conv3` and `bn3`.
+    /// `conv1` with `bn1`, `conv2` with `bn2`, and a bottleneck's `conv3` with `bn3`.
     convolutions: Vec<NormalisedConvolution>,
-    /// The shortcut's own convolution, where the shape changes.
+    /// The shortcut's own convolution, if the block changes the shape.
     downsample: Option<NormalisedConvolution>,
 }
 
@@ -191,7 +192,7 @@ impl Block {
         })
     }
 
-    /// `[batch, channels, height, width]` to `[batch, outer, height / stride, width / stride]`.
+    /// Maps `[batch, channels, height, width]` to `[batch, outer, height / stride, width / stride]`.
     fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
         let (last, others) = self.convolutions.split_last().expect("a block has convolutions");
         let y = others

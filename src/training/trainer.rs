@@ -1,4 +1,4 @@
-//! One step after the other: views, pseudo-labels, the loss, the change of the weights.
+//! The steps of the training: views, pseudo-labels, loss, and change of the weights.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ use crate::evaluation::Truth;
 use crate::image::{Normalisation, RgbImage, decode};
 use crate::models::student::{Initial, Mode, Network, Parameters, Plan, PseudoLabels, StepReport, classify};
 use crate::scores::UNLABELLED;
-use crate::support::{Random, to_i64};
+use crate::support::{Random, to_i64, to_usize};
 
-/// Steps in a row without a single labelled pixel after which nobody will come.
+/// Number of steps in a row without a labelled pixel after which the training gives up.
 const BARREN_STEPS: u64 = 20;
 
-/// Names of the state's tensors begin with one of these.
+/// Prefixes of the names of the state's tensors.
 const STUDENT: &str = "student.";
 const MOMENTUM: &str = "momentum.";
 
-/// The tensor of a learned background.
+/// Name of the tensor of a learned background.
 const BACKGROUND: &str = "background";
 
-/// A student that is being trained.
+/// A student in training.
 #[derive(Debug)]
 pub(super) struct Trainer<'a> {
     plan: &'a Plan,
@@ -37,20 +37,20 @@ pub(super) struct Trainer<'a> {
     network: Network,
     parameters: Parameters,
     optimiser: Sgd,
-    /// `[queries, embedding]`, not trained.
+    /// The text embeddings, `[queries, embedding]`, which are not trained.
     text: Tensor,
-    /// The query whose embedding is trained, and that, `[embedding]`.
+    /// The query whose embedding is learned, and that embedding, `[embedding]`.
     learned: Option<(i64, Tensor)>,
-    /// Queries that pseudo-labels may be.
+    /// The queries that pseudo-labels may name.
     pseudo_labelled: Vec<i64>,
-    /// Of the last step that was made.
+    /// The report of the last step; `None` before the first.
     last: Option<StepReport>,
-    /// How many steps in a row had no labelled pixel.
+    /// Number of the last steps in a row that had no labelled pixel.
     barren: u64,
 }
 
 impl<'a> Trainer<'a> {
-    /// A student that has learned nothing but what its backbone may begin with, or what `state` holds.
+    /// Creates a student from `state`, or a new one whose backbone may start with given weights.
     pub(super) fn new(
         plan: &'a Plan,
         files: &'a [PathBuf],
@@ -81,7 +81,7 @@ impl<'a> Trainer<'a> {
         };
         let learned = texts.learned.map(|query| {
             let length = to_i64(texts.student.dimension);
-            // About as long as a text's embedding.
+            // The learned embedding starts about as long as a text's embedding.
             let deviation = 1.0 / (length as f64).sqrt();
             let begun = parameters.trainable(BACKGROUND.to_owned(), &[length], Initial::Normal { deviation });
             Ok::<_, TrainError>((i64::from(query), begun.map_err(foreign)?))
@@ -90,9 +90,9 @@ impl<'a> Trainer<'a> {
         parameters.finish().map_err(foreign)?;
         let mut optimiser = Sgd::new(&plan.settings.optimiser, &parameters);
         if last.is_some() {
-            optimiser
-                .restore(&mut momentum)
-                .map_err(|name| TrainError::Foreign(format!("the momentum of {name} is not what it should be")))?;
+            optimiser.restore(&mut momentum).map_err(|name| {
+                TrainError::Foreign(format!("the momentum of {name} is missing or has another shape"))
+            })?;
         }
         let shape = [texts.student.queries, texts.student.dimension].map(to_i64);
         let pseudo_labelled = (0..).zip(&texts.pseudo_labelled);
@@ -114,12 +114,15 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// What the last step did; none before the first.
+    /// Returns the report of the last step; `None` before the first.
     pub(super) fn last(&self) -> Option<StepReport> {
         self.last
     }
 
-    /// Makes the next step.
+    /// Makes the next step and returns its report.
+    ///
+    /// # Errors
+    /// [`TrainError`] when a file cannot be used, the teacher fails or labels nothing, or the loss is not finite.
     pub(super) fn step(&mut self, teacher: &mut Teacher<'_>) -> Result<StepReport, TrainError> {
         let settings = &self.plan.settings;
         let done = self.last.map_or(0, |last| last.step);
@@ -164,7 +167,7 @@ impl<'a> Trainer<'a> {
         Ok(report)
     }
 
-    /// The views of the step after `done`, each with the labels that are known of its image.
+    /// Returns the views of the step that follows `done` steps, each with the labels stored for its image.
     fn views(&self, done: u64, teacher: &Teacher<'_>) -> Result<Vec<Seen>, TrainError> {
         let settings = &self.plan.settings;
         let [mean, std] = self.plan.normalisation;
@@ -175,7 +178,7 @@ impl<'a> Trainer<'a> {
             colour: settings.colour,
             normalisation: Normalisation { mean, std },
         };
-        // Threads get the plain parts: tensors and the teacher's model stay on this one.
+        // The threads get plain data only. Tensors and the teacher's model stay on this thread.
         let (files, max_image_pixels) = (self.files, self.max_image_pixels);
         let cache = teacher.cache.filter(|_| !self.trains_itself());
         let given = teacher.given;
@@ -201,13 +204,14 @@ impl<'a> Trainer<'a> {
             .collect()
     }
 
-    /// Whether the next step's pseudo-labels are the student's own.
+    /// Returns whether the next step's pseudo-labels come from the student itself.
     fn trains_itself(&self) -> bool {
         let next = 1 + self.last.map_or(0, |last| last.step);
         self.plan.settings.self_training_from.is_some_and(|from| next >= from)
     }
 
-    /// One label per pixel of the views, `[batch, side, side]`: the given one, else the pseudo-label.
+    /// Returns one label per pixel of the views, `[batch, side, side]`: the given label if there is one, otherwise the
+    /// pseudo-label.
     fn labels(&self, seen: &[Seen], teacher: &mut Teacher<'_>) -> Result<Vec<u16>, TrainError> {
         let own = self.trains_itself().then(|| self.own_labels(seen));
         let mut labels = Vec::new();
@@ -229,7 +233,8 @@ impl<'a> Trainer<'a> {
         Ok(labels)
     }
 
-    /// What the student itself says of views in their own colours, of the queries that pseudo-labels may be.
+    /// Returns the student's own pseudo-labels of the views in their original colours. Only queries that pseudo-labels
+    /// may name compete.
     fn own_labels(&self, seen: &[Seen]) -> Vec<u16> {
         let side = i64::from(self.plan.settings.crop_pixels);
         let (probabilities, best) = tch::no_grad(|| {
@@ -252,7 +257,7 @@ impl<'a> Trainer<'a> {
         });
         let pixels = probabilities.into_iter().zip(best).zip(shown);
         let label = |((probability, best), shown): ((f32, i64), bool)| {
-            let query = self.pseudo_labelled[usize::try_from(best).expect("a place is not negative")];
+            let query = self.pseudo_labelled[to_usize(best)];
             match shown && probability >= self.plan.settings.confidence {
                 true => u16::try_from(query).expect("there are at most 65535 queries"),
                 false => UNLABELLED,
@@ -261,7 +266,7 @@ impl<'a> Trainer<'a> {
         pixels.map(label).collect()
     }
 
-    /// Views of `[3, side, side]` as one tensor in the student's precision.
+    /// Stacks views `[3, side, side]` into one tensor `[batch, 3, side, side]` in the student's precision.
     fn batch<'v>(&self, views: impl Iterator<Item = &'v Vec<f32>>) -> Tensor {
         let side = i64::from(self.plan.settings.crop_pixels);
         let images: Vec<_> = views
@@ -270,7 +275,7 @@ impl<'a> Trainer<'a> {
         Tensor::stack(&images, 0).to_kind(self.plan.settings.precision.kind())
     }
 
-    /// The texts, `[queries, embedding]`, with what is learned in its place.
+    /// Returns the text embeddings, `[queries, embedding]`, with the learned embedding in its row.
     fn text(&self) -> Tensor {
         match &self.learned {
             None => self.text.shallow_clone(),
@@ -286,8 +291,9 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Changes the weights by what the labels of the views, `[batch, side, side]`, teach, and the teacher's features,
-    /// `[batch, embedding, ...]`, where those do. Both parts of the loss before that.
+    /// Changes the weights by the gradient of the loss. `labels` holds the labels of the views, `[batch, side, side]`;
+    /// `features` holds the teacher's features, `[batch, embedding, ...]`, if they are distilled. Returns the
+    /// cross-entropy and the feature distance from before the change.
     fn learn(
         &mut self,
         views: &[View],
@@ -315,14 +321,14 @@ impl<'a> Trainer<'a> {
         });
         let value = |loss: Tensor| loss.detach().to_kind(Kind::Double).double_value(&[]);
         let (loss, distance) = (value(loss), distance.map(value));
-        // Weights that were finite stay so: what diverged is not kept.
+        // A loss that is not finite changes nothing, so the weights stay finite.
         if (loss + distance.unwrap_or(0.0)).is_finite() {
             self.optimiser.step(&self.parameters, learning_rate);
         }
         (loss, distance)
     }
 
-    /// The state as a file's bytes, if a step was made.
+    /// Returns the state as the bytes of a file, or `None` before the first step.
     pub(super) fn state(&self) -> Option<Vec<u8>> {
         let header = StateHeader {
             plan: self.plan.clone(),
@@ -337,24 +343,24 @@ impl<'a> Trainer<'a> {
         Some(to_bytes(student.chain(momentum), Some(&header)))
     }
 
-    /// The student as a file's bytes: the network's tensors, and the texts it was trained on as `classifier`, a
-    /// learned one among them.
+    /// Returns the student as the bytes of a file: the network's tensors, and as `classifier` the text embeddings it
+    /// was trained on, including a learned one.
     pub(super) fn student(&self) -> Vec<u8> {
         let tensors = self.parameters.all().map(|(name, tensor)| (name.clone(), tensor));
         to_bytes(tensors.chain([("classifier".to_owned(), &self.text())]), None)
     }
 }
 
-/// A view, and the labels that are known of it, `[side, side]` each.
+/// A view with the labels stored for it, `[side, side]` each.
 struct Seen {
     view: View,
-    /// Out of the teacher's label map of the whole image.
+    /// Labels from the teacher's label map of the whole image.
     cached: Option<Vec<u16>>,
-    /// What somebody drew.
+    /// Labels drawn by people.
     given: Option<Vec<u16>>,
 }
 
-/// A state's tensors: the student's, and the optimiser's.
+/// Splits a state's tensors into those of the student and those of the optimiser.
 fn apart(state: Tensors) -> Result<(Tensors, Tensors), TrainError> {
     let (mut student, mut momentum) = (HashMap::new(), HashMap::new());
     for (name, tensor) in state {
@@ -367,7 +373,7 @@ fn apart(state: Tensors) -> Result<(Tensors, Tensors), TrainError> {
     Ok((student, momentum))
 }
 
-/// 1 for each cell whose middle shows the image, else 0: `[batch, rows, columns]`.
+/// Returns `[batch, rows, columns]`: 1 for each cell whose middle shows the image, otherwise 0.
 fn shown_cells(views: &[View], rows: i64, columns: i64) -> Tensor {
     let cells = views.iter().flat_map(|view| {
         let place = view.place;

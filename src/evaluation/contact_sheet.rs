@@ -1,4 +1,4 @@
-//! Pictures of single cases: image, truth and prediction side by side, one case a row.
+//! A contact sheet of single cases: image, truth and prediction side by side, one row per case.
 
 use ::image::imageops::{FilterType, replace, resize};
 use ::image::{ImageFormat, Rgb};
@@ -7,15 +7,16 @@ use super::run::Measured;
 use crate::image::{DecodeError, RgbImage, decode};
 use crate::label_map::palette_color;
 
-/// Width of each picture, and the white between them, in pixels.
+/// Width of each picture and of the white gap between pictures, in pixels.
 const WIDTH: u32 = 320;
 const GAP: u32 = 4;
 
-/// A PNG with a row per case. Classes have the colours of label maps; black is no class, and in the truth what is not counted.
+/// Returns a PNG with one row per case. Classes have the colours of label maps. Black means no class; in the truth it
+/// means pixels that do not count.
 ///
 /// # Errors
-/// When an image cannot be decoded, which the engine could.
-pub fn picture_grid(cases: &[Measured], max_image_pixels: u64) -> Result<Vec<u8>, DecodeError> {
+/// [`DecodeError`] when an image cannot be decoded.
+pub fn contact_sheet(cases: &[Measured], max_image_pixels: u64) -> Result<Vec<u8>, DecodeError> {
     let mut rows = Vec::with_capacity(cases.len());
     for case in cases {
         let (width, height) = (case.truth.width, case.truth.height);
@@ -37,18 +38,19 @@ pub fn picture_grid(cases: &[Measured], max_image_pixels: u64) -> Result<Vec<u8>
         ]);
     }
     let height = rows.iter().map(|row| row[0].height() + GAP).sum::<u32>() + GAP;
-    let mut grid = RgbImage::from_pixel(3 * WIDTH + 4 * GAP, height, Rgb([255; 3]));
+    let mut sheet = RgbImage::from_pixel(3 * WIDTH + 4 * GAP, height, Rgb([255; 3]));
     let mut top = GAP;
     for row in &rows {
         for (picture, column) in row.iter().zip(0..) {
             let left = GAP + column * (WIDTH + GAP);
-            replace(&mut grid, picture, left.into(), top.into());
+            replace(&mut sheet, picture, left.into(), top.into());
         }
         top += row[0].height() + GAP;
     }
     let mut file = std::io::Cursor::new(Vec::new());
-    grid.write_to(&mut file, ImageFormat::Png)
-        .expect("memory takes an RGB image");
+    sheet
+        .write_to(&mut file, ImageFormat::Png)
+        .expect("writing an RGB image to memory cannot fail");
     Ok(file.into_inner())
 }
 
@@ -73,12 +75,12 @@ mod tests {
             },
             predicted: vec![1, 0],
         };
-        let grid = picture_grid(&[case.clone(), case], 100).unwrap();
-        let grid = decode(&grid, 1 << 20).unwrap();
-        assert_eq!(grid.dimensions(), (3 * WIDTH + 4 * GAP, 2 * (WIDTH / 2) + 3 * GAP));
+        let sheet = contact_sheet(&[case.clone(), case], 100).unwrap();
+        let sheet = decode(&sheet, 1 << 20).unwrap();
+        assert_eq!(sheet.dimensions(), (3 * WIDTH + 4 * GAP, 2 * (WIDTH / 2) + 3 * GAP));
         let middle = |column: u32, half: u32, row: u32| {
             let x = GAP + column * (WIDTH + GAP) + WIDTH / 4 + half * WIDTH / 2;
-            grid.get_pixel(x, GAP + WIDTH / 4 + row * (WIDTH / 2 + GAP)).0
+            sheet.get_pixel(x, GAP + WIDTH / 4 + row * (WIDTH / 2 + GAP)).0
         };
         for row in 0..2 {
             assert_eq!(middle(0, 0, row), [0, 0, 200]);
@@ -88,6 +90,6 @@ mod tests {
                 [palette_color(1), palette_color(0)]
             );
         }
-        assert_eq!(grid.get_pixel(0, 0).0, [255; 3]);
+        assert_eq!(sheet.get_pixel(0, 0).0, [255; 3]);
     }
 }
