@@ -363,7 +363,6 @@ mod tests {
 
     use super::*;
     use crate::dense::{Attention, KeySmoothingMethod, Refinement};
-    use crate::image::Resize;
     use crate::vocabulary::{Synonyms, TemplateSet};
 
     #[test]
@@ -376,7 +375,6 @@ mod tests {
             Attention::VARIANTS,
             KeySmoothingMethod::VARIANTS,
             Refinement::VARIANTS,
-            Resize::VARIANTS,
             Synonyms::VARIANTS,
             TemplateSet::VARIANTS,
         ];
