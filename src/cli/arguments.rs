@@ -93,12 +93,3 @@ where
         value.expect("the parser accepts only these names")
     })
 }
-
-/// Returns a parser that accepts one variant of an enum by its name. Help and errors list the names.
-pub fn one_variant<T>() -> impl TypedValueParser<Value = T>
-where
-    T: VariantNames + FromStr<Err = strum::ParseError> + Clone + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(T::VARIANTS)
-        .map(|name| name.parse().expect("the parser accepts only the variants' names"))
-}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::arguments::{ConfigArguments, ModelArguments, one_variant};
+use crate::cli::arguments::{ConfigArguments, ModelArguments, one_of};
 use crate::cli::measure::{Result, ScoringArguments};
 use crate::labeller::ModelInfo;
 use crate::models::student::{
@@ -59,16 +59,16 @@ pub struct TrainArguments {
 #[derive(Debug, Args)]
 pub struct NetworkArguments {
     /// Backbone of the student.
-    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = one_variant::<Backbone>())]
+    #[arg(long, value_name = "NAME", default_value = "resnet50", value_parser = one_of::<Backbone>())]
     backbone: Backbone,
     /// Stem of the backbone.
-    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = one_variant::<Stem>())]
+    #[arg(long, value_name = "NAME", default_value = "v1c", value_parser = one_of::<Stem>())]
     stem: Stem,
     /// Channels of the backbone's first stage, 64 as published.
     #[arg(long, value_name = "N", default_value_t = 64)]
     width: i64,
     /// Head of the student.
-    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = one_variant::<Head>())]
+    #[arg(long, value_name = "NAME", default_value = "deeplab-v2", value_parser = one_of::<Head>())]
     head: Head,
     /// Channels inside deeplab-v3-plus, 256 as published.
     #[arg(long, value_name = "N", default_value_t = 256)]
@@ -103,7 +103,7 @@ pub struct TrainingArguments {
     /// Source of pseudo-labels. each-view: the teacher labels each view. once: the teacher labels each whole image
     /// before the first step, as it would for a request, and views cut their labels out of that. none: only given
     /// labels count.
-    #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = one_variant::<PseudoLabels>())]
+    #[arg(long, value_name = "NAME", default_value = "each-view", value_parser = one_of::<PseudoLabels>())]
     pub pseudo_labels: PseudoLabels,
     /// First step whose pseudo-labels are the student's own predictions. By default, the teacher labels in all steps.
     /// In the paper the teacher labels in the first tenth of the steps.
@@ -120,7 +120,7 @@ pub struct TrainingArguments {
     pub confidence: f32,
     /// Element type of the student's convolutions. bfloat16 is faster on processors that compute in bfloat16. Weights
     /// are 32-bit with either type.
-    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = one_variant::<StudentPrecision>())]
+    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = one_of::<StudentPrecision>())]
     student_precision: StudentPrecision,
     /// Seed of all random choices.
     #[arg(long, value_name = "N", default_value_t = TrainSettings::default().seed)]
