@@ -25,6 +25,8 @@ class Row:
 PEERS = Row("stage", "ours", "peer", "ratio", "bar")
 BUILDS = Row("stage", "now", "before", "before / now", "difference")
 """The heads of the tables."""
+ENOUGH_ROUNDS = 6
+"""The fewest rounds that can tell: by chance, equal builds have the same winner in all of them in 3 of 100 runs."""
 
 
 def table(head: Row, rows: Sequence[Row]) -> str:
@@ -81,9 +83,13 @@ def compared(stage: str, ours: tuple[str, Sequence[float]], peer: tuple[str, Seq
 def builds(stage: str, before: Sequence[float], now: Sequence[float]) -> Row:
     """A line with the seconds of two builds; their difference is beyond the spread if every round has the same winner."""
     faster = ratios(before, now)
-    slower = sum(ratio < 1 for ratio in faster)
-    beyond = {0: "beyond the spread: faster in every round", len(faster): "beyond the spread: slower in every round"}
-    difference = beyond.get(slower, f"within the spread: slower in {slower} of {len(faster)} rounds")
+    rounds, slower = len(faster), sum(ratio < 1 for ratio in faster)
+    if rounds < ENOUGH_ROUNDS:
+        difference = f"fewer than {ENOUGH_ROUNDS} rounds cannot tell"
+    elif 0 < slower < rounds:
+        difference = f"within the spread: slower in {slower} of {rounds} rounds"
+    else:
+        difference = f"beyond the spread: {'slower' if slower else 'faster'} in every round"
     return Row(stage, seconds(now), seconds(before), spread(faster), difference)
 
 

@@ -97,8 +97,12 @@ class Side(Process):
         return seconds
 
     def output(self, folder: Path) -> dict[str, Tensor]:
-        """The result of a run."""
+        """The result of a new run."""
         self.run()
+        return self.result(folder)
+
+    def result(self, folder: Path) -> dict[str, Tensor]:
+        """The result of the last run."""
         path = folder / "output.safetensors"
         self.ask(f"write {path}")
         tensors = load_file(path)
