@@ -11,8 +11,17 @@ use std::{env, fs};
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     link_libtorch();
-    compile_native();
+    if !is_clippy() {
+        compile_native();
+    }
     record_build();
+}
+
+/// Returns whether clippy runs this build. It links nothing, so it needs no compiled C++. cargo runs this script anew for
+/// clippy, which would compile the same files twice.
+fn is_clippy() -> bool {
+    let wrapper = env::var_os("RUSTC_WORKSPACE_WRAPPER").map(PathBuf::from);
+    wrapper.is_some_and(|wrapper| wrapper.file_stem().is_some_and(|name| name == "clippy-driver"))
 }
 
 fn link_libtorch() {
