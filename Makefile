@@ -15,7 +15,7 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-sanitized: ## the C++ kernels' tests under AddressSanitizer and UndefinedBe
 
 test-repeatedly: ## every test again and again on a busy machine, threads and instructions in turn (hours; ARGS="20 api e2e")
 	@$(with_libtorch) tools/tests/repeat $(ARGS)
+
+test-reliability: build ## load, abuse and faults beside their bars, on an idle machine (ARGS="abandoned dear"; docs/reliability.md)
+	@$(PYTHON) tools/reliability/reliability.py --program "$${CARGO_TARGET_DIR:-target}/release/maskclip" $(ARGS)
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
