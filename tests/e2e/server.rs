@@ -54,7 +54,14 @@ impl Server {
         Self::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    fn spawn(command: Command) -> Self {
+        let server = Self::launch(command);
+        server.wait_until_ready();
+        server
+    }
+
+    /// Starts a command that serves and waits until it listens.
+    pub fn launch(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
         let mut stdout = BufReader::new(process.stdout.take().expect("standard output is piped"));
         let mut line = String::new();
@@ -64,16 +71,15 @@ impl Server {
             .strip_prefix("listening on ")
             .expect("the first line names the address")
             .to_owned();
-        let server = Self {
+        Self {
             process,
             stdout,
             address,
-        };
-        server.wait_until_ready();
-        server
+        }
     }
 
-    fn wait_until_ready(&self) {
+    /// Waits until the server says that it is ready.
+    pub fn wait_until_ready(&self) {
         let start = Instant::now();
         while agent()
             .get(self.url("/health/ready"))
