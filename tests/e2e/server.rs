@@ -187,8 +187,8 @@ pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
     command
 }
 
-/// Removes the settings of whoever runs the tests, and the store on disk. Sets float32, so that the speed of the
-/// machine does not choose the precision. Waiting threads leave the processor to the programs of other tests.
+/// Removes the settings of whoever runs the tests, and the store on disk. Sets float32, so that the processor does not
+/// choose the precision. Waiting threads leave the processor to the programs of other tests.
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
         command.env_remove(name);

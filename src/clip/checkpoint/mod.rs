@@ -124,18 +124,6 @@ impl Weights {
         })
     }
 
-    /// Returns a second set of the tensors that have not been taken yet, to be handed out as `kind`. Taking a tensor
-    /// from one set leaves it in the other. Both share the files.
-    pub fn again(&self, kind: Kind) -> Self {
-        Self {
-            files: self.files.clone(),
-            tensors: self.tensors.clone(),
-            sha256: Arc::clone(&self.sha256),
-            kind,
-            ..*self
-        }
-    }
-
     /// Returns these weights, to be handed out as `kind`.
     pub fn in_kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
