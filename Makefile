@@ -17,6 +17,8 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability parity bench methods deny env install clean
 
+.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-shutdown test-page parity bench methods deny env install clean
+
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -57,6 +59,10 @@ test-repeatedly: ## every test again and again on a busy machine, threads and in
 
 test-reliability: build ## load, abuse and faults beside their bars, on an idle machine (ARGS="abandoned dear"; docs/reliability.md)
 	@$(PYTHON) tools/reliability/reliability.py --program "$${CARGO_TARGET_DIR:-target}/release/maskclip" $(ARGS)
+
+test-shutdown: export SHUTDOWN_MOMENTS ?= 100
+test-shutdown: ## SIGTERM at 100 random moments of loading, embedding, labelling and training (10 minutes; SHUTDOWN_MOMENTS=1000)
+	@$(cargo) test --test e2e $(locked) -- shutdown:: --nocapture
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run

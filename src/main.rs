@@ -1,15 +1,15 @@
 //! The `maskclip` binary: parse and dispatch; nothing else.
 
-use std::process::ExitCode;
-
 use clap::Parser;
+use maskclip::cli::{self, Cli};
 
-fn main() -> ExitCode {
-    match maskclip::cli::Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
+fn main() {
+    let status = match Cli::parse().run() {
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("maskclip: {error}");
-            ExitCode::FAILURE
+            1
         }
-    }
+    };
+    cli::end(status)
 }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::etag::entity_tag;
 use super::problem::{Limit, Problem, ProblemType};
+use super::wire::ModelHealth;
 use crate::engine::{CostError, ExceededLimit, Field, LimitValue, SegmentError};
 use crate::image::DecodeError;
 use crate::vocabulary::{ClassListError, VocabularyError};
@@ -65,9 +66,14 @@ pub enum ApiError {
     /// The vocabularies refused.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
-    /// No worker is ready, or the server is going down.
-    #[error("{0}")]
-    Unavailable(&'static str),
+    /// The server is not ready: too few models are, or it is going down.
+    #[error("{reason}")]
+    NotReady {
+        /// Why, for people.
+        reason: &'static str,
+        /// The state of every model.
+        models: Vec<ModelHealth>,
+    },
     /// Our fault; the text is for the log alone.
     #[error("{0}")]
     Internal(String),
@@ -117,7 +123,8 @@ impl ApiError {
             ) => ProblemType::InvalidRequest,
             Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
             Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
-            Self::Unavailable(_) | Self::Segment(SegmentError::Unavailable(_)) => ProblemType::Unavailable,
+            Self::NotReady { .. } | Self::Segment(SegmentError::Unavailable(_)) => ProblemType::Unavailable,
+            Self::Segment(SegmentError::ModelUnavailable { .. }) => ProblemType::ModelUnavailable,
             Self::Internal(_) | Self::Segment(SegmentError::Internal(_)) => ProblemType::Internal,
         }
     }
@@ -181,6 +188,23 @@ impl ApiError {
                 _ => None,
             },
             limit: self.limit(),
+            models: match self {
+                Self::NotReady { models, .. } => Some(models.clone()),
+                _ => None,
+            },
+        }
+    }
+
+    /// The seconds after which a repeat may succeed.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::Segment(SegmentError::ModelUnavailable { next_attempt, .. }) => {
+                Some((next_attempt.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
+            }
+            Self::Segment(SegmentError::Overloaded { .. } | SegmentError::DeadlineExceeded { .. }) => {
+                Some(RETRY_AFTER_SECONDS)
+            }
+            _ => None,
         }
     }
 }
@@ -240,10 +264,10 @@ impl IntoResponse for ApiError {
             tracing::error!(error = %self, "internal error");
         }
         let mut response = problem.kind.status().into_response();
-        if matches!(problem.kind, ProblemType::Overloaded | ProblemType::DeadlineExceeded) {
+        if let Some(seconds) = self.retry_after_seconds() {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(problem);
         response

@@ -11,13 +11,23 @@ use utoipa::{IntoResponses, ToSchema};
 use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, NoProblems, ProblemType};
+use super::wire::ModelHealth;
 use crate::engine::Readiness;
 
-/// The state of the server.
+/// Whether the process is alive.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Liveness {
+    /// `live`.
+    status: &'static str,
+}
+
+/// The server can answer requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
-    /// `live` or `ready`.
+    /// `ready`.
     status: &'static str,
+    /// Every model, in the order of the settings.
+    models: Vec<ModelHealth>,
 }
 
 /// Is the process alive?
@@ -28,30 +38,44 @@ pub struct Health {
     path = "/health/live",
     operation_id = "get_liveness",
     tag = "operations",
-    responses((status = 200, description = "It is.", body = Health, example = json!({"status": "live"})), NoProblems),
+    responses((status = 200, description = "It is.", body = Liveness, example = json!({"status": "live"})), NoProblems),
 )]
-pub(super) async fn get_liveness() -> Json<Health> {
-    Json(Health { status: "live" })
+pub(super) async fn get_liveness() -> Json<Liveness> {
+    Json(Liveness { status: "live" })
 }
 
 /// Can the server answer requests?
 ///
-/// Only while each model has a warm worker: the model loaded and run once. A failure means that requests should go
-/// elsewhere. While one model of several recovers from a failure, requests to the others are answered all the same.
+/// Only while each model has a warm worker: the model loaded and run once. With `engine.ready_when: any` one such model
+/// is enough. A failure means that requests should go elsewhere. While one model of several recovers from a failure,
+/// requests to the others are answered all the same.
+///
+/// Either reply lists the state of every model: in `models` of the answer or of the problem.
 #[utoipa::path(
     get,
     path = "/health/ready",
     operation_id = "get_readiness",
     tag = "operations",
-    responses((status = 200, description = "It can.", body = Health, example = json!({"status": "ready"})), ReadyProblems),
+    responses(
+        (status = 200, description = "It can.", body = Health,
+            example = json!({"status": "ready", "models": [{"name": "demo", "status": "ready"}]})),
+        ReadyProblems,
+    ),
 )]
 pub(super) async fn get_readiness(State(state): State<AppState>) -> Result<Json<Health>, ApiError> {
-    match state.engine.readiness() {
-        Readiness::Ready => Ok(Json(Health { status: "ready" })),
-        Readiness::Starting => Err(ApiError::Unavailable("a model is being loaded")),
-        Readiness::Recovering => Err(ApiError::Unavailable("a model's worker failed and is being restarted")),
-        Readiness::Draining => Err(ApiError::Unavailable("the server is going down")),
-    }
+    let models = state.engine.model_states().into_iter().map(ModelHealth::from).collect();
+    let reason = match state.engine.readiness() {
+        Readiness::Ready => {
+            return Ok(Json(Health {
+                status: "ready",
+                models,
+            }));
+        }
+        Readiness::Starting => "a model is being loaded",
+        Readiness::Recovering => "a model failed and is being loaded again",
+        Readiness::Draining => "the server is going down",
+    };
+    Err(ApiError::NotReady { reason, models })
 }
 
 /// The problems of `GET /health/ready`.

@@ -195,6 +195,7 @@ impl IntoResponses for PostProblems {
             ProblemType::UnsupportedByModel,
             ProblemType::Overloaded,
             ProblemType::Unavailable,
+            ProblemType::ModelUnavailable,
             ProblemType::DeadlineExceeded,
         ])
     }

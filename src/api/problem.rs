@@ -10,6 +10,8 @@ use serde::{Serialize, Serializer};
 use utoipa::openapi::{ContentBuilder, RefOr, ResponseBuilder, example::ExampleBuilder};
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
+use super::wire::ModelHealth;
+
 /// The media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -54,15 +56,17 @@ pub enum ProblemType {
     Overloaded,
     /// Our fault.
     Internal,
-    /// No worker is ready, or the server is going down.
+    /// Too few models are ready, or the server is going down.
     Unavailable,
+    /// The model that was asked for is not ready. Others may be.
+    ModelUnavailable,
     /// The request's deadline passed.
     DeadlineExceeded,
 }
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Malformed,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
@@ -83,6 +87,7 @@ impl ProblemType {
         Self::Overloaded,
         Self::Internal,
         Self::Unavailable,
+        Self::ModelUnavailable,
         Self::DeadlineExceeded,
     ];
 
@@ -102,7 +107,7 @@ impl ProblemType {
             }
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::ModelUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -130,6 +135,7 @@ impl ProblemType {
             Self::Overloaded => "/problems/overloaded",
             Self::Internal => "/problems/internal",
             Self::Unavailable => "/problems/unavailable",
+            Self::ModelUnavailable => "/problems/model-unavailable",
             Self::DeadlineExceeded => "/problems/deadline-exceeded",
         }
     }
@@ -157,6 +163,7 @@ impl ProblemType {
             Self::Overloaded => "The server is overloaded",
             Self::Internal => "Internal error",
             Self::Unavailable => "The server is not ready",
+            Self::ModelUnavailable => "The model is not ready",
             Self::DeadlineExceeded => "The deadline passed",
         }
     }
@@ -209,7 +216,11 @@ impl ProblemType {
             }
             Self::Internal => "A defect of the server. The log has the detail, under the id in `instance`.",
             Self::Unavailable => {
-                "The model is still being loaded, or the server is going down. Try again, or elsewhere."
+                "The server is going down, or too few of its models are ready (`engine.ready_when`). Try again, or elsewhere."
+            }
+            Self::ModelUnavailable => {
+                "The model that was asked for is being loaded, or is down after a failure; `detail` says which and when it is \
+                 tried again. Wait for `Retry-After` seconds, or ask another model."
             }
             Self::DeadlineExceeded => {
                 "No result within `deadline_seconds`. Texts go on being embedded and are kept, so a repeat is faster."
@@ -274,6 +285,9 @@ pub struct Problem {
     /// The setting that was exceeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
+    /// The state of every model; only in the reply of `GET /health/ready`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<ModelHealth>>,
 }
 
 /// A setting of the server that a request exceeded.
@@ -341,10 +355,12 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
     let mut response = ResponseBuilder::new()
         .description(meanings.join("\n\n"))
         .content(PROBLEM_JSON, content.build());
-    if kinds
-        .iter()
-        .any(|kind| matches!(kind, ProblemType::Overloaded | ProblemType::DeadlineExceeded))
-    {
+    if kinds.iter().any(|kind| {
+        matches!(
+            kind,
+            ProblemType::Overloaded | ProblemType::ModelUnavailable | ProblemType::DeadlineExceeded
+        )
+    }) {
         response = response.header(
             "retry-after",
             utoipa::openapi::header::HeaderBuilder::new()

@@ -129,7 +129,8 @@ pub struct Vocabulary {
     pub hits: u64,
     /// Seconds since it was defined; for a shipped one, since the server started.
     pub age_seconds: f64,
-    /// How much of it is embedded, per model. A student has its teacher's texts, so that both count the same ones.
+    /// How much of it is embedded, per model; nothing for a model that is not loaded yet. A student has its teacher's
+    /// texts, so that both count the same ones.
     pub embeddings: Vec<EmbeddingState>,
 }
 
@@ -181,7 +182,8 @@ pub struct VocabularySummary {
     pub hits: u64,
     /// Seconds since it was defined or first seen.
     pub age_seconds: f64,
-    /// How much of it is embedded, per model. A student has its teacher's texts, so that both count the same ones.
+    /// How much of it is embedded, per model; nothing for a model that is not loaded yet. A student has its teacher's
+    /// texts, so that both count the same ones.
     pub embeddings: Vec<EmbeddingState>,
 }
 
@@ -243,9 +245,10 @@ pub(super) async fn list_vocabularies(
 
 /// Define a vocabulary
 ///
-/// Requests can then name it instead of sending its classes. Its texts are embedded in the background for the
-/// loaded models and the vocabulary's own templates, else `defaults.templates`: the answer is 202 with the progress so far when that has
-/// work to do. A vocabulary can be used at once; a request that needs texts still missing waits for them.
+/// Requests can then name it instead of sending its classes. Its texts are embedded in the background for all models,
+/// for each as soon as it is ready, with the vocabulary's own templates, else `defaults.templates`: the answer is 202
+/// with the progress so far when that has work to do. What a restart cuts off goes on afterwards. A vocabulary can be
+/// used at once; a request that needs texts still missing waits for them.
 ///
 /// Definitions and embeddings outlive the server in the store on disk (`vocabulary.store_path`); without one they are
 /// held in memory. There are at most `limits.max_vocabularies` definitions. A name has 1 to 64 characters of `a-z`,
@@ -298,7 +301,7 @@ pub(super) async fn put_vocabulary(
     let reply = describe(&state, &vocabulary).await;
     let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
     let status = match stored {
-        _ if !is_embedded || reply.embeddings.is_empty() => StatusCode::ACCEPTED,
+        _ if !is_embedded => StatusCode::ACCEPTED,
         Stored::Created => StatusCode::CREATED,
         Stored::Replaced => StatusCode::OK,
     };
@@ -421,17 +424,23 @@ fn seconds_since(moment: SystemTime) -> f64 {
     moment.elapsed().map_or(0.0, |age| age.as_secs_f64())
 }
 
-/// The embeddings of each loaded model.
+/// The embeddings of each model. What a model that is not loaded yet has on disk is not known, and counts as none.
 async fn embeddings(state: &AppState, list: &ClassList, templates: vocabulary::TemplateSet) -> Vec<EmbeddingState> {
     let mut states = Vec::new();
-    for (model, _) in state.engine.models() {
-        let (embedded, total) = state.engine.embedded(&model, list, templates).await;
+    for (name, model) in state.engine.names() {
+        let (embedded, total, dimension) = match model {
+            Some(model) => {
+                let (embedded, total) = state.engine.embedded(&model, list, templates).await;
+                (embedded, total, model.embedding_dimension)
+            }
+            None => (0, list.texts().len(), 0),
+        };
         states.push(EmbeddingState {
-            model: model.name.clone(),
+            model: name.to_owned(),
             templates: templates.into(),
             embedded,
             total,
-            bytes: embedded * model.embedding_dimension * size_of::<f32>(),
+            bytes: embedded * dimension * size_of::<f32>(),
         });
     }
     states

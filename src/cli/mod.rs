@@ -3,6 +3,7 @@
 mod arguments;
 mod compare;
 mod disk;
+mod ending;
 mod eval;
 mod fetch;
 mod measure;
@@ -11,6 +12,8 @@ mod train;
 mod vocab;
 
 use clap::{Parser, Subcommand};
+
+pub use ending::end;
 
 /// Open-vocabulary dense labelling: label maps from CLIP weights alone (MaskCLIP).
 #[derive(Debug, Parser)]

@@ -1,7 +1,8 @@
 //! `maskclip serve`: loads settings and models, runs engine and socket, and stops on a signal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use figment::value::Dict;
@@ -46,10 +47,11 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     // A missing model or device is reported before the server listens.
     let models = config.asked_models().find_all()?;
     let disk = open_disk(&config.vocabulary);
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(serve(config, models, disk))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let served = runtime.block_on(serve(config, models, disk));
+    // Dropping it would wait for label maps of requests that have been cut off.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(
@@ -57,6 +59,8 @@ async fn serve(
     models: Vec<ServedModel>,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    // From here on a signal never ends the process by itself.
+    let shutdown = shutdown_signal()?;
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
@@ -65,12 +69,13 @@ async fn serve(
 
     let metrics = MetricsRegistry::new();
     let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
+    engine.keep_embedded();
     let router = api::router(AppState {
         engine: Arc::clone(&engine),
         metrics,
         max_request_bytes: config.limits.max_request_bytes,
     });
-    let drain = std::time::Duration::from_secs_f64(config.server.drain_seconds);
+    let drain = Duration::from_secs_f64(config.server.drain_seconds);
 
     let loaded = async {
         match engine.ready().await {
@@ -83,10 +88,21 @@ async fn serve(
             Err(error) => error,
         }
     };
-    tokio::select! {
+    let until = Arc::new(OnceLock::new());
+    let shutdown = {
+        let until = Arc::clone(&until);
+        async move {
+            shutdown.await;
+            until.get_or_init(|| Instant::now() + drain);
+        }
+    };
+    let served = tokio::select! {
         error = loaded => Err(error.to_string().into()),
-        served = api::serve(listener, router, Arc::clone(&engine), shutdown_signal()?, drain) => Ok(served?),
-    }
+        served = api::serve(listener, router, Arc::clone(&engine), shutdown, drain) => served.map_err(Into::into),
+    };
+    // After an error nothing is worth waiting for.
+    engine.close(until.get().copied().unwrap_or_else(Instant::now)).await;
+    served
 }
 
 /// Returns an example request for the embedded model that works when pasted in a checkout.

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use strum::VariantArray;
 
 use super::host::ModelHost;
+use super::model_state::{ModelState, ModelStatus};
 use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
 use super::slots::Slot;
-use super::worker::{Job, Ticket};
-use super::{Engine, Readiness, Stage};
+use super::worker::{Job, JobError, Ticket};
+use super::{Engine, Stage};
 use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
 
@@ -22,19 +23,30 @@ impl Engine {
     /// Returns the model's description if the model can answer a request now. Other models do not matter.
     ///
     /// # Errors
-    /// [`SegmentError::Unavailable`] while the engine drains, or while the model is loading.
+    /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::ModelUnavailable`] while no worker has the
+    /// model.
     pub(super) fn ready_model(&self, host: &ModelHost) -> Result<Arc<ModelInfo>, SegmentError> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(SegmentError::Unavailable("the server is going down"));
+        match (host.state(), host.info()) {
+            (ModelState::Ready, Some(model)) if !self.draining.load(Ordering::Relaxed) => Ok(model),
+            _ => Err(self.unavailable(host)),
         }
-        match (host.readiness(), host.info()) {
-            (Readiness::Ready, Some(model)) => Ok(model),
-            (Readiness::Recovering, _) => Err(SegmentError::Unavailable(
-                "the model is being loaded anew after a failure",
-            )),
-            (Readiness::Starting | Readiness::Ready | Readiness::Draining, _) => {
-                Err(SegmentError::Unavailable("the model is being loaded"))
-            }
+    }
+
+    /// Returns why a model does not answer.
+    pub(super) fn unavailable(&self, host: &ModelHost) -> SegmentError {
+        if self.draining.load(Ordering::Relaxed) {
+            return SegmentError::Unavailable("the server is going down");
+        }
+        let ModelStatus {
+            name,
+            state,
+            next_attempt,
+            ..
+        } = host.status();
+        SegmentError::ModelUnavailable {
+            model: name,
+            state,
+            next_attempt: next_attempt.unwrap_or_default(),
         }
     }
 
@@ -172,15 +184,24 @@ impl<'engine> AdmittedRequest<'engine> {
         self.enter(Stage::Queue);
         let (ticket, waiting) = Ticket::new(Arc::clone(&self.slot));
         if self.host.queue.push(job(ticket)).is_err() {
-            return Err(SegmentError::Unavailable("the server is going down"));
+            return Err(self.engine.unavailable(self.host));
         }
-        let stopped = |_| SegmentError::Internal("the worker stopped before it answered".to_owned());
-        let waited = waiting.started.await.map_err(stopped)?;
-        self.record(Stage::Queue, waited);
-        self.enter(Stage::Model);
+        // A job that is refused has no start.
+        if let Ok(waited) = waiting.started.await {
+            self.record(Stage::Queue, waited);
+            self.enter(Stage::Model);
+        }
         let start = Instant::now();
-        let answer = waiting.answer.await.map_err(stopped)?;
-        let answer = answer.map_err(|error| SegmentError::Internal(error.to_string()))?;
+        let name = &self.host.name;
+        let answer = match waiting.answer.await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(JobError::Refused)) => return Err(self.engine.unavailable(self.host)),
+            Ok(Err(JobError::Failed(error))) => {
+                return Err(SegmentError::Internal(format!("the model {name}: {error}")));
+            }
+            // The worker dropped the job.
+            Err(_) => return Err(SegmentError::Internal(format!("the model {name} panicked"))),
+        };
         self.record(Stage::Model, start.elapsed());
         Ok(answer)
     }

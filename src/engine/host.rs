@@ -1,13 +1,16 @@
 //! One served model: its queue, its workers, and their state.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::EngineSettings;
 use super::metrics::EngineMetrics;
+use super::model_state::{ModelState, ModelStatus};
 use super::queue::JobQueue;
-use super::worker::{self, Job, WorkerContext, WorkersState};
-use super::{EngineSettings, Readiness};
+use super::supervision::{self, LoadFailure, WorkerContext, WorkersState};
+use super::worker::{Job, JobContext};
 use crate::labeller::{LabellerError, ModelInfo, ModelKind, ServedModel};
 
 /// A model with its queue and its workers. Dropping the host ends the workers. A failure here does not touch other
@@ -27,14 +30,16 @@ impl ModelHost {
         let queue = Arc::new(JobQueue::new(metrics.queue_depth(&name)));
         let (state, workers) = watch::channel(WorkersState::Loading);
         let context = Arc::new(WorkerContext {
-            model: name.clone(),
-            queue: Arc::clone(&queue),
+            jobs: JobContext {
+                model: name.clone(),
+                queue: Arc::clone(&queue),
+                metrics: metrics.clone(),
+                max_batch: settings.queue.max_batch,
+            },
             factory,
             state,
-            metrics: metrics.clone(),
-            max_batch: settings.queue.max_batch,
         });
-        worker::spawn(&context, settings.queue.workers);
+        supervision::spawn(&context, settings.queue.workers);
         Self {
             name,
             kind,
@@ -60,12 +65,36 @@ impl ModelHost {
         }
     }
 
+    /// Returns a receiver that notices every change of [`ModelHost::state`]. It does not keep the host alive.
+    pub(super) fn changes(&self) -> StateChanges {
+        StateChanges(self.workers.clone())
+    }
+
     /// Returns whether a worker can answer. Ignores whether the engine drains.
-    pub(super) fn readiness(&self) -> Readiness {
-        match &*self.workers.borrow() {
-            WorkersState::Loading | WorkersState::Failed(_) => Readiness::Starting,
-            WorkersState::Loaded { live: 0, .. } => Readiness::Recovering,
-            WorkersState::Loaded { .. } => Readiness::Ready,
+    pub(super) fn state(&self) -> ModelState {
+        state_of(&self.workers.borrow())
+    }
+
+    /// Returns the state with what led to it.
+    pub(super) fn status(&self) -> ModelStatus {
+        let workers = self.workers.borrow();
+        let (error, next_attempt) = match &*workers {
+            WorkersState::Failed(error) => (Some(Arc::clone(error)), None),
+            WorkersState::Loaded {
+                live: 0,
+                failure: Some(LoadFailure { error, next_attempt }),
+                ..
+            } => {
+                let wait = next_attempt.saturating_duration_since(Instant::now());
+                (Some(Arc::clone(error)), Some(wait))
+            }
+            WorkersState::Loading | WorkersState::Loaded { .. } => (None, None),
+        };
+        ModelStatus {
+            name: self.name.clone(),
+            state: state_of(&workers),
+            error,
+            next_attempt,
         }
     }
 
@@ -76,10 +105,43 @@ impl ModelHost {
             WorkersState::Loading | WorkersState::Failed(_) => None,
         }
     }
+
+    /// Ends the workers after their present job, and answers the jobs that wait.
+    pub(super) fn close(&self) {
+        self.queue.close();
+        self.queue.refuse().into_iter().for_each(Job::refuse);
+    }
 }
 
 impl Drop for ModelHost {
     fn drop(&mut self) {
         self.queue.close();
+    }
+}
+
+/// Notices every change of a model's state.
+pub(super) struct StateChanges(watch::Receiver<WorkersState>);
+
+impl StateChanges {
+    /// Returns whether the model is ready. Changes up to now are noticed herewith.
+    pub(super) fn is_ready_now(&mut self) -> bool {
+        state_of(&self.0.borrow_and_update()) == ModelState::Ready
+    }
+
+    /// Waits for a change that is not noticed yet. Returns false if there will be none, because the engine is gone.
+    pub(super) async fn next(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+}
+
+fn state_of(workers: &WorkersState) -> ModelState {
+    match workers {
+        WorkersState::Loading => ModelState::Starting,
+        WorkersState::Failed(_) => ModelState::Failed,
+        WorkersState::Loaded {
+            live: 0, failure: None, ..
+        } => ModelState::Recovering,
+        WorkersState::Loaded { live: 0, .. } => ModelState::Failed,
+        WorkersState::Loaded { .. } => ModelState::Ready,
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prometheus::{HistogramVec, IntGauge, IntGaugeVec};
+use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
 use strum::VariantArray;
 
 use super::Stage;
@@ -15,6 +15,9 @@ use crate::telemetry::{MetricsRegistry, Reading, Readings};
 /// Upper bounds of the histogram buckets for the number of images that share a pass.
 const PASS_BUCKETS: [f64; 5] = [1.0, 2.0, 4.0, 8.0, 16.0];
 
+/// What attempts to load a model again come to, as a label.
+const RELOAD_OUTCOMES: [&str; 2] = ["failed", "succeeded"];
+
 /// The engine's counters and timers. Clones share their values.
 #[derive(Debug, Clone)]
 pub(super) struct EngineMetrics {
@@ -23,6 +26,8 @@ pub(super) struct EngineMetrics {
     model_info: IntGaugeVec,
     queue_depth: IntGaugeVec,
     workers_live: IntGaugeVec,
+    worker_panics: IntCounterVec,
+    model_reloads: IntCounterVec,
     /// Requests in the engine, waiting or running.
     pub(super) requests_in_flight: IntGauge,
 }
@@ -49,6 +54,16 @@ impl EngineMetrics {
             ),
             queue_depth: registry.gauges("maskclip_queue_depth", "Jobs waiting for a worker.", &["model"]),
             workers_live: registry.gauges("maskclip_workers_live", "Worker threads with a warm model.", &["model"]),
+            worker_panics: registry.counters(
+                "maskclip_worker_panics_total",
+                "Panics of a model over a job or over a pass that several images shared.",
+                &["model"],
+            ),
+            model_reloads: registry.counters(
+                "maskclip_model_reloads_total",
+                "Attempts to load a model again after a panic or a failed attempt.",
+                &["model", "outcome"],
+            ),
             requests_in_flight: registry.gauge(
                 "maskclip_requests_in_flight",
                 "Requests the engine holds, waiting or running.",
@@ -64,6 +79,21 @@ impl EngineMetrics {
         self.pass_images.with_label_values(&[model]);
         self.queue_depth(model);
         self.workers_live(model);
+        self.worker_panics.with_label_values(&[model]);
+        for outcome in RELOAD_OUTCOMES {
+            self.model_reloads.with_label_values(&[model, outcome]);
+        }
+    }
+
+    /// Counts a panic of a model.
+    pub(super) fn worker_panicked(&self, model: &str) {
+        self.worker_panics.with_label_values(&[model]).inc();
+    }
+
+    /// Counts an attempt to load a model again.
+    pub(super) fn reloaded(&self, model: &str, succeeded: bool) {
+        let outcome = RELOAD_OUTCOMES[usize::from(succeeded)];
+        self.model_reloads.with_label_values(&[model, outcome]).inc();
     }
 
     /// Returns the gauge of jobs that wait for a worker of a model.
@@ -162,6 +192,9 @@ mod tests {
         for name in [
             "maskclip_queue_depth{model=\"demo\"} 0",
             "maskclip_workers_live{model=\"demo\"} 0",
+            "maskclip_worker_panics_total{model=\"demo\"} 0",
+            "maskclip_model_reloads_total{model=\"demo\",outcome=\"failed\"} 0",
+            "maskclip_model_reloads_total{model=\"demo\",outcome=\"succeeded\"} 0",
             "maskclip_feature_hits_total 0",
             "maskclip_feature_misses_total 0",
             "maskclip_feature_bytes 0",

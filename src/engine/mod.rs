@@ -13,6 +13,7 @@ mod host;
 mod images;
 mod limits;
 mod metrics;
+mod model_state;
 mod protocols;
 mod queue;
 mod request;
@@ -20,13 +21,14 @@ mod segment;
 mod settings;
 mod slots;
 mod stage;
+mod supervision;
 mod text;
 mod vocabulary;
 mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::labeller::{LabellerError, ModelInfo, ServedModel};
 use crate::telemetry::MetricsRegistry;
@@ -35,6 +37,7 @@ use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, VocabularyRegist
 pub use cost::CostError;
 pub use defaults::DefaultSettings;
 pub use limits::InputLimits;
+pub use model_state::{ModelState, ModelStatus};
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
     Background, BackgroundFields, BackgroundNames, ClassResult, ExceededLimit, FeatureFields, Field, FieldError,
@@ -42,7 +45,7 @@ pub use request::{
     SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Surroundings, Timings, VocabularyChoice, Warning,
     WarningCode, WindowFields,
 };
-pub use settings::{EngineSettings, ImageSettings, QueueSettings};
+pub use settings::{EngineSettings, ImageSettings, QueueSettings, ReadyWhen};
 pub use stage::Stage;
 
 use features::FeatureCache;
@@ -51,12 +54,15 @@ use images::HeldImages;
 use metrics::EngineMetrics;
 use slots::Slots;
 
+/// How often a closing engine looks whether its work is done.
+const CLOSING_POLL: Duration = Duration::from_millis(5);
+
 /// Whether the engine takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// At least one model has not had a ready worker yet.
     Starting,
-    /// Every model has at least one warm worker.
+    /// Every model answers, or one of them if `engine.ready_when` is `any`.
     Ready,
     /// All workers of a model have panicked and are loading it again. Requests to other models are answered.
     Recovering,
@@ -139,15 +145,29 @@ impl Engine {
         Ok(models)
     }
 
-    /// Returns the worst state of all models, or [`Readiness::Draining`].
+    /// Returns [`Readiness::Draining`], or what the models' states come to: the worst of them, or the best if
+    /// `engine.ready_when` is `any`.
     pub fn readiness(&self) -> Readiness {
         if self.draining.load(Ordering::Relaxed) {
             return Readiness::Draining;
         }
-        let states: Vec<_> = self.models.iter().map(ModelHost::readiness).collect();
-        let worst = [Readiness::Starting, Readiness::Recovering];
-        let worst = worst.into_iter().find(|state| states.contains(state));
-        worst.unwrap_or(Readiness::Ready)
+        let states: Vec<_> = self.models.iter().map(ModelHost::state).collect();
+        let are_enough_ready = match self.settings.queue.ready_when {
+            ReadyWhen::All => states.iter().all(|state| *state == ModelState::Ready),
+            ReadyWhen::Any => states.contains(&ModelState::Ready),
+        };
+        if are_enough_ready {
+            Readiness::Ready
+        } else if states.contains(&ModelState::Starting) {
+            Readiness::Starting
+        } else {
+            Readiness::Recovering
+        }
+    }
+
+    /// Returns the state of every model in the order of the settings.
+    pub fn model_states(&self) -> Vec<ModelStatus> {
+        self.models.iter().map(ModelHost::status).collect()
     }
 
     /// Refuses further requests. Admitted requests run to their end.
@@ -155,10 +175,35 @@ impl Engine {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Refuses further requests and all work that waits for a worker, and gives text embeddings that are being computed
+    /// until `until` to be kept. Then writes the store on disk back into its one file, and stops using it. The engine
+    /// answers no more afterwards.
+    ///
+    /// Worker threads end after their present job, but this function waits neither for one that loads a model nor for
+    /// one whose job nobody waits for any more: both may take long, and nothing would come of it. So threads may be
+    /// inside libtorch when this function returns, and its static destructors must not run under them: end the process
+    /// with `_exit`.
+    pub async fn close(&self, until: Instant) {
+        self.drain();
+        self.models.iter().for_each(ModelHost::close);
+        while !self.embeddings.is_idle() && Instant::now() < until {
+            tokio::time::sleep(CLOSING_POLL).await;
+        }
+        self.embeddings.close_disk(until).await;
+    }
+
     /// Returns the loaded models in the order of the settings, each with whether it answers now.
     pub fn models(&self) -> Vec<(Arc<ModelInfo>, bool)> {
-        let loaded = |host: &ModelHost| Some((host.info()?, host.readiness() == Readiness::Ready));
+        let loaded = |host: &ModelHost| Some((host.info()?, host.state() == ModelState::Ready));
         self.models.iter().filter_map(loaded).collect()
+    }
+
+    /// Returns the names of all models in the order of the settings, each with its description once it has been loaded.
+    pub fn names(&self) -> Vec<(&str, Option<Arc<ModelInfo>>)> {
+        self.models
+            .iter()
+            .map(|host| (host.name.as_str(), host.info()))
+            .collect()
     }
 
     /// Returns the model that a request names, or the first one. Works before any model is loaded.

@@ -1,10 +1,12 @@
 //! The queue between requests and the worker threads.
 //!
 //! Jobs leave in the order they came. The queue has no capacity of its own: every job belongs to a request that holds
-//! one of the engine's `engine.queue_capacity` slots.
+//! one of the engine's `engine.queue_capacity` slots. While nobody can work, the queue refuses jobs, so that none waits
+//! for work that may never come.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use prometheus::IntGauge;
 
@@ -14,6 +16,8 @@ pub struct JobQueue<T> {
     state: Mutex<State<T>>,
     /// Wakes consumers when a job arrives or the queue closes.
     changed: Condvar,
+    /// Wakes those who wait for the queue to close. Jobs do not wake them: a job's one wake-up belongs to a consumer.
+    closing: Condvar,
     /// Shows the number of waiting jobs.
     depth: IntGauge,
 }
@@ -21,6 +25,8 @@ pub struct JobQueue<T> {
 #[derive(Debug)]
 struct State<T> {
     jobs: VecDeque<T>,
+    /// Whether jobs are refused until [`JobQueue::accept`].
+    refuses: bool,
     closed: bool,
 }
 
@@ -30,9 +36,11 @@ impl<T> JobQueue<T> {
         Self {
             state: Mutex::new(State {
                 jobs: VecDeque::new(),
+                refuses: false,
                 closed: false,
             }),
             changed: Condvar::new(),
+            closing: Condvar::new(),
             depth,
         }
     }
@@ -40,10 +48,10 @@ impl<T> JobQueue<T> {
     /// Adds a job at the end.
     ///
     /// # Errors
-    /// Gives the job back when the queue is closed.
+    /// Gives the job back when the queue is closed or refuses jobs.
     pub fn push(&self, job: T) -> Result<(), T> {
         let mut state = self.lock();
-        if state.closed {
+        if state.closed || state.refuses {
             return Err(job);
         }
         state.jobs.push_back(job);
@@ -93,10 +101,45 @@ impl<T> JobQueue<T> {
         taken
     }
 
-    /// Refuses further jobs. Jobs that wait already are still handed out.
+    /// Puts jobs that a consumer took, but could not do, back before all others. Their order stays. They come back even
+    /// if the queue has been closed in the meantime.
+    pub fn put_back(&self, jobs: impl DoubleEndedIterator<Item = T>) {
+        let mut state = self.lock();
+        for job in jobs.rev() {
+            state.jobs.push_front(job);
+        }
+        self.depth.set(state.jobs.len() as i64);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Refuses further jobs until [`JobQueue::accept`]. Returns those that wait.
+    pub fn refuse(&self) -> Vec<T> {
+        let mut state = self.lock();
+        state.refuses = true;
+        self.depth.set(0);
+        state.jobs.drain(..).collect()
+    }
+
+    /// Takes jobs again after [`JobQueue::refuse`].
+    pub fn accept(&self) {
+        self.lock().refuses = false;
+    }
+
+    /// Refuses further jobs for good. Jobs that wait already are still handed out.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+        self.closing.notify_all();
+    }
+
+    /// Returns whether the queue is closed, at the latest when `limit` has passed.
+    pub fn is_closed_within(&self, limit: Duration) -> bool {
+        let closing = self
+            .closing
+            .wait_timeout_while(self.lock(), limit, |state| !state.closed);
+        let (state, _) = closing.expect("nobody panics while holding the lock");
+        state.closed
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -145,6 +188,50 @@ mod tests {
         queue.close();
         assert_eq!(queue.push(2), Err(2));
         assert_eq!((queue.pop(), queue.pop()), (Some(1), None));
+    }
+
+    #[test]
+    fn jobs_that_are_put_back_leave_first_and_in_their_order() {
+        let queue = queue();
+        for job in 1..=4 {
+            queue.push(job).expect("open");
+        }
+        let taken = queue.take(2, |_| true);
+        queue.put_back(taken.into_iter());
+        assert_eq!(queue.depth.get(), 4);
+        assert_eq!([(); 4].map(|()| queue.pop()), [1, 2, 3, 4].map(Some));
+    }
+
+    #[test]
+    fn while_jobs_are_refused_none_waits() {
+        let queue = queue();
+        queue.push(1).expect("open");
+        assert_eq!(queue.refuse(), [1]);
+        assert_eq!(queue.depth.get(), 0);
+        assert_eq!(queue.push(2), Err(2));
+        queue.accept();
+        queue.push(3).expect("jobs are taken again");
+        assert_eq!(queue.pop(), Some(3));
+    }
+
+    #[test]
+    fn who_waits_for_the_end_learns_of_it_at_once_and_is_not_woken_by_a_job() {
+        let queue = Arc::new(queue());
+        assert!(!queue.is_closed_within(Duration::ZERO));
+        let waits = |limit| {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || queue.is_closed_within(limit))
+        };
+        let patient = waits(Duration::from_secs(3600));
+        let consumer = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.pop()
+        });
+        queue.push(1).expect("open");
+        assert_eq!(consumer.join().expect("the consumer does not panic"), Some(1));
+        queue.close();
+        assert!(patient.join().expect("who waits does not panic"));
+        assert!(queue.is_closed_within(Duration::from_secs(3600)));
     }
 
     #[test]

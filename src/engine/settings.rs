@@ -45,12 +45,24 @@ pub struct QueueSettings {
     pub queue_capacity: usize,
     /// Worker threads per model. Each has a copy of the model.
     pub workers: usize,
+    /// How many models must answer so that the server counts as ready.
+    pub ready_when: ReadyWhen,
     /// Images that may pass through a model together; 1 turns batching off.
     pub max_batch: usize,
     /// Seconds that a request without a deadline may take.
     pub default_deadline_seconds: f64,
     /// The longest deadline that a request may name, in seconds.
     pub max_deadline_seconds: f64,
+}
+
+/// How many models must answer so that the server counts as ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadyWhen {
+    /// Every model.
+    All,
+    /// At least one.
+    Any,
 }
 
 impl QueueSettings {

@@ -33,12 +33,21 @@ impl Slots {
 
     /// Takes a slot if one is free. Never waits.
     pub fn take(&self) -> Option<Arc<Slot>> {
-        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
+        Some(self.slot(Arc::clone(&self.free).try_acquire_owned().ok()?))
+    }
+
+    /// Waits for a free slot and takes it. For work in the background; a request that finds no slot is refused.
+    pub async fn wait(&self) -> Arc<Slot> {
+        let permit = Arc::clone(&self.free).acquire_owned().await;
+        self.slot(permit.expect("the semaphore is never closed"))
+    }
+
+    fn slot(&self, permit: OwnedSemaphorePermit) -> Arc<Slot> {
         self.in_flight.inc();
-        Some(Arc::new(Slot {
+        Arc::new(Slot {
             _permit: permit,
             in_flight: self.in_flight.clone(),
-        }))
+        })
     }
 
     /// Returns the number of slots, free or taken.

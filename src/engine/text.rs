@@ -7,7 +7,7 @@ use super::host::ModelHost;
 use super::queue::JobQueue;
 use super::request::{SegmentError, SegmentFields};
 use super::slots::Slot;
-use super::worker::{EmbedJob, Job, Ticket};
+use super::worker::{EmbedJob, Job, JobError, Ticket};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{
     ClassList, EmbeddedTexts, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder,
@@ -15,6 +15,10 @@ use crate::vocabulary::{
 
 impl Engine {
     /// Returns the embeddings of texts for a model.
+    ///
+    /// # Errors
+    /// [`SegmentError::Unavailable`] or [`SegmentError::ModelUnavailable`] when no worker can compute them,
+    /// [`SegmentError::Internal`] when the model fails.
     pub(super) async fn embed(
         &self,
         texts: &[String],
@@ -22,14 +26,20 @@ impl Engine {
         host: &ModelHost,
         model: &ModelInfo,
         slot: &Arc<Slot>,
-    ) -> Result<EmbeddedTexts, EmbeddingError> {
+    ) -> Result<EmbeddedTexts, SegmentError> {
         let mut embeddings = EmbeddedTexts::new();
         for (space, texts) in spaces(model, templates, texts) {
             let embedder = QueueEmbedder {
                 queue: Arc::clone(&host.queue),
                 slot: Arc::clone(slot),
             };
-            let resolved = self.embeddings.resolve(&space, &texts, Arc::new(embedder)).await?;
+            let resolved = self.embeddings.resolve(&space, &texts, Arc::new(embedder)).await;
+            let resolved = resolved.map_err(|error| match error {
+                EmbeddingError::Unavailable(_) => self.unavailable(host),
+                EmbeddingError::Failed(_) | EmbeddingError::Interrupted => {
+                    SegmentError::Internal(format!("the model {}: {error}", host.name))
+                }
+            })?;
             embeddings.extend(texts.into_iter().zip(resolved));
         }
         Ok(embeddings)
@@ -106,22 +116,15 @@ impl TextEmbedder for QueueEmbedder {
         let pushed = self.queue.push(job);
         Box::pin(async move {
             if pushed.is_err() {
-                return Err(EmbeddingError::Unavailable("the server is going down"));
+                return Err(EmbeddingError::Unavailable("no worker can embed texts"));
             }
             match waiting.answer.await {
-                Ok(embeddings) => embeddings.map_err(|error| EmbeddingError::Failed(error.to_string())),
+                Ok(Ok(embeddings)) => Ok(embeddings),
+                Ok(Err(JobError::Failed(error))) => Err(EmbeddingError::Failed(error.to_string())),
+                Ok(Err(JobError::Refused)) => Err(EmbeddingError::Unavailable("no worker can embed texts")),
                 // The worker panicked and dropped the reply's channel.
                 Err(_) => Err(EmbeddingError::Interrupted),
             }
         })
-    }
-}
-
-impl From<EmbeddingError> for SegmentError {
-    fn from(error: EmbeddingError) -> Self {
-        match error {
-            EmbeddingError::Unavailable(reason) => Self::Unavailable(reason),
-            EmbeddingError::Failed(_) | EmbeddingError::Interrupted => Self::Internal(error.to_string()),
-        }
     }
 }

@@ -1,11 +1,12 @@
 //! The engine's vocabularies: the class list of a request, and named vocabularies whose texts are embedded ahead.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use super::Engine;
+use super::host::{ModelHost, StateChanges};
 use super::request::{Background, SegmentError, VocabularyChoice};
-use super::slots::Slot;
 use crate::support::run_blocking;
 use crate::vocabulary::{
     ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
@@ -33,8 +34,8 @@ impl Engine {
     }
 
     /// Stores a vocabulary under a name, new or in place of an older one. Then starts to embed its texts with
-    /// `templates` for every model that is ready, if the engine has a free slot. [`Engine::embedded`] tells how many
-    /// texts are done.
+    /// `templates` for every model that is ready. [`Engine::keep_embedded`] does so for the others once they are.
+    /// [`Engine::embedded`] tells how many texts are done.
     ///
     /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
     ///
@@ -50,20 +51,67 @@ impl Engine {
         let name = name.to_owned();
         let put = move |registry: &VocabularyRegistry| registry.put(&name, definition, condition, SystemTime::now());
         let (vocabulary, stored) = self.with_registry(put).await?;
-        if let Ok(slot) = self.take_slot() {
-            let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
-            tokio::spawn(async move { engine.embed_for_all(&list, templates, &slot).await });
-        }
+        let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
+        tokio::spawn(async move { engine.embed_for_all(&list, templates).await });
         Ok((vocabulary, stored))
     }
 
     /// Embeds the texts of a class list for every model that is ready, one model after the other.
-    async fn embed_for_all(&self, list: &ClassList, templates: TemplateSet, slot: &Arc<Slot>) {
+    async fn embed_for_all(&self, list: &ClassList, templates: TemplateSet) {
         for host in &self.models {
-            let Ok(model) = self.ready_model(host) else { continue };
-            if let Err(error) = self.embed(&list.texts(), templates, host, &model, slot).await {
-                let model = &host.name;
-                tracing::warn!(%error, model, "could not embed a vocabulary ahead; its first request will embed it");
+            match self.embed_missing(host, list, templates).await {
+                // `keep_embedded` takes the list up when the model is ready.
+                Ok(()) | Err(SegmentError::ModelUnavailable { .. } | SegmentError::Unavailable(_)) => {}
+                Err(error) => {
+                    let model = &host.name;
+                    tracing::warn!(%error, model, "could not embed a vocabulary ahead; its first request will embed it");
+                }
+            }
+        }
+    }
+
+    /// Embeds those texts of a class list that have no embeddings for a model.
+    async fn embed_missing(
+        &self,
+        host: &ModelHost,
+        list: &ClassList,
+        templates: TemplateSet,
+    ) -> Result<(), SegmentError> {
+        let model = self.ready_model(host)?;
+        let (embedded, total) = self.embedded(&model, list, templates).await;
+        if embedded < total {
+            let slot = self.slots.wait().await;
+            self.embed(&list.texts(), templates, host, &model, &slot).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a task for each model. Whenever the model becomes ready, the task embeds what is missing of all defined
+    /// vocabularies: those that were defined while the model was not ready, and those whose embedding an earlier process
+    /// or a failure cut off. The tasks end with the engine. Must be called inside a tokio runtime.
+    pub fn keep_embedded(self: &Arc<Self>) {
+        for (model, host) in self.models.iter().enumerate() {
+            tokio::spawn(keep_embedded(Arc::downgrade(self), model, host.changes()));
+        }
+    }
+
+    /// Embeds what is missing of all defined vocabularies for a model, but for those whose digests are in `given_up`.
+    /// Stops when the model does not answer any more.
+    async fn embed_defined(&self, host: &ModelHost, given_up: &mut HashSet<String>) {
+        for vocabulary in self.vocabularies().await {
+            let NamedVocabulary { name, list, .. } = &*vocabulary;
+            if vocabulary.shipped || given_up.contains(&vocabulary.digest) {
+                continue;
+            }
+            let templates = self.settings.defaults.with(&vocabulary.options).templates;
+            match self.embed_missing(host, list, templates).await {
+                Ok(()) => {}
+                Err(SegmentError::ModelUnavailable { .. } | SegmentError::Unavailable(_)) => return,
+                Err(error) => {
+                    let model = &host.name;
+                    tracing::warn!(%error, model, name, "could not embed a vocabulary; its first request will embed it");
+                    given_up.insert(vocabulary.digest.clone());
+                }
             }
         }
     }
@@ -135,6 +183,21 @@ impl Engine {
             self.recent.record(&list, templates, SystemTime::now());
         }
         Ok(list)
+    }
+}
+
+/// Embeds the defined vocabularies whenever a model becomes ready. A vocabulary over which the model fails is not tried
+/// again: a text that makes it panic would keep it from ever being ready for long.
+async fn keep_embedded(engine: Weak<Engine>, model: usize, mut changes: StateChanges) {
+    let mut given_up = HashSet::new();
+    loop {
+        if changes.is_ready_now() {
+            let Some(engine) = engine.upgrade() else { return };
+            engine.embed_defined(&engine.models[model], &mut given_up).await;
+        }
+        if !changes.next().await {
+            return;
+        }
     }
 }
 

@@ -1,34 +1,30 @@
-//! Worker threads. Each owns a model, takes jobs from the queue and answers them.
+//! The work of a worker thread: jobs, and how a model answers them.
 //!
 //! libtorch calls block and its tensors are not `Sync`, so models live on their own threads, never on the async pool. A
-//! worker catches a panic at the edge of the job, because tch panics where libtorch throws. The worker then loads the
-//! model again and does not count as live until that is done. It publishes its state before the affected requests learn
-//! of the panic. So a client whose request failed finds readiness and metrics up to date.
+//! worker catches a panic at the edge of the job, because tch panics where libtorch throws. A panic of a pass that
+//! several images share says nothing about each of them, so each is then tried alone with the same model. A panic over
+//! one job alone ends the model's life; [`supervision`](super::supervision) then loads it again.
 //!
 //! Jobs are answered in the order they came, with one exception: a waiting image may share the pass of an earlier image
 //! of the same shape, if [`batching`](super::batching) has found that to be faster.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::batching::{Batching, PassShape};
 use super::metrics::EngineMetrics;
 use super::queue::JobQueue;
 use super::slots::Slot;
 use crate::dense::{DenseOptions, FeatureOptions};
-use crate::image::{ModelInput, NormalisedImage};
-use crate::labeller::{ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo};
+use crate::image::ModelInput;
+use crate::labeller::{ImageFeatures, Labeller, LabellerError};
 use crate::scores::DenseScores;
-use crate::scores::QueryOwner;
 use crate::support::catch_panic;
+use crate::telemetry::first_line;
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
-
-/// Pause before another attempt to load a model, after an attempt that followed a panic has failed.
-const RELOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// A job for a model, with the channel for its answer. A worker skips a job whose receiver is gone.
 pub enum Job {
@@ -83,8 +79,19 @@ pub struct Scored {
     pub features: Arc<dyn ImageFeatures>,
 }
 
+/// Why a job has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The model failed.
+    #[error(transparent)]
+    Failed(#[from] LabellerError),
+    /// No worker has a model, and loading it fails; or the engine is closing.
+    #[error("no worker can answer")]
+    Refused,
+}
+
 /// The channel for the answer to a job.
-type Reply<T> = oneshot::Sender<Result<T, LabellerError>>;
+type Reply<T> = oneshot::Sender<Result<T, JobError>>;
 
 /// The sending half of a job: tells the request that its job has started, then its answer.
 pub struct Ticket<T> {
@@ -102,7 +109,7 @@ pub struct Waiting<T> {
     /// Receives how long the job waited for a worker.
     pub started: oneshot::Receiver<Duration>,
     /// Receives the answer.
-    pub answer: oneshot::Receiver<Result<T, LabellerError>>,
+    pub answer: oneshot::Receiver<Result<T, JobError>>,
 }
 
 impl<T> Ticket<T> {
@@ -138,6 +145,10 @@ impl<T> Ticket<T> {
     /// Sends the answer. Releases the job's hold on the slot first, so that whoever gets the answer finds the slot
     /// free.
     fn answer(&mut self, answer: Result<T, LabellerError>) {
+        self.reply(answer.map_err(JobError::Failed));
+    }
+
+    fn reply(&mut self, answer: Result<T, JobError>) {
         if let Some((reply, slot)) = self.reply.take() {
             drop(slot);
             let _ = reply.send(answer);
@@ -155,109 +166,49 @@ pub struct EmbedJob {
     pub ticket: Ticket<Vec<TextEmbedding>>,
 }
 
-/// The state of all workers of a model together.
-#[derive(Debug, Clone)]
-pub enum WorkersState {
-    /// No worker has been ready yet.
-    Loading,
-    /// The first load failed, so the server cannot start.
-    Failed(Arc<LabellerError>),
-    /// The model has been loaded.
-    Loaded {
-        /// The model's description.
-        model: Arc<ModelInfo>,
-        /// Number of workers that have a warm model.
-        live: usize,
-    },
-}
-
-/// What all workers of a model share.
-pub struct WorkerContext {
+/// Where a worker's jobs come from, and what it records about them.
+pub struct JobContext {
     /// The model's name in requests.
     pub model: String,
     /// The queue that jobs come from.
     pub queue: Arc<JobQueue<Job>>,
-    /// Creates the model.
-    pub factory: LabellerFactory,
-    /// The channel on which the workers' state is published.
-    pub state: watch::Sender<WorkersState>,
-    /// The metrics, which count live workers and passes.
+    /// The metrics, which count live workers, passes, panics and reloads.
     pub metrics: EngineMetrics,
     /// Images that may share a pass, setting `engine.max_batch`.
     pub max_batch: usize,
 }
 
-/// Starts `count` worker threads. They end once the queue is closed and empty.
-pub fn spawn(context: &Arc<WorkerContext>, count: usize) {
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    for _ in 0..count {
-        let context = Arc::clone(context);
-        std::thread::Builder::new()
-            .name(format!("labeller-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
-            .spawn(move || work(&context))
-            .expect("the system can start a thread for each worker");
-    }
-}
-
-/// The life of one worker: load the model, warm it up, answer jobs; after a panic, start again.
-fn work(context: &WorkerContext) {
-    loop {
-        match catch_panic(|| load_and_warm(context)) {
-            Ok(Ok(mut labeller)) => {
-                context.worker_is_live(labeller.info());
-                let outcome = answer_jobs(context, labeller.as_mut());
-                context.worker_is_gone();
-                match outcome {
-                    WorkerExit::QueueClosed => return,
-                    WorkerExit::Panicked { message, unanswered } => {
-                        tracing::error!(model = context.model, %message, "the model panicked; loading it again");
-                        drop(unanswered);
-                    }
-                }
-            }
-            Ok(Err(error)) => {
-                if context.load_failed(error) {
-                    return;
-                }
-                std::thread::sleep(RELOAD_PAUSE);
-            }
-            Err(message) => {
-                if context.load_failed(LabellerError::Load(message)) {
-                    return;
-                }
-                std::thread::sleep(RELOAD_PAUSE);
-            }
-        }
-    }
-}
-
 /// Why a worker stopped answering jobs.
-enum WorkerExit {
+pub enum WorkerExit {
+    /// The queue is closed, and nothing waits in it.
     QueueClosed,
+    /// The model panicked over one job.
     Panicked {
+        /// The panic's message.
         message: String,
-        /// The jobs that the worker had taken. Dropping them tells their receivers of the panic.
-        unanswered: VecDeque<Job>,
+        /// The job at the front, and behind it other jobs that the worker had taken, in their order. The model can do
+        /// those once it is loaded again.
+        jobs: VecDeque<Job>,
     },
 }
 
-fn answer_jobs(context: &WorkerContext, labeller: &mut dyn Labeller) -> WorkerExit {
+/// Answers jobs until the queue is closed or the model panics over one job alone.
+pub fn answer_jobs(context: &JobContext, labeller: &mut dyn Labeller) -> WorkerExit {
     let mut batching = Batching::new(context.max_batch);
     while let Some(job) = context.queue.pop() {
         let mut jobs = VecDeque::from([job]);
         if let Err(message) = catch_panic(|| answer(context, labeller, &mut batching, &mut jobs)) {
-            return WorkerExit::Panicked {
-                message,
-                unanswered: jobs,
-            };
+            context.metrics.worker_panicked(&context.model);
+            return WorkerExit::Panicked { message, jobs };
         }
     }
     WorkerExit::QueueClosed
 }
 
 /// Answers the one job in `jobs`, together with jobs from the queue that share its pass. `jobs` owns all of them, so a
-/// panic loses none. An answered job leaves `jobs` before the next one starts.
-fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut Batching, jobs: &mut VecDeque<Job>) {
+/// panic loses none. An answered job leaves `jobs` before the next one starts, so the front job is the one to blame for
+/// a panic.
+fn answer(context: &JobContext, labeller: &mut dyn Labeller, batching: &mut Batching, jobs: &mut VecDeque<Job>) {
     let Some(shape) = jobs[0].shape() else {
         return answer_without_a_pass(labeller, &mut jobs[0]);
     };
@@ -271,23 +222,61 @@ fn answer(context: &WorkerContext, labeller: &mut dyn Labeller, batching: &mut B
     context.metrics.pass(&context.model, jobs.len());
     jobs.iter_mut().for_each(Job::begin);
     let start = Instant::now();
-    match features(labeller, jobs.make_contiguous()) {
-        Ok(features) => {
+    if jobs.len() > 1 {
+        if let Some(features) = shared_features(context, labeller, jobs.make_contiguous()) {
             batching.record(shape, jobs.len(), start.elapsed());
             for features in features {
                 jobs[0].finish(labeller, Ok(features));
                 jobs.pop_front();
             }
+            return;
         }
-        Err(error) if jobs.len() == 1 => jobs[0].finish(labeller, Err(error)),
-        // One image's failure must not fail the others, so each image gets a pass of its own.
-        Err(_) => {
-            while let Some(job) = jobs.front_mut() {
-                let features = features(labeller, std::slice::from_ref(job)).map(|mut features| features.remove(0));
-                job.finish(labeller, features);
-                jobs.pop_front();
-            }
+        return answer_one_by_one(labeller, jobs);
+    }
+    let features = features(labeller, jobs.make_contiguous()).map(|mut features| features.remove(0));
+    if features.is_ok() {
+        batching.record(shape, 1, start.elapsed());
+    }
+    jobs[0].finish(labeller, features);
+    jobs.pop_front();
+}
+
+/// Computes the features of several jobs of one shape in one pass. Returns `None` if the pass fails or panics, which it
+/// may do over one of the images, or because together they need more memory than there is.
+fn shared_features(
+    context: &JobContext,
+    labeller: &mut dyn Labeller,
+    jobs: &[Job],
+) -> Option<Vec<Arc<dyn ImageFeatures>>> {
+    let (model, images) = (&context.model, jobs.len());
+    match catch_panic(|| features(labeller, jobs)) {
+        Ok(Ok(features)) => Some(features),
+        Ok(Err(error)) => {
+            let error = error.to_string();
+            let error = first_line(&error);
+            tracing::warn!(model, images, error, "a shared pass failed; trying each image alone");
+            None
         }
+        Err(message) => {
+            context.metrics.worker_panicked(model);
+            let message = first_line(&message);
+            tracing::warn!(
+                model,
+                images,
+                message,
+                "a shared pass panicked; trying each image alone"
+            );
+            None
+        }
+    }
+}
+
+/// Answers jobs of one shape, each with a pass of its own. One image's failure does not fail the others.
+fn answer_one_by_one(labeller: &mut dyn Labeller, jobs: &mut VecDeque<Job>) {
+    while let Some(job) = jobs.front_mut() {
+        let features = features(labeller, std::slice::from_ref(job)).map(|mut features| features.remove(0));
+        job.finish(labeller, features);
+        jobs.pop_front();
     }
 }
 
@@ -354,6 +343,15 @@ impl Job {
         }
     }
 
+    /// Answers a job that no worker will do.
+    pub fn refuse(mut self) {
+        match &mut self {
+            Self::Extract(job) => job.ticket.reply(Err(JobError::Refused)),
+            Self::Score(job) => job.ticket.reply(Err(JobError::Refused)),
+            Self::Embed(job) => job.ticket.reply(Err(JobError::Refused)),
+        }
+    }
+
     fn begin(&mut self) {
         match self {
             Self::Extract(job) => job.ticket.begin(),
@@ -392,95 +390,4 @@ fn score(
         scores.map = labeller.refine(scores.map, input, classifier, &options.refinement)?;
     }
     Ok(Scored { scores, features })
-}
-
-/// Loads a model and lets it score once, so that allocators, thread pools and kernels are ready.
-fn load_and_warm(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerError> {
-    let start = Instant::now();
-    let mut labeller = (context.factory)()?;
-    let embedding = labeller
-        .embed_texts(&["warm-up".to_owned()], TemplateSet::Simple)?
-        .remove(0);
-    let info = labeller.info().clone();
-    let side = info.short_side as usize;
-    let input = ModelInput {
-        image_height: side,
-        image_width: side,
-        sizes: vec![NormalisedImage {
-            height: side,
-            width: side,
-            values: vec![0.0; 3 * side * side],
-        }],
-    };
-    let classifier = Classifier {
-        queries: 1,
-        dimension: embedding.vector.len(),
-        embeddings: embedding.vector.to_vec(),
-        owners: vec![QueryOwner::Class(0)],
-    };
-    let options = DenseOptions {
-        features: FeatureOptions {
-            // A student has no attention and ignores this option.
-            attention: info.attentions.first().copied().unwrap_or_default(),
-            ..FeatureOptions::default()
-        },
-        ..DenseOptions::default()
-    };
-    labeller.score(&input, &classifier, &options)?;
-    tracing::info!(
-        model = context.model,
-        architecture = info.architecture,
-        device = info.device,
-        precision = info.precision.name(),
-        seconds = start.elapsed().as_secs_f64(),
-        "the model is loaded and warm"
-    );
-    Ok(labeller)
-}
-
-impl WorkerContext {
-    fn worker_is_live(&self, model: &ModelInfo) {
-        let model = ModelInfo {
-            name: self.model.clone(),
-            ..model.clone()
-        };
-        self.metrics.workers_live(&self.model).inc();
-        self.metrics.model_loaded(&model);
-        self.state.send_modify(|state| {
-            *state = match state {
-                WorkersState::Loaded { model, live } => WorkersState::Loaded {
-                    model: Arc::clone(model),
-                    live: *live + 1,
-                },
-                WorkersState::Loading | WorkersState::Failed(_) => WorkersState::Loaded {
-                    model: Arc::new(model.clone()),
-                    live: 1,
-                },
-            };
-        });
-    }
-
-    fn worker_is_gone(&self) {
-        self.metrics.workers_live(&self.model).dec();
-        self.state.send_modify(|state| {
-            if let WorkersState::Loaded { live, .. } = state {
-                *live -= 1;
-            }
-        });
-    }
-
-    /// Publishes a failed load. Returns true if no worker has ever been ready. Trying again is pointless then, because
-    /// the checkpoint or the settings are wrong.
-    fn load_failed(&self, error: LabellerError) -> bool {
-        tracing::error!(model = self.model, %error, "the model could not be loaded");
-        let error = Arc::new(error);
-        self.state.send_if_modified(|state| match state {
-            WorkersState::Loading => {
-                *state = WorkersState::Failed(Arc::clone(&error));
-                true
-            }
-            WorkersState::Failed(_) | WorkersState::Loaded { .. } => false,
-        });
-        matches!(*self.state.borrow(), WorkersState::Failed(_))
-    }
 }

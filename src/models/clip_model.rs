@@ -50,11 +50,7 @@ impl ClipModel {
                 (weights, config)
             }
         };
-        let precision = self
-            .place
-            .precision
-            .of(&weights, &config)
-            .map_err(|error| failed(&error))?;
+        let precision = self.place.clip_precision;
         let clip = Clip::load(weights.in_kind(precision.kind()), &config).map_err(|error| failed(&error))?;
         let embedded = match &self.source {
             ClipSource::Embedded(model) => Some(model),

@@ -20,7 +20,7 @@ use crate::labeller::{Labeller, LabellerError, ModelKind, ServedModel};
 
 pub use clip_model::{ClipLabeller, ClipModel};
 pub use labeller::{DenseFeatureGrid, NetworkLabeller};
-pub use place::{Place, PrecisionRule};
+pub use place::Place;
 pub use settings::{DeviceChoice, ModelEntry, ModelSettings, PrecisionChoice, one_or_several};
 pub use source::ModelError;
 pub use student_model::{StudentLabeller, StudentModel};

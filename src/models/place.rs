@@ -1,38 +1,37 @@
 //! The place where a model computes: device, element type, threads.
 
-use std::sync::{Arc, OnceLock};
-
 use tch::{Cuda, Device, Kind};
 
 use super::settings::{DeviceChoice, ModelEntry, ModelSettings, PrecisionChoice};
 use super::source::ModelError;
-use crate::clip::{self, CheckpointError, Weights};
 use crate::labeller::Precision;
 
-/// How many times faster than float32 bfloat16 must be before it is chosen. On CPUs that multiply bfloat16 natively,
-/// models run at least 1.5 times as fast; on others they run slower. With a factor in between, two starts on one
-/// machine could choose differently, and every text would be embedded again.
-const CLEARLY_FASTER: f64 = 1.25;
+/// The variables that limit the instructions of oneDNN, the first that is set counts.
+const MAX_CPU_ISA: [&str; 2] = ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"];
 
-/// The device, element type and threads of a model.
+/// The values of these variables with which oneDNN does not multiply bfloat16 with AVX-512's own instructions, in lower
+/// case. oneDNN ignores values that it does not know.
+const WITHOUT_BFLOAT16: [&str; 7] = [
+    "sse41",
+    "avx",
+    "avx2",
+    "avx2_vnni",
+    "avx2_vnni_2",
+    "avx512_core",
+    "avx512_core_vnni",
+];
+
+/// The device, element types and threads of a model.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// The device, which is known to exist.
     pub device: Device,
-    /// The rule for the element type. The device supports every type that it can choose.
-    pub precision: PrecisionRule,
+    /// Element type of a CLIP, or of the text tower that a student has from its teacher. The device supports it.
+    pub clip_precision: Precision,
+    /// Element type of a student's own network. The device supports it.
+    pub student_precision: Precision,
     /// libtorch threads of one worker.
     pub threads: usize,
-}
-
-/// The rule that decides the element type.
-#[derive(Debug, Clone)]
-pub enum PrecisionRule {
-    /// The settings or the device have decided it.
-    Fixed(Precision),
-    /// The first worker that loads the model measures it, and all workers use the result: they share one store of text
-    /// embeddings.
-    Measured(Arc<OnceLock<Precision>>),
 }
 
 impl Place {
@@ -45,9 +44,12 @@ impl Place {
     pub fn find(entry: &ModelEntry, common: &ModelSettings, workers: usize) -> Result<Self, ModelError> {
         let cuda_devices = usize::try_from(Cuda::device_count()).unwrap_or(0);
         let device = find_device(entry.device.unwrap_or(common.device), cuda_devices)?;
+        let choice = entry.precision.unwrap_or(common.precision);
+        let [clip_precision, student_precision] = find_precisions(choice, device, multiplies_bfloat16())?;
         Ok(Self {
             device,
-            precision: find_precision(entry.precision.unwrap_or(common.precision), device)?,
+            clip_precision,
+            student_precision,
             threads: match entry.threads.unwrap_or(common.threads) {
                 // `available_parallelism` respects the quota of the cgroup.
                 0 => std::thread::available_parallelism()
@@ -69,50 +71,6 @@ impl Place {
             Device::Cuda(index) => format!("cuda:{index}"),
             _ => "cpu".to_owned(),
         }
-    }
-}
-
-impl PrecisionRule {
-    /// Returns the element type for a CLIP's weights. Measures it if the rule says so.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] when a tensor is missing or does not fit the others.
-    pub fn of(&self, weights: &Weights, config: &clip::ModelConfig) -> Result<Precision, CheckpointError> {
-        let measured = match self {
-            Self::Fixed(precision) => return Ok(*precision),
-            Self::Measured(measured) => measured,
-        };
-        if let Some(precision) = measured.get() {
-            return Ok(*precision);
-        }
-        let seconds = clip::sample_seconds(weights, config, [Kind::Float, Kind::BFloat16])?;
-        let precision = faster(seconds);
-        let [float32_seconds, bfloat16_seconds] = seconds;
-        tracing::info!(
-            precision = precision.name(),
-            float32_seconds,
-            bfloat16_seconds,
-            "chose the precision by timing a part of the model (model.precision: auto)"
-        );
-        // Another worker may have measured at the same time. Then its result holds for both.
-        Ok(*measured.get_or_init(|| precision))
-    }
-
-    /// Returns the element type without measuring: float32 where the rule would measure.
-    pub fn unmeasured(&self) -> Precision {
-        match self {
-            Self::Fixed(precision) => *precision,
-            Self::Measured(_) => Precision::Float32,
-        }
-    }
-}
-
-/// Returns the faster element type, given the seconds in float32 and in bfloat16.
-fn faster([float32, bfloat16]: [f64; 2]) -> Precision {
-    if float32 > CLEARLY_FASTER * bfloat16 {
-        Precision::Bfloat16
-    } else {
-        Precision::Float32
     }
 }
 
@@ -139,20 +97,44 @@ fn find_device(choice: DeviceChoice, cuda_devices: usize) -> Result<Device, Mode
     }
 }
 
-fn find_precision(choice: PrecisionChoice, device: Device) -> Result<PrecisionRule, ModelError> {
+/// Returns the element types of a CLIP and of a student. On a CPU `auto` depends on nothing but the processor and the
+/// kind of the model, so it is the same at every start: stored text embeddings stay valid, and replicas on like machines
+/// agree. Where the processor multiplies bfloat16, images take 1.5 to 2.2 times as long in float32; elsewhere bfloat16
+/// takes at least twice as long (docs/performance.md). A student's small network is left in float32.
+fn find_precisions(
+    choice: PrecisionChoice,
+    device: Device,
+    multiplies_bfloat16: bool,
+) -> Result<[Precision; 2], ModelError> {
     match (choice, device) {
-        (PrecisionChoice::Auto, Device::Cuda(_)) => Ok(PrecisionRule::Fixed(Precision::Float16)),
-        (PrecisionChoice::Auto, _) => Ok(PrecisionRule::Measured(Arc::default())),
+        (PrecisionChoice::Auto, Device::Cuda(_)) => Ok([Precision::Float16; 2]),
+        (PrecisionChoice::Auto, _) if multiplies_bfloat16 => Ok([Precision::Bfloat16, Precision::Float32]),
+        (PrecisionChoice::Auto, _) => Ok([Precision::Float32; 2]),
         (PrecisionChoice::Fixed(Precision::Float16), Device::Cpu) => Err(ModelError::Float16OnCpu),
-        (PrecisionChoice::Fixed(precision), _) => Ok(PrecisionRule::Fixed(precision)),
+        (PrecisionChoice::Fixed(precision), _) => Ok([precision; 2]),
     }
+}
+
+/// Returns whether the processor has instructions that multiply bfloat16, and oneDNN may use them. Every processor with
+/// AMX for bfloat16 has AVX512_BF16, too.
+fn multiplies_bfloat16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has_instructions = std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has_instructions = false;
+    let limit = MAX_CPU_ISA.iter().find_map(|name| std::env::var(name).ok());
+    has_instructions && limit.is_none_or(|limit| allows_bfloat16(&limit))
+}
+
+/// Returns whether oneDNN multiplies bfloat16 with a limit on its instructions.
+fn allows_bfloat16(limit: &str) -> bool {
+    !WITHOUT_BFLOAT16.contains(&limit.to_lowercase().as_str())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::weights::EmbeddedModel;
 
     #[test]
     fn auto_takes_cuda_where_there_is_one() {
@@ -175,39 +157,35 @@ mod tests {
     fn float16_is_for_cuda() {
         let float16 = PrecisionChoice::Fixed(Precision::Float16);
         assert!(matches!(
-            find_precision(float16, Device::Cpu),
+            find_precisions(float16, Device::Cpu, true),
             Err(ModelError::Float16OnCpu)
         ));
         for choice in [float16, PrecisionChoice::Auto] {
-            assert!(matches!(
-                find_precision(choice, Device::Cuda(0)),
-                Ok(PrecisionRule::Fixed(Precision::Float16))
-            ));
+            let found = find_precisions(choice, Device::Cuda(0), false).unwrap();
+            assert_eq!(found, [Precision::Float16; 2]);
         }
     }
 
     #[test]
-    fn bfloat16_is_chosen_where_it_is_clearly_faster() {
-        assert_eq!(faster([2.0, 1.0]), Precision::Bfloat16);
-        assert_eq!(faster([1.2, 1.0]), Precision::Float32);
-        assert_eq!(faster([1.0, 5.0]), Precision::Float32);
+    fn on_a_cpu_auto_follows_the_processor_and_the_kind_of_the_model() {
+        let auto = |multiplies| find_precisions(PrecisionChoice::Auto, Device::Cpu, multiplies).unwrap();
+        assert_eq!(auto(true), [Precision::Bfloat16, Precision::Float32]);
+        assert_eq!(auto(false), [Precision::Float32; 2]);
+        let fixed = PrecisionChoice::Fixed(Precision::Bfloat16);
+        assert_eq!(
+            find_precisions(fixed, Device::Cpu, false).unwrap(),
+            [Precision::Bfloat16; 2]
+        );
     }
 
     #[test]
-    fn workers_measure_once_and_agree() {
-        let model = EmbeddedModel::named("demo").unwrap();
-        let weights = Weights::from_bytes(model.weights, Device::Cpu, Kind::Float).unwrap();
-        let config = clip::ModelConfig::parse(model.config).unwrap();
-        let rule = find_precision(PrecisionChoice::Auto, Device::Cpu).unwrap();
-        let of_another_worker = rule.clone();
-        let chosen = rule.of(&weights, &config).unwrap();
-        let PrecisionRule::Measured(measured) = &of_another_worker else {
-            panic!("auto on a CPU is measured");
-        };
-        assert_eq!(measured.get(), Some(&chosen));
-        assert_eq!(of_another_worker.of(&weights, &config).unwrap(), chosen);
-        // Measuring leaves the weights intact for the load that follows.
-        clip::Clip::load(weights.in_kind(chosen.kind()), &config).unwrap();
+    fn a_limit_on_onednn_takes_bfloat16_away() {
+        for limit in ["AVX2", "avx512_core", "AVX512_CORE_VNNI"] {
+            assert!(!allows_bfloat16(limit), "{limit}");
+        }
+        for limit in ["AVX512_CORE_BF16", "AVX10_1_512_AMX", "ALL", "DEFAULT", ""] {
+            assert!(allows_bfloat16(limit), "{limit}");
+        }
     }
 
     #[test]
@@ -220,14 +198,14 @@ mod tests {
         };
         let entry = ModelEntry::named("demo");
         let place = Place::find(&entry, &common, 1).unwrap();
-        assert_eq!((place.precision.unmeasured(), place.threads), (Precision::Bfloat16, 3));
+        assert_eq!((place.clip_precision, place.threads), (Precision::Bfloat16, 3));
+        assert_eq!(place.student_precision, Precision::Bfloat16);
         let own = ModelEntry {
-            precision: Some(PrecisionChoice::Auto),
+            precision: Some(PrecisionChoice::Fixed(Precision::Float32)),
             threads: Some(1),
             ..entry
         };
         let place = Place::find(&own, &common, 1).unwrap();
-        assert!(matches!(place.precision, PrecisionRule::Measured(_)));
-        assert_eq!(place.threads, 1);
+        assert_eq!((place.clip_precision, place.threads), (Precision::Float32, 1));
     }
 }

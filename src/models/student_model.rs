@@ -51,8 +51,7 @@ impl StudentModel {
     /// [`LabellerError::Load`] when the tensors are damaged, or the teacher is not the one that the card names.
     pub fn load(&self) -> Result<StudentLabeller, LabellerError> {
         self.place.prepare();
-        // `auto` measures the precision of the teacher, which embeds the texts. The student itself is not measured.
-        let precision = self.place.precision.unmeasured();
+        let precision = self.place.student_precision;
         let card = &self.card;
         let failed = |error: LoadError| LabellerError::Load(error.to_string());
         let stored = self.files.load(card, self.place.device).map_err(failed)?;

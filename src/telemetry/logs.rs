@@ -1,6 +1,8 @@
 //! Log lines: their settings and the subscriber that writes them.
 
+use std::backtrace::Backtrace;
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -27,7 +29,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts to write logs to standard error. The program calls this function once.
+/// Starts to write logs to standard error, messages of panics among them. The program calls this function once.
 ///
 /// # Errors
 /// Fails when `log_filter` is not a filter of the tracing crate.
@@ -41,5 +43,42 @@ pub fn start_logs(settings: &TelemetrySettings) -> Result<(), tracing_subscriber
         LogFormat::Text => registry.with(layer).init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
     }
+    std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Writes a panic as one line of the log. The rest of its message, such as libtorch's call stack, is for the level
+/// debug. Whoever catches the panic says what came of it.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let location = panic.location().map(ToString::to_string);
+    let message = panic.payload_as_str().unwrap_or("a panic without a message");
+    tracing::error!(thread, location, message = first_line(message), "a thread panicked");
+    let backtrace = Backtrace::capture();
+    tracing::debug!(thread, message, %backtrace, "the whole message of the panic");
+}
+
+/// Returns the first line of a message. libtorch puts its call stack below the first line. In the message of a panic
+/// over a `Result`, line breaks are escaped, and the first words name only the panic's kind.
+pub(crate) fn first_line(message: &str) -> &str {
+    let reason = message
+        .strip_prefix("called `Result::unwrap()` on an `Err` value: ")
+        .unwrap_or(message);
+    let ends = [reason.find('\n'), reason.find("\\n")];
+    let end = ends.into_iter().flatten().min().unwrap_or(reason.len());
+    reason[..end].trim_end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_leaves_out_call_stacks() {
+        assert_eq!(first_line("as it stands"), "as it stands");
+        assert_eq!(first_line("too large\nException raised from f\nframe #0"), "too large");
+        let of_a_result = "called `Result::unwrap()` on an `Err` value: Torch(\"too large\\nframe #0\")";
+        assert_eq!(first_line(of_a_result), "Torch(\"too large");
+    }
 }

@@ -6,5 +6,6 @@
 mod logs;
 mod metrics;
 
+pub(crate) use logs::first_line;
 pub use logs::{LogFormat, TelemetrySettings, start_logs};
 pub use metrics::{MetricsRegistry, Reading, Readings};

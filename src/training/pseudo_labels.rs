@@ -88,8 +88,7 @@ impl LabelCache {
     }
 
     /// Asks the engine for the label map of each image that has none, with these fields of a request, as an indexed
-    /// PNG. Calls `stop` before each request and `labelled` after each image, new or known. Returns false if `stop`
-    /// ended the work.
+    /// PNG. Calls `labelled` after each image, new or known. Finished label maps stay when the future is dropped.
     ///
     /// # Errors
     /// [`TrainError`] when the engine refuses a request or fails, or a file cannot be read or written. Finished label
@@ -99,9 +98,8 @@ impl LabelCache {
         engine: &Arc<Engine>,
         fields: &SegmentFields,
         files: &[PathBuf],
-        stop: impl Fn() -> bool,
         mut labelled: impl FnMut(),
-    ) -> Result<bool, TrainError> {
+    ) -> Result<(), TrainError> {
         let mut fields = fields.clone();
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Png,
@@ -110,9 +108,6 @@ impl LabelCache {
         for (image, path) in files.iter().enumerate() {
             let file = self.file(image);
             if !file.exists() {
-                if stop() {
-                    return Ok(false);
-                }
                 let request = SegmentRequest {
                     image: ImageSource::Upload(Bytes::from(fs::read(path).map_err(file_error(path))?)),
                     fields: fields.clone(),
@@ -129,7 +124,7 @@ impl LabelCache {
             }
             labelled();
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Returns the student's query of every pixel of an image, or [`UNLABELLED`].

@@ -325,10 +325,12 @@ async fn a_panicking_model_is_500_and_the_server_is_not_ready_until_it_is_loaded
 
     app.get("/health/ready")
         .await
-        .assert_problem(&unavailable("a model's worker failed and is being restarted"));
-    app.segment(&body)
-        .await
-        .assert_problem(&unavailable("the model is being loaded anew after a failure"));
+        .assert_problem(&not_ready("a model failed and is being loaded again", "recovering"));
+    let reply = app.segment(&body).await;
+    reply.assert_problem(&model_unavailable(
+        "the model colours is being loaded again after a failure",
+    ));
+    assert_eq!(reply.header("retry-after"), "1");
 
     drop(reload);
     app.until(Readiness::Ready).await;
@@ -412,10 +414,10 @@ async fn before_the_model_is_loaded_requests_are_503() {
     let body = with_image(json!({"classes": ["red"]}));
     app.get("/health/ready")
         .await
-        .assert_problem(&unavailable("a model is being loaded"));
+        .assert_problem(&not_ready("a model is being loaded", "starting"));
     app.segment(&body)
         .await
-        .assert_problem(&unavailable("the model is being loaded"));
+        .assert_problem(&model_unavailable("the model colours is being loaded"));
     drop(load);
     app.engine.ready().await.unwrap();
     app.segment(&body).await.ok();
@@ -435,7 +437,7 @@ async fn while_the_server_goes_down_new_requests_are_503_and_those_under_way_are
     app.engine.drain();
     app.get("/health/ready")
         .await
-        .assert_problem(&unavailable("the server is going down"));
+        .assert_problem(&not_ready("the server is going down", "ready"));
     app.segment(&body)
         .await
         .assert_problem(&unavailable("the server is going down"));
@@ -496,6 +498,23 @@ fn unavailable(detail: &str) -> serde_json::Value {
     json!({
         "type": "/problems/unavailable",
         "title": "The server is not ready",
+        "status": 503,
+        "detail": detail,
+        "instance": REQUEST_ID,
+    })
+}
+
+/// The problem of a readiness probe, with the status of the one model.
+fn not_ready(detail: &str, model: &str) -> serde_json::Value {
+    let mut problem = unavailable(detail);
+    problem["models"] = json!([{"name": "colours", "status": model}]);
+    problem
+}
+
+fn model_unavailable(detail: &str) -> serde_json::Value {
+    json!({
+        "type": "/problems/model-unavailable",
+        "title": "The model is not ready",
         "status": 503,
         "detail": detail,
         "instance": REQUEST_ID,

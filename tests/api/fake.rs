@@ -2,7 +2,7 @@
 //! wait, fail or panic when a test wants it to.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use maskclip::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, ScoreOptions};
@@ -45,6 +45,10 @@ pub struct Control(Arc<Calls>);
 #[derive(Default)]
 struct Calls {
     load: Mutex<VecDeque<Action>>,
+    /// Whether every load fails that has no action.
+    is_broken: AtomicBool,
+    /// Replaces the digest of the weights of a model that is loaded.
+    weights_sha256: Mutex<Option<String>>,
     look: Mutex<VecDeque<Action>>,
     score: Mutex<VecDeque<Action>>,
     embed: Mutex<VecDeque<Action>>,
@@ -121,6 +125,16 @@ impl Control {
         hold(&self.0.load)
     }
 
+    /// Makes every load of the model fail, or no load any more.
+    pub fn break_loads(&self, is_broken: bool) {
+        self.0.is_broken.store(is_broken, Ordering::SeqCst);
+    }
+
+    /// Puts other weights in the place of the model's, or the model's own back.
+    pub fn replace_weights(&self, sha256: Option<&str>) {
+        *self.0.weights_sha256.lock().unwrap() = sha256.map(str::to_owned);
+    }
+
     /// Waits until a call with an action has begun.
     pub async fn entered(&self) {
         self.0.entered.0.acquire().await.unwrap().forget();
@@ -145,8 +159,17 @@ impl Control {
         let control = self.clone();
         let factory: LabellerFactory = Arc::new(move || {
             control.perform(&control.0.load)?;
+            if control.0.is_broken.load(Ordering::SeqCst) {
+                return Err(LabellerError::Load(
+                    "the fake is broken\nbelow, a call stack".to_owned(),
+                ));
+            }
+            let mut info = info();
+            if let Some(sha256) = &*control.0.weights_sha256.lock().unwrap() {
+                info.weights_sha256.clone_from(sha256);
+            }
             Ok(Box::new(ColourLabeller {
-                info: info(),
+                info,
                 control: control.clone(),
             }))
         });

@@ -9,7 +9,10 @@ use crate::support::App;
 async fn a_warm_server_is_live_and_ready() {
     let app = App::start().await;
     assert_eq!(app.get("/health/live").await.ok(), json!({"status": "live"}));
-    assert_eq!(app.get("/health/ready").await.ok(), json!({"status": "ready"}));
+    assert_eq!(
+        app.get("/health/ready").await.ok(),
+        json!({"status": "ready", "models": [{"name": "colours", "status": "ready"}]})
+    );
 }
 
 #[tokio::test]

@@ -21,4 +21,5 @@ mod options;
 mod page;
 mod segment;
 mod several_models;
+mod supervision;
 mod vocabularies;

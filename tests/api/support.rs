@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use maskclip::api::{AppState, openapi_yaml, router};
 use maskclip::config::Config;
-use maskclip::engine::{Engine, Readiness};
+use maskclip::engine::{Engine, ModelState, Readiness};
 use maskclip::labeller::ServedModel;
 use maskclip::telemetry::MetricsRegistry;
 use serde_json::{Value, json};
@@ -59,6 +59,7 @@ impl App {
         change(&mut config);
         let metrics = MetricsRegistry::new();
         let engine = Engine::start(config.engine_settings(), models, None, &metrics);
+        engine.keep_embedded();
         let state = AppState {
             engine: Arc::clone(&engine),
             metrics,
@@ -73,14 +74,16 @@ impl App {
 
     /// Waits until the engine has reached the state.
     pub async fn until(&self, readiness: Readiness) {
-        let reached = async {
-            while self.engine.readiness() != readiness {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+        until(async || self.engine.readiness() == readiness).await;
+    }
+
+    /// Waits until the model has reached the state.
+    pub async fn until_model(&self, name: &str, state: ModelState) {
+        let is_reached = || {
+            let models = self.engine.model_states();
+            models.iter().any(|model| model.name == name && model.state == state)
         };
-        tokio::time::timeout(Duration::from_secs(30), reached)
-            .await
-            .expect("the engine reaches the state in time");
+        until(async || is_reached()).await;
     }
 
     /// Sends a request. Checks that the answer carries the request's id, that the document describes its status, and
@@ -130,6 +133,21 @@ impl App {
     /// Sends `POST /v1/segment` with a JSON body.
     pub async fn segment(&self, body: &Value) -> Reply {
         self.send(segment_json(body)).await
+    }
+}
+
+/// Waits until a condition holds. Fails if it takes much longer than on a busy machine.
+#[track_caller]
+pub fn until(holds: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
+    let reached = async move {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    async {
+        tokio::time::timeout(Duration::from_secs(30), reached)
+            .await
+            .expect("the condition holds in time");
     }
 }
 

@@ -9,6 +9,7 @@ mod lifecycle;
 mod loopback;
 mod segment;
 mod server;
+mod shutdown;
 mod site;
 mod student;
 mod train;

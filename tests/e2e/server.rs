@@ -54,7 +54,14 @@ impl Server {
         Self::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    fn spawn(command: Command) -> Self {
+        let server = Self::launch(command);
+        server.wait_until_ready();
+        server
+    }
+
+    /// Starts a command that serves and waits until it listens.
+    pub fn launch(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
         let mut stdout = BufReader::new(process.stdout.take().expect("standard output is piped"));
         let mut line = String::new();
@@ -64,16 +71,15 @@ impl Server {
             .strip_prefix("listening on ")
             .expect("the first line names the address")
             .to_owned();
-        let server = Self {
+        Self {
             process,
             stdout,
             address,
-        };
-        server.wait_until_ready();
-        server
+        }
     }
 
-    fn wait_until_ready(&self) {
+    /// Waits until the server says that it is ready.
+    pub fn wait_until_ready(&self) {
         let start = Instant::now();
         while agent()
             .get(self.url("/health/ready"))
@@ -181,8 +187,8 @@ pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
     command
 }
 
-/// Removes the settings of whoever runs the tests, and the store on disk. Sets float32, so that the speed of the
-/// machine does not choose the precision. Waiting threads leave the processor to the programs of other tests.
+/// Removes the settings of whoever runs the tests, and the store on disk. Sets float32, so that the processor does not
+/// choose the precision. Waiting threads leave the processor to the programs of other tests.
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
         command.env_remove(name);

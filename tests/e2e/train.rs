@@ -22,12 +22,12 @@ const STOPPING: &str = "stopping after this step; a second signal ends the proce
 
 /// Four example scenes to learn from, a vocabulary, and a folder for students. With four scenes, no step of two views
 /// shows the same scene twice.
-struct World {
+pub struct World {
     folder: tempfile::TempDir,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let world = Self {
             folder: tempfile::tempdir().unwrap(),
         };
@@ -44,12 +44,12 @@ impl World {
         world
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Returns the command that trains into a folder of this name. Values are small unless the arguments set others.
-    fn command(&self, output: &str, arguments: &[&str]) -> Command {
+    pub fn command(&self, output: &str, arguments: &[&str]) -> Command {
         let small = [
             ["--backbone", "resnet18"],
             ["--width", "4"],

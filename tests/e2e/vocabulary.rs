@@ -107,6 +107,24 @@ fn a_restart_after_a_kill_pays_for_nothing() {
 }
 
 #[test]
+fn embedding_that_the_end_of_a_server_cuts_off_goes_on_after_its_restart() {
+    let (_folder, store) = place();
+    let mut server = Server::start_on(&store);
+    let names: Vec<_> = (0..120).map(|number| format!("thing number {number}")).collect();
+    assert_eq!(put(&server, "things", &json!({"classes": names})), 202);
+    server.signal("TERM");
+    assert_eq!(server.wait(Duration::from_secs(60)), Some(0));
+
+    let server = Server::start_on(&store);
+    assert_eq!(wait_until_embedded(&server, "things"), 120);
+    assert_eq!(
+        server.metric(DISK_HITS) + server.metric(MISSES),
+        120,
+        "no text is computed twice"
+    );
+}
+
+#[test]
 fn what_a_published_list_costs_is_paid_once() {
     let (_folder, store) = place();
     let request = request("voc-20");

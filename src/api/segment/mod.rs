@@ -183,6 +183,7 @@ impl IntoResponses for SegmentProblems {
             ProblemType::UnsupportedByModel,
             ProblemType::Overloaded,
             ProblemType::Unavailable,
+            ProblemType::ModelUnavailable,
             ProblemType::DeadlineExceeded,
         ])
     }

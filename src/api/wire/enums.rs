@@ -80,6 +80,14 @@ counterparts! {
         Likeness,
     }
 
+    /// Whether a model answers requests.
+    ModelState of crate::engine::ModelState {
+        Starting,
+        Ready,
+        Recovering,
+        Failed,
+    }
+
     /// What is done to scores at the image's size, before they become probabilities.
     Refinement of crate::dense::Refinement {
         None,

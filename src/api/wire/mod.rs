@@ -6,6 +6,7 @@
 mod classes;
 mod enums;
 mod key_smoothing;
+mod model_health;
 mod timings;
 mod window;
 
@@ -15,5 +16,6 @@ pub use enums::{
     WarningCode,
 };
 pub use key_smoothing::KeySmoothingBody;
+pub use model_health::ModelHealth;
 pub use timings::Timings;
 pub use window::WindowBody;

@@ -3,16 +3,18 @@
 mod arguments;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 
 use super::disk::open_disk;
+use super::ending::end;
 use super::measure::{Result, classes_named, find_vocabulary, progress, resolve, set_all, with_background};
 use super::serve::shutdown_signal;
 use crate::config::Config;
@@ -38,9 +40,12 @@ pub use arguments::TrainArguments;
 /// Number of texts that are embedded at once, each with all templates.
 const TEXTS_AT_ONCE: usize = 8;
 
-/// Trains until the student is finished, or until SIGTERM or SIGINT, which saves the state. A second of these signals
-/// ends the process at once. Prints the student's path to standard output.
+/// Trains until the student is finished, or until SIGTERM or SIGINT. These end the run after its present step, whose
+/// state is saved; before the first step they end the
+/// process at once, because nothing is lost. A second signal ends the
+/// process at once in any case. Prints the student's path to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
+    let signals = Signals::watch()?;
     let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
     telemetry::start_logs(&config.telemetry)?;
     let model = config.asked_models().find_teacher()?;
@@ -56,7 +61,6 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
         checkpoint_steps: arguments.checkpoint_steps,
     };
     let steps_made = run.steps_made()?;
-    let (signals, stop) = stop_on_signal()?;
     let cache = match plan.settings.pseudo_labels {
         PseudoLabels::EachView | PseudoLabels::None => None,
         PseudoLabels::Once => Some(LabelCache::open(run.folder, plan, &prepared.texts.taught)?),
@@ -71,11 +75,9 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
             fields: &prepared.question.fields,
             cache,
         };
-        if !signals.block_on(once.label(&run, &stop))? {
-            eprintln!("stopped while images were labelled: the same command goes on from there");
-            return Ok(());
-        }
+        signals.block_on(once.label(&run))?;
     }
+    signals.enter(Phase::Steps);
     let mut bar = Bar::new(plan.settings.steps);
     let outcome = run.train(
         &mut Teacher {
@@ -86,7 +88,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
             given: prepared.given.as_ref(),
             confidence: plan.settings.confidence,
         },
-        || stop.load(Ordering::Relaxed),
+        || signals.stop.load(Ordering::Relaxed),
         |report, images_per_second| bar.show(report, images_per_second),
     );
     bar.0.finish_and_clear();
@@ -133,10 +135,10 @@ struct LabelOnce<'a> {
 }
 
 impl LabelOnce<'_> {
-    /// Labels the images that have no label map, with an engine that ends afterwards. Returns false if it was stopped.
-    async fn label(self, run: &TrainRun<'_>, stop: &AtomicBool) -> Result<bool> {
+    /// Labels the images that have no label map, with an engine that ends afterwards.
+    async fn label(self, run: &TrainRun<'_>) -> Result<()> {
         if self.cache.is_complete(run.files.len()) {
-            return Ok(true);
+            return Ok(());
         }
         let mut fields = self.fields.clone();
         fields.features.deadline_seconds = Some(self.config.engine.max_deadline_seconds);
@@ -144,8 +146,7 @@ impl LabelOnce<'_> {
         let engine = Engine::start(settings, vec![self.model], self.disk, &MetricsRegistry::new());
         engine.ready().await?;
         let bar = progress(run.files.len());
-        let stop = || stop.load(Ordering::Relaxed);
-        let done = self.cache.fill(&engine, &fields, run.files, stop, || bar.inc(1)).await;
+        let done = self.cache.fill(&engine, &fields, run.files, || bar.inc(1)).await;
         bar.finish_and_clear();
         Ok(done?)
     }
@@ -292,26 +293,84 @@ struct Question {
     options: SegmentOptions,
 }
 
-/// Returns a flag that the first SIGTERM or SIGINT sets. The second one ends the process with the exit status that a
-/// shell reports for the signal. Both happen in the signal's handler, because a step may take minutes and occupy every
-/// thread. The returned runtime prints a message at the first signal.
-fn stop_on_signal() -> Result<(Runtime, Arc<AtomicBool>)> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        // Handlers run in this order, so the first signal finds the flag unset and sets it.
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
-        flag::register(signal, Arc::clone(&stop))?;
+/// What a run is at, which decides what the first signal does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The teacher is loaded, texts are embedded, images are found. Nothing is written.
+    Preparing,
+    /// Images are labelled before the first step. A label map is written between two of its awaits.
+    Labelling,
+    /// Steps are made.
+    Steps,
+}
+
+/// What SIGTERM and SIGINT do to a run.
+struct Signals {
+    /// Runs the task that waits for the signals, and the engine that labels images.
+    runtime: Runtime,
+    /// Set by the first signal. Then the run ends after its present step.
+    stop: Arc<AtomicBool>,
+    phase: Arc<Mutex<Phase>>,
+    /// Tells of the first signal while images are labelled.
+    stop_labelling: Arc<Notify>,
+}
+
+impl Signals {
+    /// Watches for the signals from now on. The second one ends the process with the exit status that a shell reports
+    /// for the signal. Both that and the flag are set in the signal's handler, because a step may take minutes and
+    /// occupy every thread. What the first signal does before the first step, and its message, come from the runtime.
+    fn watch() -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            // Handlers run in this order, so the first signal finds the flag unset and sets it.
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
+            flag::register(signal, Arc::clone(&stop))?;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let signal = runtime.block_on(async { shutdown_signal() })?;
+        let signals = Self {
+            runtime,
+            stop,
+            phase: Arc::new(Mutex::new(Phase::Preparing)),
+            stop_labelling: Arc::default(),
+        };
+        let (phase, stop_labelling) = (Arc::clone(&signals.phase), Arc::clone(&signals.stop_labelling));
+        signals.runtime.spawn(async move {
+            signal.await;
+            // The lock is held to the end, so that the phase does not change.
+            let phase = phase.lock().expect("nobody panics while holding the lock");
+            match *phase {
+                Phase::Preparing => {
+                    eprintln!("stopped before any image was labelled: the same command starts again");
+                    end(0)
+                }
+                Phase::Labelling => stop_labelling.notify_one(),
+                Phase::Steps => eprintln!("stopping after this step; a second signal ends the process at once"),
+            }
+        });
+        Ok(signals)
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
-    let signal = runtime.block_on(async { shutdown_signal() })?;
-    runtime.spawn(async move {
-        signal.await;
-        eprintln!("stopping after this step; a second signal ends the process at once");
-    });
-    Ok((runtime, stop))
+
+    fn enter(&self, phase: Phase) {
+        *self.phase.lock().expect("nobody panics while holding the lock") = phase;
+    }
+
+    /// Labels images to the end. The first signal ends the process at once, between two label maps.
+    fn block_on(&self, label: impl Future<Output = Result<()>>) -> Result<()> {
+        self.enter(Phase::Labelling);
+        self.runtime.block_on(async {
+            tokio::select! {
+                labelled = label => labelled,
+                () = self.stop_labelling.notified() => {
+                    eprintln!("stopped while images were labelled: the same command goes on from there");
+                    end(0)
+                }
+            }
+        })
+    }
 }
 
 /// Returns each of the teacher's texts as a class.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use tch::Kind;
+
 /// The reason why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -53,6 +55,20 @@ pub enum CheckpointError {
         expected: Vec<i64>,
         /// The shape that the tensor has.
         found: Vec<i64>,
+    },
+    /// A tensor has values that are infinite or NaN, in the file or in the element type of the model.
+    #[error("the checkpoint's tensor {name} has infinities or NaN among its values as {kind:?}")]
+    NotFinite {
+        /// The tensor's name in the file.
+        name: String,
+        /// The element type that was asked for.
+        kind: Kind,
+    },
+    /// A projection into the embedding space is all zero.
+    #[error("the checkpoint's tensor {name} is all zero, so every embedding would be, too")]
+    AllZero {
+        /// The tensor's name in the file.
+        name: String,
     },
     /// The width of an attention cannot be divided into heads.
     #[error("a width of {width} cannot be divided into heads of {head_width}")]

@@ -124,18 +124,6 @@ impl Weights {
         })
     }
 
-    /// Returns a second set of the tensors that have not been taken yet, to be handed out as `kind`. Taking a tensor
-    /// from one set leaves it in the other. Both share the files.
-    pub fn again(&self, kind: Kind) -> Self {
-        Self {
-            files: self.files.clone(),
-            tensors: self.tensors.clone(),
-            sha256: Arc::clone(&self.sha256),
-            kind,
-            ..*self
-        }
-    }
-
     /// Returns these weights, to be handed out as `kind`.
     pub fn in_kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
@@ -163,7 +151,7 @@ impl Weights {
     /// these weights.
     ///
     /// # Errors
-    /// Fails when the checkpoint has no such tensor, or has it in another shape.
+    /// Fails when the checkpoint has no such tensor, has it in another shape, or with values that are not finite.
     pub fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, CheckpointError> {
         self.take_as(name, shape, self.kind)
     }
@@ -184,7 +172,29 @@ impl Weights {
             let (name, expected) = self.in_file(name, shape);
             return Err(CheckpointError::WrongShape { name, expected, found });
         }
-        Ok(tensor.read(&self.files).to_device(self.device).to_kind(kind))
+        let taken = tensor.read(&self.files).to_device(self.device).to_kind(kind);
+        // An infinity or NaN anywhere makes the sum one. In float16 a value may have become infinite just now.
+        if taken.sum(Kind::Float).double_value(&[]).is_finite() {
+            return Ok(taken);
+        }
+        let (name, _) = self.in_file(name, shape);
+        Err(CheckpointError::NotFinite { name, kind })
+    }
+
+    /// Refuses a tensor of zeros, if there is a tensor of that name that has not been taken yet. For projections: one of
+    /// zeros makes every embedding zero, which has no direction.
+    ///
+    /// # Errors
+    /// [`CheckpointError::AllZero`] names the tensor.
+    pub(super) fn refuse_zeros(&self, name: &str) -> Result<(), CheckpointError> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Ok(());
+        };
+        if bool::try_from(tensor.read(&self.files).any()).unwrap_or(true) {
+            return Ok(());
+        }
+        let (name, _) = self.in_file(name, tensor.shape());
+        Err(CheckpointError::AllZero { name })
     }
 
     /// Returns a tensor's name and shape as the file has them.
@@ -352,10 +362,12 @@ mod tests {
 
     /// A file with `a` = [[1, 2, 3], [4, 5, 6]] and the counter of a batch normalisation.
     fn small_file() -> Vec<u8> {
-        let values: Vec<u8> = [1f32, 2., 3., 4., 5., 6.]
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
+        file_of([1., 2., 3., 4., 5., 6.])
+    }
+
+    /// A file with `a`, `[2, 3]`, and the counter of a batch normalisation.
+    fn file_of(values: [f32; 6]) -> Vec<u8> {
+        let values: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let count = 7i64.to_le_bytes();
         let tensors = [
             ("a", TensorView::new(Dtype::F32, vec![2, 3], &values).unwrap()),
@@ -400,6 +412,33 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "the checkpoint's tensor a is [2, 3], expected [3, 2]"
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_refused_with_its_tensors_name() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let file = file_of([1., 2., 3., 4., 5., value]);
+            let mut weights = Weights::from_bytes(file, Device::Cpu, Kind::Float).unwrap();
+            assert_eq!(
+                weights.take("a", &[2, 3]).unwrap_err().to_string(),
+                "the checkpoint's tensor a has infinities or NaN among its values as Float"
+            );
+        }
+        // Too large for float16, whose largest value is 65504.
+        let mut weights = Weights::from_bytes(file_of([7e4; 6]), Device::Cpu, Kind::Half).unwrap();
+        let error = weights.take("a", &[2, 3]).unwrap_err().to_string();
+        assert!(error.ends_with("as Half"), "{error}");
+    }
+
+    #[test]
+    fn a_tensor_of_zeros_is_refused_by_name_where_it_must_not_be_one() {
+        let weights = |values| Weights::from_bytes(file_of(values), Device::Cpu, Kind::Float).unwrap();
+        weights([0., 0., 0., 0., 0., -1.]).refuse_zeros("a").unwrap();
+        weights([0.; 6]).refuse_zeros("b").unwrap();
+        assert_eq!(
+            weights([0.; 6]).refuse_zeros("a").unwrap_err().to_string(),
+            "the checkpoint's tensor a is all zero, so every embedding would be, too"
         );
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::Stage;
 use super::cost::CostError;
+use super::model_state::ModelState;
 use crate::dense::DenseError;
 use crate::image::{DecodeError, InputTooLarge, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
@@ -272,12 +273,35 @@ pub enum SegmentError {
         /// The stage that the request was in.
         stage: &'static str,
     },
-    /// No worker is ready, or the server is shutting down.
+    /// The server is shutting down.
     #[error("{0}")]
     Unavailable(&'static str),
+    /// No worker has the model. Other models may answer.
+    #[error("{}", model_unavailable(model, *state, *next_attempt))]
+    ModelUnavailable {
+        /// The model's name in requests.
+        model: String,
+        /// The model's state.
+        state: ModelState,
+        /// How long until the next attempt to load the model. Zero while it is being loaded.
+        next_attempt: Duration,
+    },
     /// An internal failure. The log has the details.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+fn model_unavailable(model: &str, state: ModelState, next_attempt: Duration) -> String {
+    match state {
+        ModelState::Starting => format!("the model {model} is being loaded"),
+        ModelState::Ready | ModelState::Recovering => {
+            format!("the model {model} is being loaded again after a failure")
+        }
+        ModelState::Failed => format!(
+            "the model {model} cannot be loaded; the next attempt is in {:.1} s",
+            next_attempt.as_secs_f64()
+        ),
+    }
 }
 
 /// Returns "is demo" for one name, "are demo, fruit" for several.

@@ -148,6 +148,17 @@ impl StudentFiles {
             path: self.weights.clone(),
             reason,
         };
+        let [mean, std] = card.plan.normalisation;
+        let is_usable =
+            mean.iter().all(|value| value.is_finite()) && std.iter().all(|value| value.is_finite() && *value > 0.0);
+        if !is_usable {
+            return Err(LoadError::Card {
+                path: self.card.clone(),
+                reason: format!(
+                    "plan.normalisation is {mean:?} and {std:?}: a deviation must be above 0, and all values finite"
+                ),
+            });
+        }
         let bytes = read(&self.weights)?;
         let digest = hex::encode(Sha256::digest(&bytes));
         if digest != card.weights_sha256 {
@@ -192,7 +203,12 @@ fn tensors(bytes: &[u8]) -> Result<HashMap<String, Tensor>, String> {
             other => return Err(format!("{name} holds {other}")),
         };
         let shape: Vec<i64> = view.shape().iter().map(|&length| to_i64(length)).collect();
-        Ok((name, Tensor::from_data_size(view.data(), &shape, kind)))
+        let tensor = Tensor::from_data_size(view.data(), &shape, kind);
+        // An infinity or NaN anywhere makes the sum one.
+        if !tensor.sum(Kind::Float).double_value(&[]).is_finite() {
+            return Err(format!("{name} has infinities or NaN among its values"));
+        }
+        Ok((name, tensor))
     });
     tensors.collect()
 }
@@ -235,4 +251,25 @@ fn holds_a_network(path: &Path) -> bool {
         let has_layers = |layers: &str| header.keys().any(|name| name.starts_with(layers));
         header.contains_key(CLASSIFIER) && LAYERS.into_iter().all(has_layers)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+
+    use super::*;
+
+    #[test]
+    fn a_tensor_with_a_value_that_is_not_finite_is_refused_by_name() {
+        let file = |value: f32| {
+            let bytes: Vec<u8> = [1.0, value].iter().flat_map(|value| value.to_le_bytes()).collect();
+            let view = TensorView::new(Dtype::F32, vec![2], &bytes).expect("two floats");
+            serialize([("head.bias", view)], None).expect("a small file")
+        };
+        assert_eq!(tensors(&file(2.0)).expect("two numbers").len(), 1);
+        assert_eq!(
+            tensors(&file(f32::NAN)).expect_err("no number"),
+            "head.bias has infinities or NaN among its values"
+        );
+    }
 }

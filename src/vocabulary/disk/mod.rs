@@ -72,8 +72,8 @@ pub enum DiskError {
         /// The file's format.
         found: i32,
     },
-    /// The file was damaged and could not be replaced. The log has the cause.
-    #[error("it was damaged and has been given up")]
+    /// The store is closed, or its file was damaged and could not be replaced. The log has the cause.
+    #[error("it is closed, or was damaged and has been given up")]
     GivenUp,
     /// SQLite failed, for example because the disk is full or another process holds the file too long.
     #[error(transparent)]
@@ -86,7 +86,7 @@ pub struct DiskStore {
     path: PathBuf,
     /// Largest size of the file in bytes. The least recently used embeddings make room.
     capacity_bytes: u64,
-    /// The connection; `None` once the damaged file could not be replaced.
+    /// The connection; `None` once the store is closed, or the damaged file could not be replaced.
     connection: Mutex<Option<Connection>>,
     /// Size of the file in bytes when this process last wrote it.
     bytes: AtomicU64,
@@ -125,6 +125,18 @@ impl DiskStore {
     /// most a few megabytes.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Closes the file. The last process that closes it writes the log back, so that one file holds everything. Later
+    /// calls fail.
+    pub(super) fn close(&self) {
+        let mut connection = self
+            .connection
+            .lock()
+            .expect("nothing panics while it has the connection");
+        if let Some(Err((_, error))) = connection.take().map(Connection::close) {
+            tracing::warn!(%error, path = %self.path.display(), "cannot close the store on disk");
+        }
     }
 
     /// Runs work on the file. If the file turns out to be damaged, replaces it and runs the work again.

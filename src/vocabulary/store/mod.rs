@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
@@ -22,6 +22,9 @@ use crate::support::{ByteLru, run_blocking};
 /// a time, so that images get their turn between the chunks of a long vocabulary. A chunk holds about 20 class names
 /// with 85 templates, or 1,800 with one template.
 const CHUNK_TOKENS: usize = 16_384;
+
+/// Least time that a store on disk has to write its log back.
+const CLOSING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The result of [`TextEmbedder::embed`]: one embedding per text, in the order of the texts.
 pub type EmbeddingFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<TextEmbedding>, EmbeddingError>> + Send + 'a>>;
@@ -147,6 +150,24 @@ impl EmbeddingStore {
         match self.disk.clone() {
             Some(disk) if !missing.is_empty() => held + run_blocking(move || disk.count(&missing)).await.unwrap_or(0),
             _ => held,
+        }
+    }
+
+    /// Returns whether no text is being read or computed.
+    pub fn is_idle(&self) -> bool {
+        self.state().pending.is_empty()
+    }
+
+    /// Writes the log of the store on disk back into its file, and stops using the store. Gives up at `until`, or after
+    /// [`CLOSING_LIMIT`] if that is later: the log is complete and the next start reads it.
+    pub async fn close_disk(&self, until: Instant) {
+        let Some(disk) = self.disk.clone() else { return };
+        let until = until.max(Instant::now() + CLOSING_LIMIT);
+        if tokio::time::timeout_at(until.into(), run_blocking(move || disk.close()))
+            .await
+            .is_err()
+        {
+            tracing::warn!("the log of the store on disk was not written back in time; the next start does it");
         }
     }
 

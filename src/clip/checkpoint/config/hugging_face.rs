@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ModelConfig, head_width};
+use super::{ModelConfig, check_normalisation, head_width};
 use crate::clip::Activation;
 
 /// Every LayerNorm of this crate adds this to the variance.
@@ -33,6 +33,8 @@ pub(super) fn parse(config: &str, preprocessor: Option<&str>) -> Result<ModelCon
             )));
         }
     }
+    let names = ["image_mean", "image_std"].map(|name| format!("preprocessor_config.json's {name}"));
+    check_normalisation(names, preprocessor.image_mean, preprocessor.image_std)?;
     Ok(ModelConfig {
         activation: activation(&vision.hidden_act)?,
         visual_head_width: vision.head_width("vision_config", 768, 12)?,
@@ -126,6 +128,15 @@ mod tests {
             std: Some([0.25, 0.5, 1.0]),
         };
         assert_eq!(parse(VIT_L_14, Some(preprocessor)).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_deviation_of_zero_is_refused_by_its_key() {
+        let error = parse(VIT_L_14, Some(r#"{"image_std": [0, 0.5, 1]}"#)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "preprocessor_config.json's image_std [0.0, 0.5, 1.0] is not above 0"
+        );
     }
 
     #[test]

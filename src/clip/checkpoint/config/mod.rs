@@ -103,6 +103,11 @@ impl ModelConfig {
         } else {
             (serde_json::from_value(value)?, Preprocess::default())
         };
+        check_normalisation(
+            ["mean", "std"].map(|name| format!("preprocess_cfg.{name}")),
+            preprocess.mean,
+            preprocess.std,
+        )?;
         Ok(Self {
             activation: if model.quick_gelu {
                 Activation::QuickGelu
@@ -193,6 +198,26 @@ fn head_width(name: &str, width: u32, heads: u32) -> Result<i64, serde_json::Err
     }
 }
 
+/// Refuses a normalisation whose result is no number. `names` are the names of mean and deviation in the configuration,
+/// for the error message.
+fn check_normalisation(
+    [mean_name, std_name]: [String; 2],
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+) -> Result<(), serde_json::Error> {
+    if let Some(mean) = mean
+        && !mean.iter().all(|value| value.is_finite())
+    {
+        return Err(serde::de::Error::custom(format!("{mean_name} {mean:?} is not finite")));
+    }
+    if let Some(std) = std
+        && !std.iter().all(|value| value.is_finite() && *value > 0.0)
+    {
+        return Err(serde::de::Error::custom(format!("{std_name} {std:?} is not above 0")));
+    }
+    Ok(())
+}
+
 fn read_if_there(path: &Path) -> Result<Option<String>, CheckpointError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -264,6 +289,22 @@ mod tests {
         let other_pool = VIT_B_16_QUICKGELU.replace("\"patch_size\"", "\"pool_type\": \"avg\", \"patch_size\"");
         let error = ModelConfig::parse(&other_pool).unwrap_err().to_string();
         assert!(error.contains("unknown field `pool_type`"), "{error}");
+    }
+
+    #[test]
+    fn a_normalisation_without_numbers_is_refused_by_its_key() {
+        let refused = |from: &str, to: &str| {
+            let error = ModelConfig::parse(&HUB_VIT_H_14.replace(from, to));
+            error.unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused("0.25, 0.5, 1.0", "0.25, 0, 1.0"),
+            "preprocess_cfg.std [0.25, 0.0, 1.0] is not above 0"
+        );
+        assert_eq!(
+            refused("0.5, 0.25, 0.125", "0.5, 1e300, 0.125"),
+            "preprocess_cfg.mean [0.5, inf, 0.125] is not finite"
+        );
     }
 
     #[test]
