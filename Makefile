@@ -15,9 +15,8 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability parity bench methods deny env install clean
-
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-shutdown test-page parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability \
+    test-shutdown test-faults parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +62,10 @@ test-reliability: build ## load, abuse and faults beside their bars, on an idle 
 test-shutdown: export SHUTDOWN_MOMENTS ?= 100
 test-shutdown: ## SIGTERM at 100 random moments of loading, embedding, labelling and training (10 minutes; SHUTDOWN_MOMENTS=1000)
 	@$(cargo) test --test e2e $(locked) -- shutdown:: --nocapture
+
+test-faults: export FAULT_SECONDS ?= 60
+test-faults: ## a model that panics, and one that cannot be loaded for a minute, beside another (FAULT_SECONDS=600)
+	@$(cargo) test --test api $(locked) -- supervision::faults:: --nocapture
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run

@@ -2,14 +2,6 @@
 
 use super::{CheckpointError, ModelConfig, TextTower, Tokenizer, VisualTower, Weights};
 
-/// The last step of each tower, under the names that towers of either architecture have.
-const PROJECTIONS: [&str; 4] = [
-    "text_projection",
-    "visual.proj",
-    "visual.attnpool.v_proj.weight",
-    "visual.attnpool.c_proj.weight",
-];
-
 /// A CLIP model: two towers that map images and texts into one embedding space.
 #[derive(Debug)]
 pub struct Clip {
@@ -29,9 +21,6 @@ impl Clip {
     /// # Errors
     /// Fails when a tensor is missing, does not fit the others, is left over, or holds no usable values.
     pub fn load(mut weights: Weights, config: &ModelConfig) -> Result<Self, CheckpointError> {
-        for name in PROJECTIONS {
-            weights.refuse_zeros(name)?;
-        }
         let visual = VisualTower::load(&mut weights, config)?;
         let text = TextTower::load(&mut weights, config.activation, config.text_head_width)?;
         // CLIP was trained to multiply cosines by this scale. Here each request chooses its own: `temperature`.

@@ -18,16 +18,24 @@ use super::worker::{Job, JobError, Ticket};
 use super::{Engine, Stage};
 use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
+use crate::telemetry::first_line;
 
 impl Engine {
-    /// Returns the model's description if the model can answer a request now. Other models do not matter.
+    /// Returns the model's description if the model can answer a request now, or is being loaded again after a panic:
+    /// that takes a moment, and a request that waits for it notices nothing of the panic. Those that wait take at most
+    /// half of the slots, so that other models have the rest.
     ///
     /// # Errors
     /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::ModelUnavailable`] while no worker has the
     /// model.
     pub(super) fn ready_model(&self, host: &ModelHost) -> Result<Arc<ModelInfo>, SegmentError> {
-        match (host.state(), host.info()) {
-            (ModelState::Ready, Some(model)) if !self.draining.load(Ordering::Relaxed) => Ok(model),
+        let answers = match host.state() {
+            ModelState::Ready => true,
+            ModelState::Recovering => host.queue.len() < self.slots.capacity().div_ceil(2),
+            ModelState::Starting | ModelState::Failed => false,
+        };
+        match host.info() {
+            Some(model) if answers && !self.draining.load(Ordering::Relaxed) => Ok(model),
             _ => Err(self.unavailable(host)),
         }
     }
@@ -72,6 +80,13 @@ impl Engine {
             capacity: self.slots.capacity(),
         })
     }
+}
+
+/// Returns the error of a request whose model failed: one line with the model's name. What libtorch says below its first
+/// line, its call stack, is for the level debug.
+pub(super) fn model_failed(model: &str, error: &str) -> SegmentError {
+    tracing::debug!(model, error, "the whole error of the model");
+    SegmentError::Internal(format!("the model {model}: {}", first_line(error)))
 }
 
 /// The stage that a request is in. The engine reads it when the deadline cuts the request off.

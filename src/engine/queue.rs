@@ -79,6 +79,11 @@ impl<T> JobQueue<T> {
         }
     }
 
+    /// Returns how many jobs wait.
+    pub fn len(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
     /// Returns how many waiting jobs satisfy `matches`.
     pub fn count(&self, matches: impl Fn(&T) -> bool) -> usize {
         self.lock().jobs.iter().filter(|job| matches(job)).count()

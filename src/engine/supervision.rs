@@ -166,24 +166,19 @@ impl Attempts {
     }
 }
 
-/// Loads and warms a model. The error is one line and names the model.
+/// Loads and warms a model. The error is one line and names the model; what libtorch says below its first line is for the
+/// level debug.
 fn load(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerError> {
     let model = &context.jobs.model;
-    match catch_panic(|| load_and_warm(context)) {
-        Ok(Ok(labeller)) => Ok(labeller),
-        Ok(Err(LabellerError::Load(reason))) => Err(LabellerError::Load(format!(
-            "the model {model}: {}",
-            first_line(&reason)
-        ))),
-        Ok(Err(LabellerError::Model(reason))) => Err(LabellerError::Load(format!(
-            "the model {model}: it failed while it was warmed up: {}",
-            first_line(&reason)
-        ))),
-        Err(panic) => Err(LabellerError::Load(format!(
-            "the model {model}: it panicked while it was loaded: {}",
-            first_line(&panic)
-        ))),
-    }
+    let (what, reason) = match catch_panic(|| load_and_warm(context)) {
+        Ok(Ok(labeller)) => return Ok(labeller),
+        Ok(Err(LabellerError::Load(reason))) => ("", reason),
+        Ok(Err(LabellerError::Model(reason))) => ("it failed while it was warmed up: ", reason),
+        Err(panic) => ("it panicked while it was loaded: ", panic),
+    };
+    tracing::debug!(model, reason, "the whole reason why the model cannot be loaded");
+    let reason = first_line(&reason);
+    Err(LabellerError::Load(format!("the model {model}: {what}{reason}")))
 }
 
 /// Loads a model and lets it score once, so that allocators, thread pools and kernels are ready. Refuses a model that

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::admission::model_failed;
 use super::host::ModelHost;
+use super::model_state::ModelState;
 use super::queue::JobQueue;
 use super::request::{SegmentError, SegmentFields};
 use super::slots::Slot;
@@ -29,16 +31,18 @@ impl Engine {
     ) -> Result<EmbeddedTexts, SegmentError> {
         let mut embeddings = EmbeddedTexts::new();
         for (space, texts) in spaces(model, templates, texts) {
-            let embedder = QueueEmbedder {
+            let embedder = Arc::new(QueueEmbedder {
                 queue: Arc::clone(&host.queue),
                 slot: Arc::clone(slot),
-            };
-            let resolved = self.embeddings.resolve(&space, &texts, Arc::new(embedder)).await;
+            });
+            let mut resolved = self.embeddings.resolve(&space, &texts, embedder.clone()).await;
+            // A model with the same text tower had promised some of the texts, and is down now.
+            if matches!(resolved, Err(EmbeddingError::Unavailable(_))) && host.state() == ModelState::Ready {
+                resolved = self.embeddings.resolve(&space, &texts, embedder).await;
+            }
             let resolved = resolved.map_err(|error| match error {
                 EmbeddingError::Unavailable(_) => self.unavailable(host),
-                EmbeddingError::Failed(_) | EmbeddingError::Interrupted => {
-                    SegmentError::Internal(format!("the model {}: {error}", host.name))
-                }
+                EmbeddingError::Failed(_) | EmbeddingError::Interrupted => model_failed(&host.name, &error.to_string()),
             })?;
             embeddings.extend(texts.into_iter().zip(resolved));
         }

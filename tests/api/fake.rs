@@ -53,6 +53,8 @@ struct Calls {
     score: Mutex<VecDeque<Action>>,
     embed: Mutex<VecDeque<Action>>,
     entered: Entered,
+    /// Every so many-th look panics; 0 for none.
+    panics_every: AtomicUsize,
     /// Number of images whose features have been computed, including the warm-up.
     looks: AtomicUsize,
     refinements: AtomicUsize,
@@ -88,6 +90,11 @@ impl Control {
     /// Sets the action of the next computation of features.
     pub fn on_look(&self, action: Action) {
         self.0.look.lock().unwrap().push_back(action);
+    }
+
+    /// Makes every so many-th look panic, or none with 0.
+    pub fn panic_every(&self, looks: usize) {
+        self.0.panics_every.store(looks, Ordering::Relaxed);
     }
 
     /// Returns how often features have been computed so far, including warm-ups.
@@ -273,7 +280,10 @@ impl ColourLabeller {
         input: &ModelInput,
         options: &FeatureOptions,
     ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
-        self.control.0.looks.fetch_add(1, Ordering::Relaxed);
+        let looks = 1 + self.control.0.looks.fetch_add(1, Ordering::Relaxed);
+        if looks.checked_rem(self.control.0.panics_every.load(Ordering::Relaxed)) == Some(0) {
+            panic!("the fake panics over look {looks}");
+        }
         self.control.perform(&self.control.0.look)?;
         let side = PATCH_PIXELS as usize;
         let grid = |image: &NormalisedImage| {

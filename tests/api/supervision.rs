@@ -178,6 +178,26 @@ async fn a_student_whose_worker_is_down_refuses_texts_that_its_teacher_embeds() 
 }
 
 #[tokio::test]
+async fn texts_that_a_model_promised_before_it_went_down_are_embedded_by_another_that_needs_them() {
+    let (app, _student) = App::start_two(|_| ()).await;
+    let (release, released) = mpsc::channel();
+    app.control.on_score(Action::PanicAfter(released));
+    let panicking = app.spawn_segment(body(json!({})));
+    app.control.entered().await;
+    let classes = json!(["red", "a new word"]);
+    let promised = app.spawn_segment(body(json!({"classes": classes})));
+    app.until_metric(r#"maskclip_queue_depth{model="colours"}"#, 1).await;
+    let shares = app.spawn_segment(body(json!({"classes": classes, "model": "fruit"})));
+    // The other text has been embedded for the first request.
+    app.until_metric("maskclip_vocabulary_hits_total", 3).await;
+    app.control.break_loads(true);
+    drop(release);
+    assert_eq!(panicking.await.unwrap().status, 500);
+    assert_eq!(promised.await.unwrap().status, 503);
+    shares.await.unwrap().ok();
+}
+
+#[tokio::test]
 async fn readiness_lists_the_models_and_a_setting_says_whether_one_is_enough() {
     for (ready_when, status) in [(ReadyWhen::All, 503), (ReadyWhen::Any, 200)] {
         let (app, student) = App::start_two(|config| config.engine.ready_when = ready_when).await;
@@ -357,4 +377,105 @@ async fn an_engine_that_closes_does_not_wait_longer_than_it_may() {
     app.put("words", json!(["a"])).await;
     app.control.entered().await;
     app.engine.close(Instant::now() + Duration::from_millis(20)).await;
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_a_reload_leave_slots_to_other_models() {
+    let (app, _student) = App::start_two(|config| config.engine.queue_capacity = 4).await;
+    let reload = app.control.hold_load();
+    app.control.on_score(Action::Panic);
+    assert_eq!(app.segment(&body(json!({}))).await.status, 500);
+    let mut waiting = Vec::new();
+    for place in 1..=2 {
+        waiting.push(app.spawn_segment(body(json!({}))));
+        app.until_metric(r#"maskclip_queue_depth{model="colours"}"#, place)
+            .await;
+    }
+    let refused = app.segment(&body(json!({}))).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        refused.json()["detail"],
+        "the model colours is being loaded again after a failure"
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    app.segment(&body(json!({"model": "fruit"}))).await.ok();
+    drop(reload);
+    for reply in waiting {
+        reply.await.unwrap().ok();
+    }
+}
+
+/// Faults that last. `FAULT_SECONDS=60` (`make test-faults`) lets them last for a minute, and holds the recovery to its
+/// bar; otherwise they last for a moment, and a busy machine may take its time.
+mod faults {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// How soon a model must answer after its cause of failure is gone.
+    const RECOVERY: Duration = Duration::from_secs(1);
+
+    /// Returns how long the faults last, and whether that was asked for.
+    fn fault() -> (Duration, bool) {
+        let asked = std::env::var("FAULT_SECONDS").ok();
+        let seconds = asked.as_ref().map_or(0.3, |seconds| seconds.parse().unwrap());
+        (Duration::from_secs_f64(seconds), asked.is_some())
+    }
+
+    /// Sends requests to a model, one after the other, from eight clients at once, until the end. Returns the replies'
+    /// statuses, as counts of 200 and of all others.
+    async fn load(app: &App, model: &'static str, end: Instant) -> [usize; 2] {
+        let counts: Arc<[AtomicUsize; 2]> = Arc::default();
+        let clients = [(); 8].map(|()| {
+            let (app, counts) = (app.clone(), Arc::clone(&counts));
+            tokio::spawn(async move {
+                while Instant::now() < end {
+                    let reply = app.segment(&body(json!({"model": model}))).await;
+                    counts[usize::from(reply.status != 200)].fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        for client in clients {
+            client.await.unwrap();
+        }
+        [0, 1].map(|kind| counts[kind].load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn panics_in_some_requests_fail_these_alone() {
+        let (app, _student) = App::start_two(|config| config.images.cache_bytes = 0).await;
+        // A moment has too few requests for one of a hundred.
+        let (lasts, asked) = fault();
+        app.control.panic_every(if asked { 100 } else { 10 });
+        let end = Instant::now() + lasts;
+        let [panicking, others] = tokio::join!(load(&app, "colours", end), load(&app, "fruit", end)).into();
+        app.control.panic_every(0);
+        app.until(Readiness::Ready).await;
+        let (panics, reloads) = (app.metric(PANICS).await, app.metric(SUCCEEDED).await);
+        println!("{panicking:?} and {others:?} requests answered and failed, {panics} panics, {reloads} reloads");
+        assert_eq!(others[1], 0, "the other model does not notice");
+        assert_eq!(panicking[1] as u64, reloads, "only an image that panics alone fails");
+        assert_eq!(app.metric(FAILED).await, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_model_that_cannot_be_loaded_for_long_is_back_soon_after() {
+        let (app, _student) = App::start_two(|config| config.images.cache_bytes = 0).await;
+        let (lasts, asked) = fault();
+        app.control.break_loads(true);
+        app.control.on_score(Action::Panic);
+        app.segment(&body(json!({}))).await;
+        app.until_model("colours", ModelState::Failed).await;
+        let others = load(&app, "fruit", Instant::now() + lasts).await;
+        assert_eq!(others[1], 0, "the other model does not notice");
+
+        app.control.break_loads(false);
+        let start = Instant::now();
+        until(async || app.segment(&body(json!({}))).await.status == 200).await;
+        let recovery = start.elapsed();
+        let attempts = app.metric(FAILED).await;
+        println!("{others:?} requests to the other model, {attempts} failed attempts, back after {recovery:.3?}");
+        assert!(!asked || recovery < RECOVERY, "{recovery:?}");
+    }
 }

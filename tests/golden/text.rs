@@ -182,8 +182,8 @@ fn a_tower_with_another_vocabulary_is_refused() {
     assert!(error.to_string().ends_with("expected [49408, 32]"), "{error}");
 }
 
-/// Returns the golden's tower as a checkpoint. The rows of its token embedding that no text uses are NaN, because they
-/// must not matter.
+/// Returns the golden's tower as a checkpoint. The rows of its token embedding that no text uses are so large that a
+/// feature in which one takes part is far from the golden's.
 fn with_whole_embedding(file: &SafeTensors) -> Vec<u8> {
     let used = file
         .tensor("token_embedding.rows")
@@ -198,7 +198,7 @@ fn with_whole_embedding(file: &SafeTensors) -> Vec<u8> {
     let width = values.shape()[1];
     let row_bytes = width * size_of::<f32>();
     let vocabulary = usize::try_from(VOCABULARY_SIZE).expect("a small number");
-    let mut whole = f32::NAN.to_le_bytes().repeat(vocabulary * width);
+    let mut whole = 1e30_f32.to_le_bytes().repeat(vocabulary * width);
     for (row, value) in used.zip(values.data().chunks_exact(row_bytes)) {
         let start = usize::try_from(row).expect("ids are not negative") * row_bytes;
         whole[start..start + row_bytes].copy_from_slice(value);
@@ -230,7 +230,7 @@ fn largest_difference(computed: &Tensor, expected: &[Vec<f32>]) -> f32 {
     assert_eq!(computed.len(), expected.len());
     let pairs = computed.iter().flatten().zip(expected.iter().flatten());
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |largest, difference| {
-        assert!(!difference.is_nan(), "an unused row of the token embedding was read");
+        assert!(!difference.is_nan());
         difference.max(largest)
     })
 }

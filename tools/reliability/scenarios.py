@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import math
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,9 +192,52 @@ async def open_loop(port: int, value: Callable[[], Any], rate: float, seconds: f
     return list(await asyncio.gather(*tasks))
 
 
+async def starts(program: Path, seconds: float) -> list[Row]:
+    """A server starts again and again on one store while other programs keep the processors busy."""
+    count = max(3, min(30, round(seconds / 20)))
+    names = [f"thing number {number}" for number in range(40)]
+    precisions: Counter[str] = Counter()
+    computed = []
+    with tempfile.TemporaryDirectory() as folder, busy_loops(2):
+        for _ in range(count):
+            with Server(program, VOCABULARY__STORE_PATH=str(Path(folder) / "store.sqlite3")) as server:
+                await send(server.port, "PUT", "/v1/vocabularies/things", {"classes": names})
+                await until_embedded(server.port, "things")
+                models = await send(server.port, "GET", "/v1/models")
+                precisions[json.loads(models.body)["models"][0]["precision"]] += 1
+                computed.append(server.metric("maskclip_vocabulary_misses_total"))
+    reached = f"{', '.join(f'{count} x {precision}' for precision, count in precisions.items())}, {sum(computed)} texts computed"
+    passed = len(precisions) == 1 and sum(computed) == len(names)
+    test = f"{count} starts beside two busy loops, with a vocabulary of {len(names)} texts"
+    return [Row(test, f"one precision, no embedding computed twice ({len(names)})", reached, passed)]
+
+
+@contextlib.contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """Programs that keep one processor busy each."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+async def until_embedded(port: int, vocabulary: str) -> None:
+    """Waits until all texts of a vocabulary are embedded for all models."""
+    for _ in range(6000):
+        reply = await send(port, "GET", f"/v1/vocabularies/{vocabulary}")
+        if all(state["embedded"] == state["total"] for state in json.loads(reply.body)["embeddings"]):
+            return
+        await asyncio.sleep(0.05)
+    raise RuntimeError(f"the vocabulary {vocabulary} is not embedded")
+
+
 SCENARIOS: dict[str, Callable[[Path, float], Awaitable[list[Row]]]] = {
     "abandoned": abandoned,
     "large-images": large_images,
     "dear": dear,
     "overload": overload,
+    "starts": starts,
 }
