@@ -464,10 +464,13 @@ impl IntoResponses for PutProblems {
             ProblemType::Malformed,
             ProblemType::VocabularyReadOnly,
             ProblemType::TooManyVocabularies,
+            ProblemType::RequestTimeout,
             ProblemType::PreconditionFailed,
             ProblemType::RequestTooLarge,
             ProblemType::UnsupportedMediaType,
+            ProblemType::UnsupportedContentEncoding,
             ProblemType::InvalidRequest,
+            ProblemType::Unavailable,
         ])
     }
 }

@@ -7,9 +7,11 @@
 )]
 
 mod fake;
+mod socket;
 mod support;
 
 mod batching;
+mod connections;
 mod errors;
 mod health;
 mod hostile;
@@ -21,5 +23,6 @@ mod options;
 mod page;
 mod segment;
 mod several_models;
+mod shutdown;
 mod supervision;
 mod vocabularies;
