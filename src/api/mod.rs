@@ -5,6 +5,7 @@
 
 mod accept;
 mod body;
+mod compression;
 mod connection;
 mod connection_clock;
 mod docs;
@@ -35,6 +36,7 @@ use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_request};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -94,10 +96,15 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
 ) -> Router<S> {
     routes
         .layer(DefaultBodyLimit::max(max_request_bytes))
+        .layer(map_request(compression::take_turns))
+        .layer(RequestDecompressionLayer::new())
+        .layer(from_fn(compression::refuse_unknown_encoding))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(times, middleware::limit_time))
         .layer(from_fn(middleware::limit_head))
         .layer(from_fn_with_state(metrics, middleware::observe))
+        .layer(compression::of_replies())
+        .layer(map_request(compression::drop_hopeless_accept_encoding))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid))
         .layer(map_request(middleware::drop_strange_request_id))

@@ -11,6 +11,7 @@ mod socket;
 mod support;
 
 mod batching;
+mod compression;
 mod connections;
 mod errors;
 mod health;
