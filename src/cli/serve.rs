@@ -1,6 +1,5 @@
 //! `maskclip serve`: loads settings and models, runs engine and socket, and stops on a signal.
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::open_disk;
+use super::output::print;
 use crate::api::{self, AppState, Lifecycle};
 use crate::config::Config;
 use crate::engine::Engine;
@@ -102,9 +102,12 @@ async fn serve(
     served.map(|_| ())
 }
 
-/// Prints a line. Whoever read the lines may have gone, as in `maskclip serve | head -1`; the server goes on.
+/// Prints a line to standard output. Whoever read the lines may have gone, as in `maskclip serve | head -1`, or the disk under
+/// them be full; the server goes on.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    if let Err(error) = print(&format!("{line}\n")) {
+        tracing::warn!(%error, "standard output cannot be written");
+    }
 }
 
 /// Returns an example request for the embedded model that works when pasted in a checkout.
