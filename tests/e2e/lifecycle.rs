@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::server::{SERVE, Server, agent, maskclip, run};
 
@@ -78,7 +79,7 @@ fn metrics_tell_what_was_served() {
 }
 
 #[test]
-fn a_line_of_the_log_says_who_asked_for_what_and_what_was_wrong() {
+fn a_line_of_the_log_says_who_asked_for_what_and_what_came_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let mut command = maskclip();
@@ -86,33 +87,77 @@ fn a_line_of_the_log_says_who_asked_for_what_and_what_was_wrong() {
         .args(SERVE)
         .env("MASKCLIP_TELEMETRY__LOG_FORMAT", "json")
         .stderr(File::create(&log).unwrap());
-    let mut server = Server::spawn(command);
-    let asked = agent()
-        .post(server.url("/v1/segment?key=secret"))
-        .header("x-request-id", "job-17")
-        .send_json(serde_json::json!({"model": "none", "image": "aGk=", "classes": ["a"]}));
-    assert_eq!(asked.unwrap().status(), 422);
-    agent().get(server.url("/metrics")).call().unwrap();
-    server.signal("TERM");
-    assert_eq!(server.wait(AT_LAST), Some(0));
+    let server = Server::spawn(command);
+    let scene = base64::Engine::encode(
+        &base64::prelude::BASE64_STANDARD,
+        std::fs::read("examples/picnic.png").unwrap(),
+    );
+    let segment = |id: &str, body: &Value| {
+        let request = agent()
+            .post(server.url("/v1/segment?key=secret"))
+            .header("x-request-id", id);
+        request.send_json(body).unwrap().status().as_u16()
+    };
+    let known = json!({"image": scene, "classes": ["tiger"]});
+    assert_eq!(segment("job-1", &known), 200);
+    assert_eq!(
+        segment("job-2", &json!({"model": "none", "image": scene, "classes": ["tiger"]})),
+        422
+    );
+    let classes: Vec<_> = (0..200).map(|n| format!("thing number {n}")).collect();
+    leave(&server, "job-3", &json!({"image": scene, "classes": classes}));
+    until("the client has left", || {
+        read_lines(&log).iter().any(|line| line["status"] == 499)
+    });
 
-    let log = std::fs::read_to_string(log).unwrap();
-    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let answered: Vec<_> = lines.iter().filter(|line| line["message"] == "answered").collect();
-    assert_eq!(answered.len(), 1, "probes and scrapes are for the level DEBUG: {log}");
-    let line = answered[0];
-    assert_eq!(line["level"], "INFO");
-    assert_eq!(line["status"], 422);
-    assert_eq!(line["problem"], "/problems/unknown-model");
-    assert!(line["detail"].as_str().unwrap().contains("none"), "{line}");
-    assert!(line["seconds"].is_number(), "{line}");
-    let span = &line["span"];
-    assert_eq!(span["id"], "job-17");
+    let lines = read_lines(&log);
+    let line = |id: &str| {
+        lines
+            .iter()
+            .find(|line| line["span"]["id"] == id && line["status"].is_number())
+            .unwrap()
+    };
+    let answered = line("job-1");
+    assert_eq!(answered["level"], "INFO");
+    assert_eq!(answered["status"], 200);
+    assert!(answered["seconds"].is_number(), "{answered}");
+    let span = &answered["span"];
     assert_eq!(span["method"], "POST");
     assert_eq!(span["route"], "/v1/segment");
     assert_eq!(span["path"], "/v1/segment");
-    assert!(span["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
-    assert!(!log.contains("secret"), "{log}");
+    assert_eq!(span["model"], "demo");
+    assert!(span["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{answered}");
+    let refused = line("job-2");
+    assert_eq!(refused["problem"], "/problems/unknown-model");
+    assert!(refused["detail"].as_str().unwrap().contains("none"), "{refused}");
+    let left = line("job-3");
+    assert_eq!(left["message"], "the client left");
+    assert_eq!(left["span"]["model"], "demo");
+    assert_eq!(left["span"]["stage"], "text");
+    assert!(
+        lines.iter().all(|line| line["span"]["route"] != "/health/ready"),
+        "probes are for the level DEBUG"
+    );
+    assert!(!lines.iter().any(|line| line.to_string().contains("secret")));
+}
+
+/// Sends `POST /v1/segment`, and leaves once it is under way.
+fn leave(server: &Server, id: &str, body: &Value) {
+    let body = body.to_string();
+    let head =
+        format!("POST /v1/segment HTTP/1.1\r\nhost: test\r\nx-request-id: {id}\r\ncontent-type: application/json");
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let mut client = connect(server);
+    client.write_all(request.as_bytes()).unwrap();
+    until("the request is under way", || {
+        server.metric("maskclip_requests_in_flight") == 1
+    });
+}
+
+/// Returns the lines of a log in JSON. One that is still being written is left out.
+fn read_lines(log: &Path) -> Vec<Value> {
+    let log = std::fs::read_to_string(log).unwrap();
+    log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 #[test]
@@ -162,6 +207,24 @@ fn a_command_whose_output_is_lost_ends_as_others_do() {
             .unwrap()
             .contains("ViT-B-16")
     );
+}
+
+#[test]
+fn a_server_without_file_descriptors_answers_again_once_some_are_free() {
+    let server = Server::start(&[]);
+    let id = server.id();
+    let open = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
+    let limit = format!("--nofile={}", open + 3);
+    let limited = Command::new("prlimit")
+        .args(["--pid", &id.to_string(), &limit])
+        .status();
+    assert!(limited.unwrap().success());
+    let clients: Vec<_> = (0..20).map(|_| connect(&server)).collect();
+    until("it runs out of them", || {
+        std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count() >= open + 3
+    });
+    drop(clients);
+    assert_eq!(ready_status(&server), 200);
 }
 
 /// Fails if `holds` does not come true.

@@ -138,6 +138,11 @@ impl Server {
         text.trim_start_matches("try it:").trim().to_owned()
     }
 
+    /// Returns the id of the server's process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Sends the server a signal, named as for `kill`.
     pub fn signal(&self, name: &str) {
         signal(&self.process, name);
