@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -31,6 +31,9 @@ const MAX_FIELDS: usize = 256;
 
 /// The most requests under way on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
+
+/// Time for the runtime to see what has come before an idle connection is closed: a request that is here counts.
+const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// Serves connections.
 pub(super) struct Connections {
@@ -72,7 +75,10 @@ impl Connections {
         let io = TokioIo::new(ClockedStream::new(socket, clock.clone()));
         let service = service_fn(|request| self.answer(request, address, &clock));
         let mut connection = pin!(self.http.serve_connection(io, service));
-        let mut draining = pin!(self.lifecycle.reached(Phase::Draining));
+        let mut draining = pin!(async {
+            self.lifecycle.reached(Phase::Draining).await;
+            tokio::time::sleep(LAST_LOOK).await;
+        });
         let mut is_ending = false;
         loop {
             tokio::select! {

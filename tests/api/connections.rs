@@ -256,6 +256,17 @@ async fn a_head_that_is_too_large_is_a_problem() {
     );
 }
 
+/// The HTTP library answers this itself, without a body, as docs/http.md says.
+#[tokio::test]
+async fn what_is_no_http_is_refused_by_the_library() {
+    let socket = Socket::start(|_| ()).await;
+    let mut client = socket.connect().await;
+    client.send("nonsense\r\n\r\n").await;
+    let reply = client.rest().await;
+    assert!(reply.starts_with("HTTP/1.1 400 "), "{reply}");
+    socket.until("maskclip_http_connections", 0).await;
+}
+
 /// Returns `POST /v1/segment` as it goes over the wire.
 fn segment(body: &Value) -> String {
     let body = body.to_string();
