@@ -1,5 +1,7 @@
 //! The `maskclip` binary: parse and dispatch; nothing else.
 
+use std::io::Write;
+
 use clap::Parser;
 use maskclip::cli::{self, Cli};
 
@@ -7,7 +9,8 @@ fn main() {
     let status = match Cli::parse().run() {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("maskclip: {error}");
+            // Where nobody can read it, the status alone tells.
+            let _ = writeln!(std::io::stderr(), "maskclip: {error}");
             1
         }
     };

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::AppState;
 use super::error::ApiError;
+use super::wire::Object;
 
 /// The body's media type without parameters, in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -57,7 +58,8 @@ pub(super) async fn read_json<T: DeserializeOwned>(request: Request, state: &App
 /// wrong type.
 pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let parsed = serde_path_to_error::deserialize(&mut deserializer);
+    let Object(value) = parsed.map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
         if inner.is_data() {

@@ -50,6 +50,36 @@ pub enum ApiError {
         /// Media types, for people.
         supported: &'static str,
     },
+    /// The body is compressed in a way that is not read.
+    #[error("the Content-Encoding is {found:?}; read are gzip, zstd and identity, one of them alone")]
+    UnsupportedContentEncoding {
+        /// What the request says.
+        found: String,
+    },
+    /// The body did not come in time.
+    #[error("the body did not come within server.body_seconds = {limit}")]
+    RequestTimeout {
+        /// The limit in seconds.
+        limit: f64,
+    },
+    /// The path and query are too long.
+    #[error("the path and query have {found} bytes, at most {limit} are read")]
+    UriTooLong {
+        /// Their bytes.
+        found: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The head has too many bytes or fields.
+    #[error("the head of the request has {found} {unit}, at most {limit} are read")]
+    HeadTooLarge {
+        /// How many it has.
+        found: usize,
+        /// `bytes` or `fields`.
+        unit: &'static str,
+        /// How many are read.
+        limit: usize,
+    },
     /// A field is missing, unknown or out of its range.
     #[error("{detail}")]
     Invalid {
@@ -74,6 +104,9 @@ pub enum ApiError {
         /// The state of every model.
         models: Vec<ModelHealth>,
     },
+    /// The server ended before the request was done.
+    #[error("the server went down before the request was done (server.drain_seconds)")]
+    CutOff,
     /// Our fault; the text is for the log alone.
     #[error("{0}")]
     Internal(String),
@@ -98,6 +131,10 @@ impl ApiError {
             Self::NotAcceptable { .. } => ProblemType::NotAcceptable,
             Self::RequestTooLarge { .. } => ProblemType::RequestTooLarge,
             Self::UnsupportedMediaType { .. } => ProblemType::UnsupportedMediaType,
+            Self::UnsupportedContentEncoding { .. } => ProblemType::UnsupportedContentEncoding,
+            Self::RequestTimeout { .. } => ProblemType::RequestTimeout,
+            Self::UriTooLong { .. } => ProblemType::UriTooLong,
+            Self::HeadTooLarge { .. } => ProblemType::HeadTooLarge,
             Self::Invalid { .. } => ProblemType::InvalidRequest,
             Self::Segment(SegmentError::UnknownModel { .. }) => ProblemType::UnknownModel,
             Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => match error {
@@ -123,7 +160,9 @@ impl ApiError {
             ) => ProblemType::InvalidRequest,
             Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
             Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
-            Self::NotReady { .. } | Self::Segment(SegmentError::Unavailable(_)) => ProblemType::Unavailable,
+            Self::NotReady { .. } | Self::CutOff | Self::Segment(SegmentError::Unavailable(_)) => {
+                ProblemType::Unavailable
+            }
             Self::Segment(SegmentError::ModelUnavailable { .. }) => ProblemType::ModelUnavailable,
             Self::Internal(_) | Self::Segment(SegmentError::Internal(_)) => ProblemType::Internal,
         }
@@ -134,6 +173,7 @@ impl ApiError {
         match self {
             Self::Invalid { limit, .. } => limit.clone(),
             Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
+            Self::RequestTimeout { limit } => Some(Limit::fractional("server.body_seconds", *limit)),
             Self::Segment(SegmentError::Field(error)) => error.limit().map(Limit::from),
             Self::Segment(SegmentError::Image(DecodeError::TooManyPixels { limit, .. })) => {
                 Some(Limit::whole("limits.max_image_pixels", *limit))

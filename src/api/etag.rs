@@ -9,13 +9,11 @@ pub(super) fn entity_tag(digest: &str) -> String {
 
 /// What a request asks of the present state before the state is changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Precondition {
-    /// Nothing.
-    None,
+pub(super) struct Precondition {
     /// If-Match: the state is one of these.
-    IfMatch(EntityTags),
+    if_match: Option<EntityTags>,
     /// If-None-Match: the state is none of these.
-    IfNoneMatch(EntityTags),
+    if_none_match: Option<EntityTags>,
 }
 
 /// The value of If-Match or If-None-Match.
@@ -28,24 +26,20 @@ pub(super) enum EntityTags {
 }
 
 impl Precondition {
-    /// The condition of a request. Where it has both headers, If-Match counts, which RFC 9110 evaluates first.
+    /// The condition of a request. Where it has both headers, both must hold (RFC 9110, section 13.2.2).
     pub(super) fn read(headers: &HeaderMap) -> Self {
-        if headers.contains_key(header::IF_MATCH) {
-            Self::IfMatch(EntityTags::read(headers, header::IF_MATCH))
-        } else if headers.contains_key(header::IF_NONE_MATCH) {
-            Self::IfNoneMatch(EntityTags::read(headers, header::IF_NONE_MATCH))
-        } else {
-            Self::None
+        let tags = |header| headers.contains_key(&header).then(|| EntityTags::read(headers, header));
+        Self {
+            if_match: tags(header::IF_MATCH),
+            if_none_match: tags(header::IF_NONE_MATCH),
         }
     }
 
     /// Whether it holds for the entity tag of what exists, `None` for nothing.
     pub(super) fn holds(&self, current: Option<&str>) -> bool {
-        match self {
-            Self::None => true,
-            Self::IfMatch(tags) => current.is_some_and(|current| tags.match_strongly(current)),
-            Self::IfNoneMatch(tags) => !current.is_some_and(|current| tags.match_weakly(current)),
-        }
+        let matches = |tags: &EntityTags| current.is_some_and(|current| tags.match_strongly(current));
+        let is_none = |tags: &EntityTags| !current.is_some_and(|current| tags.match_weakly(current));
+        self.if_match.as_ref().is_none_or(matches) && self.if_none_match.as_ref().is_none_or(is_none)
     }
 }
 
@@ -136,8 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn if_match_goes_before_if_none_match() {
-        let both = headers(&[(IF_MATCH, "\"x\""), (IF_NONE_MATCH, "*")]);
-        assert!(Precondition::read(&both).holds(Some("\"x\"")));
+    fn both_preconditions_must_hold() {
+        let both = |none: &'static str| Precondition::read(&headers(&[(IF_MATCH, "\"x\""), (IF_NONE_MATCH, none)]));
+        assert!(both("\"y\"").holds(Some("\"x\"")));
+        assert!(!both("*").holds(Some("\"x\"")));
+        assert!(!both("\"y\"").holds(Some("\"z\"")));
+        assert!(!both("*").holds(None));
     }
 }

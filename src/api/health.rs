@@ -10,6 +10,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::AppState;
 use super::error::ApiError;
+use super::lifecycle::Phase;
 use super::problem::{self, NoProblems, ProblemType};
 use super::wire::ModelHealth;
 use crate::engine::Readiness;
@@ -65,6 +66,7 @@ pub(super) async fn get_liveness() -> Json<Liveness> {
 pub(super) async fn get_readiness(State(state): State<AppState>) -> Result<Json<Health>, ApiError> {
     let models = state.engine.model_states().into_iter().map(ModelHealth::from).collect();
     let reason = match state.engine.readiness() {
+        _ if state.lifecycle.phase() > Phase::Serving => "the server is going down",
         Readiness::Ready => {
             return Ok(Json(Health {
                 status: "ready",

@@ -185,10 +185,12 @@ impl IntoResponses for PostProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         problem::responses(&[
             ProblemType::Malformed,
+            ProblemType::RequestTimeout,
             ProblemType::RequestTooLarge,
             ProblemType::ImageTooLarge,
             ProblemType::ImageTooLargeToHold,
             ProblemType::UnsupportedMediaType,
+            ProblemType::UnsupportedContentEncoding,
             ProblemType::InvalidRequest,
             ProblemType::UndecodableImage,
             ProblemType::UnknownModel,

@@ -12,8 +12,8 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Metrics
 ///
-/// Requests by route and status, seconds per stage, queue depth, vocabulary hits and misses, model and build, in
-/// Prometheus' text format. Every name starts with `maskclip_`.
+/// Requests by route and status, seconds by outcome and per stage, queue depth, vocabulary hits and misses, model and build, in
+/// Prometheus' text format. Every name starts with `maskclip_`, or with `process_` for what every process has.
 #[utoipa::path(
     get,
     path = "/metrics",

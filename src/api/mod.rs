@@ -5,17 +5,22 @@
 
 mod accept;
 mod body;
+mod compression;
+mod connection;
+mod connection_clock;
 mod docs;
 mod error;
 mod etag;
 mod health;
 mod http_metrics;
 mod images;
+mod lifecycle;
 mod metrics;
 mod middleware;
 mod models;
 mod page;
 mod problem;
+mod request_body;
 mod segment;
 mod serve;
 mod settings;
@@ -28,9 +33,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn_with_state, map_request};
+use axum::middleware::{from_fn, from_fn_with_state, map_request};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -43,6 +49,7 @@ use http_metrics::HttpMetrics;
 use middleware::X_REQUEST_ID;
 use problem::{Problem, ProblemType};
 
+pub use lifecycle::{Lifecycle, Phase};
 pub use serve::serve;
 pub use settings::ServerSettings;
 pub use wire::{ClassBody, ClassDetail};
@@ -56,6 +63,10 @@ pub struct AppState {
     pub metrics: MetricsRegistry,
     /// `limits.max_request_bytes`: bytes of a request's body.
     pub max_request_bytes: usize,
+    /// The section `server`.
+    pub server: ServerSettings,
+    /// How far the server is on its way to its end.
+    pub lifecycle: Lifecycle,
 }
 
 /// Everything that is served.
@@ -69,19 +80,31 @@ pub fn router(state: AppState) -> Router {
         .route("/assets/{*path}", get(page::get_asset))
         .fallback(async |uri: Uri| ApiError::RouteNotFound(uri.path().to_owned()))
         .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed(method));
-    with_layers(routes, state.max_request_bytes, metrics).with_state(state)
+    let times = middleware::Times {
+        body_seconds: state.server.body_seconds,
+        lifecycle: state.lifecycle.clone(),
+    };
+    with_layers(routes, state.max_request_bytes, times, metrics).with_state(state)
 }
 
 /// What happens around every request, from the inside out.
 fn with_layers<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     max_request_bytes: usize,
+    times: middleware::Times,
     metrics: HttpMetrics,
 ) -> Router<S> {
     routes
         .layer(DefaultBodyLimit::max(max_request_bytes))
+        .layer(map_request(compression::take_turns))
+        .layer(RequestDecompressionLayer::new())
+        .layer(from_fn(compression::refuse_unknown_encoding))
         .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(from_fn_with_state(times, middleware::limit_time))
+        .layer(from_fn(middleware::limit_head))
         .layer(from_fn_with_state(metrics, middleware::observe))
+        .layer(compression::of_replies())
+        .layer(map_request(compression::drop_hopeless_accept_encoding))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid))
         .layer(map_request(middleware::drop_strange_request_id))
@@ -169,7 +192,11 @@ mod tests {
         }
 
         let metrics = HttpMetrics::new(&MetricsRegistry::new());
-        let router = with_layers(Router::new().route("/panic", get(get_panic)), 1000, metrics);
+        let times = middleware::Times {
+            body_seconds: 1.0,
+            lifecycle: Lifecycle::new(),
+        };
+        let router = with_layers(Router::new().route("/panic", get(get_panic)), 1000, times, metrics);
 
         let request = Request::get("/panic")
             .header("x-request-id", "test-1")

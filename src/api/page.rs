@@ -57,8 +57,9 @@ fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiErr
     let file = found.ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;
     let digest = file.metadata.sha256_hash();
     let etag = entity_tag(&hex::encode(&digest[..16]));
+    // Weak, because the file may be sent compressed.
     let cache = [
-        (header::ETAG, etag.clone()),
+        (header::ETAG, format!("W/{etag}")),
         (header::CACHE_CONTROL, "no-cache".to_owned()),
     ];
     if EntityTags::read(headers, header::IF_NONE_MATCH).match_weakly(&etag) {

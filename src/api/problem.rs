@@ -30,6 +30,8 @@ pub enum ProblemType {
     MethodNotAllowed,
     /// No form of the answer suits `Accept`.
     NotAcceptable,
+    /// The body did not come in time.
+    RequestTimeout,
     /// A shipped vocabulary was to be changed.
     VocabularyReadOnly,
     /// There is no room for another vocabulary.
@@ -42,8 +44,12 @@ pub enum ProblemType {
     ImageTooLarge,
     /// The image alone takes more than may be held.
     ImageTooLargeToHold,
+    /// The path and query are too long.
+    UriTooLong,
     /// The body is of a media type that is not read.
     UnsupportedMediaType,
+    /// The body is compressed in a way that is not read.
+    UnsupportedContentEncoding,
     /// A field is missing, unknown or out of its range.
     InvalidRequest,
     /// The image cannot be decoded.
@@ -54,6 +60,8 @@ pub enum ProblemType {
     UnsupportedByModel,
     /// The queue is full.
     Overloaded,
+    /// The head has too many bytes or fields.
+    HeadTooLarge,
     /// Our fault.
     Internal,
     /// Too few models are ready, or the server is going down.
@@ -62,33 +70,40 @@ pub enum ProblemType {
     ModelUnavailable,
     /// The request's deadline passed.
     DeadlineExceeded,
+    /// There is no room on the disk.
+    StorageFull,
 }
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 27] = [
         Self::Malformed,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
         Self::ImageNotHeld,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
+        Self::RequestTimeout,
         Self::VocabularyReadOnly,
         Self::TooManyVocabularies,
         Self::PreconditionFailed,
         Self::RequestTooLarge,
         Self::ImageTooLarge,
         Self::ImageTooLargeToHold,
+        Self::UriTooLong,
         Self::UnsupportedMediaType,
+        Self::UnsupportedContentEncoding,
         Self::InvalidRequest,
         Self::UndecodableImage,
         Self::UnknownModel,
         Self::UnsupportedByModel,
         Self::Overloaded,
+        Self::HeadTooLarge,
         Self::Internal,
         Self::Unavailable,
         Self::ModelUnavailable,
         Self::DeadlineExceeded,
+        Self::StorageFull,
     ];
 
     /// The status such a problem is answered with.
@@ -98,17 +113,21 @@ impl ProblemType {
             Self::RouteNotFound | Self::VocabularyNotFound | Self::ImageNotHeld => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::VocabularyReadOnly | Self::TooManyVocabularies => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::RequestTooLarge | Self::ImageTooLarge | Self::ImageTooLargeToHold => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::UnsupportedMediaType | Self::UnsupportedContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidRequest | Self::UndecodableImage | Self::UnknownModel | Self::UnsupportedByModel => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable | Self::ModelUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 
@@ -121,22 +140,27 @@ impl ProblemType {
             Self::ImageNotHeld => "/problems/image-not-held",
             Self::MethodNotAllowed => "/problems/method-not-allowed",
             Self::NotAcceptable => "/problems/not-acceptable",
+            Self::RequestTimeout => "/problems/request-timeout",
             Self::VocabularyReadOnly => "/problems/vocabulary-read-only",
             Self::TooManyVocabularies => "/problems/too-many-vocabularies",
             Self::PreconditionFailed => "/problems/precondition-failed",
             Self::RequestTooLarge => "/problems/request-too-large",
             Self::ImageTooLarge => "/problems/image-too-large",
             Self::ImageTooLargeToHold => "/problems/image-too-large-to-hold",
+            Self::UriTooLong => "/problems/uri-too-long",
             Self::UnsupportedMediaType => "/problems/unsupported-media-type",
+            Self::UnsupportedContentEncoding => "/problems/unsupported-content-encoding",
             Self::InvalidRequest => "/problems/invalid-request",
             Self::UndecodableImage => "/problems/undecodable-image",
             Self::UnknownModel => "/problems/unknown-model",
             Self::UnsupportedByModel => "/problems/unsupported-by-model",
             Self::Overloaded => "/problems/overloaded",
+            Self::HeadTooLarge => "/problems/head-too-large",
             Self::Internal => "/problems/internal",
             Self::Unavailable => "/problems/unavailable",
             Self::ModelUnavailable => "/problems/model-unavailable",
             Self::DeadlineExceeded => "/problems/deadline-exceeded",
+            Self::StorageFull => "/problems/storage-full",
         }
     }
 
@@ -149,26 +173,32 @@ impl ProblemType {
             Self::ImageNotHeld => "The image is not held",
             Self::MethodNotAllowed => "The route does not answer this method",
             Self::NotAcceptable => "No acceptable form of the answer",
+            Self::RequestTimeout => "The body did not come in time",
             Self::VocabularyReadOnly => "The vocabulary is read-only",
             Self::TooManyVocabularies => "There are too many vocabularies",
             Self::PreconditionFailed => "The precondition does not hold",
             Self::RequestTooLarge => "The request is too large",
             Self::ImageTooLarge => "The image has too many pixels",
             Self::ImageTooLargeToHold => "The image is too large to be held",
+            Self::UriTooLong => "The path and query are too long",
             Self::UnsupportedMediaType => "The media type is not read here",
+            Self::UnsupportedContentEncoding => "The content encoding is not read",
             Self::InvalidRequest => "The request is invalid",
             Self::UndecodableImage => "The image cannot be decoded",
             Self::UnknownModel => "The model is not loaded",
             Self::UnsupportedByModel => "The model cannot do this",
             Self::Overloaded => "The server is overloaded",
+            Self::HeadTooLarge => "The head of the request is too large",
             Self::Internal => "Internal error",
             Self::Unavailable => "The server is not ready",
             Self::ModelUnavailable => "The model is not ready",
             Self::DeadlineExceeded => "The deadline passed",
+            Self::StorageFull => "There is no room on the disk",
         }
     }
 
     /// What it means and what a caller can do, for the OpenAPI document.
+    #[expect(clippy::too_many_lines, reason = "one table of texts")]
     fn meaning(self) -> &'static str {
         match self {
             Self::Malformed => "Broken JSON, multipart, base64 or percent-encoding. Repeating it is of no use.",
@@ -180,6 +210,9 @@ impl ProblemType {
             }
             Self::MethodNotAllowed => "The `Allow` header lists the methods that are answered.",
             Self::NotAcceptable => "`Accept` excludes every form this route can answer in; `detail` lists them.",
+            Self::RequestTimeout => {
+                "The body did not come within `server.body_seconds`. Repeat it, on a faster connection or with a smaller image."
+            }
             Self::VocabularyReadOnly => "Vocabularies shipped with the server cannot be changed; choose another name.",
             Self::TooManyVocabularies => {
                 "As many vocabularies are defined as `limits.max_vocabularies` allows; drop one first."
@@ -188,15 +221,23 @@ impl ProblemType {
                 "The vocabulary has changed since it was read (`If-Match`), or exists already \
                  (`If-None-Match: *`). Read it again, then decide."
             }
-            Self::RequestTooLarge => "The body has more bytes than `limits.max_request_bytes`.",
+            Self::RequestTooLarge => {
+                "The body has more bytes than `limits.max_request_bytes`, which counts what a compressed body is inflated to."
+            }
             Self::ImageTooLarge => {
                 "The image's header promises more pixels than `limits.max_image_pixels`. Scale it down."
             }
             Self::ImageTooLargeToHold => {
                 "The image alone takes more bytes than `images.held_bytes`. Send it with each request to `POST /v1/segment`."
             }
+            Self::UriTooLong => {
+                "The path and query have more bytes than the server reads; `limit` says how many it does."
+            }
             Self::UnsupportedMediaType => {
                 "The body's `Content-Type` is none that this route reads; `detail` lists those."
+            }
+            Self::UnsupportedContentEncoding => {
+                "The body's `Content-Encoding` is none that the server reads: `gzip`, `zstd`, `identity`."
             }
             Self::InvalidRequest => {
                 "Well-formed, but a field is missing, unknown or out of its range; `path` names it, `limit` the \
@@ -214,9 +255,13 @@ impl ProblemType {
             Self::Overloaded => {
                 "As many requests are in the server as `engine.queue_capacity` allows. Wait for `Retry-After` seconds."
             }
+            Self::HeadTooLarge => {
+                "The head has more bytes or more fields than the server reads; `limit` says how many it does."
+            }
             Self::Internal => "A defect of the server. The log has the detail, under the id in `instance`.",
             Self::Unavailable => {
-                "The server is going down, or too few of its models are ready (`engine.ready_when`). Try again, or elsewhere."
+                "The server is going down, which cuts off what takes longer than `server.drain_seconds`, or too few of its models are \
+                 ready (`engine.ready_when`). Try again, or elsewhere."
             }
             Self::ModelUnavailable => {
                 "The model that was asked for is being loaded, or is down after a failure; `detail` says which and when it is \
@@ -225,6 +270,7 @@ impl ProblemType {
             Self::DeadlineExceeded => {
                 "No result within `deadline_seconds`. Texts go on being embedded and are kept, so a repeat is faster."
             }
+            Self::StorageFull => "The disk under the store of vocabularies is full, so nothing was changed.",
         }
     }
 

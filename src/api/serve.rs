@@ -1,46 +1,112 @@
-//! Serving until told to stop, then draining with a deadline.
+//! Serving until told to stop: accepting connections, then the way to the end.
 
-use std::future::IntoFuture;
+use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
-use axum::Router;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::engine::Engine;
+use super::connection::Connections;
+use super::lifecycle::Phase;
+use super::{AppState, router};
 
-/// Serves `router` on `listener` until `shutdown` resolves. Then the engine refuses new work, the
-/// listener closes, idle connections are closed, and requests under way may finish within `drain`.
+/// Time for the last answers to leave once requests are cut off.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Pause after a failure to accept, such as too few file descriptors, until some may be free again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Serves on `listener` until `stop` resolves, then comes to an end.
 ///
-/// # Errors
-/// When the listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    engine: Arc<Engine>,
-    shutdown: impl Future<Output = ()>,
-    drain: Duration,
-) -> io::Result<()> {
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        // An error means that the sender is gone, which ends the server as well.
-        let _ = stopped.await;
-    });
-    let ended_by_signal = async {
-        shutdown.await;
-        tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
-        engine.drain();
-        // The server may have failed already; then there is nobody to tell.
-        let _ = stop.send(());
-        tokio::time::sleep(drain).await;
+/// `stop` gives the time for which the server says that it is not ready, but answers as before. Then the engine refuses new
+/// work, the listener closes, idle connections are closed, and requests under way may finish within `server.drain_seconds`.
+/// Those that do not are answered with 503. Returns when that time ends or would have ended.
+pub async fn serve(listener: TcpListener, state: AppState, stop: impl Future<Output = Duration>) -> Instant {
+    let open = Arc::new(Semaphore::new(state.server.max_connections as usize));
+    let connections = Arc::new(Connections::new(&state, router(state.clone())));
+    let stopping = async {
+        let unready = stop.await;
+        if !unready.is_zero() {
+            tracing::info!(
+                unready_seconds = unready.as_secs_f64(),
+                "not ready, but still answering"
+            );
+            state.lifecycle.enter(Phase::Leaving);
+            tokio::time::sleep(unready).await;
+        }
     };
     tokio::select! {
-        served = server.into_future() => served,
-        () = ended_by_signal => {
-            tracing::warn!("server.drain_seconds passed with requests still under way; they are cut off");
-            Ok(())
+        () = stopping => {}
+        () = accept(&listener, &open, &connections) => {}
+    }
+    tracing::info!(drain_seconds = state.server.drain_seconds, "draining");
+    accept_waiting(&listener, &open, &connections).await;
+    state.engine.drain();
+    state.lifecycle.enter(Phase::Draining);
+    drop(listener);
+    let until = Instant::now() + Duration::from_secs_f64(state.server.drain_seconds);
+    if tokio::time::timeout_at(until.into(), all_closed(&open, &state))
+        .await
+        .is_err()
+    {
+        tracing::warn!("server.drain_seconds passed with requests still under way; they are answered with 503");
+        state.lifecycle.enter(Phase::CutOff);
+        if tokio::time::timeout(LAST_ANSWERS, all_closed(&open, &state))
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections whose clients do not take their answers are cut off");
         }
     }
+    until
+}
+
+/// Accepts connections for ever, as many as there are permits.
+async fn accept(listener: &TcpListener, open: &Arc<Semaphore>, connections: &Arc<Connections>) {
+    loop {
+        let permit = Arc::clone(open).acquire_owned().await;
+        let permit: OwnedSemaphorePermit = permit.expect("nobody closes this semaphore");
+        match listener.accept().await {
+            Ok(accepted) => spawn(accepted, permit, connections),
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Accepts the connections that wait already. Closing the listener would reset them, though their clients came in time.
+async fn accept_waiting(listener: &TcpListener, open: &Arc<Semaphore>, connections: &Arc<Connections>) {
+    while let Ok(permit) = Arc::clone(open).try_acquire_owned()
+        && let Poll::Ready(Ok(accepted)) = poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await
+    {
+        spawn(accepted, permit, connections);
+    }
+}
+
+/// Serves a connection, which keeps its permit to its end, in a task of its own.
+fn spawn((socket, address): (TcpStream, SocketAddr), permit: OwnedSemaphorePermit, connections: &Arc<Connections>) {
+    let connections = Arc::clone(connections);
+    tokio::spawn(async move {
+        connections.serve(socket, address).await;
+        drop(permit);
+    });
+}
+
+/// Waits until no connection is open.
+async fn all_closed(open: &Semaphore, state: &AppState) {
+    let all = open.acquire_many(state.server.max_connections).await;
+    drop(all.expect("nobody closes this semaphore"));
+}
+
+/// Whether the client went before it was accepted.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

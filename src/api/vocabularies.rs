@@ -15,7 +15,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 use super::error::ApiError;
 use super::etag::{Precondition, entity_tag};
 use super::problem::{self, ProblemType};
-use super::wire::{ClassBody, Synonyms, TemplateSet};
+use super::wire::{ClassBody, Synonyms, TemplateSet, object};
 use super::{AppState, body};
 use crate::vocabulary::{
     self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
@@ -37,7 +37,7 @@ pub struct VocabularyBody {
     #[schema(example = json!(["table", "wall"]))]
     pub background: Vec<String>,
     /// What takes the place of the server's defaults in requests that do not say so themselves.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub options: VocabularyOptions,
 }
 
@@ -464,10 +464,13 @@ impl IntoResponses for PutProblems {
             ProblemType::Malformed,
             ProblemType::VocabularyReadOnly,
             ProblemType::TooManyVocabularies,
+            ProblemType::RequestTimeout,
             ProblemType::PreconditionFailed,
             ProblemType::RequestTooLarge,
             ProblemType::UnsupportedMediaType,
+            ProblemType::UnsupportedContentEncoding,
             ProblemType::InvalidRequest,
+            ProblemType::Unavailable,
         ])
     }
 }

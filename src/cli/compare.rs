@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
+use super::output::print;
 use crate::engine::SegmentFields;
 use crate::evaluation::{Corruption, Dataset, EvaluationTask, Subject, Summary, table};
 
@@ -103,8 +104,7 @@ async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
         };
         write(file, serde_json::to_string_pretty(&json!(comparison))? + "\n")?;
     }
-    print!("{text}");
-    Ok(())
+    Ok(print(&text)?)
 }
 
 /// Returns the names of the varied settings and every combination. The last setting varies fastest.

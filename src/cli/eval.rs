@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::measure::{Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, with_bench, write};
+use super::output::print;
 use crate::evaluation::{EvaluationTask, Report, contact_sheet};
 
 /// Arguments of `maskclip eval`.
@@ -66,8 +67,7 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
             worst_cases(&bench, &task, &report, arguments.grid_rows as usize).await?,
         )?;
     }
-    print!("{}", report.summary_table());
-    Ok(())
+    Ok(print(&report.summary_table())?)
 }
 
 /// Draws a contact sheet of the worst cases. Labels their images again, because label maps are not kept.

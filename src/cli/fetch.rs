@@ -6,6 +6,7 @@ use clap::Args;
 use figment::value::{Dict, Value};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
+use super::output::{note, print};
 use crate::clip::Activation;
 use crate::config::Config;
 use crate::weights::{DownloadProgress, Fetch, Fetched, Supply, Vouched};
@@ -47,18 +48,20 @@ pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> 
     let config = Config::load(arguments.config.as_deref(), arguments.settings())?;
     let folder = config.model.folder();
     let Some(name) = arguments.name else {
-        println!("{}", columns(["name", "size", "activation", "here", "licence"]));
-        for model in PUBLISHED {
-            println!("{}", line(model, model.find_in(&folder).is_some()));
-        }
-        return Ok(());
+        let mut lines = vec![columns(["name", "size", "activation", "here", "licence"])];
+        lines.extend(
+            PUBLISHED
+                .iter()
+                .map(|model| line(model, model.find_in(&folder).is_some())),
+        );
+        return Ok(print(&(lines.join("\n") + "\n"))?);
     };
     if EmbeddedModel::named(&name).is_some() {
         return Err(format!("{name} is compiled in: there is nothing to fetch").into());
     }
     let model = PublishedModel::named(&name)
         .ok_or_else(|| format!("no model is called {name:?}: `maskclip fetch --list` lists those there are"))?;
-    eprintln!("{}, licence {}", model.name, model.licence);
+    note(format!("{}, licence {}", model.name, model.licence));
     let mut bar = Bar::default();
     let fetched = Fetch {
         model,
@@ -68,10 +71,9 @@ pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> 
     .run(arguments.from.as_ref(), &mut bar);
     bar.0.finish_and_clear();
     let fetched = fetched?;
-    eprintln!("{}", outcome(&fetched));
-    eprintln!("maskclip serve --model {}", model.name);
-    println!("{}", fetched.path.display());
-    Ok(())
+    note(outcome(&fetched));
+    note(format!("maskclip serve --model {}", model.name));
+    Ok(print(&format!("{}\n", fetched.path.display()))?)
 }
 
 /// Returns the line of one model in the list.
@@ -134,6 +136,6 @@ impl DownloadProgress for Bar {
     }
 
     fn say(&mut self, message: &str) {
-        self.0.suspend(|| eprintln!("{message}"));
+        self.0.suspend(|| note(message));
     }
 }

@@ -7,6 +7,7 @@ mod ending;
 mod eval;
 mod fetch;
 mod measure;
+mod output;
 mod serve;
 mod train;
 mod vocab;

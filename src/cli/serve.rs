@@ -1,17 +1,21 @@
 //! `maskclip serve`: loads settings and models, runs engine and socket, and stops on a signal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use figment::value::Dict;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::open_disk;
-use crate::api::{self, AppState};
+use super::output::print;
+use crate::api::{self, AppState, Lifecycle};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
@@ -40,7 +44,7 @@ impl ServeArguments {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
     telemetry::start_logs(&config.telemetry)?;
@@ -60,49 +64,50 @@ async fn serve(
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     // From here on a signal never ends the process by itself.
-    let shutdown = shutdown_signal()?;
+    let stop = stop_signal(Duration::from_secs_f64(config.server.unready_seconds))?;
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
     let address = reachable(listener.local_addr()?);
-    println!("listening on http://{address}");
+    say(&format!("listening on http://{address}"));
 
     let metrics = MetricsRegistry::new();
     let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
     engine.keep_embedded();
-    let router = api::router(AppState {
+    let state = AppState {
         engine: Arc::clone(&engine),
         metrics,
         max_request_bytes: config.limits.max_request_bytes,
-    });
-    let drain = Duration::from_secs_f64(config.server.drain_seconds);
+        server: config.server,
+        lifecycle: Lifecycle::new(),
+    };
 
     let loaded = async {
         match engine.ready().await {
             Ok(models) => {
                 if models[0].embedded {
-                    println!("try it:\n  {}", example(&address));
+                    say(&format!("try it:\n  {}", example(&address)));
                 }
                 std::future::pending().await
             }
             Err(error) => error,
         }
     };
-    let until = Arc::new(OnceLock::new());
-    let shutdown = {
-        let until = Arc::clone(&until);
-        async move {
-            shutdown.await;
-            until.get_or_init(|| Instant::now() + drain);
-        }
-    };
     let served = tokio::select! {
         error = loaded => Err(error.to_string().into()),
-        served = api::serve(listener, router, Arc::clone(&engine), shutdown, drain) => served.map_err(Into::into),
+        until = api::serve(listener, state, stop) => Ok(until),
     };
     // After an error nothing is worth waiting for.
-    engine.close(until.get().copied().unwrap_or_else(Instant::now)).await;
-    served
+    engine.close(*served.as_ref().unwrap_or(&Instant::now())).await;
+    served.map(|_| ())
+}
+
+/// Prints a line to standard output. Whoever read the lines may have gone, as in `maskclip serve | head -1`, or the disk under
+/// them be full; the server goes on.
+fn say(line: &str) {
+    if let Err(error) = print(&format!("{line}\n")) {
+        tracing::warn!(%error, "standard output cannot be written");
+    }
 }
 
 /// Returns an example request for the embedded model that works when pasted in a checkout.
@@ -122,6 +127,26 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// Returns a future that resolves on the first SIGTERM or SIGINT with the time for which the server is to say that it is not ready
+/// before it closes. Load balancers need it; whoever presses Ctrl-C does not, so it is zero for SIGINT. A second signal ends the
+/// process at once, from the signal's handler, with the exit code that a shell reports for the signal.
+fn stop_signal(unready: Duration) -> std::io::Result<impl Future<Output = Duration>> {
+    let stopping = Arc::new(AtomicBool::new(false));
+    for number in [SIGTERM, SIGINT] {
+        // Handlers run in this order, so the first signal finds the flag unset and sets it.
+        flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stopping))?;
+        flag::register(number, Arc::clone(&stopping))?;
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => unready,
+            _ = interrupt.recv() => Duration::ZERO,
+        }
+    })
 }
 
 /// Returns a future that resolves on the first SIGTERM or SIGINT.

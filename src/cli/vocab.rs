@@ -1,6 +1,6 @@
 //! `maskclip vocab`: manages named vocabularies from a shell, in the same store on disk as the server.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use figment::value::Dict;
 
 use super::arguments::{ConfigArguments, ModelsArguments, one_of};
+use super::output::print;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::labeller::{ModelInfo, ServedModel};
@@ -297,12 +298,4 @@ fn read(file: &Path) -> std::io::Result<String> {
         return Ok(text);
     }
     std::fs::read_to_string(file)
-}
-
-/// Prints to standard output. A reader that has closed the pipe is not an error.
-fn print(text: &str) -> std::io::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
 }

@@ -102,7 +102,10 @@ impl CurrentStage {
         run: impl Future<Output = Result<T, SegmentError>>,
     ) -> Result<T, SegmentError> {
         let start = Instant::now();
-        match tokio::time::timeout_at(deadline.into(), run).await {
+        let mut unfinished = Unfinished(Some(self));
+        let ended = tokio::time::timeout_at(deadline.into(), run).await;
+        unfinished.0 = None;
+        match ended {
             Ok(result) => result,
             Err(_) => Err(SegmentError::DeadlineExceeded {
                 seconds: start.elapsed().as_secs_f64(),
@@ -117,6 +120,17 @@ impl CurrentStage {
 
     fn stage(&self) -> Stage {
         Stage::VARIANTS[usize::from(self.0.load(Ordering::Relaxed))]
+    }
+}
+
+/// Says in the caller's span, where that has a field `stage`, in which stage a request was that is given up.
+struct Unfinished<'stage>(Option<&'stage CurrentStage>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(current) = self.0 {
+            tracing::Span::current().record("stage", current.stage().name());
+        }
     }
 }
 

@@ -206,15 +206,18 @@ impl Engine {
             .collect()
     }
 
-    /// Returns the model that a request names, or the first one. Works before any model is loaded.
+    /// Returns the model that a request names, or the first one. Works before any model is loaded. Says which it is in the
+    /// caller's span, where that has a field `model`.
     ///
     /// # Errors
     /// [`SegmentError::UnknownModel`].
     fn find_host(&self, name: Option<&str>) -> Result<&ModelHost, SegmentError> {
-        match name {
-            None => Ok(&self.models[0]),
-            Some(name) => self.host(name),
-        }
+        let host = match name {
+            None => &self.models[0],
+            Some(name) => self.host(name)?,
+        };
+        tracing::Span::current().record("model", &*host.name);
+        Ok(host)
     }
 
     /// Returns the model of that name.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -18,7 +19,7 @@ const SECONDS_BUCKETS: [f64; 15] = [
 pub struct MetricsRegistry(Registry);
 
 impl MetricsRegistry {
-    /// Creates a registry that holds only the metric of the build's version.
+    /// Creates a registry that holds only the metrics of the build and the process.
     pub fn new() -> Self {
         let registry = Self(Registry::new());
         let build_info = registry.gauges(
@@ -27,6 +28,7 @@ impl MetricsRegistry {
             &["version", "commit"],
         );
         build_info.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
+        registry.register(Box::new(ProcessCollector::for_self()));
         registry
     }
 
@@ -138,5 +140,30 @@ impl<F: Fn() -> Vec<Reading> + Send + Sync> Collector for Readings<F> {
             }
         };
         (self.read)().into_iter().flat_map(families).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_tells_of_the_build_and_the_process() {
+        let text = MetricsRegistry::new().render();
+        for name in [
+            "maskclip_build_info{",
+            "process_cpu_seconds_total ",
+            "process_open_fds ",
+            "process_max_fds ",
+            "process_resident_memory_bytes ",
+            "process_start_time_seconds ",
+            "process_threads ",
+            "process_virtual_memory_bytes ",
+        ] {
+            assert!(
+                text.lines().any(|line| line.starts_with(name)),
+                "{name} is not in\n{text}"
+            );
+        }
     }
 }

@@ -517,3 +517,31 @@ fn not_ready(detail: &str, model: &str) -> serde_json::Value {
     problem["models"] = json!([{"name": "colours", "status": model}]);
     problem
 }
+
+#[tokio::test]
+async fn an_array_does_not_stand_for_an_object() {
+    let app = App::start().await;
+    for (method, path, body, at) in [
+        (Method::POST, "/v1/segment", "[\"aGk=\"]", None),
+        (Method::POST, "/v1/images", "[\"aGk=\"]", None),
+        (Method::PUT, "/v1/vocabularies/fruit", "[[\"apple\"]]", None),
+        (
+            Method::PUT,
+            "/v1/vocabularies/fruit",
+            "{\"classes\": [[\"apple\", []]]}",
+            Some("classes[0]"),
+        ),
+        (
+            Method::PUT,
+            "/v1/vocabularies/fruit",
+            "{\"classes\": [\"apple\"], \"options\": [null]}",
+            Some("options"),
+        ),
+        (Method::POST, "/v1/segment", "{\"output\": [\"png\"]}", Some("output")),
+    ] {
+        let head = request(method, path).header(header::CONTENT_TYPE, "application/json");
+        let reply = app.send(head.body(Body::from(body)).unwrap()).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+        assert_eq!(reply.json().get("path").and_then(|path| path.as_str()), at, "{body}");
+    }
+}

@@ -7,9 +7,12 @@
 )]
 
 mod fake;
+mod socket;
 mod support;
 
 mod batching;
+mod compression;
+mod connections;
 mod errors;
 mod health;
 mod hostile;
@@ -21,5 +24,6 @@ mod options;
 mod page;
 mod segment;
 mod several_models;
+mod shutdown;
 mod supervision;
 mod vocabularies;

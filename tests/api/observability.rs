@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::Method;
 use serde_json::json;
 
+use crate::socket::Socket;
 use crate::support::{App, request, with_image};
 
 #[tokio::test]
@@ -66,4 +67,23 @@ async fn every_documented_status_of_a_route_is_counted_from_the_start() {
         let line = format!(r#"maskclip_http_requests_total{{method="POST",route="/v1/segment",status="{status}"}} 0"#);
         assert!(text.contains(&line), "{line} is not in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn the_dashboard_asks_for_metrics_that_there_are() {
+    let socket = Socket::start(|_| ()).await;
+    let metrics = socket.connect().await.get("/metrics").await;
+    let dashboard = include_str!("../../docker/grafana/dashboards/maskclip.json");
+    let words = dashboard.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let asked = words.filter(|word| word.starts_with("maskclip_") || word.starts_with("process_"));
+    let mut count = 0;
+    for name in asked {
+        let family = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|end| name.strip_suffix(end));
+        let is_there = |name: &str| metrics.contains(&format!("# TYPE {name} "));
+        assert!(is_there(name) || family.is_some_and(is_there), "{name}");
+        count += 1;
+    }
+    assert!(count > 20, "only {count} metrics are found in the dashboard");
 }

@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use maskclip::api::{AppState, openapi_yaml, router};
+use maskclip::api::{AppState, Lifecycle, openapi_yaml, router};
 use maskclip::config::Config;
 use maskclip::engine::{Engine, ModelState, Readiness};
 use maskclip::labeller::ServedModel;
@@ -55,19 +55,10 @@ impl App {
 
     /// Starts a server with several models without waiting. The first model obeys the control.
     pub fn launch_models(models: Vec<ServedModel>, control: Control, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::for_testing();
-        change(&mut config);
-        let metrics = MetricsRegistry::new();
-        let engine = Engine::start(config.engine_settings(), models, None, &metrics);
-        engine.keep_embedded();
-        let state = AppState {
-            engine: Arc::clone(&engine),
-            metrics,
-            max_request_bytes: config.limits.max_request_bytes,
-        };
+        let state = state(models, change);
         Self {
+            engine: Arc::clone(&state.engine),
             router: router(state),
-            engine,
             control,
         }
     }
@@ -148,6 +139,22 @@ pub fn until(holds: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
         tokio::time::timeout(Duration::from_secs(30), reached)
             .await
             .expect("the condition holds in time");
+    }
+}
+
+/// Starts an engine with these models. Returns it as the router takes it.
+pub fn state(models: Vec<ServedModel>, change: impl FnOnce(&mut Config)) -> AppState {
+    let mut config = Config::for_testing();
+    change(&mut config);
+    let metrics = MetricsRegistry::new();
+    let engine = Engine::start(config.engine_settings(), models, None, &metrics);
+    engine.keep_embedded();
+    AppState {
+        engine,
+        metrics,
+        max_request_bytes: config.limits.max_request_bytes,
+        server: config.server,
+        lifecycle: Lifecycle::new(),
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) const CRATES: &Table = &[
     ("tch", "clip dense models training"),
     // The wire.
     ("axum", "api"),
+    ("hyper", "api"),
     ("tower", "api"),
     ("utoipa", "api"),
     // A room registers its own metrics.

@@ -1,15 +1,17 @@
 //! Starts the real binary on its own port and ends it with the test.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, PipeReader, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The longest time that a server may take to load the embedded model on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--device", "cpu"];
+/// The arguments of a server on the embedded model and a free port.
+pub const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--device", "cpu"];
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_maskclip");
 
@@ -18,7 +20,7 @@ const STORE_PATH: &str = "MASKCLIP_VOCABULARY__STORE_PATH";
 /// A running `maskclip serve`.
 pub struct Server {
     process: Child,
-    stdout: BufReader<ChildStdout>,
+    stdout: BufReader<PipeReader>,
     /// The address, `http://127.0.0.1:PORT`.
     pub address: String,
 }
@@ -54,7 +56,8 @@ impl Server {
         Self::spawn(command)
     }
 
-    fn spawn(command: Command) -> Self {
+    /// Starts a command that serves and waits until it is ready.
+    pub fn spawn(command: Command) -> Self {
         let server = Self::launch(command);
         server.wait_until_ready();
         server
@@ -63,7 +66,8 @@ impl Server {
     /// Starts a command that serves and waits until it listens.
     pub fn launch(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
-        let mut stdout = BufReader::new(process.stdout.take().expect("standard output is piped"));
+        let stdout: OwnedFd = process.stdout.take().expect("standard output is piped").into();
+        let mut stdout = BufReader::new(PipeReader::from(stdout));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("standard output can be read");
         let address = line
@@ -113,6 +117,13 @@ impl Server {
         value.parse().expect("the metric is a whole number")
     }
 
+    /// Stops to read standard output, as `head` does.
+    pub fn stop_reading(&mut self) {
+        let (closed, _) = std::io::pipe().expect("a pipe can be made");
+        // Replacing the reader drops the only reading end of the server's pipe.
+        self.stdout = BufReader::new(closed);
+    }
+
     /// Returns the lines that the server prints once the model is ready, up to the end of the example request.
     pub fn printed_example(&mut self) -> String {
         let mut text = String::new();
@@ -125,6 +136,11 @@ impl Server {
             text.push_str(&line);
         }
         text.trim_start_matches("try it:").trim().to_owned()
+    }
+
+    /// Returns the id of the server's process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Sends the server a signal, named as for `kill`.

@@ -4,7 +4,7 @@
     reliability.py [--program PATH] [--seconds N] [SCENARIO ...]
 
 The exit status is 1 if a bar is not reached. The server runs with its default configuration. Use an optimised build on
-an idle machine: bars are in seconds. Needs Python 3.10 and nothing else.
+an idle machine: bars are in seconds. Needs Python 3.10 and, for rollover, nginx.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import asyncio
 import sys
 from pathlib import Path
 
-from scenarios import SCENARIOS
+import connections
+import scenarios
 from server import REPOSITORY
+
+SCENARIOS = scenarios.SCENARIOS | connections.SCENARIOS
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ use crate::api::error::ApiError;
 use crate::api::upload::UploadBody;
 use crate::api::wire::{
     Attention, ClassBody, KeySmoothingBody, LabelMapFormat, Refinement, Resize, Synonyms, TemplateSet, WindowBody,
+    object,
 };
 use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, VocabularyChoice};
 
@@ -95,7 +96,7 @@ pub struct SegmentBody {
     #[schema(exclusive_minimum = 0, example = 30)]
     pub deadline_seconds: Option<f64>,
     /// How the result is written.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub output: OutputBody,
 }
 

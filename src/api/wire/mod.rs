@@ -7,6 +7,7 @@ mod classes;
 mod enums;
 mod key_smoothing;
 mod model_health;
+mod object;
 mod timings;
 mod window;
 
@@ -17,5 +18,6 @@ pub use enums::{
 };
 pub use key_smoothing::KeySmoothingBody;
 pub use model_health::ModelHealth;
+pub use object::{Object, object};
 pub use timings::Timings;
 pub use window::WindowBody;

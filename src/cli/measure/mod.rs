@@ -13,6 +13,7 @@ use strum::VariantNames;
 
 use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::open_disk;
+use super::output::note;
 use crate::api::ClassBody;
 use crate::config::Config;
 use crate::engine::Protocol;
@@ -236,7 +237,10 @@ impl MeasureArguments {
             dataset.samples.truncate(limit as usize);
         }
         if dataset.images_without_truth > 0 {
-            eprintln!("{} images have no truth and are left out", dataset.images_without_truth);
+            note(format!(
+                "{} images have no truth and are left out",
+                dataset.images_without_truth
+            ));
         }
         Ok(dataset)
     }

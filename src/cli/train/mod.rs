@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::disk::open_disk;
 use super::ending::end;
 use super::measure::{Result, classes_named, find_vocabulary, progress, resolve, set_all, with_background};
+use super::output::{note, print};
 use super::serve::shutdown_signal;
 use crate::config::Config;
 use crate::engine::{BackgroundFields, Engine, SegmentFields, SegmentOptions, VocabularyChoice};
@@ -92,23 +93,23 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
         |report, images_per_second| bar.show(report, images_per_second),
     );
     bar.0.finish_and_clear();
-    tell_outcome(&run, outcome?);
-    Ok(())
+    tell_outcome(&run, outcome?)
 }
 
 /// Says how a run ended. The path of a finished student goes to standard output, all else to standard error.
-fn tell_outcome(run: &TrainRun<'_>, outcome: TrainOutcome) {
+fn tell_outcome(run: &TrainRun<'_>, outcome: TrainOutcome) -> Result<()> {
     match outcome {
         TrainOutcome::Finished(last) => {
-            eprintln!("{} steps, {}", last.step, loss_of(&last));
-            eprintln!("what it is: {}", run.folder.join(CARD_FILE).display());
-            println!("{}", run.folder.join(STUDENT_FILE).display());
+            note(format!("{} steps, {}", last.step, loss_of(&last)));
+            note(format!("what it is: {}", run.folder.join(CARD_FILE).display()));
+            print(&format!("{}\n", run.folder.join(STUDENT_FILE).display()))?;
         }
-        TrainOutcome::Stopped(last) => eprintln!(
+        TrainOutcome::Stopped(last) => note(format!(
             "stopped after step {} of {}: the same command goes on from there",
             last.step, run.plan.settings.steps
-        ),
+        )),
     }
+    Ok(())
 }
 
 /// Everything that a run is made from, found and checked.
@@ -344,11 +345,11 @@ impl Signals {
             let phase = phase.lock().expect("nobody panics while holding the lock");
             match *phase {
                 Phase::Preparing => {
-                    eprintln!("stopped before any image was labelled: the same command starts again");
+                    note("stopped before any image was labelled: the same command starts again");
                     end(0)
                 }
                 Phase::Labelling => stop_labelling.notify_one(),
-                Phase::Steps => eprintln!("stopping after this step; a second signal ends the process at once"),
+                Phase::Steps => note("stopping after this step; a second signal ends the process at once"),
             }
         });
         Ok(signals)
@@ -365,7 +366,7 @@ impl Signals {
             tokio::select! {
                 labelled = label => labelled,
                 () = self.stop_labelling.notified() => {
-                    eprintln!("stopped while images were labelled: the same command goes on from there");
+                    note("stopped while images were labelled: the same command goes on from there");
                     end(0)
                 }
             }
@@ -386,13 +387,13 @@ fn taught_classes(list: &ClassList, labelled: &[bool]) -> Vec<Class> {
 /// Tells on standard error which files in the folder are not used as images.
 fn tell_left_out(images: &TrainingImages) {
     for (file, reason) in &images.undecodable {
-        eprintln!("left out: {}: {reason}", file.display());
+        note(format!("left out: {}: {reason}", file.display()));
     }
     if images.label_maps > 0 {
-        eprintln!(
+        note(format!(
             "{} label maps (.truth.png) next to images are not used as images",
             images.label_maps
-        );
+        ));
     }
 }
 

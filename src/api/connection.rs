@@ -1,0 +1,133 @@
+//! One connection from its first byte to its last: HTTP/1.1 or HTTP/2, time limits, and a graceful end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+
+use super::AppState;
+use super::connection_clock::{ClockedStream, ConnectionClock, Overdue, ReplyBody};
+use super::http_metrics::ConnectionMetrics;
+use super::lifecycle::{Lifecycle, Phase};
+use super::request_body::RequestBody;
+use super::settings::ConnectionLimits;
+
+/// The most bytes of a head, and of a body in one piece, that a connection buffers. hyper answers a larger head with 431.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
+/// The most fields of a head that are read. hyper answers more with 431.
+const MAX_FIELDS: usize = 256;
+
+/// The most requests under way on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 100;
+
+/// Time for the runtime to see what has come before an idle connection is closed: a request that is here counts.
+const LAST_LOOK: Duration = Duration::from_millis(10);
+
+/// Serves connections.
+pub(super) struct Connections {
+    router: Router,
+    http: auto::Builder<TokioExecutor>,
+    limits: ConnectionLimits,
+    lifecycle: Lifecycle,
+    metrics: ConnectionMetrics,
+}
+
+impl Connections {
+    pub(super) fn new(state: &AppState, router: Router) -> Self {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        // The clock of a connection has its own limit for heads.
+        http.http1()
+            .header_read_timeout(None)
+            .max_buf_size(MAX_BUFFER_BYTES)
+            .max_headers(MAX_FIELDS);
+        http.http2()
+            .max_header_list_size(MAX_BUFFER_BYTES as u32)
+            .max_concurrent_streams(MAX_STREAMS);
+        Self {
+            router,
+            http,
+            limits: state.server.connection_limits(),
+            lifecycle: state.lifecycle.clone(),
+            metrics: ConnectionMetrics::new(&state.metrics, &state.server),
+        }
+    }
+
+    /// Serves one connection to its end.
+    pub(super) async fn serve(&self, socket: TcpStream, address: SocketAddr) {
+        let _open = self.metrics.open();
+        // A reply goes out as soon as it is written.
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(client = %address, %error, "TCP_NODELAY cannot be set");
+        }
+        let clock = ConnectionClock::start(Instant::now());
+        let io = TokioIo::new(ClockedStream::new(socket, clock.clone()));
+        let service = service_fn(|request| self.answer(request, address, &clock));
+        let mut connection = pin!(self.http.serve_connection(io, service));
+        let mut draining = pin!(async {
+            self.lifecycle.reached(Phase::Draining).await;
+            tokio::time::sleep(LAST_LOOK).await;
+        });
+        let mut is_ending = false;
+        loop {
+            tokio::select! {
+                // A request that has come counts before the time that it took.
+                biased;
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(client = %address, error = &*error, "the connection failed");
+                    }
+                    return;
+                }
+                overdue = clock.overdue(&self.limits) => {
+                    tracing::debug!(client = %address, limit = overdue.name(), "the connection waited for too long");
+                    self.metrics.overdue(overdue);
+                    if is_ending || overdue != Overdue::Idle {
+                        return;
+                    }
+                }
+                () = draining.as_mut(), if !is_ending => {}
+            }
+            is_ending = true;
+            clock.expect_end();
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+
+    /// Has the router answer a request.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        address: SocketAddr,
+        clock: &ConnectionClock,
+    ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> + use<> {
+        let version = request.version();
+        let mut request = request.map(RequestBody::new);
+        let progress = request.body().progress();
+        let handling = clock.handling(version, progress.clone());
+        request.extensions_mut().insert(progress);
+        request.extensions_mut().insert(ConnectInfo(address));
+        let answered = TowerToHyperService::new(self.router.clone()).call(request.map(Body::new));
+        let lifecycle = self.lifecycle.clone();
+        async move {
+            let mut response = answered.await?;
+            // HTTP/2 has no such field: the end of its connections is a frame.
+            if version < Version::HTTP_2 && lifecycle.phase() > Phase::Serving {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok(handling.reply(response))
+        }
+    }
+}
