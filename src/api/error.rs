@@ -258,7 +258,7 @@ impl From<ExceededLimit> for Limit {
     }
 }
 
-/// The setting that scales, windows or a refinement exceeded.
+/// The setting that was exceeded.
 fn cost_limit(error: &CostError) -> Option<Limit> {
     match error {
         CostError::TooManyWindows { limit, .. } => Some(Limit::whole("limits.max_windows", *limit as u64)),
@@ -266,6 +266,10 @@ fn cost_limit(error: &CostError) -> Option<Limit> {
         CostError::InputPixels { limit, .. } => Some(Limit::whole("limits.max_input_pixels", *limit)),
         CostError::ScaledShortSide { limit, .. } => Some(Limit::whole("limits.max_short_side", (*limit).into())),
         CostError::Refinement { limit, .. } => Some(Limit::whole("limits.max_refinement_bytes", *limit)),
+        CostError::ScoreBytes { limit, .. } => Some(Limit::whole("limits.max_score_bytes", *limit)),
+        CostError::PixelTexts { limit, .. } => Some(Limit::whole("limits.max_pixel_texts", *limit)),
+        CostError::RawPixels { limit, .. } => Some(Limit::whole("limits.max_raw_pixels", *limit)),
+        CostError::ConfidencePixels { limit, .. } => Some(Limit::whole("limits.max_confidence_pixels", *limit)),
         _ => None,
     }
 }
@@ -278,6 +282,9 @@ fn cost_path(error: &CostError) -> &'static str {
         CostError::PairedCells { .. } => "attention",
         CostError::ScaledShortSide { .. } => "scales",
         CostError::InputPixels { sizes, .. } if sizes.0.len() > 1 => "scales",
+        CostError::ScoreBytes { .. } | CostError::PixelTexts { .. } => "classes",
+        CostError::RawPixels { .. } => "output.label_map",
+        CostError::ConfidencePixels { .. } => "output.confidence_map",
         _ => "window",
     }
 }

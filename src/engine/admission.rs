@@ -5,7 +5,7 @@
 //! [`segment`](super::segment) decide which stages a request passes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use strum::VariantArray;
@@ -142,6 +142,16 @@ pub(super) struct AdmittedRequest<'engine> {
     pub(super) slot: Arc<Slot>,
     pub(super) timings: Timings,
     stage: &'engine CurrentStage,
+    wanted: Wanted,
+}
+
+/// Says while it lives that somebody waits for the result of a request.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl<'engine> AdmittedRequest<'engine> {
@@ -161,12 +171,19 @@ impl<'engine> AdmittedRequest<'engine> {
             slot: engine.take_slot()?,
             timings: Timings::default(),
             stage,
+            wanted: Wanted(Arc::new(AtomicBool::new(true))),
         })
     }
 
     /// Returns the settings and the model against which the fields of the request are resolved.
     pub(super) fn surroundings(&self) -> Surroundings<'engine> {
         self.engine.surroundings(self.host)
+    }
+
+    /// Returns a check for long work: whether the request was given up, so that nobody waits for the work's result.
+    pub(super) fn is_abandoned(&self) -> impl Fn() -> bool + Send + use<> {
+        let wanted = Arc::clone(&self.wanted.0);
+        move || !wanted.load(Ordering::Relaxed)
     }
 
     pub(super) fn enter(&self, stage: Stage) {
@@ -191,15 +208,18 @@ impl<'engine> AdmittedRequest<'engine> {
         Ok(result)
     }
 
-    /// Runs work on the blocking pool. The work holds the slot until it ends, so a request that was given up still
-    /// counts until then.
+    /// Runs work on the blocking pool. Running work holds the slot until it ends, so a request that was given up still
+    /// counts until then. Work that has not begun by then never does.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SegmentError> {
-        let slot = Arc::clone(&self.slot);
+        let slot = Arc::downgrade(&self.slot);
         let done = run_blocking(move || {
+            let Some(slot) = slot.upgrade() else {
+                return Err("the request was given up".to_owned());
+            };
             let result = catch_panic(work);
             drop(slot);
             result

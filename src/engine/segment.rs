@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::{AdmittedRequest, CurrentStage};
+use super::extraction::SeenImage;
 use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentOptions, SegmentRequest, Segmentation, Warning,
     WarningCode,
 };
 use super::worker::{Job, ScoreJob, Scored};
-use super::{Engine, Stage, cost};
-use crate::dense::RefinementOptions;
+use super::{CostError, Engine, Stage, cost};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
 use crate::scores::{DenseScores, QueryOwner};
 use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, VocabularyOptions};
@@ -43,20 +43,19 @@ impl AdmittedRequest<'_> {
         let SegmentRequest { image, fields } = request;
         let vocabulary = self.engine.find_vocabulary(fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(), &vocabulary.options)?;
-        self.check(&options.dense.features)?;
+        let SegmentOptions { dense, input, .. } = &options;
+        self.check(&dense.features)?;
         let (image, digest) = self.image(&image).await?;
         let list = self
             .engine
             .class_list(vocabulary, &options.background, options.templates)?;
-        let SegmentOptions { dense, input, .. } = &options;
-        let prepared = self
-            .prepare(image, digest, &dense.features, dense.refinement, input)
-            .await?;
-        let features_cached = prepared.is_cached();
+        let seen = self.look(image, digest, &dense.features, input).await?;
+        self.check_cost(&seen, list.query_count(options.synonyms), &options)?;
+        let (size, features_cached) = (seen.size, seen.is_cached());
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
         let classifier = Arc::new(list.classifier(&embeddings, options.synonyms));
-        self.check_refinement(prepared.size, &classifier, &dense.refinement)?;
+        let prepared = self.prepare(seen, dense.refinement, input).await?;
         let job = |ticket| {
             Job::Score(ScoreJob {
                 input: prepared.input,
@@ -67,12 +66,12 @@ impl AdmittedRequest<'_> {
         };
         let Scored { scores, features } = self.on_worker(job).await?;
         let warnings = self.warnings(&options.background, &list, &embeddings, scores.denoising_dropped_all);
-        let (map, classes) = self.label(scores, prepared.size, &list, &classifier, &options).await?;
+        let (map, classes) = self.label(scores, size, &list, &classifier, &options).await?;
         let (label_map, confidence_map) = self.encode(map, options.output).await?;
-        if let Some(key) = prepared.key.filter(|_| !features_cached) {
-            self.hold_features(key, features, prepared.size, dense.features.keys);
+        if let Some(key) = prepared.key {
+            self.hold_features(key, features, size, dense.features.keys);
         }
-        let (width, height) = prepared.size;
+        let (width, height) = size;
         Ok(Segmentation {
             model: self.model.name.clone(),
             width,
@@ -110,11 +109,14 @@ impl AdmittedRequest<'_> {
         let similarity = best_per_class(&scores.similarity, &classifier.owners, classes);
         let image_probability = best_per_class(&scores.image_probability, &classifier.owners, classes);
         let classifier = Arc::clone(classifier);
+        let is_abandoned = self.is_abandoned();
         let map = self
             .stage(Stage::LabelMap, move || {
-                label_map::label_map(&scores.map, &classifier.owners, &map_options)
+                label_map::label_map_unless(&scores.map, &classifier.owners, &map_options, &is_abandoned)
             })
             .await?;
+        let map =
+            map.ok_or_else(|| SegmentError::Internal("a label map was given up that is still wanted".to_owned()))?;
         let results = list.classes().iter().zip(&map.classes);
         let results = results.zip(similarity.into_iter().zip(image_probability));
         let results = results.map(|((class, statistics), (similarity, image_probability))| ClassResult {
@@ -127,16 +129,12 @@ impl AdmittedRequest<'_> {
         Ok((map, results))
     }
 
-    /// Checks the cost of the refinement. The number of queries is known only after all texts are.
-    fn check_refinement(
-        &self,
-        (width, height): (u32, u32),
-        classifier: &Classifier,
-        options: &RefinementOptions,
-    ) -> Result<(), SegmentError> {
-        let pixels = u64::from(width) * u64::from(height);
+    /// Checks the cost of the scores of so many queries, and of what is made of them at the image's size.
+    fn check_cost(&self, image: &SeenImage, queries: usize, options: &SegmentOptions) -> Result<(), CostError> {
         let limits = &self.engine.settings.input_limits;
-        Ok(cost::check_refinement(options, classifier.queries, pixels, limits)?)
+        cost::check_scores(queries, image.cells, limits)?;
+        cost::check_label_map(queries, image.pixels(), options.output, limits)?;
+        cost::check_refinement(&options.dense.refinement, queries, image.pixels(), limits)
     }
 
     async fn embed(&mut self, texts: &[String], templates: TemplateSet) -> Result<EmbeddedTexts, SegmentError> {

@@ -24,13 +24,19 @@ pub struct EngineSettings {
 }
 
 impl EngineSettings {
-    /// Returns the same settings for an engine that keeps nothing of images: it sees each image once, or is timed.
-    pub fn without_images(self) -> Self {
+    /// Returns the same settings for the engine of a command. It keeps nothing of images, because it sees each image
+    /// once, or is timed. Its results do not travel, so no limit is on their size.
+    pub fn for_commands(self) -> Self {
         Self {
             images: ImageSettings {
                 cache_bytes: 0,
                 held_bytes: 0,
                 ..self.images
+            },
+            input_limits: InputLimits {
+                max_raw_pixels: u64::MAX,
+                max_confidence_pixels: u64::MAX,
+                ..self.input_limits
             },
             ..self
         }
