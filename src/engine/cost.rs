@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::InputLimits;
-use super::request::OutputOptions;
 use crate::dense::{Attention, RefinementOptions, Window, refinement_bytes};
 use crate::label_map::LabelMapFormat;
 use crate::scores::Windows;
@@ -124,6 +123,17 @@ pub enum CostError {
         /// Pixels of the image.
         pixels: u64,
         /// The limit in pixels.
+        limit: u64,
+    },
+    /// The request alone needs more memory than all requests together may take.
+    #[error(
+        "the request takes up to {bytes} bytes, more than engine.work_bytes = {limit}; a smaller image, fewer classes or \
+         another form of the label map take less"
+    )]
+    WorkBytes {
+        /// Bytes that the request needs at most at once.
+        bytes: u64,
+        /// The limit in bytes.
         limit: u64,
     },
     /// The image is too large for a confidence map.
@@ -293,14 +303,15 @@ pub(super) fn score_bytes(queries: usize, cells: u64) -> u64 {
         .saturating_mul(size_of::<f32>() as u64)
 }
 
-/// Checks the work of the label map of `queries` texts, and the size of the result.
+/// Checks the work of the label map of `queries` texts, and the size of the result in its form, with a confidence map or
+/// without.
 ///
 /// # Errors
 /// [`CostError::PixelTexts`], [`CostError::RawPixels`] or [`CostError::ConfidencePixels`].
 pub(super) fn check_label_map(
     queries: usize,
     pixels: u64,
-    output: OutputOptions,
+    (label_map, confidence_map): (LabelMapFormat, bool),
     limits: &InputLimits,
 ) -> Result<(), CostError> {
     let limit = limits.max_pixel_texts;
@@ -308,11 +319,11 @@ pub(super) fn check_label_map(
         return Err(CostError::PixelTexts { queries, pixels, limit });
     }
     let limit = limits.max_raw_pixels;
-    if output.label_map == LabelMapFormat::Raw && pixels > limit {
+    if label_map == LabelMapFormat::Raw && pixels > limit {
         return Err(CostError::RawPixels { pixels, limit });
     }
     let limit = limits.max_confidence_pixels;
-    if output.confidence_map && pixels > limit {
+    if confidence_map && pixels > limit {
         return Err(CostError::ConfidencePixels { pixels, limit });
     }
     Ok(())
@@ -456,11 +467,7 @@ mod tests {
 
     #[test]
     fn a_label_map_is_weighed_by_texts_and_pixels_and_by_what_travels() {
-        let output = |label_map, confidence_map| OutputOptions {
-            label_map,
-            confidence_map,
-        };
-        let png = output(LabelMapFormat::Png, false);
+        let png = (LabelMapFormat::Png, false);
         assert_eq!(check_label_map(1, 1000, png, &limits()), Ok(()));
         assert_eq!(
             check_label_map(2, 501, png, &limits())
@@ -469,7 +476,7 @@ mod tests {
             "2 texts at 501 pixels are more than limits.max_pixel_texts = 1000; fewer classes, synonyms: mean or a smaller \
              image make fewer"
         );
-        let raw = output(LabelMapFormat::Raw, true);
+        let raw = (LabelMapFormat::Raw, true);
         assert_eq!(check_label_map(1, 100, raw, &limits()), Ok(()));
         assert_eq!(
             check_label_map(1, 101, raw, &limits()),
@@ -478,7 +485,7 @@ mod tests {
                 limit: 100
             })
         );
-        let confidence = output(LabelMapFormat::None, true);
+        let confidence = (LabelMapFormat::None, true);
         assert_eq!(check_label_map(1, 200, confidence, &limits()), Ok(()));
         assert_eq!(
             check_label_map(1, 201, confidence, &limits()),

@@ -10,29 +10,37 @@ use super::admission::{AdmittedRequest, CurrentStage};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
 use super::images::EncodedImage;
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
+use super::weight::{Dimensions, Weight};
 use super::worker::{ExtractJob, FeatureInput, Job};
-use super::{Engine, Stage, cost};
-use crate::dense::{Attention, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
+use super::{Arrival, Engine, Stage, cost};
+use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
 use crate::image::{self, ImageHeader, ModelInput, Resize};
 use crate::labeller::{ImageFeatures, ModelKind};
 
 impl Engine {
-    /// Computes an image's features and holds both image and features. Later requests name the image by
-    /// [`ImageSource::Held`].
+    /// Computes an image's features and holds both image and features, for a request that has arrived. Later requests
+    /// name the image by [`ImageSource::Held`].
     ///
     /// Never waits for a free slot: a full engine fails at once, as in [`Engine::segment`].
     ///
     /// # Errors
     /// [`SegmentError`] when the image or the options are refused, the engine is not ready or full, or the deadline
     /// passes.
-    pub async fn hold_image(&self, request: ImageRequest) -> Result<HeldImage, SegmentError> {
+    pub async fn hold_image(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, SegmentError> {
+        let held = self.hold_image_in_time(arrival, request).await;
+        held.map_err(|error| self.counted(error))
+    }
+
+    async fn hold_image_in_time(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, SegmentError> {
         let ImageRequest { image, fields } = request;
-        let deadline = self.deadline(&fields)?;
+        let arrived = arrival.at();
+        let deadline = self.deadline(&fields, arrived)?;
         let host = self.find_host(fields.model.as_deref())?;
         let (options, input) = fields.resolve(self.surroundings(host))?;
         let stage = CurrentStage::default();
-        let admitted = AdmittedRequest::admit(self, host, &stage)?;
-        stage.until(deadline, admitted.hold_image(image, options, input)).await
+        let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
+        let held = admitted.hold_image(image, options, input);
+        stage.until(arrived, deadline, held).await
     }
 
     /// Drops a held image and all features computed from its bytes.
@@ -56,6 +64,8 @@ pub(super) struct SeenImage {
     pub(super) cells: u64,
     /// Width and height of the model's input in pixels at each scale.
     input_sizes: Vec<(u32, u32)>,
+    /// The header, if the image has to be decoded.
+    header: Option<ImageHeader>,
     cached: Option<HeldFeatures>,
     /// The key under which the features are cached or may be; `None` when no features are kept.
     key: Option<FeatureKey>,
@@ -92,9 +102,17 @@ impl AdmittedRequest<'_> {
         self.check(&options)?;
         self.engine.images.check(&image)?;
         let digest = self.digest(&image).await?;
-        let seen = self.look(image.clone(), Some(digest), &options, &input).await?;
+        let dense = DenseOptions {
+            features: options,
+            ..DenseOptions::default()
+        };
+        let seen = self.look(image.clone(), Some(digest), &dense, &input).await?;
         let (size, features_cached) = (seen.size, seen.is_cached());
-        let prepared = self.prepare(seen, RefinementOptions::None, &input).await?;
+        let weight = Weight::of_features(&self.dimensions(&seen));
+        self.check_weight(&weight)?;
+        self.reserve(&weight).await?;
+        let prepared = self.prepare(seen, dense.refinement, &input).await?;
+        self.shrink_to(weight.after_pixels());
         // Features that will not be kept need not be computed.
         if let (FeatureInput::Pixels(input), Some(key)) = (prepared.input, prepared.key) {
             let job = |ticket| Job::Extract(ExtractJob { input, options, ticket });
@@ -138,24 +156,26 @@ impl AdmittedRequest<'_> {
         self.blocking("digest", move || ImageDigest::of(&image)).await
     }
 
-    /// Looks an image's features up, else reads its header. Checks every limit on the model's input.
+    /// Looks an image's features up, and reads its header if it has to be decoded. Checks every limit on the model's
+    /// input.
     pub(super) async fn look(
         &self,
         bytes: Bytes,
         digest: Option<ImageDigest>,
-        options: &FeatureOptions,
+        dense: &DenseOptions,
         input: &InputOptions,
     ) -> Result<SeenImage, SegmentError> {
+        let options = &dense.features;
         let features = &self.engine.features;
         let model = (self.host.name.as_str(), self.model.short_side);
         let digest = digest.filter(|_| features.is_on());
         let key = digest.map(|digest| FeatureKey::new(digest, model, options, input));
         let cached = key.as_ref().and_then(|key| features.get(key, options.keys));
-        let size = match &cached {
-            Some(HeldFeatures { size, .. }) => *size,
-            None => {
+        let (header, size) = match &cached {
+            Some(HeldFeatures { size, .. }) if dense.refinement == RefinementOptions::None => (None, *size),
+            Some(_) | None => {
                 let header = self.header(bytes.clone()).await?;
-                (header.width, header.height)
+                (Some(header), (header.width, header.height))
             }
         };
         let (input_sizes, cells) = self.sizes(size, options, input)?;
@@ -164,9 +184,28 @@ impl AdmittedRequest<'_> {
             size,
             cells,
             input_sizes,
+            header,
             cached,
             key,
         })
+    }
+
+    /// Returns what the weight of an image's features depends on.
+    pub(super) fn dimensions(&self, image: &SeenImage) -> Dimensions {
+        let input_pixels = image
+            .input_sizes
+            .iter()
+            .map(|&(width, height)| u64::from(width) * u64::from(height));
+        let is_decoded = u64::from(image.header.is_some());
+        Dimensions {
+            decoding_bytes: image.header.map_or(0, |header| header.decoding_bytes),
+            pixels: image.pixels(),
+            input_pixels: is_decoded * input_pixels.sum::<u64>(),
+            cells: image.cells,
+            // Features, and keys that may be as long.
+            cell_floats: 2 * self.model.embedding_dimension as u64,
+            ..Dimensions::default()
+        }
     }
 
     /// Returns cached features, with pixels if the refinement needs them; otherwise pixels only.

@@ -9,32 +9,52 @@ use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentOptions, SegmentRequest, Segmentation, Warning,
     WarningCode,
 };
+use super::weight::{Dimensions, Weight};
 use super::worker::{Job, ScoreJob, Scored};
-use super::{CostError, Engine, Stage, cost};
+use super::{Arrival, CostError, Engine, Stage, cost};
+use crate::dense::refinement_bytes;
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
 use crate::scores::{DenseScores, QueryOwner};
-use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, VocabularyOptions};
+use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
 
 impl Engine {
     /// Labels one image.
     ///
     /// Never waits for a free slot: a full engine returns [`SegmentError::Overloaded`] at once. Dropping the future
-    /// gives the request up, but texts that are being embedded are finished and kept. The image's features are cached
+    /// gives the request up; texts that have been embedded for it by then are kept. The image's features are cached
     /// after the request is answered.
     ///
     /// # Errors
     /// [`SegmentError`] when the image, the vocabulary or the options are refused, the engine is not ready or full, or
     /// the deadline passes.
     pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        let deadline = self.deadline(&request.fields.features)?;
+        self.segment_arrived(self.arrive()?, request).await
+    }
+
+    /// Labels one image as [`Engine::segment`] does, for a request that arrived earlier.
+    ///
+    /// # Errors
+    /// The same as [`Engine::segment`].
+    pub async fn segment_arrived(
+        &self,
+        arrival: Arrival,
+        request: SegmentRequest,
+    ) -> Result<Segmentation, SegmentError> {
+        let segmentation = self.segment_in_time(arrival, request).await;
+        segmentation.map_err(|error| self.counted(error))
+    }
+
+    async fn segment_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
+        let arrived = arrival.at();
+        let deadline = self.deadline(&request.fields.features, arrived)?;
         let host = self.find_host(request.fields.features.model.as_deref())?;
         // Errors that do not depend on the vocabulary are reported before the request costs anything.
         request
             .fields
             .resolve(self.surroundings(host), &VocabularyOptions::default())?;
         let stage = CurrentStage::default();
-        let admitted = AdmittedRequest::admit(self, host, &stage)?;
-        stage.until(deadline, admitted.segment(request)).await
+        let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
+        stage.until(arrived, deadline, admitted.segment(request)).await
     }
 }
 
@@ -49,13 +69,15 @@ impl AdmittedRequest<'_> {
         let list = self
             .engine
             .class_list(vocabulary, &options.background, options.templates)?;
-        let seen = self.look(image, digest, &dense.features, input).await?;
-        self.check_cost(&seen, list.query_count(options.synonyms), &options)?;
+        let seen = self.look(image, digest, dense, input).await?;
+        let weight = self.check_cost(&seen, &list, &options)?;
         let (size, features_cached) = (seen.size, seen.is_cached());
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
         let classifier = Arc::new(list.classifier(&embeddings, options.synonyms));
+        self.reserve(&weight).await?;
         let prepared = self.prepare(seen, dense.refinement, input).await?;
+        self.shrink_to(weight.after_pixels());
         let job = |ticket| {
             Job::Score(ScoreJob {
                 input: prepared.input,
@@ -65,9 +87,13 @@ impl AdmittedRequest<'_> {
             })
         };
         let Scored { scores, features } = self.on_worker(job).await?;
+        self.shrink_to(weight.after_scores());
+        let scored = Instant::now();
         let warnings = self.warnings(&options.background, &list, &embeddings, scores.denoising_dropped_all);
         let (map, classes) = self.label(scores, size, &list, &classifier, &options).await?;
+        self.shrink_to(weight.after_label_map());
         let (label_map, confidence_map) = self.encode(map, options.output).await?;
+        self.host.times.record_rest(scored.elapsed());
         if let Some(key) = prepared.key {
             self.hold_features(key, features, size, dense.features.keys);
         }
@@ -84,6 +110,7 @@ impl AdmittedRequest<'_> {
             warnings,
             features_cached,
             timings: self.timings,
+            held_bytes: self.held_bytes(),
         })
     }
 
@@ -129,20 +156,35 @@ impl AdmittedRequest<'_> {
         Ok((map, results))
     }
 
-    /// Checks the cost of the scores of so many queries, and of what is made of them at the image's size.
-    fn check_cost(&self, image: &SeenImage, queries: usize, options: &SegmentOptions) -> Result<(), CostError> {
+    /// Checks the cost of the scores, and of what is made of them at the image's size. Returns the request's weight.
+    fn check_cost(&self, image: &SeenImage, list: &ClassList, options: &SegmentOptions) -> Result<Weight, CostError> {
         let limits = &self.engine.settings.input_limits;
+        let queries = list.query_count(options.synonyms);
         cost::check_scores(queries, image.cells, limits)?;
-        cost::check_label_map(queries, image.pixels(), options.output, limits)?;
-        cost::check_refinement(&options.dense.refinement, queries, image.pixels(), limits)
+        let output = options.output;
+        let form = (output.label_map, output.confidence_map);
+        cost::check_label_map(queries, image.pixels(), form, limits)?;
+        let refinement = &options.dense.refinement;
+        cost::check_refinement(refinement, queries, image.pixels(), limits)?;
+        let dimensions = Dimensions {
+            queries: queries as u64,
+            refinement_bytes: refinement_bytes(refinement, queries, image.pixels()),
+            label_bytes: if list.classes().len() > 255 { 2 } else { 1 },
+            ..self.dimensions(image)
+        };
+        let weight = Weight::of_label_map(&dimensions, output);
+        self.check_weight(&weight)?;
+        Ok(weight)
     }
 
     async fn embed(&mut self, texts: &[String], templates: TemplateSet) -> Result<EmbeddedTexts, SegmentError> {
         self.enter(Stage::Text);
         let start = Instant::now();
+        let missing = self.engine.missing_texts(&self.model, texts, templates).await;
+        self.check_text_time(missing, templates)?;
         let embeddings = self
             .engine
-            .embed(texts, templates, self.host, &self.model, &self.slot)
+            .embed(texts, templates, self.host, &self.model, Urgency::Request)
             .await?;
         self.record(Stage::Text, start.elapsed());
         Ok(embeddings)
