@@ -8,7 +8,10 @@ use serde::de::DeserializeOwned;
 
 use super::AppState;
 use super::error::ApiError;
+use super::metered::{metered, promised_bytes};
 use super::wire::Object;
+use crate::engine::HeldBytes;
+use crate::support::{excerpt, without_middle};
 
 /// The body's media type without parameters, in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -20,35 +23,74 @@ pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
 /// A 415 that says what was found and what is read.
 pub(super) fn unsupported_media_type(found: Option<String>, supported: &'static str) -> ApiError {
     ApiError::UnsupportedMediaType {
-        found: found.map_or_else(|| "missing".to_owned(), |found| format!("{found:?}")),
+        found: found.map_or_else(|| "missing".to_owned(), |found| format!("{:?}", excerpt(&found))),
         supported,
     }
 }
 
-/// The whole body.
+/// How often the bytes of a JSON body exist at once while it is read: its text, and its values.
+pub(super) const JSON_COPIES: u64 = 2;
+
+/// Refuses a body at once whose promised length is above the limit or finds no room. A body of unknown length is
+/// refused when it has come too far.
 ///
 /// # Errors
-/// 413 above `limits.max_request_bytes`, 400 when the client broke off.
-pub(super) async fn read_bytes(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
+/// 413 above `limits.max_request_bytes`, 429 above what is left of `engine.body_bytes`.
+pub(super) fn check_promise(
+    request: &Request,
+    state: &AppState,
+    held: &HeldBytes,
+    copies: u64,
+) -> Result<(), ApiError> {
     let limit = state.max_request_bytes;
+    let Some(bytes) = promised_bytes(request) else {
+        return Ok(());
+    };
+    if bytes > limit as u64 {
+        return Err(ApiError::RequestTooLarge { limit });
+    }
+    if !held.could_grow(bytes.saturating_mul(copies)) {
+        return Err(state.engine.body_refused().into());
+    }
+    Ok(())
+}
+
+/// The whole body, whose bytes are added to `held` as often as `copies` says.
+///
+/// # Errors
+/// 413 above `limits.max_request_bytes`, 429 above what is left of `engine.body_bytes`, 400 when the client broke off.
+pub(super) async fn read_bytes(
+    request: Request,
+    state: &AppState,
+    held: &HeldBytes,
+    copies: u64,
+) -> Result<Bytes, ApiError> {
+    let limit = state.max_request_bytes;
+    check_promise(&request, state, held, copies)?;
+    let (request, meter) = metered(request, held, copies);
     Bytes::from_request(request, state)
         .await
         .map_err(|rejection| match rejection.status() {
+            _ if meter.is_refused() => state.engine.body_refused().into(),
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::RequestTooLarge { limit },
             _ => ApiError::Malformed(format!("the body broke off: {}", rejection.body_text())),
         })
 }
 
-/// A JSON body.
+/// A JSON body. Its bytes are added to `held`.
 ///
 /// # Errors
 /// 415 for another media type, and those of [`read_bytes`] and [`parse_json`].
-pub(super) async fn read_json<T: DeserializeOwned>(request: Request, state: &AppState) -> Result<T, ApiError> {
+pub(super) async fn read_json<T: DeserializeOwned>(
+    request: Request,
+    state: &AppState,
+    held: &HeldBytes,
+) -> Result<T, ApiError> {
     let found = media_type(request.headers());
     if found.as_deref() != Some("application/json") {
         return Err(unsupported_media_type(found, "application/json"));
     }
-    parse_json(&read_bytes(request, state).await?)
+    parse_json(&read_bytes(request, state, held, JSON_COPIES).await?)
 }
 
 /// JSON of a known shape.
@@ -63,10 +105,10 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
         let path = error.path().to_string();
         let inner = error.into_inner();
         if inner.is_data() {
-            let path = (path != ".").then_some(path);
+            let path = (path != ".").then(|| without_middle(path));
             ApiError::Invalid {
                 path,
-                detail: inner.to_string(),
+                detail: without_middle(inner.to_string()),
                 limit: None,
             }
         } else {

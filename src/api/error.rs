@@ -12,10 +12,11 @@ use super::problem::{Limit, Problem, ProblemType};
 use super::wire::ModelHealth;
 use crate::engine::{CostError, ExceededLimit, Field, LimitValue, SegmentError};
 use crate::image::DecodeError;
+use crate::support::{excerpt, without_middle};
 use crate::vocabulary::{ClassListError, VocabularyError};
 
-/// Seconds that `Retry-After` suggests: a queue of this server drains in about that time, and texts
-/// go on being embedded after a deadline, so a repeat finds them done.
+/// Seconds that `Retry-After` suggests where no time was measured. Texts that were embedded before a deadline are kept, so
+/// a repeat finds them done.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// Why a request was not answered as hoped.
@@ -25,10 +26,10 @@ pub enum ApiError {
     #[error("{0}")]
     Malformed(String),
     /// No route has the path.
-    #[error("nothing is served at {0}; GET /docs lists the routes")]
+    #[error("nothing is served at {}; GET /docs lists the routes", excerpt(.0))]
     RouteNotFound(String),
     /// The route does not answer the method.
-    #[error("{0} is not answered here; the Allow header lists the methods that are")]
+    #[error("{} is not answered here; the Allow header lists the methods that are", excerpt(.0.as_str()))]
     MethodNotAllowed(Method),
     /// No form of the answer suits `Accept`.
     #[error("the Accept header excludes all that this route can answer with: {offered}")]
@@ -158,7 +159,13 @@ impl ApiError {
                 | SegmentError::UnsuitableInput(_)
                 | SegmentError::Cost(_),
             ) => ProblemType::InvalidRequest,
-            Self::Segment(SegmentError::Overloaded { .. }) => ProblemType::Overloaded,
+            Self::Segment(
+                SegmentError::Overloaded { .. }
+                | SegmentError::BodyBytes { .. }
+                | SegmentError::TooManyTexts { .. }
+                | SegmentError::TooManyNewTexts { .. }
+                | SegmentError::TooBusy { .. },
+            ) => ProblemType::Overloaded,
             Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
             Self::NotReady { .. } | Self::CutOff | Self::Segment(SegmentError::Unavailable(_)) => {
                 ProblemType::Unavailable
@@ -185,10 +192,32 @@ impl ApiError {
             Self::Segment(SegmentError::ImageTooLargeToHold { limit, .. }) => {
                 Some(Limit::whole("images.held_bytes", *limit))
             }
-            Self::Segment(SegmentError::Overloaded { capacity }) => {
+            Self::Segment(SegmentError::Overloaded { capacity, .. }) => {
                 Some(Limit::whole("engine.queue_capacity", *capacity as u64))
             }
+            Self::Segment(SegmentError::BodyBytes { limit }) => Some(Limit::whole("engine.body_bytes", *limit)),
+            Self::Segment(SegmentError::TooManyTexts { error, .. }) => {
+                Some(Limit::whole("engine.max_waiting_texts", error.limit as u64))
+            }
             Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => vocabulary_limit(error),
+            _ => None,
+        }
+    }
+
+    /// Seconds after which a repeat is worth a try; none where waiting does not help.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::Segment(
+                SegmentError::Overloaded { retry_seconds, .. }
+                | SegmentError::TooManyTexts { retry_seconds, .. }
+                | SegmentError::TooBusy { retry_seconds, .. },
+            ) => Some(*retry_seconds),
+            Self::Segment(SegmentError::ModelUnavailable { next_attempt, .. }) => {
+                Some((next_attempt.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
+            }
+            Self::Segment(SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. }) => {
+                Some(RETRY_AFTER_SECONDS)
+            }
             _ => None,
         }
     }
@@ -211,7 +240,7 @@ impl ApiError {
             kind,
             title: kind.title(),
             status: kind.status().as_u16(),
-            detail: (kind != ProblemType::Internal).then(|| self.detail()),
+            detail: (kind != ProblemType::Internal).then(|| without_middle(self.detail())),
             instance: None,
             path: match self {
                 Self::Invalid { path, .. } => path.clone(),
@@ -219,6 +248,9 @@ impl ApiError {
                 Self::Segment(SegmentError::Field(error)) if error.field() == Field::Vocabulary => None,
                 Self::Segment(SegmentError::Field(error)) => Some(error.field().path()),
                 Self::Segment(SegmentError::UnknownModel { .. }) => Some("model".to_owned()),
+                Self::Segment(SegmentError::TooManyNewTexts { .. } | SegmentError::TooBusy { .. }) => {
+                    Some(Field::DeadlineSeconds.path())
+                }
                 Self::Segment(SegmentError::UnsuitableInput(_)) => Some("attention".to_owned()),
                 Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
                 Self::Vocabulary(VocabularyError::Invalid(ClassListError::OptionRange { option, .. })) => {
@@ -234,19 +266,6 @@ impl ApiError {
             },
         }
     }
-
-    /// The seconds after which a repeat may succeed.
-    fn retry_after_seconds(&self) -> Option<u64> {
-        match self {
-            Self::Segment(SegmentError::ModelUnavailable { next_attempt, .. }) => {
-                Some((next_attempt.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
-            }
-            Self::Segment(SegmentError::Overloaded { .. } | SegmentError::DeadlineExceeded { .. }) => {
-                Some(RETRY_AFTER_SECONDS)
-            }
-            _ => None,
-        }
-    }
 }
 
 impl From<ExceededLimit> for Limit {
@@ -258,7 +277,7 @@ impl From<ExceededLimit> for Limit {
     }
 }
 
-/// The setting that scales, windows or a refinement exceeded.
+/// The setting that was exceeded.
 fn cost_limit(error: &CostError) -> Option<Limit> {
     match error {
         CostError::TooManyWindows { limit, .. } => Some(Limit::whole("limits.max_windows", *limit as u64)),
@@ -266,6 +285,11 @@ fn cost_limit(error: &CostError) -> Option<Limit> {
         CostError::InputPixels { limit, .. } => Some(Limit::whole("limits.max_input_pixels", *limit)),
         CostError::ScaledShortSide { limit, .. } => Some(Limit::whole("limits.max_short_side", (*limit).into())),
         CostError::Refinement { limit, .. } => Some(Limit::whole("limits.max_refinement_bytes", *limit)),
+        CostError::ScoreBytes { limit, .. } => Some(Limit::whole("limits.max_score_bytes", *limit)),
+        CostError::PixelTexts { limit, .. } => Some(Limit::whole("limits.max_pixel_texts", *limit)),
+        CostError::WorkBytes { limit, .. } => Some(Limit::whole("engine.work_bytes", *limit)),
+        CostError::RawPixels { limit, .. } => Some(Limit::whole("limits.max_raw_pixels", *limit)),
+        CostError::ConfidencePixels { limit, .. } => Some(Limit::whole("limits.max_confidence_pixels", *limit)),
         _ => None,
     }
 }
@@ -278,6 +302,10 @@ fn cost_path(error: &CostError) -> &'static str {
         CostError::PairedCells { .. } => "attention",
         CostError::ScaledShortSide { .. } => "scales",
         CostError::InputPixels { sizes, .. } if sizes.0.len() > 1 => "scales",
+        CostError::WorkBytes { .. } => "image",
+        CostError::ScoreBytes { .. } | CostError::PixelTexts { .. } => "classes",
+        CostError::RawPixels { .. } => "output.label_map",
+        CostError::ConfidencePixels { .. } => "output.confidence_map",
         _ => "window",
     }
 }

@@ -48,7 +48,7 @@ pub struct ImageBody {
     pub resize: Option<Resize>,
     /// Windows through which the model sees its input, at most `limits.max_windows`. `defaults.window` without it.
     pub window: Option<WindowBody>,
-    /// Seconds after which the answer is of no use, counted from the request's last byte. At most
+    /// Seconds after which the answer is of no use, counted from the arrival of the request's head. At most
     /// `engine.max_deadline_seconds`; `engine.default_deadline_seconds` without it.
     #[schema(exclusive_minimum = 0, example = 30)]
     pub deadline_seconds: Option<f64>,
@@ -140,11 +140,12 @@ pub struct ImageReply {
     ),
 )]
 pub(super) async fn post_image(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let Upload { image, body } = upload::read::<ImageBody>(request, &state).await?;
+    let arrival = state.engine.arrive()?;
+    let Upload { image, body } = upload::read::<ImageBody>(request, &state, arrival.body()).await?;
     let image = image.ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
     let fields = body.unwrap_or_default().into_fields();
     let request = ImageRequest { image, fields };
-    let held = state.engine.hold_image(request).await?;
+    let held = state.engine.hold_image(arrival, request).await?;
     let location = format!("/v1/images/{}", held.id);
     let reply = ImageReply {
         image_id: held.id,

@@ -15,6 +15,7 @@ mod health;
 mod http_metrics;
 mod images;
 mod lifecycle;
+mod metered;
 mod metrics;
 mod middleware;
 mod models;

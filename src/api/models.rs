@@ -51,6 +51,14 @@ pub struct Limits {
     pub max_paired_cells: usize,
     /// Bytes that refining one request's scores at the image's size may take.
     pub max_refinement_bytes: u64,
+    /// Bytes of one request's scores: 4 for each text that is scored on its own and each cell, at all scales and windows.
+    pub max_score_bytes: u64,
+    /// Texts that are scored on their own times pixels of the image.
+    pub max_pixel_texts: u64,
+    /// Pixels of an image whose label map is asked for in the form `raw`.
+    pub max_raw_pixels: u64,
+    /// Pixels of an image whose confidence map is asked for.
+    pub max_confidence_pixels: u64,
 }
 
 impl Limits {
@@ -70,6 +78,10 @@ impl Limits {
             max_windows: input.max_windows,
             max_paired_cells: input.max_paired_cells,
             max_refinement_bytes: input.max_refinement_bytes,
+            max_score_bytes: input.max_score_bytes,
+            max_pixel_texts: input.max_pixel_texts,
+            max_raw_pixels: input.max_raw_pixels,
+            max_confidence_pixels: input.max_confidence_pixels,
         }
     }
 }

@@ -253,7 +253,9 @@ impl ProblemType {
                  transformers; `detail` names what it has."
             }
             Self::Overloaded => {
-                "As many requests are in the server as `engine.queue_capacity` allows. Wait for `Retry-After` seconds."
+                "There is no room for the request now: in the server (`engine.queue_capacity`), for its body (`engine.body_bytes`), \
+                 for new texts (`engine.max_waiting_texts`), or before its deadline by the times measured so far. `limit` or \
+                 `path` says which. Wait for `Retry-After` seconds; without that header, waiting does not help."
             }
             Self::HeadTooLarge => {
                 "The head has more bytes or more fields than the server reads; `limit` says how many it does."
@@ -268,7 +270,7 @@ impl ProblemType {
                  tried again. Wait for `Retry-After` seconds, or ask another model."
             }
             Self::DeadlineExceeded => {
-                "No result within `deadline_seconds`. Texts go on being embedded and are kept, so a repeat is faster."
+                "No result within `deadline_seconds`. Texts that were embedded by then are kept, so a repeat is faster."
             }
             Self::StorageFull => "The disk under the store of vocabularies is full, so nothing was changed.",
         }

@@ -1,6 +1,6 @@
 //! The two encodings of a request that brings an image along: JSON with the image inside, or multipart.
 
-use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
+use axum::extract::multipart::{MultipartError, MultipartRejection};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
 use base64::Engine as _;
@@ -10,9 +10,11 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::AppState;
-use super::body::{media_type, parse_json, read_bytes, unsupported_media_type};
+use super::body::{JSON_COPIES, check_promise, media_type, parse_json, read_bytes, unsupported_media_type};
 use super::error::ApiError;
-use crate::support::run_blocking;
+use super::metered::metered;
+use crate::engine::HeldBytes;
+use crate::support::{excerpt, run_blocking};
 
 /// What the route reads, for errors.
 const SUPPORTED: &str = "application/json or multipart/form-data";
@@ -37,28 +39,36 @@ pub(super) struct Upload<T> {
     pub(super) body: Option<T>,
 }
 
-/// Reads a request.
+/// Reads a request. The bytes of its body are added to `held`, and those that are done with are given back.
 ///
 /// # Errors
 /// 415 for another media type, those of [`read_bytes`] and [`parse_json`], 400 for broken base64 and multipart, 422 for parts that
 /// are unknown or come twice, and for an image inside the wrong one.
-pub(super) async fn read<T: UploadBody>(request: Request, state: &AppState) -> Result<Upload<T>, ApiError> {
+pub(super) async fn read<T: UploadBody>(
+    request: Request,
+    state: &AppState,
+    held: &HeldBytes,
+) -> Result<Upload<T>, ApiError> {
     let found = media_type(request.headers());
     match found.as_deref() {
         Some("application/json") => {
-            let bytes = read_bytes(request, state).await?;
-            run_blocking(move || from_json(&bytes)).await
+            let (bytes, held) = (read_bytes(request, state, held, JSON_COPIES).await?, held.clone());
+            run_blocking(move || from_json(bytes, &held)).await
         }
-        Some("multipart/form-data") => from_multipart(request, state).await,
+        Some("multipart/form-data") => from_multipart(request, state, held).await,
         _ => Err(unsupported_media_type(found, SUPPORTED)),
     }
 }
 
-fn from_json<T: UploadBody>(bytes: &[u8]) -> Result<Upload<T>, ApiError> {
-    let mut body: T = parse_json(bytes)?;
-    let image = body.take_image();
+fn from_json<T: UploadBody>(bytes: Bytes, held: &HeldBytes) -> Result<Upload<T>, ApiError> {
+    let mut body: T = parse_json(&bytes)?;
+    let text = body.take_image();
+    let rest = bytes.len() - text.as_ref().map_or(0, String::len);
+    drop(bytes);
+    let image = text.map(|text| decode_base64(&text)).transpose()?;
+    held.shrink_to((rest + image.as_ref().map_or(0, Bytes::len)) as u64);
     Ok(Upload {
-        image: image.map(|image| decode_base64(&image)).transpose()?,
+        image,
         body: Some(body),
     })
 }
@@ -78,12 +88,21 @@ fn decode_base64(text: &str) -> Result<Bytes, ApiError> {
     Ok(bytes.into())
 }
 
-async fn from_multipart<T: UploadBody>(request: Request, state: &AppState) -> Result<Upload<T>, ApiError> {
-    let limit = state.max_request_bytes;
+async fn from_multipart<T: UploadBody>(
+    request: Request,
+    state: &AppState,
+    held: &HeldBytes,
+) -> Result<Upload<T>, ApiError> {
+    check_promise(&request, state, held, 1)?;
+    let (request, meter) = metered(request, held, 1);
+    let broken = |error: MultipartError| match meter.is_refused() {
+        true => state.engine.body_refused().into(),
+        false => broken(&error, state.max_request_bytes),
+    };
     let mut parts = Multipart::from_request(request, state).await?;
     let (mut image, mut body) = (None, None);
-    while let Some(part) = parts.next_field().await.map_err(|error| broken(&error, limit))? {
-        let name = part.name().unwrap_or_default().to_owned();
+    while let Some(part) = parts.next_field().await.map_err(broken)? {
+        let name = excerpt(part.name().unwrap_or_default());
         let slot = match name.as_str() {
             "image" => &mut image,
             "request" => &mut body,
@@ -97,7 +116,7 @@ async fn from_multipart<T: UploadBody>(request: Request, state: &AppState) -> Re
         if slot.is_some() {
             return Err(ApiError::invalid(&name, format!("the part {name} comes twice")));
         }
-        *slot = Some(part_bytes(part, limit).await?);
+        *slot = Some(part.bytes().await.map_err(broken)?);
     }
     let mut body: Option<T> = match body {
         Some(body) => Some(run_blocking(move || parse_json(&body)).await?),
@@ -110,10 +129,6 @@ async fn from_multipart<T: UploadBody>(request: Request, state: &AppState) -> Re
         ));
     }
     Ok(Upload { image, body })
-}
-
-async fn part_bytes(part: Field<'_>, limit: usize) -> Result<Bytes, ApiError> {
-    part.bytes().await.map_err(|error| broken(&error, limit))
 }
 
 /// A multipart body that is too long or no multipart body.

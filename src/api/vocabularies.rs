@@ -17,6 +17,7 @@ use super::etag::{Precondition, entity_tag};
 use super::problem::{self, ProblemType};
 use super::wire::{ClassBody, Synonyms, TemplateSet, object};
 use super::{AppState, body};
+use crate::engine::SegmentError;
 use crate::vocabulary::{
     self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
 };
@@ -281,11 +282,12 @@ pub(super) async fn put_vocabulary(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
+    let held = state.engine.body();
     let VocabularyBody {
         classes,
         background,
         options,
-    } = body::read_json(request, &state).await?;
+    } = body::read_json(request, &state, &held).await?;
     let text = VocabularyText {
         classes: classes.into_iter().map(Into::into).collect(),
         background,
@@ -297,7 +299,12 @@ pub(super) async fn put_vocabulary(
     let (vocabulary, stored) = state
         .engine
         .define_vocabulary(&name, definition, condition(&headers), templates)
-        .await?;
+        .await
+        .map_err(|error| match error {
+            // The name is the address here, and the vocabulary is the body.
+            SegmentError::Vocabulary(error) => ApiError::Vocabulary(error),
+            other => ApiError::Segment(other),
+        })?;
     let reply = describe(&state, &vocabulary).await;
     let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
     let status = match stored {
@@ -470,6 +477,7 @@ impl IntoResponses for PutProblems {
             ProblemType::UnsupportedMediaType,
             ProblemType::UnsupportedContentEncoding,
             ProblemType::InvalidRequest,
+            ProblemType::Overloaded,
             ProblemType::Unavailable,
         ])
     }

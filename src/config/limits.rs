@@ -47,6 +47,10 @@ struct LimitKeys {
     max_windows: usize,
     max_paired_cells: usize,
     max_refinement_bytes: u64,
+    max_score_bytes: u64,
+    max_pixel_texts: u64,
+    max_raw_pixels: u64,
+    max_confidence_pixels: u64,
 }
 
 impl From<LimitKeys> for LimitsSettings {
@@ -68,6 +72,10 @@ impl From<LimitKeys> for LimitsSettings {
                 max_windows: keys.max_windows,
                 max_paired_cells: keys.max_paired_cells,
                 max_refinement_bytes: keys.max_refinement_bytes,
+                max_score_bytes: keys.max_score_bytes,
+                max_pixel_texts: keys.max_pixel_texts,
+                max_raw_pixels: keys.max_raw_pixels,
+                max_confidence_pixels: keys.max_confidence_pixels,
             },
         }
     }
@@ -94,6 +102,10 @@ impl From<LimitsSettings> for LimitKeys {
             max_windows: input.max_windows,
             max_paired_cells: input.max_paired_cells,
             max_refinement_bytes: input.max_refinement_bytes,
+            max_score_bytes: input.max_score_bytes,
+            max_pixel_texts: input.max_pixel_texts,
+            max_raw_pixels: input.max_raw_pixels,
+            max_confidence_pixels: input.max_confidence_pixels,
         }
     }
 }

@@ -57,7 +57,7 @@ impl Config {
         self.limits.check()?;
         in_range("models", !self.models.is_empty(), "an empty list", "at least one model")?;
         self.fetch.check()?;
-        self.engine.check()?;
+        self.engine.check(&self.limits.vocabulary)?;
         self.images.check()?;
         self.vocabulary.check(&self.limits.vocabulary)?;
         self.defaults.check(&self.limits.input)

@@ -1,24 +1,31 @@
-//! An admitted request on its way through the stages: the slot it holds, the stage it is in, the seconds each stage
-//! took.
+//! A request from its arrival through the stages: the slot and the bytes it holds, the stage it is in, the seconds each
+//! stage took.
 //!
 //! This file owns admission, the deadline and the ways to wait for work. [`extraction`](super::extraction) and
 //! [`segment`](super::segment) decide which stages a request passes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use strum::VariantArray;
 
+use super::budget::HeldBytes;
+use super::cost::CostError;
+use super::estimate::ImageTurn;
 use super::host::ModelHost;
+use super::metrics::Refusal;
 use super::model_state::{ModelState, ModelStatus};
+use super::queue::{Queued, Turn};
 use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
 use super::slots::Slot;
+use super::weight::Weight;
 use super::worker::{Job, JobError, Ticket};
 use super::{Engine, Stage};
 use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
 use crate::telemetry::first_line;
+use crate::vocabulary::TemplateSet;
 
 impl Engine {
     /// Returns the model's description if the model can answer a request now, or is being loaded again after a panic:
@@ -58,13 +65,62 @@ impl Engine {
         }
     }
 
-    /// Returns the instant at which the deadline of a request that arrives now passes.
+    /// Takes note of a request whose head has arrived, before its body is read. Never waits.
+    ///
+    /// A free slot is looked for and not yet taken: whoever sends a body slowly would hold it for as long. The bytes of
+    /// bodies have a budget of their own.
+    ///
+    /// # Errors
+    /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::Overloaded`] when all slots are taken.
+    pub fn arrive(&self) -> Result<Arrival, SegmentError> {
+        let refused = if self.draining.load(Ordering::Relaxed) {
+            Some(SegmentError::Unavailable("the server is going down"))
+        } else {
+            self.slots.are_taken().then(|| self.overloaded())
+        };
+        match refused {
+            Some(error) => Err(self.counted(error)),
+            None => Ok(Arrival {
+                at: Instant::now(),
+                body: self.body(),
+            }),
+        }
+    }
+
+    /// Returns a reservation for a body that is about to be read. It grows with the body within `engine.body_bytes`.
+    pub fn body(&self) -> HeldBytes {
+        self.bodies.empty()
+    }
+
+    /// Returns the refusal of a body for whose bytes there is no room.
+    pub fn body_refused(&self) -> SegmentError {
+        self.counted(SegmentError::BodyBytes {
+            limit: self.bodies.bytes(),
+        })
+    }
+
+    /// Counts a refusal in the metrics, and estimates when a repeat is worth a try.
+    pub(super) fn counted(&self, mut error: SegmentError) -> SegmentError {
+        match &mut error {
+            SegmentError::Overloaded { retry_seconds, .. } => *retry_seconds = whole_seconds(self.images_seconds()),
+            SegmentError::TooManyTexts { error, retry_seconds } => {
+                *retry_seconds = whole_seconds(self.texts_seconds(error.waiting));
+            }
+            _ => {}
+        }
+        if let Some(refusal) = Refusal::of(&error) {
+            self.metrics.refused(refusal);
+        }
+        error
+    }
+
+    /// Returns the instant at which the deadline of a request passes that arrived at `arrived`.
     ///
     /// # Errors
     /// [`SegmentError::Field`] when `deadline_seconds` is out of its range.
-    pub(super) fn deadline(&self, fields: &FeatureFields) -> Result<Instant, SegmentError> {
+    pub(super) fn deadline(&self, fields: &FeatureFields, arrived: Instant) -> Result<Instant, SegmentError> {
         let seconds = fields.deadline_seconds(&self.settings)?;
-        Ok(Instant::now() + Duration::from_secs_f64(seconds))
+        Ok(arrived + Duration::from_secs_f64(seconds))
     }
 
     /// Returns the settings and the model against which the fields of a request are resolved.
@@ -75,10 +131,49 @@ impl Engine {
         }
     }
 
-    pub(super) fn take_slot(&self) -> Result<Arc<Slot>, SegmentError> {
-        self.slots.take().ok_or(SegmentError::Overloaded {
+    fn overloaded(&self) -> SegmentError {
+        SegmentError::Overloaded {
             capacity: self.slots.capacity(),
-        })
+            retry_seconds: 1,
+        }
+    }
+
+    /// Returns about how many seconds the model that has most to do takes for its images; 0 while that is not known.
+    fn images_seconds(&self) -> f64 {
+        let workers = self.settings.queue.workers;
+        let seconds = self.models.iter().map(|host| host.times.seconds_behind_images(workers));
+        seconds.fold(0.0, f64::max)
+    }
+
+    /// Returns about how many seconds it takes to embed so many texts with the default templates; 0 while that is not
+    /// known.
+    fn texts_seconds(&self, texts: usize) -> f64 {
+        let prompts = texts * self.settings.defaults.templates.templates().len();
+        let seconds = self.models.iter().filter_map(|host| host.times.prompt_seconds());
+        prompts as f64 * seconds.fold(0.0, f64::max)
+    }
+}
+
+/// Returns whole seconds for a client to wait: at least one, at most an hour.
+fn whole_seconds(seconds: f64) -> u64 {
+    seconds.ceil().clamp(1.0, 3600.0) as u64
+}
+
+/// A request whose head has arrived, from [`Engine::arrive`]. Its deadline counts from then on.
+#[derive(Debug)]
+pub struct Arrival {
+    at: Instant,
+    body: HeldBytes,
+}
+
+impl Arrival {
+    /// Returns the reservation for the bytes of the request's body. They count until the request is done.
+    pub fn body(&self) -> &HeldBytes {
+        &self.body
+    }
+
+    pub(super) fn at(&self) -> Instant {
+        self.at
     }
 }
 
@@ -98,17 +193,17 @@ impl CurrentStage {
     /// current stage if the deadline passes first.
     pub(super) async fn until<T>(
         &self,
+        arrived: Instant,
         deadline: Instant,
         run: impl Future<Output = Result<T, SegmentError>>,
     ) -> Result<T, SegmentError> {
-        let start = Instant::now();
         let mut unfinished = Unfinished(Some(self));
         let ended = tokio::time::timeout_at(deadline.into(), run).await;
         unfinished.0 = None;
         match ended {
             Ok(result) => result,
             Err(_) => Err(SegmentError::DeadlineExceeded {
-                seconds: start.elapsed().as_secs_f64(),
+                seconds: arrived.elapsed().as_secs_f64(),
                 stage: self.stage().name(),
             }),
         }
@@ -141,7 +236,24 @@ pub(super) struct AdmittedRequest<'engine> {
     pub(super) model: Arc<ModelInfo>,
     pub(super) slot: Arc<Slot>,
     pub(super) timings: Timings,
+    /// The bytes that the request may use, once it has reserved them.
+    work: HeldBytes,
+    /// How long the request waited for them.
+    waited: Duration,
+    /// The image's place among those that the model has still to do.
+    turn: Option<ImageTurn>,
     stage: &'engine CurrentStage,
+    deadline: Instant,
+    wanted: Wanted,
+}
+
+/// Says while it lives that somebody waits for the result of a request.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl<'engine> AdmittedRequest<'engine> {
@@ -153,20 +265,122 @@ impl<'engine> AdmittedRequest<'engine> {
         engine: &'engine Engine,
         host: &'engine ModelHost,
         stage: &'engine CurrentStage,
+        arrival: Arrival,
+        deadline: Instant,
     ) -> Result<Self, SegmentError> {
+        let model = engine.ready_model(host)?;
+        let slot = engine.slots.take(arrival.body);
         Ok(Self {
             engine,
             host,
-            model: engine.ready_model(host)?,
-            slot: engine.take_slot()?,
+            model,
+            slot: slot.ok_or_else(|| engine.overloaded())?,
             timings: Timings::default(),
+            work: engine.work.empty(),
+            waited: Duration::ZERO,
+            turn: None,
             stage,
+            deadline,
+            wanted: Wanted(Arc::new(AtomicBool::new(true))),
         })
     }
 
     /// Returns the settings and the model against which the fields of the request are resolved.
     pub(super) fn surroundings(&self) -> Surroundings<'engine> {
         self.engine.surroundings(self.host)
+    }
+
+    /// Returns a check for long work: whether the request was given up, so that nobody waits for the work's result.
+    pub(super) fn is_abandoned(&self) -> impl Fn() -> bool + Send + use<> {
+        let wanted = Arc::clone(&self.wanted.0);
+        move || !wanted.load(Ordering::Relaxed)
+    }
+
+    /// Checks that the bytes of a request can be reserved at all.
+    ///
+    /// # Errors
+    /// [`CostError::WorkBytes`].
+    pub(super) fn check_weight(&self, weight: &Weight) -> Result<(), CostError> {
+        let (bytes, limit) = (weight.total(), self.engine.work.bytes());
+        if bytes > limit {
+            return Err(CostError::WorkBytes { bytes, limit });
+        }
+        Ok(())
+    }
+
+    /// Checks by the measured times of the model that new texts can be embedded before the deadline.
+    ///
+    /// # Errors
+    /// [`SegmentError::TooManyNewTexts`] when they alone take too long, [`SegmentError::TooBusy`] when they do after
+    /// what waits already.
+    pub(super) fn check_text_time(&self, new_texts: usize, templates: TemplateSet) -> Result<(), SegmentError> {
+        let Some(prompt_seconds) = self.host.times.prompt_seconds().filter(|_| new_texts > 0) else {
+            return Ok(());
+        };
+        let seconds_of = |texts: usize| (texts * templates.templates().len()) as f64 * prompt_seconds;
+        let (seconds, left) = (seconds_of(new_texts), self.seconds_left());
+        if seconds > left {
+            return Err(SegmentError::TooManyNewTexts {
+                texts: new_texts,
+                seconds,
+                left,
+            });
+        }
+        // Those who wait take turns, so each other delays this one by as much as this one takes, at most.
+        let others = self.host.queue.count(|job| job.turn() == Turn::Texts);
+        let waiting = self.engine.embeddings.waiting();
+        let ahead = seconds_of(waiting.min(others * new_texts)) / self.engine.settings.queue.workers as f64;
+        self.check_time(ahead + seconds)
+    }
+
+    /// Checks by the measured times of the model that the request gets its turn before the deadline.
+    ///
+    /// # Errors
+    /// [`SegmentError::TooBusy`].
+    fn check_turn(&self, weight: &Weight) -> Result<(), SegmentError> {
+        let for_bytes = self.engine.work.wait_seconds(weight.total()).unwrap_or(0.0);
+        let workers = self.engine.settings.queue.workers;
+        self.check_time(for_bytes.max(self.host.times.seconds_behind_images(workers)))
+    }
+
+    fn check_time(&self, seconds: f64) -> Result<(), SegmentError> {
+        let left = self.seconds_left();
+        if seconds <= left {
+            return Ok(());
+        }
+        Err(SegmentError::TooBusy {
+            seconds,
+            left,
+            retry_seconds: whole_seconds(seconds - left),
+        })
+    }
+
+    fn seconds_left(&self) -> f64 {
+        self.deadline.saturating_duration_since(Instant::now()).as_secs_f64()
+    }
+
+    /// Reserves the bytes of the request, all at once. Waits for them in the order of the requests.
+    ///
+    /// # Errors
+    /// [`SegmentError::TooBusy`] when the request would not get its turn before its deadline.
+    pub(super) async fn reserve(&mut self, weight: &Weight) -> Result<(), SegmentError> {
+        self.check_turn(weight)?;
+        self.turn = Some(self.host.times.image());
+        self.enter(Stage::Queue);
+        let start = Instant::now();
+        self.work = self.engine.work.reserve(weight.total()).await;
+        self.waited = start.elapsed();
+        Ok(())
+    }
+
+    /// Gives back what the request has reserved and needs no more: from now on it needs at most `bytes`.
+    pub(super) fn shrink_to(&self, bytes: u64) {
+        self.work.shrink_to(bytes);
+    }
+
+    /// Returns the bytes that the request has reserved, for as long as its result lives.
+    pub(super) fn held_bytes(&self) -> HeldBytes {
+        self.work.clone()
     }
 
     pub(super) fn enter(&self, stage: Stage) {
@@ -191,17 +405,20 @@ impl<'engine> AdmittedRequest<'engine> {
         Ok(result)
     }
 
-    /// Runs work on the blocking pool. The work holds the slot until it ends, so a request that was given up still
-    /// counts until then.
+    /// Runs work on the blocking pool. Running work holds the slot until it ends, so a request that was given up still
+    /// counts until then. Work that has not begun by then never does.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SegmentError> {
-        let slot = Arc::clone(&self.slot);
+        let (slot, work_bytes) = (Arc::downgrade(&self.slot), self.work.clone());
         let done = run_blocking(move || {
+            let Some(slot) = slot.upgrade() else {
+                return Err("the request was given up".to_owned());
+            };
             let result = catch_panic(work);
-            drop(slot);
+            drop((slot, work_bytes));
             result
         });
         done.await
@@ -211,13 +428,13 @@ impl<'engine> AdmittedRequest<'engine> {
     /// Pushes a job to the model's workers and waits for its answer. Records the stages queue and model.
     pub(super) async fn on_worker<T>(&mut self, job: impl FnOnce(Ticket<T>) -> Job) -> Result<T, SegmentError> {
         self.enter(Stage::Queue);
-        let (ticket, waiting) = Ticket::new(Arc::clone(&self.slot));
+        let (ticket, waiting) = Ticket::new(Arc::downgrade(&self.slot), Some(self.work.clone()));
         if self.host.queue.push(job(ticket)).is_err() {
             return Err(self.engine.unavailable(self.host));
         }
         // A job that is refused has no start.
         if let Ok(waited) = waiting.started.await {
-            self.record(Stage::Queue, waited);
+            self.record(Stage::Queue, self.waited + waited);
             self.enter(Stage::Model);
         }
         let start = Instant::now();
@@ -232,6 +449,7 @@ impl<'engine> AdmittedRequest<'engine> {
             Err(_) => return Err(SegmentError::Internal(format!("the model {name} panicked"))),
         };
         self.record(Stage::Model, start.elapsed());
+        self.turn = None;
         Ok(answer)
     }
 }

@@ -1,12 +1,13 @@
-//! Checks the model's work for a request against the limits: scales, windows, pairs of cells and refinement.
+//! Checks the work for a request against the limits: scales, windows, pairs of cells, scores, refinement, label map.
 
 use std::fmt;
 
 use super::InputLimits;
 use crate::dense::{Attention, RefinementOptions, Window, refinement_bytes};
+use crate::label_map::LabelMapFormat;
 use crate::scores::Windows;
 
-/// A request exceeds a limit with its scales, windows, attention or refinement. Each text names the limit's settings
+/// A request exceeds a limit with its scales, windows, attention, texts or output. Each text names the limit's settings
 /// key.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -86,6 +87,63 @@ pub enum CostError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The scores of all texts in all cells would be too large.
+    #[error(
+        "the scores of {queries} texts in {cells} cells take {bytes} bytes, more than limits.max_score_bytes = {limit}; fewer \
+         classes, synonyms: mean or a smaller short_side take less"
+    )]
+    ScoreBytes {
+        /// Queries, one per text that is scored on its own.
+        queries: usize,
+        /// Cells over all scales and windows.
+        cells: u64,
+        /// Bytes of the scores.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The label map would be too much work.
+    #[error(
+        "{queries} texts at {pixels} pixels are more than limits.max_pixel_texts = {limit}; fewer classes, synonyms: mean \
+         or a smaller image make fewer"
+    )]
+    PixelTexts {
+        /// Queries, one per text that is scored on its own.
+        queries: usize,
+        /// Pixels of the image.
+        pixels: u64,
+        /// The largest number of queries times pixels.
+        limit: u64,
+    },
+    /// The image is too large for a label map of rows of numbers.
+    #[error(
+        "a raw label map of {pixels} pixels has more than limits.max_raw_pixels = {limit}; png and coco-rle are smaller"
+    )]
+    RawPixels {
+        /// Pixels of the image.
+        pixels: u64,
+        /// The limit in pixels.
+        limit: u64,
+    },
+    /// The request alone needs more memory than all requests together may take.
+    #[error(
+        "the request takes up to {bytes} bytes, more than engine.work_bytes = {limit}; a smaller image, fewer classes or \
+         another form of the label map take less"
+    )]
+    WorkBytes {
+        /// Bytes that the request needs at most at once.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The image is too large for a confidence map.
+    #[error("a confidence map of {pixels} pixels has more than limits.max_confidence_pixels = {limit}")]
+    ConfidencePixels {
+        /// Pixels of the image.
+        pixels: u64,
+        /// The limit in pixels.
+        limit: u64,
+    },
 }
 
 /// Width and height in pixels of each of several inputs.
@@ -134,8 +192,7 @@ pub(super) fn check_sizes(
     let (mut count, mut pixels) = (0, 0);
     for &(width, height) in sizes {
         let [width, height] = [width, height].map(|side| side as usize);
-        let windows =
-            window.and_then(|window| Windows::new(height, width, window.side as usize, window.stride as usize));
+        let windows = window.and_then(|window| windows_of(height, width, window));
         pixels += match &windows {
             None => height * width,
             Some(windows) => windows.count() * windows.rows.side * windows.columns.side,
@@ -159,6 +216,28 @@ pub(super) fn check_sizes(
         });
     }
     Ok(())
+}
+
+/// Returns the number of cells of inputs of these widths and heights in pixels, over all windows.
+pub(super) fn cells(sizes: &[(u32, u32)], window: Option<Window>, patch_pixels: u32) -> u64 {
+    let cells = |height: usize, width: usize| {
+        let [rows, columns] = [height, width].map(|side| side as u64 / u64::from(patch_pixels));
+        rows * columns
+    };
+    let of_size = |&(width, height): &(u32, u32)| {
+        let [width, height] = [width, height].map(|side| side as usize);
+        let windows = window.and_then(|window| windows_of(height, width, window));
+        windows.map_or_else(
+            || cells(height, width),
+            |windows| windows.count() as u64 * cells(windows.rows.side, windows.columns.side),
+        )
+    };
+    sizes.iter().map(of_size).sum()
+}
+
+/// Returns the windows over an input, or `None` if one window shows all of it.
+fn windows_of(height: usize, width: usize, window: Window) -> Option<Windows> {
+    Windows::new(height, width, window.side as usize, window.stride as usize)
 }
 
 /// Checks the number of cells that the model sees at once, if the attention compares cells in pairs.
@@ -200,6 +279,56 @@ pub(super) fn check_refinement(
     Ok(())
 }
 
+/// Checks the bytes of the scores of `queries` texts in so many cells.
+///
+/// # Errors
+/// [`CostError::ScoreBytes`].
+pub(super) fn check_scores(queries: usize, cells: u64, limits: &InputLimits) -> Result<(), CostError> {
+    let (bytes, limit) = (score_bytes(queries, cells), limits.max_score_bytes);
+    if bytes > limit {
+        return Err(CostError::ScoreBytes {
+            queries,
+            cells,
+            bytes,
+            limit,
+        });
+    }
+    Ok(())
+}
+
+/// Returns the bytes of the scores of `queries` texts in so many cells.
+pub(super) fn score_bytes(queries: usize, cells: u64) -> u64 {
+    (queries as u64)
+        .saturating_mul(cells)
+        .saturating_mul(size_of::<f32>() as u64)
+}
+
+/// Checks the work of the label map of `queries` texts, and the size of the result in its form, with a confidence map or
+/// without.
+///
+/// # Errors
+/// [`CostError::PixelTexts`], [`CostError::RawPixels`] or [`CostError::ConfidencePixels`].
+pub(super) fn check_label_map(
+    queries: usize,
+    pixels: u64,
+    (label_map, confidence_map): (LabelMapFormat, bool),
+    limits: &InputLimits,
+) -> Result<(), CostError> {
+    let limit = limits.max_pixel_texts;
+    if (queries as u64).saturating_mul(pixels) > limit {
+        return Err(CostError::PixelTexts { queries, pixels, limit });
+    }
+    let limit = limits.max_raw_pixels;
+    if label_map == LabelMapFormat::Raw && pixels > limit {
+        return Err(CostError::RawPixels { pixels, limit });
+    }
+    let limit = limits.max_confidence_pixels;
+    if confidence_map && pixels > limit {
+        return Err(CostError::ConfidencePixels { pixels, limit });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +343,10 @@ mod tests {
             max_input_pixels: 400_000,
             max_paired_cells: 100,
             max_refinement_bytes: 4 * 50 * 100,
+            max_score_bytes: 4000,
+            max_pixel_texts: 1000,
+            max_raw_pixels: 100,
+            max_confidence_pixels: 200,
         }
     }
 
@@ -233,6 +366,14 @@ mod tests {
              limits.max_input_pixels = 400000; a smaller short_side, fewer scales or a larger window.stride make fewer"
         );
         assert_eq!(check(600, 600, 800, 1), Ok(())); // One window is the whole input.
+    }
+
+    #[test]
+    fn cells_are_those_of_all_scales_and_windows() {
+        assert_eq!(cells(&[(448, 336), (33, 17)], None, 16), 28 * 21 + 2);
+        // Two rows of three windows of 14 x 14 cells; the smaller input is seen as a whole.
+        let window = Some(Window { side: 224, stride: 112 });
+        assert_eq!(cells(&[(448, 336), (224, 168)], window, 16), 6 * 14 * 14 + 14 * 10);
     }
 
     #[test]
@@ -310,6 +451,48 @@ mod tests {
             check(Refinement::Pamr, 3).expect_err("51 floats a pixel").to_string(),
             "the refinement of 3 texts at 100 pixels takes 20400 bytes, more than limits.max_refinement_bytes = 20000; a \
              smaller image or fewer classes take less"
+        );
+    }
+
+    #[test]
+    fn scores_are_weighed_by_texts_and_cells() {
+        assert_eq!(check_scores(10, 100, &limits()), Ok(()));
+        assert_eq!(
+            check_scores(10, 101, &limits()).expect_err("4040 > 4000").to_string(),
+            "the scores of 10 texts in 101 cells take 4040 bytes, more than limits.max_score_bytes = 4000; fewer classes, \
+             synonyms: mean or a smaller short_side take less"
+        );
+        assert!(check_scores(usize::MAX, u64::MAX, &limits()).is_err());
+    }
+
+    #[test]
+    fn a_label_map_is_weighed_by_texts_and_pixels_and_by_what_travels() {
+        let png = (LabelMapFormat::Png, false);
+        assert_eq!(check_label_map(1, 1000, png, &limits()), Ok(()));
+        assert_eq!(
+            check_label_map(2, 501, png, &limits())
+                .expect_err("1002 > 1000")
+                .to_string(),
+            "2 texts at 501 pixels are more than limits.max_pixel_texts = 1000; fewer classes, synonyms: mean or a smaller \
+             image make fewer"
+        );
+        let raw = (LabelMapFormat::Raw, true);
+        assert_eq!(check_label_map(1, 100, raw, &limits()), Ok(()));
+        assert_eq!(
+            check_label_map(1, 101, raw, &limits()),
+            Err(CostError::RawPixels {
+                pixels: 101,
+                limit: 100
+            })
+        );
+        let confidence = (LabelMapFormat::None, true);
+        assert_eq!(check_label_map(1, 200, confidence, &limits()), Ok(()));
+        assert_eq!(
+            check_label_map(1, 201, confidence, &limits()),
+            Err(CostError::ConfidencePixels {
+                pixels: 201,
+                limit: 200
+            })
         );
     }
 

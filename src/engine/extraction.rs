@@ -10,29 +10,37 @@ use super::admission::{AdmittedRequest, CurrentStage};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
 use super::images::EncodedImage;
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
+use super::weight::{Dimensions, Weight};
 use super::worker::{ExtractJob, FeatureInput, Job};
-use super::{Engine, Stage, cost};
-use crate::dense::{Attention, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
-use crate::image::{self, ModelInput, RgbImage};
+use super::{Arrival, Engine, Stage, cost};
+use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
+use crate::image::{self, ImageHeader, ModelInput, Resize};
 use crate::labeller::{ImageFeatures, ModelKind};
 
 impl Engine {
-    /// Computes an image's features and holds both image and features. Later requests name the image by
-    /// [`ImageSource::Held`].
+    /// Computes an image's features and holds both image and features, for a request that has arrived. Later requests
+    /// name the image by [`ImageSource::Held`].
     ///
     /// Never waits for a free slot: a full engine fails at once, as in [`Engine::segment`].
     ///
     /// # Errors
     /// [`SegmentError`] when the image or the options are refused, the engine is not ready or full, or the deadline
     /// passes.
-    pub async fn hold_image(&self, request: ImageRequest) -> Result<HeldImage, SegmentError> {
+    pub async fn hold_image(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, SegmentError> {
+        let held = self.hold_image_in_time(arrival, request).await;
+        held.map_err(|error| self.counted(error))
+    }
+
+    async fn hold_image_in_time(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, SegmentError> {
         let ImageRequest { image, fields } = request;
-        let deadline = self.deadline(&fields)?;
+        let arrived = arrival.at();
+        let deadline = self.deadline(&fields, arrived)?;
         let host = self.find_host(fields.model.as_deref())?;
         let (options, input) = fields.resolve(self.surroundings(host))?;
         let stage = CurrentStage::default();
-        let admitted = AdmittedRequest::admit(self, host, &stage)?;
-        stage.until(deadline, admitted.hold_image(image, options, input)).await
+        let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
+        let held = admitted.hold_image(image, options, input);
+        stage.until(arrived, deadline, held).await
     }
 
     /// Drops a held image and all features computed from its bytes.
@@ -47,20 +55,40 @@ impl Engine {
     }
 }
 
-/// An image prepared for a worker.
-pub(super) struct PreparedImage {
+/// An image of which only the header has been read, or whose features are cached.
+pub(super) struct SeenImage {
+    bytes: Bytes,
     /// Width and height in pixels, after orientation.
     pub(super) size: (u32, u32),
+    /// Cells of the model's grid, over all scales and windows.
+    pub(super) cells: u64,
+    /// Width and height of the model's input in pixels at each scale.
+    input_sizes: Vec<(u32, u32)>,
+    /// The header, if the image has to be decoded.
+    header: Option<ImageHeader>,
+    cached: Option<HeldFeatures>,
+    /// The key under which the features are cached or may be; `None` when no features are kept.
+    key: Option<FeatureKey>,
+}
+
+/// An image prepared for a worker.
+pub(super) struct PreparedImage {
     /// What a worker gets: the model's input, or cached features.
     pub(super) input: FeatureInput,
-    /// The key under which the features are cached or may be; `None` when no features are kept.
+    /// The key under which the features may be cached; `None` when they are cached already, or no features are kept.
     pub(super) key: Option<FeatureKey>,
 }
 
-impl PreparedImage {
-    /// Returns whether the features were cached already.
+impl SeenImage {
+    /// Returns the number of pixels.
+    pub(super) fn pixels(&self) -> u64 {
+        let (width, height) = self.size;
+        u64::from(width) * u64::from(height)
+    }
+
+    /// Returns whether the features are cached already.
     pub(super) fn is_cached(&self) -> bool {
-        matches!(self.input, FeatureInput::Cached { .. })
+        self.cached.is_some()
     }
 }
 
@@ -74,19 +102,26 @@ impl AdmittedRequest<'_> {
         self.check(&options)?;
         self.engine.images.check(&image)?;
         let digest = self.digest(&image).await?;
-        let prepared = self
-            .prepare(image.clone(), Some(digest), &options, RefinementOptions::None, &input)
-            .await?;
-        let features_cached = prepared.is_cached();
+        let dense = DenseOptions {
+            features: options,
+            ..DenseOptions::default()
+        };
+        let seen = self.look(image.clone(), Some(digest), &dense, &input).await?;
+        let (size, features_cached) = (seen.size, seen.is_cached());
+        let weight = Weight::of_features(&self.dimensions(&seen));
+        self.check_weight(&weight)?;
+        self.reserve(&weight).await?;
+        let prepared = self.prepare(seen, dense.refinement, &input).await?;
+        self.shrink_to(weight.after_pixels());
         // Features that will not be kept need not be computed.
         if let (FeatureInput::Pixels(input), Some(key)) = (prepared.input, prepared.key) {
             let job = |ticket| Job::Extract(ExtractJob { input, options, ticket });
             let features = self.on_worker(job).await?;
-            self.hold_features(key, features, prepared.size, options.keys);
+            self.hold_features(key, features, size, options.keys);
         }
         let image = EncodedImage { bytes: image, digest };
         let id = self.engine.images.hold(image, Instant::now());
-        let (width, height) = prepared.size;
+        let (width, height) = size;
         Ok(HeldImage {
             id: id.to_string(),
             model: self.model.name.clone(),
@@ -121,35 +156,84 @@ impl AdmittedRequest<'_> {
         self.blocking("digest", move || ImageDigest::of(&image)).await
     }
 
-    /// Returns cached features, with pixels if the refinement needs them; otherwise pixels only.
-    pub(super) async fn prepare(
-        &mut self,
+    /// Looks an image's features up, and reads its header if it has to be decoded. Checks every limit on the model's
+    /// input.
+    pub(super) async fn look(
+        &self,
         bytes: Bytes,
         digest: Option<ImageDigest>,
-        options: &FeatureOptions,
-        refinement: RefinementOptions,
+        dense: &DenseOptions,
         input: &InputOptions,
-    ) -> Result<PreparedImage, SegmentError> {
+    ) -> Result<SeenImage, SegmentError> {
+        let options = &dense.features;
         let features = &self.engine.features;
         let model = (self.host.name.as_str(), self.model.short_side);
         let digest = digest.filter(|_| features.is_on());
         let key = digest.map(|digest| FeatureKey::new(digest, model, options, input));
-        let held = key.as_ref().and_then(|key| features.get(key, options.keys));
-        let Some(HeldFeatures { features, size, .. }) = held else {
-            let pixels = self.decode(bytes).await?;
-            let size = pixels.dimensions();
-            let input = FeatureInput::Pixels(self.preprocess(pixels, options, input).await?);
-            return Ok(PreparedImage { size, input, key });
+        let cached = key.as_ref().and_then(|key| features.get(key, options.keys));
+        let (header, size) = match &cached {
+            Some(HeldFeatures { size, .. }) if dense.refinement == RefinementOptions::None => (None, *size),
+            Some(_) | None => {
+                let header = self.header(bytes.clone()).await?;
+                (Some(header), (header.width, header.height))
+            }
+        };
+        let (input_sizes, cells) = self.sizes(size, options, input)?;
+        Ok(SeenImage {
+            bytes,
+            size,
+            cells,
+            input_sizes,
+            header,
+            cached,
+            key,
+        })
+    }
+
+    /// Returns what the weight of an image's features depends on.
+    pub(super) fn dimensions(&self, image: &SeenImage) -> Dimensions {
+        let input_pixels = image
+            .input_sizes
+            .iter()
+            .map(|&(width, height)| u64::from(width) * u64::from(height));
+        let is_decoded = u64::from(image.header.is_some());
+        Dimensions {
+            decoding_bytes: image.header.map_or(0, |header| header.decoding_bytes),
+            pixels: image.pixels(),
+            input_pixels: is_decoded * input_pixels.sum::<u64>(),
+            cells: image.cells,
+            // Features, and keys that may be as long.
+            cell_floats: 2 * self.model.embedding_dimension as u64,
+            ..Dimensions::default()
+        }
+    }
+
+    /// Returns cached features, with pixels if the refinement needs them; otherwise pixels only.
+    pub(super) async fn prepare(
+        &mut self,
+        seen: SeenImage,
+        refinement: RefinementOptions,
+        input: &InputOptions,
+    ) -> Result<PreparedImage, SegmentError> {
+        let SeenImage {
+            bytes,
+            input_sizes,
+            cached,
+            key,
+            ..
+        } = seen;
+        let Some(HeldFeatures { features, .. }) = cached else {
+            let input = FeatureInput::Pixels(self.model_input(bytes, input_sizes, input.resize).await?);
+            return Ok(PreparedImage { input, key });
         };
         let pixels = match refinement {
             RefinementOptions::None => None,
             RefinementOptions::Pamr | RefinementOptions::PearlPropagation { .. } => {
-                let pixels = self.decode(bytes).await?;
-                Some(self.preprocess(pixels, options, input).await?)
+                Some(self.model_input(bytes, input_sizes, input.resize).await?)
             }
         };
         let input = FeatureInput::Cached { features, pixels };
-        Ok(PreparedImage { size, input, key })
+        Ok(PreparedImage { input, key: None })
     }
 
     /// Caches the features of an image of the given width and height. `keys` names the keys that the features contain.
@@ -198,20 +282,24 @@ impl AdmittedRequest<'_> {
         )))
     }
 
-    async fn decode(&mut self, bytes: Bytes) -> Result<RgbImage, SegmentError> {
+    async fn header(&self, bytes: Bytes) -> Result<ImageHeader, SegmentError> {
+        self.enter(Stage::Decode);
         let max_pixels = self.engine.settings.input_limits.max_image_pixels;
-        let decode = move || image::decode(&bytes, max_pixels);
-        Ok(self.stage(Stage::Decode, decode).await??)
+        let read = move || image::read_header(&bytes, max_pixels);
+        Ok(self.blocking("reading the header", read).await??)
     }
 
-    async fn preprocess(
+    /// Decodes an image and brings it to the sizes of the model's input, given as width and height in pixels.
+    async fn model_input(
         &mut self,
-        pixels: RgbImage,
-        options: &FeatureOptions,
-        input: &InputOptions,
+        bytes: Bytes,
+        sizes: Vec<(u32, u32)>,
+        resize: Resize,
     ) -> Result<ModelInput, SegmentError> {
-        let sizes = self.sizes(&pixels, options, input)?;
-        let (resize, normalisation) = (input.resize, self.model.normalisation);
+        let max_pixels = self.engine.settings.input_limits.max_image_pixels;
+        let decode = move || image::decode(&bytes, max_pixels);
+        let pixels = self.stage(Stage::Decode, decode).await??;
+        let normalisation = self.model.normalisation;
         self.stage(Stage::Preprocess, move || ModelInput {
             image_height: pixels.height() as usize,
             image_width: pixels.width() as usize,
@@ -223,20 +311,20 @@ impl AdmittedRequest<'_> {
         .await
     }
 
-    /// Returns width and height of the model's input in pixels at each scale, after checking every limit on them.
+    /// Returns width and height of the model's input in pixels at each scale, after checking every limit on them, and
+    /// the number of cells of all scales and windows together.
     fn sizes(
         &self,
-        pixels: &RgbImage,
+        (width, height): (u32, u32),
         options: &FeatureOptions,
         input: &InputOptions,
-    ) -> Result<Vec<(u32, u32)>, SegmentError> {
+    ) -> Result<(Vec<(u32, u32)>, u64), SegmentError> {
         let limits = &self.engine.settings.input_limits;
         let patch_pixels = self.model.patch_pixels;
         let short_side = input.short_side.unwrap_or(self.model.short_side);
         let mut sizes = Vec::with_capacity(input.scales.len());
         for &scale in &input.scales {
             let short_side = cost::scaled_short_side(short_side, scale, limits)?;
-            let (width, height) = pixels.dimensions();
             let max_pixels = limits.max_input_pixels;
             sizes.push(
                 input
@@ -251,6 +339,7 @@ impl AdmittedRequest<'_> {
             check_grid(options.attention, rows, columns)?;
             cost::check_pairs(rows * columns, options.attention, limits)?;
         }
-        Ok(sizes)
+        let cells = cost::cells(&sizes, options.window, patch_pixels);
+        Ok((sizes, cells))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::EngineSettings;
+use super::estimate::ServiceTimes;
 use super::metrics::EngineMetrics;
 use super::model_state::{ModelState, ModelStatus};
 use super::queue::JobQueue;
@@ -19,6 +20,8 @@ pub(super) struct ModelHost {
     pub(super) name: String,
     pub(super) kind: ModelKind,
     pub(super) queue: Arc<JobQueue<Job>>,
+    /// The times of the model's work.
+    pub(super) times: Arc<ServiceTimes>,
     workers: watch::Receiver<WorkersState>,
 }
 
@@ -28,11 +31,13 @@ impl ModelHost {
         let ServedModel { name, kind, factory } = model;
         metrics.declare_model(&name);
         let queue = Arc::new(JobQueue::new(metrics.queue_depth(&name)));
+        let times = Arc::default();
         let (state, workers) = watch::channel(WorkersState::Loading);
         let context = Arc::new(WorkerContext {
             jobs: JobContext {
                 model: name.clone(),
                 queue: Arc::clone(&queue),
+                times: Arc::clone(&times),
                 metrics: metrics.clone(),
                 max_batch: settings.queue.max_batch,
             },
@@ -44,6 +49,7 @@ impl ModelHost {
             name,
             kind,
             queue,
+            times,
             workers,
         }
     }

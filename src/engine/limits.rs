@@ -22,6 +22,15 @@ pub struct InputLimits {
     /// `limits.max_refinement_bytes`: largest number of bytes for refining the scores of one request at the image's
     /// size.
     pub max_refinement_bytes: u64,
+    /// `limits.max_score_bytes`: largest number of bytes of the scores of one request, 4 for each text and cell, over
+    /// all scales and windows.
+    pub max_score_bytes: u64,
+    /// `limits.max_pixel_texts`: largest number of texts times pixels of the image for one label map.
+    pub max_pixel_texts: u64,
+    /// `limits.max_raw_pixels`: largest number of pixels of an image whose label map is written as rows of numbers.
+    pub max_raw_pixels: u64,
+    /// `limits.max_confidence_pixels`: largest number of pixels of an image with a confidence map.
+    pub max_confidence_pixels: u64,
 }
 
 impl InputLimits {
@@ -35,6 +44,8 @@ impl InputLimits {
         at_least_one("limits.max_scales", self.max_scales as u64)?;
         at_least_one("limits.max_input_pixels", self.max_input_pixels)?;
         at_least_one("limits.max_windows", self.max_windows as u64)?;
-        at_least_one("limits.max_paired_cells", self.max_paired_cells as u64)
+        at_least_one("limits.max_paired_cells", self.max_paired_cells as u64)?;
+        at_least_one("limits.max_score_bytes", self.max_score_bytes)?;
+        at_least_one("limits.max_pixel_texts", self.max_pixel_texts)
     }
 }

@@ -1,14 +1,16 @@
-//! The engine's metrics: stages, passes, queues, workers, cached features and held images.
+//! The engine's metrics: stages, passes, queues, workers, refusals, budgets, cached features and held images.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
-use strum::VariantArray;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::Stage;
+use super::budget::Budget;
 use super::features::FeatureCache;
 use super::images::HeldImages;
+use super::request::SegmentError;
 use crate::labeller::ModelInfo;
 use crate::telemetry::{MetricsRegistry, Reading, Readings};
 
@@ -30,6 +32,46 @@ pub(super) struct EngineMetrics {
     model_reloads: IntCounterVec,
     /// Requests in the engine, waiting or running.
     pub(super) requests_in_flight: IntGauge,
+    /// Requests that the engine may hold.
+    pub(super) requests_capacity: IntGauge,
+    refusals: IntCounterVec,
+}
+
+/// Why a request was refused that a quieter server would have answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum Refusal {
+    /// All slots are taken.
+    Slots,
+    /// There is no room for the request's body.
+    BodyBytes,
+    /// More texts would wait to be embedded than may.
+    WaitingTexts,
+    /// The deadline would pass before the answer, by the times measured so far.
+    Deadline,
+    /// The server goes down.
+    Draining,
+    /// The model is not ready.
+    Model,
+}
+
+impl Refusal {
+    fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// Returns why a request was refused, or `None` if its error is none of the server's load or state.
+    pub(super) fn of(error: &SegmentError) -> Option<Self> {
+        match error {
+            SegmentError::Overloaded { .. } => Some(Self::Slots),
+            SegmentError::BodyBytes { .. } => Some(Self::BodyBytes),
+            SegmentError::TooManyTexts { .. } => Some(Self::WaitingTexts),
+            SegmentError::TooManyNewTexts { .. } | SegmentError::TooBusy { .. } => Some(Self::Deadline),
+            SegmentError::Unavailable(_) => Some(Self::Draining),
+            SegmentError::ModelUnavailable { .. } => Some(Self::Model),
+            _ => None,
+        }
+    }
 }
 
 impl EngineMetrics {
@@ -68,7 +110,30 @@ impl EngineMetrics {
                 "maskclip_requests_in_flight",
                 "Requests the engine holds, waiting or running.",
             ),
+            requests_capacity: registry.gauge(
+                "maskclip_requests_capacity",
+                "Requests the engine may hold (engine.queue_capacity).",
+            ),
+            refusals: registry.counters(
+                "maskclip_refusals_total",
+                "Requests refused for the server's load or state, by reason.",
+                &["reason"],
+            ),
         }
+        .declare_refusals()
+    }
+
+    /// Makes the counter of every reason exist from the start.
+    fn declare_refusals(self) -> Self {
+        for &refusal in Refusal::VARIANTS {
+            self.refusals.with_label_values(&[refusal.name()]);
+        }
+        self
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refused(&self, refusal: Refusal) {
+        self.refusals.with_label_values(&[refusal.name()]).inc();
     }
 
     /// Creates all label sets of a model with the value 0.
@@ -172,6 +237,35 @@ pub(super) fn register_images(registry: &MetricsRegistry, features: &Arc<Feature
     })));
 }
 
+/// Registers the gauges of the budgets in bytes.
+pub(super) fn register_budgets(registry: &MetricsRegistry, bodies: &Arc<Budget>, work: &Arc<Budget>) {
+    let (bodies, work) = (Arc::clone(bodies), Arc::clone(work));
+    registry.register(Box::new(Readings::new(move || {
+        vec![
+            Reading::Gauge(
+                "maskclip_body_bytes",
+                "Bytes of request bodies that are being read or worked on.",
+                bodies.bytes().saturating_sub(bodies.free_bytes()),
+            ),
+            Reading::Gauge(
+                "maskclip_body_bytes_capacity",
+                "Bytes for request bodies (engine.body_bytes).",
+                bodies.bytes(),
+            ),
+            Reading::Gauge(
+                "maskclip_work_bytes",
+                "Bytes that requests have reserved for pixels, scores, label maps and replies.",
+                work.bytes().saturating_sub(work.free_bytes()),
+            ),
+            Reading::Gauge(
+                "maskclip_work_bytes_capacity",
+                "Bytes for the work on requests (engine.work_bytes).",
+                work.bytes(),
+            ),
+        ]
+    })));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +276,10 @@ mod tests {
         let metrics = EngineMetrics::new(&registry);
         let images = Arc::new(HeldImages::new(0, Duration::ZERO));
         register_images(&registry, &Arc::new(FeatureCache::new(0)), &images);
+        let [bodies, work] = [2048, 4096].map(|bytes| Arc::new(Budget::new(bytes)));
+        let held = work.empty();
+        assert!(held.try_grow(1024));
+        register_budgets(&registry, &bodies, &work);
         metrics.declare_model("demo");
         let text = registry.render();
         for &stage in Stage::VARIANTS {
@@ -201,6 +299,17 @@ mod tests {
             "maskclip_feature_entries 0",
             "maskclip_held_images 0",
             "maskclip_held_image_bytes 0",
+            "maskclip_body_bytes 0",
+            "maskclip_body_bytes_capacity 2048",
+            "maskclip_work_bytes 1024",
+            "maskclip_work_bytes_capacity 4096",
+            "maskclip_requests_capacity 0",
+            "maskclip_refusals_total{reason=\"slots\"} 0",
+            "maskclip_refusals_total{reason=\"body_bytes\"} 0",
+            "maskclip_refusals_total{reason=\"waiting_texts\"} 0",
+            "maskclip_refusals_total{reason=\"deadline\"} 0",
+            "maskclip_refusals_total{reason=\"draining\"} 0",
+            "maskclip_refusals_total{reason=\"model\"} 0",
         ] {
             assert!(text.contains(name), "{name} is missing from\n{text}");
         }

@@ -5,8 +5,10 @@
 
 mod admission;
 mod batching;
+mod budget;
 mod cost;
 mod defaults;
+mod estimate;
 mod extraction;
 mod features;
 mod host;
@@ -24,6 +26,7 @@ mod stage;
 mod supervision;
 mod text;
 mod vocabulary;
+mod weight;
 mod worker;
 
 use std::sync::Arc;
@@ -34,6 +37,8 @@ use crate::labeller::{LabellerError, ModelInfo, ServedModel};
 use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry};
 
+pub use admission::Arrival;
+pub use budget::HeldBytes;
 pub use cost::CostError;
 pub use defaults::DefaultSettings;
 pub use limits::InputLimits;
@@ -48,6 +53,7 @@ pub use request::{
 pub use settings::{EngineSettings, ImageSettings, QueueSettings, ReadyWhen};
 pub use stage::Stage;
 
+use budget::Budget;
 use features::FeatureCache;
 use host::ModelHost;
 use images::HeldImages;
@@ -75,6 +81,10 @@ pub struct Engine {
     settings: EngineSettings,
     metrics: EngineMetrics,
     slots: Slots,
+    /// Bytes for the bodies of requests, setting `engine.body_bytes`.
+    bodies: Arc<Budget>,
+    /// Bytes for the work on requests, setting `engine.work_bytes`.
+    work: Arc<Budget>,
     /// The models in the order of the settings, the default first. Never empty.
     models: Vec<ModelHost>,
     draining: AtomicBool,
@@ -104,14 +114,21 @@ impl Engine {
             .into_iter()
             .map(|model| ModelHost::start(model, &settings, &metrics));
         let models = models.collect();
-        let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes, disk.clone());
+        let max_waiting_texts = settings.queue.max_waiting_texts;
+        let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes, max_waiting_texts, disk.clone());
         embeddings.register(registry);
         let features = Arc::new(FeatureCache::new(settings.images.cache_bytes));
         let lifetime = Duration::from_secs_f64(settings.images.keep_seconds);
         let images = Arc::new(HeldImages::new(settings.images.held_bytes, lifetime));
         metrics::register_images(registry, &features, &images);
+        let [bodies, work] =
+            [settings.queue.body_bytes, settings.queue.work_bytes].map(|bytes| Arc::new(Budget::new(bytes)));
+        metrics::register_budgets(registry, &bodies, &work);
+        metrics.requests_capacity.set(settings.queue.queue_capacity as i64);
         Arc::new(Self {
             slots: Slots::new(settings.queue.queue_capacity, metrics.requests_in_flight.clone()),
+            bodies,
+            work,
             features,
             images,
             embeddings,

@@ -15,6 +15,7 @@ use crate::dense::{
     Attention, AttentionConstants, KeySmoothingMethod, PROPAGATION_CELLS, Refinement, ResclipConstants, Window,
 };
 use crate::image::Resize;
+use crate::support::excerpt;
 use crate::vocabulary::{Synonyms, TemplateSet};
 
 /// A published test protocol: a method applied to a data set.
@@ -293,6 +294,7 @@ impl FromStr for Protocol {
         Self::all().find(|protocol| protocol.to_string() == name).ok_or_else(|| {
             let methods = <ProtocolMethod as VariantNames>::VARIANTS.join(", ");
             let data = <ProtocolData as VariantNames>::VARIANTS.join(", ");
+            let name = excerpt(name);
             format!("{name:?} is not a protocol: a method ({methods}), a hyphen and a data set ({data}), as in sclip-voc21")
         })
     }

@@ -1,14 +1,37 @@
 //! The queue between requests and the worker threads.
 //!
-//! Jobs leave in the order they came. The queue has no capacity of its own: every job belongs to a request that holds
-//! one of the engine's `engine.queue_capacity` slots. While nobody can work, the queue refuses jobs, so that none waits
-//! for work that may never come.
+//! Jobs leave by their [`Turn`], and those of one turn in the order they came. The queue has no capacity of its own: an
+//! image's job counts against `engine.work_bytes`, and texts against `engine.max_waiting_texts`. While nobody can work,
+//! the queue refuses jobs, so that none waits for work that may never come.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use prometheus::IntGauge;
+
+/// Images that may go before waiting texts, one after the other. Then a chunk of texts gets its turn, so that texts are
+/// delayed by a stream of images and not starved.
+const IMAGES_IN_A_ROW: usize = 8;
+
+/// When a waiting job gets its turn. The smaller goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// Nobody waits for the job, so it costs nothing to be rid of it and frees what it holds.
+    Unwanted,
+    /// An image.
+    Image,
+    /// Texts that a request waits for.
+    Texts,
+    /// Texts that are embedded ahead.
+    TextsAhead,
+}
+
+/// A job that knows its turn.
+pub trait Queued {
+    /// Returns the job's turn, which may change while it waits.
+    fn turn(&self) -> Turn;
+}
 
 /// A queue that can be closed. Consumers block until a job comes.
 #[derive(Debug)]
@@ -28,9 +51,32 @@ struct State<T> {
     /// Whether jobs are refused until [`JobQueue::accept`].
     refuses: bool,
     closed: bool,
+    /// Images that were taken since the last texts.
+    images_in_a_row: usize,
 }
 
-impl<T> JobQueue<T> {
+impl<T: Queued> State<T> {
+    /// Takes the job whose turn it is.
+    fn next(&mut self) -> Option<T> {
+        let turns = self.jobs.iter().map(Queued::turn).enumerate();
+        let turns: Vec<(usize, Turn)> = turns.collect();
+        // Among equals, the first is the oldest.
+        let first = |turns: &mut dyn Iterator<Item = (usize, Turn)>| turns.min_by_key(|&(_, turn)| turn);
+        let mut next = first(&mut turns.iter().copied())?;
+        if next.1 == Turn::Image && self.images_in_a_row >= IMAGES_IN_A_ROW {
+            let mut texts = turns.iter().copied().filter(|&(_, turn)| turn > Turn::Image);
+            next = first(&mut texts).unwrap_or(next);
+        }
+        match next.1 {
+            Turn::Unwanted => {}
+            Turn::Image => self.images_in_a_row += 1,
+            Turn::Texts | Turn::TextsAhead => self.images_in_a_row = 0,
+        }
+        self.jobs.remove(next.0)
+    }
+}
+
+impl<T: Queued> JobQueue<T> {
     /// Creates an empty, open queue. `depth` always shows the number of waiting jobs.
     pub fn new(depth: IntGauge) -> Self {
         Self {
@@ -38,6 +84,7 @@ impl<T> JobQueue<T> {
                 jobs: VecDeque::new(),
                 refuses: false,
                 closed: false,
+                images_in_a_row: 0,
             }),
             changed: Condvar::new(),
             closing: Condvar::new(),
@@ -61,11 +108,11 @@ impl<T> JobQueue<T> {
         Ok(())
     }
 
-    /// Waits for a job and takes the oldest one. Returns `None` once the queue is closed and empty.
+    /// Waits for a job and takes the one whose turn it is. Returns `None` once the queue is closed and empty.
     pub fn pop(&self) -> Option<T> {
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.jobs.pop_front() {
+            if let Some(job) = state.next() {
                 self.depth.set(state.jobs.len() as i64);
                 return Some(job);
             }
@@ -158,6 +205,13 @@ mod tests {
 
     use super::*;
 
+    /// Jobs below 100 are images, those below 200 texts, those below 300 texts ahead.
+    impl Queued for u32 {
+        fn turn(&self) -> Turn {
+            [Turn::Image, Turn::Texts, Turn::TextsAhead, Turn::Unwanted][*self as usize / 100]
+        }
+    }
+
     fn queue() -> JobQueue<u32> {
         JobQueue::new(IntGauge::new("depth", "test").expect("a valid name"))
     }
@@ -170,6 +224,34 @@ mod tests {
         assert_eq!(queue.depth.get(), 2);
         assert_eq!((queue.pop(), queue.pop()), (Some(1), Some(2)));
         assert_eq!(queue.depth.get(), 0);
+    }
+
+    #[test]
+    fn images_go_before_texts_and_what_requests_wait_for_before_the_rest() {
+        let queue = queue();
+        for job in [200, 100, 1, 201, 101, 300, 2] {
+            queue.push(job).expect("open");
+        }
+        assert_eq!(
+            [(); 7].map(|()| queue.pop().expect("there are seven")),
+            [300, 1, 2, 100, 101, 200, 201]
+        );
+    }
+
+    #[test]
+    fn texts_get_a_turn_in_a_stream_of_images() {
+        let queue = queue();
+        for job in (0..20).chain([200, 100, 101]) {
+            queue.push(job).expect("open");
+        }
+        let jobs: Vec<u32> = (0..23).map(|_| queue.pop().expect("there are 23")).collect();
+        assert_eq!(jobs[..9], [0, 1, 2, 3, 4, 5, 6, 7, 100]);
+        assert_eq!((jobs[17], jobs[18], jobs[22]), (101, 16, 200));
+        // Without texts, nothing is held back.
+        for job in 0..20 {
+            queue.push(job).expect("open");
+        }
+        assert!((0..20).all(|job| queue.pop() == Some(job)));
     }
 
     #[test]

@@ -4,37 +4,57 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::{AdmittedRequest, CurrentStage};
+use super::extraction::SeenImage;
 use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentOptions, SegmentRequest, Segmentation, Warning,
     WarningCode,
 };
+use super::weight::{Dimensions, Weight};
 use super::worker::{Job, ScoreJob, Scored};
-use super::{Engine, Stage, cost};
-use crate::dense::RefinementOptions;
+use super::{Arrival, CostError, Engine, Stage, cost};
+use crate::dense::refinement_bytes;
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
 use crate::scores::{DenseScores, QueryOwner};
-use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, VocabularyOptions};
+use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
 
 impl Engine {
     /// Labels one image.
     ///
     /// Never waits for a free slot: a full engine returns [`SegmentError::Overloaded`] at once. Dropping the future
-    /// gives the request up, but texts that are being embedded are finished and kept. The image's features are cached
+    /// gives the request up; texts that have been embedded for it by then are kept. The image's features are cached
     /// after the request is answered.
     ///
     /// # Errors
     /// [`SegmentError`] when the image, the vocabulary or the options are refused, the engine is not ready or full, or
     /// the deadline passes.
     pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        let deadline = self.deadline(&request.fields.features)?;
+        self.segment_arrived(self.arrive()?, request).await
+    }
+
+    /// Labels one image as [`Engine::segment`] does, for a request that arrived earlier.
+    ///
+    /// # Errors
+    /// The same as [`Engine::segment`].
+    pub async fn segment_arrived(
+        &self,
+        arrival: Arrival,
+        request: SegmentRequest,
+    ) -> Result<Segmentation, SegmentError> {
+        let segmentation = self.segment_in_time(arrival, request).await;
+        segmentation.map_err(|error| self.counted(error))
+    }
+
+    async fn segment_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
+        let arrived = arrival.at();
+        let deadline = self.deadline(&request.fields.features, arrived)?;
         let host = self.find_host(request.fields.features.model.as_deref())?;
         // Errors that do not depend on the vocabulary are reported before the request costs anything.
         request
             .fields
             .resolve(self.surroundings(host), &VocabularyOptions::default())?;
         let stage = CurrentStage::default();
-        let admitted = AdmittedRequest::admit(self, host, &stage)?;
-        stage.until(deadline, admitted.segment(request)).await
+        let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
+        stage.until(arrived, deadline, admitted.segment(request)).await
     }
 }
 
@@ -43,20 +63,21 @@ impl AdmittedRequest<'_> {
         let SegmentRequest { image, fields } = request;
         let vocabulary = self.engine.find_vocabulary(fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(), &vocabulary.options)?;
-        self.check(&options.dense.features)?;
+        let SegmentOptions { dense, input, .. } = &options;
+        self.check(&dense.features)?;
         let (image, digest) = self.image(&image).await?;
         let list = self
             .engine
             .class_list(vocabulary, &options.background, options.templates)?;
-        let SegmentOptions { dense, input, .. } = &options;
-        let prepared = self
-            .prepare(image, digest, &dense.features, dense.refinement, input)
-            .await?;
-        let features_cached = prepared.is_cached();
+        let seen = self.look(image, digest, dense, input).await?;
+        let weight = self.check_cost(&seen, &list, &options)?;
+        let (size, features_cached) = (seen.size, seen.is_cached());
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
         let classifier = Arc::new(list.classifier(&embeddings, options.synonyms));
-        self.check_refinement(prepared.size, &classifier, &dense.refinement)?;
+        self.reserve(&weight).await?;
+        let prepared = self.prepare(seen, dense.refinement, input).await?;
+        self.shrink_to(weight.after_pixels());
         let job = |ticket| {
             Job::Score(ScoreJob {
                 input: prepared.input,
@@ -66,13 +87,17 @@ impl AdmittedRequest<'_> {
             })
         };
         let Scored { scores, features } = self.on_worker(job).await?;
+        self.shrink_to(weight.after_scores());
+        let scored = Instant::now();
         let warnings = self.warnings(&options.background, &list, &embeddings, scores.denoising_dropped_all);
-        let (map, classes) = self.label(scores, prepared.size, &list, &classifier, &options).await?;
+        let (map, classes) = self.label(scores, size, &list, &classifier, &options).await?;
+        self.shrink_to(weight.after_label_map());
         let (label_map, confidence_map) = self.encode(map, options.output).await?;
-        if let Some(key) = prepared.key.filter(|_| !features_cached) {
-            self.hold_features(key, features, prepared.size, dense.features.keys);
+        self.host.times.record_rest(scored.elapsed());
+        if let Some(key) = prepared.key {
+            self.hold_features(key, features, size, dense.features.keys);
         }
-        let (width, height) = prepared.size;
+        let (width, height) = size;
         Ok(Segmentation {
             model: self.model.name.clone(),
             width,
@@ -85,6 +110,7 @@ impl AdmittedRequest<'_> {
             warnings,
             features_cached,
             timings: self.timings,
+            held_bytes: self.held_bytes(),
         })
     }
 
@@ -110,11 +136,14 @@ impl AdmittedRequest<'_> {
         let similarity = best_per_class(&scores.similarity, &classifier.owners, classes);
         let image_probability = best_per_class(&scores.image_probability, &classifier.owners, classes);
         let classifier = Arc::clone(classifier);
+        let is_abandoned = self.is_abandoned();
         let map = self
             .stage(Stage::LabelMap, move || {
-                label_map::label_map(&scores.map, &classifier.owners, &map_options)
+                label_map::label_map_unless(&scores.map, &classifier.owners, &map_options, &is_abandoned)
             })
             .await?;
+        let map =
+            map.ok_or_else(|| SegmentError::Internal("a label map was given up that is still wanted".to_owned()))?;
         let results = list.classes().iter().zip(&map.classes);
         let results = results.zip(similarity.into_iter().zip(image_probability));
         let results = results.map(|((class, statistics), (similarity, image_probability))| ClassResult {
@@ -127,24 +156,35 @@ impl AdmittedRequest<'_> {
         Ok((map, results))
     }
 
-    /// Checks the cost of the refinement. The number of queries is known only after all texts are.
-    fn check_refinement(
-        &self,
-        (width, height): (u32, u32),
-        classifier: &Classifier,
-        options: &RefinementOptions,
-    ) -> Result<(), SegmentError> {
-        let pixels = u64::from(width) * u64::from(height);
+    /// Checks the cost of the scores, and of what is made of them at the image's size. Returns the request's weight.
+    fn check_cost(&self, image: &SeenImage, list: &ClassList, options: &SegmentOptions) -> Result<Weight, CostError> {
         let limits = &self.engine.settings.input_limits;
-        Ok(cost::check_refinement(options, classifier.queries, pixels, limits)?)
+        let queries = list.query_count(options.synonyms);
+        cost::check_scores(queries, image.cells, limits)?;
+        let output = options.output;
+        let form = (output.label_map, output.confidence_map);
+        cost::check_label_map(queries, image.pixels(), form, limits)?;
+        let refinement = &options.dense.refinement;
+        cost::check_refinement(refinement, queries, image.pixels(), limits)?;
+        let dimensions = Dimensions {
+            queries: queries as u64,
+            refinement_bytes: refinement_bytes(refinement, queries, image.pixels()),
+            label_bytes: if list.classes().len() > 255 { 2 } else { 1 },
+            ..self.dimensions(image)
+        };
+        let weight = Weight::of_label_map(&dimensions, output);
+        self.check_weight(&weight)?;
+        Ok(weight)
     }
 
     async fn embed(&mut self, texts: &[String], templates: TemplateSet) -> Result<EmbeddedTexts, SegmentError> {
         self.enter(Stage::Text);
         let start = Instant::now();
+        let missing = self.engine.missing_texts(&self.model, texts, templates).await;
+        self.check_text_time(missing, templates)?;
         let embeddings = self
             .engine
-            .embed(texts, templates, self.host, &self.model, &self.slot)
+            .embed(texts, templates, self.host, &self.model, Urgency::Request)
             .await?;
         self.record(Stage::Text, start.elapsed());
         Ok(embeddings)

@@ -24,13 +24,19 @@ pub struct EngineSettings {
 }
 
 impl EngineSettings {
-    /// Returns the same settings for an engine that keeps nothing of images: it sees each image once, or is timed.
-    pub fn without_images(self) -> Self {
+    /// Returns the same settings for the engine of a command. It keeps nothing of images, because it sees each image
+    /// once, or is timed. Its results do not travel, so no limit is on their size.
+    pub fn for_commands(self) -> Self {
         Self {
             images: ImageSettings {
                 cache_bytes: 0,
                 held_bytes: 0,
                 ..self.images
+            },
+            input_limits: InputLimits {
+                max_raw_pixels: u64::MAX,
+                max_confidence_pixels: u64::MAX,
+                ..self.input_limits
             },
             ..self
         }
@@ -43,6 +49,12 @@ impl EngineSettings {
 pub struct QueueSettings {
     /// Requests that may be in the engine at once, waiting or running. Further requests get status 429.
     pub queue_capacity: usize,
+    /// Bytes of request bodies that may be read or worked on at once. Further bodies get status 429.
+    pub body_bytes: u64,
+    /// Bytes that requests may take at once for pixels, scores, label maps and replies. Further requests wait for them.
+    pub work_bytes: u64,
+    /// Texts that may wait to be embedded at once, for all requests and vocabularies together.
+    pub max_waiting_texts: usize,
     /// Worker threads per model. Each has a copy of the model.
     pub workers: usize,
     /// How many models must answer so that the server counts as ready.
@@ -66,12 +78,24 @@ pub enum ReadyWhen {
 }
 
 impl QueueSettings {
-    /// Checks the range of every value.
+    /// Checks the range of every value. `vocabulary` are the limits on a class list, all of which must find room.
     ///
     /// # Errors
     /// [`OutOfRange`] for the first value outside its range.
-    pub fn check(&self) -> Result<(), OutOfRange> {
+    pub fn check(&self, vocabulary: &VocabularyLimits) -> Result<(), OutOfRange> {
         at_least_one("engine.queue_capacity", self.queue_capacity as u64)?;
+        at_least_one("engine.body_bytes", self.body_bytes)?;
+        at_least_one("engine.work_bytes", self.work_bytes)?;
+        let texts = vocabulary.max_texts();
+        in_range(
+            "engine.max_waiting_texts",
+            self.max_waiting_texts >= texts,
+            self.max_waiting_texts,
+            &format!(
+                "at least limits.max_classes * (1 + limits.max_synonyms) + limits.max_background_names = {texts}, the \
+                 texts of the largest class list"
+            ),
+        )?;
         at_least_one("engine.max_batch", self.max_batch as u64)?;
         at_least_one("engine.workers", self.workers as u64)?;
         let longest = self.max_deadline_seconds;

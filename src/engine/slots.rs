@@ -5,8 +5,10 @@ use std::sync::Arc;
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The engine's `engine.queue_capacity` slots. Every piece of work for a request holds the request's slot, so a request
-/// that was given up still counts until its last piece of work ends.
+use super::budget::HeldBytes;
+
+/// The engine's `engine.queue_capacity` slots. A request holds a slot, and so does running work for it: a request that
+/// was given up still counts until the work ends. Work that waits for its turn holds none.
 #[derive(Debug)]
 pub struct Slots {
     free: Arc<Semaphore>,
@@ -18,6 +20,8 @@ pub struct Slots {
 #[derive(Debug)]
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
+    /// The bytes of the request's body, of which the request is made.
+    _body: HeldBytes,
     in_flight: IntGauge,
 }
 
@@ -31,23 +35,20 @@ impl Slots {
         }
     }
 
-    /// Takes a slot if one is free. Never waits.
-    pub fn take(&self) -> Option<Arc<Slot>> {
-        Some(self.slot(Arc::clone(&self.free).try_acquire_owned().ok()?))
-    }
-
-    /// Waits for a free slot and takes it. For work in the background; a request that finds no slot is refused.
-    pub async fn wait(&self) -> Arc<Slot> {
-        let permit = Arc::clone(&self.free).acquire_owned().await;
-        self.slot(permit.expect("the semaphore is never closed"))
-    }
-
-    fn slot(&self, permit: OwnedSemaphorePermit) -> Arc<Slot> {
+    /// Takes a slot if one is free, for a request with the given bytes of its body. Never waits.
+    pub fn take(&self, body: HeldBytes) -> Option<Arc<Slot>> {
+        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
         self.in_flight.inc();
-        Arc::new(Slot {
+        Some(Arc::new(Slot {
             _permit: permit,
+            _body: body,
             in_flight: self.in_flight.clone(),
-        })
+        }))
+    }
+
+    /// Returns whether all slots are taken.
+    pub fn are_taken(&self) -> bool {
+        self.free.available_permits() == 0
     }
 
     /// Returns the number of slots, free or taken.
@@ -64,19 +65,22 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::Budget;
     use super::*;
 
     #[test]
     fn a_slot_is_free_again_when_its_last_holder_is_gone() {
         let gauge = IntGauge::new("in_flight", "test").expect("a valid name");
         let slots = Slots::new(1, gauge.clone());
-        let slot = slots.take().expect("one is free");
+        let body = || Budget::new(0).empty();
+        let slot = slots.take(body()).expect("one is free");
         let held_by_a_job = Arc::clone(&slot);
         drop(slot);
-        assert!(slots.take().is_none(), "the job still holds it");
+        assert!(slots.take(body()).is_none(), "the job still holds it");
+        assert!(slots.are_taken());
         assert_eq!(gauge.get(), 1);
         drop(held_by_a_job);
         assert_eq!(gauge.get(), 0);
-        assert!(slots.take().is_some());
+        assert!(slots.take(body()).is_some());
     }
 }

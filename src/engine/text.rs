@@ -1,6 +1,6 @@
 //! Text embeddings. Workers compute those that are not cached.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::Engine;
 use super::admission::model_failed;
@@ -8,40 +8,41 @@ use super::host::ModelHost;
 use super::model_state::ModelState;
 use super::queue::JobQueue;
 use super::request::{SegmentError, SegmentFields};
-use super::slots::Slot;
 use super::worker::{EmbedJob, Job, JobError, Ticket};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{
-    ClassList, EmbeddedTexts, EmbeddingError, EmbeddingFuture, EmbeddingSpace, TemplateSet, TextEmbedder,
+    ClassList, EmbeddedTexts, EmbeddingError, EmbeddingFuture, EmbeddingSpace, Interest, TemplateSet, TextEmbedder,
+    TooManyWaiting, Urgency,
 };
 
 impl Engine {
-    /// Returns the embeddings of texts for a model.
+    /// Returns the embeddings of texts for a model. Texts that wait to be embedded hold no slot.
     ///
     /// # Errors
     /// [`SegmentError::Unavailable`] or [`SegmentError::ModelUnavailable`] when no worker can compute them,
-    /// [`SegmentError::Internal`] when the model fails.
+    /// [`SegmentError::TooManyTexts`] when there is no room for them, [`SegmentError::Internal`] when the model fails.
     pub(super) async fn embed(
         &self,
         texts: &[String],
         templates: TemplateSet,
         host: &ModelHost,
         model: &ModelInfo,
-        slot: &Arc<Slot>,
+        urgency: Urgency,
     ) -> Result<EmbeddedTexts, SegmentError> {
         let mut embeddings = EmbeddedTexts::new();
         for (space, texts) in spaces(model, templates, texts) {
             let embedder = Arc::new(QueueEmbedder {
                 queue: Arc::clone(&host.queue),
-                slot: Arc::clone(slot),
             });
-            let mut resolved = self.embeddings.resolve(&space, &texts, embedder.clone()).await;
+            let resolve = || self.embeddings.resolve(&space, &texts, embedder.clone(), urgency);
+            let mut resolved = resolve().await;
             // A model with the same text tower had promised some of the texts, and is down now.
             if matches!(resolved, Err(EmbeddingError::Unavailable(_))) && host.state() == ModelState::Ready {
-                resolved = self.embeddings.resolve(&space, &texts, embedder).await;
+                resolved = resolve().await;
             }
             let resolved = resolved.map_err(|error| match error {
                 EmbeddingError::Unavailable(_) => self.unavailable(host),
+                EmbeddingError::TooManyWaiting(error) => error.into(),
                 EmbeddingError::Failed(_) | EmbeddingError::Interrupted => model_failed(&host.name, &error.to_string()),
             })?;
             embeddings.extend(texts.into_iter().zip(resolved));
@@ -49,15 +50,16 @@ impl Engine {
         Ok(embeddings)
     }
 
-    /// Embeds the texts of a class list for a model ahead of the first request. Cached embeddings are not computed
-    /// again.
+    /// Embeds the texts of a class list for a model ahead of the first request, when no request waits for others. Cached
+    /// embeddings are not computed again.
     ///
     /// # Errors
-    /// When no model has that name, none of its workers is ready, the engine has no free slot, or the model fails.
+    /// When no model has that name, none of its workers is ready, more texts are new than may wait, or the model fails.
     pub async fn embed_ahead(&self, model: &str, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
         let host = self.host(model)?;
-        let (model, slot) = (self.ready_model(host)?, self.take_slot()?);
-        self.embed(&list.texts(), templates, host, &model, &slot).await?;
+        let model = self.ready_model(host)?;
+        let texts = list.texts();
+        self.embed(&texts, templates, host, &model, Urgency::Background).await?;
         Ok(())
     }
 
@@ -73,14 +75,21 @@ impl Engine {
         self.embed_ahead(&host.name, &list, options.templates).await
     }
 
+    /// Returns how many of some texts a model has no embeddings for, neither in memory nor on disk.
+    pub(super) async fn missing_texts(&self, model: &ModelInfo, texts: &[String], templates: TemplateSet) -> usize {
+        let mut missing = texts.len();
+        for (space, texts) in spaces(model, templates, texts) {
+            missing -= self.embeddings.embedded(&space, &texts).await;
+        }
+        missing
+    }
+
     /// Returns how many texts of a class list have embeddings for a model, in memory or on disk, and how many texts
     /// there are.
     pub async fn embedded(&self, model: &ModelInfo, list: &ClassList, templates: TemplateSet) -> (usize, usize) {
-        let (all, mut embedded) = (list.texts(), 0);
-        for (space, texts) in spaces(model, templates, &all) {
-            embedded += self.embeddings.embedded(&space, &texts).await;
-        }
-        (embedded, all.len())
+        let all = list.texts();
+        let missing = self.missing_texts(model, &all, templates).await;
+        (all.len() - missing, all.len())
     }
 }
 
@@ -102,19 +111,18 @@ fn spaces(
     spaces.into_iter().filter(|(_, texts)| !texts.is_empty())
 }
 
-/// Embeds texts on a worker. It holds the request's slot while the store uses it, so texts that outlive their request
-/// still count against `engine.queue_capacity`.
+/// Embeds texts on a worker.
 struct QueueEmbedder {
     queue: Arc<JobQueue<Job>>,
-    slot: Arc<Slot>,
 }
 
 impl TextEmbedder for QueueEmbedder {
-    fn embed(&self, texts: Vec<String>, templates: TemplateSet) -> EmbeddingFuture<'_> {
-        let (ticket, waiting) = Ticket::new(Arc::clone(&self.slot));
+    fn embed(&self, texts: Vec<String>, templates: TemplateSet, interest: Interest) -> EmbeddingFuture<'_> {
+        let (ticket, waiting) = Ticket::new(Weak::new(), None);
         let job = Job::Embed(EmbedJob {
             texts,
             templates,
+            interest,
             ticket,
         });
         let pushed = self.queue.push(job);
@@ -130,5 +138,14 @@ impl TextEmbedder for QueueEmbedder {
                 Err(_) => Err(EmbeddingError::Interrupted),
             }
         })
+    }
+}
+
+impl From<TooManyWaiting> for SegmentError {
+    fn from(error: TooManyWaiting) -> Self {
+        Self::TooManyTexts {
+            error,
+            retry_seconds: 1,
+        }
     }
 }

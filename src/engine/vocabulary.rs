@@ -9,7 +9,7 @@ use super::host::{ModelHost, StateChanges};
 use super::request::{Background, SegmentError, VocabularyChoice};
 use crate::support::run_blocking;
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, VocabularyDefinition, VocabularyError,
+    ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, Urgency, VocabularyDefinition, VocabularyError,
     VocabularyOptions, VocabularyRegistry,
 };
 
@@ -34,26 +34,40 @@ impl Engine {
     }
 
     /// Stores a vocabulary under a name, new or in place of an older one. Then starts to embed its texts with
-    /// `templates` for every model that is ready. [`Engine::keep_embedded`] does so for the others once they are.
-    /// [`Engine::embedded`] tells how many texts are done.
+    /// `templates` for every model that is ready, when no request waits for texts. [`Engine::keep_embedded`] does so for
+    /// the others once they are. [`Engine::embedded`] tells how many texts are done.
     ///
     /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the name is refused, the condition does not hold, or the disk fails.
+    /// [`SegmentError::Vocabulary`] when the name is refused, the condition does not hold, or the disk fails, and
+    /// [`SegmentError::TooManyTexts`] when more of its texts are new than may wait. Then nothing is stored.
     pub async fn define_vocabulary(
         self: &Arc<Self>,
         name: &str,
         definition: VocabularyDefinition,
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
         templates: TemplateSet,
-    ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
+    ) -> Result<(Arc<NamedVocabulary>, Stored), SegmentError> {
+        self.check_room(&definition.list, templates).await?;
         let name = name.to_owned();
         let put = move |registry: &VocabularyRegistry| registry.put(&name, definition, condition, SystemTime::now());
         let (vocabulary, stored) = self.with_registry(put).await?;
         let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
         tokio::spawn(async move { engine.embed_for_all(&list, templates).await });
         Ok((vocabulary, stored))
+    }
+
+    /// Checks that the texts of a class list that each model has to embed may wait for it.
+    async fn check_room(&self, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
+        for host in &self.models {
+            if let Ok(model) = self.ready_model(host) {
+                let (embedded, all) = self.embedded(&model, list, templates).await;
+                let room = self.embeddings.check_room(all - embedded);
+                room.map_err(|error| self.counted(error.into()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Embeds the texts of a class list for every model that is ready, one model after the other.
@@ -80,8 +94,8 @@ impl Engine {
         let model = self.ready_model(host)?;
         let (embedded, total) = self.embedded(&model, list, templates).await;
         if embedded < total {
-            let slot = self.slots.wait().await;
-            self.embed(&list.texts(), templates, host, &model, &slot).await?;
+            let texts = list.texts();
+            self.embed(&texts, templates, host, &model, Urgency::Background).await?;
         }
         Ok(())
     }

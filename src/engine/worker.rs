@@ -5,18 +5,20 @@
 //! several images share says nothing about each of them, so each is then tried alone with the same model. A panic over
 //! one job alone ends the model's life; [`supervision`](super::supervision) then loads it again.
 //!
-//! Jobs are answered in the order they came, with one exception: a waiting image may share the pass of an earlier image
-//! of the same shape, if [`batching`](super::batching) has found that to be faster.
+//! Jobs are answered in the order of the queue, with one exception: a waiting image may share the pass of an earlier
+//! image of the same shape, if [`batching`](super::batching) has found that to be faster.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::batching::{Batching, PassShape};
+use super::budget::HeldBytes;
+use super::estimate::ServiceTimes;
 use super::metrics::EngineMetrics;
-use super::queue::JobQueue;
+use super::queue::{JobQueue, Queued, Turn};
 use super::slots::Slot;
 use crate::dense::{DenseOptions, FeatureOptions};
 use crate::image::ModelInput;
@@ -24,7 +26,7 @@ use crate::labeller::{ImageFeatures, Labeller, LabellerError};
 use crate::scores::DenseScores;
 use crate::support::catch_panic;
 use crate::telemetry::first_line;
-use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
+use crate::vocabulary::{Classifier, Interest, TemplateSet, TextEmbedding, Urgency};
 
 /// A job for a model, with the channel for its answer. A worker skips a job whose receiver is gone.
 pub enum Job {
@@ -99,9 +101,14 @@ pub struct Ticket<T> {
     queued: Instant,
     /// Sends how long the job waited in the queue, once a worker takes it. `None` afterwards.
     started: Option<oneshot::Sender<Duration>>,
-    /// The channel for the answer, with the request's slot, which is held until the job is done. `None` once the answer
-    /// is sent.
-    reply: Option<(Reply<T>, Arc<Slot>)>,
+    /// The channel for the answer. `None` once the answer is sent.
+    reply: Option<Reply<T>>,
+    /// The slot of the job's request. A job that waits does not hold it.
+    slot: Weak<Slot>,
+    /// The same slot from the start of the job to its answer, also if the request is given up meanwhile.
+    held_slot: Option<Arc<Slot>>,
+    /// The bytes that the job's request has reserved. A job holds them for as long as it exists, wanted or not.
+    _bytes: Option<HeldBytes>,
 }
 
 /// The receiving half of a job, held by the request.
@@ -113,14 +120,17 @@ pub struct Waiting<T> {
 }
 
 impl<T> Ticket<T> {
-    /// Creates the two halves for a job that joins the queue now.
-    pub fn new(slot: Arc<Slot>) -> (Self, Waiting<T>) {
+    /// Creates the two halves for a job that joins the queue now. Texts have no slot.
+    pub fn new(slot: Weak<Slot>, bytes: Option<HeldBytes>) -> (Self, Waiting<T>) {
         let (reply, answer) = oneshot::channel();
         let (started, has_started) = oneshot::channel();
         let ticket = Self {
             queued: Instant::now(),
             started: Some(started),
-            reply: Some((reply, slot)),
+            reply: Some(reply),
+            slot,
+            held_slot: None,
+            _bytes: bytes,
         };
         let waiting = Waiting {
             started: has_started,
@@ -131,11 +141,12 @@ impl<T> Ticket<T> {
 
     /// Returns whether somebody still waits for the answer.
     fn is_wanted(&self) -> bool {
-        self.reply.as_ref().is_some_and(|(reply, _)| !reply.is_closed())
+        self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
     }
 
     /// Tells the request that its job has started.
     fn begin(&mut self) {
+        self.held_slot = self.slot.upgrade();
         if let Some(started) = self.started.take() {
             // Here and below, sending fails only if the receiver is gone and nobody wants the message.
             let _ = started.send(self.queued.elapsed());
@@ -149,8 +160,8 @@ impl<T> Ticket<T> {
     }
 
     fn reply(&mut self, answer: Result<T, JobError>) {
-        if let Some((reply, slot)) = self.reply.take() {
-            drop(slot);
+        self.held_slot = None;
+        if let Some(reply) = self.reply.take() {
             let _ = reply.send(answer);
         }
     }
@@ -162,8 +173,10 @@ pub struct EmbedJob {
     pub texts: Vec<String>,
     /// The templates that the texts are put into.
     pub templates: TemplateSet,
-    /// The channel for the embeddings.
-    pub ticket: Ticket<Vec<TextEmbedding>>,
+    /// How urgently the texts are wanted.
+    pub interest: Interest,
+    /// The channel for the embeddings, or for `None` when nobody wanted the texts any more.
+    pub ticket: Ticket<Option<Vec<TextEmbedding>>>,
 }
 
 /// Where a worker's jobs come from, and what it records about them.
@@ -172,6 +185,8 @@ pub struct JobContext {
     pub model: String,
     /// The queue that jobs come from.
     pub queue: Arc<JobQueue<Job>>,
+    /// The times of the model's work.
+    pub times: Arc<ServiceTimes>,
     /// The metrics, which count live workers, passes, panics and reloads.
     pub metrics: EngineMetrics,
     /// Images that may share a pass, setting `engine.max_batch`.
@@ -210,7 +225,7 @@ pub fn answer_jobs(context: &JobContext, labeller: &mut dyn Labeller) -> WorkerE
 /// a panic.
 fn answer(context: &JobContext, labeller: &mut dyn Labeller, batching: &mut Batching, jobs: &mut VecDeque<Job>) {
     let Some(shape) = jobs[0].shape() else {
-        return answer_without_a_pass(labeller, &mut jobs[0]);
+        return answer_without_a_pass(context, labeller, &mut jobs[0]);
     };
     let is_alike = |other: &Job| other.shape().as_ref() == Some(&shape);
     let images = batching.images(&shape, 1 + context.queue.count(is_alike));
@@ -222,16 +237,20 @@ fn answer(context: &JobContext, labeller: &mut dyn Labeller, batching: &mut Batc
     context.metrics.pass(&context.model, jobs.len());
     jobs.iter_mut().for_each(Job::begin);
     let start = Instant::now();
-    if jobs.len() > 1 {
+    let images = jobs.len();
+    if images > 1 {
         if let Some(features) = shared_features(context, labeller, jobs.make_contiguous()) {
-            batching.record(shape, jobs.len(), start.elapsed());
+            batching.record(shape, images, start.elapsed());
             for features in features {
                 jobs[0].finish(labeller, Ok(features));
                 jobs.pop_front();
             }
+            context.times.record_images(images, start.elapsed());
             return;
         }
-        return answer_one_by_one(labeller, jobs);
+        answer_one_by_one(labeller, jobs);
+        context.times.record_images(images, start.elapsed());
+        return;
     }
     let features = features(labeller, jobs.make_contiguous()).map(|mut features| features.remove(0));
     if features.is_ok() {
@@ -239,6 +258,7 @@ fn answer(context: &JobContext, labeller: &mut dyn Labeller, batching: &mut Batc
     }
     jobs[0].finish(labeller, features);
     jobs.pop_front();
+    context.times.record_images(1, start.elapsed());
 }
 
 /// Computes the features of several jobs of one shape in one pass. Returns `None` if the pass fails or panics, which it
@@ -288,15 +308,17 @@ fn features(labeller: &mut dyn Labeller, jobs: &[Job]) -> Result<Vec<Arc<dyn Ima
     labeller.features(&inputs, options)
 }
 
-fn answer_without_a_pass(labeller: &mut dyn Labeller, job: &mut Job) {
+fn answer_without_a_pass(context: &JobContext, labeller: &mut dyn Labeller, job: &mut Job) {
+    let is_wanted = job.is_wanted();
     job.begin();
+    let start = Instant::now();
     match job {
         Job::Score(ScoreJob {
             input: FeatureInput::Cached { features, pixels },
             classifier,
             options,
             ticket,
-        }) if ticket.is_wanted() => {
+        }) if is_wanted => {
             ticket.answer(score(
                 labeller,
                 Arc::clone(features),
@@ -304,11 +326,16 @@ fn answer_without_a_pass(labeller: &mut dyn Labeller, job: &mut Job) {
                 classifier,
                 options,
             ));
+            context.times.record_images(1, start.elapsed());
         }
-        Job::Embed(job) if job.ticket.is_wanted() => {
-            job.ticket.answer(labeller.embed_texts(&job.texts, job.templates));
+        Job::Embed(job) if is_wanted => {
+            let embeddings = labeller.embed_texts(&job.texts, job.templates);
+            let prompts = job.texts.len() * job.templates.templates().len();
+            context.times.record_prompts(prompts, start.elapsed());
+            job.ticket.answer(embeddings.map(Some));
         }
-        Job::Extract(_) | Job::Score(_) | Job::Embed(_) => {}
+        Job::Embed(job) => job.ticket.answer(Ok(None)),
+        Job::Extract(_) | Job::Score(_) => {}
     }
 }
 
@@ -339,7 +366,7 @@ impl Job {
         match self {
             Self::Extract(job) => job.ticket.is_wanted(),
             Self::Score(job) => job.ticket.is_wanted(),
-            Self::Embed(job) => job.ticket.is_wanted(),
+            Self::Embed(job) => job.ticket.is_wanted() && job.interest.urgency() > Urgency::Nobody,
         }
     }
 
@@ -374,6 +401,17 @@ impl Job {
                 ticket.answer(scored);
             }
             Self::Score(_) | Self::Embed(_) => unreachable!("a job without pixels shares no pass"),
+        }
+    }
+}
+
+impl Queued for Job {
+    fn turn(&self) -> Turn {
+        match self {
+            _ if !self.is_wanted() => Turn::Unwanted,
+            Self::Extract(_) | Self::Score(_) => Turn::Image,
+            Self::Embed(job) if job.interest.urgency() == Urgency::Request => Turn::Texts,
+            Self::Embed(_) => Turn::TextsAhead,
         }
     }
 }

@@ -12,6 +12,7 @@ use ::image::{
 
 use super::DecodeError;
 use super::embedded::largest_embedded_frame;
+use super::header::ImageHeader;
 
 /// The formats that are read, as error messages list them.
 const SUPPORTED: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF";
@@ -45,8 +46,32 @@ pub fn decode(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeErr
         .unwrap_or_else(|_| Err(DecodeError::Undecodable("the file is malformed".to_owned())))
 }
 
+/// Reads the header of an image, with the checks of [`decode`] that need no pixels. Allocates no pixels, but walks
+/// through the bytes of a WebP or TIFF once.
+///
+/// # Errors
+///
+/// The same as [`decode`]. A file with a good header may be damaged behind it.
+pub fn read_header(bytes: &[u8], max_image_pixels: u64) -> Result<ImageHeader, DecodeError> {
+    let read = || {
+        let (mut decoder, format) = open(bytes, max_image_pixels)?;
+        let orientation = decoder.orientation().map_err(undecodable)?;
+        Ok(ImageHeader::of(&decoder, format, orientation, bytes))
+    };
+    panic::catch_unwind(read).unwrap_or_else(|_| Err(DecodeError::Undecodable("the file is malformed".to_owned())))
+}
+
 /// Does the work of [`decode`]. A defect of a decoder may panic here.
 fn decode_trusting(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeError> {
+    let (mut decoder, _) = open(bytes, max_image_pixels)?;
+    let orientation = decoder.orientation().map_err(undecodable)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+    image.apply_orientation(orientation);
+    Ok(flatten(image))
+}
+
+/// Returns a decoder that has read the header of an image and found it to be within the limit, with the format.
+fn open(bytes: &[u8], max_image_pixels: u64) -> Result<(impl ImageDecoder, ImageFormat), DecodeError> {
     let format = sniff(bytes)?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(allocating_at_most(OVERHEAD_BYTES));
@@ -71,10 +96,7 @@ fn decode_trusting(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, Deco
     decoder
         .set_limits(allocating_at_most(copies.saturating_add(OVERHEAD_BYTES)))
         .map_err(undecodable)?;
-    let orientation = decoder.orientation().map_err(undecodable)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
-    image.apply_orientation(orientation);
-    Ok(flatten(image))
+    Ok((decoder, format))
 }
 
 fn allocating_at_most(bytes: u64) -> Limits {
@@ -173,6 +195,9 @@ mod tests {
         {
             let image = decode(&golden(&file), LIMIT).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert_eq!(image.dimensions(), (width, height), "{file}");
+            let header = read_header(&golden(&file), LIMIT).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert_eq!((header.width, header.height), (width, height), "{file}");
+            assert!(header.decoding_bytes >= 3 * u64::from(width * height), "{file}");
             for Pixel { at: [x, y], rgb } in pixels {
                 let shown = image.get_pixel(x, y).0;
                 let difference = shown.iter().zip(rgb).map(|(ours, theirs)| ours.abs_diff(theirs)).max();

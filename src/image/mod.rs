@@ -5,10 +5,12 @@
 
 mod decode;
 mod embedded;
+mod header;
 mod resize;
 
 pub use ::image::RgbImage;
-pub use decode::decode;
+pub use decode::{decode, read_header};
+pub use header::ImageHeader;
 pub use resize::{InputTooLarge, Resize, preprocess};
 
 /// CLIP's normalisation of each channel for pixels in 0 to 1: `(value - mean) / std`, in RGB order.

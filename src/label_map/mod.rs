@@ -18,7 +18,7 @@ mod statistics;
 pub use coco_rle::CocoMask;
 pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence};
 pub use enlarge::enlarge;
-pub use kernel::label_map;
+pub use kernel::{label_map, label_map_unless};
 pub use palette::palette_color;
 
 /// The options of [`label_map`].

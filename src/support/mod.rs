@@ -1,9 +1,10 @@
 //! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
-//! checks of settings, look-up of values by name, work on threads that may block, texts of panics, and files that are
-//! written as a whole.
+//! checks of settings, look-up of values by name, excerpts of texts, work on threads that may block, texts of panics, and
+//! files that are written as a whole.
 
 mod blocking;
 mod byte_lru;
+mod excerpt;
 mod lengths;
 mod names;
 mod panics;
@@ -13,6 +14,7 @@ mod whole_file;
 
 pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
+pub(crate) use excerpt::{excerpt, without_middle};
 pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use names::named;
 pub(crate) use panics::{catch_panic, panic_message};

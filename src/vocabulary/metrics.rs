@@ -31,6 +31,16 @@ impl EmbeddingStore {
                     statistics.misses,
                 ),
                 Reading::Gauge(
+                    "maskclip_waiting_texts",
+                    "Texts that wait to be embedded, or are being embedded.",
+                    statistics.waiting as u64,
+                ),
+                Reading::Gauge(
+                    "maskclip_waiting_texts_capacity",
+                    "Texts that may wait to be embedded (engine.max_waiting_texts).",
+                    statistics.max_waiting as u64,
+                ),
+                Reading::Gauge(
                     "maskclip_vocabulary_bytes",
                     "Bytes of text embeddings held in memory.",
                     statistics.bytes,
@@ -52,12 +62,14 @@ mod tests {
     #[test]
     fn what_a_store_holds_is_shown_from_the_start() {
         let registry = MetricsRegistry::new();
-        EmbeddingStore::new(0, None).register(&registry);
+        EmbeddingStore::new(0, 7, None).register(&registry);
         let text = registry.render();
         for name in [
             "maskclip_vocabulary_hits_total 0",
             "maskclip_vocabulary_disk_hits_total 0",
             "maskclip_vocabulary_misses_total 0",
+            "maskclip_waiting_texts 0",
+            "maskclip_waiting_texts_capacity 7",
             "maskclip_vocabulary_bytes 0",
             "maskclip_vocabulary_disk_bytes 0",
         ] {

@@ -30,12 +30,15 @@ pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};
 pub use registry::{NamedVocabulary, Stored, VocabularyRegistry};
 pub use settings::{VocabularyLimits, VocabularySettings};
-pub use store::{EmbeddingError, EmbeddingFuture, EmbeddingStore, StoreStatistics, TextEmbedder};
+pub use store::{
+    EmbeddingError, EmbeddingFuture, EmbeddingStore, Interest, StoreStatistics, TextEmbedder, TooManyWaiting, Urgency,
+};
 pub use store_path::StorePath;
 pub use synonyms::Synonyms;
 pub use text_form::{TextFormError, VocabularyText, parse_class, parse_vocabulary, write_vocabulary};
 
 use crate::scores::QueryOwner;
+use crate::support::excerpt;
 
 /// A class of a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -71,19 +74,19 @@ pub struct Classifier {
 #[non_exhaustive]
 pub enum VocabularyError {
     /// No vocabulary has this name.
-    #[error("no vocabulary is called {name:?}")]
+    #[error("no vocabulary is called {:?}", excerpt(name))]
     NotFound {
         /// The name asked for.
         name: String,
     },
     /// Shipped vocabularies cannot be changed.
-    #[error("the vocabulary {name:?} is shipped with the server and read-only")]
+    #[error("the vocabulary {:?} is shipped with the server and read-only", excerpt(name))]
     ReadOnly {
         /// The name asked for.
         name: String,
     },
     /// The caller's condition does not hold for the present definition.
-    #[error("the vocabulary {name:?} is not in the state that was asked for")]
+    #[error("the vocabulary {:?} is not in the state that was asked for", excerpt(name))]
     Changed {
         /// The name asked for.
         name: String,
@@ -91,7 +94,10 @@ pub enum VocabularyError {
         current: Option<String>,
     },
     /// The name is not allowed for a vocabulary.
-    #[error("{name:?} is no name for a vocabulary: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first")]
+    #[error(
+        "{:?} is no name for a vocabulary: 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
+        excerpt(name)
+    )]
     InvalidName {
         /// The name asked for.
         name: String,

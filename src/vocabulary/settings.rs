@@ -33,6 +33,12 @@ impl VocabularyLimits {
         }
     }
 
+    /// Returns the number of texts of the largest class list.
+    pub(crate) fn max_texts(&self) -> usize {
+        let of_classes = self.max_classes.saturating_mul(self.max_synonyms.saturating_add(1));
+        of_classes.saturating_add(self.max_background_names)
+    }
+
     /// Checks the range of every value.
     ///
     /// # Errors

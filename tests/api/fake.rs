@@ -57,6 +57,8 @@ struct Calls {
     panics_every: AtomicUsize,
     /// Number of images whose features have been computed, including the warm-up.
     looks: AtomicUsize,
+    /// Number of chunks of texts that have been embedded, including the warm-up.
+    embeds: AtomicUsize,
     refinements: AtomicUsize,
     /// What the last score was asked for.
     asked: Mutex<Option<Asked>>,
@@ -100,6 +102,11 @@ impl Control {
     /// Returns how often features have been computed so far, including warm-ups.
     pub fn looks(&self) -> usize {
         self.0.looks.load(Ordering::Relaxed)
+    }
+
+    /// Returns how often texts have been embedded so far, including warm-ups.
+    pub fn embeds(&self) -> usize {
+        self.0.embeds.load(Ordering::Relaxed)
     }
 
     /// Returns how often scores have been refined.
@@ -312,6 +319,7 @@ impl Labeller for ColourLabeller {
     }
 
     fn embed_texts(&mut self, texts: &[String], _templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
+        self.control.0.embeds.fetch_add(1, Ordering::Relaxed);
         self.control.perform(&self.control.0.embed)?;
         let embeddings = texts.iter().map(|text| TextEmbedding {
             vector: embedding(text).into(),

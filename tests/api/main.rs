@@ -21,6 +21,7 @@ mod models;
 mod observability;
 mod openapi;
 mod options;
+mod overload;
 mod page;
 mod segment;
 mod several_models;

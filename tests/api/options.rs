@@ -409,3 +409,56 @@ async fn synonyms_are_averaged_or_scored_apart() {
     assert!((similarity("mean").await - 0.5_f64.sqrt()).abs() < 1e-5);
     assert!((similarity("max").await - 1.0).abs() < 1e-5);
 }
+
+#[tokio::test]
+async fn what_all_texts_and_pixels_come_to_is_limited_before_anything_is_decoded_or_embedded() {
+    let app = App::start_with(|config| {
+        config.limits.input.max_score_bytes = 8 * 4 * 2;
+        config.limits.input.max_pixel_texts = 128 * 2;
+        config.limits.input.max_raw_pixels = 127;
+        config.limits.input.max_confidence_pixels = 127;
+    })
+    .await;
+    // Every later stage would fail, so the refusals come before them.
+    let synonyms = json!([{"name": "red", "synonyms": ["red", "red"]}]);
+    for (fields, path, limit) in [
+        (
+            json!({"classes": ["red", "green", "blue"]}),
+            "classes",
+            "limits.max_score_bytes",
+        ),
+        (
+            json!({"classes": ["red", "green", "blue"], "short_side": 4}),
+            "classes",
+            "limits.max_pixel_texts",
+        ),
+        // Equal texts are scored one by one, and so they are counted.
+        (
+            json!({"classes": synonyms, "synonyms": "max"}),
+            "classes",
+            "limits.max_score_bytes",
+        ),
+        (
+            json!({"classes": ["red"], "output": {"label_map": "raw"}}),
+            "output.label_map",
+            "limits.max_raw_pixels",
+        ),
+        (
+            json!({"classes": ["red"], "output": {"confidence_map": true}}),
+            "output.confidence_map",
+            "limits.max_confidence_pixels",
+        ),
+    ] {
+        let embed = app.control.hold_embed();
+        let reply = app.segment(&with_image(fields)).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{:?}", reply.body);
+        let problem = reply.json();
+        assert_eq!(
+            (&problem["path"], &problem["limit"]["name"]),
+            (&json!(path), &json!(limit))
+        );
+        assert!(problem["detail"].as_str().unwrap().contains(limit), "{problem}");
+        drop(embed);
+    }
+    app.segment(&with_image(json!({"classes": synonyms}))).await.ok();
+}

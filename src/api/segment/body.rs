@@ -91,7 +91,7 @@ pub struct SegmentBody {
     /// models `defaults.temperature` without it.
     #[schema(exclusive_minimum = 0, maximum = 1000)]
     pub temperature: Option<f32>,
-    /// Seconds after which the answer is of no use, counted from the request's last byte. At most
+    /// Seconds after which the answer is of no use, counted from the arrival of the request's head. At most
     /// `engine.max_deadline_seconds`; `engine.default_deadline_seconds` without it.
     #[schema(exclusive_minimum = 0, example = 30)]
     pub deadline_seconds: Option<f64>,

@@ -6,7 +6,6 @@ mod reply;
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +14,7 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::error::ApiError;
+use super::metered::held_bytes;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
 use super::wire::LabelMapFormat;
@@ -106,21 +106,30 @@ struct PngFile(Vec<u8>);
 )]
 pub(super) async fn segment(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let media_type = accept::negotiate(request.headers(), &[JSON, PNG])?;
-    let Upload { image, body } = upload::read::<SegmentBody>(request, &state).await?;
+    let arrival = state.engine.arrive()?;
+    let Upload { image, body } = upload::read::<SegmentBody>(request, &state, arrival.body()).await?;
     let mut body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
     let image = image_source(image, body.image_id.take())?;
     if media_type == PNG {
         require_png(&body.output)?;
     }
     let fields = body.into_fields()?;
-    let segmentation = state.engine.segment(SegmentRequest { image, fields }).await?;
+    let request = SegmentRequest { image, fields };
+    let segmentation = state.engine.segment_arrived(arrival, request).await?;
     if media_type == PNG
         && let EncodedLabelMap::Png(png) = segmentation.label_map
     {
+        let png = held_bytes(png, segmentation.held_bytes);
         return Ok(png_response(png, &segmentation.warnings));
     }
     // Serialising a raw label map takes long enough to hold up other requests.
-    run_blocking(move || Ok(Json(SegmentReply::try_from(segmentation)?).into_response())).await
+    run_blocking(move || {
+        let held = segmentation.held_bytes.clone();
+        let reply = serde_json::to_vec(&SegmentReply::try_from(segmentation)?);
+        let reply = reply.expect("a reply is plain data with finite numbers");
+        Ok(([(header::CONTENT_TYPE, JSON)], held_bytes(reply, held)).into_response())
+    })
+    .await
 }
 
 /// The one image that a request is about.
@@ -154,7 +163,7 @@ fn require_png(output: &OutputBody) -> Result<(), ApiError> {
 }
 
 /// The label map as a file.
-fn png_response(png: Vec<u8>, warnings: &[Warning]) -> Response {
+fn png_response(png: Bytes, warnings: &[Warning]) -> Response {
     let mut response = ([(header::CONTENT_TYPE, PNG)], png).into_response();
     let codes: Vec<_> = warnings.iter().map(|warning| warning.code.name()).collect();
     if !codes.is_empty() {

@@ -170,7 +170,7 @@ where
         .enable_all()
         .build()?
         .block_on(async {
-            let settings = config.engine_settings().without_images();
+            let settings = config.engine_settings().for_commands();
             let engine = Engine::start(settings, vec![model], disk, &MetricsRegistry::new());
             let model = engine.ready().await?.remove(0);
             let list = &vocabulary.list;

@@ -143,7 +143,7 @@ impl LabelOnce<'_> {
         }
         let mut fields = self.fields.clone();
         fields.features.deadline_seconds = Some(self.config.engine.max_deadline_seconds);
-        let settings = self.config.engine_settings().without_images();
+        let settings = self.config.engine_settings().for_commands();
         let engine = Engine::start(settings, vec![self.model], self.disk, &MetricsRegistry::new());
         engine.ready().await?;
         let bar = progress(run.files.len());

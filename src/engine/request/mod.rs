@@ -8,12 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Stage;
+use super::budget::HeldBytes;
 use super::cost::CostError;
 use super::model_state::ModelState;
 use crate::dense::DenseError;
 use crate::image::{DecodeError, InputTooLarge, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
-use crate::vocabulary::{ClassListAdvice, VocabularyError};
+use crate::support::excerpt;
+use crate::vocabulary::{ClassListAdvice, TooManyWaiting, VocabularyError};
 
 pub use field_error::{ExceededLimit, Field, FieldError, LimitValue};
 pub use fields::{
@@ -126,6 +128,8 @@ pub struct Segmentation {
     pub features_cached: bool,
     /// Seconds that each stage took.
     pub timings: Timings,
+    /// The bytes of `engine.work_bytes` that the result takes, free once the last clone is dropped.
+    pub held_bytes: HeldBytes,
 }
 
 /// The result for one class.
@@ -235,7 +239,7 @@ pub enum SegmentError {
     #[error(transparent)]
     UnsuitableInput(#[from] DenseError),
     /// The request names a model that is not served.
-    #[error("no model is called {asked:?}; there {}", list(served))]
+    #[error("no model is called {:?}; there {}", excerpt(asked), list(served))]
     UnknownModel {
         /// The name in the request.
         asked: String,
@@ -264,8 +268,47 @@ pub enum SegmentError {
     Overloaded {
         /// Number of requests that the engine can hold.
         capacity: usize,
+        /// Seconds after which a repeat is worth a try, at least 1.
+        retry_seconds: u64,
     },
-    /// The deadline passed first. Text embeddings that are being computed are finished and kept.
+    /// There is no room for the request's body.
+    #[error("the bodies of all requests together would have more than engine.body_bytes = {limit} bytes")]
+    BodyBytes {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// More texts would wait to be embedded than may.
+    #[error("{error}")]
+    TooManyTexts {
+        /// How many texts there are, and the limit.
+        error: TooManyWaiting,
+        /// Seconds after which a repeat is worth a try, at least 1.
+        retry_seconds: u64,
+    },
+    /// By the measured times of the model, the request's new texts cannot be embedded before its deadline.
+    #[error(
+        "embedding {texts} new texts takes about {seconds:.1} s, and the deadline leaves {left:.1} s; define a vocabulary of \
+         them first, or name a longer deadline_seconds"
+    )]
+    TooManyNewTexts {
+        /// The number of new texts.
+        texts: usize,
+        /// Seconds that embedding them takes.
+        seconds: f64,
+        /// Seconds until the deadline.
+        left: f64,
+    },
+    /// By the measured times of the model, the request would not get its turn before its deadline.
+    #[error("the work ahead of this request takes about {seconds:.1} s, and the deadline leaves {left:.1} s")]
+    TooBusy {
+        /// Seconds until the request would be answered.
+        seconds: f64,
+        /// Seconds until the deadline.
+        left: f64,
+        /// Seconds after which a repeat is worth a try, at least 1.
+        retry_seconds: u64,
+    },
+    /// The deadline passed first. Text embeddings that were computed by then are kept.
     #[error("the deadline passed after {seconds} s in stage {stage}")]
     DeadlineExceeded {
         /// Seconds since the engine took the request.

@@ -9,6 +9,8 @@
 mod candidates;
 mod worker;
 
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 
 use self::worker::Worker;
@@ -18,8 +20,12 @@ use super::statistics::Statistics;
 use super::{LabelMap, LabelMapOptions};
 use crate::scores::{QueryOwner, ScoreKind, ScoreMap, UNLABELLED};
 
-/// Number of rows that one task takes at a time.
+/// Most rows that one task takes at a time.
 const BAND_ROWS: usize = 8;
+
+/// Products of queries and pixels that one thread labels at a time: at most about 20 ms of work. Then other label maps
+/// that wait for the same threads get their turn, and the caller is asked whether to go on.
+const SLICE_WORK: usize = 1 << 25;
 
 /// Labels every pixel of the image.
 ///
@@ -86,58 +92,112 @@ const BAND_ROWS: usize = 8;
 /// an owner or a background label that is not a class, values that are not `[queries, height, width]`, cells that the
 /// grid's windows cannot share equally, or a side of length 0.
 pub fn label_map(scores: &ScoreMap, owners: &[QueryOwner], options: &LabelMapOptions) -> LabelMap {
-    label_map_with(Instructions::widest(), scores, owners, options)
+    label_map_unless(scores, owners, options, &|| false).expect("nothing stops it")
 }
 
-/// Does the work of [`label_map`] with a given set of the processor's instructions.
-fn label_map_with(
-    instructions: Instructions,
+/// Does the same as [`label_map`], unless `stop` returns true: then it returns `None` within about 20 ms of work per
+/// thread. Between such slices of work, other label maps get their turn on the threads.
+///
+/// # Panics
+///
+/// The same as [`label_map`].
+pub fn label_map_unless(
     scores: &ScoreMap,
     owners: &[QueryOwner],
     options: &LabelMapOptions,
-) -> LabelMap {
+    stop: &dyn Fn() -> bool,
+) -> Option<LabelMap> {
     check(scores, owners, options);
-    let mut plan = Plan::new(instructions, scores, owners, options);
-    if options.smallest_area > 0.0 {
-        let pixels = label(&Plan {
-            threshold: 0.0,
-            ..plan.clone()
-        })
-        .classes;
-        plan.drop_small_classes(&pixels.iter().map(|class| class.pixels).collect::<Vec<_>>());
-    }
-    label(&plan)
+    Plan::new(Instructions::widest(), scores, owners, options).carry_out(stop)
 }
 
-/// Does one pass over the image.
-fn label(plan: &Plan<'_>) -> LabelMap {
+/// Does one pass over the image, unless `stop` returns true before one of its slices.
+fn label(plan: &Plan<'_>, stop: &dyn Fn() -> bool) -> Option<LabelMap> {
     let options = plan.options;
     let (width, height) = (options.width as usize, options.height as usize);
     let mut labels = vec![UNLABELLED; width * height];
-    let mut confidence = vec![0; width * height];
-    let statistics = labels
-        .par_chunks_mut(width * BAND_ROWS)
-        .zip(confidence.par_chunks_mut(width * BAND_ROWS))
-        .enumerate()
-        .fold(
-            || Worker::new(plan),
-            |mut worker, (band, (labels, confidence))| {
-                let rows = labels.chunks_exact_mut(width).zip(confidence.chunks_exact_mut(width));
-                for (row, (labels, confidence)) in rows.enumerate() {
-                    worker.label_row(band * BAND_ROWS + row, labels, confidence);
-                }
-                worker
-            },
-        )
-        .map(Worker::finish)
-        .reduce(|| Statistics::new(options.classes), Statistics::merge);
-
-    LabelMap {
+    let mut confidence = options.confidence_map.then(|| vec![0; width * height]);
+    let slicing = Slicing::of(plan);
+    // A worker goes from slice to slice, so that its buffers are filled once.
+    let idle = Mutex::new(Vec::new());
+    let take_worker = || idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let mut bands = bands(&mut labels, confidence.as_deref_mut(), width, slicing.band_rows);
+    for slice in bands.chunks_mut(slicing.bands) {
+        if stop() {
+            return None;
+        }
+        slice
+            .par_iter_mut()
+            .fold(
+                || take_worker().unwrap_or_else(|| Worker::new(plan)),
+                |mut worker, band| {
+                    band.label(&mut worker, width);
+                    worker
+                },
+            )
+            .for_each(|worker| idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker));
+    }
+    let workers = idle.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let statistics = workers.into_iter().map(Worker::finish);
+    let statistics = statistics.fold(Statistics::new(options.classes), Statistics::merge);
+    Some(LabelMap {
         width: options.width,
         height: options.height,
         labels,
-        confidence: options.confidence_map.then_some(confidence),
+        confidence,
         classes: statistics.finish(),
+    })
+}
+
+/// Some rows of the image, which one task labels.
+struct Band<'a> {
+    /// The first row.
+    top: usize,
+    labels: &'a mut [u16],
+    /// The confidence of the same pixels; `None` if it was not asked for.
+    confidence: Option<&'a mut [u8]>,
+}
+
+impl Band<'_> {
+    fn label(&mut self, worker: &mut Worker<'_>, width: usize) {
+        let mut confidence = self.confidence.as_deref_mut().map(|rows| rows.chunks_exact_mut(width));
+        for (row, labels) in (self.top..).zip(self.labels.chunks_exact_mut(width)) {
+            worker.label_row(row, labels, confidence.as_mut().and_then(Iterator::next));
+        }
+    }
+}
+
+/// Divides an image into bands of `rows` rows.
+fn bands<'a>(labels: &'a mut [u16], confidence: Option<&'a mut [u8]>, width: usize, rows: usize) -> Vec<Band<'a>> {
+    let mut confidence = confidence.map(|confidence| confidence.chunks_mut(width * rows));
+    let labels = labels.chunks_mut(width * rows).enumerate();
+    let band = |(index, labels)| Band {
+        top: index * rows,
+        labels,
+        confidence: confidence.as_mut().and_then(Iterator::next),
+    };
+    labels.map(band).collect()
+}
+
+/// How a pass is divided into work for threads.
+struct Slicing {
+    /// Rows of a band.
+    band_rows: usize,
+    /// Bands of a slice.
+    bands: usize,
+}
+
+impl Slicing {
+    fn of(plan: &Plan<'_>) -> Self {
+        let threads = rayon::current_num_threads();
+        let row_work = (plan.queries.len() * plan.options.width as usize).max(1);
+        let rows = (plan.slice_work.saturating_mul(threads) / row_work).max(1);
+        // Enough bands that threads end a slice at about the same time.
+        let band_rows = (rows / (4 * threads)).clamp(1, BAND_ROWS);
+        Self {
+            band_rows,
+            bands: rows.div_ceil(band_rows),
+        }
     }
 }
 
@@ -174,6 +234,8 @@ struct Plan<'a> {
     background: usize,
     /// A pixel whose best class probability is below this becomes background.
     threshold: f32,
+    /// Products of queries and pixels that one thread labels at a time.
+    slice_work: usize,
     /// The interpolation from the grids' cells to the image's pixels.
     interpolation: Interpolation<'a>,
 }
@@ -220,8 +282,22 @@ impl<'a> Plan<'a> {
             queries,
             background,
             threshold: options.background_threshold,
+            slice_work: SLICE_WORK,
             interpolation: Interpolation::new(scores, options.height as usize, options.width as usize),
         }
+    }
+
+    /// Labels the image, unless `stop` returns true.
+    fn carry_out(mut self, stop: &dyn Fn() -> bool) -> Option<LabelMap> {
+        if self.options.smallest_area > 0.0 {
+            let without_threshold = Self {
+                threshold: 0.0,
+                ..self.clone()
+            };
+            let classes = label(&without_threshold, stop)?.classes;
+            self.drop_small_classes(&classes.iter().map(|class| class.pixels).collect::<Vec<_>>());
+        }
+        label(&self, stop)
     }
 
     /// Keeps queries of small classes from winning. `pixels` is the number of pixels of each class. The background is

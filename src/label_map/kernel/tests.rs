@@ -1,5 +1,7 @@
 //! Compares the kernel with a reference in float64 and with PyTorch, and tests its edge cases.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -208,6 +210,17 @@ pub(super) fn each_its_own(classes: u16) -> Vec<QueryOwner> {
     (0..classes).map(QueryOwner::Class).collect()
 }
 
+/// Labels with a given set of the processor's instructions.
+fn label_with(
+    instructions: Instructions,
+    scores: &ScoreMap,
+    owners: &[QueryOwner],
+    options: &LabelMapOptions,
+) -> LabelMap {
+    let plan = Plan::new(instructions, scores, owners, options);
+    plan.carry_out(&|| false).expect("nothing stops it")
+}
+
 prop_compose! {
     /// Any grid with so many queries. `spread` scales the scores; at 1, every query has a part in every pixel.
     fn any_grid(queries: usize, spread: f32)(height in 1_usize..9, width in 1_usize..9)(
@@ -263,7 +276,7 @@ proptest! {
     #[test]
     fn equals_the_reference_with_whatever_instructions((scores, owners, options) in any_input()) {
         for instructions in Instructions::supported() {
-            let map = label_map_with(instructions, &scores, &owners, &options);
+            let map = label_with(instructions, &scores, &owners, &options);
             assert_matches_reference(&map, &scores, &owners, &options);
         }
     }
@@ -301,6 +314,36 @@ proptest! {
         };
         prop_assert_eq!(with_threads(1), with_threads(5));
     }
+
+    #[test]
+    fn the_size_of_the_slices_changes_nothing((scores, owners, options) in any_input(), slice_work in 1_usize..200) {
+        let plan = Plan::new(Instructions::widest(), &scores, &owners, &options);
+        let sliced = Plan { slice_work, ..plan };
+        prop_assert_eq!(sliced.carry_out(&|| false), Some(label_map(&scores, &owners, &options)));
+    }
+}
+
+#[test]
+fn it_asks_before_every_slice_and_ends_when_told_to() {
+    let (scores, owners) = (scores(ScoreKind::Logits, 2, 1, 1, vec![1.0, 0.0]), each_its_own(2));
+    let options = options(1, 10, 2);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .expect("a thread starts");
+    let asked_until = |last: usize| {
+        let asked = AtomicUsize::new(0);
+        let stop = || asked.fetch_add(1, Ordering::Relaxed) >= last;
+        let done = pool.install(|| {
+            let plan = Plan::new(Instructions::widest(), &scores, &owners, &options);
+            // A slice is a row.
+            Plan { slice_work: 1, ..plan }.carry_out(&stop).is_some()
+        });
+        (done, asked.into_inner())
+    };
+    assert_eq!(asked_until(0), (false, 1));
+    assert_eq!(asked_until(4), (false, 5));
+    assert_eq!(asked_until(10), (true, 10));
 }
 
 /// One entry of label_map.json, written by tools/golden/label_map.py.
@@ -533,7 +576,7 @@ fn equals_the_reference_where_most_queries_are_left_out() {
     let scores = scores(ScoreKind::Logits, queries, height, width, values);
     let (owners, options) = (each_its_own(queries as u16), options(260, 6, queries));
     for instructions in Instructions::supported() {
-        let map = label_map_with(instructions, &scores, &owners, &options);
+        let map = label_with(instructions, &scores, &owners, &options);
         assert_matches_reference(&map, &scores, &owners, &options);
     }
 }

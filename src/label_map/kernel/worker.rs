@@ -23,6 +23,8 @@ pub(super) struct Worker<'a> {
     owners: Vec<usize>,
     /// The probability of each pixel's owner in the current row.
     probabilities: Vec<f32>,
+    /// The confidence of the current row where nobody asked for it.
+    spare_confidence: Vec<u8>,
     statistics: Statistics,
 }
 
@@ -48,21 +50,24 @@ impl<'a> Worker<'a> {
             presence: vec![Lanes::splat(0.0); queries],
             owners: vec![plan.background; width],
             probabilities: vec![0.0; width],
+            spare_confidence: vec![0; width],
             statistics: Statistics::new(plan.options.classes),
         }
     }
 
-    /// Labels row `y` of the image.
-    pub fn label_row(&mut self, y: usize, labels: &mut [u16], confidence: &mut [u8]) {
+    /// Labels row `y` of the image. Writes the confidence of its pixels if it was asked for.
+    pub fn label_row(&mut self, y: usize, labels: &mut [u16], confidence: Option<&mut [u8]>) {
         let interpolation = &self.plan.interpolation;
         let rows = self.row_cells.chunks_exact_mut(interpolation.row_cells());
         for (query, cells) in self.plan.queries.iter().zip(rows) {
             interpolation.blend_rows(query.index, y, cells);
         }
+        let mut spare = std::mem::take(&mut self.spare_confidence);
         self.plan.instructions.run(LabelPixels {
             worker: self,
-            confidence,
+            confidence: confidence.unwrap_or(&mut spare),
         });
+        self.spare_confidence = spare;
         let mut x = 0;
         for owners in self.owners.chunk_by(|one, next| one == next) {
             let pixels = x..x + owners.len();

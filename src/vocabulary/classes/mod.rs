@@ -226,6 +226,11 @@ impl ClassList {
         }
     }
 
+    /// Returns the number of queries of [`classifier`](Self::classifier).
+    pub fn query_count(&self, synonyms: Synonyms) -> usize {
+        self.queries(synonyms).len()
+    }
+
     /// Returns the queries: classes in the order of their ids, then background names. No other function decides which
     /// texts are averaged and who owns the result.
     fn queries(&self, synonyms: Synonyms) -> Vec<Query<'_>> {

@@ -1,22 +1,29 @@
 //! Text embeddings, each computed once. They are held in memory and, with a [`DiskStore`], on disk.
 //!
-//! This file owns which embeddings are held in memory and for how long. Requests that need the same new text share one
-//! computation. The computation outlives its request: a dropped request leaves the text embedded for the next one. A
-//! [`TextEmbedder`] computes the embeddings, and the caller keeps the deadline. A failing disk costs time, never an
-//! answer.
+//! This file owns which embeddings are held in memory and for how long, and how many texts may wait to be computed.
+//! Those who need the same new text share one computation. A computation goes from chunk to chunk for as long as anybody
+//! waits: what a dropped request has had embedded by then stays. A [`TextEmbedder`] computes the embeddings, and the
+//! caller keeps the deadline. A failing disk costs time, never an answer.
 
+mod pending;
+
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, oneshot};
 
 use super::TemplateSet;
 use super::disk::DiskStore;
 use super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
 use crate::support::{ByteLru, run_blocking};
+
+pub use pending::{Interest, Urgency};
+
+use pending::{Pending, Waiter};
 
 /// Largest number of tokens in a chunk, without the tokens of the templates' own words. The embedder gets one chunk at
 /// a time, so that images get their turn between the chunks of a long vocabulary. A chunk holds about 20 class names
@@ -26,13 +33,15 @@ const CHUNK_TOKENS: usize = 16_384;
 /// Least time that a store on disk has to write its log back.
 const CLOSING_LIMIT: Duration = Duration::from_secs(2);
 
-/// The result of [`TextEmbedder::embed`]: one embedding per text, in the order of the texts.
-pub type EmbeddingFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<TextEmbedding>, EmbeddingError>> + Send + 'a>>;
+/// The result of [`TextEmbedder::embed`]: one embedding per text, in the order of the texts. `None` when nobody wanted
+/// the chunk any more before it was computed.
+pub type EmbeddingFuture<'a> =
+    Pin<Box<dyn Future<Output = Result<Option<Vec<TextEmbedding>>, EmbeddingError>> + Send + 'a>>;
 
 /// Computes text embeddings with one model.
 pub trait TextEmbedder: Send + Sync + 'static {
-    /// Embeds a chunk of texts.
-    fn embed(&self, texts: Vec<String>, templates: TemplateSet) -> EmbeddingFuture<'_>;
+    /// Embeds a chunk of texts. `interest` says how urgently they are wanted.
+    fn embed(&self, texts: Vec<String>, templates: TemplateSet, interest: Interest) -> EmbeddingFuture<'_>;
 }
 
 /// Why there are no embeddings. Everybody who waits for the text gets the same error.
@@ -48,6 +57,23 @@ pub enum EmbeddingError {
     /// The computation ended without a result: it panicked, or the server is shutting down.
     #[error("embedding the texts was interrupted")]
     Interrupted,
+    /// As many texts as may wait do so already.
+    #[error(transparent)]
+    TooManyWaiting(#[from] TooManyWaiting),
+}
+
+/// The store has no room for so many texts that are to be computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{texts} new texts find {waiting} waiting to be embedded; together they are more than engine.max_waiting_texts = {limit}"
+)]
+pub struct TooManyWaiting {
+    /// Texts that were to be computed.
+    pub texts: usize,
+    /// Texts that wait already.
+    pub waiting: usize,
+    /// The largest number of texts that wait.
+    pub limit: usize,
 }
 
 /// Counts of the store since its start, and its present size.
@@ -59,6 +85,10 @@ pub struct StoreStatistics {
     pub disk_hits: u64,
     /// Requested texts since the start that had to be computed.
     pub misses: u64,
+    /// Texts that wait to be computed, or are being computed now.
+    pub waiting: usize,
+    /// The largest number of such texts.
+    pub max_waiting: usize,
     /// Number of texts held in memory now.
     pub texts: usize,
     /// Estimated bytes of these texts, including their keys.
@@ -74,6 +104,9 @@ pub struct EmbeddingStore {
     hits: AtomicU64,
     disk_hits: AtomicU64,
     misses: AtomicU64,
+    max_waiting: usize,
+    /// Wakes those who wait for room when some texts wait no more.
+    has_room: Notify,
     state: Mutex<State>,
 }
 
@@ -81,7 +114,9 @@ pub struct EmbeddingStore {
 #[derive(Debug)]
 struct State {
     held: ByteLru<EmbeddingKey, TextEmbedding>,
-    pending: HashMap<EmbeddingKey, watch::Receiver<Option<EmbeddingResult>>>,
+    pending: HashMap<EmbeddingKey, Arc<Pending>>,
+    /// Number of claims whose texts are to be computed.
+    waiting: usize,
 }
 
 type EmbeddingResult = Result<TextEmbedding, EmbeddingError>;
@@ -89,28 +124,34 @@ type EmbeddingResult = Result<TextEmbedding, EmbeddingError>;
 /// The state of a text when [`EmbeddingStore::resolve`] looks it up.
 enum Found {
     Held(TextEmbedding),
-    Pending(watch::Receiver<Option<EmbeddingResult>>),
+    Pending(Waiter),
 }
 
 impl EmbeddingStore {
     /// Creates a store that holds at most `capacity_bytes` bytes in memory and also uses the embeddings on disk. The
-    /// least recently used texts are dropped from memory first.
-    pub fn new(capacity_bytes: u64, disk: Option<Arc<DiskStore>>) -> Arc<Self> {
+    /// least recently used texts are dropped from memory first. At most `max_waiting` texts wait to be computed.
+    pub fn new(capacity_bytes: u64, max_waiting: usize, disk: Option<Arc<DiskStore>>) -> Arc<Self> {
         Arc::new(Self {
             disk,
             hits: AtomicU64::new(0),
             disk_hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            max_waiting,
+            has_room: Notify::new(),
             state: Mutex::new(State {
                 held: ByteLru::new(capacity_bytes),
                 pending: HashMap::new(),
+                waiting: 0,
             }),
         })
     }
 
     /// Returns the embeddings of some texts in their order. Texts that are neither held nor being computed are read
-    /// from disk or computed by `embedder`, chunk by chunk. This happens in a task of its own, so dropping the future
-    /// does not stop it.
+    /// from disk or computed by `embedder`, chunk by chunk, the most urgent first. This happens in a task of its own.
+    /// When the future is dropped, the present chunk is finished, and the others are computed only if somebody else
+    /// waits for them.
+    ///
+    /// Where there is no room for the texts, a request fails at once, and [`Urgency::Background`] waits for room.
     ///
     /// Must be called inside a tokio runtime.
     ///
@@ -121,22 +162,40 @@ impl EmbeddingStore {
         space: &EmbeddingSpace,
         texts: &[String],
         embedder: Arc<dyn TextEmbedder>,
+        urgency: Urgency,
     ) -> Result<Vec<TextEmbedding>, EmbeddingError> {
-        let (found, claims) = self.find(space, texts);
+        let (found, claims) = self.find(space, texts, urgency);
+        let (refuse, refused) = oneshot::channel();
         if !claims.is_empty() {
-            tokio::spawn(provide(Arc::clone(self), claims, space.templates, embedder));
+            let provided = provide(Arc::clone(self), claims, space.templates, embedder, urgency, refuse);
+            tokio::spawn(provided);
         }
-        let mut embeddings = Vec::with_capacity(found.len());
-        for text in found {
-            embeddings.push(match text {
-                Found::Held(embedding) => embedding,
-                Found::Pending(mut receiver) => match receiver.wait_for(Option::is_some).await {
-                    Ok(outcome) => outcome.clone().expect("the wait ends with an outcome")?,
-                    Err(_) => return Err(EmbeddingError::Interrupted),
-                },
-            });
+        // A refusal does not wait for texts that others compute.
+        tokio::select! {
+            embeddings = outcomes(found) => embeddings,
+            Ok(error) = refused => Err(error.into()),
         }
-        Ok(embeddings)
+    }
+
+    /// Checks that there is room for so many texts to wait.
+    ///
+    /// # Errors
+    /// [`TooManyWaiting`] when there is not.
+    pub fn check_room(&self, texts: usize) -> Result<(), TooManyWaiting> {
+        self.room(self.waiting(), texts)
+    }
+
+    /// Returns how many texts wait to be computed, or are being computed now.
+    pub fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
+    fn room(&self, waiting: usize, texts: usize) -> Result<(), TooManyWaiting> {
+        let limit = self.max_waiting;
+        if texts > limit.saturating_sub(waiting) {
+            return Err(TooManyWaiting { texts, waiting, limit });
+        }
+        Ok(())
     }
 
     /// Returns how many of the texts are held in memory or on disk. Does not count as use.
@@ -178,6 +237,8 @@ impl EmbeddingStore {
             hits: self.hits.load(Ordering::Relaxed),
             disk_hits: self.disk_hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
+            waiting: state.waiting,
+            max_waiting: self.max_waiting,
             texts: state.held.len(),
             bytes: state.held.bytes(),
             disk_bytes: self.disk.as_ref().map_or(0, |disk| disk.bytes()),
@@ -185,7 +246,7 @@ impl EmbeddingStore {
     }
 
     /// Looks up every text, and claims those that nobody provides yet.
-    fn find(self: &Arc<Self>, space: &EmbeddingSpace, texts: &[String]) -> (Vec<Found>, Vec<Claim>) {
+    fn find(self: &Arc<Self>, space: &EmbeddingSpace, texts: &[String], urgency: Urgency) -> (Vec<Found>, Vec<Claim>) {
         let mut state = self.state();
         let mut found = Vec::with_capacity(texts.len());
         let mut claims = Vec::new();
@@ -193,16 +254,17 @@ impl EmbeddingStore {
             let key = EmbeddingKey::new(space, text);
             if let Some(embedding) = state.held.get(&key) {
                 found.push(Found::Held(embedding.clone()));
-            } else if let Some(receiver) = state.pending.get(&key) {
-                found.push(Found::Pending(receiver.clone()));
+            } else if let Some(pending) = state.pending.get(&key) {
+                found.push(Found::Pending(pending.wait(urgency)));
             } else {
-                let (sender, receiver) = watch::channel(None);
-                state.pending.insert(key.clone(), receiver.clone());
-                found.push(Found::Pending(receiver));
+                let pending = Pending::new();
+                state.pending.insert(key.clone(), Arc::clone(&pending));
+                found.push(Found::Pending(pending.wait(urgency)));
                 claims.push(Claim {
                     store: self.clone(),
                     key,
-                    sender,
+                    pending,
+                    is_counted: false,
                 });
             }
         }
@@ -244,6 +306,7 @@ impl EmbeddingStore {
     /// Writes the embeddings of a chunk to disk, then settles its claims. So a text counts as embedded only once its
     /// embedding outlives the process.
     async fn settle_and_keep(&self, chunk: Vec<Claim>, embeddings: Vec<TextEmbedding>) {
+        self.misses.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         if let Some(disk) = self.disk.clone() {
             let keys = chunk.iter().map(|claim| claim.key.clone());
             let entries: Vec<_> = keys.zip(embeddings.iter().cloned()).collect();
@@ -256,9 +319,44 @@ impl EmbeddingStore {
         }
     }
 
+    /// Counts claims among the texts that wait. Where there is no room for all of them, none is counted.
+    fn take_room(&self, claims: &mut [Claim]) -> Result<(), TooManyWaiting> {
+        let mut state = self.state();
+        self.room(state.waiting, claims.len())?;
+        state.waiting += claims.len();
+        claims.iter_mut().for_each(|claim| claim.is_counted = true);
+        Ok(())
+    }
+
+    /// Gives up the claims that nobody waits for. Returns the others.
+    fn drop_unwanted(&self, claims: Vec<Claim>) -> Vec<Claim> {
+        let mut state = self.state();
+        let is_wanted = |claim: &Claim| claim.pending.urgency() > Urgency::Nobody;
+        let (wanted, unwanted): (Vec<_>, Vec<_>) = claims.into_iter().partition(is_wanted);
+        // Nobody can join them once they are not pending.
+        for claim in &unwanted {
+            state.pending.remove(&claim.key);
+        }
+        drop(state);
+        drop(unwanted);
+        wanted
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it has the store's lock")
     }
+}
+
+/// Waits for the embeddings of all texts.
+async fn outcomes(texts: Vec<Found>) -> Result<Vec<TextEmbedding>, EmbeddingError> {
+    let mut embeddings = Vec::with_capacity(texts.len());
+    for text in texts {
+        embeddings.push(match text {
+            Found::Held(embedding) => embedding,
+            Found::Pending(waiter) => waiter.outcome().await?,
+        });
+    }
+    Ok(embeddings)
 }
 
 /// Returns the bytes of an entry with its text and its floats.
@@ -271,7 +369,9 @@ fn entry_bytes(key: &EmbeddingKey, embedding: &TextEmbedding) -> u64 {
 struct Claim {
     store: Arc<EmbeddingStore>,
     key: EmbeddingKey,
-    sender: watch::Sender<Option<EmbeddingResult>>,
+    pending: Arc<Pending>,
+    /// Whether the claim counts among the texts that wait to be computed.
+    is_counted: bool,
 }
 
 impl Claim {
@@ -280,13 +380,24 @@ impl Claim {
             // The embedding is held before the text stops being pending, so that nobody finds it missing.
             self.store.hold(self.key.clone(), embedding.clone());
         }
-        self.sender.send_replace(Some(outcome));
+        self.pending.settle(outcome);
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.store.state().pending.remove(&self.key);
+        {
+            let mut state = self.store.state();
+            let is_own = |pending: &Arc<Pending>| Arc::ptr_eq(pending, &self.pending);
+            if state.pending.get(&self.key).is_some_and(is_own) {
+                state.pending.remove(&self.key);
+            }
+            state.waiting -= usize::from(self.is_counted);
+        }
+        if self.is_counted {
+            self.store.has_room.notify_waiters();
+        }
+        self.pending.settle(Err(EmbeddingError::Interrupted));
     }
 }
 
@@ -297,21 +408,57 @@ async fn provide(
     claims: Vec<Claim>,
     templates: TemplateSet,
     embedder: Arc<dyn TextEmbedder>,
+    urgency: Urgency,
+    refuse: oneshot::Sender<TooManyWaiting>,
 ) {
-    let mut claims = store.settle_from_disk(claims).await;
-    store.misses.fetch_add(claims.len() as u64, Ordering::Relaxed);
-    while !claims.is_empty() {
+    let claims = store.settle_from_disk(claims).await;
+    let mut claims = match with_room(&store, claims, urgency).await {
+        Ok(claims) => claims,
+        Err((claims, error)) => {
+            // Sending fails only if nobody waits any more.
+            let _ = refuse.send(error);
+            return fail(claims, Vec::new(), &error.into());
+        }
+    };
+    loop {
+        claims = store.drop_unwanted(claims);
+        if claims.is_empty() {
+            return;
+        }
+        claims.sort_by_key(|claim| Reverse(claim.pending.urgency()));
         let rest = claims.split_off(chunk_length(claims.iter().map(|claim| &*claim.key.text), templates));
-        let chunk = std::mem::replace(&mut claims, rest);
+        let mut chunk = std::mem::replace(&mut claims, rest);
         let texts = chunk.iter().map(|claim| claim.key.text.clone()).collect();
-        match embedder.embed(texts, templates).await {
-            Ok(embeddings) if embeddings.len() == chunk.len() => store.settle_and_keep(chunk, embeddings).await,
-            Ok(embeddings) => {
+        let pending = |claims: &[Claim]| claims.iter().map(|claim| Arc::clone(&claim.pending)).collect();
+        let interest = Interest::new(pending(&chunk), pending(&claims));
+        match embedder.embed(texts, templates, interest).await {
+            Ok(Some(embeddings)) if embeddings.len() == chunk.len() => store.settle_and_keep(chunk, embeddings).await,
+            Ok(Some(embeddings)) => {
                 let error = format!("{} embeddings came back for {} texts", embeddings.len(), chunk.len());
                 return fail(chunk, claims, &EmbeddingError::Failed(error));
             }
+            // Somebody may have joined since; then the text is in the next chunk.
+            Ok(None) => claims.append(&mut chunk),
             Err(error) => return fail(chunk, claims, &error),
         }
+    }
+}
+
+/// Returns the claims once they count among the texts that wait. Background work waits for room.
+async fn with_room(
+    store: &EmbeddingStore,
+    mut claims: Vec<Claim>,
+    urgency: Urgency,
+) -> Result<Vec<Claim>, (Vec<Claim>, TooManyWaiting)> {
+    loop {
+        // Created before the look, so that no wake-up is missed.
+        let has_room = store.has_room.notified();
+        match store.take_room(&mut claims) {
+            Ok(()) => return Ok(claims),
+            Err(error) if urgency != Urgency::Background || error.texts > error.limit => return Err((claims, error)),
+            Err(_) => has_room.await,
+        }
+        claims = store.drop_unwanted(claims);
     }
 }
 

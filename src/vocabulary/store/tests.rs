@@ -11,12 +11,15 @@ struct FirstByte {
     /// What the next chunks do, in reverse order. Chunks after the script succeed.
     script: Mutex<Vec<Behaviour>>,
     calls: Mutex<Vec<Vec<String>>>,
+    /// The interest in each chunk.
+    interests: Mutex<Vec<Interest>>,
 }
 
 #[derive(Clone, Copy)]
 enum Behaviour {
     Succeed,
     Fail,
+    FindItUnwanted,
     Panic,
     LoseOne,
 }
@@ -27,6 +30,7 @@ impl FirstByte {
             permits: Semaphore::new(permits),
             script: Mutex::new(script.iter().rev().copied().collect()),
             calls: Mutex::default(),
+            interests: Mutex::default(),
         })
     }
 
@@ -38,6 +42,11 @@ impl FirstByte {
     /// Creates an embedder whose chunks never wait.
     fn open(script: &[Behaviour]) -> Arc<Self> {
         Self::with_permits(1000, script)
+    }
+
+    /// Returns how urgently the latest chunk is wanted now.
+    fn urgency(&self) -> Urgency {
+        self.interests.lock().unwrap().last().unwrap().urgency()
     }
 
     fn calls(&self) -> Vec<Vec<String>> {
@@ -53,19 +62,21 @@ impl FirstByte {
 }
 
 impl TextEmbedder for FirstByte {
-    fn embed(&self, texts: Vec<String>, _: TemplateSet) -> EmbeddingFuture<'_> {
+    fn embed(&self, texts: Vec<String>, _: TemplateSet, interest: Interest) -> EmbeddingFuture<'_> {
         Box::pin(async move {
             self.calls.lock().unwrap().push(texts.clone());
+            self.interests.lock().unwrap().push(interest);
             self.permits.acquire().await.unwrap().forget();
             let behaviour = self.script.lock().unwrap().pop().unwrap_or(Behaviour::Succeed);
             let mut embeddings: Vec<_> = texts.iter().map(|text| embedding(text)).collect();
             match behaviour {
-                Behaviour::Succeed => Ok(embeddings),
+                Behaviour::Succeed => Ok(Some(embeddings)),
+                Behaviour::FindItUnwanted => Ok(None),
                 Behaviour::Fail => Err(EmbeddingError::Failed("no luck".into())),
                 Behaviour::Panic => panic!("a defect of the embedder"),
                 Behaviour::LoseOne => {
                     embeddings.pop();
-                    Ok(embeddings)
+                    Ok(Some(embeddings))
                 }
             }
         })
@@ -104,7 +115,9 @@ async fn resolve(
     embedder: &Arc<FirstByte>,
     names: &[&str],
 ) -> Result<Vec<f32>, EmbeddingError> {
-    let embeddings = store.resolve(&space("w"), &texts(names), embedder.clone()).await?;
+    let embeddings = store
+        .resolve(&space("w"), &texts(names), embedder.clone(), Urgency::Request)
+        .await?;
     Ok(embeddings.iter().map(|embedding| embedding.vector[0]).collect())
 }
 
@@ -122,13 +135,42 @@ async fn started(
     task
 }
 
+/// Starts to resolve some numbered texts in a task of its own, and lets it run until it waits.
+async fn started_numbers(
+    store: &Arc<EmbeddingStore>,
+    embedder: &Arc<FirstByte>,
+    numbers: std::ops::Range<usize>,
+    urgency: Urgency,
+) -> tokio::task::JoinHandle<Result<Vec<TextEmbedding>, EmbeddingError>> {
+    let (store, embedder) = (store.clone(), embedder.clone());
+    let names: Vec<String> = numbers.map(a_sixteenth_of_a_chunk).collect();
+    let task = tokio::spawn(async move { store.resolve(&space("w"), &names, embedder, urgency).await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    task
+}
+
+/// Ends a task, as a client that leaves ends its request.
+async fn ended<T>(task: tokio::task::JoinHandle<T>) {
+    task.abort();
+    assert!(task.await.is_err_and(|error| error.is_cancelled()));
+}
+
+/// Waits until no text is pending.
+async fn quiet(store: &EmbeddingStore) {
+    while pending(store) > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn pending(store: &EmbeddingStore) -> usize {
     store.state().pending.len()
 }
 
 #[tokio::test]
 async fn texts_are_computed_once_and_come_back_in_order() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::open(&[]));
     assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
     assert_eq!(
         resolve(&store, &embedder, &["c", "b", "a", "c"]).await.unwrap(),
@@ -142,7 +184,7 @@ async fn texts_are_computed_once_and_come_back_in_order() {
 
 #[tokio::test]
 async fn another_model_or_template_set_is_another_space() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::open(&[]));
     resolve(&store, &embedder, &["a"]).await.unwrap();
     let other_templates = EmbeddingSpace {
         templates: TemplateSet::Maskclip85,
@@ -150,7 +192,10 @@ async fn another_model_or_template_set_is_another_space() {
     };
     for other in [space("v"), other_templates] {
         assert_eq!(store.embedded(&other, &texts(&["a"])).await, 0);
-        store.resolve(&other, &texts(&["a"]), embedder.clone()).await.unwrap();
+        store
+            .resolve(&other, &texts(&["a"]), embedder.clone(), Urgency::Request)
+            .await
+            .unwrap();
         assert_eq!(store.embedded(&other, &texts(&["a"])).await, 1);
     }
     assert_eq!(embedder.calls().len(), 3);
@@ -158,7 +203,7 @@ async fn another_model_or_template_set_is_another_space() {
 
 #[tokio::test]
 async fn requests_at_the_same_time_share_the_texts_they_have_in_common() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::gated(&[]));
     let first = started(&store, &embedder, &["a", "b"]).await;
     let second = started(&store, &embedder, &["b", "c"]).await;
     let third = started(&store, &embedder, &["a", "b"]).await;
@@ -172,7 +217,7 @@ async fn requests_at_the_same_time_share_the_texts_they_have_in_common() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_threads_compute_every_text_once() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::open(&[]));
     let names: &[&str] = &["a", "b", "c", "d", "e"];
     let requests = (0..200).map(|number| {
         let (store, embedder) = (store.clone(), embedder.clone());
@@ -188,11 +233,11 @@ async fn many_threads_compute_every_text_once() {
 
 #[tokio::test]
 async fn a_long_list_goes_in_chunks_and_what_is_done_is_held() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[]));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::gated(&[]));
     let names: Vec<String> = (0..40).map(a_sixteenth_of_a_chunk).collect();
     let request = {
         let (store, embedder, names) = (store.clone(), embedder.clone(), names.clone());
-        tokio::spawn(async move { store.resolve(&space("w"), &names, embedder).await })
+        tokio::spawn(async move { store.resolve(&space("w"), &names, embedder, Urgency::Request).await })
     };
     embedder.permits.add_permits(1);
     embedder.called(2).await;
@@ -215,24 +260,118 @@ fn a_chunk_has_as_many_texts_as_their_lengths_and_templates_allow() {
 }
 
 #[tokio::test]
-async fn a_dropped_request_leaves_its_texts_embedded() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[]));
+async fn a_dropped_request_leaves_its_present_chunk_embedded() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::gated(&[]));
     let request = started(&store, &embedder, &["a"]).await;
     embedder.called(1).await;
-    request.abort();
-    assert!(request.await.unwrap_err().is_cancelled());
+    ended(request).await;
     embedder.permits.add_permits(1);
-    while pending(&store) > 0 {
-        tokio::task::yield_now().await;
-    }
+    quiet(&store).await;
     assert_eq!(store.embedded(&space("w"), &texts(&["a"])).await, 1);
     assert_eq!(resolve(&store, &embedder, &["a"]).await.unwrap(), [97.]);
     assert_eq!(embedder.calls().len(), 1);
 }
 
 #[tokio::test]
+async fn chunks_that_nobody_waits_for_are_not_computed() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::gated(&[]));
+    let request = started_numbers(&store, &embedder, 0..40, Urgency::Request).await;
+    embedder.called(1).await;
+    assert_eq!((embedder.urgency(), store.statistics().waiting), (Urgency::Request, 40));
+    ended(request).await;
+    assert_eq!(embedder.urgency(), Urgency::Nobody);
+    embedder.permits.add_permits(1000);
+    quiet(&store).await;
+    assert_eq!(embedder.calls().len(), 1);
+    assert_eq!((store.statistics().texts, store.statistics().waiting), (16, 0));
+}
+
+#[tokio::test]
+async fn what_another_request_waits_for_goes_on_without_the_first() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::gated(&[]));
+    let first = started_numbers(&store, &embedder, 0..40, Urgency::Request).await;
+    let second = started_numbers(&store, &embedder, 30..32, Urgency::Request).await;
+    embedder.called(1).await;
+    ended(first).await;
+    embedder.permits.add_permits(1000);
+    assert_eq!(second.await.unwrap().unwrap().len(), 2);
+    quiet(&store).await;
+    assert_eq!(embedder.calls().iter().map(Vec::len).collect::<Vec<_>>(), [16, 2]);
+}
+
+#[tokio::test]
+async fn what_a_request_waits_for_goes_before_what_is_embedded_ahead() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::gated(&[]));
+    let ahead = started_numbers(&store, &embedder, 0..48, Urgency::Background).await;
+    embedder.called(1).await;
+    assert_eq!(embedder.urgency(), Urgency::Background);
+    let request = started_numbers(&store, &embedder, 46..48, Urgency::Request).await;
+    // The request's texts come in the next chunk, so the present one is as urgent.
+    assert_eq!(embedder.urgency(), Urgency::Request);
+    embedder.permits.add_permits(2);
+    assert_eq!(request.await.unwrap().unwrap().len(), 2);
+    assert_eq!(embedder.calls()[1][..2], [46, 47].map(a_sixteenth_of_a_chunk));
+    embedder.permits.add_permits(1);
+    assert_eq!(ahead.await.unwrap().unwrap().len(), 48);
+}
+
+#[tokio::test]
+async fn a_text_that_is_wanted_again_is_computed_after_all() {
+    let script = [Behaviour::FindItUnwanted];
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::open(&script));
+    assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
+    assert_eq!(embedder.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn more_texts_than_may_wait_are_refused_and_leave_nothing_behind() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 3, None), FirstByte::gated(&[]));
+    let first = started(&store, &embedder, &["a", "b"]).await;
+    embedder.called(1).await;
+    let refused = TooManyWaiting {
+        texts: 2,
+        waiting: 2,
+        limit: 3,
+    };
+    // The text that somebody waits for already is none of the new ones.
+    let error = resolve(&store, &embedder, &["b", "c", "d"]).await.unwrap_err();
+    assert_eq!(error, EmbeddingError::TooManyWaiting(refused));
+    assert!(error.to_string().contains("engine.max_waiting_texts = 3"), "{error}");
+    assert_eq!((store.check_room(1), store.check_room(2)), (Ok(()), Err(refused)));
+    assert_eq!((pending(&store), store.statistics().waiting), (2, 2));
+    embedder.permits.add_permits(2);
+    assert_eq!(first.await.unwrap().unwrap(), [97., 98.]);
+    assert_eq!(resolve(&store, &embedder, &["c", "d"]).await.unwrap(), [99., 100.]);
+    assert_eq!(store.statistics().waiting, 0);
+}
+
+#[tokio::test]
+async fn what_is_embedded_ahead_waits_for_room() {
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 3, None), FirstByte::gated(&[]));
+    let first = started(&store, &embedder, &["a", "b"]).await;
+    embedder.called(1).await;
+    let ahead = started_numbers(&store, &embedder, 0..2, Urgency::Background).await;
+    assert_eq!(store.statistics().waiting, 2);
+    embedder.permits.add_permits(2);
+    first.await.unwrap().unwrap();
+    assert_eq!(
+        ahead.await.unwrap().unwrap(),
+        [0, 1].map(a_sixteenth_of_a_chunk).map(|text| embedding(&text))
+    );
+    // A list that can never find room is refused all the same.
+    let too_long = started_numbers(&store, &embedder, 10..14, Urgency::Background).await;
+    assert!(matches!(
+        too_long.await.unwrap(),
+        Err(EmbeddingError::TooManyWaiting(_))
+    ));
+}
+
+#[tokio::test]
 async fn a_failure_reaches_everybody_who_waits_and_leaves_nothing_behind() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::gated(&[Behaviour::Fail]));
+    let (store, embedder) = (
+        EmbeddingStore::new(ROOMY, 1000, None),
+        FirstByte::gated(&[Behaviour::Fail]),
+    );
     let first = started(&store, &embedder, &["a", "b"]).await;
     let second = started(&store, &embedder, &["b"]).await;
     embedder.permits.add_permits(1);
@@ -251,9 +390,12 @@ async fn a_failure_reaches_everybody_who_waits_and_leaves_nothing_behind() {
 #[tokio::test]
 async fn chunks_after_a_failure_are_not_tried_and_those_before_it_are_held() {
     let script = [Behaviour::Succeed, Behaviour::Fail];
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&script));
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, None), FirstByte::open(&script));
     let names: Vec<String> = (0..40).map(a_sixteenth_of_a_chunk).collect();
-    store.resolve(&space("w"), &names, embedder.clone()).await.unwrap_err();
+    store
+        .resolve(&space("w"), &names, embedder.clone(), Urgency::Request)
+        .await
+        .unwrap_err();
     assert_eq!(embedder.calls().len(), 2);
     assert_eq!(store.embedded(&space("w"), &names).await, 16);
     assert_eq!(pending(&store), 0);
@@ -261,7 +403,10 @@ async fn chunks_after_a_failure_are_not_tried_and_those_before_it_are_held() {
 
 #[tokio::test]
 async fn a_panic_of_the_embedder_wakes_the_waiters() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[Behaviour::Panic]));
+    let (store, embedder) = (
+        EmbeddingStore::new(ROOMY, 1000, None),
+        FirstByte::open(&[Behaviour::Panic]),
+    );
     assert_eq!(
         resolve(&store, &embedder, &["a"]).await,
         Err(EmbeddingError::Interrupted)
@@ -272,7 +417,10 @@ async fn a_panic_of_the_embedder_wakes_the_waiters() {
 
 #[tokio::test]
 async fn an_answer_of_the_wrong_length_is_a_failure() {
-    let (store, embedder) = (EmbeddingStore::new(ROOMY, None), FirstByte::open(&[Behaviour::LoseOne]));
+    let (store, embedder) = (
+        EmbeddingStore::new(ROOMY, 1000, None),
+        FirstByte::open(&[Behaviour::LoseOne]),
+    );
     let error = resolve(&store, &embedder, &["a", "b"]).await.unwrap_err();
     assert_eq!(
         error,
@@ -283,7 +431,7 @@ async fn an_answer_of_the_wrong_length_is_a_failure() {
 #[tokio::test]
 async fn the_least_recently_used_texts_go_first_when_it_is_full() {
     let one = entry_bytes(&EmbeddingKey::new(&space("w"), "a"), &embedding("a"));
-    let (store, embedder) = (EmbeddingStore::new(2 * one, None), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(2 * one, 1000, None), FirstByte::open(&[]));
     resolve(&store, &embedder, &["a", "b"]).await.unwrap();
     resolve(&store, &embedder, &["a"]).await.unwrap();
     // Counting embedded texts is not a use, so "b" stays the oldest.
@@ -297,7 +445,7 @@ async fn the_least_recently_used_texts_go_first_when_it_is_full() {
 
 #[tokio::test]
 async fn a_list_larger_than_the_store_is_answered_all_the_same() {
-    let (store, embedder) = (EmbeddingStore::new(0, None), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(0, 1000, None), FirstByte::open(&[]));
     assert_eq!(
         resolve(&store, &embedder, &["a", "b", "c"]).await.unwrap(),
         [97., 98., 99.]
@@ -311,18 +459,21 @@ async fn what_is_on_disk_is_read_not_computed_and_waited_for_by_all_who_want_it(
     let disk = || Some(DiskStore::open(&folder.path().join("store"), ROOMY).unwrap());
     let embedder = FirstByte::open(&[]);
     let names = ["a", "a long text", "b"];
-    let first = EmbeddingStore::new(ROOMY, disk());
+    let first = EmbeddingStore::new(ROOMY, 1000, disk());
     let computed = first
-        .resolve(&space("w"), &texts(&names), embedder.clone())
+        .resolve(&space("w"), &texts(&names), embedder.clone(), Urgency::Request)
         .await
         .unwrap();
     assert_eq!(computed, names.map(embedding));
     drop(first);
 
-    let store = EmbeddingStore::new(ROOMY, disk());
+    let store = EmbeddingStore::new(ROOMY, 1000, disk());
     let asked = texts(&["b", "c", "a long text"]);
     assert_eq!(store.embedded(&space("w"), &asked).await, 2);
-    let read = store.resolve(&space("w"), &asked, embedder.clone()).await.unwrap();
+    let read = store
+        .resolve(&space("w"), &asked, embedder.clone(), Urgency::Request)
+        .await
+        .unwrap();
     assert_eq!(read, ["b", "c", "a long text"].map(embedding));
     assert_eq!(embedder.calls(), [names.to_vec(), vec!["c"]]);
     resolve(&store, &embedder, &["b"]).await.unwrap();
@@ -336,7 +487,7 @@ async fn what_is_on_disk_is_read_not_computed_and_waited_for_by_all_who_want_it(
 async fn what_the_memory_has_no_room_for_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let disk = DiskStore::open(&folder.path().join("store"), ROOMY).unwrap();
-    let (store, embedder) = (EmbeddingStore::new(0, Some(disk)), FirstByte::open(&[]));
+    let (store, embedder) = (EmbeddingStore::new(0, 1000, Some(disk)), FirstByte::open(&[]));
     for _ in 0..2 {
         assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
     }

@@ -1,0 +1,248 @@
+//! Budgets in bytes: for the bodies of requests, and for the work on them.
+//!
+//! This file owns how a budget is reserved, shrunk and given back. [`weight`](super::weight) says how much a request
+//! needs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::estimate::HoldingTimes;
+
+/// Bytes of a semaphore's permit. A reservation is rounded up to whole permits.
+const UNIT: u64 = 1024;
+
+/// A number of bytes that reservations share.
+#[derive(Debug)]
+pub(super) struct Budget {
+    free: Arc<Semaphore>,
+    bytes: u64,
+    /// Bytes that others wait for.
+    waiting: AtomicU64,
+    holding: Arc<HoldingTimes>,
+}
+
+impl Budget {
+    /// Creates a budget of this many bytes, all of them free.
+    pub(super) fn new(bytes: u64) -> Self {
+        let units = usize::try_from(bytes / UNIT).unwrap_or(usize::MAX);
+        Self {
+            free: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            bytes,
+            waiting: AtomicU64::new(0),
+            holding: Arc::default(),
+        }
+    }
+
+    /// Returns all bytes, free or reserved.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the bytes that are free now.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.free.available_permits() as u64 * UNIT
+    }
+
+    /// Returns a reservation of nothing, which may grow.
+    pub(super) fn empty(&self) -> HeldBytes {
+        HeldBytes(Arc::new(Reservation {
+            free: Arc::clone(&self.free),
+            state: Mutex::default(),
+            peak: AtomicU64::new(0),
+            since: Instant::now(),
+            holding: Arc::clone(&self.holding),
+        }))
+    }
+
+    /// Reserves bytes. Waits for its turn where they are not free: reservations are made in the order in which they
+    /// were asked for. More than all bytes of the budget are never free.
+    pub(super) async fn reserve(&self, bytes: u64) -> HeldBytes {
+        let waiting = WaitingBytes::new(&self.waiting, bytes);
+        let permits = Arc::clone(&self.free).acquire_many_owned(units(bytes));
+        let permit = permits.await.expect("a budget is never closed");
+        drop(waiting);
+        let held = self.empty();
+        held.0.peak.store(bytes, Ordering::Relaxed);
+        *held.0.state() = State {
+            bytes,
+            permit: Some(permit),
+        };
+        held
+    }
+}
+
+impl Budget {
+    /// Returns about how many seconds pass until so many bytes can be reserved, or `None` while that is not known.
+    pub(super) fn wait_seconds(&self, bytes: u64) -> Option<f64> {
+        let wanted = self.waiting.load(Ordering::Relaxed).saturating_add(bytes);
+        let missing = wanted.saturating_sub(self.free_bytes());
+        if missing == 0 {
+            return Some(0.0);
+        }
+        // A full budget gives all its bytes back in the time for which a byte is held.
+        Some(self.holding.seconds()? * missing as f64 / self.bytes as f64)
+    }
+}
+
+/// Bytes that somebody waits for, counted until it is dropped.
+struct WaitingBytes<'a> {
+    waiting: &'a AtomicU64,
+    bytes: u64,
+}
+
+impl<'a> WaitingBytes<'a> {
+    fn new(waiting: &'a AtomicU64, bytes: u64) -> Self {
+        waiting.fetch_add(bytes, Ordering::Relaxed);
+        Self { waiting, bytes }
+    }
+}
+
+impl Drop for WaitingBytes<'_> {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of a budget that are in use. They are free again when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct HeldBytes(Arc<Reservation>);
+
+#[derive(Debug)]
+struct Reservation {
+    free: Arc<Semaphore>,
+    state: Mutex<State>,
+    /// The most bytes that were held at once.
+    peak: AtomicU64,
+    since: Instant,
+    holding: Arc<HoldingTimes>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: u64,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl HeldBytes {
+    /// Adds bytes. Returns whether they were free; never waits.
+    pub fn try_grow(&self, bytes: u64) -> bool {
+        let mut state = self.0.state();
+        let grown = state.bytes.saturating_add(bytes);
+        let more = units(grown) - units(state.bytes);
+        let Ok(permit) = Arc::clone(&self.0.free).try_acquire_many_owned(more) else {
+            return false;
+        };
+        match &mut state.permit {
+            Some(held) => held.merge(permit),
+            held @ None => *held = Some(permit),
+        }
+        state.bytes = grown;
+        self.0.peak.fetch_max(grown, Ordering::Relaxed);
+        true
+    }
+
+    /// Returns whether so many more bytes are free now. They may be taken before they are added.
+    pub fn could_grow(&self, bytes: u64) -> bool {
+        u64::from(units(bytes)) <= self.0.free.available_permits() as u64
+    }
+
+    /// Gives bytes back until at most `bytes` are left.
+    pub fn shrink_to(&self, bytes: u64) {
+        let mut state = self.0.state();
+        if bytes >= state.bytes {
+            return;
+        }
+        let less = units(state.bytes) - units(bytes);
+        let given_back = state.permit.as_mut().and_then(|permit| permit.split(less as usize));
+        state.bytes = bytes;
+        drop(given_back);
+    }
+
+    /// Returns the bytes that are held.
+    pub fn bytes(&self) -> u64 {
+        self.0.state().bytes
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let peak = *self.peak.get_mut();
+        if peak > 0 {
+            self.holding.record(peak, self.since.elapsed());
+        }
+    }
+}
+
+impl Reservation {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns how many permits these bytes take.
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_not_free_until_its_last_holder_is_gone() {
+        let budget = Budget::new(10 * UNIT);
+        let held = budget.empty();
+        assert!(held.try_grow(1) && held.try_grow(UNIT));
+        assert_eq!((held.bytes(), budget.free_bytes()), (UNIT + 1, 8 * UNIT));
+        assert!(!held.try_grow(9 * UNIT), "8 units are free");
+        assert!(held.could_grow(8 * UNIT) && !held.could_grow(8 * UNIT + 1));
+        assert!(held.try_grow(8 * UNIT + UNIT - 1));
+        assert_eq!(budget.free_bytes(), 0);
+        held.shrink_to(2 * UNIT);
+        held.shrink_to(3 * UNIT);
+        assert_eq!((held.bytes(), budget.free_bytes()), (2 * UNIT, 8 * UNIT));
+        let clone = held.clone();
+        drop(held);
+        assert_eq!(budget.free_bytes(), 8 * UNIT);
+        drop(clone);
+        assert_eq!((budget.free_bytes(), budget.bytes()), (10 * UNIT, 10 * UNIT));
+    }
+
+    #[test]
+    fn small_pieces_take_no_more_than_their_sum() {
+        let budget = Budget::new(10 * UNIT);
+        let held = budget.empty();
+        assert!((0..UNIT).all(|_| held.try_grow(1)));
+        assert_eq!(budget.free_bytes(), 9 * UNIT);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_gets_its_turn_in_order_however_large_it_is() {
+        let budget = Arc::new(Budget::new(10 * UNIT));
+        let first = budget.reserve(6 * UNIT).await;
+        let waiting = |bytes| {
+            let budget = Arc::clone(&budget);
+            tokio::spawn(async move { budget.reserve(bytes).await })
+        };
+        let large = waiting(10 * UNIT);
+        tokio::task::yield_now().await;
+        let small = waiting(UNIT);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!large.is_finished() && !small.is_finished());
+        drop(first);
+        let large = large.await.expect("it gets its bytes");
+        assert!(!small.is_finished());
+        // The wait is not known before some reservations have ended.
+        assert_eq!(budget.wait_seconds(UNIT), None);
+        large.shrink_to(9 * UNIT);
+        assert_eq!(small.await.expect("it gets its bytes").bytes(), UNIT);
+        assert_eq!(budget.wait_seconds(UNIT), Some(0.0));
+        drop(budget.reserve(UNIT).await);
+        assert!(budget.wait_seconds(11 * UNIT).is_some());
+    }
+}

@@ -1,0 +1,213 @@
+//! How many bytes a request needs at most in each of its stages, known from the image's header, the class list and the
+//! options.
+//!
+//! This file owns the sums. They count what grows with the request: pixels, the model's input, features, scores, label
+//! maps and replies. What a model takes for itself while it computes is bounded by `limits.max_input_pixels` and by the
+//! number of its workers.
+
+use super::request::OutputOptions;
+use crate::label_map::LabelMapFormat;
+
+/// Bytes of a 32-bit float.
+const FLOAT: u64 = size_of::<f32>() as u64;
+
+/// Copies of the scores that exist at once while they are computed: cosines, logits twice, and the plain data.
+const SCORE_COPIES: u64 = 4;
+
+/// Bytes of a pixel of a raw label map as JSON at most: five digits and a comma.
+const RAW_JSON_BYTES: u64 = 6;
+
+/// Everything that a request's weight depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Dimensions {
+    /// Bytes for decoding the image; 0 if it is not decoded.
+    pub(super) decoding_bytes: u64,
+    /// Pixels of the image.
+    pub(super) pixels: u64,
+    /// Pixels of the model's input, over all scales; 0 if the image is not decoded.
+    pub(super) input_pixels: u64,
+    /// Cells of the model's grid, over all scales and windows.
+    pub(super) cells: u64,
+    /// Floats of a cell's feature and key.
+    pub(super) cell_floats: u64,
+    /// Texts that are scored on their own; 0 for features alone.
+    pub(super) queries: u64,
+    /// Bytes for refining the scores; 0 without a refinement.
+    pub(super) refinement_bytes: u64,
+    /// Bytes of a label in a PNG: 1, or 2 above 255 classes.
+    pub(super) label_bytes: u64,
+}
+
+/// The bytes that a request needs at most at once, in each of its stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// Decoding and resizing.
+    pixels: u64,
+    /// Waiting for the model with the input, features and scores.
+    model: u64,
+    /// The label map.
+    label_map: u64,
+    /// The encoded result.
+    reply: u64,
+}
+
+impl Weight {
+    /// Returns the weight of a request that asks for features alone.
+    pub(super) fn of_features(dimensions: &Dimensions) -> Self {
+        let Dimensions {
+            decoding_bytes,
+            pixels,
+            input_pixels,
+            cells,
+            cell_floats,
+            ..
+        } = *dimensions;
+        // An image of 8-bit RGB, its rows at the width of the input, and the input as three planes of floats.
+        let input = product([3, FLOAT, input_pixels]);
+        let resizing = if input_pixels > 0 {
+            sum([product([4, pixels]), product([2, input])])
+        } else {
+            0
+        };
+        let features = product([FLOAT, cells, cell_floats]);
+        Self {
+            pixels: decoding_bytes.max(resizing),
+            // The input once more as tensors.
+            model: sum([product([2, input]), features]),
+            label_map: 0,
+            reply: 0,
+        }
+    }
+
+    /// Returns the weight of a request for a label map.
+    pub(super) fn of_label_map(dimensions: &Dimensions, output: OutputOptions) -> Self {
+        let Dimensions {
+            pixels,
+            cells,
+            queries,
+            refinement_bytes,
+            label_bytes,
+            ..
+        } = *dimensions;
+        let scores = product([FLOAT, queries, cells]);
+        let confidence = if output.confidence_map { pixels } else { 0 };
+        let map = sum([product([2, pixels]), confidence]);
+        let of_features = Self::of_features(dimensions);
+        Self {
+            model: sum([
+                of_features.model,
+                product([SCORE_COPIES, scores]).max(sum([scores, refinement_bytes])),
+            ]),
+            label_map: sum([scores.max(refinement_bytes), map]),
+            reply: sum([map, encoded_bytes(pixels, label_bytes, output)]),
+            ..of_features
+        }
+    }
+
+    /// Returns the bytes that the request needs at most from its beginning on.
+    pub(super) fn total(&self) -> u64 {
+        self.pixels.max(self.after_pixels())
+    }
+
+    /// Returns the bytes that it needs at most once the image is decoded and resized.
+    pub(super) fn after_pixels(&self) -> u64 {
+        self.model.max(self.after_scores())
+    }
+
+    /// Returns the bytes that it needs at most once there are scores.
+    pub(super) fn after_scores(&self) -> u64 {
+        self.label_map.max(self.reply)
+    }
+
+    /// Returns the bytes that it needs at most once there is a label map.
+    pub(super) fn after_label_map(&self) -> u64 {
+        self.reply
+    }
+}
+
+/// Returns the bytes of an encoded result and of the JSON around it at most.
+fn encoded_bytes(pixels: u64, label_bytes: u64, output: OutputOptions) -> u64 {
+    let label_map = match output.label_map {
+        // The samples. Labels are alike over many pixels, so that a file and its base64 are below a byte a pixel.
+        LabelMapFormat::Png => product([label_bytes + 1, pixels]),
+        LabelMapFormat::Raw => product([2 + RAW_JSON_BYTES, pixels]),
+        // Lengths of runs and their text; label maps have far fewer runs than pixels.
+        LabelMapFormat::CocoRle => product([4, pixels]),
+        LabelMapFormat::None => 0,
+    };
+    // A file that hardly compresses, its base64, and the JSON around it.
+    let confidence = if output.confidence_map { product([4, pixels]) } else { 0 };
+    sum([label_map, confidence])
+}
+
+fn product<const N: usize>(factors: [u64; N]) -> u64 {
+    factors.into_iter().fold(1, u64::saturating_mul)
+}
+
+fn sum<const N: usize>(parts: [u64; N]) -> u64 {
+    parts.into_iter().fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PNG: OutputOptions = OutputOptions {
+        label_map: LabelMapFormat::Png,
+        confidence_map: false,
+    };
+
+    /// A grey image of 49 megapixels for a model with an input of 224 x 224 pixels.
+    fn large_and_grey() -> Dimensions {
+        Dimensions {
+            decoding_bytes: 4 * 49_000_000,
+            pixels: 49_000_000,
+            input_pixels: 224 * 224,
+            cells: 14 * 14,
+            cell_floats: 512,
+            queries: 2,
+            refinement_bytes: 0,
+            label_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn a_large_image_weighs_what_its_pixels_take_and_less_from_stage_to_stage() {
+        let weight = Weight::of_label_map(&large_and_grey(), PNG);
+        assert_eq!(weight.total(), 4 * 49_000_000 + 2 * 3 * 4 * 224 * 224);
+        assert!(weight.after_pixels() <= weight.total());
+        assert!(weight.after_scores() <= weight.after_pixels());
+        assert!(weight.after_label_map() <= weight.after_scores());
+        let features = Weight::of_features(&large_and_grey());
+        assert!(features.total() >= 196_000_000 && features.after_pixels() < 2_000_000);
+        assert_eq!(features.after_label_map(), 0);
+    }
+
+    #[test]
+    fn scores_refinements_and_replies_have_their_weight() {
+        let small = Dimensions {
+            pixels: 1000,
+            cells: 100,
+            ..Dimensions::default()
+        };
+        let of = |dimensions, output| Weight::of_label_map(&dimensions, output).total();
+        let scored = Dimensions { queries: 1000, ..small };
+        assert_eq!(of(scored, PNG), 4 * 4 * 1000 * 100);
+        let refined = Dimensions {
+            refinement_bytes: 9_000_000,
+            ..scored
+        };
+        assert_eq!(of(refined, PNG), 9_000_000 + 400_000);
+        let raw = OutputOptions {
+            label_map: LabelMapFormat::Raw,
+            confidence_map: true,
+        };
+        assert_eq!(of(small, raw), (2 + 1 + 8 + 4) * 1000);
+        let extreme = Dimensions {
+            queries: u64::MAX,
+            pixels: u64::MAX,
+            ..small
+        };
+        assert_eq!(of(extreme, raw), u64::MAX);
+    }
+}

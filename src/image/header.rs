@@ -1,0 +1,126 @@
+//! What the header of an encoded image says, read before anything is decoded: its size, and the memory that decoding
+//! takes.
+
+use ::image::metadata::Orientation;
+use ::image::{ColorType, ImageDecoder, ImageFormat};
+
+/// What the header of an encoded image says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageHeader {
+    /// Width in pixels, after orientation.
+    pub width: u32,
+    /// Height in pixels, after orientation.
+    pub height: u32,
+    /// Bytes that decoding the image to upright RGB takes at most at once, the result included and the encoded bytes not.
+    pub decoding_bytes: u64,
+}
+
+impl ImageHeader {
+    /// Returns the header of an image that `decoder` is about to decode from `encoded`.
+    pub(super) fn of(
+        decoder: &impl ImageDecoder,
+        format: ImageFormat,
+        orientation: Orientation,
+        encoded: &[u8],
+    ) -> Self {
+        let (width, height) = decoder.dimensions();
+        let is_turned = swaps_sides(orientation);
+        let pixels = u64::from(width) * u64::from(height);
+        let decoded = decoder.total_bytes();
+        let decoding = decoded.saturating_mul(copies(format, encoded));
+        let turning = if is_turned { decoded.saturating_mul(2) } else { 0 };
+        let (width, height) = if is_turned { (height, width) } else { (width, height) };
+        Self {
+            width,
+            height,
+            decoding_bytes: decoding.max(turning).max(converting(decoder.color_type(), pixels)),
+        }
+    }
+}
+
+/// Returns how many times a decoder holds the decoded image at most: in the result and in buffers of its own.
+fn copies(format: ImageFormat, encoded: &[u8]) -> u64 {
+    match format {
+        // The coefficients of a progressive JPEG are kept until its last scan, with 16 bits each.
+        ImageFormat::Jpeg if is_progressive(encoded) => 3,
+        ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp => 1,
+        // The canvas beside a frame.
+        ImageFormat::Gif => 2,
+        // Planes or pixels of 32 bits, and the copy from them.
+        _ => 3,
+    }
+}
+
+/// Returns the bytes that the conversion from a decoder's pixels to RGB takes, both included. Pixels with alpha become
+/// RGBA first.
+fn converting(color: ColorType, pixels: u64) -> u64 {
+    let decoded = u64::from(color.bytes_per_pixel());
+    let bytes = match color {
+        ColorType::Rgb8 => 3,
+        ColorType::Rgba8 => 4 + 3,
+        _ if color.has_alpha() => (decoded + 4).max(4 + 3),
+        _ => decoded + 3,
+    };
+    pixels.saturating_mul(bytes)
+}
+
+/// Returns whether an orientation exchanges width and height.
+fn swaps_sides(orientation: Orientation) -> bool {
+    match orientation {
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+            true
+        }
+        Orientation::NoTransforms
+        | Orientation::Rotate180
+        | Orientation::FlipHorizontal
+        | Orientation::FlipVertical => false,
+    }
+}
+
+/// Returns whether the first frame header of a JPEG is that of a progressive one (ITU-T T.81, B.1.1.3). False for bytes
+/// that are no JPEG.
+fn is_progressive(jpeg: &[u8]) -> bool {
+    let mut rest = jpeg.get(2..).unwrap_or_default();
+    loop {
+        match rest {
+            [0xff, 0xff, ..] => rest = &rest[1..],
+            [0xff, 0xc2 | 0xc6 | 0xca | 0xce, ..] => return true,
+            [0xff, 0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf | 0xda, ..] => return false,
+            [0xff, _, high, low, ..] => {
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                rest = rest.get(2 + length..).unwrap_or_default();
+            }
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_cost_what_their_conversion_holds_at_once() {
+        for (color, bytes) in [
+            (ColorType::Rgb8, 3),
+            (ColorType::L8, 4),
+            (ColorType::Rgba8, 7),
+            (ColorType::La8, 7),
+            (ColorType::Rgb16, 9),
+            (ColorType::Rgba16, 12),
+        ] {
+            assert_eq!(converting(color, 10), 10 * bytes, "{color:?}");
+        }
+    }
+
+    #[test]
+    fn a_progressive_jpeg_is_told_by_its_frame_header() {
+        let file = |frame| [b"\xff\xd8\xff\xe0\0\x04ab\xff\xff".as_slice(), &[frame, 0, 17]].concat();
+        assert!(is_progressive(&file(0xc2)));
+        assert!(!is_progressive(&file(0xc0)));
+        for end in 0..12 {
+            assert!(!is_progressive(&file(0xc2)[..end]) || end > 10, "{end}");
+        }
+        assert!(!is_progressive(b"\xff\xd8\xff\xe0\xff\xff"));
+    }
+}
