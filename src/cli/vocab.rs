@@ -13,6 +13,7 @@ use super::output::print;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::labeller::{ModelInfo, ServedModel};
+use crate::support::read_regular_text;
 use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::VocabularyLimits;
 use crate::vocabulary::{
@@ -297,5 +298,5 @@ fn read(file: &Path) -> std::io::Result<String> {
         std::io::stdin().read_to_string(&mut text)?;
         return Ok(text);
     }
-    std::fs::read_to_string(file)
+    read_regular_text(file)
 }

@@ -7,7 +7,7 @@ use figment::value::{Dict, Map};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::Config;
-use crate::support::OutOfRange;
+use crate::support::{OutOfRange, read_regular_text};
 use crate::vocabulary::StorePath;
 
 const DEFAULT_YAML: &str = include_str!("../../config/default.yaml");
@@ -52,7 +52,7 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: Dict) -> Result<Self, ConfigError> {
         let mut layers = Figment::from(Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML)?);
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            let text = read_regular_text(path).map_err(|source| ConfigError::Unreadable {
                 path: path.to_owned(),
                 source,
             })?;

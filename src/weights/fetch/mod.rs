@@ -8,7 +8,7 @@ mod error;
 mod http;
 mod partial;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use http::Client;
 pub use http::HttpError;
 use partial::Partial;
 
-use crate::support::write_whole_file;
+use crate::support::{open_regular_file, write_whole_file};
 use crate::weights::{DownloadSource, FetchSettings, HUB_FILES, PublishedModel};
 
 /// Number of requests in a row without new bytes after which a download is given up.
@@ -141,7 +141,7 @@ impl Fetch<'_> {
         let Some(path) = self.model.find_in(self.folder) else {
             return Ok(None);
         };
-        let sha256 = File::open(&path)
+        let sha256 = open_regular_file(&path)
             .and_then(partial::sha256_of)
             .map_err(FetchError::at(&path))?;
         let vouched = match self.expected(false).sha256 {
@@ -312,7 +312,7 @@ impl Fetch<'_> {
 
     /// Copies the model from a file on this machine.
     fn import(&self, source: &Path, progress: &mut dyn DownloadProgress) -> Result<Fetched, FetchError> {
-        let mut file = File::open(source).map_err(FetchError::at(source))?;
+        let mut file = open_regular_file(source).map_err(FetchError::at(source))?;
         let length = file.metadata().map_err(FetchError::at(source))?.len();
         let expected = self.expected(false);
         let location = source.display().to_string();
