@@ -200,7 +200,8 @@ impl Fetch<'_> {
             let stated = match transferred {
                 Ok(stated) => stated,
                 Err(error) => {
-                    if partial.length() == 0 || matches!(error, FetchError::WrongSize { .. }) {
+                    let is_another = matches!(error, FetchError::WrongSize { .. } | FetchError::TooLarge { .. });
+                    if partial.length() == 0 || is_another {
                         partial.discard().map_err(FetchError::at(&path))?;
                     }
                     return Err(error);
@@ -276,9 +277,13 @@ impl Fetch<'_> {
         {
             return Err(self.wrong_size(url.as_str(), offered, expected));
         }
+        let limit = expected.bytes.unwrap_or(self.settings.max_bytes);
         let cannot_write = |partial: &Partial| FetchError::at(partial.path());
         if reply.start == 0 {
             partial.restart().map_err(cannot_write(partial))?;
+        }
+        if total.is_some_and(|total| total > limit) {
+            return Err(self.too_large(url.as_str(), total));
         }
         progress.begin(partial.length(), total);
         let mut chunk = vec![0; CHUNK];
@@ -296,6 +301,9 @@ impl Fetch<'_> {
             progress.advance(count as u64);
             if let Some(total) = total.filter(|&total| partial.length() > total) {
                 return Err(self.wrong_size(url.as_str(), partial.length(), total));
+            }
+            if partial.length() > limit {
+                return Err(self.too_large(url.as_str(), total));
             }
         }
         if total.is_some_and(|total| partial.length() < total) {
@@ -403,6 +411,14 @@ impl Fetch<'_> {
             location: location.to_owned(),
             offered,
             expected,
+        }
+    }
+
+    fn too_large(&self, location: &str, stated: Option<u64>) -> FetchError {
+        FetchError::TooLarge {
+            location: location.to_owned(),
+            stated,
+            limit: self.settings.max_bytes,
         }
     }
 
