@@ -19,7 +19,7 @@ use crate::api::{self, AppState, Lifecycle};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
-use crate::telemetry::{self, MetricsRegistry};
+use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::DiskStore;
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting that its help names.
@@ -46,8 +46,7 @@ impl ServeArguments {
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
-    telemetry::start_logs(&config.telemetry)?;
+    let config = arguments.config.start(arguments.settings())?;
     // A missing model or device is reported before the server listens.
     let models = config.asked_models().find_all()?;
     let disk = open_disk(&config.vocabulary);

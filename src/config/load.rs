@@ -243,6 +243,10 @@ mod tests {
                 "limits.max_windows must be at least 1, is 0",
             ),
             (
+                "model:\n  kept_primitives: 65537\n",
+                "model.kept_primitives must be 1 to 65536, is 65537",
+            ),
+            (
                 "fetch:\n  hub: ftp://hub.example\n",
                 "fetch.hub must be an http or https address, is ftp://hub.example/",
             ),

@@ -55,6 +55,7 @@ impl Config {
     pub fn check(&self) -> Result<(), OutOfRange> {
         self.server.check()?;
         self.limits.check()?;
+        self.model.check()?;
         in_range("models", !self.models.is_empty(), "an empty list", "at least one model")?;
         self.fetch.check()?;
         self.engine.check()?;

@@ -124,6 +124,15 @@ impl Server {
         self.stdout = BufReader::new(closed);
     }
 
+    /// Returns the memory that the server has in RAM, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
+        let value = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix(" kB"));
+        1024 * value.expect("Linux says so").trim().parse::<u64>().expect("a number")
+    }
+
     /// Returns the lines that the server prints once the model is ready, up to the end of the example request.
     pub fn printed_example(&mut self) -> String {
         let mut text = String::new();

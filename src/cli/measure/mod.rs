@@ -21,7 +21,7 @@ use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
 use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
 use crate::labeller::ModelInfo;
 use crate::support::read_regular_text;
-use crate::telemetry::{self, MetricsRegistry};
+use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
 
 pub use request::{Axis, RequestArguments, ScoringArguments, resolve, set_all, several};
@@ -151,8 +151,7 @@ where
     F: FnOnce(Bench) -> Fut,
     Fut: Future<Output = Result<()>>,
 {
-    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
-    telemetry::start_logs(&config.telemetry)?;
+    let config = arguments.config.start(arguments.model.settings())?;
     let dataset = arguments.dataset()?;
     let recorder = match &arguments.state {
         Some(path) => Recorder::open(path)?,
