@@ -16,7 +16,7 @@ use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::open_disk;
 use super::output::print;
 use crate::api::{self, AppState, Lifecycle};
-use crate::config::Config;
+use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
 use crate::telemetry::MetricsRegistry;
@@ -49,9 +49,11 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     let config = arguments.config.start(arguments.settings())?;
     // A missing model or device is reported before the server listens.
     let models = config.asked_models().find_all()?;
+    let memory = config.memory(&config.asked_models().sizes()?);
+    memory.check()?;
     let disk = open_disk(&config.vocabulary);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, models, disk));
+    let served = runtime.block_on(serve(config, models, &memory, disk));
     // Dropping it would wait for label maps of requests that have been cut off.
     runtime.shutdown_background();
     served
@@ -60,6 +62,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
 async fn serve(
     config: Config,
     models: Vec<ServedModel>,
+    memory: &MemorySum,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     // From here on a signal never ends the process by itself.
@@ -71,6 +74,7 @@ async fn serve(
     say(&format!("listening on http://{address}"));
 
     let metrics = MetricsRegistry::new();
+    memory.register(&metrics);
     let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
     engine.keep_embedded();
     let state = AppState {

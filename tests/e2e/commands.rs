@@ -1,6 +1,6 @@
 //! Starts that must fail with a helpful message.
 
-use crate::server::run;
+use crate::server::{maskclip, run};
 
 fn refusal(arguments: &[&str]) -> String {
     let output = run(arguments);
@@ -81,6 +81,25 @@ fn what_is_not_a_regular_file_stops_the_start_and_is_named() {
             message.contains(&format!("it is {kind}, not a regular file")),
             "{message}"
         );
+    }
+}
+
+#[test]
+fn settings_that_add_up_to_more_memory_than_there_is_stop_the_start() {
+    let mut command = maskclip();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .env("MASKCLIP_MEMORY__LIMIT_BYTES", "500000000");
+    let output = command.output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(output.stdout.is_empty(), "nothing listens");
+    for part in [
+        "and there are 500: lower",
+        "MB  engine.workers x the weights of demo\n",
+        "MB  images.cache_bytes",
+    ] {
+        assert!(message.contains(part), "{message}");
     }
 }
 

@@ -220,7 +220,9 @@ fn without_settings(mut command: Command) -> Command {
     }
     command
         .env(STORE_PATH, "none")
-        .env("MASKCLIP_MODEL__PRECISION", "float32");
+        .env("MASKCLIP_MODEL__PRECISION", "float32")
+        // Settings of tests are small, whatever memory the machine of the tests has.
+        .env("MASKCLIP_MEMORY__LIMIT_BYTES", "1000000000000");
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
         command.env("OMP_WAIT_POLICY", "passive");
     }

@@ -84,15 +84,7 @@ impl Weights {
     /// # Errors
     /// Fails when a file cannot be read, has no supported form, or is damaged.
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
-        let path = weights_file(path)?;
-        let file = map(&path)?;
-        let files = match Container::of(&file) {
-            Container::Index => {
-                let listed = shards::listed(&file, &path)?;
-                listed.iter().map(|path| map(path)).collect::<Result<_, _>>()?
-            }
-            _ => vec![file],
-        };
+        let files = files(&weights_file(path)?)?;
         Self::from_files(files, device, kind)
     }
 
@@ -237,6 +229,28 @@ impl Weights {
             return Ok(());
         }
         Err(CheckpointError::LeftOver { tensors: self.left() })
+    }
+}
+
+/// Returns the number of bytes of the files of the checkpoint at `path`, which [`Weights::load`] would open.
+///
+/// # Errors
+/// Fails when a file cannot be read, or an index lists none.
+pub fn file_bytes(path: &Path) -> Result<u64, CheckpointError> {
+    let path = weights_file(path)?;
+    let mut sum = 0;
+    for file in files(&path)? {
+        sum += file.len() as u64;
+    }
+    Ok(sum)
+}
+
+/// Maps the files of the checkpoint in a file: the file itself, or those that it lists as an index.
+fn files(path: &Path) -> Result<Vec<Bytes>, CheckpointError> {
+    let file = map(path)?;
+    match Container::of(&file) {
+        Container::Index => shards::listed(&file, path)?.iter().map(|path| map(path)).collect(),
+        _ => Ok(vec![file]),
     }
 }
 
