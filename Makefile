@@ -16,7 +16,7 @@ locked := $(if $(CI),--locked)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability \
-    test-shutdown test-faults parity bench methods deny env install clean
+    test-shutdown test-faults fuzz parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ test-shutdown: ## SIGTERM at 100 random moments of loading, embedding, labelling
 test-faults: export FAULT_SECONDS ?= 60
 test-faults: ## a model that panics, and one that cannot be loaded for a minute, beside another (FAULT_SECONDS=600)
 	@$(cargo) test --test api $(locked) -- supervision::faults:: --nocapture
+
+fuzz: ## libFuzzer on everything that reads what others send, an hour a target (ARGS="300 image"; needs cargo-fuzz)
+	@$(with_libtorch) tools/fuzz/run $(ARGS)
 
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run

@@ -8,12 +8,26 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use figment::value::{Dict, Value};
 use strum::VariantNames;
 
+use crate::config::Config;
+use crate::telemetry;
+
 /// The flag that names the configuration file.
 #[derive(Debug, Args)]
 pub struct ConfigArguments {
     /// A YAML file whose settings replace the compiled-in defaults (config/default.yaml explains every key).
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+impl ConfigArguments {
+    /// Loads the settings and sets up what belongs to the whole process: logs, and the memory of libtorch. Call it before
+    /// the command starts threads.
+    pub fn start(&self, flags: Dict) -> Result<Config, Box<dyn std::error::Error>> {
+        let config = Config::load(self.config.as_deref(), flags)?;
+        telemetry::start_logs(&config.telemetry)?;
+        config.model.limit_primitives();
+        Ok(config)
+    }
 }
 
 /// The flags for one model and its place.

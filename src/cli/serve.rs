@@ -16,10 +16,10 @@ use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::open_disk;
 use super::output::print;
 use crate::api::{self, AppState, Lifecycle};
-use crate::config::Config;
+use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
-use crate::telemetry::{self, MetricsRegistry};
+use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::DiskStore;
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting that its help names.
@@ -46,13 +46,14 @@ impl ServeArguments {
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
-    telemetry::start_logs(&config.telemetry)?;
+    let config = arguments.config.start(arguments.settings())?;
     // A missing model or device is reported before the server listens.
     let models = config.asked_models().find_all()?;
+    let memory = config.memory(&config.asked_models().sizes()?);
+    memory.check()?;
     let disk = open_disk(&config.vocabulary);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, models, disk));
+    let served = runtime.block_on(serve(config, models, &memory, disk));
     // Dropping it would wait for label maps of requests that have been cut off.
     runtime.shutdown_background();
     served
@@ -61,6 +62,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
 async fn serve(
     config: Config,
     models: Vec<ServedModel>,
+    memory: &MemorySum,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     // From here on a signal never ends the process by itself.
@@ -72,6 +74,7 @@ async fn serve(
     say(&format!("listening on http://{address}"));
 
     let metrics = MetricsRegistry::new();
+    memory.register(&metrics);
     let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
     engine.keep_embedded();
     let state = AppState {

@@ -13,7 +13,8 @@ use super::output::print;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::labeller::{ModelInfo, ServedModel};
-use crate::telemetry::{self, MetricsRegistry};
+use crate::support::read_regular_text;
+use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::VocabularyLimits;
 use crate::vocabulary::{
     DiskStore, NamedVocabulary, Stored, Synonyms, TemplateSet, VocabularyDefinition, VocabularyError,
@@ -139,8 +140,7 @@ pub fn run(arguments: VocabArguments) -> CommandResult {
         VocabCommand::Embed { models, .. } => models.settings(),
         _ => Dict::new(),
     };
-    let config = Config::load(arguments.config.config.as_deref(), flags)?;
-    telemetry::start_logs(&config.telemetry)?;
+    let config = arguments.config.start(flags)?;
     let disk = open_disk(&config)?;
     let registry = VocabularyRegistry::new(
         config.limits.vocabulary.max_vocabularies,
@@ -297,5 +297,5 @@ fn read(file: &Path) -> std::io::Result<String> {
         std::io::stdin().read_to_string(&mut text)?;
         return Ok(text);
     }
-    std::fs::read_to_string(file)
+    read_regular_text(file)
 }

@@ -7,7 +7,7 @@ use figment::value::{Dict, Map};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::Config;
-use crate::support::OutOfRange;
+use crate::support::{OutOfRange, read_regular_text};
 use crate::vocabulary::StorePath;
 
 const DEFAULT_YAML: &str = include_str!("../../config/default.yaml");
@@ -52,7 +52,7 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: Dict) -> Result<Self, ConfigError> {
         let mut layers = Figment::from(Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML)?);
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            let text = read_regular_text(path).map_err(|source| ConfigError::Unreadable {
                 path: path.to_owned(),
                 source,
             })?;
@@ -241,6 +241,10 @@ mod tests {
             (
                 "limits:\n  max_windows: 0\n",
                 "limits.max_windows must be at least 1, is 0",
+            ),
+            (
+                "model:\n  kept_primitives: 65537\n",
+                "model.kept_primitives must be 1 to 65536, is 65537",
             ),
             (
                 "fetch:\n  hub: ftp://hub.example\n",

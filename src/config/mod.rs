@@ -4,11 +4,14 @@
 //! No other room reads settings from the environment. `config/default.yaml` explains each key. The room that uses a
 //! section declares its struct.
 
+mod available_memory;
 mod limits;
 mod load;
+mod memory;
 
 pub use limits::LimitsSettings;
 pub use load::ConfigError;
+pub use memory::{MemorySettings, MemorySum, TooMuchMemory};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +46,8 @@ pub struct Config {
     pub vocabulary: VocabularySettings,
     /// The default values of request fields.
     pub defaults: DefaultSettings,
+    /// The memory that the process may take.
+    pub memory: MemorySettings,
     /// Logging.
     pub telemetry: TelemetrySettings,
 }
@@ -55,6 +60,7 @@ impl Config {
     pub fn check(&self) -> Result<(), OutOfRange> {
         self.server.check()?;
         self.limits.check()?;
+        self.model.check()?;
         in_range("models", !self.models.is_empty(), "an empty list", "at least one model")?;
         self.fetch.check()?;
         self.engine.check(&self.limits.vocabulary)?;

@@ -20,7 +20,7 @@ use crate::image::{self, DecodeError};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
 use crate::scores::UNLABELLED;
-use crate::support::run_blocking;
+use crate::support::{read_regular_file, run_blocking};
 
 /// Why a run ended early. Images measured before stay recorded.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +204,7 @@ impl EvaluationRun<'_> {
         let (files, classes) = (sample.clone(), self.task.names.len());
         let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
         run_blocking(move || {
-            let mut image = std::fs::read(&files.image).map_err(unreadable(&files.image))?;
+            let mut image = read_regular_file(&files.image).map_err(unreadable(&files.image))?;
             if let Some(corruption) = corruption {
                 image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
                     EvaluationError::Segment {

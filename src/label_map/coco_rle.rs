@@ -37,10 +37,12 @@ pub(super) fn coco_masks(map: &LabelMap) -> Vec<CocoMask> {
         }
         start = end;
     }
-    (0..)
-        .zip(classes)
-        .filter(|(_, runs)| runs.end > 0)
-        .map(|(class_id, runs)| CocoMask {
+    // The classes come first: after the last of 65535, no further id is asked for.
+    classes
+        .into_iter()
+        .zip(0..)
+        .filter(|(runs, _)| runs.end > 0)
+        .map(|(runs, class_id)| CocoMask {
             class_id,
             size: [map.height, map.width],
             counts: to_string(&runs.finish(total)),
@@ -209,6 +211,20 @@ mod tests {
                 assert_eq!(decode(&mask), own, "{}, class {}", golden.name, mask.class_id);
             }
         }
+    }
+
+    #[test]
+    fn the_last_of_the_most_classes_has_its_mask() {
+        let mut map = label_map(&Golden {
+            name: String::new(),
+            height: 1,
+            width: 2,
+            runs: vec![[65534, 1], [usize::from(UNLABELLED), 1]],
+            masks: vec![],
+        });
+        map.classes = vec![map.classes[0].clone(); 65535];
+        let masks = coco_masks(&map);
+        assert_eq!((masks.len(), masks[0].class_id), (1, 65534));
     }
 
     #[test]

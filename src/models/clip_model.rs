@@ -4,7 +4,7 @@ use tch::Kind;
 
 use super::labeller::NetworkLabeller;
 use super::place::Place;
-use super::source::ClipSource;
+use super::source::{ClipSource, ModelError};
 use super::text_encoder::TextEncoder;
 use crate::clip::{self, Clip, VisualTower, Weights};
 use crate::dense;
@@ -28,6 +28,14 @@ impl ClipModel {
     /// Returns the model's own name, which an alias may replace.
     pub fn name(&self) -> String {
         self.source.model_name()
+    }
+
+    /// Returns the bytes of the files with the weights.
+    ///
+    /// # Errors
+    /// [`ModelError::NoWeights`] when they cannot be read.
+    pub(super) fn file_bytes(&self) -> Result<u64, ModelError> {
+        Ok(self.source.file_bytes()?)
     }
 
     /// Loads the model. Every call loads it again.

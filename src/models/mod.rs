@@ -16,6 +16,8 @@ mod text_encoder;
 
 use std::sync::Arc;
 
+use tch::Device;
+
 use crate::labeller::{Labeller, LabellerError, ModelKind, ServedModel};
 
 pub use clip_model::{ClipLabeller, ClipModel};
@@ -103,6 +105,17 @@ enum Model {
     Student(Box<StudentModel>),
 }
 
+/// The size of a model's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelBytes {
+    /// The model's name in requests.
+    pub name: String,
+    /// Bytes of the files with its weights. For a student, its teacher's are among them.
+    pub file_bytes: u64,
+    /// Whether the model computes on the CPU, so that its weights are in the process's memory.
+    pub is_on_cpu: bool,
+}
+
 /// The models that the settings ask for, not found yet.
 #[derive(Debug, Clone, Copy)]
 pub struct AskedModels<'a> {
@@ -133,6 +146,26 @@ impl AskedModels<'_> {
             found.push(model);
         }
         Ok((0..).zip(found).map(|(index, model)| model.served(index)).collect())
+    }
+
+    /// Returns the sizes of all models' files. Loads nothing.
+    ///
+    /// # Errors
+    /// [`ModelsError`] when a model does not exist, cannot compute where the settings say, or its size cannot be read.
+    pub fn sizes(&self) -> Result<Vec<ModelBytes>, ModelsError> {
+        let size = |index| {
+            let FoundModel { name, model } = self.find(index)?;
+            let bytes = match &model {
+                Model::Clip(clip) => clip.file_bytes(),
+                Model::Student(student) => student.file_bytes(),
+            };
+            Ok(ModelBytes {
+                name,
+                file_bytes: bytes.map_err(|source| ModelsError::Model { index, source })?,
+                is_on_cpu: model.place().device == Device::Cpu,
+            })
+        };
+        (0..self.entries.len()).map(size).collect()
     }
 
     /// Finds the first model only, for commands that use one model.
@@ -210,6 +243,15 @@ fn called<'a>(models: &'a [ModelEntry], name: &'a str) -> &'a str {
         path.exists() && [path.file_stem(), path.file_name()].contains(&Some(name.as_ref()))
     };
     models.iter().find(path_called).map_or(name, |entry| &entry.name)
+}
+
+impl Model {
+    fn place(&self) -> &Place {
+        match self {
+            Self::Clip(clip) => &clip.place,
+            Self::Student(student) => student.place(),
+        }
+    }
 }
 
 impl FoundModel {

@@ -195,6 +195,7 @@ mod tests {
             device: DeviceChoice::Cpu,
             precision: PrecisionChoice::Fixed(Precision::Bfloat16),
             threads: 3,
+            kept_primitives: 256,
         };
         let entry = ModelEntry::named("demo");
         let place = Place::find(&entry, &common, 1).unwrap();

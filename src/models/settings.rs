@@ -8,7 +8,9 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::clip;
 use crate::labeller::Precision;
+use crate::support::{OutOfRange, in_range};
 
 /// Settings of all models. An entry of `models` may replace each of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,9 +24,35 @@ pub struct ModelSettings {
     pub precision: PrecisionChoice,
     /// libtorch threads per worker; 0 divides the processors of the cgroup's quota among the workers.
     pub threads: usize,
+    /// oneDNN's compiled layers that stay in memory, for all models together. The least recently used go first.
+    pub kept_primitives: u32,
 }
 
+/// Most primitives that may be kept: 40 GB of them.
+const MOST_PRIMITIVES: u32 = 65536;
+
 impl ModelSettings {
+    /// Checks the range of every value.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] for the first value outside its range.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        in_range(
+            "model.kept_primitives",
+            (1..=MOST_PRIMITIVES).contains(&self.kept_primitives),
+            self.kept_primitives,
+            &format!("1 to {MOST_PRIMITIVES}"),
+        )
+    }
+
+    /// Limits the memory that layers keep for every shape of input, in the whole process.
+    ///
+    /// # Panics
+    /// Panics when the process has other threads already.
+    pub fn limit_primitives(&self) {
+        clip::limit_primitives(self.kept_primitives);
+    }
+
     /// Returns the folder of fetched models: the setting, or `maskclip/models` in the user's cache folder.
     pub fn folder(&self) -> PathBuf {
         self.folder.clone().unwrap_or_else(|| {

@@ -97,6 +97,14 @@ impl ModelSource {
 }
 
 impl ClipSource {
+    /// Returns the bytes of the files with the weights.
+    pub(super) fn file_bytes(&self) -> Result<u64, CheckpointError> {
+        match self {
+            Self::Embedded(model) => Ok(model.weights.len() as u64),
+            Self::Path(path) => checkpoint::file_bytes(path),
+        }
+    }
+
     /// Returns the model's name in requests. A file gives its name without the ending. A file with a generic name such
     /// as `model.safetensors` and a folder give the folder's name.
     pub(super) fn model_name(&self) -> String {

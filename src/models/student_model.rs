@@ -5,7 +5,9 @@ use tch::Tensor;
 use super::clip_model::ClipModel;
 use super::labeller::NetworkLabeller;
 use super::place::Place;
+use super::source::ModelError;
 use super::student::{LoadError, Mode, Network, StudentCard, StudentFiles};
+use crate::clip::checkpoint;
 use crate::dense::{DenseError, DenseFeatures, FeatureOptions, FeatureSource};
 use crate::image::Normalisation;
 use crate::labeller::{LabellerError, ModelInfo, Precision, StudentInfo, TeacherInfo};
@@ -43,6 +45,19 @@ impl StudentModel {
     /// Returns the student's own name, which an alias may replace.
     pub fn name(&self) -> String {
         self.files.name()
+    }
+
+    /// Returns the bytes of the files with its weights and those of its teacher.
+    ///
+    /// # Errors
+    /// [`ModelError::NoWeights`] when they cannot be read.
+    pub(super) fn file_bytes(&self) -> Result<u64, ModelError> {
+        Ok(checkpoint::file_bytes(self.files.weights())? + self.teacher.file_bytes()?)
+    }
+
+    /// Returns the place where the student computes.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Loads the student and its teacher's text tower. Every call loads them again.

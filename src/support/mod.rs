@@ -1,6 +1,6 @@
 //! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
-//! checks of settings, look-up of values by name, excerpts of texts, work on threads that may block, texts of panics, and
-//! files that are written as a whole.
+//! checks of settings, look-up of values by name, excerpts of texts, work on threads that may block, texts of panics,
+//! regular files alone, and files that are written as a whole.
 
 mod blocking;
 mod byte_lru;
@@ -9,6 +9,7 @@ mod lengths;
 mod names;
 mod panics;
 mod random;
+mod regular_file;
 mod settings;
 mod whole_file;
 
@@ -19,6 +20,7 @@ pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use names::named;
 pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use random::Random;
+pub(crate) use regular_file::{open_regular_file, read_regular_file, read_regular_text};
 pub use settings::OutOfRange;
 pub(crate) use settings::{at_least_one, in_range};
 pub(crate) use whole_file::{sync_folder_of, write_whole_file};

@@ -9,6 +9,7 @@ use tch::Tensor;
 
 use super::{TrainError, file_error};
 use crate::models::student::{Network, NetworkConfig, ParameterError, Parameters};
+use crate::support::read_regular_file;
 
 /// Parts of tensor names that a student does not have: the classifier's own layer, and the counters of batches.
 const CLASSIFIER: &str = "fc.";
@@ -30,7 +31,7 @@ impl BackboneWeights {
     /// [`TrainError`] when the file cannot be read, a tensor of the backbone is missing or has another shape, or the
     /// file has other tensors.
     pub fn read(path: &Path, config: &NetworkConfig) -> Result<Self, TrainError> {
-        let bytes = std::fs::read(path).map_err(file_error(path))?;
+        let bytes = read_regular_file(path).map_err(file_error(path))?;
         let tensors = Tensor::read_safetensors(path).map_err(|error| TrainError::Damaged {
             path: path.to_owned(),
             reason: error.to_string(),

@@ -3,7 +3,6 @@
 //! This file owns the format of the files. The run writes them.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -12,7 +11,7 @@ use tch::{Kind, Tensor};
 
 use super::{TrainError, file_error};
 use crate::models::student::{Plan, StepReport};
-use crate::support::{to_i64, to_usize};
+use crate::support::{read_regular_file, to_i64, to_usize};
 
 /// The only key of the state's metadata. Several keys would be written in no fixed order.
 const METADATA: &str = "maskclip-training";
@@ -68,7 +67,7 @@ pub(super) fn read_state(path: &Path) -> Result<State, TrainError> {
         path: path.to_owned(),
         reason,
     };
-    let bytes = fs::read(path).map_err(file_error(path))?;
+    let bytes = read_regular_file(path).map_err(file_error(path))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
     let header = header.ok_or_else(|| damaged("it is not the state of a training run".to_owned()))?;

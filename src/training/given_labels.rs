@@ -11,6 +11,7 @@ use super::images::{ENDING, ENDING_BESIDE, TrainingImages};
 use super::{TrainError, file_error};
 use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::scores::UNLABELLED;
+use crate::support::read_regular_file;
 
 /// The label maps of a run's images.
 #[derive(Debug, Clone)]
@@ -48,7 +49,7 @@ impl GivenLabels {
             })
             .collect();
         let check = |((file, image), size): ((&PathBuf, &PathBuf), &(u32, u32))| {
-            let bytes = std::fs::read(file).map_err(file_error(file))?;
+            let bytes = read_regular_file(file).map_err(file_error(file))?;
             let labels = read(file, queries.len())?;
             if (labels.width, labels.height) != *size {
                 let image = image.clone();

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainError, file_error};
 use crate::image::decode;
+use crate::support::read_regular_file;
 
 /// Ending of a label map, in place of its image's ending: in a folder of its own, and next to the images.
 pub(super) const ENDING: &str = "png";
@@ -50,7 +51,7 @@ impl TrainingImages {
         found.retain(|file| !is_label_map(file));
         let label_maps = before - found.len();
         let look = |file: PathBuf| {
-            let bytes = std::fs::read(&file).map_err(file_error(&file))?;
+            let bytes = read_regular_file(&file).map_err(file_error(&file))?;
             let size = decode(&bytes, max_pixels).map(|image| image.dimensions());
             Ok((file, Sha256::digest(bytes), size))
         };
@@ -130,5 +131,26 @@ mod tests {
         assert!(images.undecodable[1].1.contains("limits.max_image_pixels"));
         // Files that are left out do not change the digest.
         assert_eq!((images.files, images.sha256), (whole.files, whole.sha256));
+    }
+
+    #[test]
+    fn a_named_pipe_among_the_images_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe.png");
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let message = match TrainingImages::find(folder.path(), 100) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("a pipe is no image"),
+        };
+        assert!(
+            message.contains("pipe.png") && message.contains("it is a named pipe"),
+            "{message}"
+        );
     }
 }

@@ -17,6 +17,7 @@ use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::models::student::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary};
 use crate::scores::UNLABELLED;
+use crate::support::read_regular_file;
 
 /// The folder of label maps within a run's folder.
 pub const LABELS_FOLDER: &str = "pseudo-labels";
@@ -65,7 +66,7 @@ impl LabelCache {
         let plan = plan.expect("a plan is plain data");
         fs::create_dir_all(&folder).map_err(file_error(&folder))?;
         if plan_file.exists() {
-            let begun = fs::read(&plan_file).map_err(file_error(&plan_file))?;
+            let begun = read_regular_file(&plan_file).map_err(file_error(&plan_file))?;
             let begun: Value = serde_json::from_slice(&begun).map_err(|error| TrainError::Damaged {
                 path: plan_file.clone(),
                 reason: error.to_string(),
@@ -109,7 +110,7 @@ impl LabelCache {
             let file = self.file(image);
             if !file.exists() {
                 let request = SegmentRequest {
-                    image: ImageSource::Upload(Bytes::from(fs::read(path).map_err(file_error(path))?)),
+                    image: ImageSource::Upload(Bytes::from(read_regular_file(path).map_err(file_error(path))?)),
                     fields: fields.clone(),
                 };
                 let segmentation = engine.segment(request).await;

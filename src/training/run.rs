@@ -13,6 +13,7 @@ use super::teacher::Teacher;
 use super::trainer::Trainer;
 use super::{TrainError, differences, file_error, write};
 use crate::models::student::{CARD_FILE, Plan, STUDENT_FILE, StepReport, StudentCard};
+use crate::support::read_regular_text;
 
 /// The file from which an unfinished run resumes.
 pub const STATE_FILE: &str = "training.safetensors";
@@ -150,7 +151,7 @@ struct Log {
 
 impl Log {
     fn open(path: &Path, done: u64) -> Result<Self, TrainError> {
-        let text = match fs::read_to_string(path) {
+        let text = match read_regular_text(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(file_error(path)(error)),

@@ -16,7 +16,7 @@ use crate::evaluation::Truth;
 use crate::image::{Normalisation, RgbImage, decode};
 use crate::models::student::{Initial, Mode, Network, Parameters, Plan, PseudoLabels, StepReport, classify};
 use crate::scores::UNLABELLED;
-use crate::support::{Random, to_i64, to_usize};
+use crate::support::{Random, read_regular_file, to_i64, to_usize};
 
 /// Number of steps in a row without a labelled pixel after which the training gives up.
 const BARREN_STEPS: u64 = 20;
@@ -391,7 +391,7 @@ fn shown_cells(views: &[View], rows: i64, columns: i64) -> Tensor {
 }
 
 fn read_image(file: &Path, max_image_pixels: u64) -> Result<RgbImage, TrainError> {
-    let bytes = std::fs::read(file).map_err(file_error(file))?;
+    let bytes = read_regular_file(file).map_err(file_error(file))?;
     decode(&bytes, max_image_pixels).map_err(|source| TrainError::Image {
         path: file.to_owned(),
         source,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::support::{OutOfRange, in_range};
+use crate::support::{OutOfRange, at_least_one, in_range};
 
 /// The settings of fetching weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,14 +17,17 @@ pub struct FetchSettings {
     pub hub: Url,
     /// A PEM file of certificate authorities to trust instead of the compiled-in ones.
     pub certificates: Option<PathBuf>,
+    /// Most bytes of a file whose length is not known beforehand.
+    pub max_bytes: u64,
 }
 
 impl FetchSettings {
-    /// Checks the address of the hub.
+    /// Checks the range of every value.
     ///
     /// # Errors
-    /// Fails when it is not an http or https address.
+    /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
+        at_least_one("fetch.max_bytes", self.max_bytes)?;
         in_range(
             "fetch.hub",
             matches!(self.hub.scheme(), "http" | "https"),

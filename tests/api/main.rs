@@ -13,6 +13,7 @@ mod support;
 mod batching;
 mod compression;
 mod connections;
+mod corpora;
 mod errors;
 mod health;
 mod hostile;

@@ -1,6 +1,6 @@
 //! Starts that must fail with a helpful message.
 
-use crate::server::run;
+use crate::server::{maskclip, run};
 
 fn refusal(arguments: &[&str]) -> String {
     let output = run(arguments);
@@ -43,6 +43,64 @@ fn a_file_that_is_no_checkpoint_ends_the_server_and_is_named() {
     let message = String::from_utf8(output.stderr).unwrap();
     let last = message.lines().last().unwrap();
     assert!(last.starts_with("maskclip: ") && last.contains(path), "{message}");
+}
+
+/// A named pipe without a writer would block whoever opens it, and a device may have no end.
+#[test]
+fn what_is_not_a_regular_file_stops_the_start_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (pipe, model) = (inside("pipe"), inside("model.safetensors"));
+    for path in [&pipe, &model] {
+        let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+        assert!(made.success());
+    }
+    let (serve, scenes) = (["serve", "--listen", "127.0.0.1:0"], "examples/scenes/in-style");
+    for (arguments, file, kind) in [
+        (
+            [&serve[..], &["--model", &pipe]].concat(),
+            pipe.as_str(),
+            "a named pipe",
+        ),
+        (
+            [&serve[..], &["--model", folder.path().to_str().unwrap()]].concat(),
+            &model,
+            "a named pipe",
+        ),
+        (
+            [&serve[..], &["--model", "/dev/zero"]].concat(),
+            "/dev/zero",
+            "a device",
+        ),
+        ([&serve[..], &["--config", &pipe]].concat(), &pipe, "a named pipe"),
+        (vec!["eval", scenes, "--classes", &pipe], &pipe, "a named pipe"),
+    ] {
+        let message = refusal(&arguments);
+        assert!(message.contains(file), "{message}");
+        assert!(
+            message.contains(&format!("it is {kind}, not a regular file")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn settings_that_add_up_to_more_memory_than_there_is_stop_the_start() {
+    let mut command = maskclip();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .env("MASKCLIP_MEMORY__LIMIT_BYTES", "500000000");
+    let output = command.output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(output.stdout.is_empty(), "nothing listens");
+    for part in [
+        "and there are 500: lower",
+        "MB  engine.workers x the weights of demo\n",
+        "MB  images.cache_bytes",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[test]

@@ -84,6 +84,30 @@ fn serving_a_model_that_was_not_fetched_names_the_command() {
 }
 
 #[test]
+fn a_file_of_unknown_length_ends_at_the_limit_and_leaves_nothing() {
+    let endless = || Answer::new("200 OK", &vec![7; 10_000_000]).linked(&sha256(&weights()));
+    for (states_its_length, stated) in [(true, "it states 10000000 bytes"), (false, "it states no length")] {
+        let server = Loopback::start(move |_, _| match states_its_length {
+            true => endless(),
+            false => endless().without_length(),
+        });
+        let site = Site::new(&server);
+        let output = site
+            .command(&[MODEL])
+            .env("MASKCLIP_FETCH__MAX_BYTES", "1000000")
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(&format!("sends more than fetch.max_bytes = 1000000: {stated}")),
+            "{said}"
+        );
+        assert!(site.listing().is_empty(), "{said}");
+    }
+}
+
+#[test]
 fn a_download_that_breaks_off_goes_on_from_there() {
     let server = Loopback::start(|number, request| match number {
         0 => as_the_hub(request).breaking_off_after(60_000),

@@ -18,8 +18,8 @@ pub struct Answer {
     status: &'static str,
     headers: Vec<String>,
     body: Vec<u8>,
-    /// The value of `Content-Length`.
-    promised: usize,
+    /// The value of `Content-Length`, if there is one.
+    promised: Option<usize>,
     /// Whether the connection stays open and silent after the body.
     stalls: bool,
 }
@@ -30,7 +30,7 @@ impl Answer {
             status,
             headers: Vec::new(),
             body: body.to_vec(),
-            promised: body.len(),
+            promised: Some(body.len()),
             stalls: false,
         }
     }
@@ -58,7 +58,13 @@ impl Answer {
     }
 
     pub fn promising(mut self, bytes: usize) -> Self {
-        self.promised = bytes;
+        self.promised = Some(bytes);
+        self
+    }
+
+    /// Leaves the length out. The end of the connection is then the end of the body.
+    pub fn without_length(mut self) -> Self {
+        self.promised = None;
         self
     }
 
@@ -132,10 +138,10 @@ fn serve(
         seen.len() - 1
     };
     let answer = answer(number, &request);
-    let mut head = format!(
-        "HTTP/1.1 {}\r\nContent-Length: {}\r\nConnection: close\r\n",
-        answer.status, answer.promised
-    );
+    let mut head = format!("HTTP/1.1 {}\r\nConnection: close\r\n", answer.status);
+    if let Some(promised) = answer.promised {
+        head.push_str(&format!("Content-Length: {promised}\r\n"));
+    }
     for header in &answer.headers {
         head.push_str(header);
         head.push_str("\r\n");

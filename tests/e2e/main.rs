@@ -7,6 +7,7 @@ mod evaluation;
 mod fetch;
 mod lifecycle;
 mod loopback;
+mod memory;
 mod segment;
 mod server;
 mod shutdown;

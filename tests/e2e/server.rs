@@ -124,6 +124,15 @@ impl Server {
         self.stdout = BufReader::new(closed);
     }
 
+    /// Returns the memory that the server has in RAM, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
+        let value = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix(" kB"));
+        1024 * value.expect("Linux says so").trim().parse::<u64>().expect("a number")
+    }
+
     /// Returns the lines that the server prints once the model is ready, up to the end of the example request.
     pub fn printed_example(&mut self) -> String {
         let mut text = String::new();
@@ -211,7 +220,9 @@ fn without_settings(mut command: Command) -> Command {
     }
     command
         .env(STORE_PATH, "none")
-        .env("MASKCLIP_MODEL__PRECISION", "float32");
+        .env("MASKCLIP_MODEL__PRECISION", "float32")
+        // Settings of tests are small, whatever memory the machine of the tests has.
+        .env("MASKCLIP_MEMORY__LIMIT_BYTES", "1000000000000");
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
         command.env("OMP_WAIT_POLICY", "passive");
     }

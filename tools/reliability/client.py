@@ -48,9 +48,15 @@ def head(method: str, path: str, body: bytes, content_type: str = "application/j
 async def send(port: int, method: str, path: str, value: Any = None, timeout: float = 600) -> Reply:
     """Sends a JSON body, and returns the reply. A connection that breaks is a reply with the status 0."""
     body = b"" if value is None else json.dumps(value).encode()
+    return await send_bytes(port, method, path, body, "application/json", timeout)
+
+
+async def send_bytes(port: int, method: str, path: str, body: bytes, content_type: str, timeout: float = 600) -> Reply:
+    """Sends a body as it stands, and returns the reply. A connection that breaks is a reply with the status 0."""
     started = time.monotonic()
+    request = head(method, path, body, content_type) + body
     try:
-        status, headers, received = await asyncio.wait_for(_exchange(port, head(method, path, body) + body), timeout)
+        status, headers, received = await asyncio.wait_for(_exchange(port, request), timeout)
     except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
         return Reply(0, time.monotonic() - started, sent_at=started)
     return Reply(status, time.monotonic() - started, headers, received, started)

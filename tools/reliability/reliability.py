@@ -15,10 +15,12 @@ import sys
 from pathlib import Path
 
 import connections
+import hostile
 import scenarios
+import shapes
 from server import REPOSITORY
 
-SCENARIOS = scenarios.SCENARIOS | connections.SCENARIOS
+SCENARIOS = scenarios.SCENARIOS | connections.SCENARIOS | shapes.SCENARIOS | hostile.SCENARIOS
 
 
 def main() -> int:

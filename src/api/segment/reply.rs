@@ -185,7 +185,8 @@ impl TryFrom<Segmentation> for SegmentReply {
     /// [`ApiError::Internal`] when the model gave a number that is not finite: JSON has none.
     fn try_from(segmentation: Segmentation) -> Result<Self, ApiError> {
         let image_pixels = u64::from(segmentation.width) * u64::from(segmentation.height);
-        let classes = (0..).zip(segmentation.classes);
+        // The classes come first: after the last of 65535, no further id is asked for.
+        let classes = segmentation.classes.into_iter().zip(0..).map(|(class, id)| (id, class));
         Ok(Self {
             model: segmentation.model,
             width: segmentation.width,

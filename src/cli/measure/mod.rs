@@ -20,7 +20,8 @@ use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
 use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
 use crate::labeller::ModelInfo;
-use crate::telemetry::{self, MetricsRegistry};
+use crate::support::read_regular_text;
+use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
 
 pub use request::{Axis, RequestArguments, ScoringArguments, resolve, set_all, several};
@@ -150,8 +151,7 @@ where
     F: FnOnce(Bench) -> Fut,
     Fut: Future<Output = Result<()>>,
 {
-    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
-    telemetry::start_logs(&config.telemetry)?;
+    let config = arguments.config.start(arguments.model.settings())?;
     let dataset = arguments.dataset()?;
     let recorder = match &arguments.state {
         Some(path) => Recorder::open(path)?,
@@ -279,7 +279,7 @@ impl MeasureArguments {
 /// Returns which classes a flag names, `[classes]`. The flag holds names separated by commas, or the path of a text
 /// file.
 pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<bool>> {
-    let names = match Path::new(text).is_file() {
+    let names = match is_no_folder(text) {
         true => names(&read(Path::new(text))?)?,
         false => text.split(',').map(|name| name.trim().to_owned()).collect(),
     };
@@ -293,7 +293,7 @@ pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<boo
 
 /// Returns the vocabulary that `--classes` names: the text file at this path, or the vocabulary of this name.
 pub fn find_vocabulary(name: &str, registry: &VocabularyRegistry, config: &Config) -> Result<VocabularyDefinition> {
-    if Path::new(name).is_file() {
+    if is_no_folder(name) {
         let text = parse_vocabulary(&read(Path::new(name))?).map_err(|error| format!("--classes {name}: {error}"))?;
         return Ok(VocabularyDefinition::new(text, &config.limits.vocabulary)?);
     }
@@ -324,8 +324,13 @@ fn names(text: &str) -> Result<Vec<String>> {
     Ok(names.chain(background).collect())
 }
 
+/// Returns whether a text is the path of something other than a folder. What cannot be read is then an error of its own.
+fn is_no_folder(text: &str) -> bool {
+    std::fs::metadata(text).is_ok_and(|found| !found.is_dir())
+}
+
 fn read(file: &Path) -> Result<String> {
-    Ok(std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
+    Ok(read_regular_text(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
 }
 
 impl Bench {

@@ -27,7 +27,7 @@ use crate::models::student::{
 };
 use crate::models::{ClipLabeller, ClipModel};
 use crate::scores::QueryOwner;
-use crate::telemetry::{self, MetricsRegistry};
+use crate::telemetry::MetricsRegistry;
 use crate::training::{
     BackboneWeights, GivenLabels, LabelCache, Teacher, Texts, TrainOutcome, TrainRun, TrainingImages,
 };
@@ -46,9 +46,9 @@ const TEXTS_AT_ONCE: usize = 8;
 /// process at once, because nothing is lost. A second signal ends the
 /// process at once in any case. Prints the student's path to standard output.
 pub fn run(arguments: TrainArguments) -> Result<()> {
+    // Before the first thread, so before the watch for signals, which is a matter of milliseconds.
+    let config = arguments.config.start(arguments.model.settings())?;
     let signals = Signals::watch()?;
-    let config = Config::load(arguments.config.config.as_deref(), arguments.model.settings())?;
-    telemetry::start_logs(&config.telemetry)?;
     let model = config.asked_models().find_teacher()?;
     let disk = open_disk(&config.vocabulary);
     let mut prepared = arguments.prepare(&config, &model, disk.clone())?;

@@ -17,6 +17,9 @@ use super::{CheckpointError, CheckpointFormat};
 /// Most bytes of a tensor's name; CLIP's longest names have 60.
 const MAX_NAME: usize = 500;
 
+/// Most tensors and modules of an archive. The largest CLIPs have some thousands; a pickle can name one with four bytes.
+const MAX_TENSORS: usize = 1 << 16;
+
 /// A file that `torch.jit.save` writes and `torch.save` does not.
 const TORCHSCRIPT_MARK: &str = "constants.pkl";
 
@@ -68,9 +71,13 @@ fn module_tensors(pickled: &mut Pickled, module: usize) -> Result<Vec<(String, u
             let Value::Text(name) = name else {
                 return Err(damaged("its pickle has an attribute whose name is not a text"));
             };
+            if prefix.len() + name.len() > MAX_NAME {
+                let shown: String = prefix.chars().chain(name.chars()).take(MAX_NAME).collect();
+                return Err(damaged(format!("its modules are nested too deep: {shown}")));
+            }
             let name = format!("{prefix}{name}");
-            if name.len() > MAX_NAME {
-                return Err(damaged(format!("its modules are nested too deep: {name}")));
+            if named.len() + modules.len() == MAX_TENSORS {
+                return Err(too_many_tensors());
             }
             match value {
                 Value::Tensor(tensor) => named.push((name, tensor)),
@@ -91,6 +98,9 @@ fn state_dict_tensors(pickled: &Pickled, dictionary: usize) -> Result<Vec<(Strin
         Some(_) => return Err(damaged("its state_dict is not a dictionary")),
         None => items,
     };
+    if items.len() > MAX_TENSORS {
+        return Err(too_many_tensors());
+    }
     let is_distributed = !items.is_empty()
         && items
             .iter()
@@ -99,6 +109,13 @@ fn state_dict_tensors(pickled: &Pickled, dictionary: usize) -> Result<Vec<(Strin
     items
         .iter()
         .map(|item| match *item {
+            (Value::Text(name), _) if name.len() > MAX_NAME => {
+                let shown: String = name.chars().take(MAX_NAME).collect();
+                Err(damaged(format!(
+                    "its state dict has a name of {} bytes: {shown}",
+                    name.len()
+                )))
+            }
             (Value::Text(name), Value::Tensor(tensor)) => Ok((name[prefix..].to_owned(), tensor)),
             (Value::Text(name), _) => Err(damaged(format!("{name} in its state dict is not a tensor"))),
             _ => Err(damaged("its state dict has a key that is not a text")),
@@ -150,6 +167,10 @@ impl Entries {
     }
 }
 
+fn too_many_tensors() -> CheckpointError {
+    damaged(format!("it has more than {MAX_TENSORS} tensors and modules"))
+}
+
 fn damaged(reason: impl Into<String>) -> CheckpointError {
     CheckpointError::Damaged(reason.into())
 }
@@ -187,6 +208,49 @@ mod tests {
         assert_eq!(
             names(b"}(X\x08\0\0\0module.a@X\x01\0\0\0b@u.").unwrap(),
             ["b", "module.a"]
+        );
+    }
+
+    #[test]
+    fn a_pickle_cannot_name_its_tensors_again_and_again() {
+        let more = MAX_TENSORS + 1;
+        // Two memoised values: a key of one letter and a tensor or a module. Four bytes name both again.
+        let keys = b"X\x01\0\0\0aq\x00";
+        let again = b"h\0h\x01".repeat(more);
+        let state_dict = [b"}(", &keys[..], b"@q\x01", &again, b"u."].concat();
+        let module = [b"c__torch__\nA\n)\x81}(", &keys[..], b"@q\x01", &again, b"ub."].concat();
+        let modules = [
+            b"c__torch__\nA\n)\x81}(",
+            &keys[..],
+            b"c__torch__\nB\n)\x81q\x01",
+            &again,
+            b"ub.",
+        ]
+        .concat();
+        for template in [state_dict, module, modules] {
+            let message = names(&template).unwrap_err().to_string();
+            assert!(
+                message.ends_with("it has more than 65536 tensors and modules"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_longer_than_any_is_refused_before_it_is_copied() {
+        let key = [b"X", &1_000_001_u32.to_le_bytes()[..], &[b'n'; 1_000_001]].concat();
+        let message = names(&[b"}(", &key[..], b"@u."].concat()).unwrap_err().to_string();
+        assert!(
+            message.contains("its state dict has a name of 1000001 bytes: nnn"),
+            "{message}"
+        );
+        assert!(message.len() < 2 * MAX_NAME, "{}", message.len());
+        let message = names(&[b"c__torch__\nA\n)\x81}(", &key[..], b"@ub."].concat())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("nested too deep") && message.len() < 2 * MAX_NAME,
+            "{message}"
         );
     }
 

@@ -17,7 +17,6 @@ pub use config::ModelConfig;
 pub use error::CheckpointError;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -27,6 +26,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
+use crate::support::open_regular_file;
 
 /// The names that model hubs give to weights in their folders, in the order in which they are looked for.
 pub const WEIGHTS_FILES: [&str; 6] = [
@@ -84,15 +84,7 @@ impl Weights {
     /// # Errors
     /// Fails when a file cannot be read, has no supported form, or is damaged.
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
-        let path = weights_file(path)?;
-        let file = map(&path)?;
-        let files = match Container::of(&file) {
-            Container::Index => {
-                let listed = shards::listed(&file, &path)?;
-                listed.iter().map(|path| map(path)).collect::<Result<_, _>>()?
-            }
-            _ => vec![file],
-        };
+        let files = files(&weights_file(path)?)?;
         Self::from_files(files, device, kind)
     }
 
@@ -240,13 +232,35 @@ impl Weights {
     }
 }
 
+/// Returns the number of bytes of the files of the checkpoint at `path`, which [`Weights::load`] would open.
+///
+/// # Errors
+/// Fails when a file cannot be read, or an index lists none.
+pub fn file_bytes(path: &Path) -> Result<u64, CheckpointError> {
+    let path = weights_file(path)?;
+    let mut sum = 0;
+    for file in files(&path)? {
+        sum += file.len() as u64;
+    }
+    Ok(sum)
+}
+
+/// Maps the files of the checkpoint in a file: the file itself, or those that it lists as an index.
+fn files(path: &Path) -> Result<Vec<Bytes>, CheckpointError> {
+    let file = map(path)?;
+    match Container::of(&file) {
+        Container::Index => shards::listed(&file, path)?.iter().map(|path| map(path)).collect(),
+        _ => Ok(vec![file]),
+    }
+}
+
 /// Maps a file into memory and returns its bytes.
 fn map(path: &Path) -> Result<Bytes, CheckpointError> {
     let cannot_read = |source| CheckpointError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(cannot_read)?;
+    let file = open_regular_file(path).map_err(cannot_read)?;
     // SAFETY: the mapping is read-only. It lives as long as the weights and the thread that computes their digest,
     // which is while a model is being loaded. As with any mapping, the process ends if somebody shortens the file
     // during that time. The tensors that are handed out are copies and stay valid.
@@ -269,16 +283,22 @@ fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), Chec
 /// Returns the weights file that `path` means: the path itself or, for a folder, the first of [`WEIGHTS_FILES`] in it.
 ///
 /// # Errors
-/// Fails when the path is a folder without any of these files.
+/// Fails when the path is a folder without any of these files, or the file is not a regular one that can be opened.
 pub fn weights_file(path: &Path) -> Result<PathBuf, CheckpointError> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
+    let in_folder = || {
+        WEIGHTS_FILES
+            .iter()
+            .map(|name| path.join(name))
+            .find(|file| file.exists())
+    };
+    let file = match path.is_dir() {
+        true => in_folder().ok_or_else(|| CheckpointError::NoWeights { path: path.to_owned() })?,
+        false => path.to_owned(),
+    };
+    match open_regular_file(&file) {
+        Ok(_) => Ok(file),
+        Err(source) => Err(CheckpointError::Unreadable { path: file, source }),
     }
-    WEIGHTS_FILES
-        .iter()
-        .map(|name| path.join(name))
-        .find(|file| file.is_file())
-        .ok_or_else(|| CheckpointError::NoWeights { path: path.to_owned() })
 }
 
 /// Entries that are not weights, by the last part of their names. They serve training, or their content is known

@@ -1,9 +1,14 @@
-//! Operators that tch does not bind: oneDNN's linear layers with packed weights, and attention for AVX-512.
+//! Operators that tch does not bind: oneDNN's linear layers with packed weights, and attention for AVX-512. Also the
+//! limit on what oneDNN keeps for every shape of input.
 //!
 //! Owns the C++ files beside it and all calls into them. It says what this CPU supports. The callers decide whether to
 //! use an operator and what to do without it. Like tch, the functions panic when libtorch fails.
 
 #![allow(unsafe_code)]
+
+mod primitives;
+
+pub(crate) use primitives::limit_primitives;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;

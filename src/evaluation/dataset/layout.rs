@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 use super::{Dataset, DatasetError, LabelMapping, Sample, unreadable};
+use crate::support::read_regular_text;
 
 /// The layouts of the published data sets' validation sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantArray, VariantNames)]
@@ -252,7 +253,7 @@ impl FolderLayout {
 
 /// Returns the names in a list file, one per line.
 fn listed(list: &Path) -> Result<Vec<String>, DatasetError> {
-    let text = std::fs::read_to_string(list).map_err(unreadable(list))?;
+    let text = read_regular_text(list).map_err(unreadable(list))?;
     let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
     Ok(names.map(str::to_owned).collect())
 }

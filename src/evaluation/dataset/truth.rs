@@ -1,12 +1,12 @@
 //! Truths: PNGs whose pixel values are class indices. The values are read as stored, without the palette.
 
-use std::fs::File;
 use std::io::BufReader;
 
 use png::{BitDepth, ColorType, Decoder, Transformations};
 
 use super::{DatasetError, Sample, unreadable};
 use crate::scores::UNLABELLED;
+use crate::support::open_regular_file;
 
 /// The value of pixels that do not count, in all these data sets: mmsegmentation's `ignore_index`. The largest 16-bit
 /// value does not count either. With more than 255 classes it is the only such value, as in this server's own label
@@ -126,7 +126,7 @@ fn read_indices(sample: &Sample) -> Result<(u32, u32, Vec<u16>), DatasetError> {
         path: path.clone(),
         reason,
     };
-    let file = File::open(path).map_err(unreadable(path))?;
+    let file = open_regular_file(path).map_err(unreadable(path))?;
     let mut decoder = Decoder::new(BufReader::new(file));
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(|error| invalid(error.to_string()))?;
@@ -169,6 +169,8 @@ fn unpacked(row: &[u8], depth: BitDepth) -> Box<dyn Iterator<Item = u16> + '_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs::File;
+
     use super::Meaning::{Class, NotCounted, Nothing};
     use super::*;
 

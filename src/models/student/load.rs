@@ -4,7 +4,6 @@
 //! belong together.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::card::{CARD_FILE, STUDENT_FILE, StudentCard};
 use super::network::{Network, Parameters};
-use crate::support::to_i64;
+use crate::support::{open_regular_file, read_regular_file, to_i64};
 
 /// Name of the tensor with the text embeddings that the student was trained on.
 const CLASSIFIER: &str = "classifier";
@@ -188,7 +187,7 @@ impl StudentFiles {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    std::fs::read(path).map_err(|source| LoadError::Unreadable {
+    read_regular_file(path).map_err(|source| LoadError::Unreadable {
         path: path.to_owned(),
         source,
     })
@@ -239,7 +238,7 @@ fn holds_a_network(path: &Path) -> bool {
     /// Largest size of a student's header in bytes.
     const LONGEST: u64 = 1 << 24;
     let header = || {
-        let mut file = File::open(path).ok()?;
+        let mut file = open_regular_file(path).ok()?;
         let mut length = [0; 8];
         file.read_exact(&mut length).ok()?;
         let mut header = Vec::new();

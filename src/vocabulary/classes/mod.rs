@@ -249,8 +249,13 @@ impl ClassList {
                     .collect(),
             }
         };
-        let others = (0..).zip(&self.classes).filter(|(id, _)| Some(*id) != background_class);
-        let mut queries: Vec<Query> = others.flat_map(of_class).collect();
+        // The classes come first: after the last of 65535, no further id is asked for.
+        let others = self
+            .classes
+            .iter()
+            .zip(0..)
+            .filter(|(_, id)| Some(*id) != background_class);
+        let mut queries: Vec<Query> = others.flat_map(|(class, id)| of_class((id, class))).collect();
 
         // A background name that is also a class is left out. Otherwise both would get its pixels by chance.
         let mut taken: HashSet<String> = queries

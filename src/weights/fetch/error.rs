@@ -50,6 +50,19 @@ pub enum FetchError {
         /// The length that was expected, in bytes.
         expected: u64,
     },
+    /// The file has more bytes than the settings allow for one whose length is not known beforehand.
+    #[error(
+        "{location} sends more than fetch.max_bytes = {limit}: it states {}",
+        stated.map_or("no length".to_owned(), |stated| format!("{stated} bytes"))
+    )]
+    TooLarge {
+        /// The address that the bytes came from.
+        location: String,
+        /// The length that the server states, in bytes, if it states one.
+        stated: Option<u64>,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The file has another digest than the model's file.
     #[error("{location} has SHA-256 {found} where {name} must have {expected}: it was discarded")]
     WrongDigest {

@@ -13,6 +13,8 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 use url::Url;
 
+use crate::support::read_regular_file;
+
 /// Most redirects of one request.
 const MAX_REDIRECTS: usize = 10;
 
@@ -224,7 +226,7 @@ fn read_certificates(path: &Path) -> Result<RootCerts, HttpError> {
         path: path.to_owned(),
         reason,
     };
-    let pem = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
+    let pem = read_regular_file(path).map_err(|error| refused(error.to_string()))?;
     let mut certificates = Vec::new();
     for item in parse_pem(&pem) {
         if let PemItem::Certificate(certificate) = item.map_err(|error| refused(error.to_string()))? {

@@ -8,7 +8,7 @@ mod error;
 mod http;
 mod partial;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use http::Client;
 pub use http::HttpError;
 use partial::Partial;
 
-use crate::support::write_whole_file;
+use crate::support::{open_regular_file, write_whole_file};
 use crate::weights::{DownloadSource, FetchSettings, HUB_FILES, PublishedModel};
 
 /// Number of requests in a row without new bytes after which a download is given up.
@@ -141,7 +141,7 @@ impl Fetch<'_> {
         let Some(path) = self.model.find_in(self.folder) else {
             return Ok(None);
         };
-        let sha256 = File::open(&path)
+        let sha256 = open_regular_file(&path)
             .and_then(partial::sha256_of)
             .map_err(FetchError::at(&path))?;
         let vouched = match self.expected(false).sha256 {
@@ -200,7 +200,8 @@ impl Fetch<'_> {
             let stated = match transferred {
                 Ok(stated) => stated,
                 Err(error) => {
-                    if partial.length() == 0 || matches!(error, FetchError::WrongSize { .. }) {
+                    let is_another = matches!(error, FetchError::WrongSize { .. } | FetchError::TooLarge { .. });
+                    if partial.length() == 0 || is_another {
                         partial.discard().map_err(FetchError::at(&path))?;
                     }
                     return Err(error);
@@ -276,9 +277,13 @@ impl Fetch<'_> {
         {
             return Err(self.wrong_size(url.as_str(), offered, expected));
         }
+        let limit = expected.bytes.unwrap_or(self.settings.max_bytes);
         let cannot_write = |partial: &Partial| FetchError::at(partial.path());
         if reply.start == 0 {
             partial.restart().map_err(cannot_write(partial))?;
+        }
+        if total.is_some_and(|total| total > limit) {
+            return Err(self.too_large(url.as_str(), total));
         }
         progress.begin(partial.length(), total);
         let mut chunk = vec![0; CHUNK];
@@ -297,6 +302,9 @@ impl Fetch<'_> {
             if let Some(total) = total.filter(|&total| partial.length() > total) {
                 return Err(self.wrong_size(url.as_str(), partial.length(), total));
             }
+            if partial.length() > limit {
+                return Err(self.too_large(url.as_str(), total));
+            }
         }
         if total.is_some_and(|total| partial.length() < total) {
             return Err(HttpError::Interrupted {
@@ -312,7 +320,7 @@ impl Fetch<'_> {
 
     /// Copies the model from a file on this machine.
     fn import(&self, source: &Path, progress: &mut dyn DownloadProgress) -> Result<Fetched, FetchError> {
-        let mut file = File::open(source).map_err(FetchError::at(source))?;
+        let mut file = open_regular_file(source).map_err(FetchError::at(source))?;
         let length = file.metadata().map_err(FetchError::at(source))?.len();
         let expected = self.expected(false);
         let location = source.display().to_string();
@@ -403,6 +411,14 @@ impl Fetch<'_> {
             location: location.to_owned(),
             offered,
             expected,
+        }
+    }
+
+    fn too_large(&self, location: &str, stated: Option<u64>) -> FetchError {
+        FetchError::TooLarge {
+            location: location.to_owned(),
+            stated,
+            limit: self.settings.max_bytes,
         }
     }
 

@@ -2,7 +2,6 @@
 
 mod hugging_face;
 
-use std::fs;
 use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use serde::Deserialize;
 
 use super::{CheckpointError, CheckpointFormat};
 use crate::clip::Activation;
+use crate::support::read_regular_text;
 
 /// Channels per head in every model of OpenAI and most models of open_clip.
 const HEAD_WIDTH: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
@@ -219,7 +219,7 @@ fn check_normalisation(
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>, CheckpointError> {
-    match fs::read_to_string(path) {
+    match read_regular_text(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(CheckpointError::Unreadable {
@@ -243,6 +243,8 @@ fn usual_head_width() -> NonZeroU32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const VIT_B_16_QUICKGELU: &str = r#"{

@@ -12,6 +12,16 @@ use super::CheckpointError;
 /// of this.
 const MAX_BYTES: usize = 8 << 20;
 
+/// Most dimensions of a tensor. CLIP's have up to four. The limit keeps a memoised shape, which a pickle can name again and
+/// again with two bytes, from being copied at length for each tensor.
+const MAX_DIMENSIONS: usize = 8;
+
+/// Most bytes of the name of a callable; PyTorch's longest ones, TorchScript's classes, have about 100.
+const MAX_CALLABLE: usize = 1000;
+
+/// Most arguments that decide about a call. The rest is ignored: hooks and a flag.
+const ARGUMENTS: usize = 4;
+
 /// A value in a pickle. Containers are indices into [`Pickled`] and its machine, so that they can be shared and nested.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Value<'a> {
@@ -227,7 +237,11 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<&'a str, CheckpointError> {
         let length = self.rest.iter().position(|&byte| byte == b'\n');
-        let line = self.slice(length.unwrap_or(usize::MAX))?;
+        let length = length.unwrap_or(usize::MAX);
+        if length > MAX_CALLABLE && length < usize::MAX {
+            return Err(damaged(format!("its pickle has a name of {length} bytes")));
+        }
+        let line = self.slice(length)?;
         self.slice(1)?;
         std::str::from_utf8(line).map_err(|_| damaged("its pickle has a name that is not UTF-8"))
     }
@@ -335,7 +349,9 @@ impl<'a> Machine<'a> {
     }
 
     fn reduce(&mut self) -> Result<(), CheckpointError> {
-        let arguments = self.pop_sequence()?.to_vec();
+        // Only those that decide are copied: a memoised tuple of any length can be the arguments of many calls.
+        let arguments = self.pop_sequence()?;
+        let arguments = arguments[..arguments.len().min(ARGUMENTS)].to_vec();
         let made = match (self.pop()?, arguments.as_slice()) {
             (Value::Callable(Callable::OrderedDict), []) => Value::Dictionary(self.new_dictionary()),
             (
@@ -371,7 +387,14 @@ impl<'a> Machine<'a> {
     }
 
     fn integers(&self, sequence: usize) -> Result<Vec<i64>, CheckpointError> {
-        self.sequences[sequence]
+        let items = &self.sequences[sequence];
+        if items.len() > MAX_DIMENSIONS {
+            let dimensions = items.len();
+            return Err(damaged(format!(
+                "its pickle has a tensor of {dimensions} dimensions, more than {MAX_DIMENSIONS}"
+            )));
+        }
+        items
             .iter()
             .map(|item| match item {
                 Value::Integer(value) => Ok(*value),

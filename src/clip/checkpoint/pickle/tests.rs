@@ -128,6 +128,41 @@ fn a_pickle_longer_than_any_table_of_contents_is_refused() {
     assert!(refused(&vec![b'}'; MAX_BYTES + 1]).contains("bytes long, more than"));
 }
 
+/// Returns a pickle with a tuple of `length` numbers, memoised as 9, and `calls` that use it.
+fn with_long_tuple(length: usize, calls: &[u8]) -> Vec<u8> {
+    [b"\x80\x02(", b"K\x01".repeat(length).as_slice(), b"tq\x09", calls, b"."].concat()
+}
+
+/// 220 kB would ask for 12.8 GB: 20,000 tensors with a copy each of a shape of 40,000 numbers.
+#[test]
+fn a_memoised_shape_is_not_copied_at_length_for_each_tensor() {
+    let storage = b"((X\x07\0\0\0storagectorch\nHalfStorage\nX\x01\0\0\x007X\x03\0\0\0cpuK\x02tQq\x08";
+    let first = [
+        b"ctorch._utils\n_rebuild_tensor_v2\nq\x07",
+        &storage[..],
+        b"K\0h\x09h\x09tR",
+    ]
+    .concat();
+    let again = b"h\x07(h\x08K\0h\x09h\x09tR".repeat(20_000);
+    let pickle = with_long_tuple(40_000, &[first, again].concat());
+    assert!(refused(&pickle).ends_with("its pickle has a tensor of 40000 dimensions, more than 8"));
+}
+
+/// The arguments of a call beyond those that decide are not copied: here 20,000 calls of one long tuple.
+#[test]
+fn memoised_arguments_are_not_copied_at_length_for_each_call() {
+    let call = b"ctorch.jit._pickle\nrestore_type_tag\nq\x07h\x09R";
+    let again = b"h\x07h\x09R".repeat(20_000);
+    let pickle = with_long_tuple(40_000, &[&call[..], &again].concat());
+    assert_eq!(read(&pickle).expect("type marks are ignored").root, Value::Integer(1));
+}
+
+#[test]
+fn a_callable_with_an_endless_name_is_refused() {
+    let pickle = [b"c", &[b'a'; 100_000][..], b"\nb\n."].concat();
+    assert!(refused(&pickle).ends_with("its pickle has a name of 100000 bytes"));
+}
+
 #[test]
 fn no_beginning_of_a_pickle_is_a_pickle() {
     for length in 0..TENSOR.len() {

@@ -1,0 +1,7 @@
+#![no_main]
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../targets/class_file.rs"]
+mod target;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| target::run(bytes));

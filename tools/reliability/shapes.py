@@ -1,0 +1,84 @@
+"""Does resident memory stay bounded, whatever shapes images have? The row of docs/reliability.md about shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from client import base64_of, png, send
+from scenarios import Row
+from server import Server
+
+SHAPES, FIRST, MIXED = 1000, 2000, 20_000
+"""Shapes of the model's input, requests that visit all of them in turn, and requests of random shapes after these."""
+FULL_SECONDS = 600
+"""With fewer seconds, all three numbers are reduced in proportion."""
+GROWTH = 0.02
+UNIT = 32
+"""The sides of all shapes are multiples of so many pixels. Every embedded model's patch divides them."""
+SMALLEST = 2
+"""The shortest side in units."""
+CLIENTS = 2
+
+Shape = tuple[int, int]
+
+
+async def shapes(program: Path, seconds: float) -> list[Row]:
+    """Sends images of many shapes with the image cache off, and prints memory on the way."""
+    share = min(1.0, seconds / FULL_SECONDS)
+    count, first, mixed = (max(1, int(number * share)) for number in (SHAPES, FIRST, MIXED))
+    rng = random.Random(1)
+    every = distinct_shapes(count)
+    rng.shuffle(every)
+    with Server(program, IMAGES__CACHE_BYTES="0") as server:
+        print(f"requests 0: {server.resident_bytes() / 1e6:.0f} MB", flush=True)
+        settled = await visit(server, (every[number % count] for number in range(first)), 0, first // 20)
+        highest = await visit(server, (rng.choice(every) for _ in range(mixed)), first, mixed // 20)
+    growth = highest / settled - 1
+    test = f"{first} requests over {count} input shapes, then {mixed} mixed ones"
+    reached = f"at most {settled / 1e6:.0f} MB, then at most {highest / 1e6:.0f} MB: {growth:+.1%}"
+    return [Row(test, f"after the first {first} resident memory grows under {GROWTH:.0%}", reached, growth < GROWTH)]
+
+
+def distinct_shapes(count: int) -> list[Shape]:
+    """The `count` smallest widths and heights in pixels, by their longer side."""
+    side = SMALLEST
+    while (side - SMALLEST + 1) ** 2 < count:
+        side += 1
+    pairs = [(width, height) for width in range(SMALLEST, side + 1) for height in range(SMALLEST, side + 1)]
+    pairs.sort(key=lambda pair: (max(pair), pair))
+    return [(width * UNIT, height * UNIT) for width, height in pairs[:count]]
+
+
+async def visit(server: Server, sizes: Iterable[Shape], before: int, step: int) -> int:
+    """Labels an image of each size, CLIENTS at a time. Prints memory every `step` requests. Returns the highest."""
+    todo = iter(sizes)
+    answered, highest, started = 0, 0, time.monotonic()
+
+    async def client() -> None:
+        nonlocal answered, highest
+        for size in todo:
+            reply = await send(server.port, "POST", "/v1/segment", request(size))
+            assert reply.status == 200, f"an image of {size} gets {reply.status}: {reply.detail}"
+            answered += 1
+            if answered % max(1, step) == 0:
+                resident = server.resident_bytes()
+                highest = max(highest, resident)
+                elapsed = time.monotonic() - started
+                print(f"requests {before + answered}: {resident / 1e6:.0f} MB, {elapsed:.0f} s", flush=True)
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return highest
+
+
+def request(size: Shape) -> dict[str, Any]:
+    """Labels a plain image that the model sees at its own size: content does not change what is allocated."""
+    image = base64_of(png(*size))
+    return {"image": image, "classes": ["tiger", "lemon"], "short_side": min(size), "output": {"label_map": "none"}}
+
+
+SCENARIOS = {"shapes": shapes}
