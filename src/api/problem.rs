@@ -62,11 +62,15 @@ pub enum ProblemType {
     ModelUnavailable,
     /// The request's deadline passed.
     DeadlineExceeded,
+    /// Another process holds the store on disk.
+    StoreBusy,
+    /// A change could not be written to disk.
+    NotStored,
 }
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
@@ -88,7 +92,9 @@ impl ProblemType {
         Self::Internal,
         Self::Unavailable,
         Self::ModelUnavailable,
+        Self::StoreBusy,
         Self::DeadlineExceeded,
+        Self::NotStored,
     ];
 
     /// The status such a problem is answered with.
@@ -107,8 +113,9 @@ impl ProblemType {
             }
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unavailable | Self::ModelUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::ModelUnavailable | Self::StoreBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotStored => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 
@@ -136,7 +143,9 @@ impl ProblemType {
             Self::Internal => "/problems/internal",
             Self::Unavailable => "/problems/unavailable",
             Self::ModelUnavailable => "/problems/model-unavailable",
+            Self::StoreBusy => "/problems/store-busy",
             Self::DeadlineExceeded => "/problems/deadline-exceeded",
+            Self::NotStored => "/problems/not-stored",
         }
     }
 
@@ -164,11 +173,14 @@ impl ProblemType {
             Self::Internal => "Internal error",
             Self::Unavailable => "The server is not ready",
             Self::ModelUnavailable => "The model is not ready",
+            Self::StoreBusy => "The store of vocabularies is busy",
             Self::DeadlineExceeded => "The deadline passed",
+            Self::NotStored => "The change could not be stored",
         }
     }
 
     /// What it means and what a caller can do, for the OpenAPI document.
+    #[expect(clippy::too_many_lines, reason = "one table of texts")]
     fn meaning(self) -> &'static str {
         match self {
             Self::Malformed => "Broken JSON, multipart, base64 or percent-encoding. Repeating it is of no use.",
@@ -182,7 +194,8 @@ impl ProblemType {
             Self::NotAcceptable => "`Accept` excludes every form this route can answer in; `detail` lists them.",
             Self::VocabularyReadOnly => "Vocabularies shipped with the server cannot be changed; choose another name.",
             Self::TooManyVocabularies => {
-                "As many vocabularies are defined as `limits.max_vocabularies` allows; drop one first."
+                "As many vocabularies are defined as `limits.max_vocabularies` allows, or they take as many bytes as \
+                 `vocabulary.definitions_bytes` allows; `limit` says which. Drop one first."
             }
             Self::PreconditionFailed => {
                 "The vocabulary has changed since it was read (`If-Match`), or exists already \
@@ -221,6 +234,14 @@ impl ProblemType {
             Self::ModelUnavailable => {
                 "The model that was asked for is being loaded, or is down after a failure; `detail` says which and when it is \
                  tried again. Wait for `Retry-After` seconds, or ask another model."
+            }
+            Self::StoreBusy => {
+                "Another process has held the store (`vocabulary.store_path`) for longer than \
+                 `vocabulary.store_wait_seconds`. Nothing was changed. Wait for `Retry-After` seconds."
+            }
+            Self::NotStored => {
+                "The disk of the store (`vocabulary.store_path`) is full or cannot be written; the log has the reason. \
+                 Nothing was changed, and requests that change nothing are answered."
             }
             Self::DeadlineExceeded => {
                 "No result within `deadline_seconds`. Texts go on being embedded and are kept, so a repeat is faster."
@@ -358,7 +379,10 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
     if kinds.iter().any(|kind| {
         matches!(
             kind,
-            ProblemType::Overloaded | ProblemType::ModelUnavailable | ProblemType::DeadlineExceeded
+            ProblemType::Overloaded
+                | ProblemType::ModelUnavailable
+                | ProblemType::StoreBusy
+                | ProblemType::DeadlineExceeded
         )
     }) {
         response = response.header(

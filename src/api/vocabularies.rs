@@ -158,6 +158,9 @@ pub struct EmbeddingState {
 pub struct VocabularyList {
     /// Named ones by name, shipped ones first; recent ones by the time they were last used, latest first.
     pub vocabularies: Vec<VocabularySummary>,
+    /// Whether named vocabularies outlive the server. They do not if `vocabulary.store_path` is `none`, or if its file
+    /// cannot be used, as the log says.
+    pub durable: bool,
 }
 
 /// What is known of one vocabulary or recent class list.
@@ -240,7 +243,10 @@ pub(super) async fn list_vocabularies(
             summaries
         }
     };
-    Ok(Json(VocabularyList { vocabularies }))
+    Ok(Json(VocabularyList {
+        vocabularies,
+        durable: state.engine.is_durable(),
+    }))
 }
 
 /// Define a vocabulary
@@ -251,7 +257,8 @@ pub(super) async fn list_vocabularies(
 /// used at once; a request that needs texts still missing waits for them.
 ///
 /// Definitions and embeddings outlive the server in the store on disk (`vocabulary.store_path`); without one they are
-/// held in memory. There are at most `limits.max_vocabularies` definitions. A name has 1 to 64 characters of `a-z`,
+/// held in memory, and `durable` in the list of vocabularies is false. There are at most `limits.max_vocabularies`
+/// definitions of at most `vocabulary.definitions_bytes` in sum. A name has 1 to 64 characters of `a-z`,
 /// `0-9`, `.`, `_` and `-`, the first a letter or digit.
 #[utoipa::path(
     put,
@@ -468,6 +475,8 @@ impl IntoResponses for PutProblems {
             ProblemType::RequestTooLarge,
             ProblemType::UnsupportedMediaType,
             ProblemType::InvalidRequest,
+            ProblemType::StoreBusy,
+            ProblemType::NotStored,
         ])
     }
 }
@@ -491,6 +500,8 @@ impl IntoResponses for DeleteProblems {
             ProblemType::VocabularyNotFound,
             ProblemType::VocabularyReadOnly,
             ProblemType::PreconditionFailed,
+            ProblemType::StoreBusy,
+            ProblemType::NotStored,
         ])
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{ConfigArguments, ModelsArguments, section};
-use super::disk::open_disk;
+use super::disk::OpenStore;
 use crate::api::{self, AppState};
 use crate::config::Config;
 use crate::engine::Engine;
@@ -46,9 +46,9 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     telemetry::start_logs(&config.telemetry)?;
     // A missing model or device is reported before the server listens.
     let models = config.asked_models().find_all()?;
-    let disk = open_disk(&config.vocabulary);
+    let store = OpenStore::for_keeping(&config.vocabulary)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, models, disk));
+    let served = runtime.block_on(serve(config, models, store.get()));
     // Dropping it would wait for label maps of requests that have been cut off.
     runtime.shutdown_background();
     served

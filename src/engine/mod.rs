@@ -32,7 +32,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::labeller::{LabellerError, ModelInfo, ServedModel};
 use crate::telemetry::MetricsRegistry;
-use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry};
+use crate::vocabulary::{
+    DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry, VocabularySettings, register_lists,
+};
 
 pub use cost::CostError;
 pub use defaults::DefaultSettings;
@@ -82,7 +84,7 @@ pub struct Engine {
     images: Arc<HeldImages>,
     embeddings: Arc<EmbeddingStore>,
     registry: Arc<VocabularyRegistry>,
-    recent: RecentLists,
+    recent: Arc<RecentLists>,
 }
 
 impl Engine {
@@ -110,17 +112,22 @@ impl Engine {
         let lifetime = Duration::from_secs_f64(settings.images.keep_seconds);
         let images = Arc::new(HeldImages::new(settings.images.held_bytes, lifetime));
         metrics::register_images(registry, &features, &images);
+        let limits = settings.vocabulary.registry_limits(&settings.vocabulary_limits);
+        let vocabularies = Arc::new(VocabularyRegistry::new(limits, disk, SystemTime::now()));
+        let VocabularySettings {
+            recent_lists,
+            recent_bytes,
+            ..
+        } = settings.vocabulary;
+        let recent = Arc::new(RecentLists::new(recent_lists, recent_bytes));
+        register_lists(registry, &vocabularies, &recent);
         Arc::new(Self {
             slots: Slots::new(settings.queue.queue_capacity, metrics.requests_in_flight.clone()),
             features,
             images,
             embeddings,
-            registry: Arc::new(VocabularyRegistry::new(
-                settings.vocabulary_limits.max_vocabularies,
-                disk,
-                SystemTime::now(),
-            )),
-            recent: RecentLists::new(settings.vocabulary.recent_lists),
+            registry: vocabularies,
+            recent,
             settings,
             metrics,
             models,
