@@ -19,4 +19,4 @@ pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use random::Random;
 pub use settings::OutOfRange;
 pub(crate) use settings::{at_least_one, in_range};
-pub(crate) use whole_file::{sync_folder_of, write_whole_file};
+pub(crate) use whole_file::{remove_remainders, sync_folder_of, write_whole_file};
