@@ -390,6 +390,52 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
     assert_eq!(from_disk, answer(&Server::start(&[]), "pascal-context-59"));
 }
 
+#[test]
+fn kills_while_vocabularies_change_lose_no_acknowledged_one() {
+    let (_folder, store) = place();
+    let classes = |number: usize| json!([format!("thing {number}"), "tiger"]);
+    let mut acknowledged: Vec<usize> = Vec::new();
+    for round in 1..=3 {
+        let mut server = Server::start_on(&store);
+        let url = server.url("/v1/vocabularies/");
+        let first = acknowledged.len();
+        let (tell, told) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            for number in first.. {
+                let body = json!({"classes": classes(number), "options": {"templates": "simple"}});
+                match agent().put(format!("{url}list-{number}")).send_json(&body) {
+                    Ok(reply) if reply.status().is_success() => tell.send(number).unwrap(),
+                    _ => break,
+                }
+            }
+        });
+        // The kill comes while the next change is on its way.
+        acknowledged.extend(told.iter().take(3 * round));
+        server.signal("KILL");
+        server.wait(Duration::from_secs(10));
+        acknowledged.extend(told.iter());
+        writer.join().unwrap();
+        let names = vocab(&store, &["list"]).unwrap();
+        for number in &acknowledged {
+            assert!(
+                names.contains(&format!("list-{number} ")),
+                "round {round}: list-{number}: {names}"
+            );
+        }
+    }
+    let (server, fresh) = (Server::start_on(&store), Server::start(&[]));
+    for number in [0, acknowledged.len() - 1] {
+        let kept = answer(&server, &format!("list-{number}"));
+        put(
+            &fresh,
+            "list",
+            &json!({"classes": classes(number), "options": {"templates": "simple"}}),
+        );
+        assert_eq!(kept["classes"], answer(&fresh, "list")["classes"]);
+    }
+    assert!(!log(&store).contains("damaged"), "{}", log(&store));
+}
+
 /// Returns the bytes of a store's embeddings and the log next to them.
 fn written(store: &Path) -> u64 {
     let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());

@@ -14,8 +14,11 @@ import asyncio
 import sys
 from pathlib import Path
 
-from scenarios import SCENARIOS
+import scenarios
+from kills import kills
 from server import REPOSITORY
+
+SCENARIOS = {**scenarios.SCENARIOS, "kills": kills}
 
 
 def main() -> int:
