@@ -15,9 +15,7 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability parity bench methods deny env install clean
-
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-shutdown test-page parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-shutdown test-page test-reliability test-contract parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +62,10 @@ test-shutdown: export SHUTDOWN_MOMENTS ?= 100
 test-shutdown: ## SIGTERM at 100 random moments of loading, embedding, labelling and training (10 minutes; SHUTDOWN_MOMENTS=1000)
 	@$(cargo) test --test e2e $(locked) -- shutdown:: --nocapture
 
+test-contract: ## the API's document against the server, by Schemathesis (its packages into .venv-contract)
+	@$(cargo) build $(locked)
+	@tools/contract/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
 
@@ -93,6 +95,6 @@ install: build ## put the server and the libraries it needs under PREFIX (defaul
 	@folder=$$($(with_libtorch)) && cp -P "$$folder"/lib/*.so* "$(DESTDIR)$(PREFIX)/lib"
 	@cp -r LICENSE NOTICE $$($(with_libtorch))/licenses/. "$(DESTDIR)$(PREFIX)/licenses"
 
-clean: ## remove what was built, .venv and .venv-bench (libtorch stays in the cache folder)
+clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench
+	@rm -rf .venv .venv-bench .venv-contract

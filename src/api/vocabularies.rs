@@ -13,9 +13,9 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::error::ApiError;
-use super::etag::{Precondition, entity_tag};
+use super::etag::{Precondition, entity_tag, malformed_condition};
 use super::problem::{self, ProblemType};
-use super::wire::{ClassBody, Synonyms, TemplateSet};
+use super::wire::{ClassBody, Name, Synonyms, TemplateSet};
 use super::{AppState, body};
 use crate::vocabulary::{
     self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
@@ -29,12 +29,12 @@ const SUMMARY_NAMES: usize = 10;
 #[serde(deny_unknown_fields)]
 pub struct VocabularyBody {
     /// The classes, in the order of their ids. At most `limits.max_classes`.
-    #[schema(example = json!(["apple", {"name": "pear", "synonyms": ["williams pear"]}]))]
+    #[schema(min_items = 1, example = json!(["apple", {"name": "pear", "synonyms": ["williams pear"]}]))]
     pub classes: Vec<ClassBody>,
     /// Names that compete with the classes for what is none of them, in requests that do not say
     /// `background` themselves. At most `limits.max_background_names`.
     #[serde(default)]
-    #[schema(example = json!(["table", "wall"]))]
+    #[schema(value_type = Vec<Name>, example = json!(["table", "wall"]))]
     pub background: Vec<String>,
     /// What takes the place of the server's defaults in requests that do not say so themselves.
     #[serde(default)]
@@ -266,9 +266,11 @@ pub(super) async fn list_vocabularies(
     operation_id = "put_vocabulary",
     tag = "vocabularies",
     params(
-        ("name" = String, Path, description = "The vocabulary's name.", example = "fruit"),
-        ("If-Match" = Option<String>, Header, description = "Replace this definition only; `*` for any that exists."),
-        ("If-None-Match" = Option<String>, Header, description = "`*` to create it only when the name is free."),
+        ("name" = String, Path, pattern = "^[a-z0-9][a-z0-9._-]{0,63}$", description = "The vocabulary's name.", example = "fruit"),
+        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#,
+            description = "Replace this definition only; `*` for any that exists."),
+        ("If-None-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#,
+            description = "`*` to create it only when the name is free."),
     ),
     request_body(content = VocabularyBody),
     responses(
@@ -288,6 +290,7 @@ pub(super) async fn put_vocabulary(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
+    check_conditions(&headers)?;
     let VocabularyBody {
         classes,
         background,
@@ -354,7 +357,8 @@ pub(super) async fn get_vocabulary(
     tag = "vocabularies",
     params(
         ("name" = String, Path, description = "The vocabulary's name.", example = "fruit"),
-        ("If-Match" = Option<String>, Header, description = "Drop this definition only."),
+        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#,
+            description = "Drop this definition only."),
     ),
     responses((status = 204, description = "Dropped."), DeleteProblems),
 )]
@@ -364,8 +368,19 @@ pub(super) async fn delete_vocabulary(
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
+    check_conditions(&headers)?;
     state.engine.drop_vocabulary(&name, condition(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Refuses conditions that are no entity tags.
+fn check_conditions(headers: &HeaderMap) -> Result<(), ApiError> {
+    match malformed_condition(headers) {
+        None => Ok(()),
+        Some(name) => Err(ApiError::Malformed(format!(
+            "the header {name} is neither * nor entity tags in double quotes"
+        ))),
+    }
 }
 
 /// The request's condition on the digest of the present definition.

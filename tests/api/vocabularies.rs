@@ -269,6 +269,16 @@ async fn names_lists_and_their_number_have_limits() {
 }
 
 #[tokio::test]
+async fn a_condition_that_is_no_entity_tag_is_400() {
+    let app = App::start().await;
+    let headers = [(header::IF_MATCH, "fruit")];
+    let refused = put(&app, "paint", &json!({"classes": ["red"]}), &headers).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.json()["detail"].as_str().unwrap().contains("if-match"));
+    assert_eq!(delete(&app, "paint", &headers).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
 async fn names_and_definitions_have_limits_in_bytes() {
     let app = App::start_with(|config| {
         config.limits.vocabulary.max_vocabulary_bytes = 10;

@@ -5,16 +5,18 @@
 
 mod classes;
 mod enums;
+mod form;
 mod key_smoothing;
 mod model_health;
 mod timings;
 mod window;
 
-pub use classes::{ClassBody, ClassDetail};
+pub use classes::{ClassBody, ClassDetail, Name};
 pub use enums::{
     Attention, KeySmoothingMethod, LabelMapFormat, ModelKind, Precision, Refinement, Resize, Synonyms, TemplateSet,
     WarningCode,
 };
+pub use form::without_image;
 pub use key_smoothing::KeySmoothingBody;
 pub use model_health::ModelHealth;
 pub use timings::Timings;
