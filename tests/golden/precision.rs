@@ -91,12 +91,7 @@ fn best_queries(map: &ScoreMap, (height, width): (u32, u32)) -> Vec<i64> {
     let [grid] = map.grids.as_slice() else {
         panic!("one scale has one grid");
     };
-    let grid = Tensor::from_slice(&grid.values).view([
-        1,
-        map.queries as i64,
-        grid.height as i64,
-        grid.width as i64,
-    ]);
+    let grid = Tensor::from_slice(&grid.values).view([1, map.queries as i64, grid.height as i64, grid.width as i64]);
     let pixels = grid.upsample_bilinear2d([i64::from(height), i64::from(width)], false, None, None);
     let best = pixels.argmax(1, false).flatten(0, -1);
     best.try_into().expect("the queries are whole numbers")
