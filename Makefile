@@ -16,7 +16,7 @@ locked := $(if $(CI),--locked)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability \
-    test-shutdown test-faults fuzz parity bench methods deny env install clean
+    test-shutdown test-faults test-contract fuzz parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ test-faults: ## a model that panics, and one that cannot be loaded for a minute,
 fuzz: ## libFuzzer on everything that reads what others send, an hour a target (ARGS="300 image"; needs cargo-fuzz)
 	@$(with_libtorch) tools/fuzz/run $(ARGS)
 
+test-contract: ## the API's document against the server, by Schemathesis (its packages into .venv-contract)
+	@$(cargo) build $(locked)
+	@tools/contract/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
 
@@ -99,6 +103,6 @@ install: build ## put the server and the libraries it needs under PREFIX (defaul
 	@folder=$$($(with_libtorch)) && cp -P "$$folder"/lib/*.so* "$(DESTDIR)$(PREFIX)/lib"
 	@cp -r LICENSE NOTICE $$($(with_libtorch))/licenses/. "$(DESTDIR)$(PREFIX)/licenses"
 
-clean: ## remove what was built, .venv and .venv-bench (libtorch stays in the cache folder)
+clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench
+	@rm -rf .venv .venv-bench .venv-contract

@@ -21,7 +21,7 @@ static OPENAPI_YAML: LazyLock<String> = LazyLock::new(super::openapi_yaml);
     path = "/openapi.yaml",
     operation_id = "get_openapi",
     tag = "documentation",
-    responses((status = 200, description = "OpenAPI 3.1.", body = String, content_type = "application/yaml"), NoProblems),
+    responses((status = 200, description = "OpenAPI 3.1.", body = Object, content_type = "application/yaml"), NoProblems),
 )]
 pub(super) async fn get_openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/yaml")], OPENAPI_YAML.as_str())

@@ -142,9 +142,12 @@ impl ApiError {
                 VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
                 VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
                 VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
-                VocabularyError::TooMany { .. } => ProblemType::TooManyVocabularies,
+                VocabularyError::TooMany { .. } | VocabularyError::TooManyBytes { .. } => {
+                    ProblemType::TooManyVocabularies
+                }
+                VocabularyError::StoreBusy { .. } => ProblemType::StoreBusy,
+                VocabularyError::NotStored { .. } => ProblemType::NotStored,
                 VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
-                VocabularyError::NotWritten { .. } => ProblemType::Internal,
             },
             Self::Segment(SegmentError::Image(error)) => match error {
                 DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
@@ -215,9 +218,8 @@ impl ApiError {
             Self::Segment(SegmentError::ModelUnavailable { next_attempt, .. }) => {
                 Some((next_attempt.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
             }
-            Self::Segment(SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. }) => {
-                Some(RETRY_AFTER_SECONDS)
-            }
+            Self::Segment(SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. })
+            | Self::Vocabulary(VocabularyError::StoreBusy { .. }) => Some(RETRY_AFTER_SECONDS),
             _ => None,
         }
     }
@@ -313,6 +315,12 @@ fn cost_path(error: &CostError) -> &'static str {
 /// The setting that a class list or the number of vocabularies exceeded.
 fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
     let (name, limit) = match error {
+        VocabularyError::TooManyBytes { limit, .. } => {
+            return Some(Limit::whole("vocabulary.definitions_bytes", *limit));
+        }
+        VocabularyError::StoreBusy { waited, .. } => {
+            return Some(Limit::fractional("vocabulary.store_wait_seconds", waited.as_secs_f64()));
+        }
         VocabularyError::TooMany { limit } => ("limits.max_vocabularies", limit),
         VocabularyError::Invalid(ClassListError::TooManyClasses { limit, .. }) => ("limits.max_classes", limit),
         VocabularyError::Invalid(ClassListError::TooManySynonyms { limit, .. }) => ("limits.max_synonyms", limit),
@@ -320,6 +328,7 @@ fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
             ("limits.max_background_names", limit)
         }
         VocabularyError::Invalid(ClassListError::NameTooLong { limit, .. }) => ("limits.max_name_characters", limit),
+        VocabularyError::Invalid(ClassListError::TooManyBytes { limit, .. }) => ("limits.max_vocabulary_bytes", limit),
         _ => return None,
     };
     Some(Limit::whole(name, *limit as u64))

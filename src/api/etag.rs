@@ -1,6 +1,6 @@
 //! Entity tags and the conditions of requests on them (RFC 9110, sections 8.8.3 and 13).
 
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// The strong entity tag of what has this digest, with its quotes, as in the ETag header.
 pub(super) fn entity_tag(digest: &str) -> String {
@@ -40,6 +40,34 @@ impl Precondition {
         let matches = |tags: &EntityTags| current.is_some_and(|current| tags.match_strongly(current));
         let is_none = |tags: &EntityTags| !current.is_some_and(|current| tags.match_weakly(current));
         self.if_match.as_ref().is_none_or(matches) && self.if_none_match.as_ref().is_none_or(is_none)
+    }
+}
+
+/// Returns the first condition that is neither `*` nor entity tags separated by commas.
+pub(super) fn malformed_condition(headers: &HeaderMap) -> Option<HeaderName> {
+    let mut conditions = [header::IF_MATCH, header::IF_NONE_MATCH].into_iter();
+    conditions.find(|name| !headers.get_all(name).into_iter().all(is_condition))
+}
+
+fn is_condition(value: &HeaderValue) -> bool {
+    let Ok(value) = value.to_str() else { return false };
+    let mut rest = value.trim();
+    if rest == "*" {
+        return true;
+    }
+    // A tag may have commas between its quotes.
+    loop {
+        let tag = rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"');
+        let Some((tag, after)) = tag.and_then(|tag| tag.split_once('"')) else {
+            return false;
+        };
+        if !tag.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return false;
+        }
+        match after.trim_start().strip_prefix(',') {
+            Some(next) => rest = next.trim_start(),
+            None => return after.trim_start().is_empty(),
+        }
     }
 }
 
@@ -105,6 +133,26 @@ mod tests {
             assert!(!tags.match_weakly("\"a1\""), "{value}");
         }
         assert!(!EntityTags::read(&HeaderMap::new(), IF_NONE_MATCH).match_weakly("\"a1\""));
+    }
+
+    #[test]
+    fn conditions_that_are_no_entity_tags_are_malformed() {
+        for value in ["*", "\"a\"", "W/\"a\"", "\"a,b\" , W/\"\",\"c\""] {
+            assert_eq!(malformed_condition(&headers(&[(IF_MATCH, value)])), None, "{value}");
+        }
+        for value in [
+            "",
+            "a",
+            "\"a",
+            "\"a\" \"b\"",
+            "\"a\",",
+            "w/\"a\"",
+            "*, \"a\"",
+            "\"a b\"",
+        ] {
+            let found = malformed_condition(&headers(&[(IF_NONE_MATCH, value)]));
+            assert_eq!(found, Some(IF_NONE_MATCH), "{value}");
+        }
     }
 
     #[test]

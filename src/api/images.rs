@@ -8,14 +8,14 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload, UploadBody};
-use super::wire::{Attention, KeySmoothingBody, Resize, Timings, WindowBody};
+use super::wire::{Attention, KeySmoothingBody, Resize, Timings, WindowBody, without_image};
 use crate::engine::{FeatureFields, ImageRequest, Protocol};
 
 /// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
@@ -25,7 +25,11 @@ use crate::engine::{FeatureFields, ImageRequest, Protocol};
 pub struct ImageBody {
     /// The encoded image (JPEG, PNG, WebP, GIF, BMP or TIFF) as base64 or a base64 data URI. Required in JSON, absent in the
     /// `request` part of a multipart form. At most `limits.max_image_pixels` pixels; EXIF orientation is applied.
-    #[schema(example = "data:image/jpeg;base64,/9j/4AAQSkZJRg...")]
+    #[schema(
+        value_type = String,
+        required = true,
+        example = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII="
+    )]
     pub image: Option<String>,
     /// The model that looks at it, one of `GET /v1/models`; without it, the first of them.
     #[schema(example = "demo")]
@@ -39,7 +43,7 @@ pub struct ImageBody {
     pub key_smoothing: Option<KeySmoothingBody>,
     /// Short side of the model's input in pixels, at most `limits.max_short_side`; `defaults.short_side`, then the model's own,
     /// without it.
-    #[schema(minimum = 1, example = 448)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4_294_967_295_u32, example = 448)]
     pub short_side: Option<u32>,
     /// Factors on the short side, at most `limits.max_scales`; `defaults.scales` without it.
     #[schema(min_items = 1, example = json!([0.75, 1, 1.5]))]
@@ -78,13 +82,29 @@ impl UploadBody for ImageBody {
 
 /// The parts of a multipart request.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes the multipart form in the OpenAPI document")]
 pub struct ImageForm {
     /// The encoded image: JPEG, PNG, WebP, GIF, BMP or TIFF.
     #[schema(value_type = String, format = Binary)]
     image: Vec<u8>,
     /// Everything else, as JSON without `image`.
-    request: Option<ImageBody>,
+    request: Option<ImageBodyInForm>,
+}
+
+/// [`ImageBody`] as a part of a form.
+struct ImageBodyInForm;
+
+impl PartialSchema for ImageBodyInForm {
+    fn schema() -> RefOr<Schema> {
+        without_image::<ImageBody>()
+    }
+}
+
+impl ToSchema for ImageBodyInForm {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        ImageBody::schemas(schemas);
+    }
 }
 
 /// An image that is held.
@@ -129,7 +149,7 @@ pub struct ImageReply {
     request_body(
         description = "The image; all else is optional.",
         content(
-            (ImageBody = "application/json", example = json!({"image": "data:image/jpeg;base64,/9j/4AAQSkZJRg..."})),
+            (ImageBody = "application/json", example = json!({"image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII="})),
             (ImageForm = "multipart/form-data"),
         ),
     ),

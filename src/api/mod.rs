@@ -40,6 +40,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
+use utoipa::openapi::path::ParameterIn;
+use utoipa::openapi::schema::{SchemaType, Type};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -114,10 +117,27 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
 /// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
 pub fn openapi_yaml() -> String {
     let mut openapi = documented().into_openapi();
+    take_null_from_headers(&mut openapi);
     let description = openapi.info.description.get_or_insert_default();
     description.push('\n');
     description.push_str(&ProblemType::table());
     openapi.to_yaml().expect("the document is plain data")
+}
+
+/// Says of headers that they are texts. An optional one can be left out, but it is never null.
+fn take_null_from_headers(openapi: &mut utoipa::openapi::OpenApi) {
+    for item in openapi.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        let operations = operations.into_iter().flatten();
+        for parameter in operations.flat_map(|operation| operation.parameters.iter_mut().flatten()) {
+            if let RefOr::T(parameter) = parameter
+                && parameter.parameter_in == ParameterIn::Header
+                && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+            {
+                schema.schema_type = SchemaType::Type(Type::String);
+            }
+        }
+    }
 }
 
 /// The routes that the document describes.

@@ -70,13 +70,15 @@ pub enum ProblemType {
     ModelUnavailable,
     /// The request's deadline passed.
     DeadlineExceeded,
-    /// There is no room on the disk.
-    StorageFull,
+    /// Another process holds the store on disk.
+    StoreBusy,
+    /// A change could not be written to disk.
+    NotStored,
 }
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Malformed,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
@@ -102,8 +104,9 @@ impl ProblemType {
         Self::Internal,
         Self::Unavailable,
         Self::ModelUnavailable,
+        Self::StoreBusy,
         Self::DeadlineExceeded,
-        Self::StorageFull,
+        Self::NotStored,
     ];
 
     /// The status such a problem is answered with.
@@ -125,9 +128,9 @@ impl ProblemType {
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unavailable | Self::ModelUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::ModelUnavailable | Self::StoreBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+            Self::NotStored => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 
@@ -159,8 +162,9 @@ impl ProblemType {
             Self::Internal => "/problems/internal",
             Self::Unavailable => "/problems/unavailable",
             Self::ModelUnavailable => "/problems/model-unavailable",
+            Self::StoreBusy => "/problems/store-busy",
             Self::DeadlineExceeded => "/problems/deadline-exceeded",
-            Self::StorageFull => "/problems/storage-full",
+            Self::NotStored => "/problems/not-stored",
         }
     }
 
@@ -192,8 +196,9 @@ impl ProblemType {
             Self::Internal => "Internal error",
             Self::Unavailable => "The server is not ready",
             Self::ModelUnavailable => "The model is not ready",
+            Self::StoreBusy => "The store of vocabularies is busy",
             Self::DeadlineExceeded => "The deadline passed",
-            Self::StorageFull => "There is no room on the disk",
+            Self::NotStored => "The change could not be stored",
         }
     }
 
@@ -215,7 +220,8 @@ impl ProblemType {
             }
             Self::VocabularyReadOnly => "Vocabularies shipped with the server cannot be changed; choose another name.",
             Self::TooManyVocabularies => {
-                "As many vocabularies are defined as `limits.max_vocabularies` allows; drop one first."
+                "As many vocabularies are defined as `limits.max_vocabularies` allows, or they take as many bytes as \
+                 `vocabulary.definitions_bytes` allows; `limit` says which. Drop one first."
             }
             Self::PreconditionFailed => {
                 "The vocabulary has changed since it was read (`If-Match`), or exists already \
@@ -269,10 +275,17 @@ impl ProblemType {
                 "The model that was asked for is being loaded, or is down after a failure; `detail` says which and when it is \
                  tried again. Wait for `Retry-After` seconds, or ask another model."
             }
+            Self::StoreBusy => {
+                "Another process has held the store (`vocabulary.store_path`) for longer than \
+                 `vocabulary.store_wait_seconds`. Nothing was changed. Wait for `Retry-After` seconds."
+            }
+            Self::NotStored => {
+                "The disk of the store (`vocabulary.store_path`) is full or cannot be written; the log has the reason. \
+                 Nothing was changed, and requests that change nothing are answered."
+            }
             Self::DeadlineExceeded => {
                 "No result within `deadline_seconds`. Texts that were embedded by then are kept, so a repeat is faster."
             }
-            Self::StorageFull => "The disk under the store of vocabularies is full, so nothing was changed.",
         }
     }
 
@@ -406,7 +419,10 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
     if kinds.iter().any(|kind| {
         matches!(
             kind,
-            ProblemType::Overloaded | ProblemType::ModelUnavailable | ProblemType::DeadlineExceeded
+            ProblemType::Overloaded
+                | ProblemType::ModelUnavailable
+                | ProblemType::StoreBusy
+                | ProblemType::DeadlineExceeded
         )
     }) {
         response = response.header(

@@ -13,9 +13,9 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::error::ApiError;
-use super::etag::{Precondition, entity_tag};
+use super::etag::{Precondition, entity_tag, malformed_condition};
 use super::problem::{self, ProblemType};
-use super::wire::{ClassBody, Synonyms, TemplateSet, object};
+use super::wire::{ClassBody, Name, Synonyms, TemplateSet, object};
 use super::{AppState, body};
 use crate::engine::SegmentError;
 use crate::vocabulary::{
@@ -30,12 +30,12 @@ const SUMMARY_NAMES: usize = 10;
 #[serde(deny_unknown_fields)]
 pub struct VocabularyBody {
     /// The classes, in the order of their ids. At most `limits.max_classes`.
-    #[schema(example = json!(["apple", {"name": "pear", "synonyms": ["williams pear"]}]))]
+    #[schema(min_items = 1, example = json!(["apple", {"name": "pear", "synonyms": ["williams pear"]}]))]
     pub classes: Vec<ClassBody>,
     /// Names that compete with the classes for what is none of them, in requests that do not say
     /// `background` themselves. At most `limits.max_background_names`.
     #[serde(default)]
-    #[schema(example = json!(["table", "wall"]))]
+    #[schema(value_type = Vec<Name>, example = json!(["table", "wall"]))]
     pub background: Vec<String>,
     /// What takes the place of the server's defaults in requests that do not say so themselves.
     #[serde(default, deserialize_with = "object")]
@@ -159,6 +159,9 @@ pub struct EmbeddingState {
 pub struct VocabularyList {
     /// Named ones by name, shipped ones first; recent ones by the time they were last used, latest first.
     pub vocabularies: Vec<VocabularySummary>,
+    /// Whether named vocabularies outlive the server. They do not if `vocabulary.store_path` is `none`, or if its file
+    /// cannot be used, as the log says.
+    pub durable: bool,
 }
 
 /// What is known of one vocabulary or recent class list.
@@ -241,7 +244,10 @@ pub(super) async fn list_vocabularies(
             summaries
         }
     };
-    Ok(Json(VocabularyList { vocabularies }))
+    Ok(Json(VocabularyList {
+        vocabularies,
+        durable: state.engine.is_durable(),
+    }))
 }
 
 /// Define a vocabulary
@@ -252,7 +258,8 @@ pub(super) async fn list_vocabularies(
 /// used at once; a request that needs texts still missing waits for them.
 ///
 /// Definitions and embeddings outlive the server in the store on disk (`vocabulary.store_path`); without one they are
-/// held in memory. There are at most `limits.max_vocabularies` definitions. A name has 1 to 64 characters of `a-z`,
+/// held in memory, and `durable` in the list of vocabularies is false. There are at most `limits.max_vocabularies`
+/// definitions of at most `vocabulary.definitions_bytes` in sum. A name has 1 to 64 characters of `a-z`,
 /// `0-9`, `.`, `_` and `-`, the first a letter or digit.
 #[utoipa::path(
     put,
@@ -260,9 +267,11 @@ pub(super) async fn list_vocabularies(
     operation_id = "put_vocabulary",
     tag = "vocabularies",
     params(
-        ("name" = String, Path, description = "The vocabulary's name.", example = "fruit"),
-        ("If-Match" = Option<String>, Header, description = "Replace this definition only; `*` for any that exists."),
-        ("If-None-Match" = Option<String>, Header, description = "`*` to create it only when the name is free."),
+        ("name" = String, Path, pattern = "^[a-z0-9][a-z0-9._-]{0,63}$", description = "The vocabulary's name.", example = "fruit"),
+        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#,
+            description = "Replace this definition only; `*` for any that exists."),
+        ("If-None-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#,
+            description = "`*` to create it only when the name is free."),
     ),
     request_body(content = VocabularyBody),
     responses(
@@ -282,6 +291,7 @@ pub(super) async fn put_vocabulary(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
+    check_conditions(&headers)?;
     let held = state.engine.body();
     let VocabularyBody {
         classes,
@@ -354,7 +364,8 @@ pub(super) async fn get_vocabulary(
     tag = "vocabularies",
     params(
         ("name" = String, Path, description = "The vocabulary's name.", example = "fruit"),
-        ("If-Match" = Option<String>, Header, description = "Drop this definition only."),
+        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#,
+            description = "Drop this definition only."),
     ),
     responses((status = 204, description = "Dropped."), DeleteProblems),
 )]
@@ -364,8 +375,19 @@ pub(super) async fn delete_vocabulary(
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
+    check_conditions(&headers)?;
     state.engine.drop_vocabulary(&name, condition(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Refuses conditions that are no entity tags.
+fn check_conditions(headers: &HeaderMap) -> Result<(), ApiError> {
+    match malformed_condition(headers) {
+        None => Ok(()),
+        Some(name) => Err(ApiError::Malformed(format!(
+            "the header {name} is neither * nor entity tags in double quotes"
+        ))),
+    }
 }
 
 /// The request's condition on the digest of the present definition.
@@ -479,6 +501,8 @@ impl IntoResponses for PutProblems {
             ProblemType::InvalidRequest,
             ProblemType::Overloaded,
             ProblemType::Unavailable,
+            ProblemType::StoreBusy,
+            ProblemType::NotStored,
         ])
     }
 }
@@ -502,6 +526,8 @@ impl IntoResponses for DeleteProblems {
             ProblemType::VocabularyNotFound,
             ProblemType::VocabularyReadOnly,
             ProblemType::PreconditionFailed,
+            ProblemType::StoreBusy,
+            ProblemType::NotStored,
         ])
     }
 }

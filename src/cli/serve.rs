@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{ConfigArguments, ModelsArguments, section};
-use super::disk::open_disk;
+use super::disk::OpenStore;
 use super::output::print;
 use crate::api::{self, AppState, Lifecycle};
 use crate::config::{Config, MemorySum};
@@ -51,9 +51,9 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     let models = config.asked_models().find_all()?;
     let memory = config.memory(&config.asked_models().sizes()?);
     memory.check()?;
-    let disk = open_disk(&config.vocabulary);
+    let store = OpenStore::for_keeping(&config.vocabulary)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, models, &memory, disk));
+    let served = runtime.block_on(serve(config, models, &memory, store.get()));
     // Dropping it would wait for label maps of requests that have been cut off.
     runtime.shutdown_background();
     served

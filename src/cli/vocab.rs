@@ -24,6 +24,9 @@ use crate::vocabulary::{
 /// Pause between two updates of the progress line.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long `embed` waits until what it has computed is on the disk.
+const WRITING_LIMIT: Duration = Duration::from_secs(60);
+
 type CommandResult = Result<(), Box<dyn std::error::Error>>;
 
 /// Arguments of `maskclip vocab`.
@@ -142,13 +145,21 @@ pub fn run(arguments: VocabArguments) -> CommandResult {
     };
     let config = arguments.config.start(flags)?;
     let disk = open_disk(&config)?;
-    let registry = VocabularyRegistry::new(
-        config.limits.vocabulary.max_vocabularies,
-        Some(Arc::clone(&disk)),
-        SystemTime::now(),
-    );
-    match arguments.command {
-        VocabCommand::List => list(&registry),
+    let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+    let registry = VocabularyRegistry::new(limits, Some(Arc::clone(&disk)), SystemTime::now());
+    let done = run_on(arguments.command, &config, &registry, &disk);
+    disk.close();
+    done
+}
+
+fn run_on(
+    command: VocabCommand,
+    config: &Config,
+    registry: &VocabularyRegistry,
+    disk: &Arc<DiskStore>,
+) -> CommandResult {
+    match command {
+        VocabCommand::List => list(registry),
         VocabCommand::Show { name } => Ok(print(&text_of(&*registry.get(&name)?))?),
         VocabCommand::Add {
             name,
@@ -162,13 +173,13 @@ pub fn run(arguments: VocabArguments) -> CommandResult {
                 background,
                 options: options.into(),
             };
-            define(&registry, &name, text, replace, &config.limits.vocabulary)
+            define(registry, &name, text, replace, &config.limits.vocabulary)
         }
         VocabCommand::Remove { name } => Ok(registry.delete(&name, |_| true)?),
         VocabCommand::Import { name, file, replace } => {
             let text = read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
             let text = parse_vocabulary(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-            define(&registry, &name, text, replace, &config.limits.vocabulary)
+            define(registry, &name, text, replace, &config.limits.vocabulary)
         }
         VocabCommand::Export { name, file } => {
             let text = text_of(&*registry.get(&name)?);
@@ -181,7 +192,7 @@ pub fn run(arguments: VocabArguments) -> CommandResult {
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?
-                .block_on(embed(&config, models, disk, &vocabularies, templates))
+                .block_on(embed(config, models, Arc::clone(disk), &vocabularies, templates))
         }
     }
 }
@@ -240,12 +251,12 @@ async fn embed(
     templates: Option<TemplateSet>,
 ) -> CommandResult {
     let metrics = &MetricsRegistry::new();
-    let engine = Engine::start(config.engine_settings(), models, Some(disk), metrics);
+    let engine = Engine::start(config.engine_settings(), models, Some(Arc::clone(&disk)), metrics);
     let models = engine.ready().await?;
     for vocabulary in vocabularies {
         let templates = templates.unwrap_or_else(|| config.defaults.with(&vocabulary.options).templates);
         for model in &models {
-            embed_one(&engine, model, vocabulary, templates).await?;
+            embed_one(&engine, model, vocabulary, templates, &disk).await?;
         }
     }
     Ok(())
@@ -257,6 +268,7 @@ async fn embed_one(
     model: &ModelInfo,
     vocabulary: &NamedVocabulary,
     templates: TemplateSet,
+    disk: &DiskStore,
 ) -> CommandResult {
     let NamedVocabulary { name, list, .. } = vocabulary;
     let (held, total) = engine.embedded(model, list, templates).await;
@@ -276,6 +288,12 @@ async fn embed_one(
     }
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
+    }
+    disk.wait_until_written(WRITING_LIMIT);
+    if disk.given_up() > 0 {
+        return Err(
+            format!("the embeddings of {name} could not be written to the store; the log has the reason").into(),
+        );
     }
     let (embedded, _) = engine.embedded(model, list, templates).await;
     let seconds = start.elapsed().as_secs_f64();

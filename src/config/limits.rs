@@ -40,6 +40,7 @@ struct LimitKeys {
     max_synonyms: usize,
     max_name_characters: usize,
     max_background_names: usize,
+    max_vocabulary_bytes: usize,
     max_vocabularies: usize,
     max_short_side: u32,
     max_scales: usize,
@@ -62,6 +63,7 @@ impl From<LimitKeys> for LimitsSettings {
                 max_synonyms: keys.max_synonyms,
                 max_name_characters: keys.max_name_characters,
                 max_background_names: keys.max_background_names,
+                max_vocabulary_bytes: keys.max_vocabulary_bytes,
                 max_vocabularies: keys.max_vocabularies,
             },
             input: InputLimits {
@@ -95,6 +97,7 @@ impl From<LimitsSettings> for LimitKeys {
             max_synonyms: vocabulary.max_synonyms,
             max_name_characters: vocabulary.max_name_characters,
             max_background_names: vocabulary.max_background_names,
+            max_vocabulary_bytes: vocabulary.max_vocabulary_bytes,
             max_vocabularies: vocabulary.max_vocabularies,
             max_short_side: input.max_short_side,
             max_scales: input.max_scales,

@@ -255,6 +255,14 @@ mod tests {
                 "images.keep_seconds must be above 0 and at most 86400, is 0",
             ),
             (
+                "vocabulary:\n  store_wait_seconds: 61\n",
+                "vocabulary.store_wait_seconds must be 0 to 60, is 61",
+            ),
+            (
+                "limits:\n  max_vocabulary_bytes: 0\n",
+                "limits.max_vocabulary_bytes must be at least 1, is 0",
+            ),
+            (
                 "server:\n  drain_seconds: -3\n",
                 "server.drain_seconds must be 0 to 86400, is -3",
             ),
@@ -312,10 +320,12 @@ mod tests {
 
     #[test]
     fn every_protocol_is_within_the_default_limits_and_has_its_vocabulary() {
-        let limits = Config::for_testing().limits.input;
-        let registry = VocabularyRegistry::new(1, None, std::time::SystemTime::UNIX_EPOCH);
+        let config = Config::for_testing();
+        let limits = &config.limits.input;
+        let registry_limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+        let registry = VocabularyRegistry::new(registry_limits, None, std::time::SystemTime::UNIX_EPOCH);
         for protocol in Protocol::all() {
-            protocol.settings().check(&limits).expect("valid");
+            protocol.settings().check(limits).expect("valid");
             let vocabulary = registry.get(protocol.vocabulary()).expect("valid");
             let data_set = protocol.data_set.to_string();
             let classes = data_set.trim_start_matches(|letter: char| !letter.is_ascii_digit());

@@ -35,7 +35,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::labeller::{LabellerError, ModelInfo, ServedModel};
 use crate::telemetry::MetricsRegistry;
-use crate::vocabulary::{DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry};
+use crate::vocabulary::{
+    DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry, VocabularySettings, register_lists,
+};
 
 pub use admission::Arrival;
 pub use budget::HeldBytes;
@@ -92,7 +94,7 @@ pub struct Engine {
     images: Arc<HeldImages>,
     embeddings: Arc<EmbeddingStore>,
     registry: Arc<VocabularyRegistry>,
-    recent: RecentLists,
+    recent: Arc<RecentLists>,
 }
 
 impl Engine {
@@ -125,6 +127,15 @@ impl Engine {
             [settings.queue.body_bytes, settings.queue.work_bytes].map(|bytes| Arc::new(Budget::new(bytes)));
         metrics::register_budgets(registry, &bodies, &work);
         metrics.requests_capacity.set(settings.queue.queue_capacity as i64);
+        let limits = settings.vocabulary.registry_limits(&settings.vocabulary_limits);
+        let vocabularies = Arc::new(VocabularyRegistry::new(limits, disk, SystemTime::now()));
+        let VocabularySettings {
+            recent_lists,
+            recent_bytes,
+            ..
+        } = settings.vocabulary;
+        let recent = Arc::new(RecentLists::new(recent_lists, recent_bytes));
+        register_lists(registry, &vocabularies, &recent);
         Arc::new(Self {
             slots: Slots::new(settings.queue.queue_capacity, metrics.requests_in_flight.clone()),
             bodies,
@@ -132,12 +143,8 @@ impl Engine {
             features,
             images,
             embeddings,
-            registry: Arc::new(VocabularyRegistry::new(
-                settings.vocabulary_limits.max_vocabularies,
-                disk,
-                SystemTime::now(),
-            )),
-            recent: RecentLists::new(settings.vocabulary.recent_lists),
+            registry: vocabularies,
+            recent,
             settings,
             metrics,
             models,

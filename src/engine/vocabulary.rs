@@ -28,6 +28,11 @@ impl Engine {
         self.with_registry(VocabularyRegistry::list).await
     }
 
+    /// Returns whether named vocabularies outlive the server.
+    pub fn is_durable(&self) -> bool {
+        self.registry.is_durable()
+    }
+
     /// Returns the class lists that recent requests sent along.
     pub fn recent_lists(&self) -> &RecentLists {
         &self.recent
@@ -40,8 +45,9 @@ impl Engine {
     /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`SegmentError::Vocabulary`] when the name is refused, the condition does not hold, or the disk fails, and
-    /// [`SegmentError::TooManyTexts`] when more of its texts are new than may wait. Then nothing is stored.
+    /// [`SegmentError::Vocabulary`] when the name is refused, the condition does not hold, there is no room, or the change
+    /// cannot be written to disk, and [`SegmentError::TooManyTexts`] when more of its texts are new than may wait. Then
+    /// nothing is stored.
     pub async fn define_vocabulary(
         self: &Arc<Self>,
         name: &str,
@@ -50,9 +56,10 @@ impl Engine {
         templates: TemplateSet,
     ) -> Result<(Arc<NamedVocabulary>, Stored), SegmentError> {
         self.check_room(&definition.list, templates).await?;
-        let name = name.to_owned();
-        let put = move |registry: &VocabularyRegistry| registry.put(&name, definition, condition, SystemTime::now());
-        let (vocabulary, stored) = self.with_registry(put).await?;
+        let put = self
+            .registry
+            .put_in_turn(name.to_owned(), definition, condition, SystemTime::now());
+        let (vocabulary, stored) = put.await?;
         let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
         tokio::spawn(async move { engine.embed_for_all(&list, templates).await });
         Ok((vocabulary, stored))
@@ -133,18 +140,17 @@ impl Engine {
     /// Deletes a vocabulary. `condition` is that of [`VocabularyRegistry::put`].
     ///
     /// # Errors
-    /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the disk fails.
+    /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the change cannot be
+    /// written to disk.
     pub async fn drop_vocabulary(
         &self,
         name: &str,
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
     ) -> Result<(), VocabularyError> {
-        let name = name.to_owned();
-        self.with_registry(move |registry| registry.delete(&name, condition))
-            .await
+        self.registry.delete_in_turn(name.to_owned(), condition).await
     }
 
-    /// Calls `ask` on the registry, on the blocking pool because it may wait for the disk.
+    /// Calls `ask` on the registry, on the blocking pool because it reads the disk.
     async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&VocabularyRegistry) -> T + Send + 'static) -> T {
         let registry = Arc::clone(&self.registry);
         run_blocking(move || ask(&registry)).await

@@ -43,12 +43,18 @@ impl<K: Hash + Eq, V> ByteLru<K, V> {
         self.held.put(key, (value, bytes));
         let mut gone = Vec::new();
         while self.bytes > self.capacity_bytes
-            && let Some((key, (value, bytes))) = self.held.pop_lru()
+            && let Some(dropped) = self.pop_lru()
         {
-            self.bytes -= bytes;
-            gone.push((key, value));
+            gone.push(dropped);
         }
         gone
+    }
+
+    /// Removes the least recently used entry and returns it.
+    pub(crate) fn pop_lru(&mut self) -> Option<(K, V)> {
+        let (key, (value, bytes)) = self.held.pop_lru()?;
+        self.bytes -= bytes;
+        Some((key, value))
     }
 
     /// Returns the value of a key and counts this as use.
@@ -71,6 +77,11 @@ impl<K: Hash + Eq, V> ByteLru<K, V> {
     /// Returns the keys in no particular order.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.held.iter().map(|(key, _)| key)
+    }
+
+    /// Returns the values, most recently used first.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.held.iter().map(|(_, (value, _))| value)
     }
 
     /// Returns the number of entries.

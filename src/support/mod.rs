@@ -23,4 +23,4 @@ pub(crate) use random::Random;
 pub(crate) use regular_file::{open_regular_file, read_regular_file, read_regular_text};
 pub use settings::OutOfRange;
 pub(crate) use settings::{at_least_one, in_range};
-pub(crate) use whole_file::{sync_folder_of, write_whole_file};
+pub(crate) use whole_file::{remove_remainders, sync_folder_of, write_whole_file};

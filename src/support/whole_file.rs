@@ -4,14 +4,21 @@ use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// The permissions of a new plain file before the process's umask removes some of them.
 const PLAIN_FILE: u32 = 0o666;
 
+/// The ending of temporary files.
+const ENDING: &str = ".partial";
+
+/// The age from which a temporary file that nobody has locked is a remainder. A new one may not be locked yet.
+const REMAINDER_AGE: Duration = Duration::from_secs(60);
+
 /// Writes or replaces a whole file. A process that opens the path finds all of the old bytes or all of the new bytes.
 ///
 /// The bytes are first written to a temporary file in the same folder, `.NAME.XXXXXX.partial`. A process that is killed
-/// in the meantime leaves the temporary file behind. When the function returns, the file and its name are on the disk.
+/// in the meantime leaves the temporary file behind, for [`remove_remainders`]. When the function returns, the file and its name are on the disk.
 /// The file has the permissions of a new file that `std::fs::write` creates.
 ///
 /// # Errors
@@ -23,13 +30,39 @@ pub(crate) fn write_whole_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     prefix.push(".");
     let mut file = tempfile::Builder::new()
         .prefix(&prefix)
-        .suffix(".partial")
+        .suffix(ENDING)
         .permissions(Permissions::from_mode(PLAIN_FILE))
         .tempfile_in(folder_of(path))?;
+    // Tells that a process is writing it. Some file systems have no locks.
+    let _ = file.as_file().try_lock();
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     sync_folder_of(path)
+}
+
+/// Removes the temporary files that killed processes have left in a folder: those that are older than a minute and that no
+/// process is writing. Warns about those that cannot be removed. Does nothing if there is no such folder.
+pub(crate) fn remove_remainders(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_temporary = name
+            .to_str()
+            .is_some_and(|name| name.starts_with('.') && name.ends_with(ENDING));
+        let path = entry.path();
+        if is_temporary
+            && is_remainder(&path).unwrap_or(false)
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot remove what a killed process has left");
+        }
+    }
+}
+
+fn is_remainder(path: &Path) -> io::Result<bool> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    let is_old = metadata.modified()?.elapsed().is_ok_and(|age| age > REMAINDER_AGE);
+    Ok(metadata.is_file() && is_old && File::open(path)?.try_lock().is_ok())
 }
 
 /// Flushes the names in a file's folder to the disk, such as the new name after a rename.
@@ -90,6 +123,42 @@ mod tests {
         fs::create_dir(&path).unwrap();
         write_whole_file(&path, b"bytes").unwrap_err();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn remainders_are_removed_but_not_what_is_new_or_being_written_or_named_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - 2 * REMAINDER_AGE;
+        let make = |name: &str, is_old: bool| {
+            let file = File::create(folder.path().join(name)).unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+            file
+        };
+        make(".state.safetensors.Ab3dEf.partial", true);
+        make(".new.Ab3dEf.partial", false);
+        make("visible.partial", true);
+        make(".hidden", true);
+        let written = make(".written.Ab3dEf.partial", true);
+        written.try_lock().unwrap();
+        remove_remainders(folder.path());
+        let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                ".hidden",
+                ".new.Ab3dEf.partial",
+                ".written.Ab3dEf.partial",
+                "visible.partial"
+            ]
+        );
+        drop(written);
+        remove_remainders(folder.path());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 3);
+        remove_remainders(&folder.path().join("missing"));
     }
 
     #[test]

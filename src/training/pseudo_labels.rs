@@ -17,7 +17,7 @@ use crate::evaluation::{LabelMapping, Sample, Truth};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::models::student::{Plan, PlannedData, PlannedTeacher, PlannedVocabulary};
 use crate::scores::UNLABELLED;
-use crate::support::read_regular_file;
+use crate::support::{read_regular_file, remove_remainders};
 
 /// The folder of label maps within a run's folder.
 pub const LABELS_FOLDER: &str = "pseudo-labels";
@@ -65,6 +65,7 @@ impl LabelCache {
         });
         let plan = plan.expect("a plan is plain data");
         fs::create_dir_all(&folder).map_err(file_error(&folder))?;
+        remove_remainders(&folder);
         if plan_file.exists() {
             let begun = read_regular_file(&plan_file).map_err(file_error(&plan_file))?;
             let begun: Value = serde_json::from_slice(&begun).map_err(|error| TrainError::Damaged {

@@ -13,7 +13,7 @@ use super::teacher::Teacher;
 use super::trainer::Trainer;
 use super::{TrainError, differences, file_error, write};
 use crate::models::student::{CARD_FILE, Plan, STUDENT_FILE, StepReport, StudentCard};
-use crate::support::read_regular_text;
+use crate::support::{read_regular_text, remove_remainders};
 
 /// The file from which an unfinished run resumes.
 pub const STATE_FILE: &str = "training.safetensors";
@@ -65,6 +65,7 @@ impl TrainRun<'_> {
     ) -> Result<TrainOutcome, TrainError> {
         let state = self.state()?;
         fs::create_dir_all(self.folder).map_err(file_error(self.folder))?;
+        remove_remainders(self.folder);
         let mut trainer = Trainer::new(
             self.plan,
             self.files,

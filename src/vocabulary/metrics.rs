@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::EmbeddingStore;
+use super::{EmbeddingStore, RecentLists, VocabularyRegistry};
 use crate::telemetry::{MetricsRegistry, Reading, Readings};
 
 impl EmbeddingStore {
@@ -47,12 +47,50 @@ impl EmbeddingStore {
                 ),
                 Reading::Gauge(
                     "maskclip_vocabulary_disk_bytes",
-                    "Bytes of the store on disk.",
+                    "Bytes of the store on disk: both files with their logs.",
                     statistics.disk_bytes,
+                ),
+                Reading::Counter(
+                    "maskclip_vocabulary_unwritten_total",
+                    "Text embeddings that could not be written to the store on disk.",
+                    statistics.unwritten,
                 ),
             ]
         })));
     }
+}
+
+/// Registers the metrics of the named vocabularies and of the recent class lists.
+///
+/// # Panics
+/// When the registry holds such metrics already.
+pub fn register_lists(registry: &MetricsRegistry, vocabularies: &Arc<VocabularyRegistry>, recent: &Arc<RecentLists>) {
+    let (vocabularies, recent) = (Arc::clone(vocabularies), Arc::clone(recent));
+    registry.register(Box::new(Readings::new(move || {
+        let (defined, bytes) = vocabularies.size();
+        vec![
+            Reading::Gauge(
+                "maskclip_vocabularies_defined",
+                "Named vocabularies that clients have defined.",
+                defined as u64,
+            ),
+            Reading::Gauge(
+                "maskclip_vocabularies_defined_bytes",
+                "Bytes that their definitions take in memory, at most vocabulary.definitions_bytes.",
+                bytes,
+            ),
+            Reading::Gauge(
+                "maskclip_vocabularies_durable",
+                "1 if definitions outlive the server, 0 if they are in memory only.",
+                u64::from(vocabularies.is_durable()),
+            ),
+            Reading::Gauge(
+                "maskclip_recent_lists_bytes",
+                "Bytes of recent class lists in memory, at most vocabulary.recent_bytes.",
+                recent.bytes(),
+            ),
+        ]
+    })));
 }
 
 #[cfg(test)]
@@ -72,6 +110,7 @@ mod tests {
             "maskclip_waiting_texts_capacity 7",
             "maskclip_vocabulary_bytes 0",
             "maskclip_vocabulary_disk_bytes 0",
+            "maskclip_vocabulary_unwritten_total 0",
         ] {
             assert!(text.contains(name), "{name} is missing from\n{text}");
         }

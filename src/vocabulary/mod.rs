@@ -25,17 +25,20 @@ pub use classes::{ClassList, ClassListError, is_background};
 pub use definition::VocabularyDefinition;
 pub use disk::{DiskError, DiskStore};
 pub use embedding::{EmbeddedTexts, EmbeddingSpace, TextEmbedding};
+pub use metrics::register_lists;
 pub use options::VocabularyOptions;
 pub use prompts::TemplateSet;
 pub use recent::{RecentList, RecentLists};
 pub use registry::{NamedVocabulary, Stored, VocabularyRegistry};
-pub use settings::{VocabularyLimits, VocabularySettings};
+pub use settings::{RegistryLimits, VocabularyLimits, VocabularySettings};
 pub use store::{
     EmbeddingError, EmbeddingFuture, EmbeddingStore, Interest, StoreStatistics, TextEmbedder, TooManyWaiting, Urgency,
 };
 pub use store_path::StorePath;
 pub use synonyms::Synonyms;
 pub use text_form::{TextFormError, VocabularyText, parse_class, parse_vocabulary, write_vocabulary};
+
+use std::time::Duration;
 
 use crate::scores::QueryOwner;
 use crate::support::excerpt;
@@ -108,13 +111,40 @@ pub enum VocabularyError {
         /// The largest number of vocabularies.
         limit: usize,
     },
-    /// The change was not made, because it could not be written to disk. The text is only for the log.
-    #[error("the vocabulary {name:?} could not be written to disk: {reason}")]
-    NotWritten {
+    /// With this definition, all together would take more bytes than they may.
+    #[error(
+        "with it the definitions of all vocabularies would take {bytes} bytes, more than \
+         vocabulary.definitions_bytes = {limit}"
+    )]
+    TooManyBytes {
+        /// Bytes of all definitions with the new one.
+        bytes: u64,
+        /// The largest number of bytes.
+        limit: u64,
+    },
+    /// The change was not made, because another process holds the store on disk.
+    #[error(
+        "the vocabulary {name:?} was not changed: others have held the store (vocabulary.store_path) for longer than \
+         vocabulary.store_wait_seconds = {}",
+        waited.as_secs_f64()
+    )]
+    StoreBusy {
         /// The name asked for.
         name: String,
-        /// The error of the store on disk.
-        reason: String,
+        /// How long the change has waited.
+        waited: Duration,
+    },
+    /// The change was not made, because it could not be written to disk. The log has the reason.
+    #[error(
+        "the vocabulary {name:?} was not changed: {}",
+        if *is_full { "the disk of the store (vocabulary.store_path) is full" }
+        else { "the store (vocabulary.store_path) cannot be written; the server's log has the reason" }
+    )]
+    NotStored {
+        /// The name asked for.
+        name: String,
+        /// Whether the disk is full.
+        is_full: bool,
     },
     /// The classes or the background were refused.
     #[error(transparent)]

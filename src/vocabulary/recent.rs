@@ -2,13 +2,11 @@
 //!
 //! This file owns what is remembered of the lists and for how long. The caller provides the time.
 
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use lru::LruCache;
-
 use super::{ClassList, TemplateSet};
+use crate::support::ByteLru;
 
 /// A class list that a request sent along recently.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,27 +25,30 @@ pub struct RecentList {
     pub last_seen: SystemTime,
 }
 
-/// A bounded number of recent class lists. The least recently used are dropped first.
+/// Recent class lists, bounded in number and in bytes. The least recently used are dropped first.
 #[derive(Debug)]
 pub struct RecentLists {
-    /// The lists by id; `None` if nothing is remembered.
-    lists: Option<Mutex<LruCache<String, RecentList>>>,
+    /// Largest number of lists.
+    capacity: usize,
+    /// The lists by id.
+    lists: Mutex<ByteLru<String, RecentList>>,
 }
 
 impl RecentLists {
-    /// Remembers at most `capacity` lists; 0 turns this off.
-    pub fn new(capacity: usize) -> Self {
+    /// Remembers at most `capacity` lists of at most `capacity_bytes` in sum; 0 turns this off.
+    pub fn new(capacity: usize, capacity_bytes: u64) -> Self {
         Self {
-            lists: NonZeroUsize::new(capacity).map(|capacity| Mutex::new(LruCache::new(capacity))),
+            capacity,
+            lists: Mutex::new(ByteLru::new(capacity_bytes)),
         }
     }
 
     /// Records a request with a list.
     pub fn record(&self, list: &Arc<ClassList>, templates: TemplateSet, now: SystemTime) {
-        let Some(mut lists) = self.lists() else { return };
         let id = list.id(templates);
-        let entry = lists.get_or_insert_mut(id.clone(), || RecentList {
-            id,
+        let mut lists = self.lists();
+        let mut entry = lists.remove(&id).unwrap_or_else(|| RecentList {
+            id: id.clone(),
             list: list.clone(),
             templates,
             hits: 0,
@@ -56,23 +57,31 @@ impl RecentLists {
         });
         entry.hits += 1;
         entry.last_seen = now;
+        let bytes = ByteLru::<String, RecentList>::entry_bytes(2 * id.len() + entry.list.bytes());
+        lists.insert(id, entry, bytes);
+        while lists.len() > self.capacity {
+            lists.pop_lru();
+        }
     }
 
     /// Returns the remembered lists, most recent first.
     pub fn list(&self) -> Vec<RecentList> {
-        self.lists()
-            .map_or_else(Vec::new, |lists| lists.iter().map(|(_, entry)| entry.clone()).collect())
+        self.lists().values().cloned().collect()
     }
 
-    fn lists(&self) -> Option<MutexGuard<'_, LruCache<String, RecentList>>> {
-        self.lists
-            .as_ref()
-            .map(|lists| lists.lock().expect("nothing panics while it has the lists' lock"))
+    /// Returns the estimated bytes of the remembered lists.
+    pub fn bytes(&self) -> u64 {
+        self.lists().bytes()
+    }
+
+    fn lists(&self) -> MutexGuard<'_, ByteLru<String, RecentList>> {
+        self.lists.lock().expect("nothing panics while it has the lists' lock")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Class;
     use super::super::classes::tests::list;
     use super::*;
 
@@ -84,7 +93,7 @@ mod tests {
 
     #[test]
     fn equal_lists_are_one_entry_with_its_hits_and_times() {
-        let recent = RecentLists::new(5);
+        let recent = RecentLists::new(5, 1 << 20);
         recent.record(&Arc::new(list(&["cat"], &["sky"])), TemplateSet::Simple, at(1));
         recent.record(&Arc::new(list(&["cat"], &["sky"])), TemplateSet::Imagenet80, at(2));
         recent.record(&Arc::new(list(&[" cat "], &["sky"])), TemplateSet::Simple, at(3));
@@ -102,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_list_goes_first() {
-        let recent = RecentLists::new(2);
+        let recent = RecentLists::new(2, 1 << 20);
         for (name, second) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
             recent.record(&Arc::new(list(&[name], &[])), TemplateSet::Simple, at(second));
         }
@@ -116,8 +125,27 @@ mod tests {
 
     #[test]
     fn none_are_remembered_when_there_is_no_room() {
-        let recent = RecentLists::new(0);
-        recent.record(&Arc::new(list(&["a"], &[])), TemplateSet::Simple, at(1));
-        assert_eq!(recent.list(), []);
+        for (capacity, capacity_bytes) in [(0, 1 << 20), (5, 0)] {
+            let recent = RecentLists::new(capacity, capacity_bytes);
+            recent.record(&Arc::new(list(&["a"], &[])), TemplateSet::Simple, at(1));
+            assert_eq!((recent.list(), recent.bytes()), (vec![], 0));
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_all_lists_are_bounded() {
+        let recent = RecentLists::new(100, 50_000);
+        for number in 0..100 {
+            let class = |class| Class {
+                name: format!("class {class} of {number}"),
+                synonyms: Vec::new(),
+            };
+            let list = ClassList::trusted((0..100).map(class).collect(), Vec::new());
+            recent.record(&Arc::new(list), TemplateSet::Simple, at(number));
+            assert!(recent.bytes() <= 50_000, "{} bytes", recent.bytes());
+        }
+        let held = recent.list();
+        assert!((2..20).contains(&held.len()), "{} lists", held.len());
+        assert_eq!(held[0].last_seen, at(99));
     }
 }

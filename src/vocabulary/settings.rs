@@ -1,5 +1,7 @@
 //! The settings of vocabularies: their limits, the store of text embeddings, the shipped background names.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::StorePath;
@@ -16,6 +18,8 @@ pub struct VocabularyLimits {
     pub max_name_characters: usize,
     /// `limits.max_background_names`: largest number of background names in a request.
     pub max_background_names: usize,
+    /// `limits.max_vocabulary_bytes`: largest number of bytes of all names of a class list.
+    pub max_vocabulary_bytes: usize,
     /// `limits.max_vocabularies`: largest number of named vocabularies besides the shipped ones.
     pub max_vocabularies: usize,
 }
@@ -29,6 +33,7 @@ impl VocabularyLimits {
             max_synonyms: 32,
             max_name_characters: 200,
             max_background_names: 100,
+            max_vocabulary_bytes: 1 << 20,
             max_vocabularies: 100,
         }
     }
@@ -50,7 +55,31 @@ impl VocabularyLimits {
             self.max_classes,
             "1 to 65535",
         )?;
-        at_least_one("limits.max_name_characters", self.max_name_characters as u64)
+        at_least_one("limits.max_name_characters", self.max_name_characters as u64)?;
+        at_least_one("limits.max_vocabulary_bytes", self.max_vocabulary_bytes as u64)
+    }
+}
+
+/// What the definitions of clients may take, and how long a change waits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegistryLimits {
+    /// `limits.max_vocabularies`: largest number of vocabularies besides the shipped ones.
+    pub max_vocabularies: usize,
+    /// `vocabulary.definitions_bytes`: largest sum of the bytes of these vocabularies.
+    pub definitions_bytes: u64,
+    /// `vocabulary.store_wait_seconds`: how long a change waits for another process that holds the store on disk.
+    pub wait: Duration,
+}
+
+impl RegistryLimits {
+    /// Returns limits that tests reach only on purpose.
+    #[cfg(test)]
+    pub(crate) fn for_testing() -> Self {
+        Self {
+            max_vocabularies: 100,
+            definitions_bytes: 1 << 30,
+            wait: Duration::from_secs(60),
+        }
     }
 }
 
@@ -60,17 +89,35 @@ impl VocabularyLimits {
 pub struct VocabularySettings {
     /// Bytes of text embeddings held in memory. The least recently used are dropped first.
     pub cache_bytes: u64,
-    /// The file in which text embeddings and named vocabularies outlive the process.
+    /// The file in which named vocabularies outlive the process. Text embeddings lie in a file next to it.
     pub store_path: StorePath,
-    /// Largest size of that file in bytes. The least recently used embeddings are dropped first.
+    /// Largest size of the file of embeddings with its log in bytes. The least recently used are dropped first.
     pub store_bytes: u64,
+    /// Seconds that a change of a named vocabulary waits for others that hold the store, 0 to 60.
+    pub store_wait_seconds: f64,
+    /// Largest number of bytes that the definitions of all named vocabularies besides the shipped ones take in memory.
+    pub definitions_bytes: u64,
     /// Number of recent class lists that `GET /v1/vocabularies?kind=recent` returns at most.
     pub recent_lists: usize,
+    /// Bytes of recent class lists in memory. The least recently used are dropped first.
+    pub recent_bytes: u64,
     /// Background names for requests that say `background: true`.
     pub background: Vec<String>,
 }
 
+/// The longest time that a change may wait for others, so that waiting changes do not pile up.
+const MAX_STORE_WAIT_SECONDS: f64 = 60.0;
+
 impl VocabularySettings {
+    /// Returns the limits of the named vocabularies.
+    pub fn registry_limits(&self, limits: &VocabularyLimits) -> RegistryLimits {
+        RegistryLimits {
+            max_vocabularies: limits.max_vocabularies,
+            definitions_bytes: self.definitions_bytes,
+            wait: Duration::from_secs_f64(self.store_wait_seconds),
+        }
+    }
+
     /// Checks the range of every value.
     ///
     /// # Errors
@@ -78,6 +125,12 @@ impl VocabularySettings {
     pub fn check(&self, limits: &VocabularyLimits) -> Result<(), OutOfRange> {
         at_least_one("vocabulary.cache_bytes", self.cache_bytes)?;
         at_least_one("vocabulary.store_bytes", self.store_bytes)?;
+        in_range(
+            "vocabulary.store_wait_seconds",
+            (0.0..=MAX_STORE_WAIT_SECONDS).contains(&self.store_wait_seconds),
+            self.store_wait_seconds,
+            "0 to 60",
+        )?;
         in_range(
             "vocabulary.background",
             self.background.len() <= limits.max_background_names,

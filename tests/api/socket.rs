@@ -30,7 +30,7 @@ impl Socket {
     /// Starts a server with changed settings and waits until it is ready.
     pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let control = Control::default();
-        let state = state(vec![control.model()], change);
+        let state = state(None, vec![control.model()], change);
         state.engine.ready().await.expect("the fake loads");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (stop, stopped) = oneshot::channel();

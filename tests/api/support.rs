@@ -14,6 +14,7 @@ use maskclip::config::Config;
 use maskclip::engine::{Engine, ModelState, Readiness};
 use maskclip::labeller::ServedModel;
 use maskclip::telemetry::MetricsRegistry;
+use maskclip::vocabulary::DiskStore;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -55,7 +56,24 @@ impl App {
 
     /// Starts a server with several models without waiting. The first model obeys the control.
     pub fn launch_models(models: Vec<ServedModel>, control: Control, change: impl FnOnce(&mut Config)) -> Self {
-        let state = state(models, change);
+        Self::launch_on(None, models, control, change)
+    }
+
+    /// Starts a server on a store on disk and waits until it is ready.
+    pub async fn start_on(disk: Arc<DiskStore>, change: impl FnOnce(&mut Config)) -> Self {
+        let control = Control::default();
+        let app = Self::launch_on(Some(disk), vec![control.model()], control, change);
+        app.engine.ready().await.expect("the fake loads");
+        app
+    }
+
+    fn launch_on(
+        disk: Option<Arc<DiskStore>>,
+        models: Vec<ServedModel>,
+        control: Control,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let state = state(disk, models, change);
         Self {
             engine: Arc::clone(&state.engine),
             router: router(state),
@@ -143,11 +161,11 @@ pub fn until(holds: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
 }
 
 /// Starts an engine with these models. Returns it as the router takes it.
-pub fn state(models: Vec<ServedModel>, change: impl FnOnce(&mut Config)) -> AppState {
+pub fn state(disk: Option<Arc<DiskStore>>, models: Vec<ServedModel>, change: impl FnOnce(&mut Config)) -> AppState {
     let mut config = Config::for_testing();
     change(&mut config);
     let metrics = MetricsRegistry::new();
-    let engine = Engine::start(config.engine_settings(), models, None, &metrics);
+    let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
     engine.keep_embedded();
     AppState {
         engine,

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
+use maskclip::vocabulary::DiskStore;
 use serde_json::{Value, json};
 
 use crate::support::{App, REQUEST_ID, Reply, request, with_image};
@@ -265,6 +266,158 @@ async fn names_lists_and_their_number_have_limits() {
         "instance": REQUEST_ID,
         "limit": {"name": "limits.max_vocabularies", "value": 1},
     }));
+}
+
+#[tokio::test]
+async fn a_condition_that_is_no_entity_tag_is_400() {
+    let app = App::start().await;
+    let headers = [(header::IF_MATCH, "fruit")];
+    let refused = put(&app, "paint", &json!({"classes": ["red"]}), &headers).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.json()["detail"].as_str().unwrap().contains("if-match"));
+    assert_eq!(delete(&app, "paint", &headers).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn names_and_definitions_have_limits_in_bytes() {
+    let app = App::start_with(|config| {
+        config.limits.vocabulary.max_vocabulary_bytes = 10;
+        config.vocabulary.definitions_bytes = 1000;
+    })
+    .await;
+    let too_long = json!({"classes": ["red", "green", "blue"]});
+    let expected = json!({
+        "type": "/problems/invalid-request",
+        "title": "The request is invalid",
+        "status": 422,
+        "detail": "the names of the list have 12 bytes, more than limits.max_vocabulary_bytes = 10",
+        "instance": REQUEST_ID,
+        "limit": {"name": "limits.max_vocabulary_bytes", "value": 10},
+    });
+    put(&app, "paint", &too_long, &[]).await.assert_problem(&expected);
+    app.segment(&with_image(too_long)).await.assert_problem(&expected);
+
+    let mut names = 0..20;
+    let refused = loop {
+        let name = format!("paint-{}", names.next().expect("there is a limit"));
+        let reply = put(&app, &name, &json!({"classes": ["red"]}), &[]).await;
+        if !reply.status.is_success() {
+            break reply;
+        }
+    };
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    let refused = refused.json();
+    assert_eq!(refused["type"], "/problems/too-many-vocabularies");
+    assert_eq!(
+        refused["limit"],
+        json!({"name": "vocabulary.definitions_bytes", "value": 1000})
+    );
+    let defined = app.metric("maskclip_vocabularies_defined").await;
+    assert!((1..20).contains(&defined), "{defined}");
+    let bytes = app.metric("maskclip_vocabularies_defined_bytes").await;
+    assert!((100..=1000).contains(&bytes), "{bytes}");
+}
+
+#[tokio::test]
+async fn recent_lists_are_counted_in_bytes() {
+    let app = App::start_with(|config| config.vocabulary.recent_bytes = 2000).await;
+    assert_eq!(app.metric("maskclip_recent_lists_bytes").await, 0);
+    for classes in [
+        json!(["red"]),
+        json!(["red", "blue"]),
+        json!(["green"]),
+        json!(["blue", "green"]),
+    ] {
+        app.segment(&with_image(json!({"classes": classes}))).await.ok();
+        let bytes = app.metric("maskclip_recent_lists_bytes").await;
+        assert!((100..=2000).contains(&bytes), "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn whether_vocabularies_last_stands_beside_them() {
+    let app = App::start().await;
+    assert_eq!(app.get("/v1/vocabularies").await.ok()["durable"], false);
+    assert_eq!(app.metric("maskclip_vocabularies_durable").await, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let disk = DiskStore::open(&folder.path().join("store"), 1 << 20).unwrap();
+    let app = App::start_on(disk, |_| ()).await;
+    assert_eq!(app.get("/v1/vocabularies").await.ok()["durable"], true);
+    assert_eq!(app.metric("maskclip_vocabularies_durable").await, 1);
+}
+
+#[tokio::test]
+async fn a_store_that_another_process_holds_is_503_for_changes_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let disk = DiskStore::open(&path, 1 << 20).unwrap();
+    let app = App::start_on(disk, |config| config.vocabulary.store_wait_seconds = 0.0).await;
+    assert!(
+        put(&app, "paint", &json!({"classes": ["red"]}), &[])
+            .await
+            .status
+            .is_success()
+    );
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let expected = json!({
+        "type": "/problems/store-busy",
+        "title": "The store of vocabularies is busy",
+        "status": 503,
+        "detail": "the vocabulary \"paint\" was not changed: others have held the store (vocabulary.store_path) for longer \
+                   than vocabulary.store_wait_seconds = 0",
+        "instance": REQUEST_ID,
+        "limit": {"name": "vocabulary.store_wait_seconds", "value": 0.0},
+    });
+    let refused = put(&app, "paint", &json!({"classes": ["blue"]}), &[]).await;
+    assert_eq!(refused.header("retry-after"), "1");
+    refused.assert_problem(&expected);
+    delete(&app, "paint", &[]).await.assert_problem(&expected);
+    assert_eq!(names(&app.get("/v1/vocabularies/paint").await.ok()["classes"]), ["red"]);
+    app.segment(&with_image(json!({"vocabulary": "paint"}))).await.ok();
+    holder.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(delete(&app, "paint", &[]).await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_507_for_changes_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("folder/store");
+    let disk = DiskStore::open(&path, 1 << 20).unwrap();
+    let app = App::start_on(disk, |_| ()).await;
+    assert!(
+        put(&app, "paint", &json!({"classes": ["red"]}), &[])
+            .await
+            .status
+            .is_success()
+    );
+    // A file where the folder was: no store can be made there.
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path.parent().unwrap(), "").unwrap();
+    let expected = json!({
+        "type": "/problems/not-stored",
+        "title": "The change could not be stored",
+        "status": 507,
+        "detail": "the vocabulary \"paint\" was not changed: the store (vocabulary.store_path) cannot be written; the \
+                   server's log has the reason",
+        "instance": REQUEST_ID,
+    });
+    put(&app, "paint", &json!({"classes": ["blue"]}), &[])
+        .await
+        .assert_problem(&expected);
+    delete(&app, "paint", &[]).await.assert_problem(&expected);
+    assert_eq!(names(&app.get("/v1/vocabularies/paint").await.ok()["classes"]), ["red"]);
+    app.segment(&with_image(json!({"vocabulary": "paint"}))).await.ok();
+    assert_eq!(app.get("/v1/vocabularies").await.ok()["durable"], false);
+
+    std::fs::remove_file(path.parent().unwrap()).unwrap();
+    assert!(
+        put(&app, "paint", &json!({"classes": ["blue"]}), &[])
+            .await
+            .status
+            .is_success()
+    );
+    assert_eq!(app.get("/v1/vocabularies").await.ok()["durable"], true);
 }
 
 async fn put(app: &App, name: &str, body: &Value, headers: &[(header::HeaderName, &str)]) -> Reply {

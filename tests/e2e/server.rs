@@ -56,6 +56,15 @@ impl Server {
         Self::spawn(command)
     }
 
+    /// Starts a line of bash in which `maskclip` is the binary under test, on a store, and waits until it is ready.
+    pub fn start_shell(line: &str, store: &Path, log: File) -> Self {
+        let line = line.replace("exec maskclip", &format!("exec '{PROGRAM}'"));
+        let folder = store.parent().expect("a store lies in a folder");
+        let mut command = shell(&line, folder, store);
+        command.stderr(log);
+        Self::spawn(command)
+    }
+
     /// Starts a command that serves and waits until it is ready.
     pub fn spawn(command: Command) -> Self {
         let server = Self::launch(command);

@@ -131,6 +131,8 @@ fn what_a_published_list_costs_is_paid_once() {
     let mut server = Server::start_on(&store);
     let mut embedding = segment(&server, &request);
     assert_eq!((server.metric(MISSES), server.metric(DISK_HITS)), (20, 0));
+    // Embeddings are written behind the request.
+    assert_eq!(wait_until_embedded(&server, "voc-20"), 20);
     server.signal("KILL");
     server.wait(Duration::from_secs(10));
 
@@ -171,27 +173,34 @@ fn a_damaged_store_is_made_anew_with_a_warning() {
     let (_folder, store) = place();
     vocab(&store, &["add", "picnic", "tiger", "lemon"]).unwrap();
     vocab(&store, &["embed", "picnic", "--device", "cpu"]).unwrap();
-    let write_ahead_log = store.with_file_name("store.sqlite3-wal");
-    assert!(
-        !write_ahead_log.exists(),
-        "all is in the file when the last process has closed it"
-    );
-    let whole = fs::read(&store).unwrap();
+    let files = [store.clone(), embeddings(&store)];
+    let wholes = files.clone().map(|file| {
+        assert!(
+            !log_of(&file).exists(),
+            "all is in the file when the last process has closed it"
+        );
+        fs::read(file).unwrap()
+    });
     let right = {
         let (_folder, other) = place();
         vocab(&other, &["add", "picnic", "tiger", "lemon"]).unwrap();
         answer(&Server::start_on(&other), "picnic")
     };
 
-    // First the header and every second page are damaged. Then all but the first page is lost.
-    let mut flipped = whole.clone();
-    for page in flipped.chunks_mut(16384).step_by(2) {
-        page[..4000].iter_mut().for_each(|byte| *byte ^= 0xff);
-    }
-    for damaged in [&flipped[..], &whole[..16384]] {
-        // A killed server leaves its log, which would repair some of the damage.
-        let _ = fs::remove_file(&write_ahead_log);
-        fs::write(&store, damaged).unwrap();
+    // First the headers and every second page are damaged. Then all but the first page is lost.
+    let flipped = wholes.clone().map(|mut whole| {
+        for page in whole.chunks_mut(16384).step_by(2) {
+            page[..4000].iter_mut().for_each(|byte| *byte ^= 0xff);
+        }
+        whole
+    });
+    let cut = wholes.map(|whole| whole[..16384].to_vec());
+    for damaged in [flipped, cut] {
+        for (file, bytes) in files.iter().zip(damaged) {
+            // A killed server leaves its log, which would repair some of the damage.
+            let _ = fs::remove_file(log_of(file));
+            fs::write(file, bytes).unwrap();
+        }
         let server = Server::start_on(&store);
         put(&server, "picnic", &json!({"classes": ["tiger", "lemon"]}));
         assert_eq!(answer(&server, "picnic"), right);
@@ -202,21 +211,120 @@ fn a_damaged_store_is_made_anew_with_a_warning() {
     }
 }
 
+/// Returns the file of embeddings that belongs to a store.
+fn embeddings(store: &Path) -> PathBuf {
+    store.with_file_name("store.embeddings.sqlite3")
+}
+
+/// Returns the write-ahead log of a file.
+fn log_of(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// Runs `maskclip serve` on a store that it refuses. Returns the error.
+fn refusal(store: &Path) -> String {
+    let mut command = maskclip_on(store);
+    let output = command.args(["serve", "--listen", "127.0.0.1:0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, b"", "it has not listened");
+    String::from_utf8(output.stderr).unwrap()
+}
+
 #[test]
-fn a_file_of_another_program_is_left_alone_and_the_server_works_without() {
-    let (_folder, store) = place();
-    // An empty database with another program's mark.
+fn a_named_store_that_cannot_be_used_stops_the_start_and_is_left_alone() {
+    let (folder, store) = place();
+    // An empty database with another program's mark, then one of a later version.
     vocab(&store, &["list"]).unwrap();
-    let mut foreign = fs::read(&store).unwrap();
-    foreign[68..72].copy_from_slice(b"GPKG");
-    fs::write(&store, &foreign).unwrap();
-    let server = Server::start_on(&store);
+    let ours = fs::read(&store).unwrap();
+    for (place, bytes, reason) in [
+        (68, *b"GPKG", "a database of another program"),
+        (
+            60,
+            [0, 0, 0, 9],
+            "its format is 9, and this version of maskclip reads format 1",
+        ),
+    ] {
+        let mut other = ours.clone();
+        other[place..place + 4].copy_from_slice(&bytes);
+        fs::write(&store, &other).unwrap();
+        for error in [refusal(&store), vocab(&store, &["list"]).unwrap_err()] {
+            assert!(error.contains(reason), "{error}");
+            assert!(error.contains(store.to_str().unwrap()), "{error}");
+        }
+        assert_eq!(fs::read(&store).unwrap(), other);
+    }
+    // A file where the folder should be.
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = refusal(&file.join("store.sqlite3"));
+    assert!(
+        error.contains("cannot be used") && error.contains("vocabulary.store_path"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_automatic_store_that_cannot_be_used_leaves_a_server_that_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("maskclip"), "a file where the folder should be").unwrap();
+    let home = folder.path().to_str().unwrap();
+    let server = Server::start_with(&[("MASKCLIP_VOCABULARY__STORE_PATH", "auto"), ("XDG_DATA_HOME", home)]);
     assert_eq!(put(&server, "picnic", &json!({"classes": ["tiger"]})), 202);
     assert_eq!(answer(&server, "picnic")["classes"][0]["name"], "tiger");
-    assert_eq!(fs::read(&store).unwrap(), foreign);
-    assert!(log(&store).contains("a database of another program"), "{}", log(&store));
-    let error = vocab(&store, &["list"]).unwrap_err();
-    assert!(error.contains("a database of another program"), "{error}");
+    let mut list = agent().get(server.url("/v1/vocabularies")).call().unwrap();
+    let list: Value = list.body_mut().read_json().unwrap();
+    assert_eq!(list["durable"], false);
+}
+
+#[test]
+fn a_full_disk_is_507_for_changes_and_requests_are_answered() {
+    let (_folder, store) = place();
+    // No file of this server may grow beyond 400 blocks of 1024 bytes, as if the disk were full.
+    let log = fs::File::create(store.with_file_name("log")).unwrap();
+    let line = "trap '' XFSZ; ulimit -f 400; exec maskclip serve --listen 127.0.0.1:0 --device cpu";
+    let server = Server::start_shell(line, &store, log);
+    let mut classes: Vec<String> = vec!["tiger".to_owned()];
+    let mut body = json!({"classes": classes});
+    assert!([201, 202].contains(&put(&server, "picnic", &body)));
+    let right = answer(&server, "picnic")["classes"].take();
+    classes.extend((0..900).map(|number| format!("{number} {}", "fills the disk ".repeat(13).trim_end())));
+    let classes: Vec<_> = classes
+        .iter()
+        .map(|name| json!({"name": name, "synonyms": [format!("{name}!"), format!("{name}?")]}))
+        .collect();
+    body = json!({"classes": classes, "options": {"templates": "simple"}});
+    let url = server.url("/v1/vocabularies/picnic");
+    let mut refused = agent().put(&url).send_json(&body).unwrap();
+    assert_eq!(refused.status(), 507);
+    let problem: Value = refused.body_mut().read_json().unwrap();
+    assert_eq!(problem["type"], "/problems/not-stored");
+    assert_eq!(answer(&server, "picnic")["classes"], right);
+    let text = self::log(&store);
+    assert!(text.contains("SQLite's code"), "{text}");
+    assert_eq!(
+        agent().delete(&url).call().unwrap().status(),
+        204,
+        "there is room for less"
+    );
+}
+
+#[test]
+fn a_store_deleted_while_it_is_served_is_made_anew_with_what_was_defined() {
+    let (folder, store) = place();
+    let store = store.with_file_name("state").join("store.sqlite3");
+    fs::create_dir(store.parent().unwrap()).unwrap();
+    let mut server = Server::start_on(&store);
+    put(&server, "picnic", &json!({"classes": ["tiger", "lemon"]}));
+    wait_until_embedded(&server, "picnic");
+    fs::rename(store.parent().unwrap(), folder.path().join("gone")).unwrap();
+    put(&server, "fruit", &json!({"classes": ["lemon"]}));
+    wait_until_embedded(&server, "fruit");
+    server.signal("KILL");
+    server.wait(Duration::from_secs(10));
+    let names = vocab(&store, &["list"]).unwrap();
+    assert!(names.contains("picnic") && names.contains("fruit"), "{names}");
 }
 
 #[test]
@@ -254,7 +362,7 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
         }
         process.kill().unwrap();
         process.wait().unwrap();
-        progress.push(fs::metadata(&store).unwrap().len());
+        progress.push(written(&store));
     }
 
     let finished = vocab(&store, &embed[1..]).unwrap();
@@ -282,10 +390,57 @@ fn kills_while_it_is_written_leave_nothing_wrong() {
     assert_eq!(from_disk, answer(&Server::start(&[]), "pascal-context-59"));
 }
 
-/// Returns the bytes of a store and the log next to it.
+#[test]
+fn kills_while_vocabularies_change_lose_no_acknowledged_one() {
+    let (_folder, store) = place();
+    let classes = |number: usize| json!([format!("thing {number}"), "tiger"]);
+    let mut acknowledged: Vec<usize> = Vec::new();
+    for round in 1..=3 {
+        let mut server = Server::start_on(&store);
+        let url = server.url("/v1/vocabularies/");
+        let first = acknowledged.len();
+        let (tell, told) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            for number in first.. {
+                let body = json!({"classes": classes(number), "options": {"templates": "simple"}});
+                match agent().put(format!("{url}list-{number}")).send_json(&body) {
+                    Ok(reply) if reply.status().is_success() => tell.send(number).unwrap(),
+                    _ => break,
+                }
+            }
+        });
+        // The kill comes while the next change is on its way.
+        acknowledged.extend(told.iter().take(3 * round));
+        server.signal("KILL");
+        server.wait(Duration::from_secs(10));
+        acknowledged.extend(told.iter());
+        writer.join().unwrap();
+        let names = vocab(&store, &["list"]).unwrap();
+        for number in &acknowledged {
+            assert!(
+                names.contains(&format!("list-{number} ")),
+                "round {round}: list-{number}: {names}"
+            );
+        }
+    }
+    let (server, fresh) = (Server::start_on(&store), Server::start(&[]));
+    for number in [0, acknowledged.len() - 1] {
+        let kept = answer(&server, &format!("list-{number}"));
+        put(
+            &fresh,
+            "list",
+            &json!({"classes": classes(number), "options": {"templates": "simple"}}),
+        );
+        assert_eq!(kept["classes"], answer(&fresh, "list")["classes"]);
+    }
+    assert!(!log(&store).contains("damaged"), "{}", log(&store));
+}
+
+/// Returns the bytes of a store's embeddings and the log next to them.
 fn written(store: &Path) -> u64 {
     let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-    length(store) + length(&store.with_file_name("store.sqlite3-wal"))
+    let file = embeddings(store);
+    length(&file) + length(&log_of(&file))
 }
 
 #[test]

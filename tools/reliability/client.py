@@ -29,6 +29,9 @@ class Reply:
     body: bytes = b""
     sent_at: float = 0.0
 
+    def json(self) -> Any:
+        return json.loads(self.body)
+
     @property
     def detail(self) -> str:
         """The problem's words, or the start of the body."""

@@ -18,9 +18,10 @@ import connections
 import hostile
 import scenarios
 import shapes
+from kills import kills
 from server import REPOSITORY
 
-SCENARIOS = scenarios.SCENARIOS | connections.SCENARIOS | shapes.SCENARIOS | hostile.SCENARIOS
+SCENARIOS = scenarios.SCENARIOS | connections.SCENARIOS | shapes.SCENARIOS | hostile.SCENARIOS | {"kills": kills}
 
 
 def main() -> int:

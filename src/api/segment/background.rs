@@ -7,6 +7,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
+use crate::api::wire::Name;
 use crate::engine::{BackgroundFields, BackgroundNames};
 
 /// Pixels that belong to none of the classes. They get the unlabelled value (255, or 65535 in 16-bit maps).
@@ -17,7 +18,7 @@ pub enum BackgroundBody {
     /// the classes; `false` gives every pixel a class, whatever the defaults are.
     Switch(bool),
     /// Names that compete with the classes instead of the shipped ones.
-    Names(Vec<String>),
+    Names(Vec<Name>),
     /// Names, a threshold, a smallest area.
     Detail(BackgroundDetail),
 }
@@ -28,6 +29,7 @@ pub enum BackgroundBody {
 pub struct BackgroundDetail {
     /// The names; the shipped list without it, none at all when empty. At most
     /// `limits.max_background_names`.
+    #[schema(value_type = Option<Vec<Name>>)]
     pub names: Option<Vec<String>>,
     /// A pixel whose best class has a lower probability than this is background, too; `defaults.background_threshold`
     /// without it. What the probability is worth depends on the number of classes and the temperature.
@@ -77,7 +79,9 @@ impl From<BackgroundBody> for BackgroundFields {
         match body {
             BackgroundBody::Switch(false) => Self::off(),
             BackgroundBody::Switch(true) => with_names(BackgroundNames::Shipped),
-            BackgroundBody::Names(names) => with_names(BackgroundNames::These(names)),
+            BackgroundBody::Names(names) => with_names(BackgroundNames::These(
+                names.into_iter().map(|Name(name)| name).collect(),
+            )),
             BackgroundBody::Detail(BackgroundDetail { names, threshold, area }) => Self {
                 names: names.map_or(BackgroundNames::Shipped, BackgroundNames::These),
                 threshold,

@@ -19,16 +19,17 @@ pub struct SegmentBody {
     /// The encoded image (JPEG, PNG, WebP, GIF, BMP or TIFF) as base64 or a base64 data URI. In JSON, either this or `image_id`;
     /// absent in the `request` part of a multipart form. At most `limits.max_image_pixels`
     /// pixels; EXIF orientation is applied.
-    #[schema(example = "data:image/jpeg;base64,/9j/4AAQSkZJRg...")]
+    #[schema(
+        example = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII="
+    )]
     pub image: Option<String>,
     /// The id that `POST /v1/images` answered with, in place of the image.
-    #[schema(example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")]
     pub image_id: Option<String>,
     /// The model that must answer, one of `GET /v1/models`; without it, the first of them.
     #[schema(example = "demo")]
     pub model: Option<String>,
     /// The classes, in the order of their ids. Either this or `vocabulary`. At most `limits.max_classes`.
-    #[schema(example = json!(["tiger", {"name": "person", "synonyms": ["man", "woman"]}]))]
+    #[schema(min_items = 1, example = json!(["tiger", {"name": "person", "synonyms": ["man", "woman"]}]))]
     pub classes: Option<Vec<ClassBody>>,
     /// The name of a vocabulary that was defined before. Either this or `classes`. Its own options take the place of the
     /// `defaults.` of the same names; what the request says itself goes before both.
@@ -67,7 +68,7 @@ pub struct SegmentBody {
     pub key_smoothing: Option<KeySmoothingBody>,
     /// Short side of the model's input in pixels, at most `limits.max_short_side`. More sees smaller things
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
-    #[schema(minimum = 1, example = 448)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4_294_967_295_u32, example = 448)]
     pub short_side: Option<u32>,
     /// Factors on the short side: the image is scored at each of these sizes, and cosines are averaged at the image's size.
     /// Costs the time of all of them; does not go with the key smoothing `formula`. At most `limits.max_scales`;

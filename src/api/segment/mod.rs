@@ -10,14 +10,14 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use super::error::ApiError;
 use super::metered::held_bytes;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
-use super::wire::LabelMapFormat;
+use super::wire::{LabelMapFormat, without_image};
 use super::{AppState, accept};
 use crate::engine::{ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
@@ -33,13 +33,29 @@ const PNG: &str = "image/png";
 
 /// The parts of a multipart request.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes the multipart form in the OpenAPI document")]
 pub struct SegmentForm {
     /// The encoded image: JPEG, PNG, WebP, GIF, BMP or TIFF. Left out where `request` has an `image_id`.
-    #[schema(value_type = Option<String>, format = Binary)]
+    #[schema(value_type = String, format = Binary, required = false)]
     image: Option<Vec<u8>>,
     /// Everything else, as JSON without `image`.
-    request: SegmentBody,
+    request: SegmentBodyInForm,
+}
+
+/// [`SegmentBody`] as a part of a form.
+struct SegmentBodyInForm;
+
+impl PartialSchema for SegmentBodyInForm {
+    fn schema() -> RefOr<Schema> {
+        without_image::<SegmentBody>()
+    }
+}
+
+impl ToSchema for SegmentBodyInForm {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        SegmentBody::schemas(schemas);
+    }
 }
 
 /// A PNG file.
@@ -69,7 +85,7 @@ struct PngFile(Vec<u8>);
         description = "The image or its `image_id`, and either `classes` or the name of a `vocabulary`; all else is optional.",
         content(
             (SegmentBody = "application/json", example = json!({
-                "image": "data:image/jpeg;base64,/9j/4AAQSkZJRg...",
+                "image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII=",
                 "classes": ["tiger", {"name": "person", "synonyms": ["man", "woman"]}],
                 "background": true,
             })),

@@ -9,12 +9,18 @@ use utoipa::ToSchema;
 
 use crate::vocabulary::Class;
 
+/// A name: printable, not blank, and at most `limits.max_name_characters` characters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String, min_length = 1, pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$")]
+pub struct Name(pub String);
+
 /// One class: a name alone, or a name with synonyms.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum ClassBody {
     /// A name, at most `limits.max_name_characters` characters.
-    Name(String),
+    Name(Name),
     /// A name with synonyms.
     Detail(ClassDetail),
 }
@@ -24,19 +30,19 @@ pub enum ClassBody {
 #[serde(deny_unknown_fields)]
 pub struct ClassDetail {
     /// The name, at most `limits.max_name_characters` characters.
-    #[schema(example = "person")]
+    #[schema(value_type = Name, example = "person")]
     pub name: String,
     /// Other names for the same thing, averaged with the name or scored apart (`synonyms`); at most
     /// `limits.max_synonyms`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(example = json!(["man", "woman"]))]
+    #[schema(value_type = Vec<Name>, example = json!(["man", "woman"]))]
     pub synonyms: Vec<String>,
 }
 
 impl From<ClassBody> for Class {
     fn from(body: ClassBody) -> Self {
         match body {
-            ClassBody::Name(name) => Self {
+            ClassBody::Name(Name(name)) => Self {
                 name,
                 synonyms: Vec::new(),
             },
@@ -48,7 +54,7 @@ impl From<ClassBody> for Class {
 impl From<Class> for ClassBody {
     fn from(class: Class) -> Self {
         if class.synonyms.is_empty() {
-            Self::Name(class.name)
+            Self::Name(Name(class.name))
         } else {
             Self::Detail(ClassDetail {
                 name: class.name,
@@ -73,7 +79,7 @@ impl<'de> Deserialize<'de> for ClassBody {
             }
 
             fn visit_str<E>(self, name: &str) -> Result<ClassBody, E> {
-                Ok(ClassBody::Name(name.to_owned()))
+                Ok(ClassBody::Name(Name(name.to_owned())))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ClassBody, A::Error> {

@@ -5,7 +5,9 @@ use std::fmt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::AnyOfBuilder;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::KeySmoothingMethod;
 use crate::dense;
@@ -21,16 +23,59 @@ pub enum KeySmoothingBody {
     Detail(KeySmoothingDetail),
 }
 
-/// A way of key smoothing with its threshold.
-#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+/// A way of key smoothing, `reference` with its threshold.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySmoothingDetail {
-    /// The method.
     pub method: KeySmoothingMethod,
-    /// For `reference` alone: positions whose best probability reaches this are left as they are; 1
-    /// without it, which smooths every position.
-    #[schema(minimum = 0, maximum = 1, example = 0.9)]
     pub threshold: Option<f32>,
+}
+
+/// A method without its threshold.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes KeySmoothingDetail in the OpenAPI document")]
+struct MethodAlone {
+    /// The method.
+    method: KeySmoothingMethod,
+}
+
+/// The method of the paper's implementation with its threshold.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "describes KeySmoothingDetail in the OpenAPI document")]
+struct MethodWithThreshold {
+    /// The method.
+    #[schema(inline)]
+    method: ThresholdMethod,
+    /// Positions whose best probability reaches this are left as they are; 1 without it, which smooths every position.
+    #[schema(minimum = 0, maximum = 1, example = 0.9)]
+    threshold: Option<f32>,
+}
+
+/// The method that has a threshold.
+#[derive(ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[expect(dead_code, reason = "describes KeySmoothingDetail in the OpenAPI document")]
+enum ThresholdMethod {
+    /// As the paper's implementation computes it.
+    Reference,
+}
+
+impl PartialSchema for KeySmoothingDetail {
+    fn schema() -> RefOr<Schema> {
+        AnyOfBuilder::new()
+            .item(MethodAlone::schema())
+            .item(MethodWithThreshold::schema())
+            .description(Some("A way of key smoothing, `reference` with its threshold."))
+            .into()
+    }
+}
+
+impl ToSchema for KeySmoothingDetail {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        MethodAlone::schemas(schemas);
+    }
 }
 
 impl<'de> Deserialize<'de> for KeySmoothingBody {

@@ -5,17 +5,19 @@
 
 mod classes;
 mod enums;
+mod form;
 mod key_smoothing;
 mod model_health;
 mod object;
 mod timings;
 mod window;
 
-pub use classes::{ClassBody, ClassDetail};
+pub use classes::{ClassBody, ClassDetail, Name};
 pub use enums::{
     Attention, KeySmoothingMethod, LabelMapFormat, ModelKind, Precision, Refinement, Resize, Synonyms, TemplateSet,
     WarningCode,
 };
+pub use form::without_image;
 pub use key_smoothing::KeySmoothingBody;
 pub use model_health::ModelHealth;
 pub use object::{Object, object};

@@ -32,10 +32,10 @@ pub enum WholeInput {
 #[serde(deny_unknown_fields)]
 pub struct WindowDetail {
     /// Side in pixels of the model's input, at least one patch. An input that is no larger is seen as a whole.
-    #[schema(minimum = 1, example = 224)]
+    #[schema(value_type = u64, minimum = 1, maximum = 4_294_967_295_u32, example = 224)]
     pub side: u32,
     /// Pixels from one window to the next, at most the side; half the side without it.
-    #[schema(minimum = 1, example = 112)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4_294_967_295_u32, example = 112)]
     pub stride: Option<u32>,
 }
 

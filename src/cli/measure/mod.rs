@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use strum::VariantNames;
 
 use super::arguments::{ConfigArguments, ModelArguments};
-use super::disk::open_disk;
+use super::disk::OpenStore;
 use super::output::note;
 use crate::api::ClassBody;
 use crate::config::Config;
@@ -158,12 +158,9 @@ where
         None => Recorder::in_memory(),
     };
     let model = config.asked_models().find_first()?;
-    let disk = open_disk(&config.vocabulary);
-    let registry = VocabularyRegistry::new(
-        config.limits.vocabulary.max_vocabularies,
-        disk.clone(),
-        SystemTime::now(),
-    );
+    let store = OpenStore::for_reading(&config.vocabulary);
+    let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+    let registry = VocabularyRegistry::new(limits, store.get(), SystemTime::now());
     let vocabulary = arguments.vocabulary(&registry, &config)?;
     let unseen = arguments.unseen(&vocabulary.list)?;
     tokio::runtime::Builder::new_multi_thread()
@@ -171,7 +168,7 @@ where
         .build()?
         .block_on(async {
             let settings = config.engine_settings().for_commands();
-            let engine = Engine::start(settings, vec![model], disk, &MetricsRegistry::new());
+            let engine = Engine::start(settings, vec![model], store.get(), &MetricsRegistry::new());
             let model = engine.ready().await?.remove(0);
             let list = &vocabulary.list;
             let classes: Vec<ClassBody> = list.classes().iter().cloned().map(Into::into).collect();

@@ -13,7 +13,7 @@ use signal_hook::flag;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-use super::disk::open_disk;
+use super::disk::OpenStore;
 use super::ending::end;
 use super::measure::{Result, classes_named, find_vocabulary, progress, resolve, set_all, with_background};
 use super::output::{note, print};
@@ -50,8 +50,8 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     let config = arguments.config.start(arguments.model.settings())?;
     let signals = Signals::watch()?;
     let model = config.asked_models().find_teacher()?;
-    let disk = open_disk(&config.vocabulary);
-    let mut prepared = arguments.prepare(&config, &model, disk.clone())?;
+    let store = OpenStore::for_reading(&config.vocabulary);
+    let mut prepared = arguments.prepare(&config, &model, store.get())?;
     let plan = &prepared.plan;
     let run = TrainRun {
         folder: &arguments.output,
@@ -72,7 +72,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
         let once = LabelOnce {
             config: &config,
             model: config.asked_models().find_first()?,
-            disk,
+            disk: store.get(),
             fields: &prepared.question.fields,
             cache,
         };
@@ -203,8 +203,8 @@ impl TrainArguments {
 
     /// The vocabulary that the flags name, with the background that they give it.
     fn vocabulary(&self, config: &Config, disk: Option<Arc<DiskStore>>) -> Result<VocabularyDefinition> {
-        let max_vocabularies = config.limits.vocabulary.max_vocabularies;
-        let registry = VocabularyRegistry::new(max_vocabularies, disk, SystemTime::now());
+        let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+        let registry = VocabularyRegistry::new(limits, disk, SystemTime::now());
         let mut vocabulary = find_vocabulary(&self.classes, &registry, config)?;
         if let Some(background) = &self.background {
             vocabulary.list = with_background(&vocabulary.list, background, config)?;

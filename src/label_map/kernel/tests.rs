@@ -307,6 +307,61 @@ proptest! {
     }
 
     #[test]
+    fn every_label_is_a_class_or_the_background((scores, owners, options) in any_input()) {
+        let map = label_map(&scores, &owners, &options);
+        let pixels = options.width as usize * options.height as usize;
+        prop_assert_eq!((map.width, map.height, map.labels.len()), (options.width, options.height, pixels));
+        prop_assert_eq!(map.confidence.map(|confidence| confidence.len()), Some(pixels));
+        prop_assert_eq!(map.classes.len(), options.classes);
+        for label in map.labels {
+            prop_assert!(usize::from(label) < options.classes || label == options.background_label, "{}", label);
+        }
+    }
+
+    #[test]
+    fn other_ids_of_the_classes_are_other_labels_and_nothing_else(
+        (scores, owners, options) in any_input(),
+        order in Just((0_u16..5).collect::<Vec<_>>()).prop_shuffle(),
+    ) {
+        let renamed = |label: u16| order.get(usize::from(label)).copied().unwrap_or(label);
+        let other_owners: Vec<_> = owners
+            .iter()
+            .map(|owner| match owner {
+                QueryOwner::Class(id) => QueryOwner::Class(renamed(*id)),
+                QueryOwner::Background => QueryOwner::Background,
+            })
+            .collect();
+        let other_options = LabelMapOptions { background_label: renamed(options.background_label), ..options };
+        let reference = Reference::new(&scores, &owners, &options);
+        let map = label_map(&scores, &owners, &options);
+        let other = label_map(&scores, &other_owners, &other_options);
+        // Of two classes that are equally probable, the one with the lower id wins, and a class can win or lose its last pixel.
+        let margins = (0..map.labels.len()).map(|pixel| reference.label(pixel, &options).1);
+        let has_ties = margins.fold(f64::INFINITY, f64::min) < 1e-5;
+        prop_assume!(!has_ties || options.smallest_area == 0.0);
+        for (pixel, (&label, &other_label)) in map.labels.iter().zip(&other.labels).enumerate() {
+            prop_assert!(
+                renamed(label) == other_label || reference.label(pixel, &options).1 < 1e-5,
+                "pixel {}: {} and {}", pixel, label, other_label
+            );
+        }
+        if !has_ties {
+            for (class, ours) in map.classes.iter().enumerate() {
+                let theirs = &other.classes[usize::from(order[class])];
+                prop_assert_eq!((ours.pixels, ours.bounding_box), (theirs.pixels, theirs.bounding_box));
+                // Sums in another order are rounded otherwise.
+                for (one, other) in [
+                    (ours.mean_confidence, theirs.mean_confidence),
+                    (ours.max_confidence, theirs.max_confidence),
+                    (Some(ours.presence), Some(theirs.presence)),
+                ] {
+                    prop_assert!(close(one, other.map(f64::from)), "class {}: {:?} and {:?}", class, one, other);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_thread_count_changes_nothing((scores, owners, options) in any_input()) {
         let with_threads = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");

@@ -67,6 +67,14 @@ pub enum ClassListError {
         /// The name.
         name: String,
     },
+    /// The names of the list have more bytes than the server allows.
+    #[error("the names of the list have {bytes} bytes, more than limits.max_vocabulary_bytes = {limit}")]
+    TooManyBytes {
+        /// Bytes of all names in UTF-8.
+        bytes: usize,
+        /// The largest number of bytes.
+        limit: usize,
+    },
     /// An option of a vocabulary is out of its range.
     #[error("the option {option} must be 0 to 1, not {value}")]
     OptionRange {
@@ -114,10 +122,8 @@ impl ClassList {
             .zip(0..)
             .map(|(class, id)| check_class(class, id, limits));
         let classes = classes.collect::<Result<_, _>>()?;
-        Ok(Self {
-            classes,
-            background: check_background(&background, limits)?,
-        })
+        let background = check_background(&background, limits)?;
+        Self { classes, background }.within_bytes(limits)
     }
 
     /// Returns the classes in the order of their ids.
@@ -135,10 +141,32 @@ impl ClassList {
     /// # Errors
     /// [`ClassListError`] when the background names are refused, as in [`ClassList::new`].
     pub fn with_background(&self, background: &[String], limits: &VocabularyLimits) -> Result<Self, ClassListError> {
-        Ok(Self {
-            classes: self.classes.clone(),
-            background: check_background(background, limits)?,
-        })
+        let background = check_background(background, limits)?;
+        let classes = self.classes.clone();
+        Self { classes, background }.within_bytes(limits)
+    }
+
+    /// Refuses a list whose names have too many bytes.
+    fn within_bytes(self, limits: &VocabularyLimits) -> Result<Self, ClassListError> {
+        let (bytes, limit) = (self.names().map(str::len).sum(), limits.max_vocabulary_bytes);
+        match bytes > limit {
+            true => Err(ClassListError::TooManyBytes { bytes, limit }),
+            false => Ok(self),
+        }
+    }
+
+    /// Returns all names: of classes, of synonyms and of the background.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let background = self.background.iter().map(String::as_str);
+        self.classes.iter().flat_map(Class::texts).chain(background)
+    }
+
+    /// Returns the estimated bytes that the list takes in memory.
+    pub fn bytes(&self) -> usize {
+        // An allocation takes about two words more than it holds.
+        let name_bytes = |name: &str| size_of::<String>() + 2 * size_of::<usize>() + name.len();
+        let names: usize = self.names().map(name_bytes).sum();
+        names + self.classes.len() * size_of::<Vec<String>>() + size_of::<Self>()
     }
 
     /// Creates a list that is known to be valid, without checking the limits for requests.

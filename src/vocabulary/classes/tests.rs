@@ -11,6 +11,7 @@ pub(in crate::vocabulary) fn limits() -> VocabularyLimits {
         max_synonyms: 2,
         max_name_characters: 10,
         max_background_names: 3,
+        max_vocabulary_bytes: 100_000,
         max_vocabularies: 2,
     }
 }
@@ -33,6 +34,27 @@ fn refused(classes: &[&str], background: &[&str]) -> String {
     let background = background.iter().map(|name| (*name).to_owned()).collect();
     let classes = classes.iter().map(|text| class(text)).collect();
     ClassList::new(classes, background, &limits()).unwrap_err().to_string()
+}
+
+#[test]
+fn the_names_of_a_list_have_a_limit_in_bytes() {
+    let limits = VocabularyLimits {
+        max_vocabulary_bytes: 8,
+        ..limits()
+    };
+    // "\u{e4}" has two bytes.
+    let class = || Class {
+        name: "b\u{e4}r".into(),
+        synonyms: vec!["ab".into()],
+    };
+    let list = ClassList::new(vec![class()], vec!["ab".into()], &limits).unwrap();
+    let refused = ClassList::new(vec![class()], vec!["abc".into()], &limits).unwrap_err();
+    assert_eq!(refused, ClassListError::TooManyBytes { bytes: 9, limit: 8 });
+    assert!(
+        refused.to_string().contains("limits.max_vocabulary_bytes = 8"),
+        "{refused}"
+    );
+    assert_eq!(list.with_background(&["abc".into()], &limits), Err(refused));
 }
 
 #[test]

@@ -1,14 +1,36 @@
-//! Definitions of named vocabularies on disk. A change succeeds only if nobody else has changed the definition since it
-//! was read.
+//! The file of definitions of named vocabularies. A change succeeds only if nobody else has changed the definition since
+//! it was read, and is on the disk when it returns.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
-use rusqlite::{Connection, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, named_params};
 
 use super::super::VocabularyDefinition;
 use super::super::text_form::{parse_vocabulary, write_vocabulary};
-use super::{DiskError, DiskStore, checksum};
+use super::database::{CarryOver, Database, FileKind};
+use super::{DiskError, checksum};
+
+/// "Mskc" in the header. Format 1 had a table of embeddings as well, which earlier versions still make and use. It is
+/// emptied and otherwise left alone, so that they can share the file.
+static KIND: FileKind = FileKind {
+    application_id: 0x4d73_6b63,
+    format: 1,
+    table: "vocabularies",
+    schema: "
+        CREATE TABLE IF NOT EXISTS vocabularies (
+            name TEXT PRIMARY KEY,
+            classes TEXT NOT NULL,      -- as write_vocabulary has it
+            digest TEXT NOT NULL,       -- VocabularyDefinition::digest
+            defined_at INTEGER NOT NULL,
+            checksum BLOB NOT NULL
+        ) STRICT;
+    ",
+    synchronous: "FULL",
+    is_precious: true,
+    salvage,
+};
 
 /// A named vocabulary in the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,105 +44,178 @@ pub(in crate::vocabulary) struct Definition {
 /// A mark for the state of the file that a reader has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::vocabulary) struct ChangeMark {
-    rebuilds: u64,
-    /// SQLite's number that changes whenever another process writes.
+    /// Number of times that the file was opened anew, each time perhaps without its former content.
+    pub rebuilds: u64,
+    /// SQLite's number that changes whenever another connection writes.
     data_version: i64,
 }
 
-impl DiskStore {
-    /// Returns all definitions with a mark for the next call, or `None` if nobody else has written since `seen`.
-    pub(in crate::vocabulary) fn definitions_since(
-        &self,
-        seen: Option<ChangeMark>,
-    ) -> Result<Option<(ChangeMark, Vec<Definition>)>, DiskError> {
-        self.run(|connection| {
-            let mark = ChangeMark {
-                rebuilds: self.rebuilds.load(Ordering::Relaxed),
-                data_version: connection.pragma_query_value(None, "data_version", |row| row.get(0))?,
-            };
-            if seen == Some(mark) {
-                return Ok(None);
+/// The definitions in the file, compared with those that a reader knows.
+#[derive(Debug, PartialEq)]
+pub(in crate::vocabulary) struct Definitions {
+    /// The state that they belong to.
+    pub mark: ChangeMark,
+    /// The names whose definitions the reader knows.
+    pub unchanged: Vec<String>,
+    /// All other definitions.
+    pub others: Vec<Definition>,
+}
+
+/// The file of definitions. Several processes may have it open.
+#[derive(Debug)]
+pub(in crate::vocabulary) struct DefinitionFile(pub(super) Database);
+
+impl DefinitionFile {
+    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+        Database::open(&KIND, path).map(Self)
+    }
+
+    /// Returns whether the file is open, so that changes can be expected to be written.
+    pub(in crate::vocabulary) fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    pub(super) fn close(&self) {
+        self.0.close();
+    }
+
+    /// Returns the mark of the file's present state, `None` if it cannot be read now. Waits for no writer.
+    pub(in crate::vocabulary) fn mark(&self) -> Option<ChangeMark> {
+        let data_version = self.0.read(data_version)?;
+        Some(ChangeMark {
+            rebuilds: self.0.rebuilds(),
+            data_version,
+        })
+    }
+
+    /// Returns the definitions, `None` if they cannot be read now. `known` has the digests of the definitions that need
+    /// not be read again. Waits for no writer.
+    pub(in crate::vocabulary) fn read(&self, known: &HashMap<String, String>) -> Option<Definitions> {
+        let mut rebuilds = 0;
+        let (data_version, unchanged, rows) = self.0.read(|connection| {
+            rebuilds = self.0.rebuilds();
+            // A commit after this number is read is seen again the next time.
+            let data_version = data_version(connection)?;
+            let transaction = connection.transaction()?;
+            let mut select = transaction.prepare("SELECT name, digest FROM vocabularies")?;
+            let names = select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let (mut unchanged, mut rows) = (Vec::new(), Vec::new());
+            for found in names {
+                let (name, digest) = found?;
+                match known.get(&name) {
+                    Some(known) if *known == digest => unchanged.push(name),
+                    _ => rows.extend(find(&transaction, &name)?),
+                }
             }
-            Ok(Some((mark, read_all(connection)?)))
+            Ok((data_version, unchanged, rows))
+        })?;
+        Some(Definitions {
+            mark: ChangeMark { rebuilds, data_version },
+            unchanged,
+            others: rows.into_iter().filter_map(StoredRow::definition).collect(),
         })
     }
 
     /// Writes a definition in place of the one with the digest `expected`, or a new one for `None`. Returns false and
-    /// writes nothing if another process has changed the definition.
-    pub(in crate::vocabulary) fn put_definition(
+    /// writes nothing if another process has changed the definition. Waits for other processes until `deadline`.
+    pub(in crate::vocabulary) fn put(
         &self,
         definition: &Definition,
         expected: Option<&str>,
+        deadline: Instant,
     ) -> Result<bool, DiskError> {
-        self.run(|connection| match expected {
-            None => insert(connection, definition),
-            Some(expected) => {
-                let row = StoredRow::of(definition);
-                let changed = connection.execute(
-                    "UPDATE vocabularies SET classes = :classes, digest = :digest, defined_at = :defined_at,
-                     checksum = :checksum WHERE name = :name AND digest = :expected",
-                    named_params! {
-                        ":name": row.name, ":classes": row.classes, ":digest": row.digest,
-                        ":defined_at": row.defined_at, ":checksum": row.checksum, ":expected": expected,
-                    },
-                )?;
-                Ok(changed > 0)
+        let row = StoredRow::of(definition);
+        let written = self.0.write(deadline, |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // A damaged row counts as none, as it does for readers.
+            let present = find(&transaction, &row.name)?.filter(StoredRow::is_whole);
+            if present.map(|present| present.digest).as_deref() != expected {
+                return Ok(false);
             }
-        })
+            row.write(&transaction)?;
+            transaction.commit()?;
+            Ok(true)
+        });
+        unless_moved(written)
     }
 
-    /// Deletes the definition with this digest. Returns false if another process has changed or deleted it.
-    pub(in crate::vocabulary) fn delete_definition(&self, name: &str, expected: &str) -> Result<bool, DiskError> {
-        self.run(|connection| {
+    /// Deletes the definition with this digest. Returns false if another process has changed or deleted it. Waits for
+    /// other processes until `deadline`.
+    pub(in crate::vocabulary) fn delete(
+        &self,
+        name: &str,
+        expected: &str,
+        deadline: Instant,
+    ) -> Result<bool, DiskError> {
+        let deleted = self.0.write(deadline, |connection| {
             let delete = "DELETE FROM vocabularies WHERE name = ?1 AND digest = ?2";
             Ok(connection.execute(delete, [name, expected])? > 0)
+        });
+        unless_moved(deleted)
+    }
+
+    /// Writes the definitions whose names are not in the file. Waits for other processes until `deadline`.
+    pub(in crate::vocabulary) fn restore(&self, known: &[Definition], deadline: Instant) -> Result<usize, DiskError> {
+        self.0.write(deadline, |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut restored = 0;
+            for definition in known {
+                if find(&transaction, &definition.name)?.is_none_or(|row| !row.is_whole()) {
+                    StoredRow::of(definition).write(&transaction)?;
+                    restored += 1;
+                }
+            }
+            transaction.commit()?;
+            Ok(restored)
         })
     }
 }
 
-/// Adds a definition. Returns false if its name is taken.
-pub(super) fn insert(connection: &Connection, definition: &Definition) -> rusqlite::Result<bool> {
-    let row = StoredRow::of(definition);
-    let added = connection.execute(
-        "INSERT INTO vocabularies (name, classes, digest, defined_at, checksum)
-         VALUES (:name, :classes, :digest, :defined_at, :checksum) ON CONFLICT DO NOTHING",
-        named_params! {
-            ":name": row.name, ":classes": row.classes, ":digest": row.digest,
-            ":defined_at": row.defined_at, ":checksum": row.checksum,
-        },
-    )?;
-    Ok(added > 0)
-}
-
-/// Returns all definitions. Deletes damaged rows with a warning.
-fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Definition>> {
-    let mut select = connection.prepare(SELECT)?;
-    let rows = select
-        .query_map([], StoredRow::read)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    for (rowid, row) in rows.iter().filter(|(_, row)| !row.is_whole()) {
-        tracing::warn!(name = row.name, "deleting a damaged definition of a vocabulary on disk");
-        connection.execute("DELETE FROM vocabularies WHERE rowid = ?1", [rowid])?;
+/// Counts what was written to a file that is gone as not written.
+fn unless_moved(written: Result<bool, DiskError>) -> Result<bool, DiskError> {
+    match written {
+        Err(DiskError::Moved) => Ok(false),
+        written => written,
     }
-    let whole = rows.into_iter().filter(|(_, row)| row.is_whole());
-    Ok(whole.filter_map(|(_, row)| row.definition()).collect())
 }
 
-/// Returns the definitions that are still readable in a damaged file.
-pub(super) fn salvage(connection: &Connection) -> Vec<Definition> {
-    let Ok(mut select) = connection.prepare(SELECT) else {
-        return Vec::new();
-    };
-    let Ok(rows) = select.query_map([], StoredRow::read) else {
-        return Vec::new();
-    };
-    rows.map_while(Result::ok)
-        .filter(|(_, row)| row.is_whole())
-        .filter_map(|(_, row)| row.definition())
-        .collect()
+fn data_version(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "data_version", |row| row.get(0))
 }
 
-const SELECT: &str = "SELECT rowid, name, classes, digest, defined_at, checksum FROM vocabularies";
+fn find(connection: &Connection, name: &str) -> rusqlite::Result<Option<StoredRow>> {
+    let select = "SELECT name, classes, digest, defined_at, checksum FROM vocabularies WHERE name = ?1";
+    connection.query_row(select, [name], StoredRow::read).optional()
+}
+
+/// Reads the definitions that are left in a damaged file.
+fn salvage(connection: &Connection) -> CarryOver {
+    // The table and its index by name are different pages, and each row may be damaged for itself.
+    let mut rowids = BTreeSet::new();
+    for select in [
+        "SELECT rowid FROM vocabularies NOT INDEXED",
+        "SELECT rowid FROM vocabularies ORDER BY name",
+    ] {
+        if let Ok(mut select) = connection.prepare(select)
+            && let Ok(found) = select.query_map([], |row| row.get::<_, i64>(0))
+        {
+            rowids.extend(found.map_while(Result::ok));
+        }
+    }
+    let select = "SELECT name, classes, digest, defined_at, checksum FROM vocabularies WHERE rowid = ?1";
+    let rows = rowids
+        .iter()
+        .filter_map(|rowid| connection.query_row(select, [rowid], StoredRow::read).ok());
+    let left: Vec<StoredRow> = rows.filter(StoredRow::is_whole).collect();
+    Box::new(move |connection| {
+        left.iter().try_for_each(|row| row.write(connection))?;
+        Ok(left.len())
+    })
+}
 
 /// A row as stored in the file.
 struct StoredRow {
@@ -132,16 +227,27 @@ struct StoredRow {
 }
 
 impl StoredRow {
-    /// Reads a row of [`SELECT`] with its rowid.
-    fn read(row: &Row<'_>) -> rusqlite::Result<(i64, Self)> {
-        let stored = Self {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
             name: row.get("name")?,
             classes: row.get("classes")?,
             digest: row.get("digest")?,
             defined_at: row.get("defined_at")?,
             checksum: row.get("checksum")?,
-        };
-        Ok((row.get("rowid")?, stored))
+        })
+    }
+
+    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let write = "INSERT OR REPLACE INTO vocabularies (name, classes, digest, defined_at, checksum)
+                     VALUES (:name, :classes, :digest, :defined_at, :checksum)";
+        connection.execute(
+            write,
+            named_params! {
+                ":name": self.name, ":classes": self.classes, ":digest": self.digest,
+                ":defined_at": self.defined_at, ":checksum": self.checksum,
+            },
+        )?;
+        Ok(())
     }
 
     fn of(definition: &Definition) -> Self {
@@ -170,8 +276,16 @@ impl StoredRow {
         ])
     }
 
-    /// Returns the definition. Warns and returns `None` if this version cannot read what a later version has written.
+    /// Returns the definition. Warns and returns `None` if the row is damaged, or if this version cannot read what a
+    /// later version has written. Such a row stays where it is until its name is defined again.
     fn definition(self) -> Option<Definition> {
+        if !self.is_whole() {
+            tracing::warn!(
+                name = self.name,
+                "the definition of a vocabulary on disk is damaged; going on without it"
+            );
+            return None;
+        }
         match parse_vocabulary(&self.classes) {
             Ok(text) => Some(Definition {
                 name: self.name,

@@ -1,17 +1,22 @@
 //! Named vocabularies: those shipped with the server and those that clients define.
 //!
 //! This file owns their names and the rules for changes. Definitions live in memory, and with a [`DiskStore`] also on
-//! disk, where other processes may change them. Every call checks for such changes, so it may wait for the disk.
-//! [`store`](super::store) owns the embeddings. The caller provides the time.
+//! disk, where other processes may change them. Every call looks for such changes, which takes a short read and waits
+//! for nobody: what cannot be read now is answered from memory. A change takes turns with other changes, and may wait
+//! for another process that holds the file. [`store`](super::store) owns the embeddings. The caller provides the time.
+
+mod disk;
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use super::disk::{ChangeMark, Definition, DiskStore};
+use super::disk::{ChangeMark, DiskStore};
 use super::shipped::shipped;
-use super::{ClassList, VocabularyDefinition, VocabularyError, VocabularyOptions};
+use super::{ClassList, RegistryLimits, VocabularyDefinition, VocabularyError, VocabularyOptions};
+use crate::support::run_blocking;
 
 /// Largest number of characters in a vocabulary's name.
 const MAX_NAME_CHARACTERS: usize = 64;
@@ -35,6 +40,8 @@ pub struct NamedVocabulary {
     /// When the definition was made, to the second if it has been on disk. For a shipped vocabulary, when the server
     /// started.
     pub defined_at: SystemTime,
+    /// Estimated bytes that the definition takes in memory.
+    pub bytes: u64,
     hits: AtomicU64,
 }
 
@@ -42,6 +49,7 @@ impl NamedVocabulary {
     fn new(name: &str, definition: VocabularyDefinition, shipped: bool, now: SystemTime) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
+            bytes: (size_of::<Self>() + name.len() + definition.list.bytes()) as u64,
             digest: definition.digest(),
             list: Arc::new(definition.list),
             options: definition.options,
@@ -70,8 +78,13 @@ pub enum Stored {
 #[derive(Debug)]
 pub struct VocabularyRegistry {
     shipped: BTreeMap<String, Arc<NamedVocabulary>>,
+    /// Never locked while anybody waits for the disk.
     defined: Mutex<Defined>,
-    max_vocabularies: usize,
+    /// The state of the file on disk that the definitions come from. Locked by whoever reads the file.
+    seen: Mutex<Option<ChangeMark>>,
+    /// Held by the change whose turn it is, also while it waits for another process.
+    turn: tokio::sync::Mutex<()>,
+    limits: RegistryLimits,
     disk: Option<Arc<DiskStore>>,
 }
 
@@ -79,22 +92,44 @@ pub struct VocabularyRegistry {
 #[derive(Debug, Default)]
 struct Defined {
     by_name: BTreeMap<String, Arc<NamedVocabulary>>,
-    /// The state of the file on disk that these come from.
-    seen: Option<ChangeMark>,
+    /// Number of changes by this process, so that what was read from the disk before a change does not undo it.
+    changes: u64,
+}
+
+impl Defined {
+    /// Returns the bytes of all definitions but the one with this name.
+    fn bytes_without(&self, name: &str) -> u64 {
+        let others = self.by_name.values().filter(|vocabulary| vocabulary.name != name);
+        others.map(|vocabulary| vocabulary.bytes).sum()
+    }
 }
 
 impl VocabularyRegistry {
-    /// Creates a registry of the shipped vocabularies and those on disk. At most `max_vocabularies` can be defined
-    /// besides the shipped ones.
-    pub fn new(max_vocabularies: usize, disk: Option<Arc<DiskStore>>, now: SystemTime) -> Self {
+    /// Creates a registry of the shipped vocabularies and those on disk. The limits hold for new definitions, not for
+    /// those that are on disk already.
+    pub fn new(limits: RegistryLimits, disk: Option<Arc<DiskStore>>, now: SystemTime) -> Self {
         let shipped =
             shipped().map(|(name, definition)| (name.to_owned(), NamedVocabulary::new(name, definition, true, now)));
         Self {
             shipped: shipped.collect(),
             defined: Mutex::default(),
-            max_vocabularies,
+            seen: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            limits,
             disk,
         }
+    }
+
+    /// Returns whether definitions outlive the process: there is a store on disk, and its file is open.
+    pub fn is_durable(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.definitions().is_open())
+    }
+
+    /// Returns the number of vocabularies that clients have defined and the sum of their bytes, as far as this process
+    /// knows them.
+    pub fn size(&self) -> (usize, u64) {
+        let defined = self.defined();
+        (defined.by_name.len(), defined.bytes_without(""))
     }
 
     /// Returns a vocabulary without counting a hit.
@@ -105,7 +140,7 @@ impl VocabularyRegistry {
         if let Some(vocabulary) = self.shipped.get(name) {
             return Ok(Arc::clone(vocabulary));
         }
-        let vocabulary = self.defined().by_name.get(name).cloned();
+        let vocabulary = self.refreshed().by_name.get(name).cloned();
         vocabulary.ok_or_else(|| VocabularyError::NotFound { name: name.to_owned() })
     }
 
@@ -123,18 +158,18 @@ impl VocabularyRegistry {
     pub fn list(&self) -> Vec<Arc<NamedVocabulary>> {
         self.shipped
             .values()
-            .chain(self.defined().by_name.values())
+            .chain(self.refreshed().by_name.values())
             .cloned()
             .collect()
     }
 
     /// Defines a vocabulary, new or in place of an older definition. `condition` decides whether the caller wants the
     /// change, from the digest of the present definition, or `None` if there is none. It is called again if another
-    /// process changes the definition in the meantime.
+    /// process changes the definition in the meantime. Blocks while it waits for its turn or for the disk.
     ///
     /// # Errors
-    /// [`VocabularyError`] when the name is not allowed or shipped, the condition does not hold, there is no room for a
-    /// new vocabulary, or the disk fails.
+    /// [`VocabularyError`] when the name is not allowed or shipped, the condition does not hold, there is no room for
+    /// the definition, or it cannot be written to disk.
     pub fn put(
         &self,
         name: &str,
@@ -142,95 +177,178 @@ impl VocabularyRegistry {
         condition: impl Fn(Option<&str>) -> bool,
         now: SystemTime,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
-        let vocabulary = definition.into();
-        if !is_name(name) {
-            return Err(VocabularyError::InvalidName { name: name.to_owned() });
-        }
-        self.refuse_shipped(name)?;
-        self.change(name, |defined, disk| {
-            let current = defined.by_name.get(name);
-            check(&condition, name, current)?;
-            if current.is_none() && defined.by_name.len() >= self.max_vocabularies {
-                return Err(VocabularyError::TooMany {
-                    limit: self.max_vocabularies,
-                });
-            }
-            if let Some(disk) = disk {
-                let definition = Definition {
-                    name: name.to_owned(),
-                    vocabulary: vocabulary.clone(),
-                    defined_at: now,
-                };
-                let expected = current.map(|current| current.digest.as_str());
-                let written = disk.put_definition(&definition, expected);
-                if !written.map_err(|error| not_written(name, &error))? {
-                    return Ok(None);
-                }
-            }
-            let vocabulary = NamedVocabulary::new(name, vocabulary.clone(), false, now);
-            let replaced = defined.by_name.insert(name.to_owned(), Arc::clone(&vocabulary));
-            let stored = replaced.map_or(Stored::Created, |_| Stored::Replaced);
-            Ok(Some((vocabulary, stored)))
+        let deadline = self.deadline();
+        let _turn = self.turn.blocking_lock();
+        self.put_now(name, &definition.into(), condition, now, deadline)
+    }
+
+    /// Defines a vocabulary like [`VocabularyRegistry::put`], for async callers. Only the change whose turn it is takes
+    /// a thread of the blocking pool.
+    ///
+    /// # Errors
+    /// Those of [`VocabularyRegistry::put`].
+    pub async fn put_in_turn(
+        self: &Arc<Self>,
+        name: String,
+        definition: VocabularyDefinition,
+        condition: impl Fn(Option<&str>) -> bool + Send + 'static,
+        now: SystemTime,
+    ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
+        self.in_turn(name, move |registry, name, deadline| {
+            registry.put_now(name, &definition, condition, now, deadline)
         })
+        .await
     }
 
     /// Deletes a vocabulary. `condition` is that of [`put`](Self::put).
     ///
     /// # Errors
-    /// [`VocabularyError`] when no vocabulary has the name, it is shipped, the condition does not hold, or the disk
-    /// fails.
+    /// [`VocabularyError`] when no vocabulary has the name, it is shipped, the condition does not hold, or the change
+    /// cannot be written to disk.
     pub fn delete(&self, name: &str, condition: impl Fn(Option<&str>) -> bool) -> Result<(), VocabularyError> {
+        let deadline = self.deadline();
+        let _turn = self.turn.blocking_lock();
+        self.delete_now(name, condition, deadline)
+    }
+
+    /// Deletes a vocabulary like [`VocabularyRegistry::delete`], for async callers.
+    ///
+    /// # Errors
+    /// Those of [`VocabularyRegistry::delete`].
+    pub async fn delete_in_turn(
+        self: &Arc<Self>,
+        name: String,
+        condition: impl Fn(Option<&str>) -> bool + Send + 'static,
+    ) -> Result<(), VocabularyError> {
+        self.in_turn(name, move |registry, name, deadline| {
+            registry.delete_now(name, condition, deadline)
+        })
+        .await
+    }
+
+    /// Runs a change on the blocking pool once it is its turn.
+    async fn in_turn<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: String,
+        change: impl FnOnce(&Self, &str, Instant) -> Result<T, VocabularyError> + Send + 'static,
+    ) -> Result<T, VocabularyError> {
+        let deadline = self.deadline();
+        let registry = Arc::clone(self);
+        // The turn belongs to the change, which goes on though its caller may be gone.
+        let change = tokio::spawn(async move {
+            let Ok(_turn) = tokio::time::timeout_at(deadline.into(), registry.turn.lock()).await else {
+                return Err(registry.busy(&name));
+            };
+            let registry = Arc::clone(&registry);
+            run_blocking(move || change(&registry, &name, deadline)).await
+        });
+        match change.await {
+            Ok(changed) => changed,
+            // Nobody cancels such a task, so the error is a panic.
+            Err(error) => resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn put_now(
+        &self,
+        name: &str,
+        vocabulary: &VocabularyDefinition,
+        condition: impl Fn(Option<&str>) -> bool,
+        now: SystemTime,
+        deadline: Instant,
+    ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
+        if !is_name(name) {
+            return Err(VocabularyError::InvalidName { name: name.to_owned() });
+        }
         self.refuse_shipped(name)?;
-        self.change(name, |defined, disk| {
-            let Some(current) = defined.by_name.get(name) else {
+        let vocabulary = NamedVocabulary::new(name, vocabulary.clone(), false, now);
+        self.change(name, |current| {
+            check(&condition, name, current)?;
+            self.check_room(&vocabulary, current.is_none())?;
+            if !self.put_on_disk(&vocabulary, current, deadline)? {
+                return Ok(None);
+            }
+            let mut defined = self.defined();
+            defined.changes += 1;
+            let replaced = defined.by_name.insert(name.to_owned(), Arc::clone(&vocabulary));
+            let stored = replaced.map_or(Stored::Created, |_| Stored::Replaced);
+            Ok(Some((Arc::clone(&vocabulary), stored)))
+        })
+    }
+
+    fn delete_now(
+        &self,
+        name: &str,
+        condition: impl Fn(Option<&str>) -> bool,
+        deadline: Instant,
+    ) -> Result<(), VocabularyError> {
+        self.refuse_shipped(name)?;
+        self.change(name, |current| {
+            let Some(current) = current else {
                 return Err(VocabularyError::NotFound { name: name.to_owned() });
             };
             check(&condition, name, Some(current))?;
-            if let Some(disk) = disk {
-                let deleted = disk.delete_definition(name, &current.digest);
-                if !deleted.map_err(|error| not_written(name, &error))? {
-                    return Ok(None);
-                }
+            if !self.delete_on_disk(current, deadline)? {
+                return Ok(None);
             }
+            let mut defined = self.defined();
+            defined.changes += 1;
             defined.by_name.remove(name);
             Ok(Some(()))
         })
     }
 
-    /// Changes the definitions, starting from their present state on disk. If `attempt` returns `None`, another process
-    /// has changed that state, and `attempt` is called again.
+    /// Changes the definition with this name, starting from its present state on disk. If `attempt` returns `None`,
+    /// another process has changed that state, and `attempt` is called again.
     ///
     /// # Errors
-    /// The error of `attempt`, and [`VocabularyError::NotWritten`] when all attempts failed.
+    /// The error of `attempt`, and [`VocabularyError::NotStored`] when all attempts failed.
     fn change<T>(
         &self,
         name: &str,
-        mut attempt: impl FnMut(&mut Defined, Option<&DiskStore>) -> Result<Option<T>, VocabularyError>,
+        mut attempt: impl FnMut(Option<&Arc<NamedVocabulary>>) -> Result<Option<T>, VocabularyError>,
     ) -> Result<T, VocabularyError> {
         for _ in 0..ATTEMPTS {
-            if let Some(changed) = attempt(&mut self.defined(), self.disk.as_deref())? {
+            self.refresh_now();
+            let current = self.defined().by_name.get(name).cloned();
+            if let Some(changed) = attempt(current.as_ref())? {
                 return Ok(changed);
             }
         }
-        Err(not_written(name, &"other processes keep changing it"))
+        tracing::warn!(
+            name,
+            "other processes keep changing a vocabulary on disk, or its definition cannot be read"
+        );
+        Err(VocabularyError::NotStored {
+            name: name.to_owned(),
+            is_full: false,
+        })
     }
 
-    /// Returns the definitions including the changes of other processes. If the disk cannot be read, returns the known
-    /// ones.
-    fn defined(&self) -> MutexGuard<'_, Defined> {
-        // The lock is held while the disk is read, so this process writes nothing in between.
-        let mut defined = self
-            .defined
-            .lock()
-            .expect("nothing panics while it has the registry's lock");
-        if let Some(disk) = &self.disk {
-            match disk.definitions_since(defined.seen) {
-                Ok(None) => {}
-                Ok(Some((mark, definitions))) => defined.take_over(mark, definitions),
-                Err(error) => tracing::warn!(%error, "cannot read the vocabularies on disk"),
-            }
+    /// Refuses a definition that the limits have no room for.
+    fn check_room(&self, vocabulary: &NamedVocabulary, is_new: bool) -> Result<(), VocabularyError> {
+        let defined = self.defined();
+        let limit = self.limits.max_vocabularies;
+        if is_new && defined.by_name.len() >= limit {
+            return Err(VocabularyError::TooMany { limit });
         }
-        defined
+        let limit = self.limits.definitions_bytes;
+        let bytes = defined.bytes_without(&vocabulary.name) + vocabulary.bytes;
+        if bytes > limit {
+            return Err(VocabularyError::TooManyBytes { bytes, limit });
+        }
+        Ok(())
+    }
+
+    /// Returns when a change that starts now gives up.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.limits.wait
+    }
+
+    fn defined(&self) -> MutexGuard<'_, Defined> {
+        self.defined
+            .lock()
+            .expect("nothing panics while it has the registry's lock")
     }
 
     fn refuse_shipped(&self, name: &str) -> Result<(), VocabularyError> {
@@ -238,32 +356,6 @@ impl VocabularyRegistry {
             true => Err(VocabularyError::ReadOnly { name: name.to_owned() }),
             false => Ok(()),
         }
-    }
-}
-
-impl Defined {
-    fn take_over(&mut self, mark: ChangeMark, definitions: Vec<Definition>) {
-        let mut known = std::mem::take(&mut self.by_name);
-        self.seen = Some(mark);
-        for Definition {
-            name,
-            vocabulary,
-            defined_at,
-        } in definitions
-        {
-            let vocabulary = known
-                .remove(&name)
-                .filter(|known| known.digest == vocabulary.digest())
-                .unwrap_or_else(|| NamedVocabulary::new(&name, vocabulary, false, defined_at));
-            self.by_name.insert(name, vocabulary);
-        }
-    }
-}
-
-fn not_written(name: &str, reason: &impl ToString) -> VocabularyError {
-    VocabularyError::NotWritten {
-        name: name.to_owned(),
-        reason: reason.to_string(),
     }
 }
 

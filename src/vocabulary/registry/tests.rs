@@ -2,12 +2,21 @@
 #![allow(clippy::unwrap_used)]
 
 use super::super::classes::tests::list;
+use std::time::Duration;
+
 use super::*;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
+fn limits(max_vocabularies: usize) -> RegistryLimits {
+    RegistryLimits {
+        max_vocabularies,
+        ..RegistryLimits::for_testing()
+    }
+}
+
 fn registry() -> VocabularyRegistry {
-    VocabularyRegistry::new(2, None, NOW)
+    VocabularyRegistry::new(limits(2), None, NOW)
 }
 
 fn put(
@@ -167,7 +176,7 @@ fn two_on_one_disk() -> (tempfile::TempDir, VocabularyRegistry, VocabularyRegist
     let folder = tempfile::tempdir().unwrap();
     let on_disk = || {
         let disk = DiskStore::open(&folder.path().join("store"), 1 << 20).unwrap();
-        VocabularyRegistry::new(2, Some(disk), NOW)
+        VocabularyRegistry::new(limits(2), Some(disk), NOW)
     };
     let (one, other) = (on_disk(), on_disk());
     (folder, one, other)
@@ -227,7 +236,13 @@ fn of_many_processes_that_create_one_name_one_does() {
                 let path = folder.path().join("store");
                 scope.spawn(move || {
                     let disk = DiskStore::open(&path, 1 << 20).unwrap();
-                    put(&VocabularyRegistry::new(9, Some(disk), NOW), "pets", class, absent).is_ok()
+                    put(
+                        &VocabularyRegistry::new(limits(9), Some(disk), NOW),
+                        "pets",
+                        class,
+                        absent,
+                    )
+                    .is_ok()
                 })
             })
             .collect();
@@ -235,4 +250,124 @@ fn of_many_processes_that_create_one_name_one_does() {
         outcomes.filter(|created| *created).count()
     });
     assert_eq!(created, 1);
+}
+
+#[test]
+fn the_bytes_of_all_definitions_have_a_limit() {
+    let one = NamedVocabulary::new("a", list(&["cat"], &[]).into(), false, NOW).bytes;
+    let limits = RegistryLimits {
+        definitions_bytes: 2 * one + 5,
+        ..limits(9)
+    };
+    let registry = VocabularyRegistry::new(limits, None, NOW);
+    put(&registry, "a", "cat", always).unwrap();
+    put(&registry, "b", "cat", always).unwrap();
+    assert_eq!(registry.size(), (2, 2 * one));
+    let refused = put(&registry, "c", "cat", always).unwrap_err();
+    assert_eq!(
+        refused,
+        VocabularyError::TooManyBytes {
+            bytes: 3 * one,
+            limit: 2 * one + 5
+        }
+    );
+    assert!(
+        refused.to_string().contains("vocabulary.definitions_bytes"),
+        "{refused}"
+    );
+    // A definition makes room for its successor.
+    assert_eq!(put(&registry, "a", "catfish", always), Ok(Stored::Replaced));
+    assert!(put(&registry, "b", "catfish", always).is_err());
+    registry.delete("a", always).unwrap();
+    assert_eq!(put(&registry, "c", "cat", always), Ok(Stored::Created));
+}
+
+/// Returns a registry on a file, a connection that holds the file, and its folder.
+fn held_by_another(wait: Duration) -> (tempfile::TempDir, Arc<VocabularyRegistry>, rusqlite::Connection) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let disk = DiskStore::open(&path, 1 << 20).unwrap();
+    let limits = RegistryLimits { wait, ..limits(9) };
+    let registry = Arc::new(VocabularyRegistry::new(limits, Some(disk), NOW));
+    put(&registry, "pets", "cat", always).unwrap();
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    (folder, registry, holder)
+}
+
+#[test]
+fn a_change_gives_up_on_a_file_that_another_process_holds() {
+    let (_folder, registry, holder) = held_by_another(Duration::ZERO);
+    let refused = put(&registry, "trees", "oak", always).unwrap_err();
+    assert_eq!(
+        refused,
+        VocabularyError::StoreBusy {
+            name: "trees".into(),
+            waited: Duration::ZERO
+        }
+    );
+    assert!(registry.delete("pets", always).is_err());
+    assert_eq!(registry.size().0, 1, "nothing has changed");
+    holder.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(put(&registry, "trees", "oak", always), Ok(Stored::Created));
+}
+
+#[tokio::test]
+async fn who_reads_does_not_wait_for_changes_that_wait_and_they_wait_together() {
+    let wait = Duration::from_secs(2);
+    let (_folder, registry, holder) = run_blocking(move || held_by_another(wait)).await;
+    let start = Instant::now();
+    let changes: Vec<_> = (0..20)
+        .map(|number| {
+            let registry = Arc::clone(&registry);
+            let definition = VocabularyDefinition::from(list(&["oak"], &[]));
+            tokio::spawn(async move {
+                registry
+                    .put_in_turn(format!("trees-{number}"), definition, always, NOW)
+                    .await
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    for _ in 0..100 {
+        let registry = Arc::clone(&registry);
+        run_blocking(move || registry.get("pets").unwrap()).await;
+    }
+    assert!(start.elapsed() < wait || changes.iter().all(|change| change.is_finished()));
+    for change in changes {
+        let refused = change.await.unwrap().unwrap_err();
+        assert!(matches!(refused, VocabularyError::StoreBusy { .. }), "{refused}");
+    }
+    // One after the other they would have taken 40 seconds.
+    assert!(start.elapsed() < 10 * wait, "{:?}", start.elapsed());
+    holder.execute_batch("ROLLBACK").unwrap();
+    let definition = VocabularyDefinition::from(list(&["oak"], &[]));
+    let (_, stored) = registry
+        .put_in_turn("trees".into(), definition, always, NOW)
+        .await
+        .unwrap();
+    assert_eq!(stored, Stored::Created);
+    registry.delete_in_turn("trees".into(), always).await.unwrap();
+}
+
+#[test]
+fn what_was_defined_survives_the_loss_of_the_file_while_it_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep/store");
+    let open = || VocabularyRegistry::new(limits(9), Some(DiskStore::open(&path, 1 << 20).unwrap()), NOW);
+    let registry = open();
+    put(&registry, "pets", "cat", always).unwrap();
+    put(&registry, "trees", "oak", always).unwrap();
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    assert_eq!(put(&registry, "pets", "dog", always), Ok(Stored::Replaced));
+    assert_eq!(put(&registry, "fruit", "pear", absent), Ok(Stored::Created));
+    assert!(registry.is_durable());
+    let first = |registry: &VocabularyRegistry, name: &str| registry.get(name).unwrap().list.classes()[0].name.clone();
+    for registry in [&registry, &open()] {
+        assert_eq!(registry.size().0.max(registry.list().len() - registry.shipped.len()), 3);
+        assert_eq!(
+            ["pets", "trees", "fruit"].map(|name| first(registry, name)),
+            ["dog", "oak", "pear"]
+        );
+    }
 }

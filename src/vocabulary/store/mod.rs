@@ -93,8 +93,10 @@ pub struct StoreStatistics {
     pub texts: usize,
     /// Estimated bytes of these texts, including their keys.
     pub bytes: u64,
-    /// Bytes of the file on disk.
+    /// Bytes of the store's files on disk.
     pub disk_bytes: u64,
+    /// Embeddings since the start that could not be written to disk.
+    pub unwritten: u64,
 }
 
 /// The store of text embeddings, shared behind an `Arc`.
@@ -198,17 +200,21 @@ impl EmbeddingStore {
         Ok(())
     }
 
-    /// Returns how many of the texts are held in memory or on disk. Does not count as use.
+    /// Returns how many of the texts are held in memory or on disk. A text that is still to be written to disk does not
+    /// count, so that what counts outlives the process where that is possible. Does not count as use.
     pub async fn embedded(&self, space: &EmbeddingSpace, texts: &[String]) -> usize {
-        let mut missing: Vec<EmbeddingKey> = texts.iter().map(|text| EmbeddingKey::new(space, text)).collect();
-        {
+        let keys = texts.iter().map(|text| EmbeddingKey::new(space, text));
+        let (held, missing): (Vec<_>, Vec<_>) = {
             let state = self.state();
-            missing.retain(|key| !state.held.contains(key));
-        }
-        let held = texts.len() - missing.len();
-        match self.disk.clone() {
-            Some(disk) if !missing.is_empty() => held + run_blocking(move || disk.count(&missing)).await.unwrap_or(0),
-            _ => held,
+            keys.partition(|key| state.held.contains(key))
+        };
+        let Some(disk) = self.disk.clone() else {
+            return held.len();
+        };
+        let kept = held.len() - disk.count_unwritten(held.iter());
+        match missing.is_empty() {
+            true => kept,
+            false => kept + run_blocking(move || disk.count(&missing)).await,
         }
     }
 
@@ -242,6 +248,7 @@ impl EmbeddingStore {
             texts: state.held.len(),
             bytes: state.held.bytes(),
             disk_bytes: self.disk.as_ref().map_or(0, |disk| disk.bytes()),
+            unwritten: self.disk.as_ref().map_or(0, |disk| disk.given_up()),
         }
     }
 
@@ -286,10 +293,6 @@ impl EmbeddingStore {
         };
         let keys: Vec<EmbeddingKey> = claims.iter().map(|claim| claim.key.clone()).collect();
         let read = run_blocking(move || disk.read(&keys, SystemTime::now())).await;
-        let read = read.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot read the store on disk");
-            vec![None; claims.len()]
-        });
         let mut others = Vec::new();
         for (claim, embedding) in claims.into_iter().zip(read) {
             match embedding {
@@ -303,16 +306,12 @@ impl EmbeddingStore {
         others
     }
 
-    /// Writes the embeddings of a chunk to disk, then settles its claims. So a text counts as embedded only once its
-    /// embedding outlives the process.
-    async fn settle_and_keep(&self, chunk: Vec<Claim>, embeddings: Vec<TextEmbedding>) {
+    /// Settles the claims of a chunk. Its embeddings are written to disk behind the requests that wait for them.
+    fn settle_and_keep(&self, chunk: Vec<Claim>, embeddings: Vec<TextEmbedding>) {
         self.misses.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        if let Some(disk) = self.disk.clone() {
+        if let Some(disk) = &self.disk {
             let keys = chunk.iter().map(|claim| claim.key.clone());
-            let entries: Vec<_> = keys.zip(embeddings.iter().cloned()).collect();
-            if let Err(error) = run_blocking(move || disk.write(&entries, SystemTime::now())).await {
-                tracing::warn!(%error, "could not write text embeddings to disk");
-            }
+            disk.write_behind(keys.zip(embeddings.iter().cloned()).collect());
         }
         for (claim, embedding) in chunk.into_iter().zip(embeddings) {
             claim.settle(Ok(embedding));
@@ -432,7 +431,7 @@ async fn provide(
         let pending = |claims: &[Claim]| claims.iter().map(|claim| Arc::clone(&claim.pending)).collect();
         let interest = Interest::new(pending(&chunk), pending(&claims));
         match embedder.embed(texts, templates, interest).await {
-            Ok(Some(embeddings)) if embeddings.len() == chunk.len() => store.settle_and_keep(chunk, embeddings).await,
+            Ok(Some(embeddings)) if embeddings.len() == chunk.len() => store.settle_and_keep(chunk, embeddings),
             Ok(Some(embeddings)) => {
                 let error = format!("{} embeddings came back for {} texts", embeddings.len(), chunk.len());
                 return fail(chunk, claims, &EmbeddingError::Failed(error));

@@ -453,6 +453,30 @@ async fn a_list_larger_than_the_store_is_answered_all_the_same() {
     assert_eq!((store.statistics().texts, store.statistics().bytes), (0, 0));
 }
 
+/// Waits until nothing waits to be written to disk.
+fn written(store: &EmbeddingStore) {
+    let disk = store.disk.as_ref().unwrap();
+    disk.wait_until_written(std::time::Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn a_disk_that_another_process_holds_costs_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let disk = DiskStore::open(&path, ROOMY).unwrap();
+    let holder = rusqlite::Connection::open(folder.path().join("store.embeddings")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (store, embedder) = (EmbeddingStore::new(ROOMY, 1000, Some(disk)), FirstByte::open(&[]));
+    for name in ["a", "b", "c"] {
+        let first = resolve(&store, &embedder, &[name]).await.unwrap();
+        assert_eq!(first, [f32::from(name.as_bytes()[0])]);
+    }
+    // A text counts once it is known whether it can be written.
+    written(&store);
+    assert_eq!(store.embedded(&space("w"), &texts(&["a", "b", "c", "d"])).await, 3);
+    assert_eq!(store.statistics().unwritten, 3);
+}
+
 #[tokio::test]
 async fn what_is_on_disk_is_read_not_computed_and_waited_for_by_all_who_want_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -465,6 +489,7 @@ async fn what_is_on_disk_is_read_not_computed_and_waited_for_by_all_who_want_it(
         .await
         .unwrap();
     assert_eq!(computed, names.map(embedding));
+    written(&first);
     drop(first);
 
     let store = EmbeddingStore::new(ROOMY, 1000, disk());
@@ -490,6 +515,7 @@ async fn what_the_memory_has_no_room_for_is_read_again() {
     let (store, embedder) = (EmbeddingStore::new(0, 1000, Some(disk)), FirstByte::open(&[]));
     for _ in 0..2 {
         assert_eq!(resolve(&store, &embedder, &["a", "b"]).await.unwrap(), [97., 98.]);
+        written(&store);
     }
     assert_eq!(embedder.calls().len(), 1);
     assert_eq!((store.statistics().disk_hits, store.statistics().texts), (2, 0));

@@ -20,7 +20,7 @@ use http::Client;
 pub use http::HttpError;
 use partial::Partial;
 
-use crate::support::{open_regular_file, write_whole_file};
+use crate::support::{open_regular_file, remove_remainders, write_whole_file};
 use crate::weights::{DownloadSource, FetchSettings, HUB_FILES, PublishedModel};
 
 /// Number of requests in a row without new bytes after which a download is given up.
@@ -368,6 +368,9 @@ impl Fetch<'_> {
         }
         // The configuration comes first, so that a loader that finds the weights finds the configuration, too.
         let config = path.with_extension("json");
+        if let Some(folder) = path.parent() {
+            remove_remainders(folder);
+        }
         write_whole_file(&config, self.model.config().as_bytes()).map_err(FetchError::at(&config))?;
         partial.persist(&path).map_err(FetchError::at(&path))?;
         Ok(Fetched {
