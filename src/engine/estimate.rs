@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 /// Share of the latest measurement in an average.
 const WEIGHT: f64 = 0.2;
 
-/// Factor on estimates for images. Under load the times of requests vary, and one that is admitted should be answered.
-const MARGIN: f64 = 1.2;
+/// Factor on estimates for images. Times grow with the load that is just being admitted, and what is admitted should be
+/// answered.
+const MARGIN: f64 = 1.5;
 
 /// Measurements before an average counts. The first ones of a model are slower than all others.
 const FEWEST: u32 = 3;
