@@ -223,8 +223,8 @@ impl EmbeddingStore {
         self.state().pending.is_empty()
     }
 
-    /// Writes the log of the store on disk back into its file, and stops using the store. Gives up at `until`, or after
-    /// [`CLOSING_LIMIT`] if that is later: the log is complete and the next start reads it.
+    /// Writes the log of the store on disk back into its file, and stops using the store. Gives up at `until`, or after two
+    /// seconds if that is later: the log is complete and the next start reads it.
     pub async fn close_disk(&self, until: Instant) {
         let Some(disk) = self.disk.clone() else { return };
         let until = until.max(Instant::now() + CLOSING_LIMIT);
