@@ -84,6 +84,8 @@ impl Config {
                 "server.max_connections",
                 CONNECTION_BYTES * u64::from(self.server.max_connections),
             ),
+            MemoryPart::new("engine.body_bytes", self.engine.body_bytes),
+            MemoryPart::new("engine.work_bytes", self.engine.work_bytes),
             MemoryPart::new("images.cache_bytes", self.images.cache_bytes),
             MemoryPart::new("images.held_bytes", self.images.held_bytes),
             MemoryPart::new("vocabulary.cache_bytes", self.vocabulary.cache_bytes),
@@ -177,6 +179,7 @@ mod tests {
     fn every_key_is_a_part_of_the_sum() {
         let mut config = Config::for_testing();
         config.engine.workers = 2;
+        (config.engine.body_bytes, config.engine.work_bytes) = (60_000_000, 70_000_000);
         config.server.max_connections = 100;
         config.limits.input.max_input_pixels = 1_000_000;
         config.model.kept_primitives = 10;
@@ -190,6 +193,8 @@ mod tests {
         let expected = "      800 MB  engine.workers x models x limits.max_input_pixels
       400 MB  engine.workers x the weights of a
       200 MB  the program and libtorch
+       70 MB  engine.work_bytes
+       60 MB  engine.body_bytes
        50 MB  vocabulary.cache_bytes
        42 MB  server.max_connections
        40 MB  images.held_bytes
@@ -197,7 +202,7 @@ mod tests {
        28 MB  engine.workers x the weights of b
         7 MB  model.kept_primitives";
         assert_eq!(sum.to_string(), expected);
-        assert_eq!(sum.bytes(), 1_596_279_200);
+        assert_eq!(sum.bytes(), 1_726_279_200);
     }
 
     #[test]
