@@ -1,7 +1,6 @@
 //! `maskclip train` with the embedded model as the teacher of the smallest possible student.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -102,20 +101,19 @@ impl World {
         log.map_or(0, |log| log.lines().count().saturating_sub(1))
     }
 
-    /// Replaces an image by a pipe and waits until a step reads it. That step does not end before the result is
-    /// dropped.
+    /// Takes a lease on an image and waits until a step opens it. That step does not end before the result is dropped,
+    /// or for the 45 seconds that the system gives the holder of a lease.
     fn hold_a_step(&self) -> HeldStep {
-        let image = self.path("images").join("00.png");
-        let pipe = self.path("pipe");
-        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let pixels = std::fs::read(&image).unwrap();
-        std::fs::rename(&pipe, &image).unwrap();
-        // Opening a pipe for writing waits for a reader.
-        let (opened, read) = mpsc::channel();
-        let place = image.clone();
-        std::thread::spawn(move || opened.send(File::options().write(true).open(place)));
-        let writer = read.recv_timeout(PATIENCE).expect("a step reads the pipe").unwrap();
-        HeldStep { image, pixels, writer }
+        let mut holder = Command::new("python3");
+        holder.args(["-c", HOLD_A_FILE]).arg(self.path("images").join("00.png"));
+        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(holder.stdout.take().unwrap());
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || tell.send(output.lines().next()));
+        let held = HeldStep { holder };
+        let line = told.recv_timeout(PATIENCE).expect("a step opens the image");
+        assert_eq!(line.unwrap().unwrap(), "opened");
+        held
     }
 
     fn wait_for_steps(&self, output: &str, steps: usize) {
@@ -127,19 +125,33 @@ impl World {
     }
 }
 
-/// A step that reads an image from an empty pipe.
+/// Holds a file: whoever opens it waits (fcntl(2), F_SETLEASE). Says when somebody does, and lets go when its standard input
+/// ends. A lease needs a file that nobody has open, so it may take several attempts.
+const HOLD_A_FILE: &str = r#"
+import fcntl, signal, sys, time
+file = open(sys.argv[1], "r+b")
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
+while True:
+    try:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        break
+    except BlockingIOError:
+        time.sleep(0.001)
+signal.sigwait([signal.SIGIO])
+print("opened", flush=True)
+sys.stdin.read()
+"#;
+
+/// A step that waits for an image.
 struct HeldStep {
-    image: PathBuf,
-    pixels: Vec<u8>,
-    writer: File,
+    holder: Child,
 }
 
 impl Drop for HeldStep {
-    /// Puts the image back for later steps. Lets the held step read it if it still runs.
+    /// Lets the held step go on if it still runs.
     fn drop(&mut self) {
-        std::fs::remove_file(&self.image).unwrap();
-        std::fs::write(&self.image, &self.pixels).unwrap();
-        let _ = self.writer.write_all(&self.pixels);
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 
