@@ -206,68 +206,71 @@ mod tests {
         assert!(error.contains("engine.workers"), "{error}");
     }
 
+    /// Settings out of their range, with the errors.
+    const OUT_OF_RANGE: &[(&str, &str)] = &[
+        (
+            "limits:\n  max_classes: 0\n",
+            "limits.max_classes must be 1 to 65535, is 0",
+        ),
+        ("engine:\n  workers: 0\n", "engine.workers must be at least 1, is 0"),
+        (
+            "engine:\n  queue_capacity: 0\n",
+            "engine.queue_capacity must be at least 1, is 0",
+        ),
+        (
+            "engine:\n  default_deadline_seconds: 900\n",
+            "engine.default_deadline_seconds must be above 0 and at most engine.max_deadline_seconds = 300, is 900",
+        ),
+        (
+            "defaults:\n  temperature: -1\n",
+            "defaults.temperature must be above 0 and at most 1000, is -1",
+        ),
+        (
+            "defaults:\n  prompt_denoising: 2\n",
+            "defaults.prompt_denoising must be 0 to 1, is 2",
+        ),
+        (
+            "defaults:\n  background_area: 1.5\n",
+            "defaults.background_area must be 0 to 1, is 1.5",
+        ),
+        (
+            "defaults:\n  window: {side: 224, stride: 225}\n",
+            "defaults.window.stride must be 1 to defaults.window.side = 224, is 225",
+        ),
+        (
+            "limits:\n  max_windows: 0\n",
+            "limits.max_windows must be at least 1, is 0",
+        ),
+        (
+            "model:\n  kept_primitives: 65537\n",
+            "model.kept_primitives must be 1 to 65536, is 65537",
+        ),
+        (
+            "fetch:\n  hub: ftp://hub.example\n",
+            "fetch.hub must be an http or https address, is ftp://hub.example/",
+        ),
+        (
+            "images:\n  keep_seconds: 0\n",
+            "images.keep_seconds must be above 0 and at most 86400, is 0",
+        ),
+        (
+            "vocabulary:\n  store_wait_seconds: 61\n",
+            "vocabulary.store_wait_seconds must be 0 to 60, is 61",
+        ),
+        (
+            "limits:\n  max_vocabulary_bytes: 0\n",
+            "limits.max_vocabulary_bytes must be at least 1, is 0",
+        ),
+        (
+            "server:\n  drain_seconds: -3\n",
+            "server.drain_seconds must be 0 to 86400, is -3",
+        ),
+    ];
+
     #[test]
     fn a_value_outside_its_range_is_refused_with_its_path() {
-        for (text, expected) in [
-            (
-                "limits:\n  max_classes: 0\n",
-                "limits.max_classes must be 1 to 65535, is 0",
-            ),
-            ("engine:\n  workers: 0\n", "engine.workers must be at least 1, is 0"),
-            (
-                "engine:\n  queue_capacity: 0\n",
-                "engine.queue_capacity must be at least 1, is 0",
-            ),
-            (
-                "engine:\n  default_deadline_seconds: 900\n",
-                "engine.default_deadline_seconds must be above 0 and at most engine.max_deadline_seconds = 300, is 900",
-            ),
-            (
-                "defaults:\n  temperature: -1\n",
-                "defaults.temperature must be above 0 and at most 1000, is -1",
-            ),
-            (
-                "defaults:\n  prompt_denoising: 2\n",
-                "defaults.prompt_denoising must be 0 to 1, is 2",
-            ),
-            (
-                "defaults:\n  background_area: 1.5\n",
-                "defaults.background_area must be 0 to 1, is 1.5",
-            ),
-            (
-                "defaults:\n  window: {side: 224, stride: 225}\n",
-                "defaults.window.stride must be 1 to defaults.window.side = 224, is 225",
-            ),
-            (
-                "limits:\n  max_windows: 0\n",
-                "limits.max_windows must be at least 1, is 0",
-            ),
-            (
-                "model:\n  kept_primitives: 65537\n",
-                "model.kept_primitives must be 1 to 65536, is 65537",
-            ),
-            (
-                "fetch:\n  hub: ftp://hub.example\n",
-                "fetch.hub must be an http or https address, is ftp://hub.example/",
-            ),
-            (
-                "images:\n  keep_seconds: 0\n",
-                "images.keep_seconds must be above 0 and at most 86400, is 0",
-            ),
-            (
-                "vocabulary:\n  store_wait_seconds: 61\n",
-                "vocabulary.store_wait_seconds must be 0 to 60, is 61",
-            ),
-            (
-                "limits:\n  max_vocabulary_bytes: 0\n",
-                "limits.max_vocabulary_bytes must be at least 1, is 0",
-            ),
-            (
-                "server:\n  drain_seconds: -3\n",
-                "server.drain_seconds must be 0 to 86400, is -3",
-            ),
-        ] {
-            assert_eq!(load_text(text).expect_err("out of range").to_string(), expected);
+        for (text, expected) in OUT_OF_RANGE {
+            assert_eq!(&load_text(text).expect_err("out of range").to_string(), expected);
         }
     }
 
