@@ -89,6 +89,8 @@ impl Config {
             MemoryPart::new("images.cache_bytes", self.images.cache_bytes),
             MemoryPart::new("images.held_bytes", self.images.held_bytes),
             MemoryPart::new("vocabulary.cache_bytes", self.vocabulary.cache_bytes),
+            MemoryPart::new("vocabulary.definitions_bytes", self.vocabulary.definitions_bytes),
+            MemoryPart::new("vocabulary.recent_bytes", self.vocabulary.recent_bytes),
         ]);
         let limit = match self.memory.limit_bytes {
             0 => available_memory(),
@@ -185,6 +187,7 @@ mod tests {
         config.model.kept_primitives = 10;
         (config.images.cache_bytes, config.images.held_bytes) = (30_000_000, 40_000_000);
         config.vocabulary.cache_bytes = 50_000_000;
+        (config.vocabulary.definitions_bytes, config.vocabulary.recent_bytes) = (20_000_000, 10_000_000);
         let on_gpu = ModelBytes {
             is_on_cpu: false,
             ..model("large", 5_000_000_000)
@@ -200,9 +203,11 @@ mod tests {
        40 MB  images.held_bytes
        30 MB  images.cache_bytes
        28 MB  engine.workers x the weights of b
+       20 MB  vocabulary.definitions_bytes
+       10 MB  vocabulary.recent_bytes
         7 MB  model.kept_primitives";
         assert_eq!(sum.to_string(), expected);
-        assert_eq!(sum.bytes(), 1_726_279_200);
+        assert_eq!(sum.bytes(), 1_756_279_200);
     }
 
     #[test]
