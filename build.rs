@@ -17,8 +17,8 @@ fn main() {
     record_build();
 }
 
-/// Returns whether clippy runs this build. It links nothing, so it needs no compiled C++. cargo runs this script anew for
-/// clippy, which would compile the same files twice.
+/// Returns whether clippy runs this build. It links nothing, so it needs no compiled C++. cargo runs this script anew
+/// for clippy, which would compile the same files twice.
 fn is_clippy() -> bool {
     let wrapper = env::var_os("RUSTC_WORKSPACE_WRAPPER").map(PathBuf::from);
     wrapper.is_some_and(|wrapper| wrapper.file_stem().is_some_and(|name| name == "clippy-driver"))

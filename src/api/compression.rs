@@ -1,7 +1,7 @@
 //! Compression both ways: request bodies in gzip or zstd, and replies to clients that ask for it.
 //!
-//! tower-http does the work. This decides what is refused, what is worth compressing, and that an inflating body takes turns with
-//! other requests.
+//! tower-http does the work. This decides what is refused, what is worth compressing, and that an inflating body takes
+//! turns with other requests.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -33,8 +33,8 @@ pub(super) fn of_replies() -> CompressionLayer<impl Predicate> {
         .compress_when(SizeAbove::new(MIN_REPLY_BYTES).and(is_worth_it))
 }
 
-/// Whether a reply is of a kind that gets smaller, and has no strong entity tag. Such a tag stands for the very bytes, and clients
-/// send it back in `If-Match`; a reply that may be compressed has a weak one.
+/// Whether a reply is of a kind that gets smaller, and has no strong entity tag. Such a tag stands for the very bytes,
+/// and clients send it back in `If-Match`; a reply that may be compressed has a weak one.
 fn is_worth_it(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
     let media_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     let is_text = media_type.starts_with(b"text/")
@@ -64,8 +64,8 @@ pub(super) async fn refuse_unknown_encoding(request: Request, next: Next) -> Res
     }
 }
 
-/// Takes `Accept-Encoding` from a request that allows neither coding of this server, so that the reply is not compressed even if
-/// the request excludes that, too: an answer that can be read is better than a 406.
+/// Takes `Accept-Encoding` from a request that allows neither coding of this server, so that the reply is not
+/// compressed even if the request excludes that, too: an answer that can be read is better than a 406.
 pub(super) async fn drop_hopeless_accept_encoding(mut request: Request) -> Request {
     let accepted = request.headers().get_all(ACCEPT_ENCODING).iter();
     let mut codings = accepted.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
@@ -77,8 +77,8 @@ pub(super) async fn drop_hopeless_accept_encoding(mut request: Request) -> Reque
     request
 }
 
-/// Has the body take turns with other tasks. A body that inflates from bytes that are here already never waits, and would keep
-/// its thread to itself for as long as a limit's worth of it takes.
+/// Has the body take turns with other tasks. A body that inflates from bytes that are here already never waits, and
+/// would keep its thread to itself for as long as a limit's worth of it takes.
 pub(super) async fn take_turns(request: Request) -> Request {
     request.map(|body| Body::new(TurnTaking(body)))
 }

@@ -23,7 +23,8 @@ use super::lifecycle::{Lifecycle, Phase};
 use super::request_body::RequestBody;
 use super::settings::ConnectionLimits;
 
-/// The most bytes of a head, and of a body in one piece, that a connection buffers. hyper answers a larger head with 431.
+/// The most bytes of a head, and of a body in one piece, that a connection buffers. hyper answers a larger head with
+/// 431.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 
 /// The most fields of a head that are read. hyper answers more with 431.

@@ -1,7 +1,7 @@
 //! How long a connection has waited for its client, and a socket that tells.
 //!
-//! hyper's own limit on heads runs while a connection is idle, too, and does not run before the version of HTTP is known. It has
-//! no limit for a client that takes nothing of a reply. So one clock tells these kinds of waiting apart.
+//! hyper's own limit on heads runs while a connection is idle, too, and does not run before the version of HTTP is
+//! known. It has no limit for a client that takes nothing of a reply. So one clock tells these kinds of waiting apart.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,8 +21,8 @@ use tokio::time::Sleep;
 use super::request_body::BodyProgress;
 use super::settings::ConnectionLimits;
 
-/// The longest time for which the rest of a request is read that was answered before its end. A client that still sends must
-/// be able to read the answer, and would lose it if the socket were closed at once.
+/// The longest time for which the rest of a request is read that was answered before its end. A client that still sends
+/// must be able to read the answer, and would lose it if the socket were closed at once.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What a connection has waited for too long.
@@ -107,8 +107,8 @@ impl ConnectionClock {
 
     /// Resolves when the connection has waited for too long.
     ///
-    /// Nothing wakes this when the kind of waiting changes. It looks again after the shortest of the limits instead: a deadline
-    /// that comes up meanwhile lies behind that.
+    /// Nothing wakes this when the kind of waiting changes. It looks again after the shortest of the limits instead: a
+    /// deadline that comes up meanwhile lies behind that.
     pub(super) async fn overdue(&self, limits: &ConnectionLimits) -> Overdue {
         let look_again = limits.head.min(limits.idle).min(limits.reply);
         loop {
@@ -134,7 +134,8 @@ impl ConnectionClock {
         Handling(self.clone())
     }
 
-    /// Leaves the connection, which was told to end, `server.head_seconds` for that. A request that was on its way is still handled.
+    /// Leaves the connection, which was told to end, `server.head_seconds` for that. A request that was on its way is
+    /// still handled.
     pub(super) fn expect_end(&self) {
         let mut waiting = self.lock();
         waiting.head = true;
@@ -231,7 +232,8 @@ impl hyper::body::Body for ReplyBody {
     }
 }
 
-/// A socket that tells the clock of bytes that come and go. Shutting it down reads the rest of a request for a short time.
+/// A socket that tells the clock of bytes that come and go. Shutting it down reads the rest of a request for a short
+/// time.
 pub(super) struct ClockedStream {
     socket: TcpStream,
     clock: ConnectionClock,

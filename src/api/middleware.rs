@@ -1,5 +1,5 @@
-//! What happens around every request: checks of its id and head, limits in time, a span, a count, a line in the log, and the body
-//! of a problem.
+//! What happens around every request: checks of its id and head, limits in time, a span, a count, a line in the log,
+//! and the body of a problem.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -140,7 +140,8 @@ fn beginning(path: &str) -> &str {
     &path[..path.floor_char_boundary(MAX_LOGGED_PATH_BYTES)]
 }
 
-/// Refuses a head that is larger than any client of this API has reason for. hyper refuses what is larger still, without a body.
+/// Refuses a head that is larger than any client of this API has reason for. hyper refuses what is larger still,
+/// without a body.
 pub(super) async fn limit_head(request: Request, next: Next) -> Response {
     let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     let headers = request.headers();

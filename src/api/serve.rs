@@ -22,9 +22,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Serves on `listener` until `stop` resolves, then comes to an end.
 ///
-/// `stop` gives the time for which the server says that it is not ready, but answers as before. Then the engine refuses new
-/// work, the listener closes, idle connections are closed, and requests under way may finish within `server.drain_seconds`.
-/// Those that do not are answered with 503. Returns when that time ends or would have ended.
+/// `stop` gives the time for which the server says that it is not ready, but answers as before. Then the engine refuses
+/// new work, the listener closes, idle connections are closed, and requests under way may finish within
+/// `server.drain_seconds`. Those that do not are answered with 503. Returns when that time ends or would have ended.
 pub async fn serve(listener: TcpListener, state: AppState, stop: impl Future<Output = Duration>) -> Instant {
     let open = Arc::new(Semaphore::new(state.server.max_connections as usize));
     let connections = Arc::new(Connections::new(&state, router(state.clone())));

@@ -20,8 +20,8 @@ pub struct ConfigArguments {
 }
 
 impl ConfigArguments {
-    /// Loads the settings and sets up what belongs to the whole process: logs, and the memory of libtorch. Call it before
-    /// the command starts threads.
+    /// Loads the settings and sets up what belongs to the whole process: logs, and the memory of libtorch. Call it
+    /// before the command starts threads.
     pub fn start(&self, flags: Dict) -> Result<Config, Box<dyn std::error::Error>> {
         let config = Config::load(self.config.as_deref(), flags)?;
         telemetry::start_logs(&config.telemetry)?;

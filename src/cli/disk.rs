@@ -8,8 +8,8 @@ use crate::vocabulary::{DiskStore, StorePath, VocabularySettings};
 pub struct OpenStore(Option<Arc<DiskStore>>);
 
 impl OpenStore {
-    /// Opens the store that the settings name, for a command that keeps what it makes. With an automatic path that cannot
-    /// be used it warns and goes on in memory.
+    /// Opens the store that the settings name, for a command that keeps what it makes. With an automatic path that
+    /// cannot be used it warns and goes on in memory.
     ///
     /// # Errors
     /// When a path that the settings name themselves cannot be used.
@@ -22,8 +22,8 @@ impl OpenStore {
         }
     }
 
-    /// Opens the store that the settings name, for a command that only saves time with it. Warns and goes on if it cannot
-    /// be used.
+    /// Opens the store that the settings name, for a command that only saves time with it. Warns and goes on if it
+    /// cannot be used.
     pub fn for_reading(config: &VocabularySettings) -> Self {
         Self::or_warning(open(config))
     }

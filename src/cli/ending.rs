@@ -2,13 +2,13 @@
 
 use std::io::Write;
 
-/// Ends the process with an exit status, without running the static destructors of C++ libraries. Writes buffered output
-/// first.
+/// Ends the process with an exit status, without running the static destructors of C++ libraries. Writes buffered
+/// output first.
 ///
 /// At the end of a command, threads may still be inside libtorch: a worker that loads a model or computes for a request
-/// that was given up, a label map, the digest of a checkpoint. None of them can be stopped in the middle, and waiting for
-/// them could take minutes. libtorch's destructors would take its memory from under them, which ends the process with a
-/// fault.
+/// that was given up, a label map, the digest of a checkpoint. None of them can be stopped in the middle, and waiting
+/// for them could take minutes. libtorch's destructors would take its memory from under them, which ends the process
+/// with a fault.
 pub fn end(status: i32) -> ! {
     // Nobody reads the output any more if it cannot be written.
     let _ = std::io::stdout().flush();

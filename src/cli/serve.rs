@@ -105,8 +105,8 @@ async fn serve(
     served.map(|_| ())
 }
 
-/// Prints a line to standard output. Whoever read the lines may have gone, as in `maskclip serve | head -1`, or the disk under
-/// them be full; the server goes on.
+/// Prints a line to standard output. Whoever read the lines may have gone, as in `maskclip serve | head -1`, or the
+/// disk under them be full; the server goes on.
 fn say(line: &str) {
     if let Err(error) = print(&format!("{line}\n")) {
         tracing::warn!(%error, "standard output cannot be written");
@@ -132,9 +132,10 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Returns a future that resolves on the first SIGTERM or SIGINT with the time for which the server is to say that it is not ready
-/// before it closes. Load balancers need it; whoever presses Ctrl-C does not, so it is zero for SIGINT. A second signal ends the
-/// process at once, from the signal's handler, with the exit code that a shell reports for the signal.
+/// Returns a future that resolves on the first SIGTERM or SIGINT with the time for which the server is to say that it
+/// is not ready before it closes. Load balancers need it; whoever presses Ctrl-C does not, so it is zero for SIGINT. A
+/// second signal ends the process at once, from the signal's handler, with the exit code that a shell reports for the
+/// signal.
 fn stop_signal(unready: Duration) -> std::io::Result<impl Future<Output = Duration>> {
     let stopping = Arc::new(AtomicBool::new(false));
     for number in [SIGTERM, SIGINT] {

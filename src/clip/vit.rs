@@ -121,7 +121,8 @@ impl VisionTransformer {
     fn embed(&self, image: &Tensor) -> Tensor {
         let (batch, _, height, width) = image.size4().expect("images are [batch, 3, height, width]");
         let (rows, columns) = (height / self.patch, width / self.patch);
-        // [batch, 3, rows patch, columns patch] -> [batch, rows, columns, 3, patch, patch] -> [batch, cells, 3 patch patch]
+        // [batch, 3, rows patch, columns patch] -> [batch, rows, columns, 3, patch, patch] -> [batch, cells, 3 patch
+        // patch]
         let patches = image
             .unflatten(3, [columns, self.patch])
             .unflatten(2, [rows, self.patch])

@@ -1,15 +1,15 @@
 //! The memory that this process may take: the limit of its container, otherwise the machine's RAM.
 //!
-//! Reads the files of Linux itself, as the standard library does for the processors of a container. Crates that tell the
-//! limit bring a monitor of the whole system along, or look at one level of the hierarchy only.
+//! Reads the files of Linux itself, as the standard library does for the processors of a container. Crates that tell
+//! the limit bring a monitor of the whole system along, or look at one level of the hierarchy only.
 
 use std::path::{Path, PathBuf};
 
 /// Above this, a limit of cgroup v1 means that there is none.
 const NO_LIMIT: u64 = 1 << 62;
 
-/// Returns the smallest memory limit of the process's cgroup and those above it, or the machine's RAM if that is smaller.
-/// Returns `None` where the system tells neither.
+/// Returns the smallest memory limit of the process's cgroup and those above it, or the machine's RAM if that is
+/// smaller. Returns `None` where the system tells neither.
 pub(super) fn available_memory() -> Option<u64> {
     below(Path::new("/"))
 }

@@ -33,8 +33,8 @@ impl Engine {
     /// half of the slots, so that other models have the rest.
     ///
     /// # Errors
-    /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::ModelUnavailable`] while no worker has the
-    /// model.
+    /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::ModelUnavailable`] while no worker has
+    /// the model.
     pub(super) fn ready_model(&self, host: &ModelHost) -> Result<Arc<ModelInfo>, SegmentError> {
         let answers = match host.state() {
             ModelState::Ready => true,
@@ -177,8 +177,8 @@ impl Arrival {
     }
 }
 
-/// Returns the error of a request whose model failed: one line with the model's name. What libtorch says below its first
-/// line, its call stack, is for the level debug.
+/// Returns the error of a request whose model failed: one line with the model's name. What libtorch says below its
+/// first line, its call stack, is for the level debug.
 pub(super) fn model_failed(model: &str, error: &str) -> SegmentError {
     tracing::debug!(model, error, "the whole error of the model");
     SegmentError::Internal(format!("the model {model}: {}", first_line(error)))

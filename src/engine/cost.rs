@@ -303,8 +303,8 @@ pub(super) fn score_bytes(queries: usize, cells: u64) -> u64 {
         .saturating_mul(size_of::<f32>() as u64)
 }
 
-/// Checks the work of the label map of `queries` texts, and the size of the result in its form, with a confidence map or
-/// without.
+/// Checks the work of the label map of `queries` texts, and the size of the result in its form, with a confidence map
+/// or without.
 ///
 /// # Errors
 /// [`CostError::PixelTexts`], [`CostError::RawPixels`] or [`CostError::ConfidencePixels`].

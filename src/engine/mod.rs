@@ -230,8 +230,8 @@ impl Engine {
             .collect()
     }
 
-    /// Returns the model that a request names, or the first one. Works before any model is loaded. Says which it is in the
-    /// caller's span, where that has a field `model`.
+    /// Returns the model that a request names, or the first one. Works before any model is loaded. Says which it is in
+    /// the caller's span, where that has a field `model`.
     ///
     /// # Errors
     /// [`SegmentError::UnknownModel`].

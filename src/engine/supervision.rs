@@ -166,8 +166,8 @@ impl Attempts {
     }
 }
 
-/// Loads and warms a model. The error is one line and names the model; what libtorch says below its first line is for the
-/// level debug.
+/// Loads and warms a model. The error is one line and names the model; what libtorch says below its first line is for
+/// the level debug.
 fn load(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerError> {
     let model = &context.jobs.model;
     let (what, reason) = match catch_panic(|| load_and_warm(context)) {

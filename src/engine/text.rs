@@ -50,8 +50,8 @@ impl Engine {
         Ok(embeddings)
     }
 
-    /// Embeds the texts of a class list for a model ahead of the first request, when no request waits for others. Cached
-    /// embeddings are not computed again.
+    /// Embeds the texts of a class list for a model ahead of the first request, when no request waits for others.
+    /// Cached embeddings are not computed again.
     ///
     /// # Errors
     /// When no model has that name, none of its workers is ready, more texts are new than may wait, or the model fails.

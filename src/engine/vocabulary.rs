@@ -39,15 +39,15 @@ impl Engine {
     }
 
     /// Stores a vocabulary under a name, new or in place of an older one. Then starts to embed its texts with
-    /// `templates` for every model that is ready, when no request waits for texts. [`Engine::keep_embedded`] does so for
-    /// the others once they are. [`Engine::embedded`] tells how many texts are done.
+    /// `templates` for every model that is ready, when no request waits for texts. [`Engine::keep_embedded`] does so
+    /// for the others once they are. [`Engine::embedded`] tells how many texts are done.
     ///
     /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`SegmentError::Vocabulary`] when the name is refused, the condition does not hold, there is no room, or the change
-    /// cannot be written to disk, and [`SegmentError::TooManyTexts`] when more of its texts are new than may wait. Then
-    /// nothing is stored.
+    /// [`SegmentError::Vocabulary`] when the name is refused, the condition does not hold, there is no room, or the
+    /// change cannot be written to disk, and [`SegmentError::TooManyTexts`] when more of its texts are new than may
+    /// wait. Then nothing is stored.
     pub async fn define_vocabulary(
         self: &Arc<Self>,
         name: &str,
@@ -108,8 +108,8 @@ impl Engine {
     }
 
     /// Starts a task for each model. Whenever the model becomes ready, the task embeds what is missing of all defined
-    /// vocabularies: those that were defined while the model was not ready, and those whose embedding an earlier process
-    /// or a failure cut off. The tasks end with the engine. Must be called inside a tokio runtime.
+    /// vocabularies: those that were defined while the model was not ready, and those whose embedding an earlier
+    /// process or a failure cut off. The tasks end with the engine. Must be called inside a tokio runtime.
     pub fn keep_embedded(self: &Arc<Self>) {
         for (model, host) in self.models.iter().enumerate() {
             tokio::spawn(keep_embedded(Arc::downgrade(self), model, host.changes()));
@@ -140,8 +140,8 @@ impl Engine {
     /// Deletes a vocabulary. `condition` is that of [`VocabularyRegistry::put`].
     ///
     /// # Errors
-    /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the change cannot be
-    /// written to disk.
+    /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the change cannot
+    /// be written to disk.
     pub async fn drop_vocabulary(
         &self,
         name: &str,

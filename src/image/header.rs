@@ -11,7 +11,8 @@ pub struct ImageHeader {
     pub width: u32,
     /// Height in pixels, after orientation.
     pub height: u32,
-    /// Bytes that decoding the image to upright RGB takes at most at once, the result included and the encoded bytes not.
+    /// Bytes that decoding the image to upright RGB takes at most at once, the result included and the encoded bytes
+    /// not.
     pub decoding_bytes: u64,
 }
 

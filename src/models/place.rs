@@ -98,9 +98,9 @@ fn find_device(choice: DeviceChoice, cuda_devices: usize) -> Result<Device, Mode
 }
 
 /// Returns the element types of a CLIP and of a student. On a CPU `auto` depends on nothing but the processor and the
-/// kind of the model, so it is the same at every start: stored text embeddings stay valid, and replicas on like machines
-/// agree. Where the processor multiplies bfloat16, images take 1.5 to 2.2 times as long in float32; elsewhere bfloat16
-/// takes at least twice as long (docs/performance.md). A student's small network is left in float32.
+/// kind of the model, so it is the same at every start: stored text embeddings stay valid, and replicas on like
+/// machines agree. Where the processor multiplies bfloat16, images take 1.5 to 2.2 times as long in float32; elsewhere
+/// bfloat16 takes at least twice as long (docs/performance.md). A student's small network is left in float32.
 fn find_precisions(
     choice: PrecisionChoice,
     device: Device,

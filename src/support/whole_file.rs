@@ -18,8 +18,8 @@ const REMAINDER_AGE: Duration = Duration::from_secs(60);
 /// Writes or replaces a whole file. A process that opens the path finds all of the old bytes or all of the new bytes.
 ///
 /// The bytes are first written to a temporary file in the same folder, `.NAME.XXXXXX.partial`. A process that is killed
-/// in the meantime leaves the temporary file behind, for [`remove_remainders`]. When the function returns, the file and its name are on the disk.
-/// The file has the permissions of a new file that `std::fs::write` creates.
+/// in the meantime leaves the temporary file behind, for [`remove_remainders`]. When the function returns, the file and
+/// its name are on the disk. The file has the permissions of a new file that `std::fs::write` creates.
 ///
 /// # Errors
 /// Fails when the folder cannot be written. Unless only the flush of the new name to the disk fails, the file at the
@@ -41,8 +41,8 @@ pub(crate) fn write_whole_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder_of(path)
 }
 
-/// Removes the temporary files that killed processes have left in a folder: those that are older than a minute and that no
-/// process is writing. Warns about those that cannot be removed. Does nothing if there is no such folder.
+/// Removes the temporary files that killed processes have left in a folder: those that are older than a minute and that
+/// no process is writing. Warns about those that cannot be removed. Does nothing if there is no such folder.
 pub(crate) fn remove_remainders(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();

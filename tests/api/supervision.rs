@@ -73,8 +73,8 @@ fn body(fields: Value) -> Value {
     with_image(body)
 }
 
-/// Starts a server on which three images wait for a busy model, to share its next pass. `actions` are those of the looks
-/// after the busy one. Returns the replies.
+/// Starts a server on which three images wait for a busy model, to share its next pass. `actions` are those of the
+/// looks after the busy one. Returns the replies.
 async fn share_a_pass(actions: Vec<Action>) -> (App, Vec<Reply>) {
     let app = App::start_with(|config| config.images.cache_bytes = 0).await;
     for _ in 0..TIMED_ALONE {

@@ -125,8 +125,8 @@ impl World {
     }
 }
 
-/// Holds a file: whoever opens it waits (fcntl(2), F_SETLEASE). Says when somebody does, and lets go when its standard input
-/// ends. A lease needs a file that nobody has open, so it may take several attempts.
+/// Holds a file: whoever opens it waits (fcntl(2), F_SETLEASE). Says when somebody does, and lets go when its standard
+/// input ends. A lease needs a file that nobody has open, so it may take several attempts.
 const HOLD_A_FILE: &str = r#"
 import fcntl, signal, sys, time
 file = open(sys.argv[1], "r+b")

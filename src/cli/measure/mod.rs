@@ -321,7 +321,8 @@ fn names(text: &str) -> Result<Vec<String>> {
     Ok(names.chain(background).collect())
 }
 
-/// Returns whether a text is the path of something other than a folder. What cannot be read is then an error of its own.
+/// Returns whether a text is the path of something other than a folder. What cannot be read is then an error of its
+/// own.
 fn is_no_folder(text: &str) -> bool {
     std::fs::metadata(text).is_ok_and(|found| !found.is_dir())
 }

@@ -17,7 +17,8 @@ use super::{CheckpointError, CheckpointFormat};
 /// Most bytes of a tensor's name; CLIP's longest names have 60.
 const MAX_NAME: usize = 500;
 
-/// Most tensors and modules of an archive. The largest CLIPs have some thousands; a pickle can name one with four bytes.
+/// Most tensors and modules of an archive. The largest CLIPs have some thousands; a pickle can name one with four
+/// bytes.
 const MAX_TENSORS: usize = 1 << 16;
 
 /// A file that `torch.jit.save` writes and `torch.save` does not.

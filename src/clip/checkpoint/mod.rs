@@ -38,7 +38,8 @@ pub const WEIGHTS_FILES: [&str; 6] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// The last steps of the towers of either architecture. One of zeros makes every embedding zero, which has no direction.
+/// The last steps of the towers of either architecture. One of zeros makes every embedding zero, which has no
+/// direction.
 const PROJECTIONS: [&str; 4] = [
     "text_projection",
     "visual.proj",

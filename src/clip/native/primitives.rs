@@ -1,9 +1,9 @@
 //! The limit on what oneDNN and libtorch keep for every shape of input.
 //!
-//! oneDNN compiles a primitive for each layer and each shape of its input, and libtorch keeps descriptions of primitives
-//! beside it. A linear layer's primitive takes about 0.6 MB. By default both caches hold 1024 entries, libtorch's once
-//! per kind of layer and thread: a gigabyte once enough shapes have come. libtorch means to turn oneDNN's cache off, but
-//! sets a variable that oneDNN no longer reads.
+//! oneDNN compiles a primitive for each layer and each shape of its input, and libtorch keeps descriptions of
+//! primitives beside it. A linear layer's primitive takes about 0.6 MB. By default both caches hold 1024 entries,
+//! libtorch's once per kind of layer and thread: a gigabyte once enough shapes have come. libtorch means to turn
+//! oneDNN's cache off, but sets a variable that oneDNN no longer reads.
 
 use std::ffi::OsStr;
 
@@ -13,8 +13,8 @@ const ONEDNN: &str = "ONEDNN_PRIMITIVE_CACHE_CAPACITY";
 /// Capacity of libtorch's caches of descriptions, each for one kind of layer and one thread.
 const LIBTORCH: &str = "LRU_CACHE_CAPACITY";
 
-/// Most descriptions in each of libtorch's caches. What is missing here is found in oneDNN's cache within 3 us. So these
-/// caches need only hold the layers of one pass.
+/// Most descriptions in each of libtorch's caches. What is missing here is found in oneDNN's cache within 3 us. So
+/// these caches need only hold the layers of one pass.
 const MOST_DESCRIPTIONS: u32 = 64;
 
 /// Limits the primitives that oneDNN keeps for the whole process to `count`, those used last, and libtorch's

@@ -335,7 +335,8 @@ proptest! {
         let reference = Reference::new(&scores, &owners, &options);
         let map = label_map(&scores, &owners, &options);
         let other = label_map(&scores, &other_owners, &other_options);
-        // Of two classes that are equally probable, the one with the lower id wins, and a class can win or lose its last pixel.
+        // Of two classes that are equally probable, the one with the lower id wins, and a class can win or lose its
+        // last pixel.
         let margins = (0..map.labels.len()).map(|pixel| reference.label(pixel, &options).1);
         let has_ties = margins.fold(f64::INFINITY, f64::min) < 1e-5;
         prop_assume!(!has_ties || options.smallest_area == 0.0);

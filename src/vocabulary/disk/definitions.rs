@@ -1,5 +1,5 @@
-//! The file of definitions of named vocabularies. A change succeeds only if nobody else has changed the definition since
-//! it was read, and is on the disk when it returns.
+//! The file of definitions of named vocabularies. A change succeeds only if nobody else has changed the definition
+//! since it was read, and is on the disk when it returns.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

@@ -17,8 +17,8 @@ const MOVED_FORMAT: i32 = 1;
 /// How long taking rows away waits for another process.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Moves all embeddings, piece by piece: a row is taken away when it is in the other file. What cannot be moved now stays
-/// for the next start. The emptied table stays, because a server of an earlier version may have the file open.
+/// Moves all embeddings, piece by piece: a row is taken away when it is in the other file. What cannot be moved now
+/// stays for the next start. The emptied table stays, because a server of an earlier version may have the file open.
 pub(super) fn move_embeddings(definitions: &DefinitionFile, embeddings: &EmbeddingFile) {
     let mut moved = 0;
     let result = loop {

@@ -150,8 +150,8 @@ impl DiskStore {
         self.definitions.bytes() + self.embeddings.bytes()
     }
 
-    /// Writes the embeddings that are still in memory, then closes the files, so that all is in them and no log is left.
-    /// Whatever is asked of the store afterwards fails. Takes at most a few seconds.
+    /// Writes the embeddings that are still in memory, then closes the files, so that all is in them and no log is
+    /// left. Whatever is asked of the store afterwards fails. Takes at most a few seconds.
     pub fn close(&self) {
         self.wait_until_written(CLOSING_WAIT);
         self.definitions.close();

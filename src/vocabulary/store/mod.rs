@@ -1,9 +1,9 @@
 //! Text embeddings, each computed once. They are held in memory and, with a [`DiskStore`], on disk.
 //!
 //! This file owns which embeddings are held in memory and for how long, and how many texts may wait to be computed.
-//! Those who need the same new text share one computation. A computation goes from chunk to chunk for as long as anybody
-//! waits: what a dropped request has had embedded by then stays. A [`TextEmbedder`] computes the embeddings, and the
-//! caller keeps the deadline. A failing disk costs time, never an answer.
+//! Those who need the same new text share one computation. A computation goes from chunk to chunk for as long as
+//! anybody waits: what a dropped request has had embedded by then stays. A [`TextEmbedder`] computes the embeddings,
+//! and the caller keeps the deadline. A failing disk costs time, never an answer.
 
 mod pending;
 
@@ -223,8 +223,8 @@ impl EmbeddingStore {
         self.state().pending.is_empty()
     }
 
-    /// Writes the log of the store on disk back into its file, and stops using the store. Gives up at `until`, or after two
-    /// seconds if that is later: the log is complete and the next start reads it.
+    /// Writes the log of the store on disk back into its file, and stops using the store. Gives up at `until`, or after
+    /// two seconds if that is later: the log is complete and the next start reads it.
     pub async fn close_disk(&self, until: Instant) {
         let Some(disk) = self.disk.clone() else { return };
         let until = until.max(Instant::now() + CLOSING_LIMIT);

@@ -12,8 +12,8 @@ use super::CheckpointError;
 /// of this.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Most dimensions of a tensor. CLIP's have up to four. The limit keeps a memoised shape, which a pickle can name again and
-/// again with two bytes, from being copied at length for each tensor.
+/// Most dimensions of a tensor. CLIP's have up to four. The limit keeps a memoised shape, which a pickle can name again
+/// and again with two bytes, from being copied at length for each tensor.
 const MAX_DIMENSIONS: usize = 8;
 
 /// Most bytes of the name of a callable; PyTorch's longest ones, TorchScript's classes, have about 100.
