@@ -110,14 +110,17 @@ impl VocabularyRegistry {
     pub fn new(limits: RegistryLimits, disk: Option<Arc<DiskStore>>, now: SystemTime) -> Self {
         let shipped =
             shipped().map(|(name, definition)| (name.to_owned(), NamedVocabulary::new(name, definition, true, now)));
-        Self {
+        let registry = Self {
             shipped: shipped.collect(),
             defined: Mutex::default(),
             seen: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             limits,
             disk,
-        }
+        };
+        // Later readers do not wait for one who reads the disk. The first of them must not find nothing.
+        registry.refresh_now();
+        registry
     }
 
     /// Returns whether definitions outlive the process: there is a store on disk, and its file is open.
