@@ -183,6 +183,16 @@ fn two_on_one_disk() -> (tempfile::TempDir, VocabularyRegistry, VocabularyRegist
 }
 
 #[test]
+fn what_was_defined_before_the_start_is_found_while_another_reads_the_disk() {
+    let (folder, one, _) = two_on_one_disk();
+    put(&one, "pets", "cat", always).unwrap();
+    let disk = DiskStore::open(&folder.path().join("store"), 1 << 20).unwrap();
+    let started = VocabularyRegistry::new(limits(2), Some(disk), NOW);
+    let _reading = started.seen.lock().unwrap();
+    assert!(started.list().iter().any(|vocabulary| vocabulary.name == "pets"));
+}
+
+#[test]
 fn what_one_process_defines_and_drops_the_other_sees() {
     let (_folder, one, other) = two_on_one_disk();
     put(&one, "pets", "cat", always).unwrap();
