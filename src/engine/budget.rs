@@ -72,9 +72,7 @@ impl Budget {
         };
         held
     }
-}
 
-impl Budget {
     /// Returns about how many seconds pass until so many bytes can be reserved, or `None` while that is not known.
     pub(super) fn wait_seconds(&self, bytes: u64) -> Option<f64> {
         let wanted = self.waiting.load(Ordering::Relaxed).saturating_add(bytes);
