@@ -15,7 +15,7 @@ use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload, UploadBody};
-use super::wire::{Attention, KeySmoothingBody, Resize, Timings, WindowBody, without_image};
+use super::wire::{Attention, EXAMPLE_IMAGE, KeySmoothingBody, Resize, Timings, WindowBody, without_image};
 use crate::engine::{FeatureFields, ImageRequest, Protocol};
 
 /// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
@@ -28,7 +28,7 @@ pub struct ImageBody {
     #[schema(
         value_type = String,
         required = true,
-        example = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII="
+        example = json!(EXAMPLE_IMAGE)
     )]
     pub image: Option<String>,
     /// The model that looks at it, one of `GET /v1/models`; without it, the first of them.
@@ -149,7 +149,7 @@ pub struct ImageReply {
     request_body(
         description = "The image; all else is optional.",
         content(
-            (ImageBody = "application/json", example = json!({"image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII="})),
+            (ImageBody = "application/json", example = json!({"image": EXAMPLE_IMAGE})),
             (ImageForm = "multipart/form-data"),
         ),
     ),

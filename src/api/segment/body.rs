@@ -20,7 +20,7 @@ pub struct SegmentBody {
     /// absent in the `request` part of a multipart form. At most `limits.max_image_pixels`
     /// pixels; EXIF orientation is applied.
     #[schema(
-        example = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII="
+        example = json!(crate::api::wire::EXAMPLE_IMAGE)
     )]
     pub image: Option<String>,
     /// The id that `POST /v1/images` answered with, in place of the image.

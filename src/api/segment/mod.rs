@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::metered::held_bytes;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
-use super::wire::{LabelMapFormat, without_image};
+use super::wire::{EXAMPLE_IMAGE, LabelMapFormat, without_image};
 use super::{AppState, accept};
 use crate::engine::{ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
@@ -85,7 +85,7 @@ struct PngFile(Vec<u8>);
         description = "The image or its `image_id`, and either `classes` or the name of a `vocabulary`; all else is optional.",
         content(
             (SegmentBody = "application/json", example = json!({
-                "image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII=",
+                "image": EXAMPLE_IMAGE,
                 "classes": ["tiger", {"name": "person", "synonyms": ["man", "woman"]}],
                 "background": true,
             })),

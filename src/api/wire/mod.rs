@@ -23,3 +23,6 @@ pub use model_health::ModelHealth;
 pub use object::{Object, object};
 pub use timings::Timings;
 pub use window::WindowBody;
+
+/// A PNG of 8 x 8 pixels as a data URI, for the examples of the OpenAPI document.
+pub(super) const EXAMPLE_IMAGE: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII=";
