@@ -19,8 +19,13 @@ use crate::api::{self, AppState, Lifecycle};
 use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
+use crate::models::ModelSettings;
+use crate::support::run_blocking;
 use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::DiskStore;
+
+/// How often free memory returns to the system. The next passes ask for it again, which must cost little of the time.
+const RETURN_MEMORY_EVERY: Duration = Duration::from_secs(10);
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting that its help names.
 #[derive(Debug, Args)]
@@ -85,6 +90,8 @@ async fn serve(
         lifecycle: Lifecycle::new(),
     };
 
+    tokio::spawn(return_free_memory());
+
     let loaded = async {
         match engine.ready().await {
             Ok(models) => {
@@ -103,6 +110,15 @@ async fn serve(
     // After an error nothing is worth waiting for.
     engine.close(*served.as_ref().unwrap_or(&Instant::now())).await;
     served.map(|_| ())
+}
+
+/// Returns free memory to the system now and then. Without it, what a peak has left stays resident, and so do the gaps
+/// that passes of many shapes leave between each other.
+async fn return_free_memory() {
+    loop {
+        tokio::time::sleep(RETURN_MEMORY_EVERY).await;
+        run_blocking(ModelSettings::return_free_memory).await;
+    }
 }
 
 /// Prints a line to standard output. Whoever read the lines may have gone, as in `maskclip serve | head -1`, or the

@@ -53,6 +53,11 @@ impl ModelSettings {
         clip::limit_primitives(self.kept_primitives);
     }
 
+    /// Returns to the system the memory that is free in this process. It takes a few milliseconds.
+    pub fn return_free_memory() {
+        clip::return_free_memory();
+    }
+
     /// Returns the folder of fetched models: the setting, or `maskclip/models` in the user's cache folder.
     pub fn folder(&self) -> PathBuf {
         self.folder.clone().unwrap_or_else(|| {

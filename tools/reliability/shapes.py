@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +56,31 @@ def distinct_shapes(count: int) -> list[Shape]:
 
 
 async def visit(server: Server, sizes: Iterable[Shape], before: int, step: int) -> int:
-    """Labels an image of each size, CLIENTS at a time. Prints memory every `step` requests. Returns the highest."""
-    todo = iter(sizes)
+    """Labels an image of each size, CLIENTS at a time. Prints memory every `step` requests. Returns the highest.
+
+    Memory is read between requests: during a pass it depends on the shapes under way, which are drawn by lot."""
     answered, highest, started = 0, 0, time.monotonic()
-
-    async def client() -> None:
-        nonlocal answered, highest
-        for size in todo:
-            reply = await send(server.port, "POST", "/v1/segment", request(size))
-            assert reply.status == 200, f"an image of {size} gets {reply.status}: {reply.detail}"
-            answered += 1
-            if answered % max(1, step) == 0:
-                resident = server.resident_bytes()
-                highest = max(highest, resident)
-                elapsed = time.monotonic() - started
-                print(f"requests {before + answered}: {resident / 1e6:.0f} MB, {elapsed:.0f} s", flush=True)
-
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    for part in batched(sizes, max(1, step)):
+        todo = iter(part)
+        await asyncio.gather(*(client(server, todo) for _ in range(CLIENTS)))
+        answered += len(part)
+        resident = server.resident_bytes()
+        highest = max(highest, resident)
+        print(f"requests {before + answered}: {resident / 1e6:.0f} MB, {time.monotonic() - started:.0f} s", flush=True)
     return highest
+
+
+async def client(server: Server, todo: Iterator[Shape]) -> None:
+    for size in todo:
+        reply = await send(server.port, "POST", "/v1/segment", request(size))
+        assert reply.status == 200, f"an image of {size} gets {reply.status}: {reply.detail}"
+
+
+def batched(sizes: Iterable[Shape], length: int) -> Iterator[list[Shape]]:
+    """The sizes in parts of `length`; the last part may be shorter. `itertools` has it from Python 3.12."""
+    sizes = iter(sizes)
+    while part := list(islice(sizes, length)):
+        yield part
 
 
 def request(size: Shape) -> dict[str, Any]:

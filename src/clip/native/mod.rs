@@ -1,13 +1,15 @@
 //! Operators that tch does not bind: oneDNN's linear layers with packed weights, and attention for AVX-512. Also the
-//! limit on what oneDNN keeps for every shape of input.
+//! limits on what oneDNN and the allocator keep after passes of many shapes.
 //!
 //! Owns the C++ files beside it and all calls into them. It says what this CPU supports. The callers decide whether to
 //! use an operator and what to do without it. Like tch, the functions panic when libtorch fails.
 
 #![allow(unsafe_code)]
 
+mod memory;
 mod primitives;
 
+pub(crate) use memory::return_free_memory;
 pub(crate) use primitives::limit_primitives;
 
 use std::ffi::{CStr, c_char, c_void};
