@@ -15,7 +15,9 @@ use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload, UploadBody};
-use super::wire::{Attention, EXAMPLE_IMAGE, KeySmoothingBody, Resize, Timings, WindowBody, without_image};
+use super::wire::{
+    Attention, EXAMPLE_IMAGE, KeySmoothingBody, Resize, Timings, WindowBody, optional_whole_number, without_image,
+};
 use crate::engine::{FeatureFields, ImageRequest, Protocol};
 
 /// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
@@ -44,6 +46,7 @@ pub struct ImageBody {
     /// Short side of the model's input in pixels, at most `limits.max_short_side`; `defaults.short_side`, then the model's own,
     /// without it.
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 4_294_967_295_u32, example = 448)]
+    #[serde(default, deserialize_with = "optional_whole_number")]
     pub short_side: Option<u32>,
     /// Factors on the short side, at most `limits.max_scales`; `defaults.scales` without it.
     #[schema(min_items = 1, example = json!([0.75, 1, 1.5]))]
@@ -89,7 +92,8 @@ pub struct ImageForm {
     #[schema(value_type = String, format = Binary)]
     image: Vec<u8>,
     /// Everything else, as JSON without `image`.
-    request: Option<ImageBodyInForm>,
+    #[schema(required = false)]
+    request: ImageBodyInForm,
 }
 
 /// [`ImageBody`] as a part of a form.

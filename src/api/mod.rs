@@ -118,6 +118,7 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
 pub fn openapi_yaml() -> String {
     let mut openapi = documented().into_openapi();
     take_null_from_headers(&mut openapi);
+    segment::write_exclusions(&mut openapi);
     let description = openapi.info.description.get_or_insert_default();
     description.push('\n');
     description.push_str(&ProblemType::table());

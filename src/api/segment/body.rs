@@ -1,14 +1,19 @@
 //! The request to segment as clients write it, and its checks that need no image.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
+use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::{OpenApi, RefOr, Schema};
 
 use super::background::BackgroundBody;
 use crate::api::error::ApiError;
 use crate::api::upload::UploadBody;
 use crate::api::wire::{
     Attention, ClassBody, KeySmoothingBody, LabelMapFormat, Refinement, Resize, Synonyms, TemplateSet, WindowBody,
-    object,
+    object, optional_whole_number,
 };
 use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, VocabularyChoice};
 
@@ -69,6 +74,7 @@ pub struct SegmentBody {
     /// Short side of the model's input in pixels, at most `limits.max_short_side`. More sees smaller things
     /// and costs more time; `defaults.short_side`, then the model's own, without it.
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 4_294_967_295_u32, example = 448)]
+    #[serde(default, deserialize_with = "optional_whole_number")]
     pub short_side: Option<u32>,
     /// Factors on the short side: the image is scored at each of these sizes, and cosines are averaged at the image's size.
     /// Costs the time of all of them; does not go with the key smoothing `formula`. At most `limits.max_scales`;
@@ -143,6 +149,34 @@ impl SegmentBody {
             },
         })
     }
+}
+
+/// Writes into the document which fields of a [`SegmentBody`] exclude each other, and of which one is needed. A schema says so
+/// by what it is `not`, which programs that make clients pass over; for `oneOf` they would make a type for each case.
+pub(crate) fn write_exclusions(openapi: &mut OpenApi) {
+    let components = openapi.components.as_mut().expect("the document has schemas");
+    let Some(RefOr::T(Schema::Object(schema))) = components.schemas.get_mut("SegmentBody") else {
+        unreachable!("the body is an object of the document");
+    };
+    let excluded = json!([
+        both(["image", "image_id"]),
+        none(&["image", "image_id"]),
+        both(["classes", "vocabulary"]),
+        none(&["classes", "vocabulary", "protocol"]),
+    ]);
+    schema.extensions = Some(Extensions::from_iter([("not", json!({"anyOf": excluded}))]));
+}
+
+/// The schema of objects that have both fields.
+fn both(fields: [&str; 2]) -> Value {
+    let given = |field| (field, json!({"not": {"type": "null"}}));
+    json!({"required": fields, "properties": HashMap::from(fields.map(given))})
+}
+
+/// The schema of objects that have none of the fields.
+fn none(fields: &[&str]) -> Value {
+    let properties: HashMap<_, _> = fields.iter().map(|field| (field, json!({"type": "null"}))).collect();
+    json!({"properties": properties})
 }
 
 impl UploadBody for SegmentBody {

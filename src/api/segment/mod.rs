@@ -23,6 +23,8 @@ use crate::engine::{ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
 use crate::support::run_blocking;
 use body::{OutputBody, SegmentBody};
+
+pub(super) use body::write_exclusions;
 use reply::SegmentReply;
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.

@@ -10,6 +10,7 @@ mod key_smoothing;
 mod model_health;
 mod object;
 mod timings;
+mod whole_number;
 mod window;
 
 pub use classes::{ClassBody, ClassDetail, Name};
@@ -22,6 +23,7 @@ pub use key_smoothing::KeySmoothingBody;
 pub use model_health::ModelHealth;
 pub use object::{Object, object};
 pub use timings::Timings;
+pub use whole_number::optional_whole_number;
 pub use window::WindowBody;
 
 /// A PNG of 8 x 8 pixels as a data URI, for the examples of the OpenAPI document.

@@ -7,6 +7,7 @@ use serde::de::{self, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
+use super::whole_number::{optional_whole_number, whole_number};
 use crate::engine::WindowFields;
 
 /// Windows over the model's input: `none`, or their side and stride.
@@ -33,9 +34,11 @@ pub enum WholeInput {
 pub struct WindowDetail {
     /// Side in pixels of the model's input, at least one patch. An input that is no larger is seen as a whole.
     #[schema(value_type = u64, minimum = 1, maximum = 4_294_967_295_u32, example = 224)]
+    #[serde(deserialize_with = "whole_number")]
     pub side: u32,
     /// Pixels from one window to the next, at most the side; half the side without it.
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 4_294_967_295_u32, example = 112)]
+    #[serde(default, deserialize_with = "optional_whole_number")]
     pub stride: Option<u32>,
 }
 
