@@ -5,6 +5,7 @@
 
 mod accept;
 mod body;
+mod browsers;
 mod compression;
 mod connection;
 mod connection_clock;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn, from_fn_with_state, map_request};
+use axum::middleware::{from_fn, from_fn_with_state, map_request, map_response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
@@ -48,6 +49,7 @@ use utoipa_axum::routes;
 
 use crate::engine::Engine;
 use crate::telemetry::MetricsRegistry;
+use browsers::BrowserRules;
 use error::ApiError;
 use http_metrics::HttpMetrics;
 use middleware::X_REQUEST_ID;
@@ -88,7 +90,8 @@ pub fn router(state: AppState) -> Router {
         body_seconds: state.server.body_seconds,
         lifecycle: state.lifecycle.clone(),
     };
-    with_layers(routes, state.max_request_bytes, times, metrics).with_state(state)
+    let rules = BrowserRules::new(&state.server);
+    with_layers(routes, state.max_request_bytes, times, &rules, metrics).with_state(state)
 }
 
 /// What happens around every request, from the inside out.
@@ -96,20 +99,28 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     max_request_bytes: usize,
     times: middleware::Times,
+    rules: &BrowserRules,
     metrics: HttpMetrics,
 ) -> Router<S> {
-    routes
+    let routes = routes
         .layer(DefaultBodyLimit::max(max_request_bytes))
         .layer(map_request(compression::take_turns))
         .layer(RequestDecompressionLayer::new())
         .layer(from_fn(compression::refuse_unknown_encoding))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(times, middleware::limit_time))
-        .layer(from_fn(middleware::limit_head))
+        .layer(from_fn(middleware::limit_head));
+    let routes = match rules.cors() {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes
+        .layer(from_fn_with_state(rules.clone(), browsers::refuse_foreign))
         .layer(from_fn_with_state(metrics, middleware::observe))
         .layer(compression::of_replies())
         .layer(map_request(compression::drop_hopeless_accept_encoding))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
+        .layer(map_response(browsers::protect))
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid))
         .layer(map_request(middleware::drop_strange_request_id))
 }
@@ -217,7 +228,14 @@ mod tests {
             body_seconds: 1.0,
             lifecycle: Lifecycle::new(),
         };
-        let router = with_layers(Router::new().route("/panic", get(get_panic)), 1000, times, metrics);
+        let rules = BrowserRules::default();
+        let router = with_layers(
+            Router::new().route("/panic", get(get_panic)),
+            1000,
+            times,
+            &rules,
+            metrics,
+        );
 
         let request = Request::get("/panic")
             .header("x-request-id", "test-1")

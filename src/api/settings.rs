@@ -3,9 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::http::uri::Authority;
 use serde::{Deserialize, Serialize};
 
 use crate::support::{OutOfRange, in_range};
+
+/// The entry of a list that stands for everything.
+pub(super) const ANY: &str = "*";
 
 /// The listening socket, its connections and the life of the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,6 +17,11 @@ use crate::support::{OutOfRange, in_range};
 pub struct ServerSettings {
     /// Address and port; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Names under which clients may reach the server, beside addresses and `localhost`; `*` for any. None is enough
+    /// beyond loopback, where any name will do then.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of other servers whose pages may use this one in a browser, as in `https://labels.example`; `*` for all.
+    pub cors_origins: Vec<String>,
     /// Connections that are open at once. Further ones wait in the operating system's queue.
     pub max_connections: u32,
     /// Seconds in which a new connection must send the head of a request, and in which a head must be complete.
@@ -35,6 +44,7 @@ impl ServerSettings {
     /// # Errors
     /// The first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
+        self.check_lists()?;
         let connections = (1..=1_000_000).contains(&self.max_connections);
         in_range(
             "server.max_connections",
@@ -59,6 +69,19 @@ impl ServerSettings {
         Ok(())
     }
 
+    /// Checks the lists of texts.
+    fn check_lists(&self) -> Result<(), OutOfRange> {
+        for host in &self.allowed_hosts {
+            let range = "host names in lower case, without port, or *";
+            in_range("server.allowed_hosts", is_host(host), host, range)?;
+        }
+        for origin in &self.cors_origins {
+            let range = "origins in lower case, without path, as in https://labels.example, or *";
+            in_range("server.cors_origins", is_origin(origin), origin, range)?;
+        }
+        Ok(())
+    }
+
     /// The time limits of one connection.
     pub(super) fn connection_limits(&self) -> ConnectionLimits {
         ConnectionLimits {
@@ -78,4 +101,66 @@ pub(super) struct ConnectionLimits {
     pub(super) idle: Duration,
     /// `server.reply_seconds`.
     pub(super) reply: Duration,
+}
+
+/// Whether a text is an entry of `server.allowed_hosts`.
+fn is_host(text: &str) -> bool {
+    let is_name = |authority: &Authority| authority.host() == text && !text.starts_with('[') && !text.ends_with('.');
+    text == ANY || (is_lower(text) && text.parse().as_ref().is_ok_and(is_name))
+}
+
+/// Whether a text is an entry of `server.cors_origins`: a scheme, a host and perhaps a port, as browsers write them.
+fn is_origin(text: &str) -> bool {
+    let is_authority = |rest: &str| !rest.contains('@') && rest.parse::<Authority>().is_ok();
+    text == ANY || (is_lower(text) && text.split_once("://").is_some_and(|(_, rest)| is_authority(rest)))
+}
+
+fn is_lower(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allowed_host_is_a_name_without_scheme_port_or_path() {
+        for text in ["*", "labels.example", "maskclip", "10.0.0.7"] {
+            assert!(is_host(text), "{text}");
+        }
+        for text in [
+            "",
+            "Labels.example",
+            "labels.example:80",
+            "https://labels.example",
+            "a/b",
+            "a b",
+            "a.",
+        ] {
+            assert!(!is_host(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_allowed_origin_is_written_as_browsers_write_it() {
+        for text in [
+            "*",
+            "https://labels.example",
+            "http://localhost:3000",
+            "chrome-extension://abcdef",
+        ] {
+            assert!(is_origin(text), "{text}");
+        }
+        for text in [
+            "",
+            "null",
+            "labels.example",
+            "https://labels.example/",
+            "https://Labels.example",
+            "https://a@b",
+        ] {
+            assert!(!is_origin(text), "{text}");
+        }
+    }
 }

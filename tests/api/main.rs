@@ -11,6 +11,7 @@ mod socket;
 mod support;
 
 mod batching;
+mod browsers;
 mod compression;
 mod connections;
 mod corpora;

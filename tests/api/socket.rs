@@ -98,7 +98,8 @@ impl Client {
 
     /// Sends `GET path` and returns the answer.
     pub async fn get(&mut self, path: &str) -> String {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")).await;
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))
+            .await;
         self.reply().await
     }
 

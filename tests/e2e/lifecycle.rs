@@ -53,7 +53,7 @@ fn a_second_signal_ends_a_server_that_drains() {
         ("MASKCLIP_SERVER__BODY_SECONDS", "3600"),
     ]);
     let mut slow = connect(&server);
-    slow.write_all(b"PUT /v1/vocabularies/fruit HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\n")
+    slow.write_all(b"PUT /v1/vocabularies/fruit HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n")
         .unwrap();
     slow.write_all(b"content-type: application/json\r\ncontent-length: 9\r\n\r\n")
         .unwrap();
@@ -145,7 +145,7 @@ fn a_line_of_the_log_says_who_asked_for_what_and_what_came_of_it() {
 fn leave(server: &Server, id: &str, body: &Value) {
     let body = body.to_string();
     let head =
-        format!("POST /v1/segment HTTP/1.1\r\nhost: test\r\nx-request-id: {id}\r\ncontent-type: application/json");
+        format!("POST /v1/segment HTTP/1.1\r\nhost: localhost\r\nx-request-id: {id}\r\ncontent-type: application/json");
     let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let mut client = connect(server);
     client.write_all(request.as_bytes()).unwrap();

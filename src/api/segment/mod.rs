@@ -26,7 +26,7 @@ use body::{OutputBody, SegmentBody};
 use reply::SegmentReply;
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
-const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
+pub(super) const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
 
 const JSON: &str = "application/json";
 const PNG: &str = "image/png";
