@@ -35,16 +35,16 @@ pub(super) async fn get_openapi() -> impl IntoResponse {
 /// Documentation to read and try
 ///
 /// Swagger UI on this document, compiled in: nothing is loaded from elsewhere. Answers with its page's
-/// address, `/docs/`.
+/// address, `docs/`.
 #[utoipa::path(
     get,
     path = "/docs",
     operation_id = "get_docs",
     tag = "documentation",
-    responses((status = 308, description = "The page is at `/docs/`."), NoProblems),
+    responses((status = 308, description = "The page is at `docs/`."), NoProblems),
 )]
 pub(super) async fn get_docs() -> Redirect {
-    Redirect::permanent("/docs/")
+    Redirect::permanent("docs/")
 }
 
 /// The page of `/docs/`.
@@ -58,7 +58,7 @@ pub(super) async fn get_docs_file(Path(file): Path<String>, uri: Uri) -> Result<
 }
 
 fn swagger_file(file: &str, path: &str) -> Result<Response, ApiError> {
-    let config = Arc::new(Config::from("/openapi.yaml").validator_url("none"));
+    let config = Arc::new(Config::from("../openapi.yaml").validator_url("none"));
     let file = utoipa_swagger_ui::serve(file, config)
         .map_err(|error| ApiError::Internal(format!("Swagger UI: {error}")))?
         .ok_or_else(|| ApiError::RouteNotFound(path.to_owned()))?;

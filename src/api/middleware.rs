@@ -2,17 +2,17 @@
 //! and the body of a problem.
 
 use std::any::Any;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Extension, MatchedPath, Request, State};
+use axum::extract::{Extension, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::request_id::RequestId;
 use tracing::{Instrument, Span};
 
+use super::client_address::ClientAddress;
 use super::error::ApiError;
 use super::http_metrics::{CLIENT_LEFT, HttpMetrics};
 use super::lifecycle::{Lifecycle, Phase};
@@ -55,7 +55,7 @@ pub(super) async fn observe(
     State(metrics): State<HttpMetrics>,
     Extension(id): Extension<RequestId>,
     route: Option<MatchedPath>,
-    client: Option<Extension<ConnectInfo<SocketAddr>>>,
+    client: Option<Extension<ClientAddress>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -64,7 +64,7 @@ pub(super) async fn observe(
     let span = tracing::info_span!(
         "request",
         id,
-        client = client.map(|Extension(ConnectInfo(address))| tracing::field::display(address)),
+        client = client.map(|Extension(client)| tracing::field::display(client)),
         method = method_label(request.method()),
         route,
         path = beginning(request.uri().path()),

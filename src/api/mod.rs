@@ -4,8 +4,10 @@
 //! nothing of models. Router and OpenAPI document come from the same annotations: see [`openapi_yaml`].
 
 mod accept;
+mod base_path;
 mod body;
 mod browsers;
+mod client_address;
 mod compression;
 mod connection;
 mod connection_clock;
@@ -35,7 +37,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn, from_fn_with_state, map_request, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_request, map_request_with_state, map_response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
@@ -43,13 +45,14 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetReques
 use utoipa::OpenApi;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::{SchemaType, Type};
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::openapi::{RefOr, Schema, Server};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::engine::Engine;
 use crate::telemetry::MetricsRegistry;
 use browsers::BrowserRules;
+use client_address::TrustedProxies;
 use error::ApiError;
 use http_metrics::HttpMetrics;
 use middleware::X_REQUEST_ID;
@@ -90,8 +93,21 @@ pub fn router(state: AppState) -> Router {
         body_seconds: state.server.body_seconds,
         lifecycle: state.lifecycle.clone(),
     };
-    let rules = BrowserRules::new(&state.server);
-    with_layers(routes, state.max_request_bytes, times, &rules, metrics).with_state(state)
+    let base = state.server.base_path.clone();
+    let routes = base_path::with_page_address(&base, routes);
+    let edge = Edge {
+        rules: BrowserRules::new(&state.server),
+        proxies: TrustedProxies::new(&state.server),
+    };
+    let routes = with_layers(routes, state.max_request_bytes, times, edge, metrics);
+    base_path::under(&base, routes.with_state(state))
+}
+
+/// From whom requests are taken.
+#[derive(Default)]
+struct Edge {
+    rules: BrowserRules,
+    proxies: TrustedProxies,
 }
 
 /// What happens around every request, from the inside out.
@@ -99,7 +115,7 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     max_request_bytes: usize,
     times: middleware::Times,
-    rules: &BrowserRules,
+    edge: Edge,
     metrics: HttpMetrics,
 ) -> Router<S> {
     let routes = routes
@@ -110,13 +126,14 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(times, middleware::limit_time))
         .layer(from_fn(middleware::limit_head));
-    let routes = match rules.cors() {
+    let routes = match edge.rules.cors() {
         Some(cors) => routes.layer(cors),
         None => routes,
     };
     routes
-        .layer(from_fn_with_state(rules.clone(), browsers::refuse_foreign))
+        .layer(from_fn_with_state(edge.rules, browsers::refuse_foreign))
         .layer(from_fn_with_state(metrics, middleware::observe))
+        .layer(map_request_with_state(edge.proxies, client_address::find))
         .layer(compression::of_replies())
         .layer(map_request(compression::drop_hopeless_accept_encoding))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
@@ -128,6 +145,8 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
 /// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
 pub fn openapi_yaml() -> String {
     let mut openapi = documented().into_openapi();
+    // Where the document is, whatever path a proxy puts in front.
+    openapi.servers = Some(vec![Server::new(".")]);
     take_null_from_headers(&mut openapi);
     let description = openapi.info.description.get_or_insert_default();
     description.push('\n');
@@ -228,12 +247,12 @@ mod tests {
             body_seconds: 1.0,
             lifecycle: Lifecycle::new(),
         };
-        let rules = BrowserRules::default();
+        let edge = Edge::default();
         let router = with_layers(
             Router::new().route("/panic", get(get_panic)),
             1000,
             times,
-            &rules,
+            edge,
             metrics,
         );
 

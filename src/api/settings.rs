@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::http::uri::Authority;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::support::{OutOfRange, in_range};
 
 /// The entry of a list that stands for everything.
 pub(super) const ANY: &str = "*";
+
+/// What the routes begin with.
+const FIRST_OF_ROUTES: [&str; 6] = ["assets", "docs", "health", "metrics", "openapi.yaml", "v1"];
 
 /// The listening socket, its connections and the life of the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +26,12 @@ pub struct ServerSettings {
     pub allowed_hosts: Vec<String>,
     /// Origins of other servers whose pages may use this one in a browser, as in `https://labels.example`; `*` for all.
     pub cors_origins: Vec<String>,
+    /// Networks of the proxies in front, which tell the address of a client in `forwarded_header`.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which these proxies tell it.
+    pub forwarded_header: ForwardedHeader,
+    /// The path under which a proxy passes requests on, as in `/maskclip`; empty for none.
+    pub base_path: String,
     /// Connections that are open at once. Further ones wait in the operating system's queue.
     pub max_connections: u32,
     /// Seconds in which a new connection must send the head of a request, and in which a head must be complete.
@@ -36,6 +46,17 @@ pub struct ServerSettings {
     pub unready_seconds: f64,
     /// Seconds in which requests may finish once the listener is closed.
     pub drain_seconds: f64,
+}
+
+/// The header in which a proxy tells the address of its client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// Addresses separated by commas.
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
 }
 
 impl ServerSettings {
@@ -79,7 +100,8 @@ impl ServerSettings {
             let range = "origins in lower case, without path, as in https://labels.example, or *";
             in_range("server.cors_origins", is_origin(origin), origin, range)?;
         }
-        Ok(())
+        let base = "empty, or a path with / before each part, as in /maskclip, that does not begin as a route does";
+        in_range("server.base_path", is_base_path(&self.base_path), &self.base_path, base)
     }
 
     /// The time limits of one connection.
@@ -115,6 +137,17 @@ fn is_origin(text: &str) -> bool {
     text == ANY || (is_lower(text) && text.split_once("://").is_some_and(|(_, rest)| is_authority(rest)))
 }
 
+/// Whether a text is a value of `server.base_path`.
+fn is_base_path(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let is_part = |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(is_plain);
+    let mut parts = text.split('/').skip(1);
+    text.is_empty()
+        || (text.starts_with('/')
+            && parts.clone().all(is_part)
+            && parts.next().is_some_and(|first| !FIRST_OF_ROUTES.contains(&first)))
+}
+
 fn is_lower(text: &str) -> bool {
     text.bytes()
         .all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase())
@@ -139,6 +172,16 @@ mod tests {
             "a.",
         ] {
             assert!(!is_host(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_base_path_has_plain_parts_and_is_no_route() {
+        for text in ["", "/maskclip", "/tools/mask-clip_2.0/~x"] {
+            assert!(is_base_path(text), "{text}");
+        }
+        for text in ["/", "maskclip", "/maskclip/", "/a//b", "/a/../b", "/a b", "/{a}", "/a?b", "/v1", "/docs/x"] {
+            assert!(!is_base_path(text), "{text}");
         }
     }
 

@@ -206,7 +206,9 @@ async fn an_idle_http_2_connection_is_told_to_end() {
         .await
         .unwrap();
     let connection = tokio::spawn(connection);
-    let live = Request::get("http://localhost/health/live").body(String::new()).unwrap();
+    let live = Request::get("http://localhost/health/live")
+        .body(String::new())
+        .unwrap();
     assert_eq!(
         at_last(client.send_request(live)).await.unwrap().status(),
         StatusCode::OK

@@ -10,6 +10,7 @@ mod fake;
 mod socket;
 mod support;
 
+mod base_path;
 mod batching;
 mod browsers;
 mod compression;

@@ -76,7 +76,7 @@ fn every_schema_that_is_referred_to_is_there() {
 #[tokio::test]
 async fn the_documentation_page_loads_nothing_from_elsewhere() {
     let app = App::start().await;
-    assert_eq!(app.get("/docs").await.header("location"), "/docs/");
+    assert_eq!(app.get("/docs").await.header("location"), "docs/");
     let page = app.get("/docs/").await;
     let html = String::from_utf8(page.body.to_vec()).unwrap();
     assert_eq!(page.header("content-type"), "text/html");
