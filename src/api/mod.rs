@@ -28,6 +28,7 @@ mod request_body;
 mod segment;
 mod serve;
 mod settings;
+mod tls;
 mod upload;
 mod vocabularies;
 mod wire;
@@ -60,7 +61,8 @@ use problem::{Problem, ProblemType};
 
 pub use lifecycle::{Lifecycle, Phase};
 pub use serve::serve;
-pub use settings::ServerSettings;
+pub use settings::{ServerSettings, TlsSettings};
+pub use tls::{Tls, TlsError};
 pub use wire::{ClassBody, ClassDetail};
 
 /// What every handler may use.

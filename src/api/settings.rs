@@ -1,6 +1,7 @@
 //! The settings of the listening socket and its connections.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::uri::Authority;
@@ -21,6 +22,8 @@ const FIRST_OF_ROUTES: [&str; 6] = ["assets", "docs", "health", "metrics", "open
 pub struct ServerSettings {
     /// Address and port; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// The certificate of HTTPS; `None` serves HTTP.
+    pub tls: Option<TlsSettings>,
     /// Names under which clients may reach the server, beside addresses and `localhost`; `*` for any. None is enough
     /// beyond loopback, where any name will do then.
     pub allowed_hosts: Vec<String>,
@@ -46,6 +49,16 @@ pub struct ServerSettings {
     pub unready_seconds: f64,
     /// Seconds in which requests may finish once the listener is closed.
     pub drain_seconds: f64,
+}
+
+/// The files of a certificate. The server reads them again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSettings {
+    /// The certificate and those that lead to its authority, in this order, as PEM.
+    pub certificate: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
 }
 
 /// The header in which a proxy tells the address of its client.
@@ -180,7 +193,18 @@ mod tests {
         for text in ["", "/maskclip", "/tools/mask-clip_2.0/~x"] {
             assert!(is_base_path(text), "{text}");
         }
-        for text in ["/", "maskclip", "/maskclip/", "/a//b", "/a/../b", "/a b", "/{a}", "/a?b", "/v1", "/docs/x"] {
+        for text in [
+            "/",
+            "maskclip",
+            "/maskclip/",
+            "/a//b",
+            "/a/../b",
+            "/a b",
+            "/{a}",
+            "/a?b",
+            "/v1",
+            "/docs/x",
+        ] {
             assert!(!is_base_path(text), "{text}");
         }
     }

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::OpenStore;
 use super::output::print;
-use crate::api::{self, AppState, Lifecycle};
+use crate::api::{self, AppState, Lifecycle, Tls};
 use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
@@ -65,13 +65,19 @@ async fn serve(
     memory: &MemorySum,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let tls = config.server.tls.as_ref().map(Tls::start).transpose();
+    let tls = tls.map_err(|error| format!("server.tls: {error}"))?;
+    if let Some(tls) = &tls {
+        reload_on_hangup(tls.clone())?;
+    }
     // From here on a signal never ends the process by itself.
     let stop = stop_signal(Duration::from_secs_f64(config.server.unready_seconds))?;
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let address = reachable(listener.local_addr()?);
-    say(&format!("listening on http://{address}"));
+    say(&format!("listening on {scheme}://{address}"));
 
     let metrics = MetricsRegistry::new();
     memory.register(&metrics);
@@ -89,7 +95,7 @@ async fn serve(
         match engine.ready().await {
             Ok(models) => {
                 if models[0].embedded {
-                    say(&format!("try it:\n  {}", example(&address)));
+                    say(&format!("try it:\n  {}", example(scheme, address)));
                 }
                 std::future::pending().await
             }
@@ -98,7 +104,7 @@ async fn serve(
     };
     let served = tokio::select! {
         error = loaded => Err(error.to_string().into()),
-        until = api::serve(listener, state, stop) => Ok(until),
+        until = api::serve(listener, tls, state, stop) => Ok(until),
     };
     // After an error nothing is worth waiting for.
     engine.close(*served.as_ref().unwrap_or(&Instant::now())).await;
@@ -114,9 +120,9 @@ fn say(line: &str) {
 }
 
 /// Returns an example request for the embedded model that works when pasted in a checkout.
-fn example(address: &SocketAddr) -> String {
+fn example(scheme: &str, address: SocketAddr) -> String {
     format!(
-        "curl -s http://{address}/v1/segment -F image=@examples/picnic.png \\\n    \
+        "curl -s {scheme}://{address}/v1/segment -F image=@examples/picnic.png \\\n    \
          -F 'request={{\"classes\": [\"tiger\", \"lemon\", \"hamburger\", \"penguin\", \"strawberry\", \"sunflower\"], \"background\": [\"green background\"], \"output\": {{\"label_map\": \"none\"}}}}'"
     )
 }
@@ -130,6 +136,17 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// Has the certificate read again whenever SIGHUP comes, which then does not end the process.
+fn reload_on_hangup(tls: Tls) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tls.reload();
+        }
+    });
+    Ok(())
 }
 
 /// Returns a future that resolves on the first SIGTERM or SIGINT with the time for which the server is to say that it

@@ -56,6 +56,13 @@ impl MetricsRegistry {
         gauges
     }
 
+    /// Creates and registers a counter.
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        let counter = IntCounter::new(name, help).expect("the metric's definition is constant");
+        self.register(Box::new(counter.clone()));
+        counter
+    }
+
     /// Creates and registers a counter with labels.
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("the metric's definition is constant");

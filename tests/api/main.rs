@@ -30,4 +30,5 @@ mod segment;
 mod several_models;
 mod shutdown;
 mod supervision;
+mod tls;
 mod vocabularies;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::server::{SERVE, Server, agent, maskclip, run};
 
@@ -139,6 +140,54 @@ fn a_line_of_the_log_says_who_asked_for_what_and_what_came_of_it() {
         "probes are for the level DEBUG"
     );
     assert!(!lines.iter().any(|line| line.to_string().contains("secret")));
+}
+
+/// Asks over TLS, on a connection of its own, whether the server lives. Trusts this certificate alone.
+fn lives(server: &Server, certificate: &str) -> bool {
+    let trusted = Certificate::from_pem(certificate.as_bytes()).unwrap();
+    let tls = TlsConfig::builder().root_certs(RootCerts::from([trusted])).build();
+    let agent: ureq::Agent = ureq::Agent::config_builder().tls_config(tls).build().into();
+    agent.get(server.url("/health/live")).call().is_ok()
+}
+
+#[test]
+fn a_hangup_has_the_certificate_read_again_and_the_server_goes_on() {
+    const FIRST: [&str; 2] = [
+        include_str!("../api/certificates/first.pem"),
+        include_str!("../api/certificates/first.key.pem"),
+    ];
+    const SECOND: [&str; 2] = [
+        include_str!("../api/certificates/second.pem"),
+        include_str!("../api/certificates/second.key.pem"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key, log] = ["tls.crt", "tls.key", "log"].map(|name| folder.path().join(name));
+    let write = |[chain, private]: [&str; 2]| {
+        std::fs::write(&key, private).unwrap();
+        std::fs::write(&certificate, chain).unwrap();
+    };
+    write(FIRST);
+    let mut command = maskclip();
+    command
+        .args(SERVE)
+        .env("MASKCLIP_SERVER__TLS__CERTIFICATE", &certificate)
+        .env("MASKCLIP_SERVER__TLS__KEY", &key)
+        .stderr(File::create(&log).unwrap());
+    let server = Server::launch(command);
+    assert!(server.address.starts_with("https://127.0.0.1:"), "{}", server.address);
+    assert!(lives(&server, FIRST[0]));
+    assert!(!lives(&server, SECOND[0]));
+
+    write(SECOND);
+    server.signal("HUP");
+    // Nobody connects meanwhile, so it is the signal that has it read.
+    until("the certificate is read again", || {
+        std::fs::read_to_string(&log)
+            .unwrap()
+            .contains("the certificate was read again")
+    });
+    assert!(lives(&server, SECOND[0]));
+    assert!(!lives(&server, FIRST[0]));
 }
 
 /// Sends `POST /v1/segment`, and leaves once it is under way.
