@@ -58,7 +58,7 @@ impl Outcome {
     }
 
     /// The outcome as a metric's label.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Invalid => "invalid",

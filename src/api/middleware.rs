@@ -10,14 +10,16 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::request_id::RequestId;
+use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::client_address::ClientAddress;
 use super::error::ApiError;
-use super::http_metrics::{CLIENT_LEFT, HttpMetrics};
+use super::http_metrics::{CLIENT_LEFT, HttpMetrics, Outcome};
 use super::lifecycle::{Lifecycle, Phase};
-use super::problem::{PROBLEM_JSON, Problem};
+use super::problem::{PROBLEM_JSON, Problem, ProblemType};
 use super::request_body::BodyProgress;
+use super::trace_parent::TraceParent;
 use crate::support::panic_message;
 
 /// The header that carries a request's id, both ways.
@@ -52,7 +54,7 @@ pub(super) async fn drop_strange_request_id(mut request: Request) -> Request {
 
 /// Gives the request a span with its id, then writes the problem's body if there is one, counts and logs.
 pub(super) async fn observe(
-    State(metrics): State<HttpMetrics>,
+    State(observer): State<Observer>,
     Extension(id): Extension<RequestId>,
     route: Option<MatchedPath>,
     client: Option<Extension<ClientAddress>>,
@@ -68,11 +70,23 @@ pub(super) async fn observe(
         method = method_label(request.method()),
         route,
         path = beginning(request.uri().path()),
-        model = tracing::field::Empty,
-        stage = tracing::field::Empty,
+        trace_id = TraceParent::read(request.headers()).map(|parent| parent.trace_id),
+        model = Empty,
+        vocabulary = Empty,
+        class_names = Empty,
+        classes = Empty,
+        pixels = Empty,
+        decode_seconds = Empty,
+        preprocess_seconds = Empty,
+        text_seconds = Empty,
+        queue_seconds = Empty,
+        model_seconds = Empty,
+        label_map_seconds = Empty,
+        encode_seconds = Empty,
+        stage = Empty,
     );
     let mut record = Record {
-        metrics,
+        observer,
         is_probe: PROBES.contains(&&*route),
         route,
         method: method_label(request.method()),
@@ -93,9 +107,26 @@ pub(super) async fn observe(
     response
 }
 
+/// What is counted and logged of every request. Clones count in the same place.
+#[derive(Debug, Clone)]
+pub(super) struct Observer {
+    /// Requests by route, status and time.
+    pub(super) metrics: HttpMetrics,
+    /// `server.log_class_names`: whether the log may have what requests say.
+    pub(super) log_class_names: bool,
+}
+
+impl Observer {
+    /// Returns what the log has of a problem in words. These repeat the request where the request itself is wrong.
+    fn detail<'problem>(&self, problem: &'problem Problem) -> Option<&'problem str> {
+        let repeats = matches!(problem.kind, ProblemType::InvalidRequest | ProblemType::Malformed);
+        problem.detail.as_deref().filter(|_| self.log_class_names || !repeats)
+    }
+}
+
 /// What is counted and logged of one request. Dropped without an answer, it says that the client left.
 struct Record {
-    metrics: HttpMetrics,
+    observer: Observer,
     route: String,
     method: &'static str,
     is_probe: bool,
@@ -109,19 +140,24 @@ impl Record {
     fn answered(&mut self, status: u16, problem: Option<&Problem>) {
         self.is_answered = true;
         let seconds = self.count(status);
+        let outcome = Outcome::of(status).name();
         let kind = problem.map(|problem| problem.kind.uri());
-        let detail = problem.and_then(|problem| problem.detail.as_deref());
+        let field = problem.and_then(|problem| problem.path.as_deref());
+        let limit = problem
+            .and_then(|problem| problem.limit.as_ref())
+            .map(|limit| limit.name);
+        let detail = problem.and_then(|problem| self.observer.detail(problem));
         if self.is_probe {
-            tracing::debug!(parent: &self.span, status, seconds, problem = kind, detail, "answered");
+            tracing::debug!(parent: &self.span, status, outcome, seconds, problem = kind, field, limit, detail, "answered");
         } else {
-            tracing::info!(parent: &self.span, status, seconds, problem = kind, detail, "answered");
+            tracing::info!(parent: &self.span, status, outcome, seconds, problem = kind, field, limit, detail, "answered");
         }
     }
 
     /// Counts the request. Returns the seconds since its head.
     fn count(&self, status: u16) -> f64 {
         let elapsed = self.started.elapsed();
-        self.metrics.count(&self.route, self.method, status, elapsed);
+        self.observer.metrics.count(&self.route, self.method, status, elapsed);
         elapsed.as_secs_f64()
     }
 }
@@ -130,7 +166,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         if !self.is_answered {
             let seconds = self.count(CLIENT_LEFT);
-            tracing::info!(parent: &self.span, status = CLIENT_LEFT, seconds, "the client left");
+            let outcome = Outcome::of(CLIENT_LEFT).name();
+            tracing::info!(parent: &self.span, status = CLIENT_LEFT, outcome, seconds, "the client left");
         }
     }
 }

@@ -29,6 +29,7 @@ mod segment;
 mod serve;
 mod settings;
 mod tls;
+mod trace_parent;
 mod upload;
 mod vocabularies;
 mod wire;
@@ -56,7 +57,7 @@ use browsers::BrowserRules;
 use client_address::TrustedProxies;
 use error::ApiError;
 use http_metrics::HttpMetrics;
-use middleware::X_REQUEST_ID;
+use middleware::{Observer, X_REQUEST_ID};
 use problem::{Problem, ProblemType};
 
 pub use lifecycle::{Lifecycle, Phase};
@@ -101,7 +102,11 @@ pub fn router(state: AppState) -> Router {
         rules: BrowserRules::new(&state.server),
         proxies: TrustedProxies::new(&state.server),
     };
-    let routes = with_layers(routes, state.max_request_bytes, times, edge, metrics);
+    let observer = Observer {
+        metrics,
+        log_class_names: state.server.log_class_names,
+    };
+    let routes = with_layers(routes, state.max_request_bytes, times, edge, observer);
     base_path::under(&base, routes.with_state(state))
 }
 
@@ -118,7 +123,7 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
     max_request_bytes: usize,
     times: middleware::Times,
     edge: Edge,
-    metrics: HttpMetrics,
+    observer: Observer,
 ) -> Router<S> {
     let routes = routes
         .layer(DefaultBodyLimit::max(max_request_bytes))
@@ -134,7 +139,7 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
     };
     routes
         .layer(from_fn_with_state(edge.rules, browsers::refuse_foreign))
-        .layer(from_fn_with_state(metrics, middleware::observe))
+        .layer(from_fn_with_state(observer, middleware::observe))
         .layer(map_request_with_state(edge.proxies, client_address::find))
         .layer(compression::of_replies())
         .layer(map_request(compression::drop_hopeless_accept_encoding))
@@ -244,7 +249,10 @@ mod tests {
             panic!("a secret")
         }
 
-        let metrics = HttpMetrics::new(&MetricsRegistry::new());
+        let observer = Observer {
+            metrics: HttpMetrics::new(&MetricsRegistry::new()),
+            log_class_names: false,
+        };
         let times = middleware::Times {
             body_seconds: 1.0,
             lifecycle: Lifecycle::new(),
@@ -255,7 +263,7 @@ mod tests {
             1000,
             times,
             edge,
-            metrics,
+            observer,
         );
 
         let request = Request::get("/panic")

@@ -35,6 +35,8 @@ pub struct ServerSettings {
     pub forwarded_header: ForwardedHeader,
     /// The path under which a proxy passes requests on, as in `/maskclip`; empty for none.
     pub base_path: String,
+    /// Whether the log has class names, and what else a request says.
+    pub log_class_names: bool,
     /// Connections that are open at once. Further ones wait in the operating system's queue.
     pub max_connections: u32,
     /// Seconds in which a new connection must send the head of a request, and in which a head must be complete.

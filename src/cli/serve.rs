@@ -1,5 +1,6 @@
 //! `maskclip serve`: loads settings and models, runs engine and socket, and stops on a signal.
 
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,7 +20,7 @@ use crate::api::{self, AppState, Lifecycle, Tls};
 use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
-use crate::telemetry::MetricsRegistry;
+use crate::telemetry::{self, MetricsRegistry};
 use crate::vocabulary::DiskStore;
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting that its help names.
@@ -76,8 +77,13 @@ async fn serve(
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let address = reachable(listener.local_addr()?);
-    say(&format!("listening on {scheme}://{address}"));
+    let address = listener.local_addr()?;
+    let url = format!("{scheme}://{address}");
+    if telemetry::writes_json() {
+        tracing::info!(address = url, "listening");
+    } else {
+        say(&format!("listening on {url}"));
+    }
 
     let metrics = MetricsRegistry::new();
     memory.register(&metrics);
@@ -94,8 +100,9 @@ async fn serve(
     let loaded = async {
         match engine.ready().await {
             Ok(models) => {
-                if models[0].embedded {
-                    say(&format!("try it:\n  {}", example(scheme, address)));
+                // For people, and nothing that a script should find among other lines.
+                if models[0].embedded && std::io::stdout().is_terminal() && !telemetry::writes_json() {
+                    say(&format!("try it:\n  {}", example(scheme, reachable(address))));
                 }
                 std::future::pending().await
             }

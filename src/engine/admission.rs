@@ -387,7 +387,10 @@ impl<'engine> AdmittedRequest<'engine> {
         self.stage.enter(stage);
     }
 
+    /// Notes how long a stage took: in the metrics, in the reply's timings, and in the caller's span, where that has a
+    /// field for it.
     pub(super) fn record(&mut self, stage: Stage, elapsed: Duration) {
+        tracing::Span::current().record(stage.seconds_field(), elapsed.as_secs_f64());
         self.engine.metrics.stage(&self.host.name, stage, elapsed);
         self.timings.set(stage, elapsed);
     }

@@ -178,6 +178,7 @@ impl AdmittedRequest<'_> {
                 (Some(header), (header.width, header.height))
             }
         };
+        tracing::Span::current().record("pixels", u64::from(size.0) * u64::from(size.1));
         let (input_sizes, cells) = self.sizes(size, options, input)?;
         Ok(SeenImage {
             bytes,

@@ -69,6 +69,7 @@ impl AdmittedRequest<'_> {
         let list = self
             .engine
             .class_list(vocabulary, &options.background, options.templates)?;
+        tracing::Span::current().record("classes", list.classes().len());
         let seen = self.look(image, digest, dense, input).await?;
         let weight = self.check_cost(&seen, &list, &options)?;
         let (size, features_cached) = (seen.size, seen.is_cached());

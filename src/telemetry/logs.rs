@@ -3,6 +3,7 @@
 use std::backtrace::Backtrace;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -29,6 +30,14 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether logs are JSON, from the moment they are written.
+static IS_JSON: OnceLock<bool> = OnceLock::new();
+
+/// Whether the program writes logs, and all of them as JSON. Whatever else it prints must be no text between them then.
+pub fn writes_json() -> bool {
+    IS_JSON.get().copied().unwrap_or(false)
+}
+
 /// Starts to write logs to standard error, messages of panics among them. The program calls this function once.
 ///
 /// # Errors
@@ -41,8 +50,12 @@ pub fn start_logs(settings: &TelemetrySettings) -> Result<(), tracing_subscriber
         .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
         LogFormat::Text => registry.with(layer).init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+        // The span of a request is the only one, so a list of spans would repeat it.
+        LogFormat::Json => registry
+            .with(layer.json().flatten_event(true).with_span_list(false))
+            .init(),
     }
+    let _ = IS_JSON.set(settings.log_format == LogFormat::Json);
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }

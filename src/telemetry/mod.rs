@@ -7,5 +7,5 @@ mod logs;
 mod metrics;
 
 pub(crate) use logs::first_line;
-pub use logs::{LogFormat, TelemetrySettings, start_logs};
+pub use logs::{LogFormat, TelemetrySettings, start_logs, writes_json};
 pub use metrics::{MetricsRegistry, Reading, Readings};

@@ -20,6 +20,7 @@ mod errors;
 mod health;
 mod hostile;
 mod images;
+mod logs;
 mod models;
 mod observability;
 mod openapi;

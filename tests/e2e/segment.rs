@@ -68,7 +68,7 @@ fn the_classes_are_where_their_drawings_are() {
 
 #[test]
 fn the_printed_example_works_as_pasted() {
-    let mut server = Server::start(&[]);
+    let mut server = Server::start_on_terminal();
     let example = server.printed_example();
     let output = std::process::Command::new("sh")
         .args(["-c", &example])
