@@ -27,6 +27,13 @@ pub(super) struct ClientAddress {
     port: Option<u16>,
 }
 
+impl ClientAddress {
+    /// The address without a port.
+    pub(super) fn ip(self) -> IpAddr {
+        self.address
+    }
+}
+
 impl fmt::Display for ClientAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {

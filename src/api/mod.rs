@@ -29,7 +29,6 @@ mod segment;
 mod serve;
 mod settings;
 mod tls;
-mod trace_parent;
 mod upload;
 mod vocabularies;
 mod wire;
@@ -52,7 +51,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::engine::Engine;
-use crate::telemetry::MetricsRegistry;
+use crate::telemetry::{MetricsRegistry, Traces};
 use browsers::BrowserRules;
 use client_address::TrustedProxies;
 use error::ApiError;
@@ -73,6 +72,8 @@ pub struct AppState {
     pub engine: Arc<Engine>,
     /// Where the metrics of all rooms are registered.
     pub metrics: MetricsRegistry,
+    /// The traces of requests.
+    pub traces: Traces,
     /// `limits.max_request_bytes`: bytes of a request's body.
     pub max_request_bytes: usize,
     /// The section `server`.
@@ -104,7 +105,9 @@ pub fn router(state: AppState) -> Router {
     };
     let observer = Observer {
         metrics,
+        traces: state.traces.clone(),
         log_class_names: state.server.log_class_names,
+        scheme: state.server.scheme(),
     };
     let routes = with_layers(routes, state.max_request_bytes, times, edge, observer);
     base_path::under(&base, routes.with_state(state))
@@ -251,7 +254,9 @@ mod tests {
 
         let observer = Observer {
             metrics: HttpMetrics::new(&MetricsRegistry::new()),
+            traces: Traces::default(),
             log_class_names: false,
+            scheme: "http",
         };
         let times = middleware::Times {
             body_seconds: 1.0,

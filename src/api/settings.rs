@@ -105,6 +105,11 @@ impl ServerSettings {
         Ok(())
     }
 
+    /// How addresses of the server begin: `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     /// Checks the lists of texts.
     fn check_lists(&self) -> Result<(), OutOfRange> {
         for host in &self.allowed_hosts {

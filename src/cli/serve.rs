@@ -20,7 +20,7 @@ use crate::api::{self, AppState, Lifecycle, Tls};
 use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
-use crate::telemetry::{self, MetricsRegistry};
+use crate::telemetry::{self, MetricsPush, MetricsRegistry, Traces};
 use crate::vocabulary::DiskStore;
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting that its help names.
@@ -76,7 +76,7 @@ async fn serve(
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let scheme = config.server.scheme();
     let address = listener.local_addr()?;
     let url = format!("{scheme}://{address}");
     if telemetry::writes_json() {
@@ -87,11 +87,14 @@ async fn serve(
 
     let metrics = MetricsRegistry::new();
     memory.register(&metrics);
+    let traces = Traces::start(&config.telemetry.otlp);
+    let push = MetricsPush::start(&config.telemetry.otlp, metrics.clone());
     let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
     engine.keep_embedded();
     let state = AppState {
         engine: Arc::clone(&engine),
         metrics,
+        traces: traces.clone(),
         max_request_bytes: config.limits.max_request_bytes,
         server: config.server,
         lifecycle: Lifecycle::new(),
@@ -115,6 +118,13 @@ async fn serve(
     };
     // After an error nothing is worth waiting for.
     engine.close(*served.as_ref().unwrap_or(&Instant::now())).await;
+    let sent = tokio::task::spawn_blocking(move || {
+        traces.end();
+        if let Some(push) = push {
+            push.end();
+        }
+    });
+    sent.await?;
     served.map(|_| ())
 }
 

@@ -1,4 +1,4 @@
-//! Log lines: their settings and the subscriber that writes them.
+//! Log lines: the settings of the room and the subscriber that writes them.
 
 use std::backtrace::Backtrace;
 use std::io::IsTerminal;
@@ -10,7 +10,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The settings of logs.
+use super::otlp::OtlpSettings;
+use crate::support::OutOfRange;
+
+/// The settings of logs, traces and metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetrySettings {
@@ -18,6 +21,18 @@ pub struct TelemetrySettings {
     pub log_filter: String,
     /// The form of the log lines.
     pub log_format: LogFormat,
+    /// The collector of traces and metrics.
+    pub otlp: OtlpSettings,
+}
+
+impl TelemetrySettings {
+    /// Checks the range of every value.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        self.otlp.check()
+    }
 }
 
 /// The form of log lines.

@@ -83,11 +83,16 @@ impl MetricsRegistry {
         histograms
     }
 
+    /// Returns all metrics with their values.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        self.0.gather()
+    }
+
     /// Returns all metrics in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
         TextEncoder::new()
-            .encode(&self.0.gather(), &mut text)
+            .encode(&self.gather(), &mut text)
             .expect("writing to memory does not fail");
         String::from_utf8(text).expect("the text format is UTF-8")
     }

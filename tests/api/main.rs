@@ -25,6 +25,7 @@ mod models;
 mod observability;
 mod openapi;
 mod options;
+mod otlp;
 mod overload;
 mod page;
 mod segment;

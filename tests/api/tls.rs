@@ -1,4 +1,5 @@
-//! TLS on a socket: versions, ciphers, the choice of HTTP, certificates that change, and clients that do not shake hands.
+//! TLS on a socket: versions, ciphers, the choice of HTTP, certificates that change, and clients that do not shake
+//! hands.
 
 use std::fs;
 use std::io;

@@ -22,6 +22,7 @@ use super::{AppState, accept};
 use crate::engine::{ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
 use crate::support::{excerpt, run_blocking};
+use crate::telemetry::note;
 use body::{OutputBody, SegmentBody};
 use reply::SegmentReply;
 
@@ -154,13 +155,12 @@ pub(super) async fn segment(State(state): State<AppState>, request: Request) -> 
 
 /// Says in the request's span which vocabulary it names, and its classes where the settings want them in the log.
 fn note_classes(body: &SegmentBody, with_names: bool) {
-    let span = tracing::Span::current();
     if let Some(vocabulary) = &body.vocabulary {
-        span.record("vocabulary", excerpt(vocabulary));
+        note("vocabulary", excerpt(vocabulary));
     }
     if with_names && let Some(classes) = &body.classes {
         let names: Vec<_> = classes.iter().map(ClassBody::name).take(MAX_LOGGED_CLASSES).collect();
-        span.record("class_names", names.join(", "));
+        tracing::Span::current().record("class_names", names.join(", "));
     }
 }
 
