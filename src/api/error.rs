@@ -25,6 +25,18 @@ pub enum ApiError {
     /// The bytes are not what they claim to be.
     #[error("{0}")]
     Malformed(String),
+    /// A page of another origin asks.
+    #[error("a page of {} may not use this server (server.cors_origins)", excerpt(.found))]
+    ForeignOrigin {
+        /// What the request says of its page.
+        found: String,
+    },
+    /// The request names another host.
+    #[error("{:?} is no name of this server (server.allowed_hosts)", excerpt(.found))]
+    ForeignHost {
+        /// What the request says.
+        found: String,
+    },
     /// No route has the path.
     #[error("nothing is served at {}; GET /docs lists the routes", excerpt(.0))]
     RouteNotFound(String),
@@ -127,6 +139,8 @@ impl ApiError {
     pub fn kind(&self) -> ProblemType {
         match self {
             Self::Malformed(_) => ProblemType::Malformed,
+            Self::ForeignOrigin { .. } => ProblemType::ForeignOrigin,
+            Self::ForeignHost { .. } => ProblemType::ForeignHost,
             Self::RouteNotFound(_) => ProblemType::RouteNotFound,
             Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
             Self::NotAcceptable { .. } => ProblemType::NotAcceptable,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use prometheus::{HistogramVec, IntCounterVec, IntGauge};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 use super::connection_clock::Overdue;
 use super::settings::ServerSettings;
@@ -58,7 +58,7 @@ impl Outcome {
     }
 
     /// The outcome as a metric's label.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Invalid => "invalid",
@@ -110,6 +110,7 @@ impl HttpMetrics {
 pub(super) struct ConnectionMetrics {
     open: IntGauge,
     overdue: IntCounterVec,
+    no_tls: IntCounter,
 }
 
 impl ConnectionMetrics {
@@ -131,6 +132,10 @@ impl ConnectionMetrics {
         Self {
             open: registry.gauge("maskclip_http_connections", "Open connections."),
             overdue,
+            no_tls: registry.counter(
+                "maskclip_tls_handshake_failures_total",
+                "Connections on which the client and the server did not come to TLS.",
+            ),
         }
     }
 
@@ -138,6 +143,11 @@ impl ConnectionMetrics {
     pub(super) fn open(&self) -> OpenConnection {
         self.open.inc();
         OpenConnection(self.open.clone())
+    }
+
+    /// Counts a connection on which no TLS came about.
+    pub(super) fn no_tls(&self) {
+        self.no_tls.inc();
     }
 
     /// Counts a connection that waited for too long.

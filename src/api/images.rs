@@ -159,7 +159,7 @@ pub struct ImageReply {
     ),
     responses(
         (status = 201, description = "The image is held.", body = ImageReply,
-            headers(("location" = String, description = "Where it can be dropped: `/v1/images/{id}`."))),
+            headers(("location" = String, description = "Where it can be dropped, relative to this address: `images/{id}`."))),
         PostProblems,
     ),
 )]
@@ -170,7 +170,7 @@ pub(super) async fn post_image(State(state): State<AppState>, request: Request) 
     let fields = body.unwrap_or_default().into_fields();
     let request = ImageRequest { image, fields };
     let held = state.engine.hold_image(arrival, request).await?;
-    let location = format!("/v1/images/{}", held.id);
+    let location = format!("images/{}", held.id);
     let reply = ImageReply {
         image_id: held.id,
         model: held.model,

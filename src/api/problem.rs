@@ -20,6 +20,8 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 pub enum ProblemType {
     /// The bytes are not what they claim to be.
     Malformed,
+    /// A page of another origin asks.
+    ForeignOrigin,
     /// No route has the path.
     RouteNotFound,
     /// No vocabulary has the name.
@@ -50,6 +52,8 @@ pub enum ProblemType {
     UnsupportedMediaType,
     /// The body is compressed in a way that is not read.
     UnsupportedContentEncoding,
+    /// The request names another host.
+    ForeignHost,
     /// A field is missing, unknown or out of its range.
     InvalidRequest,
     /// The image cannot be decoded.
@@ -78,8 +82,9 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed,
+        Self::ForeignOrigin,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
         Self::ImageNotHeld,
@@ -95,6 +100,7 @@ impl ProblemType {
         Self::UriTooLong,
         Self::UnsupportedMediaType,
         Self::UnsupportedContentEncoding,
+        Self::ForeignHost,
         Self::InvalidRequest,
         Self::UndecodableImage,
         Self::UnknownModel,
@@ -113,6 +119,8 @@ impl ProblemType {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
             Self::RouteNotFound | Self::VocabularyNotFound | Self::ImageNotHeld => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
@@ -138,6 +146,8 @@ impl ProblemType {
     pub fn uri(self) -> &'static str {
         match self {
             Self::Malformed => "/problems/malformed",
+            Self::ForeignOrigin => "/problems/foreign-origin",
+            Self::ForeignHost => "/problems/foreign-host",
             Self::RouteNotFound => "/problems/route-not-found",
             Self::VocabularyNotFound => "/problems/vocabulary-not-found",
             Self::ImageNotHeld => "/problems/image-not-held",
@@ -172,6 +182,8 @@ impl ProblemType {
     pub fn title(self) -> &'static str {
         match self {
             Self::Malformed => "The request is malformed",
+            Self::ForeignOrigin => "Pages of this origin may not use the server",
+            Self::ForeignHost => "The server has another name",
             Self::RouteNotFound => "Nothing is served here",
             Self::VocabularyNotFound => "No such vocabulary",
             Self::ImageNotHeld => "The image is not held",
@@ -207,6 +219,14 @@ impl ProblemType {
     fn meaning(self) -> &'static str {
         match self {
             Self::Malformed => "Broken JSON, multipart, base64 or percent-encoding. Repeating it is of no use.",
+            Self::ForeignOrigin => {
+                "A browser asks for a page that another server has sent. Whoever runs this server lists the origins whose pages \
+                 may use it in `server.cors_origins`."
+            }
+            Self::ForeignHost => {
+                "The request names a host that is none of this server's names. On loopback these are addresses and `localhost`; \
+                 `server.allowed_hosts` lists others."
+            }
             Self::RouteNotFound => "No route has this path.",
             Self::VocabularyNotFound => "No vocabulary has this name. Define it, then repeat the request.",
             Self::ImageNotHeld => {
@@ -380,10 +400,17 @@ impl Limit {
     }
 }
 
+/// The problems that every route can answer with.
+const EVERYWHERE: [ProblemType; 3] = [
+    ProblemType::ForeignOrigin,
+    ProblemType::ForeignHost,
+    ProblemType::Internal,
+];
+
 /// The problems a route can answer with, one response per status, for `IntoResponses`.
 pub(super) fn responses(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
     let mut by_status = BTreeMap::<StatusCode, Vec<ProblemType>>::new();
-    for &kind in kinds.iter().chain(&[ProblemType::Internal]) {
+    for &kind in kinds.iter().chain(&EVERYWHERE) {
         by_status.entry(kind.status()).or_default().push(kind);
     }
     by_status
@@ -392,7 +419,7 @@ pub(super) fn responses(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa:
         .collect()
 }
 
-/// A route that fails only by our fault.
+/// A route that has no problems of its own.
 pub(super) struct NoProblems;
 
 impl IntoResponses for NoProblems {

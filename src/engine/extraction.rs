@@ -16,6 +16,7 @@ use super::{Arrival, Engine, Stage, cost};
 use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
 use crate::image::{self, ImageHeader, ModelInput, Resize};
 use crate::labeller::{ImageFeatures, ModelKind};
+use crate::telemetry::note;
 
 impl Engine {
     /// Computes an image's features and holds both image and features, for a request that has arrived. Later requests
@@ -178,6 +179,7 @@ impl AdmittedRequest<'_> {
                 (Some(header), (header.width, header.height))
             }
         };
+        note("pixels", i64::from(size.0) * i64::from(size.1));
         let (input_sizes, cells) = self.sizes(size, options, input)?;
         Ok(SeenImage {
             bytes,

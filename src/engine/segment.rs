@@ -15,6 +15,7 @@ use super::{Arrival, CostError, Engine, Stage, cost};
 use crate::dense::refinement_bytes;
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
 use crate::scores::{DenseScores, QueryOwner};
+use crate::telemetry::note;
 use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
 
 impl Engine {
@@ -69,6 +70,7 @@ impl AdmittedRequest<'_> {
         let list = self
             .engine
             .class_list(vocabulary, &options.background, options.templates)?;
+        note("classes", list.classes().len() as i64);
         let seen = self.look(image, digest, dense, input).await?;
         let weight = self.check_cost(&seen, &list, &options)?;
         let (size, features_cached) = (seen.size, seen.is_cached());

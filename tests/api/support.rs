@@ -13,7 +13,7 @@ use maskclip::api::{AppState, Lifecycle, openapi_yaml, router};
 use maskclip::config::Config;
 use maskclip::engine::{Engine, ModelState, Readiness};
 use maskclip::labeller::ServedModel;
-use maskclip::telemetry::MetricsRegistry;
+use maskclip::telemetry::{MetricsRegistry, Traces};
 use maskclip::vocabulary::DiskStore;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -31,6 +31,7 @@ pub const BOUNDARY: &str = "frontier";
 pub struct App {
     router: Router,
     pub engine: Arc<Engine>,
+    pub metrics: MetricsRegistry,
     /// The control of the first model.
     pub control: Control,
 }
@@ -76,6 +77,7 @@ impl App {
         let state = state(disk, models, change);
         Self {
             engine: Arc::clone(&state.engine),
+            metrics: state.metrics.clone(),
             router: router(state),
             control,
         }
@@ -170,6 +172,7 @@ pub fn state(disk: Option<Arc<DiskStore>>, models: Vec<ServedModel>, change: imp
     AppState {
         engine,
         metrics,
+        traces: Traces::start(&config.telemetry.otlp),
         max_request_bytes: config.limits.max_request_bytes,
         server: config.server,
         lifecycle: Lifecycle::new(),

@@ -39,7 +39,7 @@ pub(crate) const ROOMS: &Table = &[
     ("vocabulary", "scores telemetry support"),
     ("scores", ""),
     ("image", ""),
-    ("telemetry", ""),
+    ("telemetry", "support"),
     ("support", ""),
 ];
 
@@ -55,5 +55,7 @@ pub(crate) const CRATES: &Table = &[
     ("utoipa", "api"),
     // A room registers its own metrics.
     ("prometheus", "api engine telemetry"),
+    ("opentelemetry", "telemetry"),
+    ("prost", "telemetry"),
     ("rusqlite", "vocabulary"),
 ];
