@@ -25,7 +25,7 @@ impl ConfigArguments {
     pub fn start(&self, flags: Dict) -> Result<Config, Box<dyn std::error::Error>> {
         let config = Config::load(self.config.as_deref(), flags)?;
         telemetry::start_logs(&config.telemetry)?;
-        config.model.limit_primitives();
+        config.model.limit_kept_memory();
         Ok(config)
     }
 }

@@ -28,6 +28,6 @@ pub use tokenizer::{END_OF_TEXT, START_OF_TEXT, Tokenizer, Tokens, VOCABULARY_SI
 pub use visual::VisualTower;
 pub use vit::VisionTransformer;
 
-pub(crate) use native::{limit_primitives, return_free_memory};
+pub(crate) use native::{limit_arenas, limit_primitives, return_free_memory};
 pub(crate) use transformer::{ResidualAttentionBlock, attend};
 pub(crate) use vit::Readout;

@@ -45,12 +45,14 @@ impl ModelSettings {
         )
     }
 
-    /// Limits the memory that layers keep for every shape of input, in the whole process.
+    /// Limits the memory that stays after passes, in the whole process: what layers keep for every shape of input, and
+    /// what the allocator keeps for every thread.
     ///
     /// # Panics
     /// Panics when the process has other threads already.
-    pub fn limit_primitives(&self) {
+    pub fn limit_kept_memory(&self) {
         clip::limit_primitives(self.kept_primitives);
+        clip::limit_arenas();
     }
 
     /// Returns to the system the memory that is free in this process. It takes a few milliseconds.

@@ -2,18 +2,43 @@
 //!
 //! A pass frees blocks of many sizes, and glibc keeps most of them for the next pass. After passes of many shapes the
 //! blocks that are kept fit few of the blocks that are asked for, so resident memory depends on the shapes that came
-//! last.
+//! last. Besides, each of glibc's arenas, by default eight for each processor, keeps up to 64 MB free at its end, which
+//! only its own threads use again.
+
+/// Limits the arenas of glibc's allocator. Call it before other threads start, since arenas do not go away. A limit that
+/// the environment sets (`MALLOC_ARENA_MAX`) stays. Does nothing where the C library is another one.
+pub(crate) fn limit_arenas() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
+        glibc::mallopt(glibc::M_ARENA_MAX, glibc::ARENAS);
+    }
+}
 
 /// Returns to the system the memory that glibc's allocator has free, of all threads. Takes a few milliseconds, in which
 /// other threads may wait to allocate. Does nothing where the C library is another one.
 pub(crate) fn return_free_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        unsafe extern "C" {
-            /// malloc_trim(3), which is safe to call from any thread at any time.
-            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
-        }
-        malloc_trim(0);
+    glibc::malloc_trim(0);
+}
+
+/// glibc's own functions beside the standard ones, as its malloc.h has them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod glibc {
+    use std::ffi::c_int;
+
+    /// Arenas of the whole process: one for the main thread, the others shared by the workers of the models and the
+    /// threads that decode.
+    pub const ARENAS: c_int = 4;
+
+    /// The parameter of [`mallopt`] for the largest number of arenas.
+    pub const M_ARENA_MAX: c_int = -8;
+
+    // Both take the allocator's own locks and may be called at any time.
+    unsafe extern "C" {
+        /// mallopt(3).
+        pub safe fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        /// malloc_trim(3).
+        pub safe fn malloc_trim(pad: usize) -> c_int;
     }
 }
 

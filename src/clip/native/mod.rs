@@ -9,7 +9,7 @@
 mod memory;
 mod primitives;
 
-pub(crate) use memory::return_free_memory;
+pub(crate) use memory::{limit_arenas, return_free_memory};
 pub(crate) use primitives::limit_primitives;
 
 use std::ffi::{CStr, c_char, c_void};
