@@ -266,7 +266,7 @@ impl Record {
         let error = match status {
             Some(..500) => None,
             Some(_) => Some(problem.unwrap_or("500")),
-            None => Some("the client left"),
+            None => Some("client_left"),
         };
         trace.end(attributes, error);
     }

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::OpenStore;
 use super::output::print;
-use crate::api::{self, AppState, Lifecycle, Tls};
+use crate::api::{self, AppState, Lifecycle, Tls, TlsSettings};
 use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
@@ -71,11 +71,7 @@ async fn serve(
     memory: &MemorySum,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let tls = config.server.tls.as_ref().map(Tls::start).transpose();
-    let tls = tls.map_err(|error| format!("server.tls: {error}"))?;
-    if let Some(tls) = &tls {
-        reload_on_hangup(tls.clone())?;
-    }
+    let tls = start_tls(config.server.tls.as_ref())?;
     // From here on a signal never ends the process by itself.
     let stop = stop_signal(Duration::from_secs_f64(config.server.unready_seconds))?;
     let listener = TcpListener::bind(config.server.listen)
@@ -83,12 +79,7 @@ async fn serve(
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
     let scheme = config.server.scheme();
     let address = listener.local_addr()?;
-    let url = format!("{scheme}://{address}");
-    if telemetry::writes_json() {
-        tracing::info!(address = url, "listening");
-    } else {
-        say(&format!("listening on {url}"));
-    }
+    announce(scheme, address);
 
     let metrics = MetricsRegistry::new();
     memory.register(&metrics);
@@ -125,13 +116,13 @@ async fn serve(
     };
     // After an error nothing is worth waiting for.
     engine.close(*served.as_ref().unwrap_or(&Instant::now())).await;
-    let sent = tokio::task::spawn_blocking(move || {
+    run_blocking(move || {
         traces.end();
         if let Some(push) = push {
             push.end();
         }
-    });
-    sent.await?;
+    })
+    .await;
     served.map(|_| ())
 }
 
@@ -141,6 +132,16 @@ async fn return_free_memory() {
     loop {
         tokio::time::sleep(RETURN_MEMORY_EVERY).await;
         run_blocking(ModelSettings::return_free_memory).await;
+    }
+}
+
+/// Says where the server listens: in the log where that is JSON, else on standard output.
+fn announce(scheme: &str, address: SocketAddr) {
+    let url = format!("{scheme}://{address}");
+    if telemetry::writes_json() {
+        tracing::info!(address = url, "listening");
+    } else {
+        say(&format!("listening on {url}"));
     }
 }
 
@@ -169,6 +170,16 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// Reads the certificate in the settings, if there is one, and again whenever SIGHUP comes.
+fn start_tls(settings: Option<&TlsSettings>) -> Result<Option<Tls>, Box<dyn std::error::Error>> {
+    let tls = settings.map(Tls::start).transpose();
+    let tls = tls.map_err(|error| format!("server.tls: {error}"))?;
+    if let Some(tls) = &tls {
+        reload_on_hangup(tls.clone())?;
+    }
+    Ok(tls)
 }
 
 /// Has the certificate read again whenever SIGHUP comes, which then does not end the process.

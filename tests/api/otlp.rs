@@ -200,6 +200,24 @@ async fn a_trace_says_what_went_wrong() {
 }
 
 #[tokio::test]
+async fn a_trace_says_that_the_client_left() {
+    let collector = Collector::start().await;
+    let app = App::start_with(|config| collector.configure(config)).await;
+    let body = with_image(json!({"classes": ["red"]}));
+    let hold = app.control.hold_score();
+    tokio::select! {
+        _ = segment(&app, &body, "01") => panic!("the model is held"),
+        () = app.control.entered() => {}
+    }
+    drop(hold);
+    let left = collector.request_span("/v1/segment").await;
+    assert_eq!(left.status.unwrap().code, i32::from(StatusCode::Error));
+    let left = attributes(&left.attributes);
+    assert_eq!(left["error.type"], "client_left");
+    assert!(!left.contains_key("http.response.status_code"), "{left:?}");
+}
+
+#[tokio::test]
 async fn a_caller_decides_whether_its_trace_is_sent_and_the_settings_about_others() {
     let collector = Collector::start().await;
     let app = App::start_with(|config| {
