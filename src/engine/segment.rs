@@ -216,7 +216,8 @@ impl AdmittedRequest<'_> {
         let is_open = background.names.is_none();
         let surroundings = is_open.then_some(&*self.engine.settings.vocabulary.background);
         let advice = vocabulary::advice(list, embeddings, surroundings, self.model.training_words.as_ref());
-        let mut warnings: Vec<Warning> = advice.into_iter().map(Warning::from).collect();
+        let advice = vocabulary::form_advice(list).into_iter().chain(advice);
+        let mut warnings: Vec<Warning> = advice.map(Warning::from).collect();
         if denoising_dropped_all {
             warnings.push(Warning {
                 code: WarningCode::DenoisingDroppedAll,

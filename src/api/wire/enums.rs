@@ -142,6 +142,8 @@ counterparts! {
         SingleClass,
         NoBackground,
         DuplicateClass,
+        CommasInName,
+        NumberedNames,
         UnknownWord,
         TextTruncated,
         DenoisingDroppedAll,

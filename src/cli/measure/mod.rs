@@ -20,9 +20,11 @@ use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
 use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
 use crate::labeller::ModelInfo;
-use crate::support::read_regular_text;
+use crate::support::{read_regular_text, visible};
 use crate::telemetry::MetricsRegistry;
-use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
+use crate::vocabulary::{
+    Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, form_advice, parse_vocabulary,
+};
 
 pub use request::{Axis, RequestArguments, ScoringArguments, resolve, set_all, several};
 
@@ -263,6 +265,7 @@ impl MeasureArguments {
         if let Some(background) = &self.background {
             *list = with_background(list, background, config)?;
         }
+        form_advice(list).iter().for_each(note);
         Ok(vocabulary)
     }
 
@@ -278,7 +281,7 @@ impl MeasureArguments {
 pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<bool>> {
     let names = match is_no_folder(text) {
         true => names(&read(Path::new(text))?)?,
-        false => text.split(',').map(|name| name.trim().to_owned()).collect(),
+        false => text.split(',').map(|name| visible(name).into_owned()).collect(),
     };
     let mut named = vec![false; list.classes().len()];
     for name in names {
@@ -367,4 +370,53 @@ pub fn progress(images: usize) -> ProgressBar {
 /// Writes a result to the file that a flag names.
 pub fn write(file: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     Ok(std::fs::write(file, bytes).map_err(|error| format!("cannot write {}: {error}", file.display()))?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A class file, as text and as Windows saves it.
+    #[test]
+    fn a_file_of_names_means_the_same_whichever_editor_saved_it() {
+        let config = Config::for_testing();
+        let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+        let registry = VocabularyRegistry::new(limits, None, SystemTime::now());
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("names.txt").display().to_string();
+        let text = "[options]\nsynonyms: max\n[classes]\ntiger; big cat\nlemon\n[background]\nsky\n";
+        let (mut vocabularies, mut unseen, mut backgrounds) = (Vec::new(), Vec::new(), Vec::new());
+        for [mark, end] in [
+            ["", "\n"],
+            ["\u{feff}", "\n"],
+            ["", "\r\n"],
+            ["\u{feff}", "\r\n"],
+            ["\u{feff}", "\r"],
+        ] {
+            let write = |text: &str| std::fs::write(&file, format!("{mark}{text}").replace('\n', end)).unwrap();
+            write(text);
+            let vocabulary = find_vocabulary(&file, &registry, &config).unwrap();
+            write("lemon\n");
+            unseen.push(classes_named(&vocabulary.list, &file, "--unseen").unwrap());
+            backgrounds.push(with_background(&vocabulary.list, &file, &config).unwrap());
+            vocabularies.push(vocabulary);
+        }
+        assert_eq!(vocabularies[0].list.classes()[0].name, "tiger");
+        assert_eq!(
+            (&unseen[0], backgrounds[0].background()),
+            (&vec![false, true], &["lemon".to_owned()][..])
+        );
+        vocabularies.dedup();
+        unseen.dedup();
+        backgrounds.dedup();
+        assert_eq!((vocabularies.len(), unseen.len(), backgrounds.len()), (1, 1, 1));
+
+        std::fs::write(&file, [0xff, 0xfe, b'a', 0]).unwrap();
+        let error = find_vocabulary(&file, &registry, &config).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("cannot read {file}: it is UTF-16 text; save it as UTF-8")
+        );
+    }
 }

@@ -33,7 +33,7 @@ use crate::training::{
 };
 use crate::vocabulary::{
     Class, ClassList, Classifier, DiskStore, EmbeddedTexts, Synonyms, TemplateSet, VocabularyDefinition,
-    VocabularyOptions, VocabularyRegistry,
+    VocabularyOptions, VocabularyRegistry, form_advice,
 };
 
 pub use arguments::TrainArguments;
@@ -209,6 +209,7 @@ impl TrainArguments {
         if let Some(background) = &self.background {
             vocabulary.list = with_background(&vocabulary.list, background, config)?;
         }
+        form_advice(&vocabulary.list).iter().for_each(note);
         Ok(vocabulary)
     }
 

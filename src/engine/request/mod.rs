@@ -161,6 +161,8 @@ impl From<ClassListAdvice> for Warning {
             ClassListAdvice::SingleClass { .. } => WarningCode::SingleClass,
             ClassListAdvice::NoBackground => WarningCode::NoBackground,
             ClassListAdvice::Duplicate { .. } => WarningCode::DuplicateClass,
+            ClassListAdvice::CommasInOnlyName { .. } => WarningCode::CommasInName,
+            ClassListAdvice::NumberedNames { .. } => WarningCode::NumberedNames,
             ClassListAdvice::UnknownWords { .. } => WarningCode::UnknownWord,
             ClassListAdvice::TextTruncated { .. } => WarningCode::TextTruncated,
         };
@@ -182,6 +184,10 @@ pub enum WarningCode {
     NoBackground,
     /// A name or synonym is listed twice.
     DuplicateClass,
+    /// The only class, or the only background name, has commas in it.
+    CommasInName,
+    /// Names begin with numbers, as in a numbered list.
+    NumberedNames,
     /// A class has words that do not occur in the model's training captions.
     UnknownWord,
     /// A name is too long for the model and lost its end.
