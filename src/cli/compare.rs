@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
+use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, tell_skipped, with_bench, write};
 use super::output::print;
 use crate::engine::SegmentFields;
 use crate::evaluation::{Corruption, Dataset, EvaluationTask, Subject, Summary, table};
@@ -76,6 +76,10 @@ async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
         let run = bench.run(&bench.dataset, task);
         let results = run.all(&bench.model, &mut recorder, || bar.inc(1)).await;
         let results = results.inspect_err(|_| bar.finish_and_clear())?;
+        if summaries.is_empty() {
+            // The same files are skipped under all settings.
+            bar.suspend(|| tell_skipped(&results))?;
+        }
         summaries.push(Summary::of(&results, bench.unseen.as_deref()));
     }
     bar.finish_and_clear();

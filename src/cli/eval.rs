@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::measure::{Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, with_bench, write};
+use super::measure::{
+    Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, tell_skipped, with_bench, write,
+};
 use super::output::print;
 use crate::evaluation::{EvaluationTask, Report, contact_sheet};
 
@@ -54,6 +56,7 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
         .await;
     bar.finish_and_clear();
     let results = results?;
+    tell_skipped(&results)?;
     let report = Report::new(bench.subject.clone(), request, &task, &results, bench.unseen.as_deref());
     if let Some(file) = &arguments.json {
         write(file, serde_json::to_string_pretty(&report)? + "\n")?;

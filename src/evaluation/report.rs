@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use super::confusion::ConfusionMatrix;
 use super::corruption::Corruption;
+use super::dataset::LeftOut;
 use super::metrics::{ClassMetrics, Metrics, ZeroShot};
 use super::record::ImageRecord;
-use super::run::{EvaluationResults, EvaluationTask};
+use super::run::{EvaluationResults, EvaluationTask, SkippedImage};
 use crate::labeller::ModelInfo;
 
 /// What was measured: the model and the data set.
@@ -33,8 +34,9 @@ pub struct Subject {
     pub root: String,
     /// Number of measured images.
     pub images: usize,
-    /// Number of images in the folder that were left out because they have no truth.
-    pub images_without_truth: usize,
+    /// Numbers of files in the folders that are not measured.
+    #[serde(flatten)]
+    pub left_out: LeftOut,
 }
 
 impl Subject {
@@ -50,7 +52,7 @@ impl Subject {
             layout: "",
             root: String::new(),
             images: 0,
-            images_without_truth: 0,
+            left_out: LeftOut::default(),
         }
     }
 }
@@ -67,6 +69,8 @@ pub struct Summary {
     /// The zero-shot metrics, if classes were named as unseen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShot>,
+    /// The images that were skipped because they or their truths cannot be read.
+    pub skipped: Vec<SkippedImage>,
     /// Median over the images of the milliseconds for decoding, preprocessing, the model and the label map.
     pub median_milliseconds: Option<f64>,
 }
@@ -80,6 +84,7 @@ impl Summary {
             pixel_accuracy: metrics.pixel_accuracy,
             mean_accuracy: metrics.mean_accuracy,
             zero_shot: unseen.map(|unseen| metrics.zero_shot(unseen)),
+            skipped: results.skipped.clone(),
             median_milliseconds: median(results.records.iter().map(|record| record.milliseconds).collect()),
         }
     }
@@ -135,8 +140,9 @@ impl Report {
         unseen: Option<&[bool]>,
     ) -> Self {
         let classes = results.metrics.classes.iter().zip(&task.names);
+        let images = results.records.len();
         Self {
-            subject,
+            subject: Subject { images, ..subject },
             request,
             corruption: task.corruption,
             summary: Summary::of(results, unseen),
@@ -295,6 +301,7 @@ mod tests {
             pixel_accuracy: Some(0.5),
             mean_accuracy: None,
             zero_shot: None,
+            skipped: Vec::new(),
             median_milliseconds: Some(12.34),
         };
         assert_eq!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::confusion::ConfusionMatrix;
@@ -73,15 +74,42 @@ pub struct EvaluationRun<'a> {
     pub patience: Duration,
     /// Largest width times height of an image to be corrupted. The engine checks its own limit.
     pub max_image_pixels: u64,
+    /// Whether images that cannot be read, or whose truths cannot, are skipped and listed. Otherwise they end the run.
+    pub skip_unreadable: bool,
 }
 
 /// The results of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvaluationResults {
-    /// One record per image, in the data set's order.
+    /// One record per measured image, in the data set's order.
     pub records: Vec<ImageRecord>,
+    /// The images that were skipped, in the data set's order.
+    pub skipped: Vec<SkippedImage>,
     /// The metrics over all images.
     pub metrics: Metrics,
+}
+
+/// An image that was skipped because it or its truth cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SkippedImage {
+    /// The sample's name.
+    pub image: String,
+    /// The cause, which names the file.
+    pub reason: String,
+}
+
+impl EvaluationError {
+    /// Returns whether a file is at fault whose contents cannot be read at all.
+    fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Dataset(error) => matches!(
+                error,
+                DatasetError::Unreadable { .. } | DatasetError::InvalidTruth { .. }
+            ),
+            Self::Segment { source, .. } => matches!(source, SegmentError::Image(_)),
+            Self::State(_) | Self::ForeignRecord { .. } => false,
+        }
+    }
 }
 
 impl EvaluationTask {
@@ -123,27 +151,43 @@ impl EvaluationRun<'_> {
     ) -> Result<EvaluationResults, EvaluationError> {
         let settings = self.task.settings(model);
         let mut records = Vec::with_capacity(self.dataset.samples.len());
+        let mut skipped = Vec::new();
         let mut sum = ConfusionMatrix::new(self.task.names.len());
         for sample in &self.dataset.samples {
-            let key = key(&settings, sample)?;
-            let record = match recorder.get(&key) {
-                Some(record) => record.clone(),
-                None => {
-                    let (_, record) = self.measure(sample).await?;
-                    recorder.add(key, record.clone())?;
-                    record
+            match self.recorded(&settings, sample, recorder).await {
+                Ok(record) if !sum.add(&record.pairs) => {
+                    return Err(EvaluationError::ForeignRecord { image: record.image });
                 }
-            };
-            if !sum.add(&record.pairs) {
-                return Err(EvaluationError::ForeignRecord { image: record.image });
+                Ok(record) => records.push(record),
+                Err(error) if self.skip_unreadable && error.is_unreadable() => skipped.push(SkippedImage {
+                    image: sample.name.clone(),
+                    reason: error.to_string(),
+                }),
+                Err(error) => return Err(error),
             }
-            records.push(record);
             measured();
         }
         Ok(EvaluationResults {
             records,
+            skipped,
             metrics: Metrics::of(&sum),
         })
+    }
+
+    /// Returns the record of an image, measured now unless `recorder` has it.
+    async fn recorded(
+        &self,
+        settings: &str,
+        sample: &Sample,
+        recorder: &mut Recorder,
+    ) -> Result<ImageRecord, EvaluationError> {
+        let key = key(settings, sample)?;
+        if let Some(record) = recorder.get(&key) {
+            return Ok(record.clone());
+        }
+        let (_, record) = self.measure(sample).await?;
+        recorder.add(key, record.clone())?;
+        Ok(record)
     }
 
     /// Measures one image. Returns its label map, `[height, width]` class ids or [`UNLABELLED`], and its record.

@@ -13,6 +13,15 @@ pub use decode::{decode, read_header};
 pub use header::ImageHeader;
 pub use resize::{InputTooLarge, Resize, preprocess};
 
+/// Endings of image files in lower case: the usual ones of the formats that are read. Commands find the images of a folder
+/// by them.
+pub const FILE_ENDINGS: [&str; 11] = [
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+];
+
+/// Endings of image files in lower case whose formats are not read. Commands count them, so that nobody misses them.
+pub const UNREAD_FILE_ENDINGS: [&str; 7] = [".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd"];
+
 /// CLIP's normalisation of each channel for pixels in 0 to 1: `(value - mean) / std`, in RGB order.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Normalisation {

@@ -1,10 +1,11 @@
 //! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
-//! checks of settings, look-up of values by name, excerpts of texts, work on threads that may block, texts of panics,
-//! regular files alone, and files that are written as a whole.
+//! checks of settings, look-up of values by name, text from outside, excerpts of texts, work on threads that may block,
+//! texts of panics, regular files alone, the walk over folders, and files that are written as a whole.
 
 mod blocking;
 mod byte_lru;
 mod excerpt;
+mod folder;
 mod lengths;
 mod names;
 mod panics;
@@ -17,6 +18,7 @@ mod whole_file;
 pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
 pub(crate) use excerpt::{excerpt, without_middle};
+pub(crate) use folder::{FoundFile, WalkError, find_files};
 pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use names::named;
 pub(crate) use panics::{catch_panic, panic_message};

@@ -18,7 +18,10 @@ use crate::api::ClassBody;
 use crate::config::Config;
 use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
-use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
+use crate::evaluation::{
+    Corruption, Dataset, EvaluationResults, EvaluationRun, EvaluationTask, FolderLayout, Layout, LeftOut, Recorder,
+    SkippedImage, Subject,
+};
 use crate::labeller::ModelInfo;
 use crate::support::{read_regular_text, visible};
 use crate::telemetry::MetricsRegistry;
@@ -76,6 +79,10 @@ pub struct MeasureArguments {
     /// file.
     #[arg(long, value_name = "FILE|NAMES")]
     unseen: Option<String>,
+    /// Skip images that cannot be read, or whose truths cannot, and list them at the end. By default, the first of them
+    /// ends the run.
+    #[arg(long)]
+    skip_unreadable: bool,
     /// Measure only the first N images.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -140,6 +147,8 @@ pub struct Bench {
     pub unseen: Option<Vec<bool>>,
     /// The fields of the request that are not axes.
     pub fields: SegmentFields,
+    /// Whether images that cannot be read are skipped.
+    pub skip_unreadable: bool,
     /// The same fields as JSON, for reports.
     pub request: Value,
     pub recorder: Recorder,
@@ -191,7 +200,7 @@ where
                 layout: arguments.layout.name(),
                 root: arguments.root.display().to_string(),
                 images: dataset.samples.len(),
-                images_without_truth: dataset.images_without_truth,
+                left_out: dataset.left_out,
                 ..Subject::new(&model)
             };
             measure(Bench {
@@ -200,6 +209,7 @@ where
                 engine,
                 model,
                 fields,
+                skip_unreadable: arguments.skip_unreadable,
                 request,
                 unseen,
                 vocabulary,
@@ -235,12 +245,7 @@ impl MeasureArguments {
         if let Some(limit) = self.limit {
             dataset.samples.truncate(limit as usize);
         }
-        if dataset.images_without_truth > 0 {
-            note(format!(
-                "{} images have no truth and are left out",
-                dataset.images_without_truth
-            ));
-        }
+        tell_left_out(&dataset.left_out);
         Ok(dataset)
     }
 
@@ -273,6 +278,37 @@ impl MeasureArguments {
     fn unseen(&self, list: &ClassList) -> Result<Option<Vec<bool>>> {
         let named = |text: &String| classes_named(list, text, "--unseen");
         self.unseen.as_ref().map(named).transpose()
+    }
+}
+
+/// Says which files of the folders are left out.
+pub fn tell_left_out(left_out: &LeftOut) {
+    for (count, what) in [
+        (left_out.images_without_truth, "images have no truth and are left out"),
+        (left_out.truths_without_image, "truths have no image and are left out"),
+        (left_out.hidden_images, "hidden images (.NAME) are passed over"),
+        (
+            left_out.unread_formats,
+            "images are in formats that are not read (HEIC, AVIF, ...) and are left out",
+        ),
+    ] {
+        if count > 0 {
+            note(format!("{count} {what}"));
+        }
+    }
+}
+
+/// Says which images were skipped.
+///
+/// # Errors
+/// When no image was left.
+pub fn tell_skipped(results: &EvaluationResults) -> Result<()> {
+    for SkippedImage { reason, .. } in &results.skipped {
+        note(format!("skipped: {reason}"));
+    }
+    match results.records.is_empty() {
+        true => Err("no image could be read".into()),
+        false => Ok(()),
     }
 }
 
@@ -356,6 +392,7 @@ impl Bench {
             task,
             patience: Duration::from_secs_f64(self.config.engine.max_deadline_seconds),
             max_image_pixels: self.config.limits.input.max_image_pixels,
+            skip_unreadable: self.skip_unreadable,
         }
     }
 }

@@ -2,12 +2,18 @@
 //!
 //! This room owns the layouts on disk and the reading of truths. The engine decodes the images, as for any request.
 
+mod folder;
 mod layout;
 mod truth;
 
 use std::path::{Path, PathBuf};
 
-pub use layout::{FolderLayout, Layout};
+use serde::Serialize;
+
+use crate::support::WalkError;
+
+pub use folder::{FolderLayout, ImageFile, TruthFiles, find_images};
+pub use layout::Layout;
 pub use truth::{LabelMapping, Truth};
 
 /// Images with their truths, in the order of their names.
@@ -15,8 +21,21 @@ pub use truth::{LabelMapping, Truth};
 pub struct Dataset {
     /// The images with their truths.
     pub samples: Vec<Sample>,
-    /// Number of images in a folder that were left out because they have no truth.
+    /// What the folders hold beside these.
+    pub left_out: LeftOut,
+}
+
+/// Numbers of files in the folders of a data set that are not measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct LeftOut {
+    /// Images without a truth.
     pub images_without_truth: usize,
+    /// Truths without an image.
+    pub truths_without_image: usize,
+    /// Images whose names begin with a dot.
+    pub hidden_images: usize,
+    /// Images in a format that is not read, by their endings.
+    pub unread_formats: usize,
 }
 
 /// An image with its truth.
@@ -52,7 +71,15 @@ pub enum DatasetError {
         /// The files that were looked for, in words.
         looked_for: String,
     },
-    /// An image of a published data set has no truth.
+    /// Two images, or two truths, have one name.
+    #[error("{} and {} have one name: which of them counts?", one.display(), other.display())]
+    TwoFiles {
+        /// The first file.
+        one: PathBuf,
+        /// The second file.
+        other: PathBuf,
+    },
+    /// An image has no truth, where each needs one.
     #[error("{} has no truth: there is no {}", image.display(), truth.display())]
     MissingTruth {
         /// The image.
@@ -102,4 +129,10 @@ pub enum DatasetError {
 pub(super) fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> DatasetError {
     let path = path.to_owned();
     move |source| DatasetError::Unreadable { path, source }
+}
+
+impl From<WalkError> for DatasetError {
+    fn from(WalkError { path, source }: WalkError) -> Self {
+        Self::Unreadable { path, source }
+    }
 }
