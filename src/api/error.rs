@@ -165,7 +165,10 @@ impl ApiError {
             },
             Self::Segment(SegmentError::Image(error)) => match error {
                 DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
-                DecodeError::UnknownFormat { .. } | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
+                DecodeError::UnknownFormat { .. }
+                | DecodeError::UnreadFormat { .. }
+                | DecodeError::CutShort
+                | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
             },
             Self::Segment(SegmentError::ImageNotHeld) => ProblemType::ImageNotHeld,
             Self::Segment(SegmentError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,

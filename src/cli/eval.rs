@@ -83,5 +83,9 @@ async fn worst_cases(bench: &Bench, task: &EvaluationTask, report: &Report, rows
         let sample = sample.expect("the report names only samples of this data set");
         cases.push(run.measure(sample).await?.0);
     }
-    Ok(contact_sheet(&cases, bench.config.limits.input.max_image_pixels)?)
+    Ok(contact_sheet(
+        &cases,
+        task.options.input.orientation,
+        bench.config.limits.input.max_image_pixels,
+    )?)
 }

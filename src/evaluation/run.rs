@@ -17,7 +17,7 @@ use super::record::{ImageRecord, Recorder, StateError};
 use crate::engine::{
     Engine, ImageSource, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Timings,
 };
-use crate::image::{self, DecodeError};
+use crate::image::{self, DecodeError, Orientation};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
 use crate::scores::UNLABELLED;
@@ -247,10 +247,11 @@ impl EvaluationRun<'_> {
     async fn read(&self, sample: &Sample) -> Result<(Bytes, Truth), EvaluationError> {
         let (files, classes) = (sample.clone(), self.task.names.len());
         let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
+        let orientation = self.task.options.input.orientation;
         run_blocking(move || {
             let mut image = read_regular_file(&files.image).map_err(unreadable(&files.image))?;
             if let Some(corruption) = corruption {
-                image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
+                image = corrupted(&image, orientation, corruption, &files.name, max_pixels).map_err(|source| {
                     EvaluationError::Segment {
                         image: files.image.clone(),
                         source: source.into(),
@@ -275,8 +276,14 @@ pub struct Measured {
 }
 
 /// Returns an encoded image, corrupted, as a PNG.
-fn corrupted(image: &[u8], corruption: Corruption, name: &str, max_pixels: u64) -> Result<Vec<u8>, DecodeError> {
-    let pixels = corruption.apply(&image::decode(image, max_pixels)?, name);
+fn corrupted(
+    image: &[u8],
+    orientation: Orientation,
+    corruption: Corruption,
+    name: &str,
+    max_pixels: u64,
+) -> Result<Vec<u8>, DecodeError> {
+    let pixels = corruption.apply(&image::decode(image, orientation, max_pixels)?, name);
     let mut file = Cursor::new(Vec::new());
     pixels
         .write_to(&mut file, ::image::ImageFormat::Png)

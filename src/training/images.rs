@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainError, file_error};
 use crate::evaluation::{LeftOut, TruthFiles, find_images};
-use crate::image::decode;
+use crate::image::{Orientation, decode};
 use crate::support::read_regular_file;
 
 /// Ending of a label map, in place of its image's ending: in a folder of its own, and next to the images.
@@ -37,14 +37,14 @@ impl TrainingImages {
     ///
     /// # Errors
     /// [`TrainError`] when a file cannot be read, or no image is left.
-    pub fn find(folder: &Path, max_pixels: u64) -> Result<Self, TrainError> {
+    pub fn find(folder: &Path, orientation: Orientation, max_pixels: u64) -> Result<Self, TrainError> {
         let (mut found, left_out) = find_images(folder)?;
         let label_maps = TruthFiles::find(folder, ENDING_BESIDE)?.remove_from(&mut found);
         let mut found: Vec<PathBuf> = found.into_iter().map(|image| image.path).collect();
         found.sort();
         let look = |file: PathBuf| {
             let bytes = read_regular_file(&file).map_err(file_error(&file))?;
-            let size = decode(&bytes, max_pixels).map(|image| image.dimensions());
+            let size = decode(&bytes, orientation, max_pixels).map(|image| image.dimensions());
             Ok((file, Sha256::digest(bytes), size))
         };
         let looked_at: Vec<_> = found.into_par_iter().map(look).collect::<Result<_, TrainError>>()?;
@@ -93,14 +93,14 @@ mod tests {
         for name in ["a.png", "a.truth.png", "lone.truth.png"] {
             RgbImage::new(8, 6).save(path(name)).unwrap();
         }
-        let whole = TrainingImages::find(folder.path(), 100).unwrap();
+        let whole = TrainingImages::find(folder.path(), Orientation::Exif, 100).unwrap();
         assert_eq!(whole.files, [path("a.png")]);
         assert_eq!((whole.sizes[0], whole.label_maps), ((8, 6), 2));
 
         let bytes = std::fs::read(path("a.png")).unwrap();
         std::fs::write(path("b.png"), &bytes[..bytes.len() / 2]).unwrap();
         RgbImage::new(11, 10).save(path("c.png")).unwrap();
-        let images = TrainingImages::find(folder.path(), 100).unwrap();
+        let images = TrainingImages::find(folder.path(), Orientation::Exif, 100).unwrap();
         let left_out: Vec<_> = images.undecodable.iter().map(|(file, _)| file.clone()).collect();
         assert_eq!(left_out, [path("b.png"), path("c.png")]);
         assert!(images.undecodable[1].1.contains("limits.max_image_pixels"));
@@ -119,7 +119,7 @@ mod tests {
                 .unwrap()
                 .success()
         );
-        let message = match TrainingImages::find(folder.path(), 100) {
+        let message = match TrainingImages::find(folder.path(), Orientation::Exif, 100) {
             Err(error) => error.to_string(),
             Ok(_) => panic!("a pipe is no image"),
         };

@@ -168,7 +168,8 @@ impl TrainArguments {
         settings.check_labels(&texts, self.labels.is_some())?;
         let backbone = self.network.backbone_weights.as_deref();
         let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
-        let images = TrainingImages::find(&self.images, config.limits.input.max_image_pixels)?;
+        let orientation = question.options.input.orientation;
+        let images = TrainingImages::find(&self.images, orientation, config.limits.input.max_image_pixels)?;
         tell_left_out(&images);
         let given = self.labels.as_deref().map(|folder| {
             let queries = texts.labelled.clone();
@@ -187,6 +188,7 @@ impl TrainArguments {
                 sha256: images.sha256,
                 undecodable: images.undecodable.len(),
                 label_maps: images.label_maps,
+                orientation,
             },
             given_labels: given.as_ref().map(|given| planned_labels(&list, &labelled, given)),
         };

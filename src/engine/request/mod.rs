@@ -12,7 +12,7 @@ use super::budget::HeldBytes;
 use super::cost::CostError;
 use super::model_state::ModelState;
 use crate::dense::DenseError;
-use crate::image::{DecodeError, InputTooLarge, Resize};
+use crate::image::{DecodeError, InputTooLarge, Orientation, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::support::excerpt;
 use crate::vocabulary::{ClassListAdvice, TooManyWaiting, VocabularyError};
@@ -50,6 +50,8 @@ pub struct InputOptions {
     pub scales: Vec<f64>,
     /// How the image is resized to the model's input.
     pub resize: Resize,
+    /// How the image's pixels are turned.
+    pub orientation: Orientation,
 }
 
 /// A request to hold one image with its features for later requests.
