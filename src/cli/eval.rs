@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::measure::{
-    Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, tell_skipped, with_bench, write,
+    Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, tell, tell_skipped, with_bench, write,
 };
 use super::output::print;
 use crate::evaluation::{EvaluationTask, Report, contact_sheet};
@@ -57,7 +57,8 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
     bar.finish_and_clear();
     let results = results?;
     tell_skipped(&results)?;
-    let report = Report::new(bench.subject.clone(), request, &task, &results, bench.unseen.as_deref());
+    let (unseen, warnings) = (bench.unseen.as_deref(), bench.warnings(&results));
+    let report = Report::new(bench.subject.clone(), request, &task, &results, unseen, warnings);
     if let Some(file) = &arguments.json {
         write(file, serde_json::to_string_pretty(&report)? + "\n")?;
     }
@@ -70,7 +71,9 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
             worst_cases(&bench, &task, &report, arguments.grid_rows as usize).await?,
         )?;
     }
-    Ok(print(&report.summary_table())?)
+    print(&report.summary_table())?;
+    tell(&report.warnings);
+    Ok(())
 }
 
 /// Draws a contact sheet of the worst cases. Labels their images again, because label maps are not kept.

@@ -11,6 +11,7 @@ use super::dataset::LeftOut;
 use super::metrics::{ClassMetrics, Metrics, ZeroShot};
 use super::record::ImageRecord;
 use super::run::{EvaluationResults, EvaluationTask, SkippedImage};
+use super::warnings::RunWarning;
 use crate::labeller::ModelInfo;
 
 /// What was measured: the model and the data set.
@@ -69,6 +70,8 @@ pub struct Summary {
     /// The zero-shot metrics, if classes were named as unseen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShot>,
+    /// Share of the truths' pixels that do not count, 0 to 1.
+    pub uncounted_share: Option<f64>,
     /// The images that were skipped because they or their truths cannot be read.
     pub skipped: Vec<SkippedImage>,
     /// Median over the images of the milliseconds for decoding, preprocessing, the model and the label map.
@@ -84,6 +87,7 @@ impl Summary {
             pixel_accuracy: metrics.pixel_accuracy,
             mean_accuracy: metrics.mean_accuracy,
             zero_shot: unseen.map(|unseen| metrics.zero_shot(unseen)),
+            uncounted_share: results.uncounted_share(),
             skipped: results.skipped.clone(),
             median_milliseconds: median(results.records.iter().map(|record| record.milliseconds).collect()),
         }
@@ -103,6 +107,8 @@ pub struct Report {
     /// The metrics over all images.
     #[serde(flatten)]
     pub summary: Summary,
+    /// What was odd about the run.
+    pub warnings: Vec<RunWarning>,
     /// The metrics per class, in the order of their ids.
     pub classes: Vec<ClassReport>,
     /// The metrics per image, worst first.
@@ -138,6 +144,7 @@ impl Report {
         task: &EvaluationTask,
         results: &EvaluationResults,
         unseen: Option<&[bool]>,
+        warnings: Vec<RunWarning>,
     ) -> Self {
         let classes = results.metrics.classes.iter().zip(&task.names);
         let images = results.records.len();
@@ -146,6 +153,7 @@ impl Report {
             request,
             corruption: task.corruption,
             summary: Summary::of(results, unseen),
+            warnings,
             classes: classes
                 .map(|(metrics, name)| ClassReport {
                     name: name.clone(),
@@ -173,6 +181,12 @@ impl Report {
             subject.root,
             self.summary_table(),
         );
+        for RunWarning { message, .. } in &self.warnings {
+            writeln!(text, "- {message}").expect("writing to a string cannot fail");
+        }
+        if !self.warnings.is_empty() {
+            text.push('\n');
+        }
         text.push_str("| class | IoU | accuracy | truth pixels | predicted pixels |\n|---|---:|---:|---:|---:|\n");
         for ClassReport { name, metrics } in &self.classes {
             let (iou, accuracy) = (percent(metrics.iou), percent(metrics.accuracy));
@@ -271,6 +285,8 @@ mod tests {
             image: image.to_owned(),
             milliseconds,
             pairs: pairs.iter().copied().map(Into::into).collect(),
+            uncounted_pixels: 0,
+            is_turned: false,
         }
     }
 
@@ -301,6 +317,7 @@ mod tests {
             pixel_accuracy: Some(0.5),
             mean_accuracy: None,
             zero_shot: None,
+            uncounted_share: None,
             skipped: Vec::new(),
             median_milliseconds: Some(12.34),
         };

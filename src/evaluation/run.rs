@@ -112,13 +112,16 @@ impl EvaluationError {
     }
 }
 
+/// The form of records. Records of another form do not count as those of the same settings.
+const RECORDS: &str = "records 2";
+
 impl EvaluationTask {
     /// Returns everything that the counts depend on except the files, as text.
     fn settings(&self, model: &ModelInfo) -> String {
         let (version, weights, precision) = (crate::VERSION, &model.weights_sha256, model.precision.name());
         let (request, corruption) = (&self.fields, self.corruption);
         format!(
-            "{version} {weights} {precision} {request:?} {:?} {corruption:?}",
+            "{RECORDS} {version} {weights} {precision} {request:?} {:?} {corruption:?}",
             self.options
         )
     }
@@ -133,7 +136,7 @@ fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
         let changed = metadata.modified().map_err(unreadable(path))?;
         digest.update(format!("{} {} {changed:?}", path.display(), metadata.len()));
     }
-    digest.update(format!("{:?}", sample.labels));
+    digest.update(format!("{:?}", sample.form));
     Ok(hex::encode(&digest.finalize()[..16]))
 }
 
@@ -196,7 +199,7 @@ impl EvaluationRun<'_> {
     /// [`EvaluationError`] when the image or its truth cannot be used, or the engine refuses the request or fails.
     pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
         let classes = self.task.names.len();
-        let (image, truth) = self.read(sample).await?;
+        let (image, truth, orientation) = self.read(sample).await?;
         let mut fields = self.task.fields.clone();
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Raw,
@@ -217,6 +220,7 @@ impl EvaluationRun<'_> {
             return Err(EvaluationError::Dataset(DatasetError::SizeMismatch {
                 image: sample.image.clone(),
                 image_size: size,
+                orientation,
                 truth: sample.truth.clone(),
                 truth_size: (truth.width, truth.height),
             }));
@@ -234,6 +238,8 @@ impl EvaluationRun<'_> {
             image: sample.name.clone(),
             milliseconds: milliseconds(&segmentation.timings),
             pairs: ConfusionMatrix::of_image(classes, &truth.labels, &predicted).pairs(),
+            uncounted_pixels: truth.labels.iter().filter(|label| **label == UNLABELLED).count() as u64,
+            is_turned: orientation != 1,
         };
         let measured = Measured {
             image,
@@ -243,13 +249,18 @@ impl EvaluationRun<'_> {
         Ok((measured, record))
     }
 
-    /// An image, corrupted if the task says so, and its truth.
-    async fn read(&self, sample: &Sample) -> Result<(Bytes, Truth), EvaluationError> {
+    /// An image, corrupted if the task says so, its truth, and the EXIF orientation by which it was turned.
+    async fn read(&self, sample: &Sample) -> Result<(Bytes, Truth, u8), EvaluationError> {
         let (files, classes) = (sample.clone(), self.task.names.len());
         let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
         let orientation = self.task.options.input.orientation;
         run_blocking(move || {
             let mut image = read_regular_file(&files.image).map_err(unreadable(&files.image))?;
+            // An image that cannot be read is refused by the engine.
+            let turned = match orientation {
+                Orientation::Exif => image::read_header(&image, orientation, max_pixels).map_or(1, |it| it.orientation),
+                Orientation::Stored => 1,
+            };
             if let Some(corruption) = corruption {
                 image = corrupted(&image, orientation, corruption, &files.name, max_pixels).map_err(|source| {
                     EvaluationError::Segment {
@@ -258,7 +269,7 @@ impl EvaluationRun<'_> {
                     }
                 })?;
             }
-            Ok((Bytes::from(image), Truth::read(&files, classes)?))
+            Ok((Bytes::from(image), Truth::read(&files, classes)?, turned))
         })
         .await
     }

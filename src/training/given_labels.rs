@@ -93,7 +93,7 @@ fn read(file: &Path, classes: usize) -> Result<Truth, TrainError> {
         name: String::new(),
         image: PathBuf::new(),
         truth: file.to_owned(),
-        labels: LabelMapping::Identity,
+        form: LabelMapping::Identity.into(),
     };
     Ok(Truth::read(&sample, classes)?)
 }

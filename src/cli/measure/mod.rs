@@ -1,6 +1,7 @@
 //! What `eval` and `compare` share: images, classes, requests, and the engine that answers the requests.
 
 mod request;
+mod truths;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use crate::config::Config;
 use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
 use crate::evaluation::{
-    Corruption, Dataset, EvaluationResults, EvaluationRun, EvaluationTask, FolderLayout, Layout, LeftOut, Recorder,
-    SkippedImage, Subject,
+    Corruption, Dataset, EvaluationResults, EvaluationRun, EvaluationTask, Layout, Recorder, RunWarning,
+    RunWarningCode, SkippedImage, Subject,
 };
 use crate::labeller::ModelInfo;
 use crate::support::{read_regular_text, visible};
@@ -28,6 +29,8 @@ use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::{
     Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, form_advice, parse_vocabulary,
 };
+
+use truths::{TruthArguments, TruthSource};
 
 pub use request::{Axis, RequestArguments, ScoringArguments, resolve, set_all, several};
 
@@ -52,25 +55,17 @@ pub struct MeasureArguments {
     /// pascal-context-60, coco-stuff, coco-object, ade20k or cityscapes. docs/evaluation.md describes each.
     #[arg(long, value_name = "NAME", default_value = FOLDER, value_parser = parse_layout)]
     layout: LayoutChoice,
-    /// The classes in the order of the truths' values: a vocabulary's name, or a text file (one class per line,
-    /// synonyms after ';', background names after a line `[background]`). By default, the classes of a published
-    /// layout.
+    /// The classes: a vocabulary's name, or a text file (one class per line, synonyms after ';', background names after a
+    /// line `[background]`). Their order is that of the truths' values, unless --truth-classes or annotations name them.
+    /// By default, the classes of a published layout, or those that the truths name.
     #[arg(long, value_name = "FILE|NAME")]
     classes: Option<String>,
     /// The background names, which compete with the classes: a text file of names, `shipped` for vocabulary.background,
     /// or `none`. A class called "background" gets their pixels. By default, the vocabulary's own names.
     #[arg(long, value_name = "FILE|shipped|none")]
     background: Option<String>,
-    /// Folder of the truths, if they are not next to the images. Only for the layout folder.
-    #[arg(long, value_name = "FOLDER")]
-    truth: Option<PathBuf>,
-    /// Ending of a truth's name, in place of its image's ending. By default `.truth.png` next to the images, `.png` in
-    /// another folder. Only for the layout folder.
-    #[arg(long, value_name = "TEXT")]
-    truth_ending: Option<String>,
-    /// Do not count pixels with the value 0; the classes start at the value 1. Only for the layout folder.
-    #[arg(long)]
-    reduce_zero_label: bool,
+    #[command(flatten)]
+    truths: TruthArguments,
     /// A published protocol such as `sclip-voc21` (docs/options.md), which sets everything. The flags below override
     /// it.
     #[arg(long, value_name = "NAME", help_heading = REQUEST)]
@@ -139,6 +134,8 @@ fn parse_layout(name: &str) -> Result<LayoutChoice, String> {
 pub struct Bench {
     pub config: Config,
     pub dataset: Dataset,
+    /// Whether the data set is a published one, with its own rule for pixels that do not count.
+    is_published: bool,
     pub engine: Arc<Engine>,
     pub model: Arc<ModelInfo>,
     /// The classes with their background, and the vocabulary's options.
@@ -163,7 +160,7 @@ where
     Fut: Future<Output = Result<()>>,
 {
     let config = arguments.config.start(arguments.model.settings())?;
-    let dataset = arguments.dataset()?;
+    let source = arguments.truths.source(arguments.layout)?;
     let recorder = match &arguments.state {
         Some(path) => Recorder::open(path)?,
         None => Recorder::in_memory(),
@@ -172,7 +169,8 @@ where
     let store = OpenStore::for_reading(&config.vocabulary);
     let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
     let registry = VocabularyRegistry::new(limits, store.get(), SystemTime::now());
-    let vocabulary = arguments.vocabulary(&registry, &config)?;
+    let vocabulary = arguments.vocabulary(&source, &registry, &config)?;
+    let dataset = arguments.dataset(&source, &vocabulary.list)?;
     let unseen = arguments.unseen(&vocabulary.list)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -205,6 +203,7 @@ where
             };
             measure(Bench {
                 config,
+                is_published: matches!(source, TruthSource::Published(_)),
                 dataset,
                 engine,
                 model,
@@ -221,45 +220,42 @@ where
 }
 
 impl MeasureArguments {
-    fn dataset(&self) -> Result<Dataset> {
-        let mut dataset = match self.layout {
-            LayoutChoice::Published(_)
-                if self.truth.is_some() || self.truth_ending.is_some() || self.reduce_zero_label =>
-            {
-                let flags = "--truth, --truth-ending and --reduce-zero-label";
-                return Err(format!("{flags} are for folders; {} has its own", self.layout.name()).into());
-            }
-            LayoutChoice::Published(layout) => layout.open(&self.root)?,
-            LayoutChoice::Folder => {
-                let beside = self.truth.as_ref().is_none_or(|truth| *truth == self.root);
-                let ending = if beside { ".truth.png" } else { ".png" };
-                FolderLayout {
-                    images: self.root.clone(),
-                    truths: self.truth.clone().unwrap_or_else(|| self.root.clone()),
-                    truth_ending: self.truth_ending.clone().unwrap_or_else(|| ending.to_owned()),
-                    reduce_zero: self.reduce_zero_label,
-                }
-                .open()?
-            }
-        };
+    fn dataset(&self, source: &TruthSource, list: &ClassList) -> Result<Dataset> {
+        let mut dataset = self.truths.dataset(source, &self.root, list)?;
         if let Some(limit) = self.limit {
             dataset.samples.truncate(limit as usize);
         }
-        tell_left_out(&dataset.left_out);
         Ok(dataset)
     }
 
-    /// Returns the classes named by the flag, else those of the protocol, else those of the layout.
-    fn vocabulary(&self, registry: &VocabularyRegistry, config: &Config) -> Result<VocabularyDefinition> {
-        let name = match (&self.classes, self.protocol, self.layout) {
-            (Some(name), ..) => name.as_str(),
-            (None, Some(protocol), _) => protocol.vocabulary(),
-            (None, None, LayoutChoice::Published(layout)) => layout.vocabulary(),
+    /// Returns the classes named by the flag, else those of the protocol, else those of the layout or the truths.
+    fn vocabulary(
+        &self,
+        source: &TruthSource,
+        registry: &VocabularyRegistry,
+        config: &Config,
+    ) -> Result<VocabularyDefinition> {
+        let find = |name: &str| find_vocabulary(name, registry, config);
+        let (name, mut vocabulary) = match (&self.classes, self.protocol, self.layout) {
+            (Some(name), ..) => (name.as_str(), find(name)?),
+            (None, Some(protocol), _) => (protocol.vocabulary(), find(protocol.vocabulary())?),
+            (None, None, LayoutChoice::Published(layout)) => (layout.vocabulary(), find(layout.vocabulary())?),
             (None, None, LayoutChoice::Folder) => {
-                return Err("the layout folder needs --classes with a file or a vocabulary's name".into());
+                let names = source.names().ok_or(
+                    "the layout folder needs --classes with a file or a vocabulary's name, or truths that name their classes",
+                )?;
+                let class = |name| Class {
+                    name,
+                    synonyms: Vec::new(),
+                };
+                let text = VocabularyText {
+                    classes: names.into_iter().map(class).collect(),
+                    ..VocabularyText::default()
+                };
+                let definition = VocabularyDefinition::new(text, &config.limits.vocabulary)?;
+                ("the truths", definition)
             }
         };
-        let mut vocabulary = find_vocabulary(name, registry, config)?;
         let list = &mut vocabulary.list;
         if let LayoutChoice::Published(layout) = self.layout
             && list.classes().len() != layout.classes()
@@ -281,20 +277,10 @@ impl MeasureArguments {
     }
 }
 
-/// Says which files of the folders are left out.
-pub fn tell_left_out(left_out: &LeftOut) {
-    for (count, what) in [
-        (left_out.images_without_truth, "images have no truth and are left out"),
-        (left_out.truths_without_image, "truths have no image and are left out"),
-        (left_out.hidden_images, "hidden images (.NAME) are passed over"),
-        (
-            left_out.unread_formats,
-            "images are in formats that are not read (HEIC, AVIF, ...) and are left out",
-        ),
-    ] {
-        if count > 0 {
-            note(format!("{count} {what}"));
-        }
+/// Says what was odd about a run.
+pub fn tell(warnings: &[RunWarning]) {
+    for RunWarning { message, .. } in warnings {
+        note(format!("warning: {message}"));
     }
 }
 
@@ -382,6 +368,24 @@ impl Bench {
             names: classes.iter().map(|class| class.name.clone()).collect(),
             corruption,
         })
+    }
+
+    /// Returns what was odd about a run on the data set.
+    pub fn warnings(&self, results: &EvaluationResults) -> Vec<RunWarning> {
+        let names: Vec<String> = self
+            .vocabulary
+            .list
+            .classes()
+            .iter()
+            .map(|class| class.name.clone())
+            .collect();
+        let mut warnings = results.warnings(&self.dataset, &names, self.is_published);
+        let advice = form_advice(&self.vocabulary.list).into_iter();
+        warnings.extend(advice.map(|advice| RunWarning {
+            code: RunWarningCode::ClassList,
+            message: advice.to_string(),
+        }));
+        warnings
     }
 
     /// Returns a run of a task on a data set.

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::disk::OpenStore;
 use super::ending::end;
-use super::measure::{self, Result, classes_named, find_vocabulary, progress, resolve, set_all, with_background};
+use super::measure::{Result, classes_named, find_vocabulary, progress, resolve, set_all, with_background};
 use super::output::{note, print};
 use super::serve::shutdown_signal;
 use crate::config::Config;
@@ -398,7 +398,7 @@ fn tell_left_out(images: &TrainingImages) {
             images.label_maps
         ));
     }
-    measure::tell_left_out(&images.left_out);
+    images.left_out.messages().iter().for_each(note);
 }
 
 fn planned_labels(list: &ClassList, labelled: &[bool], given: &GivenLabels) -> PlannedLabels {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, DatasetError, LabelMapping, LeftOut, Sample};
+use super::{Dataset, DatasetError, LeftOut, Sample, TruthForm};
 use crate::image;
 use crate::support::{FoundFile, find_files};
 
@@ -118,8 +118,10 @@ pub struct FolderLayout {
     pub truths: PathBuf,
     /// Ending of a truth's name, in place of its image's ending.
     pub truth_ending: String,
-    /// Whether the value 0 does not count and the classes start at 1.
-    pub reduce_zero: bool,
+    /// How the truths are read.
+    pub form: TruthForm,
+    /// The truths' own names that are no class.
+    pub uncounted_names: Vec<String>,
 }
 
 impl FolderLayout {
@@ -134,10 +136,6 @@ impl FolderLayout {
         if self.truths.starts_with(&self.images) {
             truths.remove_from(&mut images);
         }
-        let labels = match self.reduce_zero {
-            true => LabelMapping::ReduceZero,
-            false => LabelMapping::Identity,
-        };
         let pairs = truths.pair(&images)?;
         let with_truth = images
             .iter()
@@ -148,7 +146,7 @@ impl FolderLayout {
                 name: image.name.clone(),
                 image: image.path.clone(),
                 truth: truth.to_owned(),
-                labels,
+                form: self.form.clone(),
             })
             .collect();
         if samples.is_empty() {
@@ -162,7 +160,11 @@ impl FolderLayout {
         }
         left_out.images_without_truth = images.len() - samples.len();
         left_out.truths_without_image = truths.len() - samples.len();
-        Ok(Dataset { samples, left_out })
+        Ok(Dataset {
+            samples,
+            left_out,
+            uncounted_names: self.uncounted_names.clone(),
+        })
     }
 }
 
@@ -172,13 +174,15 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::evaluation::LabelMapping;
 
     fn layout(root: &Path, truths: &str, ending: &str) -> FolderLayout {
         FolderLayout {
             images: root.join("images"),
             truths: root.join(truths),
             truth_ending: ending.to_owned(),
-            reduce_zero: false,
+            form: TruthForm::Values(LabelMapping::Identity),
+            uncounted_names: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-use super::{Dataset, DatasetError, LabelMapping, LeftOut, Sample, unreadable};
+use super::{Dataset, DatasetError, LabelMapping, LeftOut, Sample, TruthForm, unreadable};
 use crate::support::{find_files, read_regular_text};
 
 /// The layouts of the published data sets' validation sets.
@@ -165,7 +165,7 @@ impl Layout {
                     name,
                     image,
                     truth,
-                    labels,
+                    form: TruthForm::Values(labels),
                 }),
                 None => Err(DatasetError::MissingTruth {
                     image,
@@ -186,6 +186,7 @@ impl Layout {
                 hidden_images,
                 ..LeftOut::default()
             },
+            uncounted_names: Vec::new(),
         })
     }
 }

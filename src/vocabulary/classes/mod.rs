@@ -132,6 +132,17 @@ impl ClassList {
         &self.classes
     }
 
+    /// Returns the id of the class with this name, else of the first that has it as a synonym. Upper and lower case count
+    /// as one if no name is exactly this.
+    pub fn class_called(&self, name: &str) -> Option<u16> {
+        let (name, folded) = (visible(name), fold(&visible(name)));
+        let place = |is_it: &dyn Fn(&Class) -> bool| self.classes.iter().position(is_it);
+        let id = place(&|class| class.name == *name)
+            .or_else(|| place(&|class| fold(&class.name) == folded))
+            .or_else(|| place(&|class| class.synonyms.iter().any(|synonym| fold(synonym) == folded)));
+        id.map(|id| u16::try_from(id).expect("a list has at most 65535 classes"))
+    }
+
     /// Returns the background names. Empty if the list has no background.
     pub fn background(&self) -> &[String] {
         &self.background
