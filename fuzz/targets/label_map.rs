@@ -1,7 +1,7 @@
 // A label map is the same after it was written and read again: as PNG, as run lengths and as rows.
 
 use maskclip::label_map::{
-    ClassStatistics, CocoMask, EncodedLabelMap, LabelMap, LabelMapFormat, encode, encode_confidence,
+    ClassStatistics, CocoMask, EncodedLabelMap, LabelMap, LabelMapFormat, LabelStyle, encode, encode_confidence,
 };
 use maskclip::scores::UNLABELLED;
 
@@ -20,15 +20,15 @@ pub fn run(bytes: &[u8]) {
         .map(|&label| if label == UNLABELLED { unlabelled } else { label })
         .collect();
 
-    let EncodedLabelMap::Png(file) = encode(&map, LabelMapFormat::Png) else {
+    let EncodedLabelMap::Png(file) = encode(&map, LabelMapFormat::Png, &LabelStyle::default()) else {
         panic!("a PNG was asked for");
     };
     assert_eq!(samples(&file, &map, if narrow { 1 } else { 2 }), expected);
-    let EncodedLabelMap::Raw(rows) = encode(&map, LabelMapFormat::Raw) else {
+    let EncodedLabelMap::Raw(rows) = encode(&map, LabelMapFormat::Raw, &LabelStyle::default()) else {
         panic!("rows were asked for");
     };
     assert_eq!(rows.concat(), expected);
-    let EncodedLabelMap::CocoRle(masks) = encode(&map, LabelMapFormat::CocoRle) else {
+    let EncodedLabelMap::CocoRle(masks) = encode(&map, LabelMapFormat::CocoRle, &LabelStyle::default()) else {
         panic!("masks were asked for");
     };
     let mut labels = vec![UNLABELLED; map.labels.len()];

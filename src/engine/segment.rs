@@ -13,7 +13,7 @@ use super::weight::{Dimensions, Weight};
 use super::worker::{Job, ScoreJob, Scored};
 use super::{Arrival, CostError, Engine, Stage, cost};
 use crate::dense::refinement_bytes;
-use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
+use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, LabelStyle};
 use crate::scores::{DenseScores, QueryOwner};
 use crate::telemetry::note;
 use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
@@ -71,6 +71,7 @@ impl AdmittedRequest<'_> {
             .engine
             .class_list(vocabulary, &options.background, options.templates)?;
         note("classes", list.classes().len() as i64);
+        options.check_style(list.classes().len())?;
         let seen = self.look(image, digest, dense, input).await?;
         let weight = self.check_cost(&seen, &list, &options)?;
         let (size, features_cached) = (seen.size, seen.is_cached());
@@ -94,7 +95,8 @@ impl AdmittedRequest<'_> {
         let warnings = self.warnings(&options.background, &list, &embeddings, scores.denoising_dropped_all);
         let (map, classes) = self.label(scores, size, &list, &classifier, &options).await?;
         self.shrink_to(weight.after_label_map());
-        let (label_map, confidence_map) = self.encode(map, options.output).await?;
+        let legend = legend(&options, &classes);
+        let (label_map, confidence_map) = self.encode(map, options.output, options.style.clone()).await?;
         self.host.times.record_rest(scored.elapsed());
         if let Some(key) = prepared.key {
             self.hold_features(key, features, size, dense.features.keys);
@@ -108,6 +110,7 @@ impl AdmittedRequest<'_> {
             vocabulary_texts: texts.len(),
             classes,
             label_map,
+            legend,
             confidence_map,
             warnings,
             features_cached,
@@ -146,14 +149,18 @@ impl AdmittedRequest<'_> {
             .await?;
         let map =
             map.ok_or_else(|| SegmentError::Internal("a label map was given up that is still wanted".to_owned()))?;
-        let results = list.classes().iter().zip(&map.classes);
+        let colors = (0..).map(|id| options.style.color(id));
+        let results = list.classes().iter().zip(&map.classes).zip(colors);
         let results = results.zip(similarity.into_iter().zip(image_probability));
-        let results = results.map(|((class, statistics), (similarity, image_probability))| ClassResult {
-            name: class.name.clone(),
-            statistics: statistics.clone(),
-            similarity,
-            image_probability,
-        });
+        let results = results.map(
+            |(((class, statistics), color), (similarity, image_probability))| ClassResult {
+                name: class.name.clone(),
+                color,
+                statistics: statistics.clone(),
+                similarity,
+                image_probability,
+            },
+        );
         let results = results.collect();
         Ok((map, results))
     }
@@ -196,10 +203,11 @@ impl AdmittedRequest<'_> {
         &mut self,
         map: LabelMap,
         output: OutputOptions,
+        style: LabelStyle,
     ) -> Result<(EncodedLabelMap, Option<Vec<u8>>), SegmentError> {
         self.stage(Stage::Encode, move || {
             (
-                label_map::encode(&map, output.label_map),
+                label_map::encode(&map, output.label_map, &style),
                 label_map::encode_confidence(&map),
             )
         })
@@ -226,6 +234,12 @@ impl AdmittedRequest<'_> {
         }
         warnings
     }
+}
+
+/// Returns which colour means which class, if the request asks for it.
+fn legend(options: &SegmentOptions, classes: &[ClassResult]) -> Option<String> {
+    let names = classes.iter().map(|class| class.name.as_str());
+    options.output.legend.then(|| options.style.legend(names))
 }
 
 /// Returns the largest value among each class's queries, `[classes]`.

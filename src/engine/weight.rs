@@ -155,6 +155,7 @@ mod tests {
     const PNG: OutputOptions = OutputOptions {
         label_map: LabelMapFormat::Png,
         confidence_map: false,
+        legend: false,
     };
 
     /// A grey image of 49 megapixels for a model with an input of 224 x 224 pixels.
@@ -201,6 +202,7 @@ mod tests {
         let raw = OutputOptions {
             label_map: LabelMapFormat::Raw,
             confidence_map: true,
+            legend: false,
         };
         assert_eq!(of(small, raw), (2 + 1 + 8 + 4) * 1000);
         let extreme = Dimensions {

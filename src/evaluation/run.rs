@@ -204,6 +204,7 @@ impl EvaluationRun<'_> {
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Raw,
             confidence_map: false,
+            legend: false,
         };
         fields.features.deadline_seconds = Some(self.patience.as_secs_f64());
         let request = SegmentRequest {

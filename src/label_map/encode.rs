@@ -1,9 +1,9 @@
 //! Label maps as bytes and as plain data for JSON: the forms and their pixel values.
 
-use super::LabelMap;
 use super::coco_rle::{CocoMask, coco_masks};
 use super::id_width::{is_8_bit, label_8_bit};
 use super::png::{grey_png, label_png};
+use super::{LabelMap, LabelStyle};
 
 /// The forms in which a label map can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -32,12 +32,13 @@ pub enum EncodedLabelMap {
     None,
 }
 
-/// Writes a label map in the given form.
-pub fn encode(map: &LabelMap, format: LabelMapFormat) -> EncodedLabelMap {
+/// Writes a label map in the given form. The style is about PNGs and rows; run lengths have neither colours nor
+/// unlabelled pixels.
+pub fn encode(map: &LabelMap, format: LabelMapFormat, style: &LabelStyle) -> EncodedLabelMap {
     match format {
-        LabelMapFormat::Png => EncodedLabelMap::Png(label_png(map)),
+        LabelMapFormat::Png => EncodedLabelMap::Png(label_png(map, style)),
         LabelMapFormat::CocoRle => EncodedLabelMap::CocoRle(coco_masks(map)),
-        LabelMapFormat::Raw => EncodedLabelMap::Raw(raw_rows(map)),
+        LabelMapFormat::Raw => EncodedLabelMap::Raw(raw_rows(map, style)),
         LabelMapFormat::None => EncodedLabelMap::None,
     }
 }
@@ -49,13 +50,14 @@ pub fn encode_confidence(map: &LabelMap) -> Option<Vec<u8>> {
         .map(|confidence| grey_png(map.width, map.height, confidence))
 }
 
-fn raw_rows(map: &LabelMap) -> Vec<Vec<u16>> {
+fn raw_rows(map: &LabelMap, style: &LabelStyle) -> Vec<Vec<u16>> {
     let rows = map.labels.chunks_exact(map.width as usize);
     if is_8_bit(map.classes.len()) {
-        rows.map(|row| row.iter().map(|&label| u16::from(label_8_bit(label))).collect())
-            .collect()
+        let value = |&label: &u16| u16::from(label_8_bit(style.value(label)));
+        rows.map(|row| row.iter().map(value).collect()).collect()
     } else {
-        rows.map(<[u16]>::to_vec).collect()
+        rows.map(|row| row.iter().map(|&label| style.value(label)).collect())
+            .collect()
     }
 }
 
@@ -99,7 +101,7 @@ mod tests {
     }
 
     fn png_of(map: &LabelMap) -> (ColorType, BitDepth, Option<Vec<u8>>, Vec<u8>) {
-        match encode(map, LabelMapFormat::Png) {
+        match encode(map, LabelMapFormat::Png, &LabelStyle::default()) {
             EncodedLabelMap::Png(file) => read_png(&file),
             other => panic!("asked for a PNG, got {other:?}"),
         }
@@ -133,18 +135,48 @@ mod tests {
     fn raw_rows_have_the_unlabelled_value_of_their_width() {
         let labels = [0, 1, UNLABELLED, 2];
         assert_eq!(
-            encode(&map(3, 2, &labels), LabelMapFormat::Raw),
+            encode(&map(3, 2, &labels), LabelMapFormat::Raw, &LabelStyle::default()),
             EncodedLabelMap::Raw(vec![vec![0, 1], vec![255, 2]])
         );
         assert_eq!(
-            encode(&map(256, 2, &labels), LabelMapFormat::Raw),
+            encode(&map(256, 2, &labels), LabelMapFormat::Raw, &LabelStyle::default()),
             EncodedLabelMap::Raw(vec![vec![0, 1], vec![65_535, 2]])
         );
     }
 
     #[test]
+    fn a_caller_chooses_the_unlabelled_value_and_colours() {
+        let style = LabelStyle {
+            unlabelled: Some(9),
+            colors: vec![[1, 2, 3]],
+        };
+        let map_8_bit = map(3, 2, &[0, 1, UNLABELLED, 2]);
+        let EncodedLabelMap::Png(file) = encode(&map_8_bit, LabelMapFormat::Png, &style) else {
+            panic!("asked for a PNG");
+        };
+        let (_, _, palette, samples) = read_png(&file);
+        assert_eq!(samples, [0, 1, 9, 2]);
+        let palette = palette.expect("indexed PNGs have one");
+        assert_eq!(palette[..6], [1, 2, 3, 0, 128, 0]);
+        assert_eq!(palette[3 * 9..3 * 10], [0, 0, 0]);
+        assert_eq!(
+            encode(&map_8_bit, LabelMapFormat::Raw, &style),
+            EncodedLabelMap::Raw(vec![vec![0, 1], vec![9, 2]])
+        );
+        let style = LabelStyle {
+            unlabelled: Some(300),
+            ..style
+        };
+        assert_eq!(
+            encode(&map(256, 2, &[0, UNLABELLED]), LabelMapFormat::Raw, &style),
+            EncodedLabelMap::Raw(vec![vec![0, 300]])
+        );
+    }
+
+    #[test]
     fn no_map_is_no_map() {
-        assert_eq!(encode(&map(3, 1, &[0]), LabelMapFormat::None), EncodedLabelMap::None);
+        let none = encode(&map(3, 1, &[0]), LabelMapFormat::None, &LabelStyle::default());
+        assert_eq!(none, EncodedLabelMap::None);
     }
 
     #[test]

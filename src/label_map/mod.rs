@@ -14,12 +14,14 @@ mod lanes;
 mod palette;
 mod png;
 mod statistics;
+mod style;
 
 pub use coco_rle::{CocoMask, coco_runs};
 pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence};
 pub use enlarge::enlarge;
 pub use kernel::{label_map, label_map_unless};
 pub use palette::palette_color;
+pub use style::LabelStyle;
 
 /// The options of [`label_map`].
 #[derive(Debug, Clone, Copy, PartialEq)]

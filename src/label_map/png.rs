@@ -3,22 +3,22 @@
 
 use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 
-use super::LabelMap;
 use super::id_width::{UNLABELLED_8_BIT, is_8_bit, label_8_bit};
-use super::palette::palette_color;
+use super::{LabelMap, LabelStyle};
 use crate::scores::UNLABELLED;
 
 /// Writes the label map as an indexed 8-bit PNG, or as 16-bit grey when there are more than 255 classes.
 ///
-/// Pixel values are class ids, and [`UNLABELLED_8_BIT`] or [`UNLABELLED`] for unlabelled pixels. The palette has all
-/// 256 entries, whatever the map holds, with the colours of [`palette_color`].
-pub(super) fn label_png(map: &LabelMap) -> Vec<u8> {
+/// Pixel values are class ids, and for unlabelled pixels the style's value, else [`UNLABELLED_8_BIT`] or [`UNLABELLED`].
+/// The palette has all 256 entries, whatever the map holds, with the colours of the style.
+pub(super) fn label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
     if is_8_bit(map.classes.len()) {
-        let samples: Vec<u8> = map.labels.iter().copied().map(label_8_bit).collect();
-        let palette = (0..u16::from(UNLABELLED_8_BIT))
-            .chain([UNLABELLED])
-            .flat_map(palette_color)
-            .collect();
+        let value = |&label: &u16| label_8_bit(style.value(label));
+        let samples: Vec<u8> = map.labels.iter().map(value).collect();
+        let unlabelled = style.unlabelled.unwrap_or(UNLABELLED_8_BIT.into());
+        let label = |value| if value == unlabelled { UNLABELLED } else { value };
+        let colors = (0..=u16::from(UNLABELLED_8_BIT)).map(|value| style.color(label(value)));
+        let palette = colors.flatten().collect();
         write_png(
             map.width,
             map.height,
@@ -28,7 +28,11 @@ pub(super) fn label_png(map: &LabelMap) -> Vec<u8> {
             &samples,
         )
     } else {
-        let samples: Vec<u8> = map.labels.iter().flat_map(|label| label.to_be_bytes()).collect();
+        let samples: Vec<u8> = map
+            .labels
+            .iter()
+            .flat_map(|&label| style.value(label).to_be_bytes())
+            .collect();
         write_png(
             map.width,
             map.height,

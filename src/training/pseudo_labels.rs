@@ -106,6 +106,7 @@ impl LabelCache {
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Png,
             confidence_map: false,
+            legend: false,
         };
         for (image, path) in files.iter().enumerate() {
             let file = self.file(image);

@@ -439,6 +439,47 @@ async fn invisible_characters_are_no_part_of_a_name_or_of_json() {
     );
 }
 
+#[tokio::test]
+async fn a_label_map_has_the_callers_colours_and_unlabelled_value_and_a_legend() {
+    let app = App::start().await;
+    let with = |output: Value| json!({"classes": ["red", "sky"], "background": {"names": [], "threshold": 1}, "output": output});
+    let output = json!({"label_map": "raw", "unlabelled": 7, "colors": ["#ff8000"], "legend": true});
+    let reply = app.segment(&with_image(with(output))).await.ok();
+    assert_eq!(reply["classes"][0]["color"], "#ff8000");
+    assert_eq!(reply["classes"][1]["color"], "#008000");
+    assert_eq!(
+        reply["legend"],
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nred:255,128,0::\nsky:0,128,0::\n"
+    );
+    let values = reply["label_map"]["data"].to_string();
+    assert!(values.contains('7') && !values.contains("255"), "{values}");
+    for (output, path, detail) in [
+        (
+            json!({"unlabelled": 1}),
+            "output.unlabelled",
+            "output.unlabelled must be 2 to 255, which is no class, not 1",
+        ),
+        (
+            json!({"colors": ["#000001", "#000002", "#000003"]}),
+            "output.colors",
+            "output.colors must be one for each of the 2 classes at most, not 3",
+        ),
+        (
+            json!({"colors": ["red"]}),
+            "output.colors[0]",
+            "\"red\" is no color in the form #rrggbb",
+        ),
+    ] {
+        let problem = app.segment(&with_image(with(output))).await.json();
+        assert_eq!(
+            (&problem["status"], &problem["path"]),
+            (&json!(422), &json!(path)),
+            "{problem}"
+        );
+        assert_eq!(problem["detail"], detail);
+    }
+}
+
 async fn post_for_png(app: &App, fields: Value) -> Reply {
     let mut request = segment_json(&with_image(fields));
     request

@@ -16,6 +16,8 @@ use crate::api::wire::{
     WindowBody, object, optional_whole_number,
 };
 use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, VocabularyChoice};
+use crate::label_map::LabelStyle;
+use crate::support::excerpt;
 
 /// What to look for in an image, and how. Unknown fields are refused.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -120,14 +122,29 @@ pub struct OutputBody {
     pub label_map: LabelMapFormat,
     /// Whether a confidence map comes along: an 8-bit grey PNG of each pixel's own probability times 255.
     pub confidence_map: bool,
+    /// The value of unlabelled pixels in `png` and `raw`: no smaller than the number of classes, and at most 255, or 65535
+    /// above 255 classes. That largest value without it.
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 65_535, example = 21)]
+    #[serde(deserialize_with = "optional_whole_number")]
+    pub unlabelled: Option<u32>,
+    /// Colors of the first classes in the PNG's palette, `#rrggbb`. The others have the usual ones.
+    #[schema(example = json!(["#ff8000", "#0080ff"]))]
+    pub colors: Vec<String>,
+    /// Whether a text comes along that says which color means which class, in the form of the `labelmap.txt` in CVAT's
+    /// "Segmentation mask".
+    pub legend: bool,
 }
 
 impl SegmentBody {
     /// The fields as the engine takes them.
     ///
     /// # Errors
-    /// When the body has both classes and a vocabulary's name.
+    /// When the body has both classes and a vocabulary's name, or a color that is none.
     pub(super) fn into_fields(self) -> Result<SegmentFields, ApiError> {
+        let style = LabelStyle {
+            unlabelled: self.output.unlabelled.map(unlabelled).transpose()?,
+            colors: colors(&self.output.colors)?,
+        };
         Ok(SegmentFields {
             features: FeatureFields {
                 model: self.model,
@@ -151,7 +168,9 @@ impl SegmentBody {
             output: OutputOptions {
                 label_map: self.output.label_map.into(),
                 confidence_map: self.output.confidence_map,
+                legend: self.output.legend,
             },
+            style,
         })
     }
 }
@@ -188,6 +207,25 @@ impl UploadBody for SegmentBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
     }
+}
+
+/// The value of unlabelled pixels that the body names. The engine compares it with the number of classes.
+fn unlabelled(value: u32) -> Result<u16, ApiError> {
+    let detail = || format!("output.unlabelled must be at most 65535, not {value}");
+    u16::try_from(value).map_err(|_| ApiError::invalid("output.unlabelled", detail()))
+}
+
+/// The colors that the body names.
+fn colors(texts: &[String]) -> Result<Vec<[u8; 3]>, ApiError> {
+    let color = |(index, text): (usize, &String)| {
+        let mut color = [0; 3];
+        let digits = text.strip_prefix('#').unwrap_or_default();
+        hex::decode_to_slice(digits, &mut color).map(|()| color).map_err(|_| {
+            let detail = format!("{:?} is no color in the form #rrggbb", excerpt(text));
+            ApiError::invalid(&format!("output.colors[{index}]"), detail)
+        })
+    };
+    texts.iter().enumerate().map(color).collect()
 }
 
 /// The classes or the name of a vocabulary, whichever the body has.

@@ -187,6 +187,12 @@ fn require_png(output: &OutputBody) -> Result<(), ApiError> {
             "Accept: image/png is answered with a label map of form png",
         ));
     }
+    if output.legend {
+        return Err(ApiError::invalid(
+            "output.legend",
+            "Accept: image/png leaves no place for a legend",
+        ));
+    }
     if output.confidence_map {
         return Err(ApiError::invalid(
             "output.confidence_map",

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::api::error::ApiError;
 use crate::api::wire::{Timings, WarningCode};
 use crate::engine::{ClassResult, Segmentation, Warning};
-use crate::label_map::{self, EncodedLabelMap, palette_color};
+use crate::label_map::{self, EncodedLabelMap};
 
 /// A labelled image.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -28,6 +28,9 @@ pub struct SegmentReply {
     pub classes: Vec<ClassReply>,
     /// The label map.
     pub label_map: LabelMapReply,
+    /// Which color means which class, in the form of CVAT's `labelmap.txt`; only when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub legend: Option<String>,
     /// Probability of each pixel's own label times 255; only when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence_map: Option<ConfidenceMapReply>,
@@ -63,7 +66,7 @@ pub struct ClassReply {
     /// The name, as given, without white space around it and without invisible characters.
     #[schema(example = "tiger")]
     pub name: String,
-    /// Its color in the PNG's palette, `#rrggbb`; the same for every request.
+    /// Its color in the PNG's palette, `#rrggbb`; the same for every request that does not name its own.
     #[schema(example = "#800000")]
     pub color: String,
     /// Pixels that carry the class.
@@ -112,7 +115,7 @@ pub enum LabelMapReply {
     Png(String),
     /// COCO run-length encoding, one mask per class that has pixels.
     CocoRle(Vec<CocoMask>),
-    /// Rows of class ids, 255 (65535 above 255 classes) for unlabelled.
+    /// Rows of class ids; 255 (65535 above 255 classes) for unlabelled unless the request names another value.
     Raw(Vec<Vec<u16>>),
     /// Not asked for.
     None,
@@ -201,6 +204,7 @@ impl TryFrom<Segmentation> for SegmentReply {
                 .map(|(id, class)| class_reply(id, class, image_pixels))
                 .collect::<Result<_, _>>()?,
             label_map: segmentation.label_map.into(),
+            legend: segmentation.legend,
             confidence_map: segmentation
                 .confidence_map
                 .map(|png| ConfidenceMapReply::Png(BASE64_STANDARD.encode(png))),
@@ -214,6 +218,7 @@ impl TryFrom<Segmentation> for SegmentReply {
 fn class_reply(id: u16, class: ClassResult, image_pixels: u64) -> Result<ClassReply, ApiError> {
     let ClassResult {
         name,
+        color,
         statistics,
         similarity,
         image_probability,
@@ -225,7 +230,7 @@ fn class_reply(id: u16, class: ClassResult, image_pixels: u64) -> Result<ClassRe
             Err(ApiError::Internal(format!("{what} of class {name:?} is {value}")))
         }
     };
-    let [red, green, blue] = palette_color(id);
+    let [red, green, blue] = color;
     Ok(ClassReply {
         id,
         color: format!("#{red:02x}{green:02x}{blue:02x}"),

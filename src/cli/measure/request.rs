@@ -283,6 +283,8 @@ fn flag(field: Field) -> &'static str {
         Field::Protocol => "--protocol",
         Field::Scale(_) | Field::Scales => "--scales",
         Field::ShortSide => "--short-side",
+        // No flag: a measurement does not choose them.
+        Field::OutputColors | Field::OutputUnlabelled => "the label map",
         Field::Temperature => "--temperature",
         Field::Vocabulary => "--classes",
         Field::WindowSide => "the side of --window",

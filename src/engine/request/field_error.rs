@@ -17,6 +17,10 @@ pub enum Field {
     KeySmoothing,
     /// Threshold of key smoothing.
     KeySmoothingThreshold,
+    /// The colours of classes in the label map.
+    OutputColors,
+    /// The value of unlabelled pixels in the label map.
+    OutputUnlabelled,
     /// Prompt denoising threshold.
     PromptDenoising,
     /// The published test protocol.
@@ -151,6 +155,8 @@ impl Field {
             Self::DeadlineSeconds => "deadline_seconds",
             Self::KeySmoothing => "key_smoothing",
             Self::KeySmoothingThreshold => "key_smoothing.threshold",
+            Self::OutputColors => "output.colors",
+            Self::OutputUnlabelled => "output.unlabelled",
             Self::PromptDenoising => "prompt_denoising",
             Self::Protocol => "protocol",
             Self::Scale(index) => return format!("scales[{index}]"),

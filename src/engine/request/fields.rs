@@ -14,6 +14,7 @@ use crate::dense::{
 };
 use crate::engine::{DefaultSettings, EngineSettings, InputLimits, Protocol};
 use crate::image::{Orientation, Resize};
+use crate::label_map::LabelStyle;
 use crate::labeller::ModelKind;
 use crate::vocabulary::{Class, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions};
 
@@ -38,6 +39,8 @@ pub struct SegmentFields {
     pub temperature: Option<f32>,
     /// How the result is encoded.
     pub output: OutputOptions,
+    /// The values and colours of the label map.
+    pub style: LabelStyle,
 }
 
 /// The fields that the features of an image depend on, with the model and the deadline. `None` means that the caller
@@ -139,6 +142,43 @@ pub struct SegmentOptions {
     pub input: InputOptions,
     /// How the label map is encoded.
     pub output: OutputOptions,
+    /// The values and colours of the label map.
+    pub style: LabelStyle,
+}
+
+impl SegmentOptions {
+    /// Checks the style of the label map against the number of classes.
+    ///
+    /// # Errors
+    /// [`FieldError::OutOfRange`] for more colours than classes, and for an unlabelled value that is a class or has more
+    /// bits than the map.
+    pub(in crate::engine) fn check_style(&self, classes: usize) -> Result<(), FieldError> {
+        let refuse = |field, range: String, value: String| {
+            Err(FieldError::OutOfRange {
+                field,
+                range,
+                value,
+                limit: None,
+            })
+        };
+        let colors = self.style.colors.len();
+        if colors > classes {
+            let range = format!("one for each of the {classes} classes at most");
+            return refuse(Field::OutputColors, range, colors.to_string());
+        }
+        let largest = if classes <= usize::from(u8::MAX) {
+            u8::MAX.into()
+        } else {
+            u16::MAX
+        };
+        match self.style.unlabelled {
+            Some(value) if usize::from(value) < classes || value > largest => {
+                let range = format!("{classes} to {largest}, which is no class");
+                refuse(Field::OutputUnlabelled, range, value.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The settings and the model against which a request's fields are resolved.
@@ -203,6 +243,7 @@ impl SegmentFields {
             },
             input,
             output: self.output,
+            style: self.style.clone(),
         })
     }
 }

@@ -102,6 +102,8 @@ pub struct OutputOptions {
     pub label_map: LabelMapFormat,
     /// Whether the result includes a confidence map (8-bit grey PNG).
     pub confidence_map: bool,
+    /// Whether the result says which colour means which class.
+    pub legend: bool,
 }
 
 /// A labelled image.
@@ -121,6 +123,8 @@ pub struct Segmentation {
     pub classes: Vec<ClassResult>,
     /// The label map.
     pub label_map: EncodedLabelMap,
+    /// Which colour means which class, in the form of CVAT's `labelmap.txt`, if the request asked for it.
+    pub legend: Option<String>,
     /// The confidence map if the request asked for it: 255 times the probability of each pixel's own label, as an 8-bit
     /// grey PNG.
     pub confidence_map: Option<Vec<u8>>,
@@ -139,6 +143,8 @@ pub struct Segmentation {
 pub struct ClassResult {
     /// The class's name, as given.
     pub name: String,
+    /// The colour of the class in the label map's palette.
+    pub color: [u8; 3],
     /// Statistics of the class in the label map.
     pub statistics: ClassStatistics,
     /// Largest raw cosine of the class in any cell, -1 to 1.
