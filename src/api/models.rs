@@ -156,7 +156,7 @@ pub struct Teacher {
 }
 
 impl Model {
-    /// A model as clients see it, with CLIP's default temperature.
+    /// A model as clients see it. `temperature` is the setting.
     fn new(info: &ModelInfo, ready: bool, temperature: f32) -> Self {
         let kind = info.kind();
         Self {
@@ -171,7 +171,7 @@ impl Model {
             embedding_dimension: info.embedding_dimension,
             patch_pixels: info.patch_pixels,
             short_side: info.short_side,
-            temperature: kind.temperature(temperature),
+            temperature: kind.temperature(temperature, info.temperature),
             attentions: info.attentions.iter().copied().map(Into::into).collect(),
             key_smoothings: kind.key_smoothings().iter().copied().map(Into::into).collect(),
             student: info.student.as_ref().map(Student::from),

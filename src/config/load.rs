@@ -223,7 +223,7 @@ mod tests {
         ),
         (
             "defaults:\n  temperature: -1\n",
-            "defaults.temperature must be above 0 and at most 1000, is -1",
+            "defaults.temperature must be 0 to 1000, is -1",
         ),
         (
             "defaults:\n  prompt_denoising: 2\n",

@@ -22,7 +22,7 @@ use super::slots::Slot;
 use super::weight::Weight;
 use super::worker::{Job, JobError, Ticket};
 use super::{Engine, Stage};
-use crate::labeller::ModelInfo;
+use crate::labeller::{CLIP_TEMPERATURE, ModelInfo};
 use crate::support::{catch_panic, run_blocking};
 use crate::telemetry::{first_line, note, note_stage};
 use crate::vocabulary::TemplateSet;
@@ -128,6 +128,8 @@ impl Engine {
         Surroundings {
             settings: &self.settings,
             model: (&host.name, host.kind),
+            // Values are checked before the model is known to be loaded. Then its own factor takes this one's place.
+            temperature: CLIP_TEMPERATURE,
         }
     }
 
@@ -287,7 +289,10 @@ impl<'engine> AdmittedRequest<'engine> {
 
     /// Returns the settings and the model against which the fields of the request are resolved.
     pub(super) fn surroundings(&self) -> Surroundings<'engine> {
-        self.engine.surroundings(self.host)
+        Surroundings {
+            temperature: self.model.temperature,
+            ..self.engine.surroundings(self.host)
+        }
     }
 
     /// Returns a check for long work: whether the request was given up, so that nobody waits for the work's result.

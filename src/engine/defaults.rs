@@ -18,7 +18,7 @@ pub struct DefaultSettings {
     pub synonyms: Synonyms,
     /// What the last attention of the visual tower computes.
     pub attention: Attention,
-    /// Factor on cosines before the softmax, above 0.
+    /// Factor on cosines before the softmax; 0 means the scale that the model learned.
     pub temperature: f32,
     /// Prompt denoising threshold, 0 to 1; 0 turns denoising off.
     pub prompt_denoising: f32,
@@ -60,9 +60,9 @@ impl DefaultSettings {
     pub fn check(&self, limits: &InputLimits) -> Result<(), OutOfRange> {
         in_range(
             "defaults.temperature",
-            self.temperature > 0.0 && self.temperature <= MAX_TEMPERATURE,
+            (0.0..=MAX_TEMPERATURE).contains(&self.temperature),
             self.temperature,
-            &format!("above 0 and at most {MAX_TEMPERATURE}"),
+            &format!("0 to {MAX_TEMPERATURE}"),
         )?;
         for (key, share) in [
             ("defaults.prompt_denoising", f64::from(self.prompt_denoising)),

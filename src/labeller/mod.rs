@@ -92,6 +92,9 @@ pub enum LabellerError {
     Model(String),
 }
 
+/// The scale that OpenAI's models learned, and the largest that CLIP's training allows.
+pub const CLIP_TEMPERATURE: f32 = 100.0;
+
 /// The description of a loaded model. Requests are checked against it, and `/v1/models` shows it.
 #[derive(Debug, Clone)]
 pub struct ModelInfo {
@@ -111,6 +114,9 @@ pub struct ModelInfo {
     pub patch_pixels: u32,
     /// Short side of the input in pixels when a request names none.
     pub short_side: u32,
+    /// Factor on cosines, or on a student's products, before the softmax when neither a request nor the settings name
+    /// one: the scale that CLIP learned, 1 for a student.
+    pub temperature: f32,
     /// Mean and deviation for the normalisation of pixels.
     pub normalisation: Normalisation,
     /// The attentions that the model can compute; empty for a student.
@@ -185,12 +191,12 @@ pub enum ModelKind {
 }
 
 impl ModelKind {
-    /// Returns the default factor on cosines, or on a student's products, before the softmax. `clip` is the default for
-    /// CLIP. Students are trained without a factor (MaskCLIP, section 3.4), so theirs is 1.
-    pub fn temperature(self, clip: f32) -> f32 {
+    /// Returns the default factor on cosines, or on a student's products, before the softmax. `setting` is the one for
+    /// CLIP in the settings, 0 for the model's `own`. A student always has its own.
+    pub fn temperature(self, setting: f32, own: f32) -> f32 {
         match self {
-            Self::Clip => clip,
-            Self::Student => 1.0,
+            Self::Clip if setting > 0.0 => setting,
+            Self::Clip | Self::Student => own,
         }
     }
 

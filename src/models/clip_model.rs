@@ -7,9 +7,9 @@ use super::place::Place;
 use super::source::{ClipSource, ModelError};
 use super::text_encoder::TextEncoder;
 use crate::clip::{self, Clip, VisualTower, Weights};
-use crate::dense;
+use crate::dense::{self, MAX_TEMPERATURE};
 use crate::image::Normalisation;
-use crate::labeller::{LabellerError, ModelInfo};
+use crate::labeller::{CLIP_TEMPERATURE, LabellerError, ModelInfo};
 
 /// Short side of the input in pixels for models without a recommendation of their own.
 const SHORT_SIDE: u32 = 448;
@@ -72,6 +72,7 @@ impl ClipModel {
             device: self.place.device_name(),
             embedding_dimension: clip.text.embedding_dimension(),
             patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch's side in pixels fits 32 bits"),
+            temperature: usable_temperature(clip.temperature),
             short_side: embedded.map_or(SHORT_SIDE, |model| model.short_side),
             normalisation: Normalisation {
                 mean: config.mean.unwrap_or(Normalisation::CLIP.mean),
@@ -92,5 +93,13 @@ impl ClipModel {
             learned_background: None,
             info,
         })
+    }
+}
+
+/// Returns a learned scale as a default that a request might name, too.
+fn usable_temperature(learned: f32) -> f32 {
+    match learned > 0.0 {
+        true => learned.min(MAX_TEMPERATURE),
+        false => CLIP_TEMPERATURE,
     }
 }

@@ -124,6 +124,8 @@ impl StudentModel {
             device: self.place.device_name(),
             embedding_dimension: teacher.embedding_dimension,
             patch_pixels: STRIDE_PIXELS,
+            // Students are trained without a factor (MaskCLIP, section 3.4).
+            temperature: 1.0,
             short_side: card.plan.settings.short_side,
             normalisation: Normalisation { mean, std },
             attentions: Vec::new(),

@@ -234,6 +234,7 @@ pub fn info() -> ModelInfo {
         device: "cpu".to_owned(),
         embedding_dimension: 4,
         patch_pixels: PATCH_PIXELS,
+        temperature: 100.0,
         short_side: 8,
         normalisation: Normalisation::CLIP,
         attentions: vec![
@@ -256,6 +257,7 @@ pub fn student_info() -> ModelInfo {
         synonyms: Vec::new(),
     };
     ModelInfo {
+        temperature: 1.0,
         // Its own name. It is served under another one.
         name: "student".to_owned(),
         weights_sha256: "5d".repeat(32),

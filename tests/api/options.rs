@@ -358,6 +358,7 @@ fn a_protocol_brings_the_constants_of_its_method() {
         let surroundings = Surroundings {
             settings: &settings,
             model: ("demo-vit", ModelKind::Clip),
+            temperature: 100.0,
         };
         let options = fields.resolve(surroundings, &VocabularyOptions::default());
         options.expect("a protocol is within the limits").dense

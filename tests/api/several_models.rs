@@ -106,6 +106,16 @@ async fn all_models_are_listed_with_what_each_is_and_can_do() {
 }
 
 #[tokio::test]
+async fn the_default_temperature_is_the_models_own_unless_the_settings_name_another() {
+    for (setting, expected) in [(0.0, 100.0), (40.0, 40.0)] {
+        let (app, _) = launch(|config| config.defaults.temperature = setting);
+        app.engine.ready().await.expect("the fakes load");
+        app.segment(&body(&json!({}))).await.ok();
+        assert_eq!(app.control.asked().options.scoring.temperature, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_student_has_a_temperature_of_its_own_and_looks_at_no_default_about_attention() {
     let (app, student) = launch(|config| {
         config.defaults.temperature = 40.0;

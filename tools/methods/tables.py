@@ -87,6 +87,7 @@ def measured(table: Table, row: Row, levels: list[int]) -> list[dict]:
         str(TARGET / "release" / "maskclip"), "compare", str(SCENES / table.scenes),
         "--model", table.model,
         "--short-side", str(table.short_side),
+        "--temperature", "100",
         "--classes", str(SCENES / "classes.txt"),
         "--background", str(SCENES / "backgrounds.txt"),
         "--corruption", ",".join(corruptions),

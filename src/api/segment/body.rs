@@ -99,9 +99,9 @@ pub struct SegmentBody {
     /// meaning. Takes memory and time for every pixel and text, at most `limits.max_refinement_bytes`;
     /// `defaults.refinement` without it.
     pub refinement: Option<Refinement>,
-    /// Factor on cosines before the softmax: more makes probabilities sharper. CLIP's learned one is 100. A student is trained
-    /// without: its factor, on products with features of any length, is 1 unless the request names another. For all other
-    /// models `defaults.temperature` without it.
+    /// Factor on cosines before the softmax: more makes probabilities sharper. Without it `defaults.temperature`, which is the
+    /// scale that the model learned unless set otherwise (100 for OpenAI's models, 31.5 for `demo`; `GET /v1/models` has each
+    /// model's). A student is trained without: its factor, on products with features of any length, is 1.
     #[schema(exclusive_minimum = 0, maximum = 1000)]
     pub temperature: Option<f32>,
     /// Seconds after which the answer is of no use, counted from the arrival of the request's head. At most

@@ -66,7 +66,7 @@ pub struct ScoringArguments {
     /// Prompt templates (field templates): maskclip-85, imagenet-80 or simple.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     templates: Vec<String>,
-    /// Factor on cosines before the softmax (field temperature). CLIP's own is 100.
+    /// Factor on cosines before the softmax (field temperature). By default the model's own: 100 for OpenAI's.
     #[arg(long, value_name = "FACTOR", value_delimiter = ',')]
     temperature: Vec<String>,
 }
@@ -253,8 +253,12 @@ pub fn resolve(
     options: &VocabularyOptions,
     model: &ModelInfo,
 ) -> Result<SegmentOptions> {
-    let model = (model.name.as_str(), model.kind());
-    let resolved = fields.resolve(Surroundings { settings, model }, options);
+    let surroundings = Surroundings {
+        settings,
+        model: (model.name.as_str(), model.kind()),
+        temperature: model.temperature,
+    };
+    let resolved = fields.resolve(surroundings, options);
     Ok(resolved.map_err(|error| match error {
         SegmentError::Field(error) => in_flags(&error),
         error => error.to_string(),
@@ -279,12 +283,12 @@ fn flag(field: Field) -> &'static str {
         Field::BackgroundThreshold => "--background-threshold",
         Field::DeadlineSeconds => "engine.max_deadline_seconds",
         Field::KeySmoothing | Field::KeySmoothingThreshold => "--key-smoothing",
+        // No flag: a measurement does not choose them.
+        Field::OutputColors | Field::OutputUnlabelled => "the label map",
         Field::PromptDenoising => "--prompt-denoising",
         Field::Protocol => "--protocol",
         Field::Scale(_) | Field::Scales => "--scales",
         Field::ShortSide => "--short-side",
-        // No flag: a measurement does not choose them.
-        Field::OutputColors | Field::OutputUnlabelled => "the label map",
         Field::Temperature => "--temperature",
         Field::Vocabulary => "--classes",
         Field::WindowSide => "the side of --window",

@@ -188,6 +188,8 @@ pub struct Surroundings<'a> {
     pub settings: &'a EngineSettings,
     /// Name and kind of the model that will answer.
     pub model: (&'a str, ModelKind),
+    /// The factor on cosines that the model brings.
+    pub temperature: f32,
 }
 
 impl SegmentFields {
@@ -214,7 +216,7 @@ impl SegmentFields {
         surroundings: Surroundings<'_>,
         vocabulary: &VocabularyOptions,
     ) -> Result<SegmentOptions, SegmentError> {
-        let Surroundings { settings, model } = surroundings;
+        let Surroundings { settings, model, .. } = surroundings;
         let (_, kind) = model;
         let protocol = self.features.protocol;
         let defaults = match protocol {
@@ -224,7 +226,8 @@ impl SegmentFields {
         let (features, key_smoothing, input) = self.features.resolve_with(settings, model, &defaults)?;
         let denoising = self.prompt_denoising.unwrap_or(defaults.prompt_denoising);
         let denoising = share(Field::PromptDenoising, denoising)?;
-        let temperature = self.temperature.unwrap_or(kind.temperature(defaults.temperature));
+        let own = surroundings.temperature;
+        let temperature = self.temperature.unwrap_or(kind.temperature(defaults.temperature, own));
         check_temperature(temperature)?;
         let refinement = self.refinement.unwrap_or(defaults.refinement);
         let cells = protocol.map_or(PROPAGATION_CELLS, Protocol::propagation_cells);
@@ -254,7 +257,7 @@ impl FeatureFields {
     /// # Errors
     /// The same as [`SegmentFields::resolve`].
     pub fn resolve(&self, surroundings: Surroundings<'_>) -> Result<(FeatureOptions, InputOptions), SegmentError> {
-        let Surroundings { settings, model } = surroundings;
+        let Surroundings { settings, model, .. } = surroundings;
         let of_protocol = self.protocol.map(Protocol::settings);
         let defaults = of_protocol.as_ref().unwrap_or(&settings.defaults);
         let (features, _, input) = self.resolve_with(settings, model, defaults)?;

@@ -156,6 +156,7 @@ fn teacher(certainty: f32, answers: usize) -> ColourTeacher {
             device: "cpu".to_owned(),
             embedding_dimension: 3,
             patch_pixels: 8,
+            temperature: 100.0,
             short_side: SIDE,
             normalisation: Normalisation::CLIP,
             attentions: vec![Attention::Maskclip],
