@@ -7,15 +7,17 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{LayoutChoice, Result};
-use crate::evaluation::{CocoTruths, Dataset, FolderLayout, LabelMapping, Layout, Legend, TruthForm};
+use crate::evaluation::{
+    CocoTruths, Dataset, FolderLayout, LabelMapping, LabelStudioTruths, Layout, Legend, TruthForm,
+};
 use crate::support::read_regular_text;
 use crate::vocabulary::ClassList;
 
 /// The flags about truths. All of them are for folders: published data sets have their own.
 #[derive(Debug, Args)]
 pub struct TruthArguments {
-    /// Where the truths are, if not next to the images: a folder of PNGs, or a JSON file of COCO's annotations (panoptic,
-    /// or instances as CVAT and Label Studio export them).
+    /// Where the truths are, if not next to the images: a folder of PNGs, or a JSON file of annotations: COCO's (panoptic, or
+    /// instances as CVAT exports them), or Label Studio's.
     #[arg(long, value_name = "FOLDER|FILE.json")]
     truth: Option<PathBuf>,
     /// Ending of a truth's name, in place of its image's ending. By default `.truth.png` next to the images, `.png` in
@@ -62,6 +64,8 @@ pub enum TruthSource {
     Legend(Legend),
     /// COCO's annotations.
     Coco(CocoTruths),
+    /// Label Studio's export.
+    LabelStudio(LabelStudioTruths),
 }
 
 impl TruthSource {
@@ -71,8 +75,18 @@ impl TruthSource {
             Self::Published(_) | Self::Positions => None,
             Self::Legend(legend) => Some(legend.names()),
             Self::Coco(truths) => Some(truths.names()),
+            Self::LabelStudio(truths) => Some(truths.names()),
         }
     }
+}
+
+/// Reads a file of annotations: a list is Label Studio's, an object COCO's.
+fn annotations(file: &Path) -> Result<TruthSource> {
+    let text = read_regular_text(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    Ok(match text.trim_start().starts_with('[') {
+        true => TruthSource::LabelStudio(LabelStudioTruths::parse(file, &text)?),
+        false => TruthSource::Coco(CocoTruths::parse(file, &text)?),
+    })
 }
 
 impl TruthArguments {
@@ -107,7 +121,7 @@ impl TruthArguments {
                 &others,
                 format!("is for PNGs; {} says itself what its truths mean", file.display()),
             )?;
-            return Ok(TruthSource::Coco(CocoTruths::read(file)?));
+            return annotations(file);
         }
         let Some(file) = &self.truth_classes else {
             return Ok(TruthSource::Positions);
@@ -140,6 +154,7 @@ impl TruthArguments {
         let (form, uncounted_names) = match source {
             TruthSource::Published(layout) => return Ok(layout.open(root)?),
             TruthSource::Coco(truths) => return Ok(truths.dataset(root, &class_of)?),
+            TruthSource::LabelStudio(truths) => return Ok(truths.dataset(root, &class_of)?),
             TruthSource::Positions => (TruthForm::Values(self.mapping()), Vec::new()),
             TruthSource::Legend(legend) => {
                 let (code, uncounted) = legend.code(&class_of);

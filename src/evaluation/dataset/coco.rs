@@ -7,16 +7,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::folder::{ImageFile, find_images};
+use super::annotations::{BACKGROUND, Entry, connected};
 use super::legend::counted_names;
 use super::shapes::{Shape, Shapes};
-use super::{Dataset, DatasetError, Sample, TruthForm, unreadable};
+use super::{Dataset, DatasetError, TruthForm};
 use crate::label_map::coco_runs;
 use crate::scores::UNLABELLED;
-use crate::support::read_regular_text;
-
-/// The name of the class that gets the pixels without an object.
-const BACKGROUND: &str = "background";
 
 /// An annotation file, read and not yet connected with images and classes.
 #[derive(Debug)]
@@ -94,13 +90,12 @@ enum Counts {
 }
 
 impl CocoTruths {
-    /// Reads an annotation file.
+    /// Reads the text of an annotation file at this path.
     ///
     /// # Errors
-    /// [`DatasetError`] when the file cannot be read or has another form.
-    pub fn read(path: &Path) -> Result<Self, DatasetError> {
-        let text = read_regular_text(path).map_err(unreadable(path))?;
-        let file: AnnotationFile = serde_json::from_str(&text).map_err(|error| DatasetError::InvalidTruth {
+    /// [`DatasetError`] when it has another form.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, DatasetError> {
+        let file: AnnotationFile = serde_json::from_str(text).map_err(|error| DatasetError::InvalidTruth {
             path: path.to_owned(),
             reason: format!("it has not the form of COCO's annotations: {error}"),
         })?;
@@ -120,7 +115,6 @@ impl CocoTruths {
     /// # Errors
     /// [`DatasetError`] when the folder cannot be read, no image has a truth, or a part of the file does not fit.
     pub fn dataset(&self, images: &Path, class_of: &dyn Fn(&str) -> Option<u16>) -> Result<Dataset, DatasetError> {
-        let (found, mut left_out) = find_images(images)?;
         let categories = self.file.categories.iter();
         let categories: HashMap<u64, u16> = categories
             .map(|category| (category.id, class_of(&category.name).unwrap_or(UNLABELLED)))
@@ -130,42 +124,17 @@ impl CocoTruths {
         for annotation in &self.file.annotations {
             annotations.entry(&annotation.image_id).or_default().push(annotation);
         }
-        let by_file = ByFile::of(&found, images);
-        let mut samples = Vec::new();
-        for image in &self.file.images {
-            let Some(file) = by_file.find(&image.file_name) else {
-                left_out.truths_without_image += 1;
-                continue;
-            };
+        let entries = self.file.images.iter().map(|image| Entry {
+            file_names: vec![image.file_name.clone()],
+            annotated: image,
+        });
+        let entries = entries.collect();
+        let truth = |image: &Image| {
             let annotations = annotations.get(&image.id).map_or(&[][..], Vec::as_slice);
-            let (truth, form) = self.truth(image, annotations, &categories, rest)?;
-            samples.push(Sample {
-                name: file.name.clone(),
-                image: file.path.clone(),
-                truth,
-                form,
-            });
-        }
-        samples.sort_by(|one, other| one.name.cmp(&other.name));
-        if let Some([one, other]) = samples.array_windows().find(|[one, other]| one.image == other.image) {
-            return Err(DatasetError::InvalidTruth {
-                path: self.path.clone(),
-                reason: format!("it has two images {} ({})", one.image.display(), other.name),
-            });
-        }
-        if samples.is_empty() {
-            return Err(DatasetError::Empty {
-                folder: images.to_owned(),
-                looked_for: format!("none of its images is named in {}", self.path.display()),
-            });
-        }
-        left_out.images_without_truth = found.len() - samples.len();
-        let uncounted = self.names().into_iter().filter(|name| class_of(name).is_none());
-        Ok(Dataset {
-            samples,
-            left_out,
-            uncounted_names: uncounted.collect(),
-        })
+            self.truth(image, annotations, &categories, rest)
+        };
+        let dataset = connected(&self.path, images, entries, truth)?;
+        Ok(dataset.with_names(self.names(), class_of))
     }
 
     /// Returns the file of an image's truth, and how to read it.
@@ -223,37 +192,6 @@ impl CocoTruths {
     }
 }
 
-/// The images of a folder by their paths in it, and by their names alone.
-struct ByFile<'a> {
-    paths: HashMap<String, &'a ImageFile>,
-    /// `None` for a name that stands in several folders.
-    names: HashMap<String, Option<&'a ImageFile>>,
-}
-
-impl<'a> ByFile<'a> {
-    fn of(images: &'a [ImageFile], folder: &Path) -> Self {
-        let (mut paths, mut names) = (HashMap::new(), HashMap::new());
-        for image in images {
-            let within = image.path.strip_prefix(folder).unwrap_or(&image.path);
-            paths.insert(within.to_string_lossy().into_owned(), image);
-            let name = within.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            names
-                .entry(name)
-                .and_modify(|known| *known = None)
-                .or_insert(Some(image));
-        }
-        Self { paths, names }
-    }
-
-    /// Returns the image that a file names by its path within the folder, or by its name if its path is another one.
-    fn find(&self, file_name: &str) -> Option<&'a ImageFile> {
-        let file_name = file_name.replace('\\', "/");
-        let name = file_name.rsplit('/').next().unwrap_or_default();
-        let by_name = || self.names.get(name).copied().flatten();
-        self.paths.get(&file_name).copied().or_else(by_name)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -283,7 +221,8 @@ mod tests {
     }
 
     fn open(folder: &Path, class_of: &dyn Fn(&str) -> Option<u16>) -> Result<Dataset, String> {
-        let truths = CocoTruths::read(&folder.join("truths.json"));
+        let file = folder.join("truths.json");
+        let truths = CocoTruths::parse(&file, &std::fs::read_to_string(&file).unwrap());
         let dataset = truths.and_then(|truths| truths.dataset(&folder.join("images"), class_of));
         dataset.map_err(|error| error.to_string().replace(folder.to_str().unwrap(), ""))
     }
@@ -376,6 +315,6 @@ mod tests {
             "/images has no image with a truth: none of its images is named in /truths.json"
         );
         let twice = refused(json!([image("a.png"), image("x/a.png")]), json!([]));
-        assert!(twice.contains("it has two images /images/a.png"), "{twice}");
+        assert!(twice.contains("it names /images/a.png twice"), "{twice}");
     }
 }

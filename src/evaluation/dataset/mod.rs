@@ -2,8 +2,10 @@
 //!
 //! This room owns the layouts on disk and the reading of truths. The engine decodes the images, as for any request.
 
+mod annotations;
 mod coco;
 mod folder;
+mod label_studio;
 mod layout;
 mod legend;
 mod shapes;
@@ -17,6 +19,7 @@ use crate::support::WalkError;
 
 pub use coco::CocoTruths;
 pub use folder::{FolderLayout, ImageFile, TruthFiles, find_images};
+pub use label_studio::LabelStudioTruths;
 pub use layout::Layout;
 pub use legend::{Legend, LegendError, TruthCode};
 pub use shapes::{Shape, Shapes};

@@ -88,6 +88,21 @@ impl Shape {
     }
 }
 
+/// Returns the run lengths of a mask, `[height, width]`, row by row.
+pub(super) fn runs_of(covered: &[bool], width: usize, height: usize) -> Vec<u32> {
+    let mut lengths = vec![0];
+    let mut is_inside = false;
+    for position in 0..width * height {
+        let covered = covered[position % height * width + position / height];
+        if covered != is_inside {
+            lengths.push(0);
+            is_inside = covered;
+        }
+        *lengths.last_mut().expect("there is a first length") += 1;
+    }
+    lengths
+}
+
 /// Returns runs without overlaps, in their order.
 fn united(mut runs: Vec<Run>) -> Vec<Run> {
     runs.sort_by_key(|run| run.start);
