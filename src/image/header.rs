@@ -61,6 +61,8 @@ fn copies(format: ImageFormat, encoded: &[u8]) -> u64 {
         ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp => 1,
         // The canvas beside a frame.
         ImageFormat::Gif => 2,
+        // The decoder's samples, the copy from them, and the pixels without a fourth band.
+        ImageFormat::Tiff => 4,
         // Planes or pixels of 32 bits, and the copy from them.
         _ => 3,
     }

@@ -116,21 +116,16 @@ impl ImageDecoder for FourBands<'_> {
 
     fn read_image(self, pixels: &mut [u8]) -> ImageResult<()> {
         let (from, to) = (self.inner.color_type(), self.color_type());
-        if from == to && from != ColorType::Rgba8 {
-            return self.inner.read_image(pixels);
+        if self.is_opacity {
+            self.inner.read_image(pixels)?;
+            divide_by_opacity(pixels, to);
+            return Ok(());
         }
         let mut bands = vec![0; usize::try_from(self.inner.total_bytes()).unwrap_or(usize::MAX)];
         self.inner.read_image(&mut bands)?;
         let (read, written) = (usize::from(from.bytes_per_pixel()), usize::from(to.bytes_per_pixel()));
         for (band, pixel) in bands.chunks_exact(read).zip(pixels.chunks_exact_mut(written)) {
             pixel.copy_from_slice(&band[..written]);
-            if self.is_opacity
-                && let [red, green, blue, opacity] = pixel
-            {
-                for value in [red, green, blue] {
-                    *value = divided(*value, *opacity);
-                }
-            }
         }
         Ok(())
     }
@@ -140,12 +135,35 @@ impl ImageDecoder for FourBands<'_> {
     }
 }
 
-/// Returns a colour that was multiplied by its opacity as it was before, rounded to nearest.
-fn divided(value: u8, opacity: u8) -> u8 {
-    let (value, opacity) = (u32::from(value), u32::from(opacity));
-    match opacity {
+/// Makes samples that were multiplied by the opacity in the pixel's last sample what they were before, rounded to
+/// nearest. Pixels of floats stay as they are.
+fn divide_by_opacity(pixels: &mut [u8], color: ColorType) {
+    let channels = usize::from(color.channel_count());
+    let divided = |value: u64, opacity: u64, most: u64| match opacity {
         0 => 0,
-        _ => ((255 * value + opacity / 2) / opacity).min(255) as u8,
+        _ => ((most * value + opacity / 2) / opacity).min(most),
+    };
+    match color {
+        ColorType::La8 | ColorType::Rgba8 => {
+            for pixel in pixels.chunks_exact_mut(channels) {
+                let opacity = pixel[channels - 1].into();
+                for value in &mut pixel[..channels - 1] {
+                    *value = divided((*value).into(), opacity, u8::MAX.into()) as u8;
+                }
+            }
+        }
+        ColorType::La16 | ColorType::Rgba16 => {
+            for pixel in pixels.chunks_exact_mut(2 * channels) {
+                let sample = |pixel: &[u8], place: usize| u16::from_ne_bytes([pixel[2 * place], pixel[2 * place + 1]]);
+                let opacity = sample(pixel, channels - 1).into();
+                for place in 0..channels - 1 {
+                    let value = sample(pixel, place).into();
+                    let value = divided(value, opacity, u16::MAX.into()) as u16;
+                    pixel[2 * place..2 * place + 2].copy_from_slice(&value.to_ne_bytes());
+                }
+            }
+        }
+        _ => {}
     }
 }
 
@@ -192,23 +210,28 @@ impl ImageDecoder for GreyTiff<'_> {
     }
 
     fn read_image(mut self, pixels: &mut [u8]) -> ImageResult<()> {
-        let written = usize::from(self.color_type().bytes_per_pixel());
-        let bands = match self.decoder.read_image().map_err(damaged)? {
-            DecodingResult::U8(bands) => bands,
-            DecodingResult::U16(bands) => bands.into_iter().flat_map(u16::to_ne_bytes).collect(),
-            _ => return Err(not_read("its samples are neither of 8 nor of 16 bits")),
-        };
-        let read = usize::from(self.kind.bits / 8) * 2;
-        if bands.len() / read != pixels.len() / written {
-            return Err(not_read("its bands lie in planes of their own"));
-        }
-        for (band, pixel) in bands.chunks_exact(read).zip(pixels.chunks_exact_mut(written)) {
-            pixel.copy_from_slice(&band[..written]);
-            if self.kind.opacity == Some(ASSOCIATED)
-                && let [grey, opacity] = pixel
-            {
-                *grey = divided(*grey, *opacity);
+        let color = self.color_type();
+        let written = usize::from(color.bytes_per_pixel());
+        let places = pixels.chunks_exact_mut(written);
+        match self.decoder.read_image().map_err(damaged)? {
+            DecodingResult::U8(bands) if bands.len() == 2 * places.len() => {
+                for (band, pixel) in bands.chunks_exact(2).zip(places) {
+                    pixel.copy_from_slice(&band[..written]);
+                }
             }
+            DecodingResult::U16(bands) if bands.len() == 2 * places.len() => {
+                for (band, pixel) in bands.chunks_exact(2).zip(places) {
+                    let values = band.iter().flat_map(|value| value.to_ne_bytes());
+                    pixel.iter_mut().zip(values).for_each(|(place, byte)| *place = byte);
+                }
+            }
+            DecodingResult::U8(_) | DecodingResult::U16(_) => {
+                return Err(not_read("its bands lie in planes of their own"));
+            }
+            _ => return Err(not_read("its samples are neither of 8 nor of 16 bits")),
+        }
+        if self.kind.opacity == Some(ASSOCIATED) {
+            divide_by_opacity(pixels, color);
         }
         Ok(())
     }

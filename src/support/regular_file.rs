@@ -38,7 +38,7 @@ pub(crate) fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a whole regular file as [`plain_text`].
+/// Reads a whole regular file as [`plain_text()`].
 ///
 /// # Errors
 /// Fails as [`read_regular_file`] does, and when the file is not UTF-8.

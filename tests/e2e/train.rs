@@ -375,6 +375,8 @@ fn mistakes_are_named_with_what_is_possible() {
         "pseudo-labels has to be none where all classes are labelled",
     );
     let seen = ["--labels", labels, "--labelled-classes", "tiger,bus"];
+    refused(&seen, "labels: No such file or directory");
+    std::fs::create_dir(labels).unwrap();
     refused(&seen, "00.png");
     refused(
         &["--labels", labels, "--labelled-classes", "cow"],

@@ -132,11 +132,11 @@ class Server:
         self.process.wait()
 
 
-def counted(folder, names, server):
-    """Pixels of every class in both maps, in the truth, and in the label map, over all images."""
+def counted(folder, names, server, limit):
+    """Pixels of every class in both maps, in the truth, and in the label map, over the first images."""
     order = {value: place for place, value in enumerate(names)}
     sums = np.zeros((3, len(names)), np.int64)
-    for path in sorted((folder / "images").glob("*.truth.png")):
+    for path in sorted((folder / "images").glob("*.truth.png"))[:limit]:
         values = np.asarray(Image.open(path))
         labels = server.label_map(path.with_name(path.name.removesuffix(".truth.png") + ".jpg"), list(names.values()))
         assert values.shape == labels.shape, path
@@ -160,7 +160,9 @@ def mean_iou(sums):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", required=True)
-    program = parser.parse_args().program
+    parser.add_argument("--limit", type=int, help="the first images alone, as a build without optimisation needs it")
+    arguments = parser.parse_args()
+    program, limit = arguments.program, arguments.limit
     folder = os.environ.get("MASKCLIP_PHOTOGRAPHS")
     if not folder:
         print("skipped: MASKCLIP_PHOTOGRAPHS names no folder of photographs")
@@ -169,7 +171,7 @@ def main():
     names = read_classes(folder)
     server = Server(program)
     try:
-        sums = counted(folder, names, server)
+        sums = counted(folder, names, server, limit)
     finally:
         server.end()
     expected = mean_iou(sums)
@@ -180,6 +182,7 @@ def main():
         for form, flags in write_forms(folder, names, work).items():
             report = work / f"{form}.json"
             command = [program, "eval", str(folder / "images"), *flags, *FLAGS, "--json", str(report)]
+            command += [] if limit is None else ["--limit", str(limit)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             report = json.loads(report.read_text())
             keys = ["intersection_pixels", "truth_pixels", "predicted_pixels"]

@@ -108,6 +108,12 @@ def tiff(samples, photometric, extra=None, colour_map=None, order="<", big=False
     return mark + start + directory + b"\0" * field + values + pixels
 
 
+def on_white_of(colours):
+    """The four colours with their opacities on white."""
+    mixed = zip(colours, OPACITIES)
+    return [[round((value * opacity + 255 * (255 - opacity)) / 255) for value in colour] for colour, opacity in mixed]
+
+
 def tiffs(files, rgb, grey):
     bytes_of = np.asarray
     colours = bytes_of(rgb)
@@ -124,7 +130,7 @@ def tiffs(files, rgb, grey):
     files.add("palette-big-endian.tif", "TIFF, palette, 8 bits, big-endian",
               tiff(indices, 3, colour_map=colour_map.flatten().tolist(), order=">"))
     files.add("palette-big.tif", "BigTIFF, palette, 8 bits",
-              tiff(indices, 3, colour_map=colour_map.flatten().tolist(), big=True), colours=COLOURS)
+              tiff(indices, 3, colour_map=colour_map.flatten().tolist(), big=True))
     files.add("grey-alpha.tif", "TIFF, grey with opacity, 8 bits", tiff(grey_alpha, 1, extra=2))
     files.add("grey-band.tif", "TIFF, grey with a second band of no known meaning", tiff(grey_alpha, 1),
               colours=[[value] * 3 for value in GREYS])
@@ -134,12 +140,16 @@ def tiffs(files, rgb, grey):
               tiff(bytes_of(grey).astype(np.uint16) * 16, 1))
     files.add("rgb-16.tif", "TIFF, RGB, 16 bits", tiff(wide, 2))
     files.add("rgb-16-big-endian.tif", "TIFF, RGB, 16 bits, big-endian", tiff(wide, 2, order=">"))
-    files.add("big.tif", "BigTIFF, RGB, 8 bits", tiff(colours, 2, big=True), colours=COLOURS)
+    files.add("big.tif", "BigTIFF, RGB, 8 bits", tiff(colours, 2, big=True))
     files.add("rgba.tif", "TIFF, RGB with opacity (ExtraSamples 2)", tiff(mixed, 2, extra=2))
     files.add("rgba-multiplied.tif", "TIFF, RGB multiplied by opacity (ExtraSamples 1)", tiff(multiplied, 2, extra=1))
+    files.add("rgba-multiplied-16.tif", "TIFF, RGB multiplied by opacity (ExtraSamples 1), 16 bits",
+              tiff(multiplied.astype(np.uint16) * 257, 2, extra=1), colours=on_white_of(COLOURS))
+    files.add("grey-alpha-16.tif", "TIFF, grey with opacity, 16 bits",
+              tiff(grey_alpha.astype(np.uint16) * 257, 1, extra=2), colours=on_white_of([[value] * 3 for value in GREYS]))
     files.add("four-bands.tif", "TIFF, RGB and a fourth band without ExtraSamples", tiff(mixed, 2), colours=COLOURS)
     files.add("four-bands-0.tif", "TIFF, RGB and a fourth band of no known meaning (ExtraSamples 0)",
-              tiff(mixed, 2, extra=0), colours=COLOURS)
+              tiff(mixed, 2, extra=0))
     for compression in ["tiff_adobe_deflate", "packbits", "jpeg"]:
         files.add(f"{compression.removeprefix('tiff_')}.tif", f"TIFF, RGB, {compression.removeprefix('tiff_')}",
                   encoded(rgb, "TIFF", compression=compression))
@@ -230,13 +240,13 @@ def webps(files, rgb):
 
     files.add("lossy-alpha.webp", "WebP, lossy with opacity", encoded(rgba, "WEBP", quality=95))
     colours = [list(colour) for colour in COLOURS]
-    files.add("exif-flag.webp", "WebP, EXIF flag without EXIF", extended(0x08, [(b"VP8L", pixels)]), colours=colours)
-    files.add("xmp-flag.webp", "WebP, XMP flag without XMP", extended(0x04, [(b"VP8L", pixels)]), colours=colours)
+    files.add("exif-flag.webp", "WebP, EXIF flag without EXIF", extended(0x08, [(b"VP8L", pixels)]))
+    files.add("xmp-flag.webp", "WebP, XMP flag without XMP", extended(0x04, [(b"VP8L", pixels)]))
     with_exif = extended(0x08, [(b"VP8L", pixels), (b"EXIF", exif(1).tobytes())])
     place = with_exif.index(b"EXIF") + 4
     wrong = with_exif[:place] + struct.pack("<I", 100_000) + with_exif[place + 4 :]
     files.add("exif-size.webp", "WebP, EXIF with a wrong size", wrong, colours=colours)
-    files.add("alpha-flag.webp", "WebP, opacity flag without opacity", extended(0x10, [(b"VP8 ", frame)]), colours=colours)
+    files.add("alpha-flag.webp", "WebP, opacity flag without opacity", extended(0x10, [(b"VP8 ", frame)]))
     files.add("trailing.webp", "WebP, with bytes behind its end", lossless + b"notes\0" * 9)
     files.add("cut.webp", "WebP, cut short", lossy[: len(lossy) * 2 // 3], refused=CUT_SHORT)
     files.add("cut-lossless.webp", "WebP, lossless, cut short", lossless[: len(lossless) * 2 // 3], refused=CUT_SHORT)
