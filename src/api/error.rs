@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::etag::entity_tag;
 use super::problem::{Limit, Problem, ProblemType};
 use super::wire::ModelHealth;
+use crate::access::Scope;
 use crate::engine::{CostError, ExceededLimit, Field, LimitValue, SegmentError};
 use crate::image::DecodeError;
 use crate::support::{excerpt, without_middle};
@@ -25,6 +26,23 @@ pub enum ApiError {
     /// The bytes are not what they claim to be.
     #[error("{0}")]
     Malformed(String),
+    /// The request has no key, or one that the server does not know.
+    #[error("{}", match is_unknown {
+        true => "the server does not know this key",
+        false => "this server answers here only with a key: send Authorization: Bearer KEY",
+    })]
+    Unauthorized {
+        /// Whether there is a key.
+        is_unknown: bool,
+    },
+    /// The key does not open the route.
+    #[error("the key {name} needs the scope {}", names(scopes, " or "))]
+    Forbidden {
+        /// The key's name.
+        name: String,
+        /// The scopes of which it needs one.
+        scopes: Vec<Scope>,
+    },
     /// No route has the path.
     #[error("nothing is served at {}; GET /docs lists the routes", excerpt(.0))]
     RouteNotFound(String),
@@ -127,6 +145,8 @@ impl ApiError {
     pub fn kind(&self) -> ProblemType {
         match self {
             Self::Malformed(_) => ProblemType::Malformed,
+            Self::Unauthorized { .. } => ProblemType::Unauthorized,
+            Self::Forbidden { .. } => ProblemType::Forbidden,
             Self::RouteNotFound(_) => ProblemType::RouteNotFound,
             Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
             Self::NotAcceptable { .. } => ProblemType::NotAcceptable,
@@ -224,6 +244,20 @@ impl ApiError {
         }
     }
 
+    /// What a client has to authenticate by (RFC 6750, section 3).
+    fn challenge(&self) -> Option<HeaderValue> {
+        let challenge = match self {
+            Self::Unauthorized { is_unknown: false } => r#"Bearer realm="maskclip""#.to_owned(),
+            Self::Unauthorized { is_unknown: true } => r#"Bearer realm="maskclip", error="invalid_token""#.to_owned(),
+            Self::Forbidden { scopes, .. } => format!(
+                r#"Bearer realm="maskclip", error="insufficient_scope", scope="{}""#,
+                names(scopes, " ")
+            ),
+            _ => return None,
+        };
+        Some(HeaderValue::from_str(&challenge).expect("scopes are ASCII"))
+    }
+
     /// What is wrong, in words for the caller.
     fn detail(&self) -> String {
         match self {
@@ -277,6 +311,12 @@ impl From<ExceededLimit> for Limit {
             LimitValue::Fractional(value) => Self::fractional(key, value),
         }
     }
+}
+
+/// The names of scopes, joined.
+fn names(scopes: &[Scope], separator: &str) -> String {
+    let names: Vec<_> = scopes.iter().map(|scope| scope.name()).collect();
+    names.join(separator)
 }
 
 /// The setting that was exceeded.
@@ -345,6 +385,9 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge() {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(problem);
         response

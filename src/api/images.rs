@@ -149,6 +149,7 @@ pub struct ImageReply {
     post,
     path = "/v1/images",
     operation_id = "post_image",
+    security(("ApiKey" = ["use"])),
     tag = "segmentation",
     request_body(
         description = "The image; all else is optional.",
@@ -190,6 +191,7 @@ pub(super) async fn post_image(State(state): State<AppState>, request: Request) 
     delete,
     path = "/v1/images/{id}",
     operation_id = "delete_image",
+    security(("ApiKey" = ["use"])),
     tag = "segmentation",
     params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
     responses((status = 204, description = "Dropped."), DeleteProblems),
@@ -208,7 +210,7 @@ struct PostProblems;
 
 impl IntoResponses for PostProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[
+        problem::with_key(&[
             ProblemType::Malformed,
             ProblemType::RequestTimeout,
             ProblemType::RequestTooLarge,
@@ -233,6 +235,6 @@ struct DeleteProblems;
 
 impl IntoResponses for DeleteProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[ProblemType::Malformed, ProblemType::ImageNotHeld])
+        problem::with_key(&[ProblemType::Malformed, ProblemType::ImageNotHeld])
     }
 }

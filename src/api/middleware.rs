@@ -68,6 +68,7 @@ pub(super) async fn observe(
         method = method_label(request.method()),
         route,
         path = beginning(request.uri().path()),
+        key = tracing::field::Empty,
         model = tracing::field::Empty,
         stage = tracing::field::Empty,
     );

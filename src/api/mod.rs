@@ -4,6 +4,7 @@
 //! nothing of models. Router and OpenAPI document come from the same annotations: see [`openapi_yaml`].
 
 mod accept;
+mod authorisation;
 mod body;
 mod compression;
 mod connection;
@@ -40,16 +41,19 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
-use utoipa::openapi::path::ParameterIn;
+use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{SchemaType, Type};
+use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Access;
 use crate::engine::Engine;
 use crate::telemetry::MetricsRegistry;
+use authorisation::{Gate, KeyScheme};
 use error::ApiError;
-use http_metrics::HttpMetrics;
+use http_metrics::{HttpMetrics, KeyMetrics};
 use middleware::X_REQUEST_ID;
 use problem::{Problem, ProblemType};
 
@@ -67,10 +71,19 @@ pub struct AppState {
     pub metrics: MetricsRegistry,
     /// `limits.max_request_bytes`: bytes of a request's body.
     pub max_request_bytes: usize,
+    /// The keys that requests need, if any.
+    pub access: Arc<Access>,
     /// The section `server`.
     pub server: ServerSettings,
     /// How far the server is on its way to its end.
     pub lifecycle: Lifecycle,
+}
+
+impl AppState {
+    /// Whether other machines may use the server without a key.
+    fn is_open_to_the_network(&self) -> bool {
+        !self.access.is_on() && !self.server.listen.ip().to_canonical().is_loopback()
+    }
 }
 
 /// Everything that is served.
@@ -78,6 +91,7 @@ pub fn router(state: AppState) -> Router {
     let (documented, openapi) = documented().split_for_parts();
     let metrics = HttpMetrics::new(&state.metrics);
     declare_metrics(&openapi, &metrics);
+    let gate = Gate::new(Arc::clone(&state.access), &openapi, KeyMetrics::new(&state.metrics));
     let routes = documented
         .route("/docs/", get(docs::get_docs_page))
         .route("/docs/{*file}", get(docs::get_docs_file))
@@ -88,7 +102,7 @@ pub fn router(state: AppState) -> Router {
         body_seconds: state.server.body_seconds,
         lifecycle: state.lifecycle.clone(),
     };
-    with_layers(routes, state.max_request_bytes, times, metrics).with_state(state)
+    with_layers(routes, state.max_request_bytes, times, gate, metrics).with_state(state)
 }
 
 /// What happens around every request, from the inside out.
@@ -96,6 +110,7 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     max_request_bytes: usize,
     times: middleware::Times,
+    gate: Gate,
     metrics: HttpMetrics,
 ) -> Router<S> {
     routes
@@ -105,6 +120,7 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
         .layer(from_fn(compression::refuse_unknown_encoding))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(times, middleware::limit_time))
+        .layer(from_fn_with_state(gate, authorisation::authorise))
         .layer(from_fn(middleware::limit_head))
         .layer(from_fn_with_state(metrics, middleware::observe))
         .layer(compression::of_replies())
@@ -117,7 +133,15 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
 /// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
 pub fn openapi_yaml() -> String {
     let mut openapi = documented().into_openapi();
-    take_null_from_headers(&mut openapi);
+    let paths = openapi.paths.paths.values_mut();
+    for operation in paths.flat_map(|item| {
+        [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
+            .into_iter()
+            .flatten()
+    }) {
+        take_null_from_headers(operation);
+        say_what_is_open(operation);
+    }
     segment::write_exclusions(&mut openapi);
     let description = openapi.info.description.get_or_insert_default();
     description.push('\n');
@@ -126,18 +150,22 @@ pub fn openapi_yaml() -> String {
 }
 
 /// Says of headers that they are texts. An optional one can be left out, but it is never null.
-fn take_null_from_headers(openapi: &mut utoipa::openapi::OpenApi) {
-    for item in openapi.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
-        let operations = operations.into_iter().flatten();
-        for parameter in operations.flat_map(|operation| operation.parameters.iter_mut().flatten()) {
-            if let RefOr::T(parameter) = parameter
-                && parameter.parameter_in == ParameterIn::Header
-                && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
-            {
-                schema.schema_type = SchemaType::Type(Type::String);
-            }
+fn take_null_from_headers(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && parameter.parameter_in == ParameterIn::Header
+            && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+        {
+            schema.schema_type = SchemaType::Type(Type::String);
         }
+    }
+}
+
+/// Says of an open operation that it needs nothing by an empty list, which generators of clients understand. They take a
+/// list of an empty requirement for one that may be met.
+fn say_what_is_open(operation: &mut Operation) {
+    if operation.security == Some(vec![SecurityRequirement::default()]) {
+        operation.security = Some(Vec::new());
     }
 }
 
@@ -188,6 +216,7 @@ fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &HttpMetrics) {
 #[openapi(
     info(title = "MaskCLIP server", description = include_str!("openapi.md"), license(name = "Apache-2.0", identifier = "Apache-2.0")),
     components(schemas(Problem)),
+    modifiers(&KeyScheme),
     tags(
         (name = "segmentation", description = "An image and a list of classes in, a label map and confidences out."),
         (name = "vocabularies", description = "Class lists with a name, embedded before they are needed."),
@@ -206,6 +235,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::access::AccessSettings;
 
     #[tokio::test]
     async fn a_panicking_handler_is_a_problem_without_detail() {
@@ -213,12 +243,21 @@ mod tests {
             panic!("a secret")
         }
 
-        let metrics = HttpMetrics::new(&MetricsRegistry::new());
+        let registry = MetricsRegistry::new();
+        let metrics = HttpMetrics::new(&registry);
         let times = middleware::Times {
             body_seconds: 1.0,
             lifecycle: Lifecycle::new(),
         };
-        let router = with_layers(Router::new().route("/panic", get(get_panic)), 1000, times, metrics);
+        let access = Access::open(AccessSettings::default()).unwrap();
+        let gate = Gate::new(Arc::new(access), &Document::openapi(), KeyMetrics::new(&registry));
+        let router = with_layers(
+            Router::new().route("/panic", get(get_panic)),
+            1000,
+            times,
+            gate,
+            metrics,
+        );
 
         let request = Request::get("/panic")
             .header("x-request-id", "test-1")

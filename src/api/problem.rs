@@ -20,6 +20,10 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 pub enum ProblemType {
     /// The bytes are not what they claim to be.
     Malformed,
+    /// The request has no key, or one that the server does not know.
+    Unauthorized,
+    /// The key does not open the route.
+    Forbidden,
     /// No route has the path.
     RouteNotFound,
     /// No vocabulary has the name.
@@ -78,8 +82,10 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
         Self::ImageNotHeld,
@@ -113,6 +119,8 @@ impl ProblemType {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::RouteNotFound | Self::VocabularyNotFound | Self::ImageNotHeld => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
@@ -138,6 +146,8 @@ impl ProblemType {
     pub fn uri(self) -> &'static str {
         match self {
             Self::Malformed => "/problems/malformed",
+            Self::Unauthorized => "/problems/unauthorized",
+            Self::Forbidden => "/problems/forbidden",
             Self::RouteNotFound => "/problems/route-not-found",
             Self::VocabularyNotFound => "/problems/vocabulary-not-found",
             Self::ImageNotHeld => "/problems/image-not-held",
@@ -172,6 +182,8 @@ impl ProblemType {
     pub fn title(self) -> &'static str {
         match self {
             Self::Malformed => "The request is malformed",
+            Self::Unauthorized => "A key is needed",
+            Self::Forbidden => "The key does not open this",
             Self::RouteNotFound => "Nothing is served here",
             Self::VocabularyNotFound => "No such vocabulary",
             Self::ImageNotHeld => "The image is not held",
@@ -207,6 +219,12 @@ impl ProblemType {
     fn meaning(self) -> &'static str {
         match self {
             Self::Malformed => "Broken JSON, multipart, base64 or percent-encoding. Repeating it is of no use.",
+            Self::Unauthorized => {
+                "This server answers here only with a key that it knows: `Authorization: Bearer KEY`. Ask whoever runs it for one."
+            }
+            Self::Forbidden => {
+                "The server knows the key, but the key lacks the scope that this route needs; `detail` names it."
+            }
             Self::RouteNotFound => "No route has this path.",
             Self::VocabularyNotFound => "No vocabulary has this name. Define it, then repeat the request.",
             Self::ImageNotHeld => {
@@ -392,6 +410,20 @@ pub(super) fn responses(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa:
         .collect()
 }
 
+/// The problems of a route that needs a key: those of the key, and the route's own.
+pub(super) fn with_key(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+    responses(&[&[ProblemType::Unauthorized, ProblemType::Forbidden], kinds].concat())
+}
+
+/// A route that needs a key, and else fails only by our fault.
+pub(super) struct KeyProblems;
+
+impl IntoResponses for KeyProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        with_key(&[])
+    }
+}
+
 /// A route that fails only by our fault.
 pub(super) struct NoProblems;
 
@@ -430,6 +462,15 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
             utoipa::openapi::header::HeaderBuilder::new()
                 .description(Some("Seconds to wait before the request is sent again."))
                 .schema(Some(u64::schema()))
+                .build(),
+        );
+    }
+    if kinds.contains(&ProblemType::Unauthorized) || kinds.contains(&ProblemType::Forbidden) {
+        response = response.header(
+            "www-authenticate",
+            utoipa::openapi::header::HeaderBuilder::new()
+                .description(Some("What is missing, by RFC 6750."))
+                .schema(Some(String::schema()))
                 .build(),
         );
     }

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::Connections;
+use super::health::NO_KEYS;
 use super::lifecycle::Phase;
 use super::{AppState, router};
 
@@ -26,6 +27,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// new work, the listener closes, idle connections are closed, and requests under way may finish within
 /// `server.drain_seconds`. Those that do not are answered with 503. Returns when that time ends or would have ended.
 pub async fn serve(listener: TcpListener, state: AppState, stop: impl Future<Output = Duration>) -> Instant {
+    if state.is_open_to_the_network() {
+        tracing::warn!("{NO_KEYS}");
+    }
     let open = Arc::new(Semaphore::new(state.server.max_connections as usize));
     let connections = Arc::new(Connections::new(&state, router(state.clone())));
     let stopping = async {

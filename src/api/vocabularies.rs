@@ -219,6 +219,7 @@ enum VocabularyKind {
     get,
     path = "/v1/vocabularies",
     operation_id = "list_vocabularies",
+    security(("ApiKey" = ["use"]), ("ApiKey" = ["vocabularies"])),
     tag = "vocabularies",
     params(ListQuery),
     responses((status = 200, description = "The vocabularies.", body = VocabularyList), ListProblems),
@@ -265,6 +266,7 @@ pub(super) async fn list_vocabularies(
     put,
     path = "/v1/vocabularies/{name}",
     operation_id = "put_vocabulary",
+    security(("ApiKey" = ["vocabularies"])),
     tag = "vocabularies",
     params(
         ("name" = String, Path, pattern = "^[a-z0-9][a-z0-9._-]{0,63}$", description = "The vocabulary's name.", example = "fruit"),
@@ -333,6 +335,7 @@ pub(super) async fn put_vocabulary(
     get,
     path = "/v1/vocabularies/{name}",
     operation_id = "get_vocabulary",
+    security(("ApiKey" = ["use"]), ("ApiKey" = ["vocabularies"])),
     tag = "vocabularies",
     params(("name" = String, Path, description = "The vocabulary's name.", example = "fruit")),
     responses(
@@ -361,6 +364,7 @@ pub(super) async fn get_vocabulary(
     delete,
     path = "/v1/vocabularies/{name}",
     operation_id = "delete_vocabulary",
+    security(("ApiKey" = ["vocabularies"])),
     tag = "vocabularies",
     params(
         ("name" = String, Path, description = "The vocabulary's name.", example = "fruit"),
@@ -480,7 +484,7 @@ struct ListProblems;
 
 impl IntoResponses for ListProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[ProblemType::InvalidRequest])
+        problem::with_key(&[ProblemType::InvalidRequest])
     }
 }
 
@@ -489,7 +493,7 @@ struct PutProblems;
 
 impl IntoResponses for PutProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[
+        problem::with_key(&[
             ProblemType::Malformed,
             ProblemType::VocabularyReadOnly,
             ProblemType::TooManyVocabularies,
@@ -512,7 +516,7 @@ struct GetProblems;
 
 impl IntoResponses for GetProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[ProblemType::Malformed, ProblemType::VocabularyNotFound])
+        problem::with_key(&[ProblemType::Malformed, ProblemType::VocabularyNotFound])
     }
 }
 
@@ -521,7 +525,7 @@ struct DeleteProblems;
 
 impl IntoResponses for DeleteProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[
+        problem::with_key(&[
             ProblemType::Malformed,
             ProblemType::VocabularyNotFound,
             ProblemType::VocabularyReadOnly,

@@ -1,5 +1,5 @@
 //! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
-//! checks of settings, look-up of values by name, excerpts of texts, work on threads that may block, texts of panics,
+//! checks of settings, look-up of values by name and the form of names, excerpts of texts, work on threads that may block, texts of panics,
 //! regular files alone, and files that are written as a whole.
 
 mod blocking;
@@ -17,7 +17,7 @@ pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
 pub(crate) use excerpt::{excerpt, without_middle};
 pub(crate) use lengths::{to_i64, to_usize};
-pub(crate) use names::named;
+pub(crate) use names::{is_plain_name, named};
 pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use random::Random;
 pub(crate) use regular_file::{open_regular_file, read_regular_file, read_regular_text};

@@ -10,6 +10,7 @@ mod fake;
 mod socket;
 mod support;
 
+mod access;
 mod batching;
 mod compression;
 mod connections;

@@ -82,6 +82,7 @@ struct PngFile(Vec<u8>);
     post,
     path = "/v1/segment",
     operation_id = "segment",
+    security(("ApiKey" = ["use"])),
     tag = "segmentation",
     request_body(
         description = "The image or its `image_id`, and either `classes` or the name of a `vocabulary`; all else is optional.",
@@ -196,7 +197,7 @@ struct SegmentProblems;
 
 impl IntoResponses for SegmentProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[
+        problem::with_key(&[
             ProblemType::Malformed,
             ProblemType::VocabularyNotFound,
             ProblemType::ImageNotHeld,

@@ -16,10 +16,7 @@ use std::time::{Instant, SystemTime};
 use super::disk::{ChangeMark, DiskStore};
 use super::shipped::shipped;
 use super::{ClassList, RegistryLimits, VocabularyDefinition, VocabularyError, VocabularyOptions};
-use crate::support::run_blocking;
-
-/// Largest number of characters in a vocabulary's name.
-const MAX_NAME_CHARACTERS: usize = 64;
+use crate::support::{is_plain_name, run_blocking};
 
 /// Number of attempts at a change while other processes are faster.
 const ATTEMPTS: usize = 10;
@@ -260,7 +257,7 @@ impl VocabularyRegistry {
         now: SystemTime,
         deadline: Instant,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
-        if !is_name(name) {
+        if !is_plain_name(name) {
             return Err(VocabularyError::InvalidName { name: name.to_owned() });
         }
         self.refuse_shipped(name)?;
@@ -376,15 +373,6 @@ fn check(
         name: name.to_owned(),
         current: current.map(str::to_owned),
     })
-}
-
-/// Returns whether a name matches `[a-z0-9][a-z0-9._-]{0,63}`, which is safe in a path, a file name and a metric's
-/// label.
-fn is_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= MAX_NAME_CHARACTERS
-        && name.bytes().next().is_some_and(plain)
-        && name.bytes().all(|byte| plain(byte) || b"._-".contains(&byte))
 }
 
 #[cfg(test)]

@@ -1,0 +1,232 @@
+//! Which key opens which route: the scopes that the document names for each operation, and the check of a request's
+//! key against them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Span;
+use utoipa::Modify;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+use super::error::ApiError;
+use super::http_metrics::{KeyMetrics, KeyedRequest};
+use crate::access::{Access, ApiKey, Scope};
+
+/// The name of the security scheme in the document.
+const SCHEME: &str = "ApiKey";
+
+/// Files of the page and of the documentation, which the document does not list.
+const OPEN_FILES: [&str; 3] = ["/docs/", "/docs/{*file}", "/assets/{*path}"];
+
+/// What a route needs of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Needs {
+    /// Nothing: it is open to everybody.
+    Nothing,
+    /// A key with one of these scopes.
+    OneOf(Vec<Scope>),
+}
+
+/// What the routes need, by their paths and methods.
+#[derive(Debug)]
+struct RouteNeeds {
+    documented: HashMap<String, Vec<(Method, Needs)>>,
+    /// What a route needs that nobody has declared open.
+    others: Needs,
+}
+
+impl RouteNeeds {
+    /// What the operations of the document need.
+    ///
+    /// # Panics
+    /// When an operation does not say what it needs.
+    fn of(openapi: &OpenApi) -> Self {
+        let documented = openapi.paths.paths.iter().map(|(path, item)| {
+            let operations = [
+                (Method::GET, &item.get),
+                (Method::PUT, &item.put),
+                (Method::POST, &item.post),
+                (Method::DELETE, &item.delete),
+            ];
+            let needs = operations
+                .into_iter()
+                .filter_map(|(method, operation)| Some((method, needs(operation.as_ref()?))));
+            (path.clone(), needs.collect())
+        });
+        Self {
+            documented: documented.collect(),
+            others: Needs::OneOf(vec![Scope::Use]),
+        }
+    }
+
+    /// What a request needs, by its route if it has one.
+    fn of_request(&self, route: Option<&str>, method: &Method) -> &Needs {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        let Some(route) = route else {
+            // Nothing is served there.
+            return &Needs::Nothing;
+        };
+        match self.documented.get(route) {
+            Some(operations) => operations
+                .iter()
+                .find(|(known, _)| known == method)
+                // The route does not answer the method.
+                .map_or(&Needs::Nothing, |(_, needs)| needs),
+            None if OPEN_FILES.contains(&route) => &Needs::Nothing,
+            None => &self.others,
+        }
+    }
+}
+
+/// Checks the keys of requests.
+#[derive(Clone)]
+pub(super) struct Gate {
+    access: Arc<Access>,
+    routes: Arc<RouteNeeds>,
+    metrics: KeyMetrics,
+}
+
+impl Gate {
+    /// The gate before the routes of the document.
+    ///
+    /// # Panics
+    /// When an operation of the document does not say which scopes it needs.
+    pub(super) fn new(access: Arc<Access>, openapi: &OpenApi, metrics: KeyMetrics) -> Self {
+        for name in access.names() {
+            metrics.counters(&name);
+        }
+        Self {
+            access,
+            routes: Arc::new(RouteNeeds::of(openapi)),
+            metrics,
+        }
+    }
+
+    /// The key of a request.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthorized`] when there is none, or the server does not know it.
+    fn key(&self, headers: &HeaderMap) -> Result<Arc<ApiKey>, ApiError> {
+        let text = bearer(headers).ok_or(ApiError::Unauthorized { is_unknown: false })?;
+        let key = self.access.find(text);
+        key.ok_or(ApiError::Unauthorized { is_unknown: true })
+    }
+}
+
+/// Lets a request through that has the key that its route needs. On a server without keys, every request passes.
+pub(super) async fn authorise(
+    State(gate): State<Gate>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = route.as_ref().map(MatchedPath::as_str);
+    let Needs::OneOf(scopes) = gate.routes.of_request(route, request.method()) else {
+        return next.run(request).await;
+    };
+    if !gate.access.is_on() {
+        return next.run(request).await;
+    }
+    let key = match gate.key(request.headers()) {
+        Ok(key) => key,
+        Err(error) => return error.into_response(),
+    };
+    Span::current().record("key", key.name());
+    let counted = KeyedRequest::new(&gate.metrics, key.name());
+    let response = if key.opens(scopes) {
+        next.run(request).await
+    } else {
+        let (name, scopes) = (key.name().to_owned(), scopes.clone());
+        ApiError::Forbidden { name, scopes }.into_response()
+    };
+    counted.answered(response.status());
+    response
+}
+
+/// The token of `Authorization: Bearer TOKEN`. The scheme's case does not matter (RFC 9110, section 11.1).
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    scheme
+        .eq_ignore_ascii_case(b"Bearer ")
+        .then(|| token.trim_ascii())
+        .filter(|token| !token.is_empty())
+}
+
+/// What an operation's security says.
+fn needs(operation: &Operation) -> Needs {
+    let said = serde_json::to_value(&operation.security).expect("security is plain data");
+    let said: Option<Vec<HashMap<String, Vec<Scope>>>> = serde_json::from_value(said).expect("scopes have names");
+    let said = said.expect("every operation says which scopes it needs, or that it needs none");
+    let scopes: Vec<Scope> = said.into_iter().flat_map(HashMap::into_values).flatten().collect();
+    match scopes.is_empty() {
+        true => Needs::Nothing,
+        false => Needs::OneOf(scopes),
+    }
+}
+
+/// Adds the security scheme to the document.
+pub(super) struct KeyScheme;
+
+impl Modify for KeyScheme {
+    fn modify(&self, openapi: &mut OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("maskclip_ and 43 characters")
+            .description(Some(
+                "A key that the server's operator made (`maskclip key new`). A server without keys needs none and ignores it. \
+                 The names in an operation's requirement are scopes, of which the key needs one.",
+            ));
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme.build()));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::documented;
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_read_whatever_the_case_of_its_scheme() {
+        let token = |value: &'static str| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+            bearer(&headers).map(<[u8]>::to_vec)
+        };
+        for value in ["Bearer abc", "bearer abc", "BEARER  abc "] {
+            assert_eq!(token(value).as_deref(), Some(&b"abc"[..]), "{value}");
+        }
+        for value in ["", "Bearer", "Bearer ", "Bearer   ", "Basic abc", "abc", "Bearerabc d"] {
+            assert_eq!(token(value), None, "{value}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_route_that_nobody_has_declared_open_needs_a_key() {
+        let routes = RouteNeeds::of(&documented().into_openapi());
+        let needs = |route, method| routes.of_request(route, &method).clone();
+        let use_alone = Needs::OneOf(vec![Scope::Use]);
+        assert_eq!(needs(Some("/v1/segment"), Method::POST), use_alone);
+        assert_eq!(needs(Some("/v1/new"), Method::GET), use_alone);
+        assert_eq!(
+            needs(Some("/metrics"), Method::HEAD),
+            Needs::OneOf(vec![Scope::Metrics])
+        );
+        for (route, method) in [
+            (Some("/"), Method::GET),
+            (Some("/assets/{*path}"), Method::GET),
+            (Some("/v1/segment"), Method::GET),
+            (None, Method::GET),
+        ] {
+            assert_eq!(needs(route, method.clone()), Needs::Nothing, "{method} {route:?}");
+        }
+    }
+}

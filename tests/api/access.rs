@@ -1,0 +1,234 @@
+//! Keys and what they open.
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use maskclip::access::{KeyDigest, KeyEntry, Scope};
+use maskclip::config::Config;
+use serde_json::json;
+use strum::VariantArray;
+
+use crate::support::{App, DOCUMENT, Reply, request, with_image};
+
+/// What every operation needs: nothing, or a key with one of the scopes. A new operation is entered here.
+const OPERATIONS: &[(&str, &str, &[Scope])] = &[
+    ("POST", "/v1/segment", &[Scope::Use]),
+    ("POST", "/v1/images", &[Scope::Use]),
+    ("DELETE", "/v1/images/{id}", &[Scope::Use]),
+    ("GET", "/v1/vocabularies", &[Scope::Use, Scope::Vocabularies]),
+    ("GET", "/v1/vocabularies/{name}", &[Scope::Use, Scope::Vocabularies]),
+    ("PUT", "/v1/vocabularies/{name}", &[Scope::Vocabularies]),
+    ("DELETE", "/v1/vocabularies/{name}", &[Scope::Vocabularies]),
+    ("GET", "/v1/models", &[Scope::Use, Scope::Models]),
+    ("GET", "/metrics", &[Scope::Metrics]),
+    ("GET", "/health/live", &[]),
+    ("GET", "/health/ready", &[]),
+    ("GET", "/openapi.yaml", &[]),
+    ("GET", "/docs", &[]),
+    ("GET", "/", &[]),
+];
+
+/// The key of a name, as its client sends it.
+pub fn key(name: &str) -> String {
+    format!("maskclip_key-of-{name}")
+}
+
+/// The entry of a name's key in the settings.
+pub fn entry(name: &str, scopes: &[Scope]) -> KeyEntry {
+    KeyEntry {
+        name: name.to_owned(),
+        sha256: KeyDigest::of(key(name).as_bytes()),
+        scopes: scopes.to_vec(),
+    }
+}
+
+/// Puts a client's key into a request.
+pub fn by(name: &str, mut request: Request<Body>) -> Request<Body> {
+    let value = format!("Bearer {}", key(name));
+    let headers = request.headers_mut();
+    headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+    request
+}
+
+/// Settings in which every scope has a client of its name.
+fn a_key_for_each_scope(config: &mut Config) {
+    let keys = Scope::VARIANTS.iter().map(|scope| entry(scope.name(), &[*scope]));
+    config.access.keys = keys.collect();
+}
+
+/// The request of an operation without a body.
+fn operation(method: &str, path: &str) -> Request<Body> {
+    let path = path.replace("{name}", "none").replace("{id}", "none");
+    let method: Method = method.parse().unwrap();
+    request(method, &path).body(Body::empty()).unwrap()
+}
+
+/// Returns whether an answer is other than it should be, which is `refusal`, or anything but a refusal.
+fn differs(reply: &Reply, refusal: Option<StatusCode>) -> bool {
+    let refusals = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+    let found = refusals.contains(&reply.status).then_some(reply.status);
+    found != refusal
+}
+
+#[test]
+fn the_table_of_operations_is_the_documents() {
+    let mut documented = Vec::new();
+    for (path, operations) in DOCUMENT["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let security = operation["security"].as_array();
+            let security = security.unwrap_or_else(|| panic!("{method} {path} does not say what it needs"));
+            let scopes = security
+                .iter()
+                .flat_map(|requirement| requirement["ApiKey"].as_array().unwrap());
+            let mut scopes: Vec<String> = scopes.map(|scope| scope.as_str().unwrap().to_owned()).collect();
+            scopes.sort();
+            documented.push((method.to_uppercase(), path.clone(), scopes));
+        }
+    }
+    let table = OPERATIONS.iter().map(|(method, path, scopes)| {
+        let mut scopes: Vec<String> = scopes.iter().map(|scope| scope.name().to_owned()).collect();
+        scopes.sort();
+        ((*method).to_owned(), (*path).to_owned(), scopes)
+    });
+    let mut table: Vec<_> = table.collect();
+    table.sort();
+    documented.sort();
+    assert_eq!(documented, table);
+    let scheme = &DOCUMENT["components"]["securitySchemes"]["ApiKey"];
+    assert_eq!((&scheme["type"], &scheme["scheme"]), (&json!("http"), &json!("bearer")));
+}
+
+/// Operations by keys: none, one that the server does not know, and one for each scope.
+#[tokio::test]
+async fn each_key_opens_what_its_scope_says_and_nothing_else() {
+    let app = App::start_with(a_key_for_each_scope).await;
+    let mut wrong = Vec::new();
+    for (method, path, scopes) in OPERATIONS {
+        let needs_key = (!scopes.is_empty()).then_some(StatusCode::UNAUTHORIZED);
+        let without = app.send(operation(method, path)).await;
+        let unknown = app.send(by("nobody", operation(method, path))).await;
+        for (column, reply) in [("no key", without), ("an unknown key", unknown)] {
+            if differs(&reply, needs_key) {
+                wrong.push(format!("{method} {path} with {column}: {}", reply.status));
+            }
+        }
+        for scope in Scope::VARIANTS {
+            let is_closed = !scopes.is_empty() && !scopes.contains(scope);
+            let reply = app.send(by(scope.name(), operation(method, path))).await;
+            if differs(&reply, is_closed.then_some(StatusCode::FORBIDDEN)) {
+                wrong.push(format!("{method} {path} with {scope}: {}", reply.status));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn without_keys_in_the_settings_every_operation_is_open_and_keys_are_not_looked_at() {
+    let app = App::start().await;
+    for (method, path, _) in OPERATIONS {
+        for request in [operation(method, path), by("nobody", operation(method, path))] {
+            let reply = app.send(request).await;
+            assert!(!differs(&reply, None), "{method} {path}: {}", reply.status);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_is_missing() {
+    let app = App::start_with(a_key_for_each_scope).await;
+    let refused = app.get("/v1/models").await;
+    refused.assert_problem(&json!({
+        "type": "/problems/unauthorized", "title": "A key is needed", "status": 401, "instance": "test-1",
+        "detail": "this server answers here only with a key: send Authorization: Bearer KEY",
+    }));
+    assert_eq!(refused.header("www-authenticate"), r#"Bearer realm="maskclip""#);
+
+    let unknown = app.send(by("nobody", operation("GET", "/v1/models"))).await;
+    unknown.assert_problem(&json!({
+        "type": "/problems/unauthorized", "title": "A key is needed", "status": 401, "instance": "test-1",
+        "detail": "the server does not know this key",
+    }));
+    assert_eq!(
+        unknown.header("www-authenticate"),
+        r#"Bearer realm="maskclip", error="invalid_token""#
+    );
+
+    let closed = app.send(by("metrics", operation("GET", "/v1/models"))).await;
+    closed.assert_problem(&json!({
+        "type": "/problems/forbidden", "title": "The key does not open this", "status": 403, "instance": "test-1",
+        "detail": "the key metrics needs the scope use or models",
+    }));
+    let challenge = r#"Bearer realm="maskclip", error="insufficient_scope", scope="use models""#;
+    assert_eq!(closed.header("www-authenticate"), challenge);
+}
+
+#[tokio::test]
+async fn a_refused_request_changes_nothing() {
+    let app = App::start_with(a_key_for_each_scope).await;
+    let put = || {
+        let put = request(Method::PUT, "/v1/vocabularies/fruit").header(header::CONTENT_TYPE, "application/json");
+        put.body(Body::from(r#"{"classes": ["red"]}"#)).unwrap()
+    };
+    let look = || by("use", operation("GET", "/v1/vocabularies/fruit"));
+    for refused in [put(), by("nobody", put()), by("use", put())] {
+        app.send(refused).await;
+        assert_eq!(app.send(look()).await.status, StatusCode::NOT_FOUND);
+    }
+    assert!(app.send(by("vocabularies", put())).await.status.is_success());
+    let delete = || operation("DELETE", "/v1/vocabularies/fruit");
+    for refused in [delete(), by("nobody", delete()), by("use", delete())] {
+        app.send(refused).await;
+        assert_eq!(app.send(look()).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn the_page_and_the_documentation_are_open_with_all_their_files() {
+    let app = App::start_with(a_key_for_each_scope).await;
+    for path in ["/", "/assets/app.js", "/docs/", "/docs/swagger-initializer.js"] {
+        assert_eq!(app.get(path).await.status, StatusCode::OK, "{path}");
+    }
+    assert_eq!(app.get("/v1/nothing").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        app.send(operation("PATCH", "/v1/segment")).await.status,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+    let head = app.send(operation("HEAD", "/metrics")).await;
+    assert_eq!(head.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_the_name_of_their_key_and_the_key_is_nowhere() {
+    let app = App::start_with(a_key_for_each_scope).await;
+    let image = with_image(json!({"classes": ["red"]}));
+    app.send(by("use", crate::support::segment_json(&image))).await.ok();
+    app.send(by("use", operation("GET", "/metrics"))).await;
+    let metrics = app.send(by("metrics", operation("GET", "/metrics"))).await;
+    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    for (key, outcome, count) in [("use", "answered", 1), ("use", "invalid", 1), ("models", "answered", 0)] {
+        let line = format!("maskclip_key_requests_total{{key=\"{key}\",outcome=\"{outcome}\"}} {count}\n");
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("key-of"), "{text}");
+}
+
+#[tokio::test]
+async fn readiness_warns_of_a_server_that_the_network_may_use_without_a_key() {
+    let anywhere = |config: &mut Config| config.server.listen = ([0, 0, 0, 0], 0).into();
+    let warnings = async |change: &dyn Fn(&mut Config)| {
+        let app = App::start_with(change).await;
+        app.get("/health/ready").await.ok()["warnings"].clone()
+    };
+    let open = warnings(&anywhere).await;
+    assert_eq!(open[0]["code"], "no-keys");
+    assert!(
+        open[0]["message"].as_str().unwrap().contains("access.keys_file"),
+        "{open}"
+    );
+    assert!(warnings(&|_| ()).await.is_null());
+    let with_keys = |config: &mut Config| {
+        anywhere(config);
+        a_key_for_each_scope(config);
+    };
+    assert!(warnings(&with_keys).await.is_null());
+}
