@@ -1,5 +1,5 @@
 //! Which key opens which route: the scopes that the document names for each operation, and the check of a request's
-//! key against them.
+//! key against them. From here on a request has a [`Caller`]: the client of its key, or nobody in particular.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use super::error::ApiError;
 use super::http_metrics::{KeyMetrics, KeyedRequest};
 use crate::access::{Access, ApiKey, Scope};
+use crate::engine::{Caller, Callers};
 
 /// The name of the security scheme in the document.
 const SCHEME: &str = "ApiKey";
@@ -89,6 +90,7 @@ impl RouteNeeds {
 pub(super) struct Gate {
     access: Arc<Access>,
     routes: Arc<RouteNeeds>,
+    callers: Callers,
     metrics: KeyMetrics,
 }
 
@@ -97,13 +99,14 @@ impl Gate {
     ///
     /// # Panics
     /// When an operation of the document does not say which scopes it needs.
-    pub(super) fn new(access: Arc<Access>, openapi: &OpenApi, metrics: KeyMetrics) -> Self {
+    pub(super) fn new(access: Arc<Access>, openapi: &OpenApi, callers: Callers, metrics: KeyMetrics) -> Self {
         for name in access.names() {
             metrics.counters(&name);
         }
         Self {
             access,
             routes: Arc::new(RouteNeeds::of(openapi)),
+            callers,
             metrics,
         }
     }
@@ -123,7 +126,7 @@ impl Gate {
 pub(super) async fn authorise(
     State(gate): State<Gate>,
     route: Option<MatchedPath>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let route = route.as_ref().map(MatchedPath::as_str);
@@ -131,6 +134,7 @@ pub(super) async fn authorise(
         return next.run(request).await;
     };
     if !gate.access.is_on() {
+        request.extensions_mut().insert(Caller::default());
         return next.run(request).await;
     }
     let key = match gate.key(request.headers()) {
@@ -140,6 +144,7 @@ pub(super) async fn authorise(
     Span::current().record("key", key.name());
     let counted = KeyedRequest::new(&gate.metrics, key.name());
     let response = if key.opens(scopes) {
+        request.extensions_mut().insert(gate.callers.named(key.name()));
         next.run(request).await
     } else {
         let (name, scopes) = (key.name().to_owned(), scopes.clone());

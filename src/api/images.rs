@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use super::upload::{self, Upload, UploadBody};
 use super::wire::{
     Attention, EXAMPLE_IMAGE, KeySmoothingBody, Resize, Timings, WindowBody, optional_whole_number, without_image,
 };
-use crate::engine::{FeatureFields, ImageRequest, Protocol};
+use crate::engine::{Caller, FeatureFields, ImageRequest, Protocol};
 
 /// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
 /// features. Unknown fields are refused.
@@ -115,6 +115,7 @@ impl ToSchema for ImageBodyInForm {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ImageReply {
     /// What stands for the image in `POST /v1/segment`. Random and listed nowhere: whoever has it can use the image and drop it.
+    /// On a server with keys, it is of use to the same key's client alone.
     #[schema(example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")]
     pub image_id: String,
     /// The model that looked at it. Others can be asked about it, too; they look at it then.
@@ -164,8 +165,12 @@ pub struct ImageReply {
         PostProblems,
     ),
 )]
-pub(super) async fn post_image(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let arrival = state.engine.arrive()?;
+pub(super) async fn post_image(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let arrival = state.engine.arrive(&caller)?;
     let Upload { image, body } = upload::read::<ImageBody>(request, &state, arrival.body()).await?;
     let image = image.ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
     let fields = body.unwrap_or_default().into_fields();
@@ -186,7 +191,8 @@ pub(super) async fn post_image(State(state): State<AppState>, request: Request) 
 
 /// Drop an image
 ///
-/// Requests that use it already are answered. What models made of its bytes goes with it.
+/// Requests that use it already are answered. What models made of its bytes goes with it. On a server with keys, what other
+/// clients left stays: their images are answered with 404 as if there were none.
 #[utoipa::path(
     delete,
     path = "/v1/images/{id}",
@@ -198,10 +204,11 @@ pub(super) async fn post_image(State(state): State<AppState>, request: Request) 
 )]
 pub(super) async fn delete_image(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Path(id) = id?;
-    state.engine.drop_image(&id)?;
+    state.engine.drop_image(&caller, &id)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -91,7 +91,12 @@ pub fn router(state: AppState) -> Router {
     let (documented, openapi) = documented().split_for_parts();
     let metrics = HttpMetrics::new(&state.metrics);
     declare_metrics(&openapi, &metrics);
-    let gate = Gate::new(Arc::clone(&state.access), &openapi, KeyMetrics::new(&state.metrics));
+    let gate = Gate::new(
+        Arc::clone(&state.access),
+        &openapi,
+        state.engine.callers().clone(),
+        KeyMetrics::new(&state.metrics),
+    );
     let routes = documented
         .route("/docs/", get(docs::get_docs_page))
         .route("/docs/{*file}", get(docs::get_docs_file))
@@ -236,6 +241,7 @@ mod tests {
 
     use super::*;
     use crate::access::AccessSettings;
+    use crate::engine::Callers;
 
     #[tokio::test]
     async fn a_panicking_handler_is_a_problem_without_detail() {
@@ -250,7 +256,8 @@ mod tests {
             lifecycle: Lifecycle::new(),
         };
         let access = Access::open(AccessSettings::default()).unwrap();
-        let gate = Gate::new(Arc::new(access), &Document::openapi(), KeyMetrics::new(&registry));
+        let key_metrics = KeyMetrics::new(&registry);
+        let gate = Gate::new(Arc::new(access), &Document::openapi(), Callers::default(), key_metrics);
         let router = with_layers(
             Router::new().route("/panic", get(get_panic)),
             1000,

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use super::etag::{Precondition, entity_tag, malformed_condition};
 use super::problem::{self, ProblemType};
 use super::wire::{ClassBody, Name, Synonyms, TemplateSet, object};
 use super::{AppState, body};
-use crate::engine::SegmentError;
+use crate::engine::{Caller, SegmentError};
 use crate::vocabulary::{
     self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
 };
@@ -197,7 +197,7 @@ pub struct VocabularySummary {
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Named vocabularies, or class lists that requests brought along lately (at most
-    /// `vocabulary.recent_lists`).
+    /// `vocabulary.recent_lists`; on a server with keys, requests of the same client alone).
     #[serde(default)]
     #[param(inline)]
     kind: VocabularyKind,
@@ -226,6 +226,7 @@ enum VocabularyKind {
 )]
 pub(super) async fn list_vocabularies(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<VocabularyList>, ApiError> {
     let Query(ListQuery { kind }) = query?;
@@ -239,7 +240,7 @@ pub(super) async fn list_vocabularies(
         }
         VocabularyKind::Recent => {
             let mut summaries = Vec::new();
-            for recent in state.engine.recent_lists().list() {
+            for recent in state.engine.recent_lists(&caller) {
                 summaries.push(summarise_recent(&state, &recent).await);
             }
             summaries

@@ -21,7 +21,7 @@ use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
 use super::slots::Slot;
 use super::weight::Weight;
 use super::worker::{Job, JobError, Ticket};
-use super::{Engine, Stage};
+use super::{Caller, Engine, Stage};
 use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
 use crate::telemetry::first_line;
@@ -65,14 +65,14 @@ impl Engine {
         }
     }
 
-    /// Takes note of a request whose head has arrived, before its body is read. Never waits.
+    /// Takes note of a caller's request whose head has arrived, before its body is read. Never waits.
     ///
     /// A free slot is looked for and not yet taken: whoever sends a body slowly would hold it for as long. The bytes of
     /// bodies have a budget of their own.
     ///
     /// # Errors
     /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::Overloaded`] when all slots are taken.
-    pub fn arrive(&self) -> Result<Arrival, SegmentError> {
+    pub fn arrive(&self, caller: &Caller) -> Result<Arrival, SegmentError> {
         let refused = if self.draining.load(Ordering::Relaxed) {
             Some(SegmentError::Unavailable("the server is going down"))
         } else {
@@ -82,6 +82,7 @@ impl Engine {
             Some(error) => Err(self.counted(error)),
             None => Ok(Arrival {
                 at: Instant::now(),
+                caller: caller.clone(),
                 body: self.body(),
             }),
         }
@@ -163,6 +164,7 @@ fn whole_seconds(seconds: f64) -> u64 {
 #[derive(Debug)]
 pub struct Arrival {
     at: Instant,
+    caller: Caller,
     body: HeldBytes,
 }
 
@@ -234,6 +236,7 @@ pub(super) struct AdmittedRequest<'engine> {
     pub(super) engine: &'engine Engine,
     pub(super) host: &'engine ModelHost,
     pub(super) model: Arc<ModelInfo>,
+    pub(super) caller: Caller,
     pub(super) slot: Arc<Slot>,
     pub(super) timings: Timings,
     /// The bytes that the request may use, once it has reserved them.
@@ -274,6 +277,7 @@ impl<'engine> AdmittedRequest<'engine> {
             engine,
             host,
             model,
+            caller: arrival.caller,
             slot: slot.ok_or_else(|| engine.overloaded())?,
             timings: Timings::default(),
             work: engine.work.empty(),

@@ -11,14 +11,14 @@ use super::request::{
 };
 use super::weight::{Dimensions, Weight};
 use super::worker::{Job, ScoreJob, Scored};
-use super::{Arrival, CostError, Engine, Stage, cost};
+use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::refinement_bytes;
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
 use crate::scores::{DenseScores, QueryOwner};
 use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
 
 impl Engine {
-    /// Labels one image.
+    /// Labels one image, for the caller without a name.
     ///
     /// Never waits for a free slot: a full engine returns [`SegmentError::Overloaded`] at once. Dropping the future
     /// gives the request up; texts that have been embedded for it by then are kept. The image's features are cached
@@ -28,7 +28,7 @@ impl Engine {
     /// [`SegmentError`] when the image, the vocabulary or the options are refused, the engine is not ready or full, or
     /// the deadline passes.
     pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        self.segment_arrived(self.arrive()?, request).await
+        self.segment_arrived(self.arrive(&Caller::default())?, request).await
     }
 
     /// Labels one image as [`Engine::segment`] does, for a request that arrived earlier.
@@ -68,7 +68,7 @@ impl AdmittedRequest<'_> {
         let (image, digest) = self.image(&image).await?;
         let list = self
             .engine
-            .class_list(vocabulary, &options.background, options.templates)?;
+            .class_list(&self.caller, vocabulary, &options.background, options.templates)?;
         let seen = self.look(image, digest, dense, input).await?;
         let weight = self.check_cost(&seen, &list, &options)?;
         let (size, features_cached) = (seen.size, seen.is_cached());

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use super::Engine;
 use super::admission::model_failed;
 use super::host::ModelHost;
 use super::model_state::ModelState;
 use super::queue::JobQueue;
 use super::request::{SegmentError, SegmentFields};
 use super::worker::{EmbedJob, Job, JobError, Ticket};
+use super::{Caller, Engine};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{
     ClassList, EmbeddedTexts, EmbeddingError, EmbeddingFuture, EmbeddingSpace, Interest, TemplateSet, TextEmbedder,
@@ -63,7 +63,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Embeds the texts of a request ahead of its images, so that no image waits for them.
+    /// Embeds the texts of a request of the caller without a name ahead of its images, so that no image waits for them.
     ///
     /// # Errors
     /// The same as [`Engine::segment`], except for errors about the image.
@@ -71,7 +71,7 @@ impl Engine {
         let host = self.find_host(fields.features.model.as_deref())?;
         let vocabulary = self.find_vocabulary(fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
-        let list = self.class_list(vocabulary, &options.background, options.templates)?;
+        let list = self.class_list(&Caller::default(), vocabulary, &options.background, options.templates)?;
         self.embed_ahead(&host.name, &list, options.templates).await
     }
 

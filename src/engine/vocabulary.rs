@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
-use super::Engine;
 use super::host::{ModelHost, StateChanges};
 use super::request::{Background, SegmentError, VocabularyChoice};
+use super::{Caller, Engine};
 use crate::support::run_blocking;
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, Urgency, VocabularyDefinition, VocabularyError,
+    ClassList, NamedVocabulary, RecentList, Stored, TemplateSet, Urgency, VocabularyDefinition, VocabularyError,
     VocabularyOptions, VocabularyRegistry,
 };
 
@@ -33,9 +33,9 @@ impl Engine {
         self.registry.is_durable()
     }
 
-    /// Returns the class lists that recent requests sent along.
-    pub fn recent_lists(&self) -> &RecentLists {
-        &self.recent
+    /// Returns the class lists that recent requests of the caller sent along, most recent first.
+    pub fn recent_lists(&self, caller: &Caller) -> Vec<RecentList> {
+        self.recent.list(caller.id().0)
     }
 
     /// Stores a vocabulary under a name, new or in place of an older one. Then starts to embed its texts with
@@ -187,9 +187,10 @@ impl Engine {
     }
 
     /// Returns the class list of a vocabulary with the request's background names. Records lists that came with the
-    /// request among the recent ones.
+    /// request among the caller's recent ones.
     pub(super) fn class_list(
         &self,
+        caller: &Caller,
         vocabulary: FoundVocabulary,
         background: &Background,
         templates: TemplateSet,
@@ -200,7 +201,7 @@ impl Engine {
             None => list,
         };
         if is_inline {
-            self.recent.record(&list, templates, SystemTime::now());
+            self.recent.record(caller.id().0, &list, templates, SystemTime::now());
         }
         Ok(list)
     }

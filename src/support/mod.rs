@@ -1,4 +1,4 @@
-//! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
+//! Small helpers that belong to no room: caches with a limit in bytes, seeded random numbers, conversions of lengths,
 //! checks of settings, look-up of values by name and the form of names, excerpts of texts, work on threads that may block, texts of panics,
 //! regular files alone, and files that are written as a whole.
 
@@ -11,6 +11,7 @@ mod panics;
 mod random;
 mod regular_file;
 mod settings;
+mod shared_lru;
 mod whole_file;
 
 pub(crate) use blocking::run_blocking;
@@ -23,4 +24,5 @@ pub(crate) use random::Random;
 pub(crate) use regular_file::{open_regular_file, read_regular_file, read_regular_text};
 pub use settings::OutOfRange;
 pub(crate) use settings::{at_least_one, in_range};
+pub(crate) use shared_lru::SharedLru;
 pub(crate) use whole_file::{remove_remainders, sync_folder_of, write_whole_file};

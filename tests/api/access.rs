@@ -7,7 +7,7 @@ use maskclip::config::Config;
 use serde_json::json;
 use strum::VariantArray;
 
-use crate::support::{App, DOCUMENT, Reply, request, with_image};
+use crate::support::{App, DOCUMENT, Reply, post_json, request, segment_json, with_image};
 
 /// What every operation needs: nothing, or a key with one of the scopes. A new operation is entered here.
 const OPERATIONS: &[(&str, &str, &[Scope])] = &[
@@ -201,7 +201,7 @@ async fn the_page_and_the_documentation_are_open_with_all_their_files() {
 async fn requests_are_counted_by_the_name_of_their_key_and_the_key_is_nowhere() {
     let app = App::start_with(a_key_for_each_scope).await;
     let image = with_image(json!({"classes": ["red"]}));
-    app.send(by("use", crate::support::segment_json(&image))).await.ok();
+    app.send(by("use", segment_json(&image))).await.ok();
     app.send(by("use", operation("GET", "/metrics"))).await;
     let metrics = app.send(by("metrics", operation("GET", "/metrics"))).await;
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
@@ -231,4 +231,89 @@ async fn readiness_warns_of_a_server_that_the_network_may_use_without_a_key() {
         a_key_for_each_scope(config);
     };
     assert!(warnings(&with_keys).await.is_null());
+}
+
+/// Settings with two clients that may do the same.
+fn alice_and_bob(config: &mut Config) {
+    let scopes = [Scope::Use, Scope::Vocabularies, Scope::Metrics];
+    config.access.keys = vec![entry("alice", &scopes), entry("bob", &scopes)];
+}
+
+#[tokio::test]
+async fn an_image_is_found_and_dropped_by_the_client_that_left_it_alone() {
+    let app = App::start_with(alice_and_bob).await;
+    let image = json!({"image": with_image(json!({}))["image"]});
+    let held = app.send(by("alice", post_json("/v1/images", &image))).await;
+    assert_eq!(held.status, StatusCode::CREATED);
+    let id = held.json()["image_id"].as_str().unwrap().to_owned();
+    let ask = |name| by(name, segment_json(&json!({"image_id": id, "classes": ["red"]})));
+    let drop = |name| by(name, operation("DELETE", &format!("/v1/images/{id}")));
+    for refused in [ask("bob"), drop("bob")] {
+        let reply = app.send(refused).await;
+        let as_if_there_were_none = app.send(by("alice", operation("DELETE", "/v1/images/none"))).await;
+        assert_eq!(reply.json(), as_if_there_were_none.json());
+        assert_eq!(reply.json()["type"], "/problems/image-not-held");
+    }
+    app.send(ask("alice")).await.ok();
+    assert_eq!(app.send(drop("alice")).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(app.send(ask("alice")).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn nobody_learns_from_features_that_another_client_has_sent_the_image() {
+    let app = App::start_with(alice_and_bob).await;
+    let image = with_image(json!({"classes": ["red"]}));
+    let mut cached = Vec::new();
+    for name in ["alice", "alice", "bob", "bob"] {
+        let looks = app.control.looks();
+        let reply = app.send(by(name, segment_json(&image))).await.ok();
+        cached.push(reply["features_cached"].as_bool().unwrap());
+        // The time that the answer takes must not tell either.
+        assert_eq!(app.control.looks() == looks, reply["features_cached"], "{name}");
+    }
+    assert_eq!(cached, [false, true, false, true]);
+
+    // Dropping an image drops what its client has of it, and nothing of the other's.
+    let image_alone = json!({"image": image["image"]});
+    let held = app.send(by("alice", post_json("/v1/images", &image_alone))).await;
+    let path = held.header("location").to_owned();
+    app.send(by("alice", operation("DELETE", &path))).await;
+    for (name, is_cached) in [("alice", false), ("bob", true)] {
+        let reply = app.send(by(name, segment_json(&image))).await.ok();
+        assert_eq!(reply["features_cached"], is_cached, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn recent_lists_are_those_of_the_same_client() {
+    let app = App::start_with(alice_and_bob).await;
+    for (name, class) in [("alice", "red"), ("bob", "blue"), ("bob", "green")] {
+        let image = with_image(json!({"classes": [class]}));
+        app.send(by(name, segment_json(&image))).await.ok();
+    }
+    for (name, expected) in [("alice", vec!["red"]), ("bob", vec!["green", "blue"])] {
+        let list = app
+            .send(by(name, operation("GET", "/v1/vocabularies?kind=recent")))
+            .await
+            .ok();
+        let lists = list["vocabularies"].as_array().unwrap().clone();
+        let first = lists.iter().map(|list| list["first_names"][0].as_str().unwrap());
+        assert_eq!(first.collect::<Vec<_>>(), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn two_keys_of_one_name_are_one_client() {
+    let app = App::start_with(|config| {
+        let second = KeyEntry {
+            name: "alice".to_owned(),
+            ..entry("alice-again", &[Scope::Use])
+        };
+        config.access.keys = vec![entry("alice", &[Scope::Use]), second];
+    })
+    .await;
+    let image = with_image(json!({"classes": ["red"]}));
+    app.send(by("alice", segment_json(&image))).await.ok();
+    let reply = app.send(by("alice-again", segment_json(&image))).await.ok();
+    assert_eq!(reply["features_cached"], true);
 }
