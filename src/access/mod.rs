@@ -1,10 +1,11 @@
-//! Who may do what: API keys with their scopes.
+//! Who may do what, and how often: API keys with their scopes and quotas.
 //!
-//! Owns the keys: their form, their file, and the search for the one that a client sent. Knows nothing of HTTP: `api`
+//! Owns the keys: their form, their file, the search for the one that a client sent, and the counts of its requests. Knows nothing of HTTP: `api`
 //! reads a key out of a request and says which scope a route needs. A server without keys lets everybody do
 //! everything.
 
 mod key;
+mod quota;
 mod ring;
 mod scope;
 mod settings;
@@ -14,6 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use key::{KeyDigest, NewKey};
+pub use quota::{InFlight, QuotaError};
 pub use ring::{ApiKey, KeysError};
 pub use scope::Scope;
 pub use settings::{AccessSettings, KeyEntry};
@@ -46,7 +48,7 @@ impl Access {
     /// [`KeysError`] when the file cannot be read, or when it or the settings are not a list of keys.
     pub fn open(settings: AccessSettings) -> Result<Self, KeysError> {
         let ring = match settings.has_keys() {
-            true => Some(RwLock::new(Arc::new(KeyRing::read(&settings)?))),
+            true => Some(RwLock::new(Arc::new(KeyRing::read(&settings, &KeyRing::default())?))),
             false => None,
         };
         Ok(Self { settings, ring })
@@ -82,14 +84,11 @@ impl Access {
     /// # Errors
     /// Those of [`Access::open`].
     pub fn reload(&self) -> Result<Reloaded, KeysError> {
-        let new = Arc::new(KeyRing::read(&self.settings)?);
-        let old = match &self.ring {
-            Some(ring) => {
-                let mut ring = ring.write().unwrap_or_else(PoisonError::into_inner);
-                std::mem::replace(&mut *ring, Arc::clone(&new))
-            }
-            None => Arc::default(),
-        };
+        let old = self.ring().unwrap_or_default();
+        let new = Arc::new(KeyRing::read(&self.settings, &old)?);
+        if let Some(ring) = &self.ring {
+            *ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        }
         let (before, now): (BTreeSet<_>, BTreeSet<_>) = (old.names().collect(), new.names().collect());
         let names = |names: &mut dyn Iterator<Item = &&str>| names.map(|name| (*name).to_owned()).collect();
         Ok(Reloaded {

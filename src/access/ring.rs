@@ -1,22 +1,31 @@
 //! All keys of a server, and the search among them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
 use super::key::KeyDigest;
+use super::quota::{InFlight, Quota, QuotaError, QuotaLimits};
 use super::scope::Scope;
-use super::settings::{AccessSettings, KeyEntry};
+use super::settings::{AccessSettings, KeyEntry, is_rate};
 use crate::support::{excerpt, is_plain_name, read_regular_text};
 
 /// Most keys of a server.
 const MAX_KEYS: usize = 10_000;
 
+/// Whoever has the keys of one name.
+#[derive(Debug)]
+struct Client {
+    name: String,
+    quota: Quota,
+}
+
 /// A key that opens something.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct ApiKey {
-    name: Arc<str>,
+    client: Arc<Client>,
     scopes: Vec<Scope>,
     sha256: KeyDigest,
 }
@@ -24,7 +33,15 @@ pub struct ApiKey {
 impl ApiKey {
     /// Returns the name, for logs and metrics.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.client.name
+    }
+
+    /// Counts a request of the client. Never waits.
+    ///
+    /// # Errors
+    /// [`QuotaError`] when it is one too many.
+    pub fn admit(&self) -> Result<InFlight, QuotaError> {
+        self.client.quota.admit()
     }
 
     /// Returns whether the key has one of the scopes.
@@ -73,6 +90,20 @@ pub enum KeysError {
         /// Its name.
         name: String,
     },
+    /// A key has a rate that is not allowed.
+    #[error("requests_per_second of the key {name} must be 0, or 0.001 to 1000000, is {value}")]
+    Rate {
+        /// Its name.
+        name: String,
+        /// The rate.
+        value: f64,
+    },
+    /// Two keys of one name have different quotas.
+    #[error("the keys of {name} are one client, and have different quotas")]
+    Quotas {
+        /// Their name.
+        name: String,
+    },
     /// One key has two entries.
     #[error("the keys {first} and {second} are the same key")]
     Twice {
@@ -94,29 +125,34 @@ pub enum KeysError {
 pub(super) struct KeyRing(Vec<Arc<ApiKey>>);
 
 impl KeyRing {
-    /// Reads the file, if there is one, and adds the keys of the settings.
-    pub(super) fn read(settings: &AccessSettings) -> Result<Self, KeysError> {
+    /// Reads the file, if there is one, and adds the keys of the settings. Clients that had keys before go on counting
+    /// where they were.
+    pub(super) fn read(settings: &AccessSettings, before: &Self) -> Result<Self, KeysError> {
         let mut entries = settings.keys.clone();
         if let Some(path) = &settings.keys_file {
             entries.extend(read_file(path)?);
         }
-        Self::new(entries)
+        Self::new(entries, settings, before)
     }
 
-    fn new(entries: Vec<KeyEntry>) -> Result<Self, KeysError> {
+    fn new(entries: Vec<KeyEntry>, settings: &AccessSettings, before: &Self) -> Result<Self, KeysError> {
         if entries.len() > MAX_KEYS {
             return Err(KeysError::TooMany { found: entries.len() });
         }
+        let before = before.0.iter().map(|key| (key.name(), &key.client)).collect();
+        let mut clients = BTreeMap::new();
         let keys = entries.into_iter().map(|entry| {
-            let KeyEntry { name, sha256, scopes } = entry;
-            if !is_plain_name(&name) {
-                return Err(KeysError::Name { name: excerpt(&name) });
+            if !is_plain_name(&entry.name) {
+                return Err(KeysError::Name {
+                    name: excerpt(&entry.name),
+                });
             }
-            if scopes.is_empty() {
-                return Err(KeysError::NoScopes { name });
+            if entry.scopes.is_empty() {
+                return Err(KeysError::NoScopes { name: entry.name });
             }
-            let name = name.into();
-            Ok(Arc::new(ApiKey { name, scopes, sha256 }))
+            let client = client(&entry, settings, &before, &mut clients)?;
+            let KeyEntry { sha256, scopes, .. } = entry;
+            Ok(Arc::new(ApiKey { client, scopes, sha256 }))
         });
         let mut keys = keys.collect::<Result<Vec<_>, _>>()?;
         keys.sort_by_key(|key| key.sha256);
@@ -152,6 +188,41 @@ impl KeyRing {
     }
 }
 
+/// Returns the client of an entry: one that an earlier entry has named, one that had keys before, or a new one.
+fn client(
+    entry: &KeyEntry,
+    settings: &AccessSettings,
+    before: &BTreeMap<&str, &Arc<Client>>,
+    clients: &mut BTreeMap<String, Arc<Client>>,
+) -> Result<Arc<Client>, KeysError> {
+    let name = &entry.name;
+    let limits = QuotaLimits {
+        requests_per_second: entry.requests_per_second.unwrap_or(settings.requests_per_second),
+        in_flight: entry.in_flight.unwrap_or(settings.in_flight),
+    };
+    if !is_rate(limits.requests_per_second) {
+        let (name, value) = (name.clone(), limits.requests_per_second);
+        return Err(KeysError::Rate { name, value });
+    }
+    if let Some(client) = clients.get(name) {
+        return match client.quota.limits() == limits {
+            true => Ok(Arc::clone(client)),
+            false => Err(KeysError::Quotas { name: name.clone() }),
+        };
+    }
+    let new = |quota| {
+        let name = name.clone();
+        Arc::new(Client { name, quota })
+    };
+    let client = match before.get(&**name) {
+        Some(client) if client.quota.limits() == limits => Arc::clone(client),
+        Some(client) => new(client.quota.changed(limits)),
+        None => new(Quota::new(limits)),
+    };
+    clients.insert(name.clone(), Arc::clone(&client));
+    Ok(client)
+}
+
 /// Reads a file of keys: a YAML list of entries.
 fn read_file(path: &Path) -> Result<Vec<KeyEntry>, KeysError> {
     let path_of_error = || path.to_owned();
@@ -180,14 +251,20 @@ mod tests {
             name: name.to_owned(),
             sha256: KeyDigest::of(text.as_bytes()),
             scopes: vec![Scope::Use],
+            requests_per_second: None,
+            in_flight: None,
         }
+    }
+
+    fn ring(entries: Vec<KeyEntry>) -> Result<KeyRing, KeysError> {
+        KeyRing::new(entries, &AccessSettings::default(), &KeyRing::default())
     }
 
     #[test]
     fn each_key_is_found_by_its_whole_text_alone() {
         let texts: Vec<String> = (0..50).map(|number| format!("maskclip_{number}")).collect();
         let entries = texts.iter().map(|text| entry(text, text));
-        let ring = KeyRing::new(entries.collect()).unwrap();
+        let ring = ring(entries.collect()).unwrap();
         for text in &texts {
             assert_eq!(ring.find(text.as_bytes()).unwrap().name(), text);
             for wrong in [&text[..text.len() - 1], &format!("{text} "), &text.to_uppercase(), ""] {
@@ -200,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_keys_is_refused_with_its_reason() {
-        let refused = |entries| KeyRing::new(entries).unwrap_err().to_string();
+        let refused = |entries| ring(entries).unwrap_err().to_string();
         let nameless = vec![entry("Alice Liddell", "a")];
         assert!(refused(nameless).ends_with("is Alice Liddell"));
         let useless = vec![KeyEntry {
@@ -220,7 +297,9 @@ mod tests {
         let path = folder.path().join("keys.yaml");
         let refused = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            let error = KeyRing::read(&AccessSettings::of_file(&path)).unwrap_err().to_string();
+            let error = KeyRing::read(&AccessSettings::of_file(&path), &KeyRing::default())
+                .unwrap_err()
+                .to_string();
             assert!(
                 error.contains("keys.yaml") && error.contains("access.keys_file"),
                 "{error}"
@@ -245,6 +324,67 @@ mod tests {
         ] {
             let error = refused(&entry);
             assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_keys_of_one_name_share_a_quota_which_goes_on_when_the_keys_change() {
+        let limited = |text| KeyEntry {
+            in_flight: Some(1),
+            ..entry("a", text)
+        };
+        let settings = AccessSettings::default();
+        let read = |entries, before: &KeyRing| KeyRing::new(entries, &settings, before).unwrap();
+        let first = read(vec![limited("x"), limited("y")], &KeyRing::default());
+        let under_way = first.find(b"x").unwrap().admit().unwrap();
+        assert!(first.find(b"y").unwrap().admit().is_err());
+        let second = read(vec![limited("z")], &first);
+        assert!(second.find(b"z").unwrap().admit().is_err());
+        let raised = KeyEntry {
+            in_flight: Some(2),
+            ..entry("a", "z")
+        };
+        let third = read(vec![raised], &second);
+        let another = third.find(b"z").unwrap().admit().unwrap();
+        assert!(third.find(b"z").unwrap().admit().is_err());
+        drop((under_way, another));
+        assert!(second.find(b"z").unwrap().admit().is_ok());
+    }
+
+    #[test]
+    fn a_quota_is_the_lines_own_or_that_of_the_settings_and_has_its_range() {
+        let settings = AccessSettings {
+            in_flight: 1,
+            ..AccessSettings::default()
+        };
+        let unlimited = KeyEntry {
+            in_flight: Some(0),
+            ..entry("b", "y")
+        };
+        let ring = KeyRing::new(vec![entry("a", "x"), unlimited], &settings, &KeyRing::default()).unwrap();
+        for (text, admitted) in [("x", 1), ("y", 3)] {
+            let key = ring.find(text.as_bytes()).unwrap();
+            let requests: Vec<_> = (0..3).filter_map(|_| key.admit().ok()).collect();
+            assert_eq!(requests.len(), admitted, "{text}");
+        }
+        let refused = |entries| super::tests::ring(entries).unwrap_err().to_string();
+        let other = KeyEntry {
+            in_flight: Some(1),
+            ..entry("a", "y")
+        };
+        assert_eq!(
+            refused(vec![entry("a", "x"), other]),
+            "the keys of a are one client, and have different quotas"
+        );
+        for rate in [-1.0, 1e-6, f64::NAN, f64::INFINITY] {
+            let wrong = KeyEntry {
+                requests_per_second: Some(rate),
+                ..entry("a", "x")
+            };
+            assert!(
+                refused(vec![wrong]).starts_with("requests_per_second of the key a must be"),
+                "{rate}"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::KeyDigest;
 use super::scope::Scope;
+use crate::support::{OutOfRange, in_range};
 
 /// Who may use the server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,10 @@ pub struct AccessSettings {
     pub keys_file: Option<PathBuf>,
     /// Keys beside those of the file. Without any key, requests need none.
     pub keys: Vec<KeyEntry>,
+    /// Requests a second of each client; 0 for any number.
+    pub requests_per_second: f64,
+    /// Requests of each client that may be under way at once; 0 for any number.
+    pub in_flight: u32,
 }
 
 /// A key as settings and files have it: not the key, but its digest.
@@ -29,13 +34,40 @@ pub struct KeyEntry {
     /// What the key opens.
     #[serde(default = "use_alone")]
     pub scopes: Vec<Scope>,
+    /// Requests a second of the client, in place of the setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<f64>,
+    /// Requests of the client that may be under way at once, in place of the setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
 }
 
 fn use_alone() -> Vec<Scope> {
     vec![Scope::Use]
 }
 
+/// Fastest rate of requests, per second.
+const MAX_REQUESTS_PER_SECOND: f64 = 1e6;
+
+/// Returns whether this is a rate of requests, or 0 for none.
+pub(super) fn is_rate(requests_per_second: f64) -> bool {
+    requests_per_second == 0.0 || (0.001..=MAX_REQUESTS_PER_SECOND).contains(&requests_per_second)
+}
+
 impl AccessSettings {
+    /// Checks the range of every value. The keys are checked when they are read.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        in_range(
+            "access.requests_per_second",
+            is_rate(self.requests_per_second),
+            self.requests_per_second,
+            "0, or 0.001 to 1000000",
+        )
+    }
+
     /// Returns whether the settings name keys, so that requests need one.
     pub(super) fn has_keys(&self) -> bool {
         self.keys_file.is_some() || !self.keys.is_empty()
@@ -48,6 +80,8 @@ impl Default for AccessSettings {
         Self {
             keys_file: None,
             keys: Vec::new(),
+            requests_per_second: 0.0,
+            in_flight: 0,
         }
     }
 }

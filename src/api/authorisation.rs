@@ -16,7 +16,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use super::error::ApiError;
 use super::http_metrics::{KeyMetrics, KeyedRequest};
-use crate::access::{Access, ApiKey, Scope};
+use crate::access::{Access, ApiKey, InFlight, Scope};
 use crate::engine::{Caller, Callers};
 
 /// The name of the security scheme in the document.
@@ -143,15 +143,30 @@ pub(super) async fn authorise(
     };
     Span::current().record("key", key.name());
     let counted = KeyedRequest::new(&gate.metrics, key.name());
-    let response = if key.opens(scopes) {
-        request.extensions_mut().insert(gate.callers.named(key.name()));
-        next.run(request).await
-    } else {
-        let (name, scopes) = (key.name().to_owned(), scopes.clone());
-        ApiError::Forbidden { name, scopes }.into_response()
+    let response = match admit(&key, scopes) {
+        Ok(_in_flight) => {
+            request.extensions_mut().insert(gate.callers.named(key.name()));
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
     };
     counted.answered(response.status());
     response
+}
+
+/// Counts a request of a key that opens one of the scopes.
+///
+/// # Errors
+/// [`ApiError::Forbidden`] when the key opens none of them, [`ApiError::Quota`] when its client asks for more than it may.
+fn admit(key: &ApiKey, scopes: &[Scope]) -> Result<InFlight, ApiError> {
+    let in_flight = key.admit()?;
+    if key.opens(scopes) {
+        return Ok(in_flight);
+    }
+    Err(ApiError::Forbidden {
+        name: key.name().to_owned(),
+        scopes: scopes.to_vec(),
+    })
 }
 
 /// The token of `Authorization: Bearer TOKEN`. The scheme's case does not matter (RFC 9110, section 11.1).

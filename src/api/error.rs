@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::etag::entity_tag;
 use super::problem::{Limit, Problem, ProblemType};
 use super::wire::ModelHealth;
-use crate::access::Scope;
+use crate::access::{QuotaError, Scope};
 use crate::engine::{CostError, ExceededLimit, Field, LimitValue, SegmentError};
 use crate::image::DecodeError;
 use crate::support::{excerpt, without_middle};
@@ -43,6 +43,9 @@ pub enum ApiError {
         /// The scopes of which it needs one.
         scopes: Vec<Scope>,
     },
+    /// The client of the key asks for more than it may.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// No route has the path.
     #[error("nothing is served at {}; GET /docs lists the routes", excerpt(.0))]
     RouteNotFound(String),
@@ -147,6 +150,7 @@ impl ApiError {
             Self::Malformed(_) => ProblemType::Malformed,
             Self::Unauthorized { .. } => ProblemType::Unauthorized,
             Self::Forbidden { .. } => ProblemType::Forbidden,
+            Self::Quota(_) => ProblemType::Quota,
             Self::RouteNotFound(_) => ProblemType::RouteNotFound,
             Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
             Self::NotAcceptable { .. } => ProblemType::NotAcceptable,
@@ -202,6 +206,10 @@ impl ApiError {
     fn limit(&self) -> Option<Limit> {
         match self {
             Self::Invalid { limit, .. } => limit.clone(),
+            Self::Quota(QuotaError::Rate { limit, .. }) => {
+                Some(Limit::fractional("access.requests_per_second", *limit))
+            }
+            Self::Quota(QuotaError::InFlight { limit }) => Some(Limit::whole("access.in_flight", (*limit).into())),
             Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
             Self::RequestTimeout { limit } => Some(Limit::fractional("server.body_seconds", *limit)),
             Self::Segment(SegmentError::Field(error)) => error.limit().map(Limit::from),
@@ -238,7 +246,11 @@ impl ApiError {
             Self::Segment(SegmentError::ModelUnavailable { next_attempt, .. }) => {
                 Some((next_attempt.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
             }
-            Self::Segment(SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. })
+            Self::Quota(QuotaError::Rate { wait, .. }) => {
+                Some((wait.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
+            }
+            Self::Quota(QuotaError::InFlight { .. })
+            | Self::Segment(SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. })
             | Self::Vocabulary(VocabularyError::StoreBusy { .. }) => Some(RETRY_AFTER_SECONDS),
             _ => None,
         }

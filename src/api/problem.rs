@@ -62,6 +62,8 @@ pub enum ProblemType {
     UnknownModel,
     /// The model cannot do what was asked.
     UnsupportedByModel,
+    /// The client of the key asks for more than it may.
+    Quota,
     /// The queue is full.
     Overloaded,
     /// The head has too many bytes or fields.
@@ -82,7 +84,7 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Malformed,
         Self::Unauthorized,
         Self::Forbidden,
@@ -105,6 +107,7 @@ impl ProblemType {
         Self::UndecodableImage,
         Self::UnknownModel,
         Self::UnsupportedByModel,
+        Self::Quota,
         Self::Overloaded,
         Self::HeadTooLarge,
         Self::Internal,
@@ -133,7 +136,7 @@ impl ProblemType {
             Self::InvalidRequest | Self::UndecodableImage | Self::UnknownModel | Self::UnsupportedByModel => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Quota | Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable | Self::ModelUnavailable | Self::StoreBusy => StatusCode::SERVICE_UNAVAILABLE,
@@ -167,6 +170,7 @@ impl ProblemType {
             Self::UndecodableImage => "/problems/undecodable-image",
             Self::UnknownModel => "/problems/unknown-model",
             Self::UnsupportedByModel => "/problems/unsupported-by-model",
+            Self::Quota => "/problems/quota",
             Self::Overloaded => "/problems/overloaded",
             Self::HeadTooLarge => "/problems/head-too-large",
             Self::Internal => "/problems/internal",
@@ -203,6 +207,7 @@ impl ProblemType {
             Self::UndecodableImage => "The image cannot be decoded",
             Self::UnknownModel => "The model is not loaded",
             Self::UnsupportedByModel => "The model cannot do this",
+            Self::Quota => "The key's quota is used up",
             Self::Overloaded => "The server is overloaded",
             Self::HeadTooLarge => "The head of the request is too large",
             Self::Internal => "Internal error",
@@ -275,6 +280,10 @@ impl ProblemType {
             Self::UnsupportedByModel => {
                 "The loaded model's architecture does not have what was asked for, such as an attention of vision \
                  transformers; `detail` names what it has."
+            }
+            Self::Quota => {
+                "The client of this key sends more requests a second, or has more under way at once, than it may; `limit` says which \
+                 and how many. Wait for `Retry-After` seconds. Others do not notice."
             }
             Self::Overloaded => {
                 "There is no room for the request now: in the server (`engine.queue_capacity`), for its body (`engine.body_bytes`), \
@@ -412,7 +421,8 @@ pub(super) fn responses(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa:
 
 /// The problems of a route that needs a key: those of the key, and the route's own.
 pub(super) fn with_key(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-    responses(&[&[ProblemType::Unauthorized, ProblemType::Forbidden], kinds].concat())
+    let of_key = [ProblemType::Unauthorized, ProblemType::Forbidden, ProblemType::Quota];
+    responses(&[&of_key, kinds].concat())
 }
 
 /// A route that needs a key, and else fails only by our fault.
@@ -451,7 +461,8 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
     if kinds.iter().any(|kind| {
         matches!(
             kind,
-            ProblemType::Overloaded
+            ProblemType::Quota
+                | ProblemType::Overloaded
                 | ProblemType::ModelUnavailable
                 | ProblemType::StoreBusy
                 | ProblemType::DeadlineExceeded

@@ -62,6 +62,7 @@ impl Config {
     /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         self.server.check()?;
+        self.access.check()?;
         self.limits.check()?;
         self.model.check()?;
         in_range("models", !self.models.is_empty(), "an empty list", "at least one model")?;

@@ -38,6 +38,8 @@ pub fn entry(name: &str, scopes: &[Scope]) -> KeyEntry {
         name: name.to_owned(),
         sha256: KeyDigest::of(key(name).as_bytes()),
         scopes: scopes.to_vec(),
+        requests_per_second: None,
+        in_flight: None,
     }
 }
 
@@ -316,4 +318,59 @@ async fn two_keys_of_one_name_are_one_client() {
     app.send(by("alice", segment_json(&image))).await.ok();
     let reply = app.send(by("alice-again", segment_json(&image))).await.ok();
     assert_eq!(reply["features_cached"], true);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_often_is_told_when_to_come_back_and_others_do_not_notice() {
+    let app = App::start_with(|config| {
+        alice_and_bob(config);
+        config.access.keys[0].requests_per_second = Some(0.01);
+    })
+    .await;
+    let models = |name| by(name, operation("GET", "/v1/models"));
+    app.send(models("alice")).await.ok();
+    let refused = app.send(models("alice")).await;
+    refused.assert_problem(&json!({
+        "type": "/problems/quota", "title": "The key's quota is used up", "status": 429, "instance": "test-1",
+        "detail": "this client may send 0.01 requests a second (access.requests_per_second, or the line of its key)",
+        "limit": {"name": "access.requests_per_second", "value": 0.01},
+    }));
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((50..=100).contains(&seconds), "{seconds}");
+    for _ in 0..3 {
+        app.send(models("bob")).await.ok();
+    }
+    app.get("/health/ready").await.ok();
+    let refusals = app.send(by("bob", operation("GET", "/metrics"))).await;
+    let text = String::from_utf8(refusals.body.to_vec()).unwrap();
+    assert!(
+        text.contains("maskclip_key_requests_total{key=\"alice\",outcome=\"refused\"} 1\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_has_as_many_requests_under_way_as_it_may() {
+    let app = App::start_with(|config| {
+        alice_and_bob(config);
+        config.access.in_flight = 1;
+    })
+    .await;
+    let hold = app.control.hold_score();
+    let image = with_image(json!({"classes": ["red"]}));
+    let first = tokio::spawn({
+        let (app, image) = (app.clone(), image.clone());
+        async move { app.send(by("alice", segment_json(&image))).await }
+    });
+    app.control.entered().await;
+    let refused = app.send(by("alice", operation("GET", "/v1/models"))).await;
+    assert_eq!(refused.json()["limit"], json!({"name": "access.in_flight", "value": 1}));
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (StatusCode::TOO_MANY_REQUESTS, "1")
+    );
+    app.send(by("bob", operation("GET", "/v1/models"))).await.ok();
+    drop(hold);
+    first.await.unwrap().ok();
+    app.send(by("alice", operation("GET", "/v1/models"))).await.ok();
 }
