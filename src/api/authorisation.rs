@@ -102,6 +102,8 @@ impl Gate {
     pub(super) fn new(access: Arc<Access>, openapi: &OpenApi, callers: Callers, metrics: KeyMetrics) -> Self {
         for name in access.names() {
             metrics.counters(&name);
+            // Clients leave room to those who have not come yet.
+            callers.named(&name);
         }
         Self {
             access,

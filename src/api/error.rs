@@ -188,6 +188,7 @@ impl ApiError {
             ) => ProblemType::InvalidRequest,
             Self::Segment(
                 SegmentError::Overloaded { .. }
+                | SegmentError::ShareTaken { .. }
                 | SegmentError::BodyBytes { .. }
                 | SegmentError::TooManyTexts { .. }
                 | SegmentError::TooManyNewTexts { .. }
@@ -223,7 +224,7 @@ impl ApiError {
             Self::Segment(SegmentError::ImageTooLargeToHold { limit, .. }) => {
                 Some(Limit::whole("images.held_bytes", *limit))
             }
-            Self::Segment(SegmentError::Overloaded { capacity, .. }) => {
+            Self::Segment(SegmentError::Overloaded { capacity, .. } | SegmentError::ShareTaken { capacity, .. }) => {
                 Some(Limit::whole("engine.queue_capacity", *capacity as u64))
             }
             Self::Segment(SegmentError::BodyBytes { limit }) => Some(Limit::whole("engine.body_bytes", *limit)),
@@ -240,6 +241,7 @@ impl ApiError {
         match self {
             Self::Segment(
                 SegmentError::Overloaded { retry_seconds, .. }
+                | SegmentError::ShareTaken { retry_seconds, .. }
                 | SegmentError::TooManyTexts { retry_seconds, .. }
                 | SegmentError::TooBusy { retry_seconds, .. },
             ) => Some(*retry_seconds),

@@ -289,13 +289,14 @@ pub(super) async fn list_vocabularies(
 )]
 pub(super) async fn put_vocabulary(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
     check_conditions(&headers)?;
-    let held = state.engine.body();
+    let held = state.engine.body(&caller);
     let VocabularyBody {
         classes,
         background,

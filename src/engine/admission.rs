@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use strum::VariantArray;
 
 use super::budget::HeldBytes;
+use super::caller::{Scarce, Share};
 use super::cost::CostError;
 use super::estimate::ImageTurn;
 use super::host::ModelHost;
@@ -25,7 +26,7 @@ use super::{Caller, Engine, Stage};
 use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
 use crate::telemetry::first_line;
-use crate::vocabulary::TemplateSet;
+use crate::vocabulary::{TemplateSet, TooManyWaiting};
 
 impl Engine {
     /// Returns the model's description if the model can answer a request now, or is being loaded again after a panic:
@@ -76,21 +77,22 @@ impl Engine {
         let refused = if self.draining.load(Ordering::Relaxed) {
             Some(SegmentError::Unavailable("the server is going down"))
         } else {
-            self.slots.are_taken().then(|| self.overloaded())
+            self.slots.are_taken(caller).then(|| self.overloaded(caller))
         };
         match refused {
             Some(error) => Err(self.counted(error)),
             None => Ok(Arrival {
                 at: Instant::now(),
                 caller: caller.clone(),
-                body: self.body(),
+                body: self.body(caller),
             }),
         }
     }
 
-    /// Returns a reservation for a body that is about to be read. It grows with the body within `engine.body_bytes`.
-    pub fn body(&self) -> HeldBytes {
-        self.bodies.empty()
+    /// Returns a reservation for the body of a caller's request that is about to be read. It grows with the body within
+    /// `engine.body_bytes`, and within the caller's share of that.
+    pub fn body(&self, caller: &Caller) -> HeldBytes {
+        self.bodies.empty_for(caller)
     }
 
     /// Returns the refusal of a body for whose bytes there is no room.
@@ -103,7 +105,9 @@ impl Engine {
     /// Counts a refusal in the metrics, and estimates when a repeat is worth a try.
     pub(super) fn counted(&self, mut error: SegmentError) -> SegmentError {
         match &mut error {
-            SegmentError::Overloaded { retry_seconds, .. } => *retry_seconds = whole_seconds(self.images_seconds()),
+            SegmentError::Overloaded { retry_seconds, .. } | SegmentError::ShareTaken { retry_seconds, .. } => {
+                *retry_seconds = whole_seconds(self.images_seconds());
+            }
             SegmentError::TooManyTexts { error, retry_seconds } => {
                 *retry_seconds = whole_seconds(self.texts_seconds(error.waiting));
             }
@@ -113,6 +117,20 @@ impl Engine {
             self.metrics.refused(refusal);
         }
         error
+    }
+
+    /// Counts new texts that a caller has wait until the share is dropped.
+    ///
+    /// # Errors
+    /// [`SegmentError::TooManyTexts`] when the caller's texts would take more than is left for all.
+    pub(super) fn take_text_share(&self, caller: &Caller, new_texts: usize) -> Result<Share, SegmentError> {
+        let (waiting, limit) = (self.embeddings.waiting(), self.settings.queue.max_waiting_texts);
+        let (more, left) = (new_texts as u64, limit.saturating_sub(waiting) as u64);
+        if new_texts > 0 && !caller.may_take(Scarce::WaitingTexts, more, left) {
+            let texts = new_texts;
+            return Err(TooManyWaiting { texts, waiting, limit }.into());
+        }
+        Ok(caller.take(Scarce::WaitingTexts, more))
     }
 
     /// Returns the instant at which the deadline of a request passes that arrived at `arrived`.
@@ -132,17 +150,29 @@ impl Engine {
         }
     }
 
-    fn overloaded(&self) -> SegmentError {
-        SegmentError::Overloaded {
-            capacity: self.slots.capacity(),
-            retry_seconds: 1,
+    /// Returns why a caller gets no slot.
+    fn overloaded(&self, caller: &Caller) -> SegmentError {
+        let (capacity, retry_seconds) = (self.slots.capacity(), 1);
+        let held = caller.held(Scarce::Slots) as usize;
+        match self.slots.are_all_taken() {
+            true => SegmentError::Overloaded {
+                capacity,
+                retry_seconds,
+            },
+            false => SegmentError::ShareTaken {
+                held,
+                capacity,
+                retry_seconds,
+            },
         }
     }
 
     /// Returns about how many seconds the model that has most to do takes for its images; 0 while that is not known.
     fn images_seconds(&self) -> f64 {
         let workers = self.settings.queue.workers;
-        let seconds = self.models.iter().map(|host| host.times.seconds_behind_images(workers));
+        let nobody = Caller::default();
+        let models = self.models.iter();
+        let seconds = models.map(|host| host.times.seconds_behind_images(&nobody, workers));
         seconds.fold(0.0, f64::max)
     }
 
@@ -272,13 +302,12 @@ impl<'engine> AdmittedRequest<'engine> {
         deadline: Instant,
     ) -> Result<Self, SegmentError> {
         let model = engine.ready_model(host)?;
-        let slot = engine.slots.take(arrival.body);
+        let slot = engine.slots.take(&arrival.caller, arrival.body);
         Ok(Self {
             engine,
             host,
             model,
-            caller: arrival.caller,
-            slot: slot.ok_or_else(|| engine.overloaded())?,
+            slot: slot.ok_or_else(|| engine.overloaded(&arrival.caller))?,
             timings: Timings::default(),
             work: engine.work.empty(),
             waited: Duration::ZERO,
@@ -286,6 +315,7 @@ impl<'engine> AdmittedRequest<'engine> {
             stage,
             deadline,
             wanted: Wanted(Arc::new(AtomicBool::new(true))),
+            caller: arrival.caller,
         })
     }
 
@@ -344,7 +374,7 @@ impl<'engine> AdmittedRequest<'engine> {
     fn check_turn(&self, weight: &Weight) -> Result<(), SegmentError> {
         let for_bytes = self.engine.work.wait_seconds(weight.total()).unwrap_or(0.0);
         let workers = self.engine.settings.queue.workers;
-        self.check_time(for_bytes.max(self.host.times.seconds_behind_images(workers)))
+        self.check_time(for_bytes.max(self.host.times.seconds_behind_images(&self.caller, workers)))
     }
 
     fn check_time(&self, seconds: f64) -> Result<(), SegmentError> {
@@ -363,16 +393,17 @@ impl<'engine> AdmittedRequest<'engine> {
         self.deadline.saturating_duration_since(Instant::now()).as_secs_f64()
     }
 
-    /// Reserves the bytes of the request, all at once. Waits for them in the order of the requests.
+    /// Reserves the bytes of the request, all at once. Waits for its turn: callers take turns, and the requests of each
+    /// in their order.
     ///
     /// # Errors
     /// [`SegmentError::TooBusy`] when the request would not get its turn before its deadline.
     pub(super) async fn reserve(&mut self, weight: &Weight) -> Result<(), SegmentError> {
         self.check_turn(weight)?;
-        self.turn = Some(self.host.times.image());
+        self.turn = Some(self.host.times.image(&self.caller));
         self.enter(Stage::Queue);
         let start = Instant::now();
-        self.work = self.engine.work.reserve(weight.total()).await;
+        self.work = self.engine.work.reserve(&self.caller, weight.total()).await;
         self.waited = start.elapsed();
         Ok(())
     }
@@ -432,7 +463,8 @@ impl<'engine> AdmittedRequest<'engine> {
     /// Pushes a job to the model's workers and waits for its answer. Records the stages queue and model.
     pub(super) async fn on_worker<T>(&mut self, job: impl FnOnce(Ticket<T>) -> Job) -> Result<T, SegmentError> {
         self.enter(Stage::Queue);
-        let (ticket, waiting) = Ticket::new(Arc::downgrade(&self.slot), Some(self.work.clone()));
+        let (slot, bytes) = (Arc::downgrade(&self.slot), Some(self.work.clone()));
+        let (ticket, waiting) = Ticket::new(self.caller.clone(), slot, bytes);
         if self.host.queue.push(job(ticket)).is_err() {
             return Err(self.engine.unavailable(self.host));
         }

@@ -182,9 +182,10 @@ impl AdmittedRequest<'_> {
         let start = Instant::now();
         let missing = self.engine.missing_texts(&self.model, texts, templates).await;
         self.check_text_time(missing, templates)?;
+        let _waiting = self.engine.take_text_share(&self.caller, missing)?;
         let embeddings = self
             .engine
-            .embed(texts, templates, self.host, &self.model, Urgency::Request)
+            .embed(&self.caller, texts, templates, self.host, &self.model, Urgency::Request)
             .await?;
         self.record(Stage::Text, start.elapsed());
         Ok(embeddings)

@@ -102,7 +102,8 @@ impl Engine {
         let (embedded, total) = self.embedded(&model, list, templates).await;
         if embedded < total {
             let texts = list.texts();
-            self.embed(&texts, templates, host, &model, Urgency::Background).await?;
+            self.embed(&Caller::default(), &texts, templates, host, &model, Urgency::Background)
+                .await?;
         }
         Ok(())
     }

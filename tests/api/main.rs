@@ -16,6 +16,7 @@ mod compression;
 mod connections;
 mod corpora;
 mod errors;
+mod fairness;
 mod health;
 mod hostile;
 mod images;
