@@ -166,9 +166,9 @@ impl ApiError {
                 VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
                 VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
                 VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
-                VocabularyError::TooMany { .. } | VocabularyError::TooManyBytes { .. } => {
-                    ProblemType::TooManyVocabularies
-                }
+                VocabularyError::TooMany { .. }
+                | VocabularyError::TooManyBytes { .. }
+                | VocabularyError::ShareTaken { .. } => ProblemType::TooManyVocabularies,
                 VocabularyError::StoreBusy { .. } => ProblemType::StoreBusy,
                 VocabularyError::NotStored { .. } => ProblemType::NotStored,
                 VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
@@ -372,6 +372,7 @@ fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
         VocabularyError::TooManyBytes { limit, .. } => {
             return Some(Limit::whole("vocabulary.definitions_bytes", *limit));
         }
+        VocabularyError::ShareTaken { key, limit } => return Some(Limit::whole(key, *limit)),
         VocabularyError::StoreBusy { waited, .. } => {
             return Some(Limit::fractional("vocabulary.store_wait_seconds", waited.as_secs_f64()));
         }

@@ -233,7 +233,7 @@ pub(super) async fn list_vocabularies(
     let vocabularies = match kind {
         VocabularyKind::Named => {
             let mut summaries = Vec::new();
-            for vocabulary in state.engine.vocabularies().await {
+            for vocabulary in state.engine.vocabularies(&caller).await {
                 summaries.push(summarise_named(&state, &vocabulary).await);
             }
             summaries
@@ -312,7 +312,7 @@ pub(super) async fn put_vocabulary(
     let templates = state.engine.settings().defaults.with(&definition.options).templates;
     let (vocabulary, stored) = state
         .engine
-        .define_vocabulary(&name, definition, condition(&headers), templates)
+        .define_vocabulary(&caller, &name, definition, condition(&headers), templates)
         .await
         .map_err(|error| match error {
             // The name is the address here, and the vocabulary is the body.
@@ -348,10 +348,11 @@ pub(super) async fn put_vocabulary(
 )]
 pub(super) async fn get_vocabulary(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
-    let vocabulary = state.engine.vocabulary(&name).await?;
+    let vocabulary = state.engine.vocabulary(&caller, &name).await?;
     let headers = [
         (header::ETAG, entity_tag(&vocabulary.digest)),
         (header::CACHE_CONTROL, "no-store".to_owned()),
@@ -377,12 +378,16 @@ pub(super) async fn get_vocabulary(
 )]
 pub(super) async fn delete_vocabulary(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
     check_conditions(&headers)?;
-    state.engine.drop_vocabulary(&name, condition(&headers)).await?;
+    state
+        .engine
+        .drop_vocabulary(&caller, &name, condition(&headers))
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -404,7 +409,7 @@ fn condition(headers: &HeaderMap) -> impl Fn(Option<&str>) -> bool + use<> {
 
 async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
     Vocabulary {
-        name: vocabulary.name.clone(),
+        name: vocabulary.local_name().to_owned(),
         shipped: vocabulary.shipped,
         classes: vocabulary.list.classes().iter().cloned().map(Into::into).collect(),
         background: vocabulary.list.background().to_vec(),
@@ -417,7 +422,7 @@ async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary 
 
 async fn summarise_named(state: &AppState, vocabulary: &NamedVocabulary) -> VocabularySummary {
     VocabularySummary {
-        name: Some(vocabulary.name.clone()),
+        name: Some(vocabulary.local_name().to_owned()),
         id: None,
         shipped: vocabulary.shipped,
         class_count: vocabulary.list.classes().len(),

@@ -26,6 +26,7 @@ pub struct Caller(Arc<CallerState>);
 struct CallerState {
     /// 0 for the caller without a name.
     id: CallerId,
+    name: Option<Box<str>>,
     /// How many callers with names there are.
     known: Arc<AtomicUsize>,
     /// The number of the turn that the caller had last.
@@ -55,6 +56,11 @@ impl PartialEq for Caller {
 impl Caller {
     pub(super) fn id(&self) -> CallerId {
         self.0.id
+    }
+
+    /// Returns the name, if the caller has one.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
     }
 
     /// Returns the number of the turn that the caller had last. Who has waited longest has the smallest.
@@ -149,6 +155,7 @@ impl Callers {
             let known = Arc::clone(count);
             Caller(Arc::new(CallerState {
                 id,
+                name: Some(name.into()),
                 known,
                 ..CallerState::default()
             }))

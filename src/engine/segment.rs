@@ -61,7 +61,7 @@ impl Engine {
 impl AdmittedRequest<'_> {
     async fn segment(mut self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
         let SegmentRequest { image, fields } = request;
-        let vocabulary = self.engine.find_vocabulary(fields.choice()?).await?;
+        let vocabulary = self.engine.find_vocabulary(&self.caller, fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(), &vocabulary.options)?;
         let SegmentOptions { dense, input, .. } = &options;
         self.check(&dense.features)?;

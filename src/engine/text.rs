@@ -72,7 +72,7 @@ impl Engine {
     /// The same as [`Engine::segment`], except for errors about the image.
     pub async fn embed_for(&self, fields: &SegmentFields) -> Result<(), SegmentError> {
         let host = self.find_host(fields.features.model.as_deref())?;
-        let vocabulary = self.find_vocabulary(fields.choice()?).await?;
+        let vocabulary = self.find_vocabulary(&Caller::default(), fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
         let list = self.class_list(&Caller::default(), vocabulary, &options.background, options.templates)?;
         self.embed_ahead(&host.name, &list, options.templates).await

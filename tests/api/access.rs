@@ -374,3 +374,55 @@ async fn a_client_has_as_many_requests_under_way_as_it_may() {
     first.await.unwrap().ok();
     app.send(by("alice", operation("GET", "/v1/models"))).await.ok();
 }
+
+#[tokio::test]
+async fn named_vocabularies_are_common_unless_each_key_has_its_own() {
+    let put = |name, class| {
+        let put = request(Method::PUT, "/v1/vocabularies/fruit").header(header::CONTENT_TYPE, "application/json");
+        by(
+            name,
+            put.body(Body::from(json!({"classes": [class]}).to_string())).unwrap(),
+        )
+    };
+    let look = |name| by(name, operation("GET", "/v1/vocabularies/fruit"));
+    let common = App::start_with(alice_and_bob).await;
+    common.send(put("alice", "red")).await;
+    assert_eq!(common.send(look("bob")).await.ok()["classes"], json!(["red"]));
+
+    let app = App::start_with(|config| {
+        alice_and_bob(config);
+        config.vocabulary.per_key = true;
+    })
+    .await;
+    app.send(put("alice", "red")).await;
+    assert_eq!(app.send(look("bob")).await.status, StatusCode::NOT_FOUND);
+    app.send(put("bob", "blue")).await;
+    for (name, class) in [("alice", "red"), ("bob", "blue")] {
+        let seen = app.send(look(name)).await.ok();
+        assert_eq!((&seen["name"], &seen["classes"]), (&json!("fruit"), &json!([class])));
+        let list = app.send(by(name, operation("GET", "/v1/vocabularies"))).await.ok();
+        let own = list["vocabularies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|entry| entry["shipped"] == false);
+        assert_eq!(own.map(|entry| &entry["name"]).collect::<Vec<_>>(), ["fruit"]);
+        let reply = app
+            .send(by(name, segment_json(&with_image(json!({"vocabulary": "fruit"})))))
+            .await
+            .ok();
+        assert_eq!(reply["classes"][0]["name"], class);
+        let shipped = app.send(by(name, operation("GET", "/v1/vocabularies/voc-20"))).await;
+        assert_eq!(shipped.status, StatusCode::OK);
+    }
+    // Another's space cannot be named.
+    for name in ["alice%2Ffruit", "bob%2Falice%2Ffruit", "..%2Falice%2Ffruit"] {
+        let reply = app
+            .send(by("bob", operation("GET", &format!("/v1/vocabularies/{name}"))))
+            .await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND, "{name}");
+    }
+    let drop = by("bob", operation("DELETE", "/v1/vocabularies/fruit"));
+    assert_eq!(app.send(drop).await.status, StatusCode::NO_CONTENT);
+    app.send(look("alice")).await.ok();
+}

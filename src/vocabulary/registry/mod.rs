@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 10;
 /// A vocabulary under a name.
 #[derive(Debug)]
 pub struct NamedVocabulary {
-    /// The name in requests.
+    /// The name, `SPACE/NAME` for one in a space of its own. No other space sees it.
     pub name: String,
     /// The classes, with a background if the definition has one.
     pub list: Arc<ClassList>,
@@ -54,6 +54,11 @@ impl NamedVocabulary {
             defined_at: now,
             hits: AtomicU64::new(0),
         })
+    }
+
+    /// Returns the name in its space, which requests use.
+    pub fn local_name(&self) -> &str {
+        local(&self.name)
     }
 
     /// Returns the number of requests that used this definition.
@@ -137,7 +142,7 @@ impl VocabularyRegistry {
     /// # Errors
     /// [`VocabularyError::NotFound`] when no vocabulary has the name.
     pub fn get(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
-        if let Some(vocabulary) = self.shipped.get(name) {
+        if let Some(vocabulary) = self.shipped.get(local(name)) {
             return Ok(Arc::clone(vocabulary));
         }
         let vocabulary = self.refreshed().by_name.get(name).cloned();
@@ -152,6 +157,13 @@ impl VocabularyRegistry {
         let vocabulary = self.get(name)?;
         vocabulary.hits.fetch_add(1, Ordering::Relaxed);
         Ok(vocabulary)
+    }
+
+    /// Returns the shipped vocabularies, and behind them those of a space, or those of none. Each part is sorted by name.
+    pub fn list_of(&self, wanted: Option<&str>) -> Vec<Arc<NamedVocabulary>> {
+        let mut all = self.list();
+        all.retain(|vocabulary| vocabulary.shipped || space(&vocabulary.name) == wanted);
+        all
     }
 
     /// Returns all vocabularies: shipped ones first, each part sorted by name.
@@ -257,7 +269,7 @@ impl VocabularyRegistry {
         now: SystemTime,
         deadline: Instant,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
-        if !is_plain_name(name) {
+        if !is_name(name) {
             return Err(VocabularyError::InvalidName { name: name.to_owned() });
         }
         self.refuse_shipped(name)?;
@@ -337,6 +349,35 @@ impl VocabularyRegistry {
         if bytes > limit {
             return Err(VocabularyError::TooManyBytes { bytes, limit });
         }
+        match space(&vocabulary.name) {
+            Some(_) => self.check_share(&defined, vocabulary),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a definition with which its space would have more than is left for all.
+    fn check_share(&self, defined: &Defined, vocabulary: &NamedVocabulary) -> Result<(), VocabularyError> {
+        let RegistryLimits {
+            max_vocabularies,
+            definitions_bytes,
+            ..
+        } = self.limits;
+        let others = || defined.by_name.values().filter(|other| other.name != vocabulary.name);
+        let own = || others().filter(|other| space(&other.name) == space(&vocabulary.name));
+        let all = [others().count() as u64, others().map(|other| other.bytes).sum()];
+        let of_space = [
+            own().count() as u64 + 1,
+            own().map(|other| other.bytes).sum::<u64>() + vocabulary.bytes,
+        ];
+        let limits = [
+            ("limits.max_vocabularies", max_vocabularies as u64),
+            ("vocabulary.definitions_bytes", definitions_bytes),
+        ];
+        for ((key, limit), (all, of_space)) in limits.into_iter().zip(all.into_iter().zip(of_space)) {
+            if of_space > limit.saturating_sub(all) {
+                return Err(VocabularyError::ShareTaken { key, limit });
+            }
+        }
         Ok(())
     }
 
@@ -352,7 +393,7 @@ impl VocabularyRegistry {
     }
 
     fn refuse_shipped(&self, name: &str) -> Result<(), VocabularyError> {
-        match self.shipped.contains_key(name) {
+        match self.shipped.contains_key(local(name)) {
             true => Err(VocabularyError::ReadOnly { name: name.to_owned() }),
             false => Ok(()),
         }
@@ -373,6 +414,21 @@ fn check(
         name: name.to_owned(),
         current: current.map(str::to_owned),
     })
+}
+
+/// Returns whether this is a plain name, or one in a space whose name is plain, too.
+fn is_name(name: &str) -> bool {
+    is_plain_name(local(name)) && space(name).is_none_or(is_plain_name)
+}
+
+/// Returns the space of a name.
+fn space(name: &str) -> Option<&str> {
+    Some(name.split_once('/')?.0)
+}
+
+/// Returns a name without its space.
+fn local(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(_, local)| local)
 }
 
 #[cfg(test)]
