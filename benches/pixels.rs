@@ -12,7 +12,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use image::codecs::jpeg::JpegEncoder;
-use maskclip::image::{Normalisation, NormalisedImage, Resize, RgbImage, decode, preprocess};
+use maskclip::image::{Normalisation, NormalisedImage, Orientation, Resize, RgbImage, decode, preprocess};
 use maskclip::label_map::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence, label_map};
 
 const SIZE: (u32, u32) = (1152, 864);
@@ -23,7 +23,7 @@ const NO_LIMIT: u64 = u64::MAX;
 /// Returns the upload: the photograph of the golden files, mirrored from tile to tile so that there are no seams.
 fn jpeg() -> Vec<u8> {
     let photograph = include_bytes!("../tests/golden/jpeg/4-4-4.png");
-    let photograph = decode(photograph, NO_LIMIT).expect("a golden image is read");
+    let photograph = decode(photograph, Orientation::Exif, NO_LIMIT).expect("a golden image is read");
     let (width, height) = photograph.dimensions();
     let image = RgbImage::from_fn(SIZE.0, SIZE.1, |x, y| {
         let mirrored = |at: u32, side: u32| {
@@ -54,8 +54,10 @@ fn pixels(criterion: &mut Criterion) {
     group.sample_size(20);
     let file = jpeg();
     println!("the upload has {} bytes", file.len());
-    let image = decode(&file, NO_LIMIT).expect("a JPEG is read");
-    group.bench_function("decode", |bencher| bencher.iter(|| decode(black_box(&file), NO_LIMIT)));
+    let image = decode(&file, Orientation::Exif, NO_LIMIT).expect("a JPEG is read");
+    group.bench_function("decode", |bencher| {
+        bencher.iter(|| decode(black_box(&file), Orientation::Exif, NO_LIMIT))
+    });
     for short_side in [256, 448] {
         group.bench_function(format!("preprocess to short side {short_side}"), |bencher| {
             bencher.iter(|| model_input(black_box(&image), short_side));
@@ -83,7 +85,7 @@ fn pixels(criterion: &mut Criterion) {
 
     group.bench_function("a request but for the model, short side 448", |bencher| {
         bencher.iter(|| {
-            let image = decode(black_box(&file), NO_LIMIT).expect("a JPEG is read");
+            let image = decode(black_box(&file), Orientation::Exif, NO_LIMIT).expect("a JPEG is read");
             let input = model_input(&image, 448);
             let map = label_map(black_box(&scores), &owners, &options);
             (input, encode(&map, LabelMapFormat::Png))

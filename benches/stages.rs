@@ -317,7 +317,7 @@ impl Stage for Pixels {
     type Output = NormalisedImage;
 
     fn run(&self) -> Result<NormalisedImage, Box<dyn Error>> {
-        let image = image::decode(&self.file, MAX_IMAGE_PIXELS)?;
+        let image = image::decode(&self.file, image::Orientation::Exif, MAX_IMAGE_PIXELS)?;
         let resize = Resize::Bicubic;
         let (width, height) = image.dimensions();
         let (width, height) = resize.working_size(width, height, self.short_side, self.patch, MAX_IMAGE_PIXELS)?;

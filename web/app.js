@@ -2,9 +2,9 @@
 // once per class list, and hands each reply to result.js.
 //
 // Fields of the form have the names of the request's fields. An empty field is left out of the request, so that the
-// server's default holds. The contract is /openapi.yaml.
+// server's default holds. The contract is openapi.yaml. All addresses are relative to the page.
 
-import { ResultView } from "/assets/result.js";
+import { ResultView } from "./result.js";
 
 /** The pause between two questions whether the server has loaded its model. */
 const MODEL_RETRY_MILLISECONDS = 2000;
@@ -136,14 +136,14 @@ function listenForImages() {
 
 /** Lists the example scenes: `[{ "image": "file name", "title": "...", "classes": ["..."] }]`. */
 async function loadExamples() {
-  const examples = await getJson("/assets/examples/index.json");
+  const examples = await getJson("assets/examples/index.json");
   if (!examples) return;
   element("example-list").replaceChildren(...examples.map(exampleItem));
   element("examples").hidden = false;
 }
 
 function exampleItem(example) {
-  const url = `/assets/examples/${example.image}`;
+  const url = `assets/examples/${example.image}`;
   const thumbnail = document.createElement("img");
   thumbnail.src = url;
   thumbnail.alt = "";
@@ -282,7 +282,7 @@ function showSource() {
 // --- what the server has ---
 
 async function loadVocabularies() {
-  const list = await getJson("/v1/vocabularies?kind=named");
+  const list = await getJson("v1/vocabularies?kind=named");
   if (!list) return;
   const options = list.vocabularies.map(({ name }) => new Option(name));
   element("vocabulary").replaceChildren(...options);
@@ -291,7 +291,7 @@ async function loadVocabularies() {
 /** Offers the loaded models and their options. Asks again while the server is still loading. */
 async function loadModels() {
   clearTimeout(modelRetry);
-  const list = await getJson("/v1/models");
+  const list = await getJson("v1/models");
   if (!list || list.models.length === 0) {
     element("model").textContent = isKeyRefused ? "this server needs a key" : "no model is ready yet";
     if (isKeyRefused) return;
@@ -412,7 +412,7 @@ async function segment(signal) {
     const timings = asked.id === null ? await holdImage(asked, body, signal) : {};
     try {
       const [fields, sent] = asked.id ? [{ ...body, image_id: asked.id }, null] : [body, asked];
-      const reply = await post("/v1/segment", fields, sent, signal);
+      const reply = await post("v1/segment", fields, sent, signal);
       return { ...reply, timings: addTimings(reply.timings, timings) };
     } catch (problem) {
       if (isRepeated || problem.type !== IMAGE_NOT_HELD) throw problem;
@@ -425,7 +425,7 @@ async function segment(signal) {
 async function holdImage(left, body, signal) {
   const look = Object.fromEntries(LOOK_FIELDS.filter((field) => field in body).map((field) => [field, body[field]]));
   try {
-    const { image_id, timings } = await post("/v1/images", look, left, signal);
+    const { image_id, timings } = await post("v1/images", look, left, signal);
     left.id = image_id;
     return timings;
   } catch (problem) {
@@ -509,13 +509,18 @@ function hideProblem() {
 function curlCommand() {
   const request = `--form-string ${shellQuote(`request=${JSON.stringify(requestBody())}`)}`;
   const answer = `-o reply.json -w 'HTTP %{http_code}, saved as reply.json\\n'`;
-  const url = shellQuote(`${location.origin}/v1/segment`);
+  const url = shellQuote(absolute("v1/segment"));
   // The key itself would stay in the shell's history.
   const key = sessionStorage.getItem(KEY_ITEM) ? ` \\\n  -H "Authorization: Bearer $MASKCLIP_KEY"` : "";
   const send = (file) => `curl -sS ${url}${key} \\\n  -F ${shellQuote(`image=@${file}`)} \\\n  ${request} \\\n  ${answer}`;
   if (image?.exampleUrl)
-    return `curl -sS ${shellQuote(location.origin + image.exampleUrl)} |\n${send("-")}`;
+    return `curl -sS ${shellQuote(absolute(image.exampleUrl))} |\n${send("-")}`;
   return send(image ? curlFileName(image.name) : "FILE");
+}
+
+/** The whole address of what the page finds relative to itself, behind a proxy under a path, too. */
+function absolute(address) {
+  return new URL(address, document.baseURI).href;
 }
 
 /** curl gives comma, semicolon, quote and backslash a meaning in a form's value, so a name with these is quoted. */

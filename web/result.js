@@ -2,7 +2,7 @@
 //
 // app.js sends the request; nothing here knows of it.
 
-import { decodePng } from "/assets/png.js";
+import { decodePng } from "./png.js";
 
 /** The most pixels of the overlay's canvas: browsers on phones refuse canvases of about this size and more. */
 const MAX_OVERLAY_PIXELS = 8_000_000;

@@ -4,7 +4,7 @@
 const MOST_PIXELS: u64 = 1 << 16;
 
 pub fn run(bytes: &[u8]) {
-    if let Ok(image) = maskclip::image::decode(bytes, MOST_PIXELS) {
+    if let Ok(image) = maskclip::image::decode(bytes, maskclip::image::Orientation::Exif, MOST_PIXELS) {
         let (width, height) = (u64::from(image.width()), u64::from(image.height()));
         assert!(
             width * height > 0 && width * height <= MOST_PIXELS,

@@ -1,7 +1,7 @@
 //! The text of a key, and the digest that stands for it.
 //!
-//! A key is 256 random bits, and the server keeps its SHA-256. A slow hash such as argon2 would protect passwords, which
-//! can be guessed; nobody guesses 256 bits, so it would buy nothing and cost each request milliseconds.
+//! A key is 256 random bits, and the server keeps its SHA-256. A slow hash such as argon2 would protect passwords,
+//! which can be guessed; nobody guesses 256 bits, so it would buy nothing and cost each request milliseconds.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
 //! Who may do what, and how often: API keys with their scopes and quotas.
 //!
-//! Owns the keys: their form, their file, the search for the one that a client sent, and the counts of its requests. Knows nothing of HTTP: `api`
-//! reads a key out of a request and says which scope a route needs. A server without keys lets everybody do
-//! everything.
+//! Owns the keys: their form, their file, the search for the one that a client sent, and the counts of its requests.
+//! Knows nothing of HTTP: `api` reads a key out of a request and says which scope a route needs. A server without keys
+//! lets everybody do everything.
 
 mod key;
 mod quota;

@@ -78,7 +78,8 @@ pub enum KeysError {
     },
     /// A key has a name that is not allowed.
     #[error(
-        "the name of a key must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-', the first a letter or digit, is {name}"
+        "the name of a key must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-', the first a letter or digit, is \
+         {name}"
     )]
     Name {
         /// The name.

@@ -8,7 +8,6 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tracing::Span;
 use utoipa::Modify;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation;
@@ -18,11 +17,12 @@ use super::error::ApiError;
 use super::http_metrics::{KeyMetrics, KeyedRequest};
 use crate::access::{Access, ApiKey, InFlight, Scope};
 use crate::engine::{Caller, Callers};
+use crate::telemetry::note;
 
 /// The name of the security scheme in the document.
 const SCHEME: &str = "ApiKey";
 
-/// Files of the page and of the documentation, which the document does not list.
+/// Routes of the page's and the documentation's files, which the document does not list.
 const OPEN_FILES: [&str; 3] = ["/docs/", "/docs/{*file}", "/assets/{*path}"];
 
 /// What a route needs of a request.
@@ -38,16 +38,19 @@ enum Needs {
 #[derive(Debug)]
 struct RouteNeeds {
     documented: HashMap<String, Vec<(Method, Needs)>>,
+    /// Routes that the document does not list, and that are open.
+    open: Vec<String>,
     /// What a route needs that nobody has declared open.
     others: Needs,
 }
 
 impl RouteNeeds {
-    /// What the operations of the document need.
+    /// What the operations of the document need. The path under which the server stands leads to the page, so it is
+    /// open.
     ///
     /// # Panics
     /// When an operation does not say what it needs.
-    fn of(openapi: &OpenApi) -> Self {
+    fn of(openapi: &OpenApi, base_path: &str) -> Self {
         let documented = openapi.paths.paths.iter().map(|(path, item)| {
             let operations = [
                 (Method::GET, &item.get),
@@ -62,6 +65,7 @@ impl RouteNeeds {
         });
         Self {
             documented: documented.collect(),
+            open: OPEN_FILES.into_iter().chain([base_path]).map(str::to_owned).collect(),
             others: Needs::OneOf(vec![Scope::Use]),
         }
     }
@@ -79,7 +83,7 @@ impl RouteNeeds {
                 .find(|(known, _)| known == method)
                 // The route does not answer the method.
                 .map_or(&Needs::Nothing, |(_, needs)| needs),
-            None if OPEN_FILES.contains(&route) => &Needs::Nothing,
+            None if self.open.iter().any(|open| open == route) => &Needs::Nothing,
             None => &self.others,
         }
     }
@@ -99,7 +103,13 @@ impl Gate {
     ///
     /// # Panics
     /// When an operation of the document does not say which scopes it needs.
-    pub(super) fn new(access: Arc<Access>, openapi: &OpenApi, callers: Callers, metrics: KeyMetrics) -> Self {
+    pub(super) fn new(
+        access: Arc<Access>,
+        openapi: &OpenApi,
+        base_path: &str,
+        callers: Callers,
+        metrics: KeyMetrics,
+    ) -> Self {
         for name in access.names() {
             metrics.counters(&name);
             // Clients leave room to those who have not come yet.
@@ -107,7 +117,7 @@ impl Gate {
         }
         Self {
             access,
-            routes: Arc::new(RouteNeeds::of(openapi)),
+            routes: Arc::new(RouteNeeds::of(openapi, base_path)),
             callers,
             metrics,
         }
@@ -143,7 +153,7 @@ pub(super) async fn authorise(
         Ok(key) => key,
         Err(error) => return error.into_response(),
     };
-    Span::current().record("key", key.name());
+    note("key", key.name().to_owned());
     let counted = KeyedRequest::new(&gate.metrics, key.name());
     let response = match admit(&key, scopes) {
         Ok(_in_flight) => {
@@ -159,7 +169,8 @@ pub(super) async fn authorise(
 /// Counts a request of a key that opens one of the scopes.
 ///
 /// # Errors
-/// [`ApiError::Forbidden`] when the key opens none of them, [`ApiError::Quota`] when its client asks for more than it may.
+/// [`ApiError::Forbidden`] when the key opens none of them, [`ApiError::Quota`] when its client asks for more than it
+/// may.
 fn admit(key: &ApiKey, scopes: &[Scope]) -> Result<InFlight, ApiError> {
     let in_flight = key.admit()?;
     if key.opens(scopes) {
@@ -202,8 +213,8 @@ impl Modify for KeyScheme {
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("maskclip_ and 43 characters")
             .description(Some(
-                "A key that the server's operator made (`maskclip key new`). A server without keys needs none and ignores it. \
-                 The names in an operation's requirement are scopes, of which the key needs one.",
+                "A key that the server's operator made (`maskclip key new`). A server without keys needs none and ignores \
+                 it. The names in an operation's requirement are scopes, of which the key needs one.",
             ));
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme.build()));
@@ -233,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_route_that_nobody_has_declared_open_needs_a_key() {
-        let routes = RouteNeeds::of(&documented().into_openapi());
+        let routes = RouteNeeds::of(&documented().into_openapi(), "/clip");
         let needs = |route, method| routes.of_request(route, &method).clone();
         let use_alone = Needs::OneOf(vec![Scope::Use]);
         assert_eq!(needs(Some("/v1/segment"), Method::POST), use_alone);
@@ -245,6 +256,7 @@ mod tests {
         for (route, method) in [
             (Some("/"), Method::GET),
             (Some("/assets/{*path}"), Method::GET),
+            (Some("/clip"), Method::GET),
             (Some("/v1/segment"), Method::GET),
             (None, Method::GET),
         ] {

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::metered::{metered, promised_bytes};
 use super::wire::Object;
 use crate::engine::HeldBytes;
-use crate::support::{excerpt, without_middle};
+use crate::support::{excerpt, plain_json, without_middle};
 
 /// The body's media type without parameters, in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -93,12 +93,13 @@ pub(super) async fn read_json<T: DeserializeOwned>(
     parse_json(&read_bytes(request, state, held, JSON_COPIES).await?)
 }
 
-/// JSON of a known shape.
+/// JSON of a known shape. A byte order mark before it is passed over (RFC 8259, section 8.1).
 ///
 /// # Errors
 /// 400 when it is not JSON, 422 with the field's path when a field is missing, unknown or of the
 /// wrong type.
 pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = plain_json(bytes).map_err(|error| not_json(&error))?;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut deserializer);
     let Object(value) = parsed.map_err(|error| {
@@ -120,7 +121,7 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
 }
 
 /// A 400 for what is not JSON at all.
-fn not_json(error: &serde_json::Error) -> ApiError {
+fn not_json(error: &dyn std::error::Error) -> ApiError {
     ApiError::Malformed(format!("the request is not valid JSON: {error}"))
 }
 

@@ -1,6 +1,7 @@
-//! One connection from its first byte to its last: HTTP/1.1 or HTTP/2, time limits, and a graceful end.
+//! One connection from its first byte to its last: TLS or not, HTTP/1.1 or HTTP/2, time limits, and a graceful end.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -14,7 +15,9 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::AppState;
 use super::connection_clock::{ClockedStream, ConnectionClock, Overdue, ReplyBody};
@@ -22,6 +25,7 @@ use super::http_metrics::ConnectionMetrics;
 use super::lifecycle::{Lifecycle, Phase};
 use super::request_body::RequestBody;
 use super::settings::ConnectionLimits;
+use super::tls::Tls;
 
 /// The most bytes of a head, and of a body in one piece, that a connection buffers. hyper answers a larger head with
 /// 431.
@@ -38,6 +42,7 @@ const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// Serves connections.
 pub(super) struct Connections {
+    tls: Option<Tls>,
     router: Router,
     http: auto::Builder<TokioExecutor>,
     limits: ConnectionLimits,
@@ -46,7 +51,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(state: &AppState, router: Router) -> Self {
+    pub(super) fn new(state: &AppState, tls: Option<Tls>, router: Router) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         // The clock of a connection has its own limit for heads.
         http.http1()
@@ -57,6 +62,7 @@ impl Connections {
             .max_header_list_size(MAX_BUFFER_BYTES as u32)
             .max_concurrent_streams(MAX_STREAMS);
         Self {
+            tls,
             router,
             http,
             limits: state.server.connection_limits(),
@@ -73,8 +79,51 @@ impl Connections {
             tracing::debug!(client = %address, %error, "TCP_NODELAY cannot be set");
         }
         let clock = ConnectionClock::start(Instant::now());
-        let io = TokioIo::new(ClockedStream::new(socket, clock.clone()));
-        let service = service_fn(|request| self.answer(request, address, &clock));
+        let stream = ClockedStream::new(socket, clock.clone());
+        match &self.tls {
+            None => self.serve_http(stream, address, &clock).await,
+            Some(tls) => {
+                if let Some(stream) = self.shake_hands(tls, stream, address, &clock).await {
+                    self.serve_http(stream, address, &clock).await;
+                }
+            }
+        }
+    }
+
+    /// Returns what the client and the server say to each other in TLS. `None` if they did not come to that.
+    async fn shake_hands(
+        &self,
+        tls: &Tls,
+        stream: ClockedStream,
+        address: SocketAddr,
+        clock: &ConnectionClock,
+    ) -> Option<TlsStream<ClockedStream>> {
+        tokio::select! {
+            biased;
+            shaken = tls.accept(stream) => {
+                let failed = |error: &io::Error| {
+                    tracing::debug!(client = %address, %error, "no TLS came about");
+                    self.metrics.no_tls();
+                };
+                shaken.inspect_err(failed).ok()
+            }
+            overdue = clock.overdue(&self.limits) => {
+                tracing::debug!(client = %address, limit = overdue.name(), "the connection waited for too long");
+                self.metrics.overdue(overdue);
+                None
+            }
+        }
+    }
+
+    /// Serves HTTP to its end.
+    async fn serve_http(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        address: SocketAddr,
+        clock: &ConnectionClock,
+    ) {
+        let io = TokioIo::new(stream);
+        let service = service_fn(|request| self.answer(request, address, clock));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let mut draining = pin!(async {
             self.lifecycle.reached(Phase::Draining).await;

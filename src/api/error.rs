@@ -46,6 +46,18 @@ pub enum ApiError {
     /// The client of the key asks for more than it may.
     #[error(transparent)]
     Quota(#[from] QuotaError),
+    /// A page of another origin asks.
+    #[error("a page of {} may not use this server (server.cors_origins)", excerpt(.found))]
+    ForeignOrigin {
+        /// What the request says of its page.
+        found: String,
+    },
+    /// The request names another host.
+    #[error("{:?} is no name of this server (server.allowed_hosts)", excerpt(.found))]
+    ForeignHost {
+        /// What the request says.
+        found: String,
+    },
     /// No route has the path.
     #[error("nothing is served at {}; GET /docs lists the routes", excerpt(.0))]
     RouteNotFound(String),
@@ -151,6 +163,8 @@ impl ApiError {
             Self::Unauthorized { .. } => ProblemType::Unauthorized,
             Self::Forbidden { .. } => ProblemType::Forbidden,
             Self::Quota(_) => ProblemType::Quota,
+            Self::ForeignOrigin { .. } => ProblemType::ForeignOrigin,
+            Self::ForeignHost { .. } => ProblemType::ForeignHost,
             Self::RouteNotFound(_) => ProblemType::RouteNotFound,
             Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
             Self::NotAcceptable { .. } => ProblemType::NotAcceptable,
@@ -175,7 +189,10 @@ impl ApiError {
             },
             Self::Segment(SegmentError::Image(error)) => match error {
                 DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
-                DecodeError::UnknownFormat { .. } | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
+                DecodeError::UnknownFormat { .. }
+                | DecodeError::UnreadFormat { .. }
+                | DecodeError::CutShort
+                | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
             },
             Self::Segment(SegmentError::ImageNotHeld) => ProblemType::ImageNotHeld,
             Self::Segment(SegmentError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,

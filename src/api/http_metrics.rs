@@ -58,7 +58,7 @@ impl Outcome {
     }
 
     /// The outcome as a metric's label.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Invalid => "invalid",
@@ -157,6 +157,7 @@ impl Drop for KeyedRequest {
 pub(super) struct ConnectionMetrics {
     open: IntGauge,
     overdue: IntCounterVec,
+    no_tls: IntCounter,
 }
 
 impl ConnectionMetrics {
@@ -178,6 +179,10 @@ impl ConnectionMetrics {
         Self {
             open: registry.gauge("maskclip_http_connections", "Open connections."),
             overdue,
+            no_tls: registry.counter(
+                "maskclip_tls_handshake_failures_total",
+                "Connections on which the client and the server did not come to TLS.",
+            ),
         }
     }
 
@@ -185,6 +190,11 @@ impl ConnectionMetrics {
     pub(super) fn open(&self) -> OpenConnection {
         self.open.inc();
         OpenConnection(self.open.clone())
+    }
+
+    /// Counts a connection on which no TLS came about.
+    pub(super) fn no_tls(&self) {
+        self.no_tls.inc();
     }
 
     /// Counts a connection that waited for too long.

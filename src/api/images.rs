@@ -16,7 +16,8 @@ use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload, UploadBody};
 use super::wire::{
-    Attention, EXAMPLE_IMAGE, KeySmoothingBody, Resize, Timings, WindowBody, optional_whole_number, without_image,
+    Attention, EXAMPLE_IMAGE, KeySmoothingBody, Orientation, Resize, Timings, WindowBody, optional_whole_number,
+    without_image,
 };
 use crate::engine::{Caller, FeatureFields, ImageRequest, Protocol};
 
@@ -26,7 +27,7 @@ use crate::engine::{Caller, FeatureFields, ImageRequest, Protocol};
 #[serde(deny_unknown_fields)]
 pub struct ImageBody {
     /// The encoded image (JPEG, PNG, WebP, GIF, BMP or TIFF) as base64 or a base64 data URI. Required in JSON, absent in the
-    /// `request` part of a multipart form. At most `limits.max_image_pixels` pixels; EXIF orientation is applied.
+    /// `request` part of a multipart form. At most `limits.max_image_pixels` pixels.
     #[schema(
         value_type = String,
         required = true,
@@ -51,6 +52,8 @@ pub struct ImageBody {
     /// Factors on the short side, at most `limits.max_scales`; `defaults.scales` without it.
     #[schema(min_items = 1, example = json!([0.75, 1, 1.5]))]
     pub scales: Option<Vec<f64>>,
+    /// How the image's pixels are turned: `exif` without it. Requests about the held image name it again.
+    pub orientation: Option<Orientation>,
     /// How the image comes to that size. `defaults.resize` without it.
     pub resize: Option<Resize>,
     /// Windows through which the model sees its input, at most `limits.max_windows`. `defaults.window` without it.
@@ -70,6 +73,7 @@ impl ImageBody {
             key_smoothing: self.key_smoothing.map(Into::into),
             short_side: self.short_side,
             scales: self.scales,
+            orientation: self.orientation.map(Into::into),
             resize: self.resize.map(Into::into),
             window: self.window.map(Into::into),
             deadline_seconds: self.deadline_seconds,
@@ -161,7 +165,7 @@ pub struct ImageReply {
     ),
     responses(
         (status = 201, description = "The image is held.", body = ImageReply,
-            headers(("location" = String, description = "Where it can be dropped: `/v1/images/{id}`."))),
+            headers(("location" = String, description = "Where it can be dropped, relative to this address: `images/{id}`."))),
         PostProblems,
     ),
 )]
@@ -176,7 +180,7 @@ pub(super) async fn post_image(
     let fields = body.unwrap_or_default().into_fields();
     let request = ImageRequest { image, fields };
     let held = state.engine.hold_image(arrival, request).await?;
-    let location = format!("/v1/images/{}", held.id);
+    let location = format!("images/{}", held.id);
     let reply = ImageReply {
         image_id: held.id,
         model: held.model,

@@ -2,23 +2,25 @@
 //! and the body of a problem.
 
 use std::any::Any;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Extension, MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::extract::{Extension, MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::request_id::RequestId;
+use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
+use super::client_address::ClientAddress;
 use super::error::ApiError;
-use super::http_metrics::{CLIENT_LEFT, HttpMetrics};
+use super::http_metrics::{CLIENT_LEFT, HttpMetrics, Outcome};
 use super::lifecycle::{Lifecycle, Phase};
-use super::problem::{PROBLEM_JSON, Problem};
+use super::problem::{PROBLEM_JSON, Problem, ProblemType};
 use super::request_body::BodyProgress;
 use crate::support::panic_message;
+use crate::telemetry::{RequestTrace, TraceParent, Traces, within};
 
 /// The header that carries a request's id, both ways.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,6 +40,21 @@ const MAX_HEAD_FIELDS: usize = 100;
 /// Bytes of a path that are logged.
 const MAX_LOGGED_PATH_BYTES: usize = 200;
 
+/// The label of requests that no route answers.
+const UNMATCHED: &str = "unmatched";
+
+/// The label of methods that are none of HTTP's.
+const OTHER_METHOD: &str = "other";
+
+/// The header that tells of the caller's trace.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The header with what others add to it.
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The header that tells the caller of the request's place in the trace (W3C Trace Context, Level 2).
+const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
+
 /// Routes that orchestrators and Prometheus ask every few seconds.
 const PROBES: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
 
@@ -50,38 +67,39 @@ pub(super) async fn drop_strange_request_id(mut request: Request) -> Request {
     request
 }
 
-/// Gives the request a span with its id, then writes the problem's body if there is one, counts and logs.
+/// Gives the request a span with its id and a trace, then writes the problem's body if there is one, counts and logs.
 pub(super) async fn observe(
-    State(metrics): State<HttpMetrics>,
+    State(observer): State<Observer>,
     Extension(id): Extension<RequestId>,
     route: Option<MatchedPath>,
-    client: Option<Extension<ConnectInfo<SocketAddr>>>,
+    client: Option<Extension<ClientAddress>>,
     request: Request,
     next: Next,
 ) -> Response {
     let id = id.header_value().to_str().expect("a plain id is ASCII").to_owned();
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
-    let span = tracing::info_span!(
-        "request",
-        id,
-        client = client.map(|Extension(ConnectInfo(address))| tracing::field::display(address)),
-        method = method_label(request.method()),
-        route,
-        path = beginning(request.uri().path()),
-        key = tracing::field::Empty,
-        model = tracing::field::Empty,
-        stage = tracing::field::Empty,
-    );
+    let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str).to_owned();
+    let client = client.map(|Extension(client)| client);
+    let is_probe = PROBES.contains(&&*route);
+    let parent = trace_parent(request.headers());
+    let trace = match is_probe {
+        true => None,
+        false => observer.begin_trace(parent.as_ref(), &request, &route, client),
+    };
+    let trace_id = trace.as_ref().map(RequestTrace::trace_id);
+    let trace_id = trace_id.or_else(|| parent.as_ref().map(TraceParent::trace_id));
+    let place = trace.as_ref().map(RequestTrace::place);
     let mut record = Record {
-        metrics,
-        is_probe: PROBES.contains(&&*route),
+        is_probe,
+        span: request_span(&id, client, &request, &route, trace_id),
         route,
         method: method_label(request.method()),
-        span: span.clone(),
+        trace,
         started: Instant::now(),
         is_answered: false,
+        observer,
     };
-    let mut response = next.run(request).instrument(span).await;
+    let answering = next.run(request).instrument(record.span.clone());
+    let mut response = within(record.trace.as_ref(), answering).await;
 
     let problem = response.extensions_mut().remove::<Problem>().map(|problem| Problem {
         instance: Some(id),
@@ -91,16 +109,126 @@ pub(super) async fn observe(
     if let Some(problem) = problem {
         write_problem(&mut response, &problem);
     }
+    if let Some(place) = place {
+        let place = HeaderValue::try_from(place).expect("digits and hyphens");
+        response.headers_mut().insert(TRACERESPONSE, place);
+    }
     response
+}
+
+/// The span of a request, whose fields are those of its line in the log. What is empty is filled in by whoever knows
+/// it.
+fn request_span(
+    id: &str,
+    client: Option<ClientAddress>,
+    request: &Request,
+    route: &str,
+    trace_id: Option<String>,
+) -> Span {
+    tracing::info_span!(
+        "request",
+        id,
+        client = client.map(tracing::field::display),
+        method = method_label(request.method()),
+        route,
+        path = beginning(request.uri().path()),
+        trace_id,
+        key = Empty,
+        model = Empty,
+        vocabulary = Empty,
+        class_names = Empty,
+        classes = Empty,
+        pixels = Empty,
+        decode_seconds = Empty,
+        preprocess_seconds = Empty,
+        text_seconds = Empty,
+        queue_seconds = Empty,
+        model_seconds = Empty,
+        label_map_seconds = Empty,
+        encode_seconds = Empty,
+        stage = Empty,
+    )
+}
+
+/// The caller's place in a trace. Several headers are as good as none.
+fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut lines = headers.get_all(TRACEPARENT).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    let state = headers.get(TRACESTATE).and_then(|state| state.to_str().ok());
+    TraceParent::read(line.to_str().ok()?, state)
+}
+
+/// What is counted, logged and traced of every request. Clones count in the same place.
+#[derive(Debug, Clone)]
+pub(super) struct Observer {
+    /// Requests by route, status and time.
+    pub(super) metrics: HttpMetrics,
+    /// Where traces go.
+    pub(super) traces: Traces,
+    /// How the server's addresses begin: `http` or `https`.
+    pub(super) scheme: &'static str,
+    /// `server.log_class_names`: whether the log may have what requests say.
+    pub(super) log_class_names: bool,
+}
+
+impl Observer {
+    /// Begins the trace of a request, by OpenTelemetry's conventions for HTTP servers.
+    fn begin_trace(
+        &self,
+        parent: Option<&TraceParent>,
+        request: &Request,
+        route: &str,
+        client: Option<ClientAddress>,
+    ) -> Option<RequestTrace> {
+        if !self.traces.are_sent() {
+            return None;
+        }
+        let method = match method_label(request.method()) {
+            OTHER_METHOD => "_OTHER",
+            method => method,
+        };
+        let version = match request.version() {
+            Version::HTTP_2 => "2",
+            Version::HTTP_10 => "1.0",
+            _ => "1.1",
+        };
+        let mut attributes = vec![
+            ("http.request.method", method.into()),
+            ("url.scheme", self.scheme.into()),
+            ("url.path", beginning(request.uri().path()).to_owned().into()),
+            ("network.protocol.version", version.into()),
+        ];
+        if let Some(client) = client {
+            attributes.push(("client.address", client.ip().to_string().into()));
+        }
+        // A name has few values: no path that no route has.
+        let shown = if method == "_OTHER" { "HTTP" } else { method };
+        let name = if route == UNMATCHED {
+            shown.to_owned()
+        } else {
+            attributes.push(("http.route", route.to_owned().into()));
+            format!("{shown} {route}")
+        };
+        self.traces.begin(name, parent, attributes)
+    }
+
+    /// Returns what the log has of a problem in words. These repeat the request where the request itself is wrong.
+    fn detail<'problem>(&self, problem: &'problem Problem) -> Option<&'problem str> {
+        let repeats = matches!(problem.kind, ProblemType::InvalidRequest | ProblemType::Malformed);
+        problem.detail.as_deref().filter(|_| self.log_class_names || !repeats)
+    }
 }
 
 /// What is counted and logged of one request. Dropped without an answer, it says that the client left.
 struct Record {
-    metrics: HttpMetrics,
+    observer: Observer,
     route: String,
     method: &'static str,
     is_probe: bool,
     span: Span,
+    trace: Option<RequestTrace>,
     started: Instant,
     is_answered: bool,
 }
@@ -110,19 +238,44 @@ impl Record {
     fn answered(&mut self, status: u16, problem: Option<&Problem>) {
         self.is_answered = true;
         let seconds = self.count(status);
+        let outcome = Outcome::of(status).name();
         let kind = problem.map(|problem| problem.kind.uri());
-        let detail = problem.and_then(|problem| problem.detail.as_deref());
+        self.end_trace(Some(status), kind);
+        let field = problem.and_then(|problem| problem.path.as_deref());
+        let limit = problem
+            .and_then(|problem| problem.limit.as_ref())
+            .map(|limit| limit.name);
+        let detail = problem.and_then(|problem| self.observer.detail(problem));
         if self.is_probe {
-            tracing::debug!(parent: &self.span, status, seconds, problem = kind, detail, "answered");
+            tracing::debug!(parent: &self.span, status, outcome, seconds, problem = kind, field, limit, detail, "answered");
         } else {
-            tracing::info!(parent: &self.span, status, seconds, problem = kind, detail, "answered");
+            tracing::info!(parent: &self.span, status, outcome, seconds, problem = kind, field, limit, detail, "answered");
         }
+    }
+
+    /// Ends the trace with what came of the request.
+    fn end_trace(&mut self, status: Option<u16>, problem: Option<&'static str>) {
+        let Some(trace) = self.trace.take() else { return };
+        let mut attributes = Vec::new();
+        if let Some(status) = status {
+            attributes.push(("http.response.status_code", i64::from(status).into()));
+        }
+        if let Some(problem) = problem {
+            attributes.push(("maskclip.problem", problem.into()));
+        }
+        // By the conventions, what a client did wrong is no error of the server's.
+        let error = match status {
+            Some(..500) => None,
+            Some(_) => Some(problem.unwrap_or("500")),
+            None => Some("the client left"),
+        };
+        trace.end(attributes, error);
     }
 
     /// Counts the request. Returns the seconds since its head.
     fn count(&self, status: u16) -> f64 {
         let elapsed = self.started.elapsed();
-        self.metrics.count(&self.route, self.method, status, elapsed);
+        self.observer.metrics.count(&self.route, self.method, status, elapsed);
         elapsed.as_secs_f64()
     }
 }
@@ -131,7 +284,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         if !self.is_answered {
             let seconds = self.count(CLIENT_LEFT);
-            tracing::info!(parent: &self.span, status = CLIENT_LEFT, seconds, "the client left");
+            self.end_trace(None, None);
+            let outcome = Outcome::of(CLIENT_LEFT).name();
+            tracing::info!(parent: &self.span, status = CLIENT_LEFT, outcome, seconds, "the client left");
         }
     }
 }
@@ -228,7 +383,7 @@ fn method_label(method: &Method) -> &'static str {
         Method::DELETE => "DELETE",
         Method::PATCH => "PATCH",
         Method::OPTIONS => "OPTIONS",
-        _ => "other",
+        _ => OTHER_METHOD,
     }
 }
 

@@ -5,7 +5,10 @@
 
 mod accept;
 mod authorisation;
+mod base_path;
 mod body;
+mod browsers;
+mod client_address;
 mod compression;
 mod connection;
 mod connection_clock;
@@ -26,6 +29,7 @@ mod request_body;
 mod segment;
 mod serve;
 mod settings;
+mod tls;
 mod upload;
 mod vocabularies;
 mod wire;
@@ -35,7 +39,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn, from_fn_with_state, map_request};
+use axum::middleware::{from_fn, from_fn_with_state, map_request, map_request_with_state, map_response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
@@ -44,22 +48,25 @@ use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{SchemaType, Type};
 use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::openapi::{RefOr, Schema, Server};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::access::Access;
 use crate::engine::Engine;
-use crate::telemetry::MetricsRegistry;
+use crate::telemetry::{MetricsRegistry, Traces};
 use authorisation::{Gate, KeyScheme};
+use browsers::BrowserRules;
+use client_address::TrustedProxies;
 use error::ApiError;
 use http_metrics::{HttpMetrics, KeyMetrics};
-use middleware::X_REQUEST_ID;
+use middleware::{Observer, X_REQUEST_ID};
 use problem::{Problem, ProblemType};
 
 pub use lifecycle::{Lifecycle, Phase};
 pub use serve::serve;
-pub use settings::ServerSettings;
+pub use settings::{ServerSettings, TlsSettings};
+pub use tls::{Tls, TlsError};
 pub use wire::{ClassBody, ClassDetail};
 
 /// What every handler may use.
@@ -69,6 +76,8 @@ pub struct AppState {
     pub engine: Arc<Engine>,
     /// Where the metrics of all rooms are registered.
     pub metrics: MetricsRegistry,
+    /// The traces of requests.
+    pub traces: Traces,
     /// `limits.max_request_bytes`: bytes of a request's body.
     pub max_request_bytes: usize,
     /// The keys that requests need, if any.
@@ -94,6 +103,7 @@ pub fn router(state: AppState) -> Router {
     let gate = Gate::new(
         Arc::clone(&state.access),
         &openapi,
+        &state.server.base_path,
         state.engine.callers().clone(),
         KeyMetrics::new(&state.metrics),
     );
@@ -107,7 +117,28 @@ pub fn router(state: AppState) -> Router {
         body_seconds: state.server.body_seconds,
         lifecycle: state.lifecycle.clone(),
     };
-    with_layers(routes, state.max_request_bytes, times, gate, metrics).with_state(state)
+    let base = state.server.base_path.clone();
+    let routes = base_path::with_page_address(&base, routes);
+    let edge = Edge {
+        rules: BrowserRules::new(&state.server),
+        proxies: TrustedProxies::new(&state.server),
+        gate,
+    };
+    let observer = Observer {
+        metrics,
+        traces: state.traces.clone(),
+        log_class_names: state.server.log_class_names,
+        scheme: state.server.scheme(),
+    };
+    let routes = with_layers(routes, state.max_request_bytes, times, edge, observer);
+    base_path::under(&base, routes.with_state(state))
+}
+
+/// From whom requests are taken.
+struct Edge {
+    rules: BrowserRules,
+    proxies: TrustedProxies,
+    gate: Gate,
 }
 
 /// What happens around every request, from the inside out.
@@ -115,22 +146,30 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     max_request_bytes: usize,
     times: middleware::Times,
-    gate: Gate,
-    metrics: HttpMetrics,
+    edge: Edge,
+    observer: Observer,
 ) -> Router<S> {
-    routes
+    let routes = routes
         .layer(DefaultBodyLimit::max(max_request_bytes))
         .layer(map_request(compression::take_turns))
         .layer(RequestDecompressionLayer::new())
         .layer(from_fn(compression::refuse_unknown_encoding))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(times, middleware::limit_time))
-        .layer(from_fn_with_state(gate, authorisation::authorise))
-        .layer(from_fn(middleware::limit_head))
-        .layer(from_fn_with_state(metrics, middleware::observe))
+        .layer(from_fn_with_state(edge.gate, authorisation::authorise))
+        .layer(from_fn(middleware::limit_head));
+    let routes = match edge.rules.cors() {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes
+        .layer(from_fn_with_state(edge.rules, browsers::refuse_foreign))
+        .layer(from_fn_with_state(observer, middleware::observe))
+        .layer(map_request_with_state(edge.proxies, client_address::find))
         .layer(compression::of_replies())
         .layer(map_request(compression::drop_hopeless_accept_encoding))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
+        .layer(map_response(browsers::protect))
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid))
         .layer(map_request(middleware::drop_strange_request_id))
 }
@@ -138,6 +177,8 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
 /// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
 pub fn openapi_yaml() -> String {
     let mut openapi = documented().into_openapi();
+    // Where the document is, whatever path a proxy puts in front.
+    openapi.servers = Some(vec![Server::new(".")]);
     let paths = openapi.paths.paths.values_mut();
     for operation in paths.flat_map(|item| {
         [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
@@ -250,20 +291,35 @@ mod tests {
         }
 
         let registry = MetricsRegistry::new();
-        let metrics = HttpMetrics::new(&registry);
+        let observer = Observer {
+            metrics: HttpMetrics::new(&registry),
+            traces: Traces::default(),
+            log_class_names: false,
+            scheme: "http",
+        };
         let times = middleware::Times {
             body_seconds: 1.0,
             lifecycle: Lifecycle::new(),
         };
         let access = Access::open(AccessSettings::default()).unwrap();
         let key_metrics = KeyMetrics::new(&registry);
-        let gate = Gate::new(Arc::new(access), &Document::openapi(), Callers::default(), key_metrics);
+        let edge = Edge {
+            rules: BrowserRules::default(),
+            proxies: TrustedProxies::default(),
+            gate: Gate::new(
+                Arc::new(access),
+                &Document::openapi(),
+                "",
+                Callers::default(),
+                key_metrics,
+            ),
+        };
         let router = with_layers(
             Router::new().route("/panic", get(get_panic)),
             1000,
             times,
-            gate,
-            metrics,
+            edge,
+            observer,
         );
 
         let request = Request::get("/panic")

@@ -9,6 +9,11 @@ use super::error::ApiError;
 use super::etag::{EntityTags, entity_tag};
 use super::problem::NoProblems;
 
+/// What the page may do in a browser: use its own files and this API, and show images that the user picks. Nothing
+/// that is written into the page is run.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
 /// The files of `web/`.
 #[derive(RustEmbed)]
 #[folder = "web/"]
@@ -62,6 +67,7 @@ fn serve(file: &str, path: &str, headers: &HeaderMap) -> Result<Response, ApiErr
     let cache = [
         (header::ETAG, format!("W/{etag}")),
         (header::CACHE_CONTROL, "no-cache".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY.to_owned()),
     ];
     if EntityTags::read(headers, header::IF_NONE_MATCH).match_weakly(&etag) {
         return Ok((StatusCode::NOT_MODIFIED, cache).into_response());

@@ -24,6 +24,8 @@ pub enum ProblemType {
     Unauthorized,
     /// The key does not open the route.
     Forbidden,
+    /// A page of another origin asks.
+    ForeignOrigin,
     /// No route has the path.
     RouteNotFound,
     /// No vocabulary has the name.
@@ -54,6 +56,8 @@ pub enum ProblemType {
     UnsupportedMediaType,
     /// The body is compressed in a way that is not read.
     UnsupportedContentEncoding,
+    /// The request names another host.
+    ForeignHost,
     /// A field is missing, unknown or out of its range.
     InvalidRequest,
     /// The image cannot be decoded.
@@ -84,10 +88,11 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Malformed,
         Self::Unauthorized,
         Self::Forbidden,
+        Self::ForeignOrigin,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
         Self::ImageNotHeld,
@@ -103,6 +108,7 @@ impl ProblemType {
         Self::UriTooLong,
         Self::UnsupportedMediaType,
         Self::UnsupportedContentEncoding,
+        Self::ForeignHost,
         Self::InvalidRequest,
         Self::UndecodableImage,
         Self::UnknownModel,
@@ -124,6 +130,8 @@ impl ProblemType {
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
             Self::RouteNotFound | Self::VocabularyNotFound | Self::ImageNotHeld => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
@@ -151,6 +159,8 @@ impl ProblemType {
             Self::Malformed => "/problems/malformed",
             Self::Unauthorized => "/problems/unauthorized",
             Self::Forbidden => "/problems/forbidden",
+            Self::ForeignOrigin => "/problems/foreign-origin",
+            Self::ForeignHost => "/problems/foreign-host",
             Self::RouteNotFound => "/problems/route-not-found",
             Self::VocabularyNotFound => "/problems/vocabulary-not-found",
             Self::ImageNotHeld => "/problems/image-not-held",
@@ -188,6 +198,8 @@ impl ProblemType {
             Self::Malformed => "The request is malformed",
             Self::Unauthorized => "A key is needed",
             Self::Forbidden => "The key does not open this",
+            Self::ForeignOrigin => "Pages of this origin may not use the server",
+            Self::ForeignHost => "The server has another name",
             Self::RouteNotFound => "Nothing is served here",
             Self::VocabularyNotFound => "No such vocabulary",
             Self::ImageNotHeld => "The image is not held",
@@ -229,6 +241,14 @@ impl ProblemType {
             }
             Self::Forbidden => {
                 "The server knows the key, but the key lacks the scope that this route needs; `detail` names it."
+            }
+            Self::ForeignOrigin => {
+                "A browser asks for a page that another server has sent. Whoever runs this server lists the origins whose pages \
+                 may use it in `server.cors_origins`."
+            }
+            Self::ForeignHost => {
+                "The request names a host that is none of this server's names. On loopback these are addresses and `localhost`; \
+                 `server.allowed_hosts` lists others."
             }
             Self::RouteNotFound => "No route has this path.",
             Self::VocabularyNotFound => "No vocabulary has this name. Define it, then repeat the request.",
@@ -407,10 +427,17 @@ impl Limit {
     }
 }
 
+/// The problems that every route can answer with.
+const EVERYWHERE: [ProblemType; 3] = [
+    ProblemType::ForeignOrigin,
+    ProblemType::ForeignHost,
+    ProblemType::Internal,
+];
+
 /// The problems a route can answer with, one response per status, for `IntoResponses`.
 pub(super) fn responses(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
     let mut by_status = BTreeMap::<StatusCode, Vec<ProblemType>>::new();
-    for &kind in kinds.iter().chain(&[ProblemType::Internal]) {
+    for &kind in kinds.iter().chain(&EVERYWHERE) {
         by_status.entry(kind.status()).or_default().push(kind);
     }
     by_status
@@ -425,7 +452,7 @@ pub(super) fn with_key(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::
     responses(&[&of_key, kinds].concat())
 }
 
-/// A route that needs a key, and else fails only by our fault.
+/// A route that needs a key, and has no problems of its own.
 pub(super) struct KeyProblems;
 
 impl IntoResponses for KeyProblems {
@@ -434,7 +461,7 @@ impl IntoResponses for KeyProblems {
     }
 }
 
-/// A route that fails only by our fault.
+/// A route that has no problems of its own.
 pub(super) struct NoProblems;
 
 impl IntoResponses for NoProblems {

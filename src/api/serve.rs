@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::connection::Connections;
 use super::health::NO_KEYS;
 use super::lifecycle::Phase;
+use super::tls::Tls;
 use super::{AppState, router};
 
 /// Time for the last answers to leave once requests are cut off.
@@ -21,17 +22,22 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Pause after a failure to accept, such as too few file descriptors, until some may be free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Serves on `listener` until `stop` resolves, then comes to an end.
+/// Serves on `listener`, over TLS if it is given, until `stop` resolves, then comes to an end.
 ///
 /// `stop` gives the time for which the server says that it is not ready, but answers as before. Then the engine refuses
 /// new work, the listener closes, idle connections are closed, and requests under way may finish within
 /// `server.drain_seconds`. Those that do not are answered with 503. Returns when that time ends or would have ended.
-pub async fn serve(listener: TcpListener, state: AppState, stop: impl Future<Output = Duration>) -> Instant {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    state: AppState,
+    stop: impl Future<Output = Duration>,
+) -> Instant {
     if state.is_open_to_the_network() {
         tracing::warn!("{NO_KEYS}");
     }
     let open = Arc::new(Semaphore::new(state.server.max_connections as usize));
-    let connections = Arc::new(Connections::new(&state, router(state.clone())));
+    let connections = Arc::new(Connections::new(&state, tls, router(state.clone())));
     let stopping = async {
         let unready = stop.await;
         if !unready.is_zero() {

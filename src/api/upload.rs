@@ -65,7 +65,7 @@ fn from_json<T: UploadBody>(bytes: Bytes, held: &HeldBytes) -> Result<Upload<T>,
     let text = body.take_image();
     let rest = bytes.len() - text.as_ref().map_or(0, String::len);
     drop(bytes);
-    let image = text.map(|text| decode_base64(&text)).transpose()?;
+    let image = text.map(decode_base64).transpose()?;
     held.shrink_to((rest + image.as_ref().map_or(0, Bytes::len)) as u64);
     Ok(Upload {
         image,
@@ -73,15 +73,54 @@ fn from_json<T: UploadBody>(bytes: Bytes, held: &HeldBytes) -> Result<Upload<T>,
     })
 }
 
-/// The bytes of base64 or of a data URI (RFC 2397) that is base64.
-fn decode_base64(text: &str) -> Result<Bytes, ApiError> {
-    let payload = match text.strip_prefix("data:") {
-        None => text,
-        Some(uri) => uri
-            .split_once(',')
-            .and_then(|(kind, payload)| kind.ends_with(";base64").then_some(payload))
-            .ok_or_else(|| ApiError::Malformed("image is a data URI without \";base64,\"".to_owned()))?,
+/// The bytes of base64 or of a data URI (RFC 2397) that is base64. White space is passed over, since many encoders break
+/// lines, and both alphabets are read (RFC 4648, sections 4 and 5).
+fn decode_base64(text: String) -> Result<Bytes, ApiError> {
+    let scheme_is = |scheme: &str| {
+        let start = text.trim_start().get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
     };
+    if ["http://", "https://", "file://", "ftp://", "s3://", "blob:"]
+        .into_iter()
+        .any(scheme_is)
+    {
+        return Err(ApiError::Malformed(
+            "image is an address, and addresses are not fetched: send the image itself as base64".to_owned(),
+        ));
+    }
+    let start = match scheme_is("data:") {
+        false => 0,
+        true => {
+            let comma = text.find(',').unwrap_or(text.len());
+            let is_base64 = text[..comma].to_ascii_lowercase().trim_end().ends_with(";base64");
+            if !is_base64 || comma == text.len() {
+                return Err(ApiError::Malformed(
+                    "image is a data URI without \";base64,\"".to_owned(),
+                ));
+            }
+            comma + 1
+        }
+    };
+    let mut payload = text.into_bytes();
+    if payload[start..]
+        .iter()
+        .any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'-' | b'_'))
+    {
+        payload.drain(..start);
+        payload.retain(|byte| !byte.is_ascii_whitespace());
+        for byte in &mut payload {
+            *byte = match *byte {
+                b'-' => b'+',
+                b'_' => b'/',
+                other => other,
+            };
+        }
+        return decode_payload(&payload);
+    }
+    decode_payload(&payload[start..])
+}
+
+fn decode_payload(payload: &[u8]) -> Result<Bytes, ApiError> {
     let bytes = BASE64
         .decode(payload)
         .map_err(|error| ApiError::Malformed(format!("image is not base64: {error}")))?;
@@ -150,17 +189,42 @@ impl From<MultipartRejection> for ApiError {
 mod tests {
     use super::*;
 
+    fn decoded(text: &str) -> Result<Bytes, String> {
+        decode_base64(text.to_owned()).map_err(|error| error.to_string())
+    }
+
     #[test]
-    fn base64_is_read_with_and_without_padding_and_as_a_data_uri() {
-        for text in ["aGk=", "aGk", "data:image/png;base64,aGk=", "data:;base64,aGk"] {
-            assert_eq!(decode_base64(text).unwrap(), "hi", "{text}");
+    fn base64_is_read_in_every_usual_form() {
+        for text in [
+            "aGk/Pz8+",
+            "aGk_Pz8-",
+            "aGk/\r\nPz8+\n",
+            "data:image/png;base64,aGk/Pz8+",
+            "DATA:image/png;BASE64,aGk/Pz8+",
+            " data:;base64,\naGk_\nPz8-",
+        ] {
+            assert_eq!(decoded(text).unwrap(), "hi???>", "{text}");
+        }
+        for text in ["aGk=", "aGk", "aGk=\n", "data:;base64,aGk"] {
+            assert_eq!(decoded(text).unwrap(), "hi", "{text}");
         }
     }
 
     #[test]
     fn what_is_not_base64_is_malformed() {
-        for text in ["a!", "aGk=\n", "data:image/png,hi", "data:image/png;base64", "_-8="] {
-            assert!(matches!(decode_base64(text), Err(ApiError::Malformed(_))), "{text}");
+        for text in ["a!", "aGk=x", "data:image/png,hi", "data:image/png;base64"] {
+            assert!(
+                matches!(decode_base64(text.to_owned()), Err(ApiError::Malformed(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_is_told_that_it_is_not_fetched() {
+        for text in ["https://example.org/a.png", "HTTP://example.org", "file:///etc/passwd"] {
+            let told = "image is an address, and addresses are not fetched: send the image itself as base64";
+            assert_eq!(decoded(text).unwrap_err(), told);
         }
     }
 }

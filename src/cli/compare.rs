@@ -1,15 +1,15 @@
 //! `maskclip compare`: measures every combination of settings on one data set and prints one table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, with_bench, write};
+use super::measure::{Axis, Bench, MeasureArguments, RESULTS, Result, progress, tell, tell_skipped, with_bench, write};
 use super::output::print;
 use crate::engine::SegmentFields;
-use crate::evaluation::{Corruption, Dataset, EvaluationTask, Subject, Summary, table};
+use crate::evaluation::{Corruption, Dataset, EvaluationTask, RunWarning, Subject, Summary, table};
 
 /// Arguments of `maskclip compare`.
 #[derive(Debug, Args)]
@@ -39,6 +39,8 @@ struct Combination {
 struct Comparison {
     #[serde(flatten)]
     subject: Subject,
+    /// What was odd about the images and truths, the same for all rows.
+    warnings: Vec<RunWarning>,
     rows: Vec<Row>,
 }
 
@@ -71,11 +73,17 @@ async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
         bench.run(&first, task).all(&bench.model, &mut recorder, || ()).await?;
     }
     let bar = progress(bench.dataset.samples.len() * tasks.len());
-    let mut summaries = Vec::with_capacity(tasks.len());
+    let (mut summaries, mut warnings, mut skipped) = (Vec::with_capacity(tasks.len()), Vec::new(), 0);
     for task in &tasks {
         let run = bench.run(&bench.dataset, task);
         let results = run.all(&bench.model, &mut recorder, || bar.inc(1)).await;
         let results = results.inspect_err(|_| bar.finish_and_clear())?;
+        if summaries.is_empty() {
+            // The same files are skipped under all settings.
+            bar.suspend(|| tell_skipped(&results))?;
+            warnings = bench.warnings(&results);
+            skipped = results.skipped.len();
+        }
         summaries.push(Summary::of(&results, bench.unseen.as_deref()));
     }
     bar.finish_and_clear();
@@ -90,21 +98,37 @@ async fn compare(mut bench: Bench, arguments: &CompareArguments) -> Result<()> {
         write(file, &text)?;
     }
     if let Some(file) = &arguments.json {
-        let rows = combinations
-            .into_iter()
-            .zip(summaries)
-            .map(|(combination, summary)| Row {
-                request: combination.request,
-                corruption: combination.corruption,
-                summary,
-            });
-        let comparison = Comparison {
-            subject: bench.subject,
-            rows: rows.collect(),
+        let subject = Subject {
+            images: bench.dataset.samples.len() - skipped,
+            ..bench.subject
         };
-        write(file, serde_json::to_string_pretty(&json!(comparison))? + "\n")?;
+        write_json(file, subject, warnings.clone(), combinations, summaries)?;
     }
-    Ok(print(&text)?)
+    print(&text)?;
+    tell(&warnings);
+    Ok(())
+}
+
+/// Writes the table as JSON.
+fn write_json(
+    file: &Path,
+    subject: Subject,
+    warnings: Vec<RunWarning>,
+    combinations: Vec<Combination>,
+    summaries: Vec<Summary>,
+) -> Result<()> {
+    let rows = combinations.into_iter().zip(summaries);
+    let row = |(combination, summary): (Combination, Summary)| Row {
+        request: combination.request,
+        corruption: combination.corruption,
+        summary,
+    };
+    let comparison = Comparison {
+        subject,
+        warnings,
+        rows: rows.map(row).collect(),
+    };
+    write(file, serde_json::to_string_pretty(&json!(comparison))? + "\n")
 }
 
 /// Returns the names of the varied settings and every combination. The last setting varies fastest.

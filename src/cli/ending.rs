@@ -1,6 +1,19 @@
 //! The end of the process.
 
+use std::error::Error;
 use std::io::Write;
+
+use crate::telemetry;
+
+/// Says why a command failed: in the log where that is JSON, else as a line of text.
+pub fn explain(error: &dyn Error) {
+    if telemetry::writes_json() {
+        tracing::error!(%error, "the command failed");
+    } else {
+        // Where nobody can read it, the status alone tells.
+        let _ = writeln!(std::io::stderr(), "maskclip: {error}");
+    }
+}
 
 /// Ends the process with an exit status, without running the static destructors of C++ libraries. Writes buffered
 /// output first.

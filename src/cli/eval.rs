@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::measure::{Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, with_bench, write};
+use super::measure::{
+    Bench, MeasureArguments, RESULTS, Result, progress, set_all, several, tell, tell_skipped, with_bench, write,
+};
 use super::output::print;
 use crate::evaluation::{EvaluationTask, Report, contact_sheet};
 
@@ -54,7 +56,9 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
         .await;
     bar.finish_and_clear();
     let results = results?;
-    let report = Report::new(bench.subject.clone(), request, &task, &results, bench.unseen.as_deref());
+    tell_skipped(&results)?;
+    let (unseen, warnings) = (bench.unseen.as_deref(), bench.warnings(&results));
+    let report = Report::new(bench.subject.clone(), request, &task, &results, unseen, warnings);
     if let Some(file) = &arguments.json {
         write(file, serde_json::to_string_pretty(&report)? + "\n")?;
     }
@@ -67,7 +71,9 @@ async fn evaluate(mut bench: Bench, arguments: &EvalArguments) -> Result<()> {
             worst_cases(&bench, &task, &report, arguments.grid_rows as usize).await?,
         )?;
     }
-    Ok(print(&report.summary_table())?)
+    print(&report.summary_table())?;
+    tell(&report.warnings);
+    Ok(())
 }
 
 /// Draws a contact sheet of the worst cases. Labels their images again, because label maps are not kept.
@@ -80,5 +86,9 @@ async fn worst_cases(bench: &Bench, task: &EvaluationTask, report: &Report, rows
         let sample = sample.expect("the report names only samples of this data set");
         cases.push(run.measure(sample).await?.0);
     }
-    Ok(contact_sheet(&cases, bench.config.limits.input.max_image_pixels)?)
+    Ok(contact_sheet(
+        &cases,
+        task.options.input.orientation,
+        bench.config.limits.input.max_image_pixels,
+    )?)
 }

@@ -15,7 +15,7 @@ mod vocab;
 
 use clap::{Parser, Subcommand};
 
-pub use ending::end;
+pub use ending::{end, explain};
 
 /// Open-vocabulary dense labelling: label maps from CLIP weights alone (MaskCLIP).
 #[derive(Debug, Parser)]

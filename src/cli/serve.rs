@@ -1,5 +1,6 @@
 //! `maskclip serve`: loads settings and models, runs engine and socket, and stops on a signal.
 
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +18,13 @@ use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::OpenStore;
 use super::output::print;
 use crate::access::{Access, Reloaded};
-use crate::api::{self, AppState, Lifecycle};
+use crate::api::{self, AppState, Lifecycle, Tls};
 use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
 use crate::models::ModelSettings;
 use crate::support::run_blocking;
-use crate::telemetry::MetricsRegistry;
+use crate::telemetry::{self, MetricsPush, MetricsRegistry, Traces};
 use crate::vocabulary::DiskStore;
 
 /// How often free memory returns to the system. The next passes ask for it again, which must cost little of the time.
@@ -74,22 +75,36 @@ async fn serve(
     access: Arc<Access>,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let tls = config.server.tls.as_ref().map(Tls::start).transpose();
+    let tls = tls.map_err(|error| format!("server.tls: {error}"))?;
+    if let Some(tls) = &tls {
+        reload_on_hangup(tls.clone())?;
+    }
     // From here on a signal never ends the process by itself.
     let stop = stop_signal(Duration::from_secs_f64(config.server.unready_seconds))?;
     read_keys_at_hangup(&access)?;
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
-    let address = reachable(listener.local_addr()?);
-    say(&format!("listening on http://{address}"));
+    let scheme = config.server.scheme();
+    let address = listener.local_addr()?;
+    let url = format!("{scheme}://{address}");
+    if telemetry::writes_json() {
+        tracing::info!(address = url, "listening");
+    } else {
+        say(&format!("listening on {url}"));
+    }
 
     let metrics = MetricsRegistry::new();
     memory.register(&metrics);
+    let traces = Traces::start(&config.telemetry.otlp);
+    let push = MetricsPush::start(&config.telemetry.otlp, metrics.clone());
     let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
     engine.keep_embedded();
     let state = AppState {
         engine: Arc::clone(&engine),
         metrics,
+        traces: traces.clone(),
         max_request_bytes: config.limits.max_request_bytes,
         access,
         server: config.server,
@@ -101,8 +116,9 @@ async fn serve(
     let loaded = async {
         match engine.ready().await {
             Ok(models) => {
-                if models[0].embedded {
-                    say(&format!("try it:\n  {}", example(&address)));
+                // For people, and nothing that a script should find among other lines.
+                if models[0].embedded && std::io::stdout().is_terminal() && !telemetry::writes_json() {
+                    say(&format!("try it:\n  {}", example(scheme, reachable(address))));
                 }
                 std::future::pending().await
             }
@@ -111,10 +127,17 @@ async fn serve(
     };
     let served = tokio::select! {
         error = loaded => Err(error.to_string().into()),
-        until = api::serve(listener, state, stop) => Ok(until),
+        until = api::serve(listener, tls, state, stop) => Ok(until),
     };
     // After an error nothing is worth waiting for.
     engine.close(*served.as_ref().unwrap_or(&Instant::now())).await;
+    let sent = tokio::task::spawn_blocking(move || {
+        traces.end();
+        if let Some(push) = push {
+            push.end();
+        }
+    });
+    sent.await?;
     served.map(|_| ())
 }
 
@@ -136,9 +159,9 @@ fn say(line: &str) {
 }
 
 /// Returns an example request for the embedded model that works when pasted in a checkout.
-fn example(address: &SocketAddr) -> String {
+fn example(scheme: &str, address: SocketAddr) -> String {
     format!(
-        "curl -s http://{address}/v1/segment -F image=@examples/picnic.png \\\n    \
+        "curl -s {scheme}://{address}/v1/segment -F image=@examples/picnic.png \\\n    \
          -F 'request={{\"classes\": [\"tiger\", \"lemon\", \"hamburger\", \"penguin\", \"strawberry\", \"sunflower\"], \"background\": [\"green background\"], \"output\": {{\"label_map\": \"none\"}}}}'"
     )
 }
@@ -152,6 +175,17 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// Has the certificate read again whenever SIGHUP comes, which then does not end the process.
+fn reload_on_hangup(tls: Tls) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tls.reload();
+        }
+    });
+    Ok(())
 }
 
 /// Returns a future that resolves on the first SIGTERM or SIGINT with the time for which the server is to say that it
@@ -175,8 +209,8 @@ fn stop_signal(unready: Duration) -> std::io::Result<impl Future<Output = Durati
     })
 }
 
-/// Reads the file of keys anew at each SIGHUP, if there is one. Without one, SIGHUP ends the process as it does any
-/// other.
+/// Reads the file of keys anew at each SIGHUP, if there is one. SIGHUP ends a process that has nothing to read anew, as
+/// it does any other.
 fn read_keys_at_hangup(access: &Arc<Access>) -> std::io::Result<()> {
     let Some(file) = access.file().map(Path::to_owned) else {
         return Ok(());

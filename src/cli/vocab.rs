@@ -1,6 +1,6 @@
 //! `maskclip vocab`: manages named vocabularies from a shell, in the same store on disk as the server.
 
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,16 +9,17 @@ use clap::{Args, Subcommand};
 use figment::value::Dict;
 
 use super::arguments::{ConfigArguments, ModelsArguments, one_of};
-use super::output::print;
+use super::output::{note, print};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::labeller::{ModelInfo, ServedModel};
-use crate::support::read_regular_text;
+use crate::support::{plain_text, read_regular_text};
 use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::VocabularyLimits;
 use crate::vocabulary::{
     DiskStore, NamedVocabulary, Stored, Synonyms, TemplateSet, VocabularyDefinition, VocabularyError,
-    VocabularyOptions, VocabularyRegistry, VocabularyText, parse_class, parse_vocabulary, write_vocabulary,
+    VocabularyOptions, VocabularyRegistry, VocabularyText, form_advice, parse_class, parse_vocabulary,
+    write_vocabulary,
 };
 
 /// Pause between two updates of the progress line.
@@ -225,6 +226,7 @@ fn define(
     limits: &VocabularyLimits,
 ) -> CommandResult {
     let definition = VocabularyDefinition::new(text, limits)?;
+    form_advice(&definition.list).iter().for_each(note);
     let condition = |current: Option<&str>| replace || current.is_none();
     let (vocabulary, stored) = match registry.put(name, definition, condition, SystemTime::now()) {
         Err(VocabularyError::Changed { .. }) => {
@@ -309,11 +311,11 @@ fn text_of(vocabulary: &NamedVocabulary) -> String {
     write_vocabulary(&vocabulary.list, &vocabulary.options)
 }
 
-fn read(file: &Path) -> std::io::Result<String> {
+fn read(file: &Path) -> io::Result<String> {
     if file.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes)?;
+        return plain_text(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
     }
     read_regular_text(file)
 }

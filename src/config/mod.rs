@@ -51,7 +51,7 @@ pub struct Config {
     pub defaults: DefaultSettings,
     /// The memory that the process may take.
     pub memory: MemorySettings,
-    /// Logging.
+    /// Logs, traces and metrics.
     pub telemetry: TelemetrySettings,
 }
 
@@ -70,7 +70,8 @@ impl Config {
         self.engine.check(&self.limits.vocabulary)?;
         self.images.check()?;
         self.vocabulary.check(&self.limits.vocabulary)?;
-        self.defaults.check(&self.limits.input)
+        self.defaults.check(&self.limits.input)?;
+        self.telemetry.check()
     }
 
     /// Returns the models that the settings ask for.

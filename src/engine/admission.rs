@@ -25,7 +25,7 @@ use super::worker::{Job, JobError, Ticket};
 use super::{Caller, Engine, Stage};
 use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
-use crate::telemetry::first_line;
+use crate::telemetry::{first_line, note, note_stage};
 use crate::vocabulary::{TemplateSet, TooManyWaiting};
 
 impl Engine {
@@ -256,7 +256,7 @@ struct Unfinished<'stage>(Option<&'stage CurrentStage>);
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(current) = self.0 {
-            tracing::Span::current().record("stage", current.stage().name());
+            note("stage", current.stage().name());
         }
     }
 }
@@ -422,7 +422,10 @@ impl<'engine> AdmittedRequest<'engine> {
         self.stage.enter(stage);
     }
 
+    /// Notes how long a stage took: in the metrics, in the reply's timings, and in the caller's span, where that has a
+    /// field for it.
     pub(super) fn record(&mut self, stage: Stage, elapsed: Duration) {
+        note_stage(stage.name(), stage.seconds_field(), elapsed);
         self.engine.metrics.stage(&self.host.name, stage, elapsed);
         self.timings.set(stage, elapsed);
     }

@@ -14,8 +14,9 @@ use super::weight::{Dimensions, Weight};
 use super::worker::{ExtractJob, FeatureInput, Job};
 use super::{Arrival, Caller, Engine, Stage, cost};
 use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
-use crate::image::{self, ImageHeader, ModelInput, Resize};
+use crate::image::{self, ImageHeader, ModelInput, Orientation};
 use crate::labeller::{ImageFeatures, ModelKind};
+use crate::telemetry::note;
 
 impl Engine {
     /// Computes an image's features and holds both image and features, for a request that has arrived. Later requests
@@ -176,10 +177,11 @@ impl AdmittedRequest<'_> {
         let (header, size) = match &cached {
             Some(HeldFeatures { size, .. }) if dense.refinement == RefinementOptions::None => (None, *size),
             Some(_) | None => {
-                let header = self.header(bytes.clone()).await?;
+                let header = self.header(bytes.clone(), input.orientation).await?;
                 (Some(header), (header.width, header.height))
             }
         };
+        note("pixels", i64::from(size.0) * i64::from(size.1));
         let (input_sizes, cells) = self.sizes(size, options, input)?;
         Ok(SeenImage {
             bytes,
@@ -225,13 +227,13 @@ impl AdmittedRequest<'_> {
             ..
         } = seen;
         let Some(HeldFeatures { features, .. }) = cached else {
-            let input = FeatureInput::Pixels(self.model_input(bytes, input_sizes, input.resize).await?);
+            let input = FeatureInput::Pixels(self.model_input(bytes, input_sizes, input).await?);
             return Ok(PreparedImage { input, key });
         };
         let pixels = match refinement {
             RefinementOptions::None => None,
             RefinementOptions::Pamr | RefinementOptions::PearlPropagation { .. } => {
-                Some(self.model_input(bytes, input_sizes, input.resize).await?)
+                Some(self.model_input(bytes, input_sizes, input).await?)
             }
         };
         let input = FeatureInput::Cached { features, pixels };
@@ -284,10 +286,10 @@ impl AdmittedRequest<'_> {
         )))
     }
 
-    async fn header(&self, bytes: Bytes) -> Result<ImageHeader, SegmentError> {
+    async fn header(&self, bytes: Bytes, orientation: Orientation) -> Result<ImageHeader, SegmentError> {
         self.enter(Stage::Decode);
         let max_pixels = self.engine.settings.input_limits.max_image_pixels;
-        let read = move || image::read_header(&bytes, max_pixels);
+        let read = move || image::read_header(&bytes, orientation, max_pixels);
         Ok(self.blocking("reading the header", read).await??)
     }
 
@@ -296,10 +298,13 @@ impl AdmittedRequest<'_> {
         &mut self,
         bytes: Bytes,
         sizes: Vec<(u32, u32)>,
-        resize: Resize,
+        input: &InputOptions,
     ) -> Result<ModelInput, SegmentError> {
         let max_pixels = self.engine.settings.input_limits.max_image_pixels;
-        let decode = move || image::decode(&bytes, max_pixels);
+        let &InputOptions {
+            orientation, resize, ..
+        } = input;
+        let decode = move || image::decode(&bytes, orientation, max_pixels);
         let pixels = self.stage(Stage::Decode, decode).await??;
         let normalisation = self.model.normalisation;
         self.stage(Stage::Preprocess, move || ModelInput {

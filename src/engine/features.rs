@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::caller::CallerId;
 use super::request::InputOptions;
 use crate::dense::{FeatureOptions, SmoothingKeys};
-use crate::image::Resize;
+use crate::image::{Orientation, Resize};
 use crate::labeller::ImageFeatures;
 use crate::support::{ByteLru, SharedLru};
 
@@ -37,6 +37,7 @@ pub(super) struct FeatureKey {
     /// The bit pattern of each scale, because `f64` has no `Hash`.
     scales: Vec<u64>,
     resize: Resize,
+    orientation: Orientation,
     /// The options without smoothing keys, because features with keys also serve requests that need none.
     options: FeatureOptions,
 }
@@ -56,6 +57,7 @@ impl FeatureKey {
             short_side: input.short_side.unwrap_or(model_short_side),
             scales: input.scales.iter().map(|scale| scale.to_bits()).collect(),
             resize: input.resize,
+            orientation: input.orientation,
             options: FeatureOptions { keys: None, ..*options },
         }
     }
@@ -194,6 +196,7 @@ mod tests {
             short_side: None,
             scales: vec![1.0],
             resize: Resize::Bicubic,
+            orientation: Orientation::Exif,
         }
     }
 
@@ -219,6 +222,7 @@ mod tests {
             other_input(|input| input.short_side = Some(9)),
             other_input(|input| input.scales = vec![2.0]),
             other_input(|input| input.resize = Resize::Mmcv),
+            other_input(|input| input.orientation = Orientation::Stored),
             FeatureKey::new(ImageDigest::of(b"a"), ("n", 8), &FeatureOptions::default(), &input()),
             FeatureKey::new(ImageDigest::of(b"a"), ("m", 8), &dense, &input()),
         ] {

@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::labeller::{LabellerError, ModelInfo, ServedModel};
-use crate::telemetry::MetricsRegistry;
+use crate::telemetry::{MetricsRegistry, note};
 use crate::vocabulary::{
     DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry, VocabularySettings, register_lists,
 };
@@ -249,7 +249,7 @@ impl Engine {
             None => &self.models[0],
             Some(name) => self.host(name)?,
         };
-        tracing::Span::current().record("model", &*host.name);
+        note("model", host.name.clone());
         Ok(host)
     }
 

@@ -15,6 +15,7 @@ use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::refinement_bytes;
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions};
 use crate::scores::{DenseScores, QueryOwner};
+use crate::telemetry::note;
 use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
 
 impl Engine {
@@ -69,6 +70,7 @@ impl AdmittedRequest<'_> {
         let list = self
             .engine
             .class_list(&self.caller, vocabulary, &options.background, options.templates)?;
+        note("classes", list.classes().len() as i64);
         let seen = self.look(image, digest, dense, input).await?;
         let weight = self.check_cost(&seen, &list, &options)?;
         let (size, features_cached) = (seen.size, seen.is_cached());
@@ -215,7 +217,8 @@ impl AdmittedRequest<'_> {
         let is_open = background.names.is_none();
         let surroundings = is_open.then_some(&*self.engine.settings.vocabulary.background);
         let advice = vocabulary::advice(list, embeddings, surroundings, self.model.training_words.as_ref());
-        let mut warnings: Vec<Warning> = advice.into_iter().map(Warning::from).collect();
+        let advice = vocabulary::form_advice(list).into_iter().chain(advice);
+        let mut warnings: Vec<Warning> = advice.map(Warning::from).collect();
         if denoising_dropped_all {
             warnings.push(Warning {
                 code: WarningCode::DenoisingDroppedAll,

@@ -27,4 +27,17 @@ impl Stage {
     pub fn name(self) -> &'static str {
         self.into()
     }
+
+    /// Returns the name of the field that has the stage's seconds in the span of a request.
+    pub(super) fn seconds_field(self) -> &'static str {
+        match self {
+            Self::Decode => "decode_seconds",
+            Self::Preprocess => "preprocess_seconds",
+            Self::Text => "text_seconds",
+            Self::Queue => "queue_seconds",
+            Self::Model => "model_seconds",
+            Self::LabelMap => "label_map_seconds",
+            Self::Encode => "encode_seconds",
+        }
+    }
 }

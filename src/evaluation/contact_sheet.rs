@@ -4,7 +4,7 @@ use ::image::imageops::{FilterType, replace, resize};
 use ::image::{ImageFormat, Rgb};
 
 use super::run::Measured;
-use crate::image::{DecodeError, RgbImage, decode};
+use crate::image::{DecodeError, Orientation, RgbImage, decode};
 use crate::label_map::palette_color;
 
 /// Width of each picture and of the white gap between pictures, in pixels.
@@ -16,7 +16,11 @@ const GAP: u32 = 4;
 ///
 /// # Errors
 /// [`DecodeError`] when an image cannot be decoded.
-pub fn contact_sheet(cases: &[Measured], max_image_pixels: u64) -> Result<Vec<u8>, DecodeError> {
+pub fn contact_sheet(
+    cases: &[Measured],
+    orientation: Orientation,
+    max_image_pixels: u64,
+) -> Result<Vec<u8>, DecodeError> {
     let mut rows = Vec::with_capacity(cases.len());
     for case in cases {
         let (width, height) = (case.truth.width, case.truth.height);
@@ -28,7 +32,7 @@ pub fn contact_sheet(cases: &[Measured], max_image_pixels: u64) -> Result<Vec<u8
         let tall = (u64::from(WIDTH) * u64::from(height) / u64::from(width)).clamp(1, u64::from(3 * WIDTH)) as u32;
         rows.push([
             resize(
-                &decode(&case.image, max_image_pixels)?,
+                &decode(&case.image, orientation, max_image_pixels)?,
                 WIDTH,
                 tall,
                 FilterType::Triangle,
@@ -75,8 +79,8 @@ mod tests {
             },
             predicted: vec![1, 0],
         };
-        let sheet = contact_sheet(&[case.clone(), case], 100).unwrap();
-        let sheet = decode(&sheet, 1 << 20).unwrap();
+        let sheet = contact_sheet(&[case.clone(), case], Orientation::Exif, 100).unwrap();
+        let sheet = decode(&sheet, Orientation::Exif, 1 << 20).unwrap();
         assert_eq!(sheet.dimensions(), (3 * WIDTH + 4 * GAP, 2 * (WIDTH / 2) + 3 * GAP));
         let middle = |column: u32, half: u32, row: u32| {
             let x = GAP + column * (WIDTH + GAP) + WIDTH / 4 + half * WIDTH / 2;

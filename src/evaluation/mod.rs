@@ -12,12 +12,17 @@ mod metrics;
 mod record;
 mod report;
 mod run;
+mod warnings;
 
 pub use confusion::{ConfusionMatrix, PairCount};
 pub use contact_sheet::contact_sheet;
 pub use corruption::{Corruption, CorruptionKind};
-pub use dataset::{Dataset, DatasetError, FolderLayout, LabelMapping, Layout, Sample, Truth};
+pub use dataset::{
+    CocoTruths, Dataset, DatasetError, FolderLayout, ImageFile, LabelMapping, Layout, LeftOut, Legend, LegendError,
+    Sample, Shape, Shapes, Truth, TruthCode, TruthFiles, TruthForm, find_images,
+};
 pub use metrics::{ClassMetrics, Metrics, ZeroShot};
 pub use record::{ImageRecord, Recorder, StateError};
 pub use report::{ClassReport, ImageReport, Report, Subject, Summary, table};
-pub use run::{EvaluationError, EvaluationResults, EvaluationRun, EvaluationTask, Measured};
+pub use run::{EvaluationError, EvaluationResults, EvaluationRun, EvaluationTask, Measured, SkippedImage};
+pub use warnings::{RunWarning, RunWarningCode};

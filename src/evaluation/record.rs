@@ -22,6 +22,12 @@ pub struct ImageRecord {
     pub milliseconds: f64,
     /// Numbers of pixels by true and predicted class.
     pub pairs: Vec<PairCount>,
+    /// Number of the truth's pixels that do not count.
+    #[serde(default)]
+    pub uncounted_pixels: u64,
+    /// Whether the image was turned by its EXIF orientation.
+    #[serde(default)]
+    pub is_turned: bool,
 }
 
 /// A line of the state file.
@@ -148,6 +154,8 @@ mod tests {
             image: image.to_owned(),
             milliseconds: 1.5,
             pairs: vec![(0, 1, 2).into(), (1, 65_535, 3).into()],
+            uncounted_pixels: 4,
+            is_turned: true,
         }
     }
 

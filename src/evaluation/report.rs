@@ -7,9 +7,11 @@ use serde_json::Value;
 
 use super::confusion::ConfusionMatrix;
 use super::corruption::Corruption;
+use super::dataset::LeftOut;
 use super::metrics::{ClassMetrics, Metrics, ZeroShot};
 use super::record::ImageRecord;
-use super::run::{EvaluationResults, EvaluationTask};
+use super::run::{EvaluationResults, EvaluationTask, SkippedImage};
+use super::warnings::RunWarning;
 use crate::labeller::ModelInfo;
 
 /// What was measured: the model and the data set.
@@ -33,8 +35,9 @@ pub struct Subject {
     pub root: String,
     /// Number of measured images.
     pub images: usize,
-    /// Number of images in the folder that were left out because they have no truth.
-    pub images_without_truth: usize,
+    /// Numbers of files in the folders that are not measured.
+    #[serde(flatten)]
+    pub left_out: LeftOut,
 }
 
 impl Subject {
@@ -50,7 +53,7 @@ impl Subject {
             layout: "",
             root: String::new(),
             images: 0,
-            images_without_truth: 0,
+            left_out: LeftOut::default(),
         }
     }
 }
@@ -67,6 +70,10 @@ pub struct Summary {
     /// The zero-shot metrics, if classes were named as unseen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShot>,
+    /// Share of the truths' pixels that do not count, 0 to 1.
+    pub uncounted_share: Option<f64>,
+    /// The images that were skipped because they or their truths cannot be read.
+    pub skipped: Vec<SkippedImage>,
     /// Median over the images of the milliseconds for decoding, preprocessing, the model and the label map.
     pub median_milliseconds: Option<f64>,
 }
@@ -80,6 +87,8 @@ impl Summary {
             pixel_accuracy: metrics.pixel_accuracy,
             mean_accuracy: metrics.mean_accuracy,
             zero_shot: unseen.map(|unseen| metrics.zero_shot(unseen)),
+            uncounted_share: results.uncounted_share(),
+            skipped: results.skipped.clone(),
             median_milliseconds: median(results.records.iter().map(|record| record.milliseconds).collect()),
         }
     }
@@ -98,6 +107,8 @@ pub struct Report {
     /// The metrics over all images.
     #[serde(flatten)]
     pub summary: Summary,
+    /// What was odd about the run.
+    pub warnings: Vec<RunWarning>,
     /// The metrics per class, in the order of their ids.
     pub classes: Vec<ClassReport>,
     /// The metrics per image, worst first.
@@ -133,13 +144,16 @@ impl Report {
         task: &EvaluationTask,
         results: &EvaluationResults,
         unseen: Option<&[bool]>,
+        warnings: Vec<RunWarning>,
     ) -> Self {
         let classes = results.metrics.classes.iter().zip(&task.names);
+        let images = results.records.len();
         Self {
-            subject,
+            subject: Subject { images, ..subject },
             request,
             corruption: task.corruption,
             summary: Summary::of(results, unseen),
+            warnings,
             classes: classes
                 .map(|(metrics, name)| ClassReport {
                     name: name.clone(),
@@ -167,6 +181,12 @@ impl Report {
             subject.root,
             self.summary_table(),
         );
+        for RunWarning { message, .. } in &self.warnings {
+            writeln!(text, "- {message}").expect("writing to a string cannot fail");
+        }
+        if !self.warnings.is_empty() {
+            text.push('\n');
+        }
         text.push_str("| class | IoU | accuracy | truth pixels | predicted pixels |\n|---|---:|---:|---:|---:|\n");
         for ClassReport { name, metrics } in &self.classes {
             let (iou, accuracy) = (percent(metrics.iou), percent(metrics.accuracy));
@@ -265,6 +285,8 @@ mod tests {
             image: image.to_owned(),
             milliseconds,
             pairs: pairs.iter().copied().map(Into::into).collect(),
+            uncounted_pixels: 0,
+            is_turned: false,
         }
     }
 
@@ -295,6 +317,8 @@ mod tests {
             pixel_accuracy: Some(0.5),
             mean_accuracy: None,
             zero_shot: None,
+            uncounted_share: None,
+            skipped: Vec::new(),
             median_milliseconds: Some(12.34),
         };
         assert_eq!(

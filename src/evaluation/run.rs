@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::confusion::ConfusionMatrix;
@@ -16,7 +17,7 @@ use super::record::{ImageRecord, Recorder, StateError};
 use crate::engine::{
     Engine, ImageSource, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Timings,
 };
-use crate::image::{self, DecodeError};
+use crate::image::{self, DecodeError, Orientation};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
 use crate::labeller::ModelInfo;
 use crate::scores::UNLABELLED;
@@ -73,16 +74,46 @@ pub struct EvaluationRun<'a> {
     pub patience: Duration,
     /// Largest width times height of an image to be corrupted. The engine checks its own limit.
     pub max_image_pixels: u64,
+    /// Whether images that cannot be read, or whose truths cannot, are skipped and listed. Otherwise they end the run.
+    pub skip_unreadable: bool,
 }
 
 /// The results of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvaluationResults {
-    /// One record per image, in the data set's order.
+    /// One record per measured image, in the data set's order.
     pub records: Vec<ImageRecord>,
+    /// The images that were skipped, in the data set's order.
+    pub skipped: Vec<SkippedImage>,
     /// The metrics over all images.
     pub metrics: Metrics,
 }
+
+/// An image that was skipped because it or its truth cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SkippedImage {
+    /// The sample's name.
+    pub image: String,
+    /// The cause, which names the file.
+    pub reason: String,
+}
+
+impl EvaluationError {
+    /// Returns whether a file is at fault whose contents cannot be read at all.
+    fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Dataset(error) => matches!(
+                error,
+                DatasetError::Unreadable { .. } | DatasetError::InvalidTruth { .. }
+            ),
+            Self::Segment { source, .. } => matches!(source, SegmentError::Image(_)),
+            Self::State(_) | Self::ForeignRecord { .. } => false,
+        }
+    }
+}
+
+/// The form of records. Records of another form do not count as those of the same settings.
+const RECORDS: &str = "records 2";
 
 impl EvaluationTask {
     /// Returns everything that the counts depend on except the files, as text.
@@ -90,7 +121,7 @@ impl EvaluationTask {
         let (version, weights, precision) = (crate::VERSION, &model.weights_sha256, model.precision.name());
         let (request, corruption) = (&self.fields, self.corruption);
         format!(
-            "{version} {weights} {precision} {request:?} {:?} {corruption:?}",
+            "{RECORDS} {version} {weights} {precision} {request:?} {:?} {corruption:?}",
             self.options
         )
     }
@@ -105,7 +136,7 @@ fn key(settings: &str, sample: &Sample) -> Result<String, DatasetError> {
         let changed = metadata.modified().map_err(unreadable(path))?;
         digest.update(format!("{} {} {changed:?}", path.display(), metadata.len()));
     }
-    digest.update(format!("{:?}", sample.labels));
+    digest.update(format!("{:?}", sample.form));
     Ok(hex::encode(&digest.finalize()[..16]))
 }
 
@@ -123,27 +154,43 @@ impl EvaluationRun<'_> {
     ) -> Result<EvaluationResults, EvaluationError> {
         let settings = self.task.settings(model);
         let mut records = Vec::with_capacity(self.dataset.samples.len());
+        let mut skipped = Vec::new();
         let mut sum = ConfusionMatrix::new(self.task.names.len());
         for sample in &self.dataset.samples {
-            let key = key(&settings, sample)?;
-            let record = match recorder.get(&key) {
-                Some(record) => record.clone(),
-                None => {
-                    let (_, record) = self.measure(sample).await?;
-                    recorder.add(key, record.clone())?;
-                    record
+            match self.recorded(&settings, sample, recorder).await {
+                Ok(record) if !sum.add(&record.pairs) => {
+                    return Err(EvaluationError::ForeignRecord { image: record.image });
                 }
-            };
-            if !sum.add(&record.pairs) {
-                return Err(EvaluationError::ForeignRecord { image: record.image });
+                Ok(record) => records.push(record),
+                Err(error) if self.skip_unreadable && error.is_unreadable() => skipped.push(SkippedImage {
+                    image: sample.name.clone(),
+                    reason: error.to_string(),
+                }),
+                Err(error) => return Err(error),
             }
-            records.push(record);
             measured();
         }
         Ok(EvaluationResults {
             records,
+            skipped,
             metrics: Metrics::of(&sum),
         })
+    }
+
+    /// Returns the record of an image, measured now unless `recorder` has it.
+    async fn recorded(
+        &self,
+        settings: &str,
+        sample: &Sample,
+        recorder: &mut Recorder,
+    ) -> Result<ImageRecord, EvaluationError> {
+        let key = key(settings, sample)?;
+        if let Some(record) = recorder.get(&key) {
+            return Ok(record.clone());
+        }
+        let (_, record) = self.measure(sample).await?;
+        recorder.add(key, record.clone())?;
+        Ok(record)
     }
 
     /// Measures one image. Returns its label map, `[height, width]` class ids or [`UNLABELLED`], and its record.
@@ -152,7 +199,7 @@ impl EvaluationRun<'_> {
     /// [`EvaluationError`] when the image or its truth cannot be used, or the engine refuses the request or fails.
     pub async fn measure(&self, sample: &Sample) -> Result<(Measured, ImageRecord), EvaluationError> {
         let classes = self.task.names.len();
-        let (image, truth) = self.read(sample).await?;
+        let (image, truth, orientation) = self.read(sample).await?;
         let mut fields = self.task.fields.clone();
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Raw,
@@ -173,6 +220,7 @@ impl EvaluationRun<'_> {
             return Err(EvaluationError::Dataset(DatasetError::SizeMismatch {
                 image: sample.image.clone(),
                 image_size: size,
+                orientation,
                 truth: sample.truth.clone(),
                 truth_size: (truth.width, truth.height),
             }));
@@ -190,6 +238,8 @@ impl EvaluationRun<'_> {
             image: sample.name.clone(),
             milliseconds: milliseconds(&segmentation.timings),
             pairs: ConfusionMatrix::of_image(classes, &truth.labels, &predicted).pairs(),
+            uncounted_pixels: truth.labels.iter().filter(|label| **label == UNLABELLED).count() as u64,
+            is_turned: orientation != 1,
         };
         let measured = Measured {
             image,
@@ -199,21 +249,27 @@ impl EvaluationRun<'_> {
         Ok((measured, record))
     }
 
-    /// An image, corrupted if the task says so, and its truth.
-    async fn read(&self, sample: &Sample) -> Result<(Bytes, Truth), EvaluationError> {
+    /// An image, corrupted if the task says so, its truth, and the EXIF orientation by which it was turned.
+    async fn read(&self, sample: &Sample) -> Result<(Bytes, Truth, u8), EvaluationError> {
         let (files, classes) = (sample.clone(), self.task.names.len());
         let (corruption, max_pixels) = (self.task.corruption, self.max_image_pixels);
+        let orientation = self.task.options.input.orientation;
         run_blocking(move || {
             let mut image = read_regular_file(&files.image).map_err(unreadable(&files.image))?;
+            // An image that cannot be read is refused by the engine.
+            let turned = match orientation {
+                Orientation::Exif => image::read_header(&image, orientation, max_pixels).map_or(1, |it| it.orientation),
+                Orientation::Stored => 1,
+            };
             if let Some(corruption) = corruption {
-                image = corrupted(&image, corruption, &files.name, max_pixels).map_err(|source| {
+                image = corrupted(&image, orientation, corruption, &files.name, max_pixels).map_err(|source| {
                     EvaluationError::Segment {
                         image: files.image.clone(),
                         source: source.into(),
                     }
                 })?;
             }
-            Ok((Bytes::from(image), Truth::read(&files, classes)?))
+            Ok((Bytes::from(image), Truth::read(&files, classes)?, turned))
         })
         .await
     }
@@ -231,8 +287,14 @@ pub struct Measured {
 }
 
 /// Returns an encoded image, corrupted, as a PNG.
-fn corrupted(image: &[u8], corruption: Corruption, name: &str, max_pixels: u64) -> Result<Vec<u8>, DecodeError> {
-    let pixels = corruption.apply(&image::decode(image, max_pixels)?, name);
+fn corrupted(
+    image: &[u8],
+    orientation: Orientation,
+    corruption: Corruption,
+    name: &str,
+    max_pixels: u64,
+) -> Result<Vec<u8>, DecodeError> {
+    let pixels = corruption.apply(&image::decode(image, orientation, max_pixels)?, name);
     let mut file = Cursor::new(Vec::new());
     pixels
         .write_to(&mut file, ::image::ImageFormat::Png)

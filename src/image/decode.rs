@@ -1,21 +1,24 @@
 //! Decoding of an upload's bytes into upright RGB pixels.
 //!
-//! Owns the list of formats, the check of the header before memory is allocated, and the conversion of every kind of
-//! pixel (palette, grey, 16 bits, CMYK, alpha, rotated) to 8-bit RGB.
+//! Owns the check of the header before memory is allocated, the one rule for damaged files, and the conversion of every
+//! kind of pixel (palette, grey, 16 bits, CMYK, alpha, rotated) to 8-bit RGB.
 
-use std::io::Cursor;
+use std::borrow::Cow;
+use std::io::{self, Cursor};
 use std::panic;
 
+use ::image::metadata::Orientation as ExifOrientation;
 use ::image::{
-    DynamicImage, GenericImageView, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage, Rgba,
+    DynamicImage, GenericImageView, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, Limits, Rgb,
+    RgbImage, Rgba,
 };
 
-use super::DecodeError;
 use super::embedded::largest_embedded_frame;
+use super::format::sniff;
 use super::header::ImageHeader;
-
-/// The formats that are read, as error messages list them.
-const SUPPORTED: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF";
+use super::jpeg::{StrictJpeg, has_end};
+use super::repair::repaired;
+use super::{DecodeError, Orientation, tiff};
 
 /// Most bytes that a decoder may allocate beside the decoded pixels, for tables, metadata and rows.
 const OVERHEAD_BYTES: u64 = 64 << 20;
@@ -26,12 +29,13 @@ const OVERHEAD_BYTES: u64 = 64 << 20;
 /// the first page. The function reads width and height from the header, and from the headers of streams inside a WebP
 /// or TIFF. It compares width times height with `max_image_pixels` before it allocates pixels. Then:
 ///
-/// - It applies the EXIF (or TIFF) orientation, so width and height are those that a viewer shows.
+/// - It applies the EXIF (or TIFF) orientation, so width and height are those that a viewer shows, unless `orientation` says
+///   that pixels stay as stored.
 /// - It turns grey and palette images into RGB and rounds 16-bit samples to 8 bits. It reads CMYK and YCCK JPEGs as
 ///   Adobe writes them, inverted, and mixes them to RGB without a profile.
 /// - It composites transparency on white.
 /// - It ignores embedded colour profiles (ICC) and takes samples as sRGB, as CLIP's training images were read.
-/// - It decodes a JPEG that ends early as far as it goes. The rest is grey, as viewers show it.
+/// - It refuses a file of any format whose pixels are damaged or not all there. Faults of metadata are passed over.
 ///
 /// # Untrusted input
 ///
@@ -39,10 +43,11 @@ const OVERHEAD_BYTES: u64 = 64 << 20;
 ///
 /// # Errors
 ///
-/// Fails with [`DecodeError::UnknownFormat`] for bytes in no readable format, with [`DecodeError::TooManyPixels`]
-/// beyond the limit, and with [`DecodeError::Undecodable`] for a damaged file.
-pub fn decode(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeError> {
-    panic::catch_unwind(|| decode_trusting(bytes, max_image_pixels))
+/// Fails with [`DecodeError::UnknownFormat`] or [`DecodeError::UnreadFormat`] for bytes in no readable format, with
+/// [`DecodeError::TooManyPixels`] beyond the limit, with [`DecodeError::CutShort`] for a file that ends early, and with
+/// [`DecodeError::Undecodable`] for another damaged file.
+pub fn decode(bytes: &[u8], orientation: Orientation, max_image_pixels: u64) -> Result<RgbImage, DecodeError> {
+    panic::catch_unwind(|| decode_trusting(bytes, orientation, max_image_pixels))
         .unwrap_or_else(|_| Err(DecodeError::Undecodable("the file is malformed".to_owned())))
 }
 
@@ -52,30 +57,38 @@ pub fn decode(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeErr
 /// # Errors
 ///
 /// The same as [`decode`]. A file with a good header may be damaged behind it.
-pub fn read_header(bytes: &[u8], max_image_pixels: u64) -> Result<ImageHeader, DecodeError> {
+pub fn read_header(bytes: &[u8], orientation: Orientation, max_image_pixels: u64) -> Result<ImageHeader, DecodeError> {
     let read = || {
-        let (mut decoder, format) = open(bytes, max_image_pixels)?;
-        let orientation = decoder.orientation().map_err(undecodable)?;
-        Ok(ImageHeader::of(&decoder, format, orientation, bytes))
+        let format = sniff(bytes)?;
+        let whole = repaired(format, bytes);
+        let (decoder, turn) = open(format, &whole, max_image_pixels)?;
+        let header = ImageHeader::of(&decoder, format, orientation, turn, &whole);
+        Ok(header.beside(if matches!(whole, Cow::Owned(_)) { whole.len() } else { 0 }))
     };
     panic::catch_unwind(read).unwrap_or_else(|_| Err(DecodeError::Undecodable("the file is malformed".to_owned())))
 }
 
 /// Does the work of [`decode`]. A defect of a decoder may panic here.
-fn decode_trusting(bytes: &[u8], max_image_pixels: u64) -> Result<RgbImage, DecodeError> {
-    let (mut decoder, _) = open(bytes, max_image_pixels)?;
-    let orientation = decoder.orientation().map_err(undecodable)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
-    image.apply_orientation(orientation);
+fn decode_trusting(bytes: &[u8], orientation: Orientation, max_image_pixels: u64) -> Result<RgbImage, DecodeError> {
+    let format = sniff(bytes)?;
+    let whole = repaired(format, bytes);
+    let (decoder, turn) = open(format, &whole, max_image_pixels)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| refused(error, format, &whole))?;
+    if orientation == Orientation::Exif {
+        image.apply_orientation(turn);
+    }
     Ok(flatten(image))
 }
 
-/// Returns a decoder that has read the header of an image and found it to be within the limit, with the format.
-fn open(bytes: &[u8], max_image_pixels: u64) -> Result<(impl ImageDecoder, ImageFormat), DecodeError> {
-    let format = sniff(bytes)?;
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(allocating_at_most(OVERHEAD_BYTES));
-    let mut decoder = reader.into_decoder().map_err(undecodable)?;
+/// Returns a decoder that has read the header of an image and found it to be within the limit, with the orientation that
+/// the metadata name.
+fn open(
+    format: ImageFormat,
+    bytes: &[u8],
+    max_image_pixels: u64,
+) -> Result<(Box<dyn ImageDecoder + '_>, ExifOrientation), DecodeError> {
+    let refused = |error| refused(error, format, bytes);
+    let mut decoder = decoder(format, bytes).map_err(refused)?;
 
     let size @ (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
@@ -90,13 +103,31 @@ fn open(bytes: &[u8], max_image_pixels: u64) -> Result<(impl ImageDecoder, Image
             });
         }
     }
+    if format == ImageFormat::Jpeg && !has_end(bytes) {
+        return Err(DecodeError::CutShort);
+    }
 
     // Decoders that convert (CMYK, planes, a GIF's canvas) hold up to two more copies.
     let copies = decoder.total_bytes().saturating_mul(3);
     decoder
         .set_limits(allocating_at_most(copies.saturating_add(OVERHEAD_BYTES)))
-        .map_err(undecodable)?;
-    Ok((decoder, format))
+        .map_err(refused)?;
+    // Metadata that cannot be read say nothing, and are no reason to refuse pixels that can.
+    let orientation = decoder.orientation().unwrap_or(ExifOrientation::NoTransforms);
+    Ok((decoder, orientation))
+}
+
+/// Returns the decoder of a format, which has read the header.
+fn decoder(format: ImageFormat, bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {
+    match format {
+        ImageFormat::Jpeg => Ok(Box::new(StrictJpeg::new(bytes)?)),
+        ImageFormat::Tiff => tiff::open(bytes),
+        _ => {
+            let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+            reader.limits(allocating_at_most(OVERHEAD_BYTES));
+            Ok(Box::new(reader.into_decoder()?))
+        }
+    }
 }
 
 fn allocating_at_most(bytes: u64) -> Limits {
@@ -105,23 +136,36 @@ fn allocating_at_most(bytes: u64) -> Limits {
     limits
 }
 
-/// Tells the format by the first bytes. Fails when this server does not read it.
-fn sniff(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
-    match ::image::guess_format(bytes) {
-        Ok(
-            format @ (ImageFormat::Jpeg
-            | ImageFormat::Png
-            | ImageFormat::WebP
-            | ImageFormat::Gif
-            | ImageFormat::Bmp
-            | ImageFormat::Tiff),
-        ) => Ok(format),
-        _ => Err(DecodeError::UnknownFormat { supported: SUPPORTED }),
+/// Returns the error of a decoder in this server's words.
+fn refused(error: ImageError, format: ImageFormat, bytes: &[u8]) -> DecodeError {
+    if let ImageError::IoError(error) = &error
+        && error.kind() == io::ErrorKind::UnexpectedEof
+    {
+        return DecodeError::CutShort;
+    }
+    match ends_early(format, bytes) {
+        true => DecodeError::CutShort,
+        false => DecodeError::Undecodable(error.to_string()),
     }
 }
 
-fn undecodable(error: ImageError) -> DecodeError {
-    DecodeError::Undecodable(error.to_string())
+/// Returns whether a file lacks the end that its format promises. What is wrong with it otherwise follows from that.
+fn ends_early(format: ImageFormat, bytes: &[u8]) -> bool {
+    let number = |at: usize, read: fn([u8; 4]) -> u32| {
+        let field = bytes.get(at..at + 4).and_then(|field| field.try_into().ok());
+        field.map_or(usize::MAX, |field| read(field) as usize)
+    };
+    match format {
+        ImageFormat::Jpeg => !has_end(bytes),
+        // Behind the 8 bytes that the length does not count.
+        ImageFormat::WebP => number(4, u32::from_le_bytes) > bytes.len().saturating_sub(8),
+        ImageFormat::Gif => bytes.last() != Some(&0x3b),
+        ImageFormat::Bmp => number(2, u32::from_le_bytes) > bytes.len(),
+        // The directory, which many programs write last.
+        ImageFormat::Tiff if bytes.starts_with(b"II*") => number(4, u32::from_le_bytes) >= bytes.len(),
+        ImageFormat::Tiff if bytes.starts_with(b"MM") => number(4, u32::from_be_bytes) >= bytes.len(),
+        _ => false,
+    }
 }
 
 /// Converts any type of pixel to 8-bit RGB, with transparency on white.
@@ -193,9 +237,11 @@ mod tests {
             pixels,
         } in expected
         {
-            let image = decode(&golden(&file), LIMIT).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let image =
+                decode(&golden(&file), Orientation::Exif, LIMIT).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert_eq!(image.dimensions(), (width, height), "{file}");
-            let header = read_header(&golden(&file), LIMIT).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let header =
+                read_header(&golden(&file), Orientation::Exif, LIMIT).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert_eq!((header.width, header.height), (width, height), "{file}");
             assert!(header.decoding_bytes >= 3 * u64::from(width * height), "{file}");
             for Pixel { at: [x, y], rgb } in pixels {
@@ -221,7 +267,7 @@ mod tests {
         file[20..24].copy_from_slice(&100_000_u32.to_be_bytes());
         let checksum = png_checksum(&file[12..29]);
         file[29..33].copy_from_slice(&checksum.to_be_bytes());
-        let error = decode(&file, 33_000_000).expect_err("too many pixels");
+        let error = decode(&file, Orientation::Exif, 33_000_000).expect_err("too many pixels");
         assert_eq!(
             error.to_string(),
             "the image has 100000 x 100000 pixels, more than limits.max_image_pixels = 33000000"
@@ -239,7 +285,7 @@ mod tests {
         let length = (canvas.len() + frame.len()) as u32;
         let file = [b"RIFF".as_slice(), &length.to_le_bytes(), &canvas, &frame].concat();
         assert!(matches!(
-            decode(&file, LIMIT),
+            decode(&file, Orientation::Exif, LIMIT),
             Err(DecodeError::TooManyPixels {
                 width: 16_383,
                 height: 16_383,
@@ -259,9 +305,9 @@ mod tests {
 
     #[test]
     fn an_image_of_exactly_the_limit_is_read() {
-        assert!(decode(&golden("rgb.png"), 32 * 16).is_ok());
+        assert!(decode(&golden("rgb.png"), Orientation::Exif, 32 * 16).is_ok());
         assert!(matches!(
-            decode(&golden("rgb.png"), 32 * 16 - 1),
+            decode(&golden("rgb.png"), Orientation::Exif, 32 * 16 - 1),
             Err(DecodeError::TooManyPixels {
                 width: 32,
                 height: 16,
@@ -272,14 +318,8 @@ mod tests {
 
     #[test]
     fn other_bytes_are_an_unknown_format() {
-        for bytes in [
-            &b""[..],
-            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-            b"%PDF-1.7",
-            b"P6 1 1 255 abc",
-            b"\xff\xd8",
-        ] {
-            let error = decode(bytes, LIMIT).expect_err("not an image");
+        for bytes in [&b""[..], b"P6 1 1 255 abc", b"\xff\xd8"] {
+            let error = decode(bytes, Orientation::Exif, LIMIT).expect_err("not an image");
             assert_eq!(
                 error.to_string(),
                 "the image is none of the formats this server reads: JPEG, PNG, WebP, GIF, BMP, TIFF"
@@ -287,24 +327,72 @@ mod tests {
         }
     }
 
+    /// Every file whose last quarter is about pixels, cut off before it, and a JPEG before its end marker.
     #[test]
-    fn half_a_png_is_undecodable() {
-        let file = golden("grey-16.png");
-        assert!(matches!(
-            decode(&file[..file.len() / 2], LIMIT),
-            Err(DecodeError::Undecodable(_))
-        ));
+    fn an_image_that_is_cut_short_is_refused_in_every_format() {
+        let ends_otherwise = |path: &PathBuf| {
+            let name = path.to_string_lossy();
+            name.contains("animated") || name.ends_with("orientation-6.webp")
+        };
+        for path in golden_images().into_iter().filter(|path| !ends_otherwise(path)) {
+            let (name, file) = (path.display(), std::fs::read(&path).expect("a golden file is there"));
+            let refused =
+                |end: usize| decode(&file[..end], Orientation::Exif, LIMIT).map_err(|error| error.to_string());
+            let cut_short = Err("the image is cut short: the file ends before its pixels do".to_owned());
+            assert_eq!(refused(file.len() * 3 / 4), cut_short, "{name}");
+            if name.to_string().ends_with(".jpg") {
+                assert_eq!(refused(file.len() - 2), cut_short, "{name}");
+            }
+        }
     }
 
     #[test]
-    fn a_jpeg_that_ends_early_shows_what_there_is() {
-        let file = golden("orientation-1.jpg");
-        let image = decode(&file[..file.len() - 10], LIMIT).expect("most of it is there");
-        assert_eq!(image.dimensions(), (32, 16));
-        assert!(
-            image.get_pixel(8, 4).0[0].abs_diff(200) <= 3,
-            "the first quarter came whole"
-        );
+    fn a_png_whose_pixels_are_whole_needs_no_end() {
+        let file = golden("rgb.png");
+        let whole = decode(&file, Orientation::Exif, LIMIT).expect("whole");
+        for lost in [1, 4, 11, 12] {
+            let cut = &file[..file.len() - lost];
+            assert_eq!(
+                decode(cut, Orientation::Exif, LIMIT).expect("the pixels are there"),
+                whole,
+                "{lost}"
+            );
+            let header = read_header(cut, Orientation::Exif, LIMIT).expect("the pixels are there");
+            assert!(header.decoding_bytes > u64::from(3 * whole.width() * whole.height()));
+        }
+        assert!(decode(&file[..file.len() - 13], Orientation::Exif, LIMIT).is_err());
+    }
+
+    #[test]
+    fn stored_pixels_are_not_turned() {
+        for name in [
+            "orientation-6.jpg",
+            "orientation-6.png",
+            "orientation-6.webp",
+            "orientation-6.tif",
+        ] {
+            let file = golden(name);
+            let [turned, stored] = [Orientation::Exif, Orientation::Stored].map(|orientation| {
+                let header = read_header(&file, orientation, LIMIT).expect(name);
+                let image = decode(&file, orientation, LIMIT).expect(name);
+                assert_eq!(
+                    (header.width, header.height, header.orientation),
+                    (image.width(), image.height(), 6)
+                );
+                image
+            });
+            assert_eq!(turned.dimensions(), (16, 32), "{name}");
+            assert_eq!(::image::imageops::rotate90(&stored), turned, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_orientation_counts_in_exif_of_a_wrong_size() {
+        let mut file = golden("orientation-6.webp");
+        let chunk = file.windows(4).rposition(|tag| tag == b"EXIF").expect("a chunk");
+        file[chunk + 4..chunk + 8].copy_from_slice(&100_000_u32.to_le_bytes());
+        let image = decode(&file, Orientation::Exif, LIMIT).expect("the pixels are there");
+        assert_eq!(image.dimensions(), (16, 32));
     }
 
     #[test]
@@ -313,7 +401,7 @@ mod tests {
             let file = std::fs::read(&path).expect("a golden file is there");
             for end in 0..file.len().min(600) {
                 // Either result is correct; the test is that the call returns.
-                let _ = decode_trusting(&file[..end], LIMIT);
+                let _ = decode_trusting(&file[..end], Orientation::Exif, LIMIT);
             }
         }
     }
@@ -332,7 +420,7 @@ mod tests {
                 let at = at.index(file.len());
                 file[at] = value;
             }
-            let _ = decode_trusting(&file, LIMIT);
+            let _ = decode_trusting(&file, Orientation::Exif, LIMIT);
         }
 
         #[test]
@@ -340,7 +428,7 @@ mod tests {
             signature in prop::sample::select(vec![&b"\xff\xd8\xff"[..], b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0*"]),
             rest in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            if let Ok(image) = decode(&[signature, &rest].concat(), LIMIT) {
+            if let Ok(image) = decode(&[signature, &rest].concat(), Orientation::Exif, LIMIT) {
                 prop_assert!(image.width() > 0 && image.height() > 0);
             }
         }

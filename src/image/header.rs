@@ -1,8 +1,10 @@
 //! What the header of an encoded image says, read before anything is decoded: its size, and the memory that decoding
 //! takes.
 
-use ::image::metadata::Orientation;
+use ::image::metadata::Orientation as ExifOrientation;
 use ::image::{ColorType, ImageDecoder, ImageFormat};
+
+use super::Orientation;
 
 /// What the header of an encoded image says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct ImageHeader {
     /// Bytes that decoding the image to upright RGB takes at most at once, the result included and the encoded bytes
     /// not.
     pub decoding_bytes: u64,
+    /// The orientation that the metadata name, 1 to 8 as in EXIF; 1 is upright.
+    pub orientation: u8,
 }
 
 impl ImageHeader {
@@ -22,10 +26,11 @@ impl ImageHeader {
         decoder: &impl ImageDecoder,
         format: ImageFormat,
         orientation: Orientation,
+        turn: ExifOrientation,
         encoded: &[u8],
     ) -> Self {
         let (width, height) = decoder.dimensions();
-        let is_turned = swaps_sides(orientation);
+        let is_turned = orientation == Orientation::Exif && swaps_sides(turn);
         let pixels = u64::from(width) * u64::from(height);
         let decoded = decoder.total_bytes();
         let decoding = decoded.saturating_mul(copies(format, encoded));
@@ -35,6 +40,15 @@ impl ImageHeader {
             width,
             height,
             decoding_bytes: decoding.max(turning).max(converting(decoder.color_type(), pixels)),
+            orientation: turn.to_exif(),
+        }
+    }
+
+    /// Returns the header of an image that is decoded from a copy of so many bytes.
+    pub(super) fn beside(self, bytes: usize) -> Self {
+        Self {
+            decoding_bytes: self.decoding_bytes.saturating_add(bytes as u64),
+            ..self
         }
     }
 }
@@ -66,15 +80,16 @@ fn converting(color: ColorType, pixels: u64) -> u64 {
 }
 
 /// Returns whether an orientation exchanges width and height.
-fn swaps_sides(orientation: Orientation) -> bool {
+fn swaps_sides(orientation: ExifOrientation) -> bool {
     match orientation {
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
-            true
-        }
-        Orientation::NoTransforms
-        | Orientation::Rotate180
-        | Orientation::FlipHorizontal
-        | Orientation::FlipVertical => false,
+        ExifOrientation::Rotate90
+        | ExifOrientation::Rotate270
+        | ExifOrientation::Rotate90FlipH
+        | ExifOrientation::Rotate270FlipH => true,
+        ExifOrientation::NoTransforms
+        | ExifOrientation::Rotate180
+        | ExifOrientation::FlipHorizontal
+        | ExifOrientation::FlipVertical => false,
     }
 }
 

@@ -5,13 +5,54 @@
 
 mod decode;
 mod embedded;
+mod format;
 mod header;
+mod jpeg;
+mod repair;
 mod resize;
+mod tiff;
+
+use serde::{Deserialize, Serialize};
 
 pub use ::image::RgbImage;
 pub use decode::{decode, read_header};
 pub use header::ImageHeader;
 pub use resize::{InputTooLarge, Resize, preprocess};
+
+/// Endings of image files in lower case: the usual ones of the formats that are read. Commands find the images of a folder
+/// by them.
+pub const FILE_ENDINGS: [&str; 11] = [
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+];
+
+/// Endings of image files in lower case whose formats are not read. Commands count them, so that nobody misses them.
+pub const UNREAD_FILE_ENDINGS: [&str; 7] = [".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd"];
+
+/// How the pixels of an image are turned.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Orientation {
+    /// As the EXIF (or TIFF) orientation says: as viewers show the image.
+    #[default]
+    Exif,
+    /// Not at all: as most programs for annotations read the image.
+    Stored,
+}
 
 /// CLIP's normalisation of each channel for pixels in 0 to 1: `(value - mean) / std`, in RGB order.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,6 +104,14 @@ pub enum DecodeError {
         /// The formats that the server reads, for people.
         supported: &'static str,
     },
+    /// The bytes are in a format that this server does not read.
+    #[error("the image is {name}, which is not read; convert it to one of {supported}")]
+    UnreadFormat {
+        /// The format's name.
+        name: &'static str,
+        /// The formats that the server reads, for people.
+        supported: &'static str,
+    },
     /// The header promises more pixels than the limit allows.
     #[error("the image has {width} x {height} pixels, more than limits.max_image_pixels = {limit}")]
     TooManyPixels {
@@ -73,6 +122,9 @@ pub enum DecodeError {
         /// The limit in pixels.
         limit: u64,
     },
+    /// The file ends before its pixels do.
+    #[error("the image is cut short: the file ends before its pixels do")]
+    CutShort,
     /// The file has a known format but is damaged.
     #[error("the image cannot be decoded: {0}")]
     Undecodable(String),

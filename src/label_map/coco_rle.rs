@@ -95,6 +95,36 @@ fn to_string(lengths: &[usize]) -> String {
     text
 }
 
+/// Reads COCO's printable string as lengths of runs of 0 and 1 in turn, starting with 0. Returns `None` for a text that
+/// is none, or with a length below 0 or above `u32::MAX`.
+pub fn coco_runs(text: &str) -> Option<Vec<u32>> {
+    let mut lengths: Vec<u32> = Vec::new();
+    let mut characters = text.bytes().peekable();
+    while characters.peek().is_some() {
+        let (mut value, mut shift) = (0_i64, 0);
+        loop {
+            let bits = i64::from(characters.next()?.checked_sub(48)?);
+            // Seven characters hold every difference of two lengths.
+            if bits > 0x3f || shift > 30 {
+                return None;
+            }
+            value |= (bits & 0x1f) << shift;
+            shift += 5;
+            if bits & 0x20 == 0 {
+                value -= if bits & 0x10 != 0 { 1 << shift } else { 0 };
+                break;
+            }
+        }
+        let before = if lengths.len() > 2 {
+            lengths[lengths.len() - 2]
+        } else {
+            0
+        };
+        lengths.push(u32::try_from(value + i64::from(before)).ok()?);
+    }
+    Some(lengths)
+}
+
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
@@ -148,26 +178,7 @@ mod tests {
 
     /// Returns the positions of a mask's pixels, numbered row by row, by the description of the format.
     fn decode(mask: &CocoMask) -> Vec<usize> {
-        let mut lengths: Vec<i64> = Vec::new();
-        let mut characters = mask
-            .counts
-            .bytes()
-            .map(|character| i64::from(character) - 48)
-            .peekable();
-        while characters.peek().is_some() {
-            let (mut value, mut shift) = (0, 0);
-            loop {
-                let bits = characters.next().expect("a number ends before the string does");
-                value |= (bits & 0x1f) << shift;
-                shift += 5;
-                if bits & 0x20 == 0 {
-                    value -= if bits & 0x10 != 0 { 1 << shift } else { 0 };
-                    break;
-                }
-            }
-            let index = lengths.len();
-            lengths.push(value + if index > 2 { lengths[index - 2] } else { 0 });
-        }
+        let lengths = coco_runs(&mask.counts).expect("this program wrote the text");
         let [height, width] = mask.size.map(|side| side as usize);
         let bits = lengths
             .iter()
@@ -210,6 +221,15 @@ mod tests {
                     .collect();
                 assert_eq!(decode(&mask), own, "{}, class {}", golden.name, mask.class_id);
             }
+        }
+    }
+
+    #[test]
+    fn texts_that_are_no_runs_are_refused() {
+        assert_eq!(coco_runs(""), Some(vec![]));
+        assert_eq!(coco_runs("51"), Some(vec![5, 1]));
+        for text in ["P", "\u{e9}", "!", "N", "ooooooooo0"] {
+            assert_eq!(coco_runs(text), None, "{text}");
         }
     }
 

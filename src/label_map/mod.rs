@@ -15,7 +15,7 @@ mod palette;
 mod png;
 mod statistics;
 
-pub use coco_rle::CocoMask;
+pub use coco_rle::{CocoMask, coco_runs};
 pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence};
 pub use enlarge::enlarge;
 pub use kernel::{label_map, label_map_unless};

@@ -1,13 +1,16 @@
 //! Small helpers that belong to no room: caches with a limit in bytes, seeded random numbers, conversions of lengths,
-//! checks of settings, look-up of values by name and the form of names, excerpts of texts, work on threads that may block, texts of panics,
-//! regular files alone, and files that are written as a whole.
+//! checks of settings, look-up of values by name and the form of names, text from outside, excerpts of texts, work on
+//! threads that may block, texts of panics, regular files alone, the walk over folders, and files that are written as a
+//! whole.
 
 mod blocking;
 mod byte_lru;
 mod excerpt;
+mod folder;
 mod lengths;
 mod names;
 mod panics;
+mod plain_text;
 mod random;
 mod regular_file;
 mod settings;
@@ -17,9 +20,11 @@ mod whole_file;
 pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
 pub(crate) use excerpt::{excerpt, without_middle};
+pub(crate) use folder::{FoundFile, WalkError, find_files};
 pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use names::{is_plain_name, named};
 pub(crate) use panics::{catch_panic, panic_message};
+pub(crate) use plain_text::{plain_json, plain_text, visible};
 pub(crate) use random::Random;
 pub(crate) use regular_file::{open_regular_file, read_regular_file, read_regular_text};
 pub use settings::OutOfRange;

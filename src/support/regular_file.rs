@@ -8,6 +8,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use super::plain_text;
+
 /// Opens a regular file for reading. Symbolic links are followed.
 ///
 /// # Errors
@@ -36,13 +38,12 @@ pub(crate) fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a whole regular file as text.
+/// Reads a whole regular file as [`plain_text`].
 ///
 /// # Errors
 /// Fails as [`read_regular_file`] does, and when the file is not UTF-8.
 pub(crate) fn read_regular_text(path: &Path) -> io::Result<String> {
-    String::from_utf8(read_regular_file(path)?)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+    plain_text(read_regular_file(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Returns in words what kind of file this is, or `None` for a regular file.
@@ -92,9 +93,9 @@ mod tests {
     fn a_regular_file_is_read_through_a_link_and_must_be_text_where_text_is_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let (path, linked) = (folder.path().join("file"), folder.path().join("link"));
-        fs::write(&path, "wörter").unwrap();
+        fs::write(&path, "\u{feff}wörter\r\n").unwrap();
         std::os::unix::fs::symlink(&path, &linked).unwrap();
-        assert_eq!(read_regular_text(&linked).unwrap(), "wörter");
+        assert_eq!(read_regular_text(&linked).unwrap(), "wörter\n");
         fs::write(&path, b"\xff").unwrap();
         assert_eq!(
             read_regular_text(&path).unwrap_err().to_string(),

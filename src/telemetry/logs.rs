@@ -1,15 +1,19 @@
-//! Log lines: their settings and the subscriber that writes them.
+//! Log lines: the settings of the room and the subscriber that writes them.
 
 use std::backtrace::Backtrace;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The settings of logs.
+use super::otlp::OtlpSettings;
+use crate::support::OutOfRange;
+
+/// The settings of logs, traces and metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetrySettings {
@@ -17,6 +21,18 @@ pub struct TelemetrySettings {
     pub log_filter: String,
     /// The form of the log lines.
     pub log_format: LogFormat,
+    /// The collector of traces and metrics.
+    pub otlp: OtlpSettings,
+}
+
+impl TelemetrySettings {
+    /// Checks the range of every value.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        self.otlp.check()
+    }
 }
 
 /// The form of log lines.
@@ -27,6 +43,14 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// Whether logs are JSON, from the moment they are written.
+static IS_JSON: OnceLock<bool> = OnceLock::new();
+
+/// Whether the program writes logs, and all of them as JSON. Whatever else it prints must be no text between them then.
+pub fn writes_json() -> bool {
+    IS_JSON.get().copied().unwrap_or(false)
 }
 
 /// Starts to write logs to standard error, messages of panics among them. The program calls this function once.
@@ -41,8 +65,12 @@ pub fn start_logs(settings: &TelemetrySettings) -> Result<(), tracing_subscriber
         .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
         LogFormat::Text => registry.with(layer).init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+        // The span of a request is the only one, so a list of spans would repeat it.
+        LogFormat::Json => registry
+            .with(layer.json().flatten_event(true).with_span_list(false))
+            .init(),
     }
+    let _ = IS_JSON.set(settings.log_format == LogFormat::Json);
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }

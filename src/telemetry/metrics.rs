@@ -56,6 +56,13 @@ impl MetricsRegistry {
         gauges
     }
 
+    /// Creates and registers a counter.
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        let counter = IntCounter::new(name, help).expect("the metric's definition is constant");
+        self.register(Box::new(counter.clone()));
+        counter
+    }
+
     /// Creates and registers a counter with labels.
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("the metric's definition is constant");
@@ -76,11 +83,16 @@ impl MetricsRegistry {
         histograms
     }
 
+    /// Returns all metrics with their values.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        self.0.gather()
+    }
+
     /// Returns all metrics in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
         TextEncoder::new()
-            .encode(&self.0.gather(), &mut text)
+            .encode(&self.gather(), &mut text)
             .expect("writing to memory does not fail");
         String::from_utf8(text).expect("the text format is UTF-8")
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::images::{ENDING, ENDING_BESIDE, TrainingImages};
 use super::{TrainError, file_error};
-use crate::evaluation::{LabelMapping, Sample, Truth};
+use crate::evaluation::{DatasetError, ImageFile, LabelMapping, Sample, Truth, TruthFiles};
 use crate::scores::UNLABELLED;
 use crate::support::read_regular_file;
 
@@ -31,7 +31,7 @@ impl GivenLabels {
     /// count.
     ///
     /// # Errors
-    /// [`TrainError`] when a label map is missing, cannot be read, has a value that is not a class, or differs from its
+    /// [`TrainError`] when a label map is missing or belongs to two images, cannot be read, has a value that is not a class, or differs from its
     /// image in size.
     pub fn find(
         folder: &Path,
@@ -40,14 +40,23 @@ impl GivenLabels {
         queries: Vec<Option<u16>>,
     ) -> Result<Self, TrainError> {
         let ending = if folder == images_folder { ENDING_BESIDE } else { ENDING };
-        let files: Vec<PathBuf> = images
-            .files
-            .iter()
-            .map(|image| {
-                let within = image.strip_prefix(images_folder).expect("images are in their folder");
-                folder.join(within).with_extension(ending)
-            })
-            .collect();
+        let truths = TruthFiles::find(folder, ending)?;
+        let with_name = |image: &PathBuf| {
+            let within = image.strip_prefix(images_folder).expect("images are in their folder");
+            let name = within.with_extension("").to_string_lossy().into_owned();
+            let path = image.clone();
+            ImageFile { name, path }
+        };
+        let named: Vec<ImageFile> = images.files.iter().map(with_name).collect();
+        truths.pair(&named)?;
+        let file = |image: &ImageFile| match truths.of_image(&image.name) {
+            Ok(truth) => Ok(truth.to_owned()),
+            Err(truth) => Err(DatasetError::MissingTruth {
+                image: image.path.clone(),
+                truth,
+            }),
+        };
+        let files: Vec<PathBuf> = named.iter().map(file).collect::<Result<_, _>>()?;
         let check = |((file, image), size): ((&PathBuf, &PathBuf), &(u32, u32))| {
             let bytes = read_regular_file(file).map_err(file_error(file))?;
             let labels = read(file, queries.len())?;
@@ -84,7 +93,7 @@ fn read(file: &Path, classes: usize) -> Result<Truth, TrainError> {
         name: String::new(),
         image: PathBuf::new(),
         truth: file.to_owned(),
-        labels: LabelMapping::Identity,
+        form: LabelMapping::Identity.into(),
     };
     Ok(Truth::read(&sample, classes)?)
 }

@@ -1,21 +1,18 @@
 //! The images that a student learns from: found, decoded once, and left out if they cannot be used.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{TrainError, file_error};
-use crate::image::decode;
+use crate::evaluation::{LeftOut, TruthFiles, find_images};
+use crate::image::{Orientation, decode};
 use crate::support::read_regular_file;
 
 /// Ending of a label map, in place of its image's ending: in a folder of its own, and next to the images.
-pub(super) const ENDING: &str = "png";
-pub(super) const ENDING_BESIDE: &str = "truth.png";
-
-/// Endings of image files, lower case.
-const IMAGE_ENDINGS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+pub(super) const ENDING: &str = ".png";
+pub(super) const ENDING_BESIDE: &str = ".truth.png";
 
 /// The images that a student learns from.
 #[derive(Debug, Clone)]
@@ -28,31 +25,26 @@ pub struct TrainingImages {
     pub sha256: String,
     /// Files that cannot be decoded, each with the reason.
     pub undecodable: Vec<(PathBuf, String)>,
-    /// Number of files `NAME.truth.png` next to an image `NAME`. They are label maps and not used as images.
+    /// Number of files `NAME.truth.png`. They are label maps and not used as images.
     pub label_maps: usize,
+    /// Numbers of other files that are not used as images.
+    pub left_out: LeftOut,
 }
 
 impl TrainingImages {
-    /// Finds the images in a folder and all its subfolders by their endings. Decodes all of them once, so that a
+    /// Finds the images in a folder and all its subfolders as every command does. Decodes all of them once, so that a
     /// damaged image, or one of more than `max_pixels` pixels, is left out before the run begins.
     ///
     /// # Errors
     /// [`TrainError`] when a file cannot be read, or no image is left.
-    pub fn find(folder: &Path, max_pixels: u64) -> Result<Self, TrainError> {
-        let mut found = walk(folder)?;
+    pub fn find(folder: &Path, orientation: Orientation, max_pixels: u64) -> Result<Self, TrainError> {
+        let (mut found, left_out) = find_images(folder)?;
+        let label_maps = TruthFiles::find(folder, ENDING_BESIDE)?.remove_from(&mut found);
+        let mut found: Vec<PathBuf> = found.into_iter().map(|image| image.path).collect();
         found.sort();
-        let stems: HashSet<PathBuf> = found.iter().map(|file| file.with_extension("")).collect();
-        let is_label_map = |file: &PathBuf| {
-            let text = file.to_string_lossy();
-            let image = text.strip_suffix(ENDING_BESIDE).and_then(|text| text.strip_suffix('.'));
-            image.is_some_and(|image| stems.contains(Path::new(image)))
-        };
-        let before = found.len();
-        found.retain(|file| !is_label_map(file));
-        let label_maps = before - found.len();
         let look = |file: PathBuf| {
             let bytes = read_regular_file(&file).map_err(file_error(&file))?;
-            let size = decode(&bytes, max_pixels).map(|image| image.dimensions());
+            let size = decode(&bytes, orientation, max_pixels).map(|image| image.dimensions());
             Ok((file, Sha256::digest(bytes), size))
         };
         let looked_at: Vec<_> = found.into_par_iter().map(look).collect::<Result<_, TrainError>>()?;
@@ -63,6 +55,7 @@ impl TrainingImages {
             sha256: String::new(),
             undecodable: Vec::new(),
             label_maps,
+            left_out,
         };
         for (file, digest, size) in looked_at {
             match size {
@@ -87,24 +80,6 @@ impl TrainingImages {
     }
 }
 
-/// Returns all files under a folder that have an image's ending.
-fn walk(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(inside) = folders.pop() {
-        for entry in std::fs::read_dir(&inside).map_err(file_error(&inside))? {
-            let path = entry.map_err(file_error(&inside))?.path();
-            let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-            if path.is_dir() {
-                folders.push(path);
-            } else if ending.is_some_and(|ending| IMAGE_ENDINGS.contains(&ending.as_str())) {
-                files.push(path);
-            }
-        }
-    }
-    Ok(files)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -118,14 +93,14 @@ mod tests {
         for name in ["a.png", "a.truth.png", "lone.truth.png"] {
             RgbImage::new(8, 6).save(path(name)).unwrap();
         }
-        let whole = TrainingImages::find(folder.path(), 100).unwrap();
-        assert_eq!(whole.files, [path("a.png"), path("lone.truth.png")]);
-        assert_eq!((whole.sizes[0], whole.label_maps), ((8, 6), 1));
+        let whole = TrainingImages::find(folder.path(), Orientation::Exif, 100).unwrap();
+        assert_eq!(whole.files, [path("a.png")]);
+        assert_eq!((whole.sizes[0], whole.label_maps), ((8, 6), 2));
 
         let bytes = std::fs::read(path("a.png")).unwrap();
         std::fs::write(path("b.png"), &bytes[..bytes.len() / 2]).unwrap();
         RgbImage::new(11, 10).save(path("c.png")).unwrap();
-        let images = TrainingImages::find(folder.path(), 100).unwrap();
+        let images = TrainingImages::find(folder.path(), Orientation::Exif, 100).unwrap();
         let left_out: Vec<_> = images.undecodable.iter().map(|(file, _)| file.clone()).collect();
         assert_eq!(left_out, [path("b.png"), path("c.png")]);
         assert!(images.undecodable[1].1.contains("limits.max_image_pixels"));
@@ -144,7 +119,7 @@ mod tests {
                 .unwrap()
                 .success()
         );
-        let message = match TrainingImages::find(folder.path(), 100) {
+        let message = match TrainingImages::find(folder.path(), Orientation::Exif, 100) {
             Err(error) => error.to_string(),
             Ok(_) => panic!("a pipe is no image"),
         };

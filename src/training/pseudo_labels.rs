@@ -135,7 +135,7 @@ impl LabelCache {
             name: image.to_string(),
             image: PathBuf::new(),
             truth: self.file(image),
-            labels: LabelMapping::Identity,
+            form: LabelMapping::Identity.into(),
         };
         let mut labels = Truth::read(&sample, self.taught.len())?;
         for label in &mut labels.labels {

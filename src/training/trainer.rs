@@ -13,7 +13,7 @@ use super::texts::Texts;
 use super::views::{View, ViewSettings, image_at};
 use super::{Sgd, TrainError, cross_entropy, feature_distance, file_error};
 use crate::evaluation::Truth;
-use crate::image::{Normalisation, RgbImage, decode};
+use crate::image::{Normalisation, Orientation, RgbImage, decode};
 use crate::models::student::{Initial, Mode, Network, Parameters, Plan, PseudoLabels, StepReport, classify};
 use crate::scores::UNLABELLED;
 use crate::support::{Random, read_regular_file, to_i64, to_usize};
@@ -180,6 +180,7 @@ impl<'a> Trainer<'a> {
         };
         // The threads get plain data only. Tensors and the teacher's model stay on this thread.
         let (files, max_image_pixels) = (self.files, self.max_image_pixels);
+        let orientation = self.plan.data.orientation;
         let cache = teacher.cache.filter(|_| !self.trains_itself());
         let given = teacher.given;
         (0..settings.batch as u64)
@@ -187,7 +188,7 @@ impl<'a> Trainer<'a> {
             .map(|index| {
                 let place = done * settings.batch as u64 + index;
                 let number = image_at(place, files.len(), settings.seed);
-                let image = read_image(&files[number], max_image_pixels)?;
+                let image = read_image(&files[number], orientation, max_image_pixels)?;
                 let mut random = Random::seeded(&format!("{} view {place}", settings.seed));
                 let view = view.view(&image, &mut random);
                 let cut = |labels: Truth| {
@@ -390,9 +391,9 @@ fn shown_cells(views: &[View], rows: i64, columns: i64) -> Tensor {
     Tensor::from_slice(&cells).view([-1, rows, columns])
 }
 
-fn read_image(file: &Path, max_image_pixels: u64) -> Result<RgbImage, TrainError> {
+fn read_image(file: &Path, orientation: Orientation, max_image_pixels: u64) -> Result<RgbImage, TrainError> {
     let bytes = read_regular_file(file).map_err(file_error(file))?;
-    decode(&bytes, max_image_pixels).map_err(|source| TrainError::Image {
+    decode(&bytes, orientation, max_image_pixels).map_err(|source| TrainError::Image {
         path: file.to_owned(),
         source,
     })

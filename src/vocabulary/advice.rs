@@ -27,6 +27,18 @@ pub enum ClassListAdvice {
         /// The classes with the name, in the order of their ids. A class that repeats the name is listed twice.
         classes: Vec<String>,
     },
+    /// The only class, or the only background name, has commas in it: several names may have been meant.
+    CommasInOnlyName {
+        /// The name.
+        name: String,
+    },
+    /// Names begin with numbers, as in a numbered list.
+    NumberedNames {
+        /// The first such name.
+        name: String,
+        /// Number of such names.
+        count: usize,
+    },
     /// Some words of a class do not occur in the model's training captions.
     UnknownWords {
         /// The class.
@@ -63,6 +75,19 @@ impl fmt::Display for ClassListAdvice {
                     "{name:?} is a name of {}: equal names share their pixels by chance",
                     quoted(classes)
                 )
+            }
+            Self::CommasInOnlyName { name } => {
+                write!(
+                    f,
+                    "{name:?} is one name with commas in it: every name is a line or a list's entry of its own"
+                )
+            }
+            Self::NumberedNames { name, count } => {
+                write!(f, "the number is read as a part of the name in {name:?}")?;
+                match count - 1 {
+                    0 => Ok(()),
+                    others => write!(f, ", and in {others} others"),
+                }
             }
             Self::UnknownWords { class, words } => {
                 write!(

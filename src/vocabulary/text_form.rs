@@ -5,6 +5,7 @@
 //! backslash removes the special meaning of the next character.
 
 use super::{Class, ClassList, VocabularyOptions};
+use crate::support::visible;
 
 /// The headings of the parts. Classes at the top of the text need no heading.
 const HEADINGS: [(&str, Part); 3] = [
@@ -49,7 +50,7 @@ pub fn parse_vocabulary(text: &str) -> Result<VocabularyText, TextFormError> {
     let mut vocabulary = VocabularyText::default();
     let mut part = Part::Classes;
     for (line, number) in text.lines().zip(1..) {
-        let bare = line.split('#').next().unwrap_or_default().trim();
+        let bare = visible(line.split('#').next().unwrap_or_default());
         if let Some((_, heading)) = HEADINGS.iter().find(|(heading, _)| *heading == bare) {
             part = *heading;
             continue;
@@ -57,7 +58,7 @@ pub fn parse_vocabulary(text: &str) -> Result<VocabularyText, TextFormError> {
         match part {
             Part::Options if bare.is_empty() => {}
             Part::Options => {
-                let (option, value) = bare.split_once(':').unwrap_or((bare, ""));
+                let (option, value) = bare.split_once(':').unwrap_or((&bare, ""));
                 let set = vocabulary.options.set(option.trim(), value.trim());
                 set.map_err(|reason| TextFormError { line: number, reason })?;
             }
@@ -105,7 +106,7 @@ pub fn write_vocabulary(list: &ClassList, options: &VocabularyOptions) -> String
     text
 }
 
-/// Returns the trimmed names of a line. A line without names gives one empty name.
+/// Returns the visible names of a line. A line without names gives one empty name.
 fn names(line: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut name = String::new();
@@ -119,7 +120,7 @@ fn names(line: &str) -> Vec<String> {
         }
     }
     names.push(name);
-    names.iter().map(|name| name.trim().to_owned()).collect()
+    names.iter().map(|name| visible(name).into_owned()).collect()
 }
 
 fn escaped(name: &str) -> String {

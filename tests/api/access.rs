@@ -200,6 +200,21 @@ async fn the_page_and_the_documentation_are_open_with_all_their_files() {
 }
 
 #[tokio::test]
+async fn routes_need_the_same_keys_under_a_path() {
+    let app = App::start_with(|config| {
+        a_key_for_each_scope(config);
+        config.server.base_path = "/clip".to_owned();
+    })
+    .await;
+    assert_eq!(app.get("/clip").await.status, StatusCode::PERMANENT_REDIRECT);
+    assert_eq!(app.get("/clip/").await.status, StatusCode::OK);
+    assert_eq!(app.get("/clip/v1/models").await.status, StatusCode::UNAUTHORIZED);
+    app.send(by("use", operation("GET", "/clip/v1/models"))).await.ok();
+    let closed = app.send(by("use", operation("GET", "/clip/metrics"))).await;
+    assert_eq!(closed.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
 async fn requests_are_counted_by_the_name_of_their_key_and_the_key_is_nowhere() {
     let app = App::start_with(a_key_for_each_scope).await;
     let image = with_image(json!({"classes": ["red"]}));
@@ -278,7 +293,7 @@ async fn nobody_learns_from_features_that_another_client_has_sent_the_image() {
     // Dropping an image drops what its client has of it, and nothing of the other's.
     let image_alone = json!({"image": image["image"]});
     let held = app.send(by("alice", post_json("/v1/images", &image_alone))).await;
-    let path = held.header("location").to_owned();
+    let path = format!("/v1/images/{}", held.json()["image_id"].as_str().unwrap());
     app.send(by("alice", operation("DELETE", &path))).await;
     for (name, is_cached) in [("alice", false), ("bob", true)] {
         let reply = app.send(by(name, segment_json(&image))).await.ok();

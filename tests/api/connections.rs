@@ -54,7 +54,7 @@ async fn a_connection_that_says_nothing_is_closed() {
 async fn a_body_that_trickles_is_408() {
     let socket = Socket::start(|config| limits(config).body_seconds = 0.2).await;
     let mut slow = socket.connect().await;
-    slow.send("POST /v1/segment HTTP/1.1\r\nhost: test\r\nx-request-id: test-1\r\n")
+    slow.send("POST /v1/segment HTTP/1.1\r\nhost: localhost\r\nx-request-id: test-1\r\n")
         .await;
     slow.send("content-type: application/json\r\ncontent-length: 1000\r\n\r\n{")
         .await;
@@ -118,7 +118,7 @@ async fn a_client_that_takes_nothing_of_its_replies_is_cut_off() {
     small.set_recv_buffer_size(4096).unwrap();
     let mut deaf = Client(small.connect(socket.address).await.unwrap());
     // More than the operating system buffers.
-    deaf.send("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: test\r\n\r\n".repeat(20))
+    deaf.send("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(20))
         .await;
     socket
         .until(r#"maskclip_http_connections_overdue_total{limit="reply_seconds"}"#, 1)
@@ -136,7 +136,7 @@ async fn the_answer_to_a_request_that_is_still_being_sent_arrives() {
     let mut client = socket.connect().await;
     let length = 8_000_000;
     client
-        .send(format!("POST /v1/segment HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"))
+        .send(format!("POST /v1/segment HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"))
         .await;
     let (mut reader, mut writer) = client.0.into_split();
     let sending = tokio::spawn(async move { writer.write_all(&vec![b' '; length]).await.map(|()| writer) });
@@ -157,7 +157,9 @@ async fn one_connection_more_than_the_limit_waits_for_its_turn() {
     let mut first = socket.connect().await;
     first.get("/health/live").await;
     let mut second = socket.connect().await;
-    second.send("GET /health/live HTTP/1.1\r\nhost: test\r\n\r\n").await;
+    second
+        .send("GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await;
     let metrics = first.get("/metrics").await;
     assert!(metrics.contains("\nmaskclip_http_connections 1\n"), "{metrics}");
     assert!(metrics.contains("\nmaskclip_http_connections_limit 1\n"), "{metrics}");
@@ -174,7 +176,7 @@ async fn http_2_is_answered_without_tls_many_requests_at_once() {
         .unwrap();
     let connection = tokio::spawn(connection);
     let hold = socket.control.hold_score();
-    let url = |path: &str| format!("http://test{path}");
+    let url = |path: &str| format!("http://localhost{path}");
     let held = Request::post(url("/v1/segment"))
         .header("content-type", "application/json")
         .body(with_image(json!({"classes": ["red"]})).to_string())
@@ -204,7 +206,9 @@ async fn an_idle_http_2_connection_is_told_to_end() {
         .await
         .unwrap();
     let connection = tokio::spawn(connection);
-    let live = Request::get("http://test/health/live").body(String::new()).unwrap();
+    let live = Request::get("http://localhost/health/live")
+        .body(String::new())
+        .unwrap();
     assert_eq!(
         at_last(client.send_request(live)).await.unwrap().status(),
         StatusCode::OK
@@ -271,7 +275,7 @@ async fn what_is_no_http_is_refused_by_the_library() {
 fn segment(body: &Value) -> String {
     let body = body.to_string();
     format!(
-        "POST /v1/segment HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/segment HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }

@@ -68,7 +68,7 @@ async fn an_image_is_left_asked_about_and_dropped() {
     let app = App::start().await;
     let reply = app.post_image(json!({})).await;
     let id = id_of(&reply);
-    assert_eq!(reply.header("location"), format!("/v1/images/{id}"));
+    assert_eq!(reply.header("location"), format!("images/{id}"));
     let mut body = reply.json();
     let timings = body["timings"].take();
     assert_eq!(

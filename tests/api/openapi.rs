@@ -58,7 +58,7 @@ fn every_kind_of_problem_is_documented_with_its_status() {
     let kinds = DOCUMENT["components"]["schemas"]["ProblemType"]["enum"]
         .as_array()
         .unwrap();
-    assert_eq!(kinds.len(), 31);
+    assert!(kinds.len() >= 33);
     for kind in kinds {
         assert!(description.contains(&format!("`{}`", kind.as_str().unwrap())), "{kind}");
     }
@@ -76,7 +76,7 @@ fn every_schema_that_is_referred_to_is_there() {
 #[tokio::test]
 async fn the_documentation_page_loads_nothing_from_elsewhere() {
     let app = App::start().await;
-    assert_eq!(app.get("/docs").await.header("location"), "/docs/");
+    assert_eq!(app.get("/docs").await.header("location"), "docs/");
     let page = app.get("/docs/").await;
     let html = String::from_utf8(page.body.to_vec()).unwrap();
     assert_eq!(page.header("content-type"), "text/html");

@@ -15,8 +15,8 @@ async fn the_page_and_everything_it_refers_to_is_served() {
     );
     let html = String::from_utf8(page.body.to_vec()).unwrap();
     let mut assets = 0;
-    for path in html.split('"').filter(|text| text.starts_with("/assets/")) {
-        assert_eq!(app.get(path).await.status, StatusCode::OK, "{path}");
+    for path in html.split('"').filter(|text| text.starts_with("assets/")) {
+        assert_eq!(app.get(&format!("/{path}")).await.status, StatusCode::OK, "{path}");
         assets += 1;
     }
     assert!(assets > 0, "the page has a style sheet and a script");

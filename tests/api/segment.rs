@@ -392,6 +392,9 @@ async fn advice_comes_as_warnings() {
     assert_eq!(codes(json!(["red"])).await, ["single-class"]);
     assert_eq!(codes(json!(["red", "red"])).await, ["duplicate-class"]);
     assert_eq!(codes(json!(["red", "zebra"])).await, ["unknown-word"]);
+    assert_eq!(codes(json!(["red, blue"])).await, ["commas-in-name", "single-class"]);
+    let numbered = codes(json!(["0: red", "1: blue"])).await;
+    assert_eq!(numbered[0], "numbered-names", "{numbered:?}");
     let long = "red ".repeat(30);
     assert_eq!(codes(json!(["blue", long])).await, ["text-truncated"]);
     assert_eq!(
@@ -402,6 +405,38 @@ async fn advice_comes_as_warnings() {
     assert_eq!(codes_of(json!({"classes": ["red", "blue"]})).await, ["no-background"]);
     let surrounded = codes_of(json!({"classes": ["red", "sky"]})).await;
     assert!(!surrounded.contains(&"no-background".to_owned()), "{surrounded:?}");
+}
+
+#[tokio::test]
+async fn invisible_characters_are_no_part_of_a_name_or_of_json() {
+    let app = App::start().await;
+    let classes = |red: &str, sky: &str| json!({"classes": [red, "blue"], "background": [sky]});
+    let plain = app.segment(&with_image(classes("red", "sky"))).await.ok();
+    let marked = classes("\u{feff}r\u{200b}ed\u{200e}", "\u{202a}sky\u{202c}");
+    let mut request = segment_json(&with_image(marked.clone()));
+    *request.body_mut() = format!("\u{feff}{}", with_image(marked)).into();
+    let marked = app.send(request).await.ok();
+    assert_eq!(marked["classes"], plain["classes"]);
+    assert_eq!(marked["vocabulary"], plain["vocabulary"]);
+    assert_eq!(marked["warnings"], plain["warnings"]);
+
+    let mut request = segment_json(&json!({}));
+    *request.body_mut() = "{}"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect::<Vec<_>>()
+        .into();
+    let problem = app.send(request).await.json();
+    assert_eq!(problem["status"], 400);
+    assert_eq!(
+        problem["detail"],
+        "the request is not valid JSON: it is UTF-16 text; save it as UTF-8"
+    );
+    let empty = app.segment(&with_image(classes("\u{200b}", "sky"))).await.json();
+    assert!(
+        empty["detail"].as_str().unwrap().contains("class 0 has an empty name"),
+        "{empty}"
+    );
 }
 
 async fn post_for_png(app: &App, fields: Value) -> Reply {

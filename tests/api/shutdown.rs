@@ -11,7 +11,7 @@ use crate::support::with_image;
 /// Sends `POST /v1/segment`.
 async fn send_segment(client: &mut Client) {
     let body = with_image(json!({"classes": ["red"]})).to_string();
-    let head = "POST /v1/segment HTTP/1.1\r\nhost: test\r\nx-request-id: test-1\r\ncontent-type: application/json";
+    let head = "POST /v1/segment HTTP/1.1\r\nhost: localhost\r\nx-request-id: test-1\r\ncontent-type: application/json";
     let length = body.len();
     client
         .send(format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}"))
@@ -72,7 +72,7 @@ async fn what_outlasts_the_drain_is_503() {
     let mut client = socket.connect().await;
     send_segment(&mut client).await;
     let mut slow = socket.connect().await;
-    slow.send("PUT /v1/vocabularies/fruit HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n")
+    slow.send("PUT /v1/vocabularies/fruit HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n")
         .await;
     socket.control.entered().await;
     socket.until("maskclip_http_connections", 2).await;

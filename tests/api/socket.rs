@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use maskclip::api::{AppState, serve};
+use maskclip::api::{AppState, Tls, serve};
 use maskclip::config::Config;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -19,6 +19,7 @@ pub const AT_LAST: Duration = Duration::from_secs(60);
 /// A server on a port of its own.
 pub struct Socket {
     pub address: SocketAddr,
+    pub tls: Option<Tls>,
     pub state: AppState,
     /// The control of the model.
     pub control: Control,
@@ -36,9 +37,11 @@ impl Socket {
         let (stop, stopped) = oneshot::channel();
         let address = listener.local_addr().unwrap();
         let stopped = async { stopped.await.expect("the test keeps the sender") };
-        let serving = tokio::spawn(serve(listener, state.clone(), stopped));
+        let tls = state.server.tls.as_ref().map(|files| Tls::start(files).unwrap());
+        let serving = tokio::spawn(serve(listener, tls.clone(), state.clone(), stopped));
         Self {
             address,
+            tls,
             state,
             control,
             stop: Some(stop),
@@ -88,9 +91,9 @@ pub async fn at_last<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A connection.
-pub struct Client(pub TcpStream);
+pub struct Client<S = TcpStream>(pub S);
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Sends bytes.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.unwrap();
@@ -98,7 +101,8 @@ impl Client {
 
     /// Sends `GET path` and returns the answer.
     pub async fn get(&mut self, path: &str) -> String {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")).await;
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))
+            .await;
         self.reply().await
     }
 

@@ -14,7 +14,7 @@ use maskclip::api::{AppState, Lifecycle, openapi_yaml, router};
 use maskclip::config::Config;
 use maskclip::engine::{Engine, ModelState, Readiness};
 use maskclip::labeller::ServedModel;
-use maskclip::telemetry::MetricsRegistry;
+use maskclip::telemetry::{MetricsRegistry, Traces};
 use maskclip::vocabulary::DiskStore;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -32,6 +32,7 @@ pub const BOUNDARY: &str = "frontier";
 pub struct App {
     router: Router,
     pub engine: Arc<Engine>,
+    pub metrics: MetricsRegistry,
     /// The control of the first model.
     pub control: Control,
 }
@@ -77,6 +78,7 @@ impl App {
         let state = state(disk, models, change);
         Self {
             engine: Arc::clone(&state.engine),
+            metrics: state.metrics.clone(),
             router: router(state),
             control,
         }
@@ -171,6 +173,7 @@ pub fn state(disk: Option<Arc<DiskStore>>, models: Vec<ServedModel>, change: imp
     AppState {
         engine,
         metrics,
+        traces: Traces::start(&config.telemetry.otlp),
         max_request_bytes: config.limits.max_request_bytes,
         access: Arc::new(Access::open(config.access).expect("the keys are valid")),
         server: config.server,

@@ -40,7 +40,7 @@ pub(crate) const ROOMS: &Table = &[
     ("vocabulary", "scores telemetry support"),
     ("scores", ""),
     ("image", ""),
-    ("telemetry", ""),
+    ("telemetry", "support"),
     ("support", ""),
 ];
 
@@ -56,5 +56,7 @@ pub(crate) const CRATES: &Table = &[
     ("utoipa", "api"),
     // A room registers its own metrics.
     ("prometheus", "api engine telemetry"),
+    ("opentelemetry", "telemetry"),
+    ("prost", "telemetry"),
     ("rusqlite", "vocabulary"),
 ];

@@ -445,6 +445,152 @@ fn images_of_a_folder_without_a_truth_are_left_out_and_counted() {
     assert_eq!(report["classes"][0]["truth_pixels"], 2 * 32 * 32);
 }
 
+/// Writes two images of 32 x 32 pixels whose truths are a cat above and a dog below, and the truths as values, as colours
+/// and as COCO's instances.
+fn masks_in_every_form(root: &Path) {
+    let write = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
+    for folder in ["images", "values", "colours"] {
+        std::fs::create_dir(root.join(folder)).unwrap();
+    }
+    let upper = |y: u32| y < 16;
+    for name in ["a", "b"] {
+        RgbImage::from_fn(32, 32, |x, y| Rgb([(8 * x) as u8, (8 * y) as u8, 90]))
+            .save(root.join(format!("images/{name}.png")))
+            .unwrap();
+        GrayImage::from_fn(32, 32, |_, y| Luma([if upper(y) { 7 } else { 9 }]))
+            .save(root.join(format!("values/{name}.png")))
+            .unwrap();
+        RgbImage::from_fn(32, 32, |_, y| Rgb(if upper(y) { [128, 64, 0] } else { [0, 0, 0] }))
+            .save(root.join(format!("colours/{name}.png")))
+            .unwrap();
+    }
+    write("values.txt", "value\tname\n7\tcat\n9\tdog\n255\tvoid\n");
+    write(
+        "labelmap.txt",
+        "# label:color_rgb:parts:actions\ncat:128,64,0::\ndog:0,0,0::\n",
+    );
+    let object = |image: u32, category: u32, top: u32| {
+        let bottom = top + 16;
+        serde_json::json!({"image_id": image, "category_id": category,
+            "segmentation": [[0, top, 32, top, 32, bottom, 0, bottom]]})
+    };
+    let objects = [object(1, 7, 0), object(1, 9, 16), object(2, 7, 0), object(2, 9, 16)];
+    let image = |id: u32, name: &str| serde_json::json!({"id": id, "file_name": name, "width": 32, "height": 32});
+    let annotations = serde_json::json!({
+        "images": [image(1, "a.png"), image(2, "b.png")],
+        "annotations": objects,
+        "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}],
+    });
+    write("instances.json", &annotations.to_string());
+}
+
+/// Measures the images under a root with small inputs. Returns the report and what was said on standard error.
+fn measured(root: &Path, flags: &[&str]) -> (Value, String) {
+    let (images, report) = (root.join("images"), root.join("report.json"));
+    let fixed = [
+        "--short-side",
+        "32",
+        "--templates",
+        "simple",
+        "--json",
+        report.to_str().unwrap(),
+    ];
+    let output = run(&[&["eval", images.to_str().unwrap()], flags, &fixed].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    (json(&report), said)
+}
+
+#[test]
+fn masks_are_measured_alike_in_every_form_that_people_keep() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    masks_in_every_form(root);
+    let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    let (values, said) = measured(
+        root,
+        &["--truth", &path("values"), "--truth-classes", &path("values.txt")],
+    );
+    let truths: Vec<_> = values["classes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|class| &class["truth_pixels"])
+        .collect();
+    assert_eq!(truths, [2 * 16 * 32, 2 * 16 * 32]);
+    assert_eq!(values["classes"][1]["name"], "dog");
+    assert!(
+        values["warnings"] == serde_json::json!([]) && !said.contains("warning"),
+        "{said}"
+    );
+    let (colours, _) = measured(
+        root,
+        &["--truth", &path("colours"), "--truth-classes", &path("labelmap.txt")],
+    );
+    assert_eq!(figures(&colours), figures(&values));
+    let (instances, _) = measured(root, &["--truth", &path("instances.json")]);
+    assert_eq!(figures(&instances), figures(&values));
+}
+
+#[test]
+fn what_is_odd_about_a_run_is_said_at_its_end_and_files_that_cannot_be_read_are_skipped_on_demand() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    masks_in_every_form(root);
+    let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("images/._a.png"), "a Mac's").unwrap();
+    let whole = std::fs::read(path("images/b.png")).unwrap();
+    std::fs::write(path("images/b.png"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::rename(path("images/a.png"), path("images/a.PNG")).unwrap();
+    std::fs::write(path("classes.txt"), "cat\n1. car\n2. tree\n").unwrap();
+    let flags = [
+        "--truth",
+        &path("values"),
+        "--truth-classes",
+        &path("values.txt"),
+        "--classes",
+        &path("classes.txt"),
+    ];
+    let images = path("images");
+    let ended = outcome(
+        &[
+            &["eval", &images][..],
+            &flags,
+            &["--short-side", "32", "--templates", "simple"],
+        ]
+        .concat(),
+    );
+    assert!(ended.unwrap_err().contains("b.png: the image is cut short"));
+    let (report, said) = measured(root, &[&flags[..], &["--skip-unreadable"]].concat());
+    assert_eq!(
+        (&report["images"], &report["skipped"][0]["image"]),
+        (&1.into(), &"b".into())
+    );
+    let codes: Vec<_> = report["warnings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|warning| &warning["code"])
+        .collect();
+    let expected = [
+        "classes-without-truth",
+        "pixels-not-counted",
+        "names-not-counted",
+        "files-left-out",
+        "images-skipped",
+        "class-list",
+    ];
+    assert_eq!(codes, expected);
+    assert!(
+        said.contains("warning: 50.0 % of the truths' pixels do not count\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("skipped: ") && said.contains("the image is cut short"),
+        "{said}"
+    );
+}
+
 /// The folders that docs/evaluation.md names, with the stand-ins that are written there.
 const DOCUMENTED: [(&str, &str); 5] = [
     ("VOCdevkit/VOC2012", "voc-20"),

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::server::{SERVE, Server, agent, maskclip, run};
 
@@ -53,7 +54,7 @@ fn a_second_signal_ends_a_server_that_drains() {
         ("MASKCLIP_SERVER__BODY_SECONDS", "3600"),
     ]);
     let mut slow = connect(&server);
-    slow.write_all(b"PUT /v1/vocabularies/fruit HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\n")
+    slow.write_all(b"PUT /v1/vocabularies/fruit HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n")
         .unwrap();
     slow.write_all(b"content-type: application/json\r\ncontent-length: 9\r\n\r\n")
         .unwrap();
@@ -87,7 +88,9 @@ fn a_line_of_the_log_says_who_asked_for_what_and_what_came_of_it() {
         .args(SERVE)
         .env("MASKCLIP_TELEMETRY__LOG_FORMAT", "json")
         .stderr(File::create(&log).unwrap());
-    let server = Server::spawn(command);
+    command.env("MASKCLIP_SERVER__TRUSTED_PROXIES", "[127.0.0.0/8]");
+    let server = Server::launch_logging(command, &log);
+    server.wait_until_ready();
     let scene = base64::Engine::encode(
         &base64::prelude::BASE64_STANDARD,
         std::fs::read("examples/picnic.png").unwrap(),
@@ -95,7 +98,9 @@ fn a_line_of_the_log_says_who_asked_for_what_and_what_came_of_it() {
     let segment = |id: &str, body: &Value| {
         let request = agent()
             .post(server.url("/v1/segment?key=secret"))
-            .header("x-request-id", id);
+            .header("x-request-id", id)
+            .header("x-forwarded-for", "203.0.113.7")
+            .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         request.send_json(body).unwrap().status().as_u16()
     };
     let known = json!({"image": scene, "classes": ["tiger"]});
@@ -126,7 +131,13 @@ fn a_line_of_the_log_says_who_asked_for_what_and_what_came_of_it() {
     assert_eq!(span["route"], "/v1/segment");
     assert_eq!(span["path"], "/v1/segment");
     assert_eq!(span["model"], "demo");
-    assert!(span["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{answered}");
+    assert_eq!(span["client"], "203.0.113.7");
+    assert_eq!(span["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(
+        (&span["classes"], &answered["outcome"]),
+        (&json!(1), &json!("answered"))
+    );
+    assert!(span["model_seconds"].is_number(), "{answered}");
     let refused = line("job-2");
     assert_eq!(refused["problem"], "/problems/unknown-model");
     assert!(refused["detail"].as_str().unwrap().contains("none"), "{refused}");
@@ -138,14 +149,104 @@ fn a_line_of_the_log_says_who_asked_for_what_and_what_came_of_it() {
         lines.iter().all(|line| line["span"]["route"] != "/health/ready"),
         "probes are for the level DEBUG"
     );
-    assert!(!lines.iter().any(|line| line.to_string().contains("secret")));
+    let text = std::fs::read_to_string(&log).unwrap();
+    for word in ["secret", "tiger", "thing number"] {
+        assert!(!text.contains(word), "{word} is in\n{text}");
+    }
+}
+
+#[test]
+fn with_json_every_line_is_json_and_names_the_address_as_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut command = maskclip();
+    command
+        .args(["serve", "--listen", "0.0.0.0:0", "--device", "cpu"])
+        .env("MASKCLIP_TELEMETRY__LOG_FORMAT", "json")
+        .stderr(File::create(&log).unwrap());
+    let mut server = Server::launch_logging(command, &log);
+    assert!(server.address.starts_with("http://0.0.0.0:"), "{}", server.address);
+    server.wait_until_ready();
+    server.signal("TERM");
+    assert_eq!(server.wait(Duration::from_secs(60)), Some(0));
+    assert_eq!(server.rest_of_output(), "");
+    for line in std::fs::read_to_string(&log).unwrap().lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+    }
+
+    // An end by an error is such a line, too.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = maskclip();
+    command
+        .args([
+            "serve",
+            "--listen",
+            &taken.local_addr().unwrap().to_string(),
+            "--device",
+            "cpu",
+        ])
+        .env("MASKCLIP_TELEMETRY__LOG_FORMAT", "json");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    let last: Value = serde_json::from_str(error.lines().last().unwrap()).unwrap();
+    assert!(last["error"].as_str().unwrap().contains("cannot listen"), "{error}");
+}
+
+/// Asks over TLS, on a connection of its own, whether the server lives. Trusts this certificate alone.
+fn lives(server: &Server, certificate: &str) -> bool {
+    let trusted = Certificate::from_pem(certificate.as_bytes()).unwrap();
+    let tls = TlsConfig::builder().root_certs(RootCerts::from([trusted])).build();
+    let agent: ureq::Agent = ureq::Agent::config_builder().tls_config(tls).build().into();
+    agent.get(server.url("/health/live")).call().is_ok()
+}
+
+#[test]
+fn a_hangup_has_the_certificate_read_again_and_the_server_goes_on() {
+    const FIRST: [&str; 2] = [
+        include_str!("../api/certificates/first.pem"),
+        include_str!("../api/certificates/first.key.pem"),
+    ];
+    const SECOND: [&str; 2] = [
+        include_str!("../api/certificates/second.pem"),
+        include_str!("../api/certificates/second.key.pem"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key, log] = ["tls.crt", "tls.key", "log"].map(|name| folder.path().join(name));
+    let write = |[chain, private]: [&str; 2]| {
+        std::fs::write(&key, private).unwrap();
+        std::fs::write(&certificate, chain).unwrap();
+    };
+    write(FIRST);
+    let mut command = maskclip();
+    command
+        .args(SERVE)
+        .env("MASKCLIP_SERVER__TLS__CERTIFICATE", &certificate)
+        .env("MASKCLIP_SERVER__TLS__KEY", &key)
+        .stderr(File::create(&log).unwrap());
+    let server = Server::launch(command);
+    assert!(server.address.starts_with("https://127.0.0.1:"), "{}", server.address);
+    assert!(lives(&server, FIRST[0]));
+    assert!(!lives(&server, SECOND[0]));
+
+    write(SECOND);
+    server.signal("HUP");
+    // Nobody connects meanwhile, so it is the signal that has it read.
+    until("the certificate is read again", || {
+        std::fs::read_to_string(&log)
+            .unwrap()
+            .contains("the certificate was read again")
+    });
+    assert!(lives(&server, SECOND[0]));
+    assert!(!lives(&server, FIRST[0]));
 }
 
 /// Sends `POST /v1/segment`, and leaves once it is under way.
 fn leave(server: &Server, id: &str, body: &Value) {
     let body = body.to_string();
     let head =
-        format!("POST /v1/segment HTTP/1.1\r\nhost: test\r\nx-request-id: {id}\r\ncontent-type: application/json");
+        format!("POST /v1/segment HTTP/1.1\r\nhost: localhost\r\nx-request-id: {id}\r\ncontent-type: application/json");
     let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let mut client = connect(server);
     client.write_all(request.as_bytes()).unwrap();

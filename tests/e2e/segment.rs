@@ -68,7 +68,7 @@ fn the_classes_are_where_their_drawings_are() {
 
 #[test]
 fn the_printed_example_works_as_pasted() {
-    let mut server = Server::start(&[]);
+    let mut server = Server::start_on_terminal();
     let example = server.printed_example();
     let output = std::process::Command::new("sh")
         .args(["-c", &example])
@@ -142,7 +142,14 @@ fn an_image_that_was_left_here_is_labelled_as_it_would_be_if_it_were_sent() {
         let (_, cached, held) = ask(json!({"image_id": id}));
         assert_eq!(cached, features_cached, "{options}");
         // Without the cached features the model looks at the image again.
-        assert_eq!(agent().delete(server.url(&location)).call().unwrap().status(), 204);
+        assert_eq!(
+            agent()
+                .delete(server.url(&format!("/v1/{location}")))
+                .call()
+                .unwrap()
+                .status(),
+            204
+        );
         let (_, cached, sent) = ask(json!({"image": image}));
         assert_eq!(cached, false, "{options}");
         let (timings, cached, again) = ask(json!({"image": image}));

@@ -65,6 +65,15 @@ impl Server {
         Self::spawn(command)
     }
 
+    /// Starts the embedded model on a terminal, without a store on disk, and waits until it is ready.
+    pub fn start_on_terminal() -> Self {
+        let line = [&[PROGRAM], &SERVE[..]].concat().join(" ");
+        let mut command = without_settings(Command::new("script"));
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        Self::spawn(command)
+    }
+
     /// Starts a command that serves and waits until it is ready.
     pub fn spawn(command: Command) -> Self {
         let server = Self::launch(command);
@@ -89,6 +98,34 @@ impl Server {
             stdout,
             address,
         }
+    }
+
+    /// Starts a command that serves and whose log, in JSON, goes to a file. Waits until it listens.
+    pub fn launch_logging(mut command: Command, log: &Path) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
+        let stdout: OwnedFd = process.stdout.take().expect("standard output is piped").into();
+        let mut server = Self {
+            process,
+            stdout: BufReader::new(PipeReader::from(stdout)),
+            address: String::new(),
+        };
+        let start = Instant::now();
+        while server.address.is_empty() {
+            assert!(start.elapsed() < START_LIMIT, "the server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+            let log = std::fs::read_to_string(log).expect("the log can be read");
+            let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+            let mut addresses = lines.filter_map(|line: serde_json::Value| Some(line["address"].as_str()?.to_owned()));
+            server.address = addresses.next().unwrap_or_default();
+        }
+        server
+    }
+
+    /// Returns what the server has printed, once it has ended.
+    pub fn rest_of_output(&mut self) -> String {
+        let mut text = String::new();
+        self.stdout.read_to_string(&mut text).expect("the output is text");
+        text
     }
 
     /// Waits until the server says that it is ready.
@@ -142,7 +179,7 @@ impl Server {
         1024 * value.expect("Linux says so").trim().parse::<u64>().expect("a number")
     }
 
-    /// Returns the lines that the server prints once the model is ready, up to the end of the example request.
+    /// Returns the lines that a server on a terminal prints once the model is ready, up to the end of the example request.
     pub fn printed_example(&mut self) -> String {
         let mut text = String::new();
         while !text.trim_end().ends_with('\'') {
@@ -153,6 +190,8 @@ impl Server {
             );
             text.push_str(&line);
         }
+        // A terminal ends its lines with a carriage return, too.
+        let text = text.replace('\r', "");
         text.trim_start_matches("try it:").trim().to_owned()
     }
 

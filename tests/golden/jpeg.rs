@@ -1,7 +1,7 @@
 //! Compares the decoder with libjpeg-turbo, with which CLIP's training images were read. tools/golden/jpeg.py wrote the
 //! files, and docs/images.md reports the figures. `cargo test --test golden jpeg -- --nocapture` prints them.
 
-use maskclip::image::{RgbImage, decode};
+use maskclip::image::{Orientation, RgbImage, decode};
 
 use crate::arrays::golden;
 
@@ -44,5 +44,5 @@ fn jpegs_are_decoded_nearly_as_by_libjpeg_turbo() {
 
 fn read(name: &str) -> RgbImage {
     let bytes = std::fs::read(golden(&format!("jpeg/{name}"))).expect("the golden is committed");
-    decode(&bytes, 1 << 20).expect("the golden is an image")
+    decode(&bytes, Orientation::Exif, 1 << 20).expect("the golden is an image")
 }

@@ -5,6 +5,7 @@
 mod arrays;
 mod attention;
 mod checkpoints;
+mod images;
 mod jpeg;
 mod precision;
 mod refinement;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use maskclip::clip::{Clip, ModelConfig, Weights};
 use maskclip::dense::{self, DenseFeatures, FeatureOptions, ScoreOptions};
-use maskclip::image::{self, Normalisation, Resize};
+use maskclip::image::{self, Normalisation, Orientation, Resize};
 use maskclip::scores::{QueryOwner, ScoreMap};
 use maskclip::vocabulary::TemplateSet;
 use maskclip::weights::EmbeddedModel;
@@ -61,7 +61,7 @@ fn labels(model: EmbeddedModel, kind: Kind) -> Vec<i64> {
         for number in (0..64).step_by(SCENES_APART) {
             let file = scenes.join(style).join(format!("{number:02}.png"));
             let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            let pixels = image::decode(&bytes, 1 << 24).expect("a scene is a picture");
+            let pixels = image::decode(&bytes, Orientation::Exif, 1 << 24).expect("a scene is a picture");
             let (width, height) = pixels.dimensions();
             let patch = u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide");
             let size = Resize::Bicubic.working_size(width, height, model.short_side, patch, 1 << 24);

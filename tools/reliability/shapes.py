@@ -24,6 +24,10 @@ UNIT = 32
 SMALLEST = 2
 """The shortest side in units."""
 CLIENTS = 2
+REST_SECONDS = 12
+"""Longer than the 10 seconds after which the server returns free memory."""
+READINGS = 10
+"""Of memory during each half of the run."""
 
 Shape = tuple[int, int]
 
@@ -37,8 +41,8 @@ async def shapes(program: Path, seconds: float) -> list[Row]:
     rng.shuffle(every)
     with Server(program, IMAGES__CACHE_BYTES="0") as server:
         print(f"requests 0: {server.resident_bytes() / 1e6:.0f} MB", flush=True)
-        settled = await visit(server, (every[number % count] for number in range(first)), 0, first // 20)
-        highest = await visit(server, (rng.choice(every) for _ in range(mixed)), first, mixed // 20)
+        settled = await visit(server, (every[number % count] for number in range(first)), 0, first // READINGS)
+        highest = await visit(server, (rng.choice(every) for _ in range(mixed)), first, mixed // READINGS)
     growth = highest / settled - 1
     test = f"{first} requests over {count} input shapes, then {mixed} mixed ones"
     reached = f"at most {settled / 1e6:.0f} MB, then at most {highest / 1e6:.0f} MB: {growth:+.1%}"
@@ -58,12 +62,14 @@ def distinct_shapes(count: int) -> list[Shape]:
 async def visit(server: Server, sizes: Iterable[Shape], before: int, step: int) -> int:
     """Labels an image of each size, CLIENTS at a time. Prints memory every `step` requests. Returns the highest.
 
-    Memory is read between requests: during a pass it depends on the shapes under way, which are drawn by lot."""
+    Memory is read at rest, after the server has returned what is free: in between it depends on the shapes of the last
+    passes, which are drawn by lot."""
     answered, highest, started = 0, 0, time.monotonic()
     for part in batched(sizes, max(1, step)):
         todo = iter(part)
         await asyncio.gather(*(client(server, todo) for _ in range(CLIENTS)))
         answered += len(part)
+        await asyncio.sleep(REST_SECONDS)
         resident = server.resident_bytes()
         highest = max(highest, resident)
         print(f"requests {before + answered}: {resident / 1e6:.0f} MB, {time.monotonic() - started:.0f} s", flush=True)

@@ -12,8 +12,8 @@ use super::background::BackgroundBody;
 use crate::api::error::ApiError;
 use crate::api::upload::UploadBody;
 use crate::api::wire::{
-    Attention, ClassBody, KeySmoothingBody, LabelMapFormat, Refinement, Resize, Synonyms, TemplateSet, WindowBody,
-    object, optional_whole_number,
+    Attention, ClassBody, KeySmoothingBody, LabelMapFormat, Orientation, Refinement, Resize, Synonyms, TemplateSet,
+    WindowBody, object, optional_whole_number,
 };
 use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, VocabularyChoice};
 
@@ -23,7 +23,7 @@ use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, Vocab
 pub struct SegmentBody {
     /// The encoded image (JPEG, PNG, WebP, GIF, BMP or TIFF) as base64 or a base64 data URI. In JSON, either this or `image_id`;
     /// absent in the `request` part of a multipart form. At most `limits.max_image_pixels`
-    /// pixels; EXIF orientation is applied.
+    /// pixels. A file whose pixels are damaged or not all there is refused (422).
     #[schema(
         example = json!(crate::api::wire::EXAMPLE_IMAGE)
     )]
@@ -81,6 +81,10 @@ pub struct SegmentBody {
     /// `defaults.scales`, one alone unless set otherwise, without it.
     #[schema(min_items = 1, example = json!([0.75, 1, 1.5]))]
     pub scales: Option<Vec<f64>>,
+    /// How the image's pixels are turned: `exif`, as the file's EXIF (or TIFF) orientation says and viewers show it; `stored`,
+    /// not at all, as most programs for annotations read it. Sizes, boxes and the label map are those of the turned image.
+    /// `exif` without it.
+    pub orientation: Option<Orientation>,
     /// How the image comes to that size: `bicubic`, as CLIP was trained; `mmcv`, as the published protocols of MaskCLIP's
     /// successors do it, bilinear without antialiasing, with what fills no patch left out. `defaults.resize` without it.
     pub resize: Option<Resize>,
@@ -132,6 +136,7 @@ impl SegmentBody {
                 key_smoothing: self.key_smoothing.map(Into::into),
                 short_side: self.short_side,
                 scales: self.scales,
+                orientation: self.orientation.map(Into::into),
                 resize: self.resize.map(Into::into),
                 window: self.window.map(Into::into),
                 deadline_seconds: self.deadline_seconds,

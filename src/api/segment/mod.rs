@@ -17,18 +17,22 @@ use super::error::ApiError;
 use super::metered::held_bytes;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
-use super::wire::{EXAMPLE_IMAGE, LabelMapFormat, without_image};
+use super::wire::{ClassBody, EXAMPLE_IMAGE, LabelMapFormat, without_image};
 use super::{AppState, accept};
 use crate::engine::{Caller, ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
-use crate::support::run_blocking;
+use crate::support::{excerpt, run_blocking};
+use crate::telemetry::note;
 use body::{OutputBody, SegmentBody};
 
 pub(super) use body::write_exclusions;
 use reply::SegmentReply;
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
-const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
+pub(super) const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
+
+/// The most class names of a request that are logged.
+const MAX_LOGGED_CLASSES: usize = 100;
 
 const JSON: &str = "application/json";
 const PNG: &str = "image/png";
@@ -133,6 +137,7 @@ pub(super) async fn segment(
     let Upload { image, body } = upload::read::<SegmentBody>(request, &state, arrival.body()).await?;
     let mut body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
     let image = image_source(image, body.image_id.take())?;
+    note_classes(&body, state.server.log_class_names);
     if media_type == PNG {
         require_png(&body.output)?;
     }
@@ -153,6 +158,17 @@ pub(super) async fn segment(
         Ok(([(header::CONTENT_TYPE, JSON)], held_bytes(reply, held)).into_response())
     })
     .await
+}
+
+/// Says in the request's span which vocabulary it names, and its classes where the settings want them in the log.
+fn note_classes(body: &SegmentBody, with_names: bool) {
+    if let Some(vocabulary) = &body.vocabulary {
+        note("vocabulary", excerpt(vocabulary));
+    }
+    if with_names && let Some(classes) = &body.classes {
+        let names: Vec<_> = classes.iter().map(ClassBody::name).take(MAX_LOGGED_CLASSES).collect();
+        tracing::Span::current().record("class_names", names.join(", "));
+    }
 }
 
 /// The one image that a request is about.

@@ -60,7 +60,7 @@ pub struct ClassReply {
     /// Position in the request, from 0; the pixel value in the label map.
     #[schema(example = 0)]
     pub id: u16,
-    /// The name, as given.
+    /// The name, as given, without white space around it and without invisible characters.
     #[schema(example = "tiger")]
     pub name: String,
     /// Its color in the PNG's palette, `#rrggbb`; the same for every request.
@@ -143,7 +143,8 @@ pub struct WarningReply {
     /// A stable code. `single-class`: one class and no background, so every pixel gets it with probability 1.
     /// `no-background`: no class has the name of something that surrounds others (the words of `vocabulary.background`:
     /// sky, wall, ...) or "background", and the request leaves `background` open. `duplicate-class`: a class or a
-    /// synonym stands in the list twice. `unknown-word`: a class has words the model's training captions never had.
+    /// synonym stands in the list twice. `commas-in-name`: the only class or background name has commas in it, so several
+    /// names may have been meant. `numbered-names`: names begin with numbers, as in "0: tiger". `unknown-word`: a class has words the model's training captions never had.
     /// `text-truncated`: a name is longer than the model reads, and the end of some prompts with it was cut off.
     /// `denoising-dropped-all`: prompt denoising would have dropped every class, so it dropped none.
     pub code: WarningCode,

@@ -39,6 +39,16 @@ pub struct ClassDetail {
     pub synonyms: Vec<String>,
 }
 
+impl ClassBody {
+    /// The name alone.
+    pub(in crate::api) fn name(&self) -> &str {
+        match self {
+            Self::Name(Name(name)) => name,
+            Self::Detail(detail) => &detail.name,
+        }
+    }
+}
+
 impl From<ClassBody> for Class {
     fn from(body: ClassBody) -> Self {
         match body {

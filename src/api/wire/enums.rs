@@ -101,6 +101,12 @@ counterparts! {
         Mmcv,
     }
 
+    /// How the pixels of an image are turned.
+    Orientation of crate::image::Orientation {
+        Exif,
+        Stored,
+    }
+
     /// Which prompt templates a text is put into before it is embedded.
     TemplateSet of crate::vocabulary::TemplateSet {
         #[serde(rename = "maskclip-85")]
@@ -142,6 +148,8 @@ counterparts! {
         SingleClass,
         NoBackground,
         DuplicateClass,
+        CommasInName,
+        NumberedNames,
         UnknownWord,
         TextTruncated,
         DenoisingDroppedAll,
@@ -181,6 +189,7 @@ mod tests {
         check::<dense::Attention, Attention>();
         check::<dense::KeySmoothingMethod, KeySmoothingMethod>();
         check::<dense::Refinement, Refinement>();
+        check::<image::Orientation, Orientation>();
         check::<image::Resize, Resize>();
         check::<labeller::Precision, Precision>();
         check::<engine::WarningCode, WarningCode>();

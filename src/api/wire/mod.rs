@@ -15,8 +15,8 @@ mod window;
 
 pub use classes::{ClassBody, ClassDetail, Name};
 pub use enums::{
-    Attention, KeySmoothingMethod, LabelMapFormat, ModelKind, Precision, Refinement, Resize, Synonyms, TemplateSet,
-    WarningCode,
+    Attention, KeySmoothingMethod, LabelMapFormat, ModelKind, Orientation, Precision, Refinement, Resize, Synonyms,
+    TemplateSet, WarningCode,
 };
 pub use form::without_image;
 pub use key_smoothing::KeySmoothingBody;

@@ -1,6 +1,7 @@
 //! What `eval` and `compare` share: images, classes, requests, and the engine that answers the requests.
 
 mod request;
+mod truths;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,11 +19,18 @@ use crate::api::ClassBody;
 use crate::config::Config;
 use crate::engine::Protocol;
 use crate::engine::{Engine, FeatureFields, SegmentFields, VocabularyChoice};
-use crate::evaluation::{Corruption, Dataset, EvaluationRun, EvaluationTask, FolderLayout, Layout, Recorder, Subject};
+use crate::evaluation::{
+    Corruption, Dataset, EvaluationResults, EvaluationRun, EvaluationTask, Layout, Recorder, RunWarning,
+    RunWarningCode, SkippedImage, Subject,
+};
 use crate::labeller::ModelInfo;
-use crate::support::read_regular_text;
+use crate::support::{read_regular_text, visible};
 use crate::telemetry::MetricsRegistry;
-use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, parse_vocabulary};
+use crate::vocabulary::{
+    Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, form_advice, parse_vocabulary,
+};
+
+use truths::{TruthArguments, TruthSource};
 
 pub use request::{Axis, RequestArguments, ScoringArguments, resolve, set_all, several};
 
@@ -47,25 +55,17 @@ pub struct MeasureArguments {
     /// pascal-context-60, coco-stuff, coco-object, ade20k or cityscapes. docs/evaluation.md describes each.
     #[arg(long, value_name = "NAME", default_value = FOLDER, value_parser = parse_layout)]
     layout: LayoutChoice,
-    /// The classes in the order of the truths' values: a vocabulary's name, or a text file (one class per line,
-    /// synonyms after ';', background names after a line `[background]`). By default, the classes of a published
-    /// layout.
+    /// The classes: a vocabulary's name, or a text file (one class per line, synonyms after ';', background names after a
+    /// line `[background]`). Their order is that of the truths' values, unless --truth-classes or annotations name them.
+    /// By default, the classes of a published layout, or those that the truths name.
     #[arg(long, value_name = "FILE|NAME")]
     classes: Option<String>,
     /// The background names, which compete with the classes: a text file of names, `shipped` for vocabulary.background,
     /// or `none`. A class called "background" gets their pixels. By default, the vocabulary's own names.
     #[arg(long, value_name = "FILE|shipped|none")]
     background: Option<String>,
-    /// Folder of the truths, if they are not next to the images. Only for the layout folder.
-    #[arg(long, value_name = "FOLDER")]
-    truth: Option<PathBuf>,
-    /// Ending of a truth's name, in place of its image's ending. By default `.truth.png` next to the images, `.png` in
-    /// another folder. Only for the layout folder.
-    #[arg(long, value_name = "TEXT")]
-    truth_ending: Option<String>,
-    /// Do not count pixels with the value 0; the classes start at the value 1. Only for the layout folder.
-    #[arg(long)]
-    reduce_zero_label: bool,
+    #[command(flatten)]
+    truths: TruthArguments,
     /// A published protocol such as `sclip-voc21` (docs/options.md), which sets everything. The flags below override
     /// it.
     #[arg(long, value_name = "NAME", help_heading = REQUEST)]
@@ -74,6 +74,10 @@ pub struct MeasureArguments {
     /// file.
     #[arg(long, value_name = "FILE|NAMES")]
     unseen: Option<String>,
+    /// Skip images that cannot be read, or whose truths cannot, and list them at the end. By default, the first of them
+    /// ends the run.
+    #[arg(long)]
+    skip_unreadable: bool,
     /// Measure only the first N images.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -130,6 +134,8 @@ fn parse_layout(name: &str) -> Result<LayoutChoice, String> {
 pub struct Bench {
     pub config: Config,
     pub dataset: Dataset,
+    /// Whether the data set is a published one, with its own rule for pixels that do not count.
+    is_published: bool,
     pub engine: Arc<Engine>,
     pub model: Arc<ModelInfo>,
     /// The classes with their background, and the vocabulary's options.
@@ -138,6 +144,8 @@ pub struct Bench {
     pub unseen: Option<Vec<bool>>,
     /// The fields of the request that are not axes.
     pub fields: SegmentFields,
+    /// Whether images that cannot be read are skipped.
+    pub skip_unreadable: bool,
     /// The same fields as JSON, for reports.
     pub request: Value,
     pub recorder: Recorder,
@@ -152,7 +160,7 @@ where
     Fut: Future<Output = Result<()>>,
 {
     let config = arguments.config.start(arguments.model.settings())?;
-    let dataset = arguments.dataset()?;
+    let source = arguments.truths.source(arguments.layout)?;
     let recorder = match &arguments.state {
         Some(path) => Recorder::open(path)?,
         None => Recorder::in_memory(),
@@ -161,7 +169,8 @@ where
     let store = OpenStore::for_reading(&config.vocabulary);
     let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
     let registry = VocabularyRegistry::new(limits, store.get(), SystemTime::now());
-    let vocabulary = arguments.vocabulary(&registry, &config)?;
+    let vocabulary = arguments.vocabulary(&source, &registry, &config)?;
+    let dataset = arguments.dataset(&source, &vocabulary.list)?;
     let unseen = arguments.unseen(&vocabulary.list)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -189,15 +198,17 @@ where
                 layout: arguments.layout.name(),
                 root: arguments.root.display().to_string(),
                 images: dataset.samples.len(),
-                images_without_truth: dataset.images_without_truth,
+                left_out: dataset.left_out,
                 ..Subject::new(&model)
             };
             measure(Bench {
                 config,
+                is_published: matches!(source, TruthSource::Published(_)),
                 dataset,
                 engine,
                 model,
                 fields,
+                skip_unreadable: arguments.skip_unreadable,
                 request,
                 unseen,
                 vocabulary,
@@ -209,50 +220,42 @@ where
 }
 
 impl MeasureArguments {
-    fn dataset(&self) -> Result<Dataset> {
-        let mut dataset = match self.layout {
-            LayoutChoice::Published(_)
-                if self.truth.is_some() || self.truth_ending.is_some() || self.reduce_zero_label =>
-            {
-                let flags = "--truth, --truth-ending and --reduce-zero-label";
-                return Err(format!("{flags} are for folders; {} has its own", self.layout.name()).into());
-            }
-            LayoutChoice::Published(layout) => layout.open(&self.root)?,
-            LayoutChoice::Folder => {
-                let beside = self.truth.as_ref().is_none_or(|truth| *truth == self.root);
-                let ending = if beside { ".truth.png" } else { ".png" };
-                FolderLayout {
-                    images: self.root.clone(),
-                    truths: self.truth.clone().unwrap_or_else(|| self.root.clone()),
-                    truth_ending: self.truth_ending.clone().unwrap_or_else(|| ending.to_owned()),
-                    reduce_zero: self.reduce_zero_label,
-                }
-                .open()?
-            }
-        };
+    fn dataset(&self, source: &TruthSource, list: &ClassList) -> Result<Dataset> {
+        let mut dataset = self.truths.dataset(source, &self.root, list)?;
         if let Some(limit) = self.limit {
             dataset.samples.truncate(limit as usize);
-        }
-        if dataset.images_without_truth > 0 {
-            note(format!(
-                "{} images have no truth and are left out",
-                dataset.images_without_truth
-            ));
         }
         Ok(dataset)
     }
 
-    /// Returns the classes named by the flag, else those of the protocol, else those of the layout.
-    fn vocabulary(&self, registry: &VocabularyRegistry, config: &Config) -> Result<VocabularyDefinition> {
-        let name = match (&self.classes, self.protocol, self.layout) {
-            (Some(name), ..) => name.as_str(),
-            (None, Some(protocol), _) => protocol.vocabulary(),
-            (None, None, LayoutChoice::Published(layout)) => layout.vocabulary(),
+    /// Returns the classes named by the flag, else those of the protocol, else those of the layout or the truths.
+    fn vocabulary(
+        &self,
+        source: &TruthSource,
+        registry: &VocabularyRegistry,
+        config: &Config,
+    ) -> Result<VocabularyDefinition> {
+        let find = |name: &str| find_vocabulary(name, registry, config);
+        let (name, mut vocabulary) = match (&self.classes, self.protocol, self.layout) {
+            (Some(name), ..) => (name.as_str(), find(name)?),
+            (None, Some(protocol), _) => (protocol.vocabulary(), find(protocol.vocabulary())?),
+            (None, None, LayoutChoice::Published(layout)) => (layout.vocabulary(), find(layout.vocabulary())?),
             (None, None, LayoutChoice::Folder) => {
-                return Err("the layout folder needs --classes with a file or a vocabulary's name".into());
+                let names = source.names().ok_or(
+                    "the layout folder needs --classes with a file or a vocabulary's name, or truths that name their classes",
+                )?;
+                let class = |name| Class {
+                    name,
+                    synonyms: Vec::new(),
+                };
+                let text = VocabularyText {
+                    classes: names.into_iter().map(class).collect(),
+                    ..VocabularyText::default()
+                };
+                let definition = VocabularyDefinition::new(text, &config.limits.vocabulary)?;
+                ("the truths", definition)
             }
         };
-        let mut vocabulary = find_vocabulary(name, registry, config)?;
         let list = &mut vocabulary.list;
         if let LayoutChoice::Published(layout) = self.layout
             && list.classes().len() != layout.classes()
@@ -263,6 +266,7 @@ impl MeasureArguments {
         if let Some(background) = &self.background {
             *list = with_background(list, background, config)?;
         }
+        form_advice(list).iter().for_each(note);
         Ok(vocabulary)
     }
 
@@ -273,12 +277,33 @@ impl MeasureArguments {
     }
 }
 
+/// Says what was odd about a run.
+pub fn tell(warnings: &[RunWarning]) {
+    for RunWarning { message, .. } in warnings {
+        note(format!("warning: {message}"));
+    }
+}
+
+/// Says which images were skipped.
+///
+/// # Errors
+/// When no image was left.
+pub fn tell_skipped(results: &EvaluationResults) -> Result<()> {
+    for SkippedImage { reason, .. } in &results.skipped {
+        note(format!("skipped: {reason}"));
+    }
+    match results.records.is_empty() {
+        true => Err("no image could be read".into()),
+        false => Ok(()),
+    }
+}
+
 /// Returns which classes a flag names, `[classes]`. The flag holds names separated by commas, or the path of a text
 /// file.
 pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<bool>> {
     let names = match is_no_folder(text) {
         true => names(&read(Path::new(text))?)?,
-        false => text.split(',').map(|name| name.trim().to_owned()).collect(),
+        false => text.split(',').map(|name| visible(name).into_owned()).collect(),
     };
     let mut named = vec![false; list.classes().len()];
     for name in names {
@@ -345,6 +370,24 @@ impl Bench {
         })
     }
 
+    /// Returns what was odd about a run on the data set.
+    pub fn warnings(&self, results: &EvaluationResults) -> Vec<RunWarning> {
+        let names: Vec<String> = self
+            .vocabulary
+            .list
+            .classes()
+            .iter()
+            .map(|class| class.name.clone())
+            .collect();
+        let mut warnings = results.warnings(&self.dataset, &names, self.is_published);
+        let advice = form_advice(&self.vocabulary.list).into_iter();
+        warnings.extend(advice.map(|advice| RunWarning {
+            code: RunWarningCode::ClassList,
+            message: advice.to_string(),
+        }));
+        warnings
+    }
+
     /// Returns a run of a task on a data set.
     pub fn run<'a>(&'a self, dataset: &'a Dataset, task: &'a EvaluationTask) -> EvaluationRun<'a> {
         EvaluationRun {
@@ -353,6 +396,7 @@ impl Bench {
             task,
             patience: Duration::from_secs_f64(self.config.engine.max_deadline_seconds),
             max_image_pixels: self.config.limits.input.max_image_pixels,
+            skip_unreadable: self.skip_unreadable,
         }
     }
 }
@@ -367,4 +411,53 @@ pub fn progress(images: usize) -> ProgressBar {
 /// Writes a result to the file that a flag names.
 pub fn write(file: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     Ok(std::fs::write(file, bytes).map_err(|error| format!("cannot write {}: {error}", file.display()))?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A class file, as text and as Windows saves it.
+    #[test]
+    fn a_file_of_names_means_the_same_whichever_editor_saved_it() {
+        let config = Config::for_testing();
+        let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+        let registry = VocabularyRegistry::new(limits, None, SystemTime::now());
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("names.txt").display().to_string();
+        let text = "[options]\nsynonyms: max\n[classes]\ntiger; big cat\nlemon\n[background]\nsky\n";
+        let (mut vocabularies, mut unseen, mut backgrounds) = (Vec::new(), Vec::new(), Vec::new());
+        for [mark, end] in [
+            ["", "\n"],
+            ["\u{feff}", "\n"],
+            ["", "\r\n"],
+            ["\u{feff}", "\r\n"],
+            ["\u{feff}", "\r"],
+        ] {
+            let write = |text: &str| std::fs::write(&file, format!("{mark}{text}").replace('\n', end)).unwrap();
+            write(text);
+            let vocabulary = find_vocabulary(&file, &registry, &config).unwrap();
+            write("lemon\n");
+            unseen.push(classes_named(&vocabulary.list, &file, "--unseen").unwrap());
+            backgrounds.push(with_background(&vocabulary.list, &file, &config).unwrap());
+            vocabularies.push(vocabulary);
+        }
+        assert_eq!(vocabularies[0].list.classes()[0].name, "tiger");
+        assert_eq!(
+            (&unseen[0], backgrounds[0].background()),
+            (&vec![false, true], &["lemon".to_owned()][..])
+        );
+        vocabularies.dedup();
+        unseen.dedup();
+        backgrounds.dedup();
+        assert_eq!((vocabularies.len(), unseen.len(), backgrounds.len()), (1, 1, 1));
+
+        std::fs::write(&file, [0xff, 0xfe, b'a', 0]).unwrap();
+        let error = find_vocabulary(&file, &registry, &config).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("cannot read {file}: it is UTF-16 text; save it as UTF-8")
+        );
+    }
 }

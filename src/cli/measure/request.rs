@@ -50,6 +50,10 @@ pub struct ScoringArguments {
     /// sizes.
     #[arg(long, value_name = "FACTOR+...", value_delimiter = ',')]
     scales: Vec<String>,
+    /// How the image's pixels are turned (field orientation): exif, as viewers show it, or stored, as most programs for
+    /// annotations read it.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    orientation: Vec<String>,
     /// How the image is resized to the model's input (field resize): bicubic or mmcv.
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     resize: Vec<String>,
@@ -116,12 +120,13 @@ impl RequestArguments {
 }
 
 /// The names of the settings in the order of a table's columns.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "attention",
     "key smoothing",
     "prompt denoising",
     "short side",
     "scales",
+    "orientation",
     "resize",
     "window",
     "refinement",
@@ -171,6 +176,13 @@ impl ScoringArguments {
                 pointer: "/scales",
                 set: |fields, text| put(&mut fields.features.scales, text.split('+').map(number).collect()),
                 values: &self.scales,
+            },
+            Axis {
+                name: "orientation",
+                flag: "--orientation",
+                pointer: "/orientation",
+                set: |fields, text| put(&mut fields.features.orientation, named(text)),
+                values: &self.orientation,
             },
             Axis {
                 name: "resize",

@@ -33,7 +33,7 @@ use crate::training::{
 };
 use crate::vocabulary::{
     Class, ClassList, Classifier, DiskStore, EmbeddedTexts, Synonyms, TemplateSet, VocabularyDefinition,
-    VocabularyOptions, VocabularyRegistry,
+    VocabularyOptions, VocabularyRegistry, form_advice,
 };
 
 pub use arguments::TrainArguments;
@@ -168,7 +168,8 @@ impl TrainArguments {
         settings.check_labels(&texts, self.labels.is_some())?;
         let backbone = self.network.backbone_weights.as_deref();
         let backbone = backbone.map(|path| BackboneWeights::read(path, &network)).transpose()?;
-        let images = TrainingImages::find(&self.images, config.limits.input.max_image_pixels)?;
+        let orientation = question.options.input.orientation;
+        let images = TrainingImages::find(&self.images, orientation, config.limits.input.max_image_pixels)?;
         tell_left_out(&images);
         let given = self.labels.as_deref().map(|folder| {
             let queries = texts.labelled.clone();
@@ -187,6 +188,7 @@ impl TrainArguments {
                 sha256: images.sha256,
                 undecodable: images.undecodable.len(),
                 label_maps: images.label_maps,
+                orientation,
             },
             given_labels: given.as_ref().map(|given| planned_labels(&list, &labelled, given)),
         };
@@ -209,6 +211,7 @@ impl TrainArguments {
         if let Some(background) = &self.background {
             vocabulary.list = with_background(&vocabulary.list, background, config)?;
         }
+        form_advice(&vocabulary.list).iter().for_each(note);
         Ok(vocabulary)
     }
 
@@ -395,6 +398,7 @@ fn tell_left_out(images: &TrainingImages) {
             images.label_maps
         ));
     }
+    images.left_out.messages().iter().for_each(note);
 }
 
 fn planned_labels(list: &ClassList, labelled: &[bool], given: &GivenLabels) -> PlannedLabels {

@@ -13,7 +13,7 @@ use crate::dense::{
     Refinement, RefinementOptions, ScoreOptions, Window,
 };
 use crate::engine::{DefaultSettings, EngineSettings, InputLimits, Protocol};
-use crate::image::Resize;
+use crate::image::{Orientation, Resize};
 use crate::labeller::ModelKind;
 use crate::vocabulary::{Class, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions};
 
@@ -56,6 +56,8 @@ pub struct FeatureFields {
     pub short_side: Option<u32>,
     /// Factors on the short side, each above 0. The image is scored at each of these sizes.
     pub scales: Option<Vec<f64>>,
+    /// How the image's pixels are turned. By default as EXIF says.
+    pub orientation: Option<Orientation>,
     /// How the image is resized to the model's input.
     pub resize: Option<Resize>,
     /// Windows over the model's input.
@@ -280,6 +282,7 @@ impl FeatureFields {
             short_side,
             scales: scales.clone(),
             resize: self.resize.unwrap_or(defaults.resize),
+            orientation: self.orientation.unwrap_or_default(),
         };
         Ok((features, key_smoothing, input))
     }

@@ -12,7 +12,7 @@ use super::budget::HeldBytes;
 use super::cost::CostError;
 use super::model_state::ModelState;
 use crate::dense::DenseError;
-use crate::image::{DecodeError, InputTooLarge, Resize};
+use crate::image::{DecodeError, InputTooLarge, Orientation, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::support::excerpt;
 use crate::vocabulary::{ClassListAdvice, TooManyWaiting, VocabularyError};
@@ -50,6 +50,8 @@ pub struct InputOptions {
     pub scales: Vec<f64>,
     /// How the image is resized to the model's input.
     pub resize: Resize,
+    /// How the image's pixels are turned.
+    pub orientation: Orientation,
 }
 
 /// A request to hold one image with its features for later requests.
@@ -161,6 +163,8 @@ impl From<ClassListAdvice> for Warning {
             ClassListAdvice::SingleClass { .. } => WarningCode::SingleClass,
             ClassListAdvice::NoBackground => WarningCode::NoBackground,
             ClassListAdvice::Duplicate { .. } => WarningCode::DuplicateClass,
+            ClassListAdvice::CommasInOnlyName { .. } => WarningCode::CommasInName,
+            ClassListAdvice::NumberedNames { .. } => WarningCode::NumberedNames,
             ClassListAdvice::UnknownWords { .. } => WarningCode::UnknownWord,
             ClassListAdvice::TextTruncated { .. } => WarningCode::TextTruncated,
         };
@@ -182,6 +186,10 @@ pub enum WarningCode {
     NoBackground,
     /// A name or synonym is listed twice.
     DuplicateClass,
+    /// The only class, or the only background name, has commas in it.
+    CommasInName,
+    /// Names begin with numbers, as in a numbered list.
+    NumberedNames,
     /// A class has words that do not occur in the model's training captions.
     UnknownWord,
     /// A name is too long for the model and lost its end.

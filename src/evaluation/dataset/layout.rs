@@ -1,15 +1,15 @@
-//! Where the published data sets and plain folders keep their images and truths.
+//! Where the published data sets keep their images and truths.
 //!
 //! The facts come from mmsegmentation's data set definitions (`mmseg/datasets/*.py` and its guide "Prepare datasets"),
 //! which the CLIP segmentation protocols share. For VOC without background, Context and COCO-Object they come from
 //! SCLIP's `custom_datasets.py` and its configurations.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-use super::{Dataset, DatasetError, LabelMapping, Sample, unreadable};
-use crate::support::read_regular_text;
+use super::{Dataset, DatasetError, LabelMapping, LeftOut, Sample, TruthForm, unreadable};
+use crate::support::{find_files, read_regular_text};
 
 /// The layouts of the published data sets' validation sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantArray, VariantNames)]
@@ -146,12 +146,12 @@ impl Layout {
     pub fn open(self, root: &Path) -> Result<Dataset, DatasetError> {
         let places = self.places();
         let images = root.join(places.images);
-        let names = match places.list {
-            Some(list) => listed(&root.join(list))?,
-            None => files_ending(&images, &[places.image_ending])?
-                .into_iter()
-                .map(|(name, _)| name)
-                .collect(),
+        let (names, hidden_images) = match places.list {
+            Some(list) => (listed(&root.join(list))?, 0),
+            None => {
+                let found = find_files(&images, &[places.image_ending])?;
+                (found.files.into_iter().map(|file| file.name).collect(), found.hidden)
+            }
         };
         let samples = names.into_iter().map(|name| {
             let image = images.join(format!("{name}{}", places.image_ending));
@@ -165,7 +165,7 @@ impl Layout {
                     name,
                     image,
                     truth,
-                    labels,
+                    form: TruthForm::Values(labels),
                 }),
                 None => Err(DatasetError::MissingTruth {
                     image,
@@ -182,71 +182,11 @@ impl Layout {
         }
         Ok(Dataset {
             samples,
-            images_without_truth: 0,
-        })
-    }
-}
-
-/// A folder of images with truths next to them, or in another folder under the same names.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FolderLayout {
-    /// The folder of images, searched with all its subfolders.
-    pub images: PathBuf,
-    /// The folder of truths.
-    pub truths: PathBuf,
-    /// Ending of a truth's name, in place of its image's ending.
-    pub truth_ending: String,
-    /// Whether the value 0 does not count and the classes start at 1.
-    pub reduce_zero: bool,
-}
-
-/// Endings of image files: the formats that the server reads.
-const IMAGE_ENDINGS: [&str; 9] = [
-    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".JPG",
-];
-
-impl FolderLayout {
-    /// Finds the images that have a truth. Images without a truth are counted and left out, because people keep both
-    /// kinds together.
-    ///
-    /// # Errors
-    /// [`DatasetError`] when a folder cannot be read, or no image has a truth.
-    pub fn open(&self) -> Result<Dataset, DatasetError> {
-        let mut samples = Vec::new();
-        let mut images_without_truth = 0;
-        for (name, image) in files_ending(&self.images, &IMAGE_ENDINGS)? {
-            if self.images == self.truths && image.to_string_lossy().ends_with(&self.truth_ending) {
-                continue;
-            }
-            let truth = self.truths.join(format!("{name}{}", self.truth_ending));
-            if !truth.is_file() {
-                images_without_truth += 1;
-                continue;
-            }
-            let labels = if self.reduce_zero {
-                LabelMapping::ReduceZero
-            } else {
-                LabelMapping::Identity
-            };
-            samples.push(Sample {
-                name,
-                image,
-                truth,
-                labels,
-            });
-        }
-        if samples.is_empty() {
-            return Err(DatasetError::Empty {
-                folder: self.images.clone(),
-                looked_for: format!(
-                    "for NAME.png (or .jpg, ...) the truth would be {}",
-                    self.truths.join(format!("NAME{}", self.truth_ending)).display()
-                ),
-            });
-        }
-        Ok(Dataset {
-            samples,
-            images_without_truth,
+            left_out: LeftOut {
+                hidden_images,
+                ..LeftOut::default()
+            },
+            uncounted_names: Vec::new(),
         })
     }
 }
@@ -256,27 +196,4 @@ fn listed(list: &Path) -> Result<Vec<String>, DatasetError> {
     let text = read_regular_text(list).map_err(unreadable(list))?;
     let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
     Ok(names.map(str::to_owned).collect())
-}
-
-/// Returns the files with one of the endings in a folder and its subfolders, sorted by name. The name is the path
-/// within the folder without the ending.
-fn files_ending(folder: &Path, endings: &[&str]) -> Result<Vec<(String, PathBuf)>, DatasetError> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(inside) = folders.pop() {
-        for entry in std::fs::read_dir(&inside).map_err(unreadable(&inside))? {
-            let path = entry.map_err(unreadable(&inside))?.path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let relative = path.strip_prefix(folder).expect("the walk stays in the folder");
-            let relative = relative.to_string_lossy();
-            if let Some(name) = endings.iter().find_map(|ending| relative.strip_suffix(ending)) {
-                found.push((name.to_owned(), path.clone()));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }

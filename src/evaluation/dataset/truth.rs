@@ -1,10 +1,13 @@
-//! Truths: PNGs whose pixel values are class indices. The values are read as stored, without the palette.
+//! Truths: PNGs whose values, colours or segment ids stand for classes, and masks of objects. Values are read as stored,
+//! without the palette.
 
+use std::collections::BTreeMap;
 use std::io::BufReader;
+use std::sync::Arc;
 
 use png::{BitDepth, ColorType, Decoder, Transformations};
 
-use super::{DatasetError, Sample, unreadable};
+use super::{DatasetError, Sample, Shapes, TruthCode, unreadable};
 use crate::scores::UNLABELLED;
 use crate::support::open_regular_file;
 
@@ -13,6 +16,25 @@ use crate::support::open_regular_file;
 /// maps.
 const IGNORED: u16 = 255;
 
+/// How a truth is read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TruthForm {
+    /// A PNG of indices, whose values follow a rule.
+    Values(LabelMapping),
+    /// A PNG whose values or colours a legend explains.
+    Legend(Arc<TruthCode>),
+    /// A PNG of segment ids (red + 256 green + 65536 blue, as in COCO's panoptic segmentation), with the label of each.
+    Segments(Arc<BTreeMap<u32, u16>>),
+    /// Masks of objects, which the annotation file holds.
+    Shapes(Arc<Shapes>),
+}
+
+impl From<LabelMapping> for TruthForm {
+    fn from(mapping: LabelMapping) -> Self {
+        Self::Values(mapping)
+    }
+}
+
 /// The rule that maps a truth's values to classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LabelMapping {
@@ -20,6 +42,13 @@ pub enum LabelMapping {
     Identity,
     /// The value 0 does not count, and the value 1 is class 0: mmsegmentation's `reduce_zero_label`.
     ReduceZero,
+    /// The value is the class's id, or its id plus 1.
+    Chosen {
+        /// Whether the value 0 does not count, and the value 1 is class 0.
+        reduce_zero: bool,
+        /// The value that does not count. If there is none, only the largest 16-bit value does not.
+        ignored: Option<u16>,
+    },
     /// Maps COCO's 182 ids, from 0, to the 171 classes of COCO-Stuff, numbered as in mmsegmentation's converter
     /// `coco_stuff164k.py`. Ids without annotations are left out.
     CocoStuff,
@@ -54,8 +83,16 @@ enum Meaning {
 }
 
 impl LabelMapping {
+    /// Returns the value that does not count, apart from the largest of 16 bits.
+    fn ignored(self, classes: usize) -> Option<u16> {
+        match self {
+            Self::Chosen { ignored, .. } => ignored,
+            _ => (classes <= usize::from(IGNORED)).then_some(IGNORED),
+        }
+    }
+
     fn meaning(self, value: u16, classes: usize) -> Meaning {
-        let is_ignored = value == UNLABELLED || (value == IGNORED && classes <= usize::from(IGNORED));
+        let is_ignored = value == UNLABELLED || Some(value) == self.ignored(classes);
         let is_coco_id = value <= COCO_LAST && !COCO_UNUSED.contains(&value);
         let among_used = |value: u16| {
             let unused = COCO_UNUSED.iter().filter(|unused| **unused < value).count();
@@ -65,7 +102,8 @@ impl LabelMapping {
             Self::CocoObject if is_ignored => Meaning::Class(0),
             _ if is_ignored => Meaning::NotCounted,
             Self::Identity => Meaning::Class(value),
-            Self::ReduceZero => value.checked_sub(1).map_or(Meaning::NotCounted, Meaning::Class),
+            Self::Chosen { reduce_zero: false, .. } => Meaning::Class(value),
+            Self::ReduceZero | Self::Chosen { .. } => value.checked_sub(1).map_or(Meaning::NotCounted, Meaning::Class),
             Self::CocoStuff if is_coco_id => Meaning::Class(among_used(value)),
             Self::CocoObject if is_coco_id && value > COCO_LAST_THING => Meaning::Class(0),
             Self::CocoObject if is_coco_id => Meaning::Class(among_used(value) + 1),
@@ -91,11 +129,53 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Reads the truth of a sample: an indexed or grey PNG of 1 to 16 bits.
+    /// Reads the truth of a sample. Values are those of an indexed or grey PNG of 1 to 16 bits.
     ///
     /// # Errors
-    /// [`DatasetError`] when the file cannot be read, is not such a PNG, or has a value outside `classes` classes.
+    /// [`DatasetError`] when the file cannot be read or has another form, or a value, colour or segment without a meaning.
     pub fn read(sample: &Sample, classes: usize) -> Result<Self, DatasetError> {
+        let path = &sample.truth;
+        let unexplained = |what: String, legend| DatasetError::Unexplained {
+            path: path.clone(),
+            what,
+            legend,
+        };
+        match &sample.form {
+            TruthForm::Values(mapping) => Self::of_values(sample, *mapping, classes),
+            TruthForm::Legend(code) if code.colours.is_empty() => {
+                let (width, height, values) = read_indices(sample)?;
+                let labels = looked_up(values, &code.values);
+                let labels = labels.map_err(|value| unexplained(format!("the value {value}"), "the legend does"))?;
+                Ok(Self { width, height, labels })
+            }
+            TruthForm::Legend(code) => {
+                let (width, height, colours) = read_colours(sample)?;
+                let labels = looked_up(colours, &code.colours);
+                let labels = labels.map_err(|[red, green, blue]| {
+                    unexplained(format!("the colour {red}, {green}, {blue}"), "the legend does")
+                })?;
+                Ok(Self { width, height, labels })
+            }
+            TruthForm::Segments(segments) => {
+                let (width, height, colours) = read_colours(sample)?;
+                let id = |[red, green, blue]: [u8; 3]| u32::from_le_bytes([red, green, blue, 0]);
+                let labels = looked_up(colours.into_iter().map(id), segments);
+                let labels = labels.map_err(|id| unexplained(format!("the segment {id}"), "the annotations do"))?;
+                Ok(Self { width, height, labels })
+            }
+            TruthForm::Shapes(shapes) => {
+                let labels = shapes.draw().map_err(|reason| DatasetError::InvalidTruth {
+                    path: path.clone(),
+                    reason: format!("{}: {reason}", sample.name),
+                })?;
+                let (width, height) = (shapes.width, shapes.height);
+                Ok(Self { width, height, labels })
+            }
+        }
+    }
+
+    /// Reads a PNG of values that follow a rule.
+    fn of_values(sample: &Sample, mapping: LabelMapping, classes: usize) -> Result<Self, DatasetError> {
         let path = &sample.truth;
         let (width, height, mut labels) = read_indices(sample)?;
         // Most label maps have long runs of one value, so a repeated value is not looked up again.
@@ -103,12 +183,16 @@ impl Truth {
         for value in &mut labels {
             let label = match last {
                 Some((known, label)) if known == *value => label,
-                _ => match sample.labels.meaning(*value, classes) {
+                _ => match mapping.meaning(*value, classes) {
                     Meaning::NotCounted => UNLABELLED,
                     Meaning::Class(class) if usize::from(class) < classes => class,
                     Meaning::Class(_) | Meaning::Nothing => {
-                        let (path, value) = (path.clone(), *value);
-                        return Err(DatasetError::UnknownValue { path, value, classes });
+                        return Err(DatasetError::UnknownValue {
+                            path: path.clone(),
+                            value: *value,
+                            classes,
+                            ignored: mapping.ignored(classes),
+                        });
                     }
                 },
             };
@@ -117,6 +201,45 @@ impl Truth {
         }
         Ok(Self { width, height, labels })
     }
+}
+
+/// Returns the label of each value. The error is the first value without one.
+fn looked_up<K: Ord + Copy>(values: impl IntoIterator<Item = K>, labels: &BTreeMap<K, u16>) -> Result<Vec<u16>, K> {
+    let mut last = None;
+    let label = |value: K| match last {
+        Some((known, label)) if known == value => Ok(label),
+        _ => {
+            let label = *labels.get(&value).ok_or(value)?;
+            last = Some((value, label));
+            Ok(label)
+        }
+    };
+    values.into_iter().map(label).collect()
+}
+
+/// Returns width, height and colours of a PNG of any type. Opacity is passed over.
+fn read_colours(sample: &Sample) -> Result<(u32, u32, Vec<[u8; 3]>), DatasetError> {
+    let path = &sample.truth;
+    let invalid = |error: png::DecodingError| DatasetError::InvalidTruth {
+        path: path.clone(),
+        reason: error.to_string(),
+    };
+    let file = open_regular_file(path).map_err(unreadable(path))?;
+    let mut decoder = Decoder::new(BufReader::new(file));
+    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    let mut reader = decoder.read_info().map_err(invalid)?;
+    let size = reader
+        .output_buffer_size()
+        .ok_or_else(|| invalid(png::DecodingError::LimitsExceeded))?;
+    let mut bytes = vec![0; size];
+    let frame = reader.next_frame(&mut bytes).map_err(invalid)?;
+    let samples = frame.color_type.samples();
+    let pixels = bytes[..frame.buffer_size()].chunks_exact(samples);
+    let colour = |pixel: &[u8]| match *pixel {
+        [red, green, blue, ..] => [red, green, blue],
+        _ => [pixel[0]; 3],
+    };
+    Ok((frame.width, frame.height, pixels.map(colour).collect()))
 }
 
 /// Returns width, height and pixel values of a PNG as stored in the file.
@@ -133,7 +256,7 @@ fn read_indices(sample: &Sample) -> Result<(u32, u32, Vec<u16>), DatasetError> {
     let (color, depth) = reader.output_color_type();
     if !matches!(color, ColorType::Indexed | ColorType::Grayscale) {
         return Err(invalid(format!(
-            "it is a PNG of type {color:?}; class indices are in indexed or grey ones"
+            "it is a PNG of type {color:?}; class indices are in indexed or grey ones, and colours need a legend"
         )));
     }
     let size = reader
@@ -259,7 +382,7 @@ mod tests {
             name: "a".into(),
             image: "a.jpg".into(),
             truth: path,
-            labels: LabelMapping::Identity,
+            form: LabelMapping::Identity.into(),
         };
         Truth::read(&sample, classes).map_err(|error| error.to_string())
     }

@@ -8,7 +8,7 @@ use tch::Kind;
 
 use super::network::NetworkConfig;
 use crate::dense::{Attention, DenseOptions, KeySmoothing, KeySmoothingMethod, Refinement, Window};
-use crate::image::Resize;
+use crate::image::{Orientation, Resize};
 use crate::labeller::ModelInfo;
 
 /// Name of the file with the student's tensors, in the folder of a run.
@@ -290,6 +290,13 @@ pub struct PlannedData {
     pub undecodable: usize,
     /// Number of files that were left out because they are label maps next to their images.
     pub label_maps: usize,
+    /// How the pixels of the images were turned.
+    #[serde(default, skip_serializing_if = "is_exif")]
+    pub orientation: Orientation,
+}
+
+fn is_exif(orientation: &Orientation) -> bool {
+    *orientation == Orientation::Exif
 }
 
 /// The given labels on a card.

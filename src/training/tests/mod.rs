@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::*;
 use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, ScoreOptions};
-use crate::image::{ModelInput, Normalisation, RgbImage};
+use crate::image::{ModelInput, Normalisation, Orientation, RgbImage};
 use crate::labeller::{ImageFeatures, Labeller, ModelInfo, Precision};
 use crate::models::DenseFeatureGrid;
 use crate::models::student::{
@@ -181,7 +181,7 @@ fn images(folder: &Path) -> TrainingImages {
         });
         image.save(folder.join(format!("{number}.png"))).unwrap();
     }
-    TrainingImages::find(folder, 1 << 20).unwrap()
+    TrainingImages::find(folder, Orientation::Exif, 1 << 20).unwrap()
 }
 
 fn plan(images: &TrainingImages) -> Plan {
@@ -217,6 +217,7 @@ fn plan(images: &TrainingImages) -> Plan {
             sha256: images.sha256.clone(),
             undecodable: 0,
             label_maps: 0,
+            orientation: Orientation::Exif,
         },
         given_labels: None,
     }

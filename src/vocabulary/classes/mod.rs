@@ -10,12 +10,13 @@ use sha2::{Digest, Sha256};
 use super::VocabularyLimits;
 use super::{Class, Classifier, EmbeddedTexts, Synonyms, TemplateSet};
 use crate::scores::{QueryOwner, UNLABELLED};
+use crate::support::visible;
 
 /// A class with this name is the background itself if the list has background names.
 const BACKGROUND: &str = "background";
 
 /// Classes in the order of their ids, and the background names. There is at least one class. All names are trimmed,
-/// printable and within the limits.
+/// printable, without invisible characters, and within the limits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClassList {
     classes: Vec<Class>,
@@ -55,7 +56,7 @@ pub enum ClassListError {
         /// The largest number of background names.
         limit: usize,
     },
-    /// A name is empty or only white space.
+    /// A name is empty: white space or invisible characters alone.
     #[error("{place} has an empty name")]
     EmptyName {
         /// The place of the name, in words: "class 3", "a synonym of \"person\"", "the background".
@@ -129,6 +130,17 @@ impl ClassList {
     /// Returns the classes in the order of their ids.
     pub fn classes(&self) -> &[Class] {
         &self.classes
+    }
+
+    /// Returns the id of the class with this name, else of the first that has it as a synonym. Upper and lower case count
+    /// as one if no name is exactly this.
+    pub fn class_called(&self, name: &str) -> Option<u16> {
+        let (name, folded) = (visible(name), fold(&visible(name)));
+        let place = |is_it: &dyn Fn(&Class) -> bool| self.classes.iter().position(is_it);
+        let id = place(&|class| class.name == *name)
+            .or_else(|| place(&|class| fold(&class.name) == folded))
+            .or_else(|| place(&|class| class.synonyms.iter().any(|synonym| fold(synonym) == folded)));
+        id.map(|id| u16::try_from(id).expect("a list has at most 65535 classes"))
     }
 
     /// Returns the background names. Empty if the list has no background.
@@ -364,11 +376,11 @@ fn check_class(class: Class, id: usize, limits: &VocabularyLimits) -> Result<Cla
     Ok(Class { name, synonyms })
 }
 
-/// Returns the name without surrounding white space. `place` returns the words for its place.
+/// Returns the name without surrounding white space and invisible characters. `place` returns the words for its place.
 fn check_name(name: &str, limits: &VocabularyLimits, place: impl Fn() -> String) -> Result<String, ClassListError> {
     /// Characters of a too long name that its error repeats.
     const SHOWN: usize = 40;
-    let name = name.trim();
+    let name = visible(name);
     if name.is_empty() {
         return Err(ClassListError::EmptyName { place: place() });
     }
@@ -381,9 +393,11 @@ fn check_name(name: &str, limits: &VocabularyLimits, place: impl Fn() -> String)
         });
     }
     if name.contains(char::is_control) {
-        return Err(ClassListError::ControlCharacter { name: name.to_owned() });
+        return Err(ClassListError::ControlCharacter {
+            name: name.into_owned(),
+        });
     }
-    Ok(name.to_owned())
+    Ok(name.into_owned())
 }
 
 /// Returns the mean of unit vectors, scaled to unit length. Vectors that cancel out give zeros. A single vector is

@@ -273,3 +273,10 @@ fn a_background_class_that_loses_all_its_names_keeps_its_own() {
         ]
     );
 }
+
+#[test]
+fn a_class_is_found_by_its_name_first_and_in_any_case() {
+    let list = list(&["Cat; dog", "dog", "bus; lorry"], &[]);
+    let ids = ["Cat", "cat", " dog", "DOG", "Lorry", "\u{feff}bus", "tree"].map(|name| list.class_called(name));
+    assert_eq!(ids, [Some(0), Some(0), Some(1), Some(1), Some(2), Some(2), None]);
+}

@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
+import { findChromium } from "./chromium.js";
 
 const [server, closedServer, screenshot = "page.png"] = process.argv.slice(2);
 const key = process.env.MASKCLIP_KEY;
@@ -26,18 +27,6 @@ before(async () => {
 });
 
 after(() => browser?.close());
-
-function findChromium() {
-  const names = [process.env.CHROMIUM, "chromium", "chromium-browser", "google-chrome"].filter(Boolean);
-  for (const name of names) {
-    try {
-      return execFileSync("sh", ["-c", 'command -v "$1"', "sh", name], { encoding: "utf8" }).trim();
-    } catch {
-      // not installed: try the next name
-    }
-  }
-  throw new Error(`none of ${names.join(", ")} is installed`);
-}
 
 /** A test with a fresh page. Errors in the console that match `allowed` are expected. */
 function pageTest(name, body, allowed = /^$/) {

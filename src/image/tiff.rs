@@ -1,0 +1,313 @@
+//! TIFFs that the decoder of the `image` crate refuses or reads otherwise than they say: palettes, grey with opacity, and
+//! fourth bands that are or are not opacity.
+
+use std::io::Cursor;
+
+use ::image::codecs::tiff::TiffDecoder;
+use ::image::error::DecodingError;
+use ::image::metadata::Orientation;
+use ::image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageResult, Limits};
+use tiff::decoder::{Decoder, DecodingResult};
+use tiff::tags::Tag;
+
+/// Values of the tag PhotometricInterpretation (TIFF 6.0, section 8).
+const WHITE_IS_ZERO: u16 = 0;
+const BLACK_IS_ZERO: u16 = 1;
+const RGB: u16 = 2;
+const PALETTE: u16 = 3;
+
+/// Values of the tag ExtraSamples for opacity: colours are multiplied by it, or not.
+const ASSOCIATED: u16 = 1;
+const UNASSOCIATED: u16 = 2;
+
+/// Bytes of an entry in the directory of a TIFF with 32-bit offsets.
+const ENTRY_BYTES: usize = 12;
+
+/// Returns a decoder for a TIFF.
+///
+/// # Errors
+/// When the headers are damaged, or the kind of pixels is not read.
+pub(super) fn open(bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {
+    let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(damaged)?;
+    let kind = Kind::of(&mut decoder);
+    let plain = || TiffDecoder::new(Cursor::new(bytes));
+    match kind {
+        Kind {
+            photometric: PALETTE,
+            samples: 1,
+            bits: 8,
+            ..
+        } => PaletteTiff::open(bytes, &mut decoder),
+        Kind {
+            photometric: WHITE_IS_ZERO | BLACK_IS_ZERO,
+            samples: 2,
+            bits: 8 | 16,
+            ..
+        } => GreyTiff::open(decoder, kind),
+        Kind {
+            photometric: RGB,
+            samples: 4,
+            ..
+        } => match kind.opacity {
+            Some(UNASSOCIATED) => Ok(Box::new(plain()?)),
+            opacity => Ok(Box::new(FourBands {
+                is_opacity: opacity == Some(ASSOCIATED),
+                inner: plain()?,
+            })),
+        },
+        _ => Ok(Box::new(plain()?)),
+    }
+}
+
+/// What the tags say of the pixels.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    photometric: u16,
+    /// Samples per pixel, opacity included.
+    samples: u16,
+    /// Bits of the first sample.
+    bits: u16,
+    /// The kind of opacity, if there is any.
+    opacity: Option<u16>,
+}
+
+impl Kind {
+    fn of(decoder: &mut Decoder<Cursor<&[u8]>>) -> Self {
+        let mut first = |tag| {
+            let values = decoder.find_tag_unsigned_vec::<u16>(tag);
+            values.ok().flatten().and_then(|values| values.first().copied())
+        };
+        Self {
+            photometric: first(Tag::PhotometricInterpretation).unwrap_or(u16::MAX),
+            samples: first(Tag::SamplesPerPixel).unwrap_or(1),
+            bits: first(Tag::BitsPerSample).unwrap_or(1),
+            opacity: first(Tag::ExtraSamples).filter(|kind| matches!(*kind, ASSOCIATED | UNASSOCIATED)),
+        }
+    }
+}
+
+/// RGB with a fourth band: opacity by which the colours are multiplied, or something else.
+struct FourBands<'a> {
+    inner: TiffDecoder<Cursor<&'a [u8]>>,
+    is_opacity: bool,
+}
+
+impl ImageDecoder for FourBands<'_> {
+    fn dimensions(&self) -> (u32, u32) {
+        self.inner.dimensions()
+    }
+
+    fn color_type(&self) -> ColorType {
+        match (self.inner.color_type(), self.is_opacity) {
+            (ColorType::Rgba8, false) => ColorType::Rgb8,
+            (ColorType::Rgba16, false) => ColorType::Rgb16,
+            (ColorType::Rgba32F, false) => ColorType::Rgb32F,
+            (color, _) => color,
+        }
+    }
+
+    fn orientation(&mut self) -> ImageResult<Orientation> {
+        self.inner.orientation()
+    }
+
+    fn set_limits(&mut self, limits: Limits) -> ImageResult<()> {
+        self.inner.set_limits(limits)
+    }
+
+    fn read_image(self, pixels: &mut [u8]) -> ImageResult<()> {
+        let (from, to) = (self.inner.color_type(), self.color_type());
+        if from == to && from != ColorType::Rgba8 {
+            return self.inner.read_image(pixels);
+        }
+        let mut bands = vec![0; usize::try_from(self.inner.total_bytes()).unwrap_or(usize::MAX)];
+        self.inner.read_image(&mut bands)?;
+        let (read, written) = (usize::from(from.bytes_per_pixel()), usize::from(to.bytes_per_pixel()));
+        for (band, pixel) in bands.chunks_exact(read).zip(pixels.chunks_exact_mut(written)) {
+            pixel.copy_from_slice(&band[..written]);
+            if self.is_opacity
+                && let [red, green, blue, opacity] = pixel
+            {
+                for value in [red, green, blue] {
+                    *value = divided(*value, *opacity);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_image_boxed(self: Box<Self>, pixels: &mut [u8]) -> ImageResult<()> {
+        (*self).read_image(pixels)
+    }
+}
+
+/// Returns a colour that was multiplied by its opacity as it was before, rounded to nearest.
+fn divided(value: u8, opacity: u8) -> u8 {
+    let (value, opacity) = (u32::from(value), u32::from(opacity));
+    match opacity {
+        0 => 0,
+        _ => ((255 * value + opacity / 2) / opacity).min(255) as u8,
+    }
+}
+
+/// Grey with a second band, which may be opacity.
+struct GreyTiff<'a> {
+    decoder: Decoder<Cursor<&'a [u8]>>,
+    dimensions: (u32, u32),
+    kind: Kind,
+}
+
+impl<'a> GreyTiff<'a> {
+    fn open(mut decoder: Decoder<Cursor<&'a [u8]>>, kind: Kind) -> ImageResult<Box<dyn ImageDecoder + 'a>> {
+        let dimensions = decoder.dimensions().map_err(damaged)?;
+        Ok(Box::new(Self {
+            decoder,
+            dimensions,
+            kind,
+        }))
+    }
+}
+
+impl ImageDecoder for GreyTiff<'_> {
+    fn dimensions(&self) -> (u32, u32) {
+        self.dimensions
+    }
+
+    fn color_type(&self) -> ColorType {
+        match (self.kind.bits, self.kind.opacity) {
+            (8, Some(_)) => ColorType::La8,
+            (8, None) => ColorType::L8,
+            (_, Some(_)) => ColorType::La16,
+            (_, None) => ColorType::L16,
+        }
+    }
+
+    fn orientation(&mut self) -> ImageResult<Orientation> {
+        let value = self
+            .decoder
+            .find_tag_unsigned::<u8>(Tag::Orientation)
+            .map_err(damaged)?;
+        Ok(value
+            .and_then(Orientation::from_exif)
+            .unwrap_or(Orientation::NoTransforms))
+    }
+
+    fn read_image(mut self, pixels: &mut [u8]) -> ImageResult<()> {
+        let written = usize::from(self.color_type().bytes_per_pixel());
+        let bands = match self.decoder.read_image().map_err(damaged)? {
+            DecodingResult::U8(bands) => bands,
+            DecodingResult::U16(bands) => bands.into_iter().flat_map(u16::to_ne_bytes).collect(),
+            _ => return Err(not_read("its samples are neither of 8 nor of 16 bits")),
+        };
+        let read = usize::from(self.kind.bits / 8) * 2;
+        if bands.len() / read != pixels.len() / written {
+            return Err(not_read("its bands lie in planes of their own"));
+        }
+        for (band, pixel) in bands.chunks_exact(read).zip(pixels.chunks_exact_mut(written)) {
+            pixel.copy_from_slice(&band[..written]);
+            if self.kind.opacity == Some(ASSOCIATED)
+                && let [grey, opacity] = pixel
+            {
+                *grey = divided(*grey, *opacity);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_image_boxed(self: Box<Self>, pixels: &mut [u8]) -> ImageResult<()> {
+        (*self).read_image(pixels)
+    }
+}
+
+/// Indices into a palette. The decoder knows none, so it reads a copy of the file that calls the indices grey.
+struct PaletteTiff {
+    indices: TiffDecoder<Cursor<Vec<u8>>>,
+    /// The colours of all 256 indices.
+    colours: Vec<[u8; 3]>,
+}
+
+impl PaletteTiff {
+    fn open<'a>(bytes: &'a [u8], decoder: &mut Decoder<Cursor<&'a [u8]>>) -> ImageResult<Box<dyn ImageDecoder + 'a>> {
+        let map = decoder.find_tag_unsigned_vec::<u16>(Tag::ColorMap).map_err(damaged)?;
+        let map = map.filter(|map| map.len() == 3 * 256);
+        let map = map.ok_or_else(|| not_read("it has a palette of other than 256 colours"))?;
+        // Some programs write 8 bits where the format has 16.
+        let shift = if map.iter().all(|&value| value < 256) { 0 } else { 8 };
+        let channel = |channel: usize, index: usize| (map[256 * channel + index] >> shift) as u8;
+        let colours = (0..256).map(|index| [0, 1, 2].map(|of| channel(of, index))).collect();
+        let grey = decoder.ifd_pointer().and_then(|at| called_grey(bytes, at.0));
+        let grey = grey.ok_or_else(|| not_read("its directory is cut off"))?;
+        Ok(Box::new(Self {
+            indices: TiffDecoder::new(Cursor::new(grey))?,
+            colours,
+        }))
+    }
+}
+
+/// Returns a copy of a TIFF whose directory at this place calls the pixels grey, black first.
+fn called_grey(bytes: &[u8], directory: u64) -> Option<Vec<u8>> {
+    const PHOTOMETRIC: [u8; 2] = 262_u16.to_le_bytes();
+    let directory = usize::try_from(directory).ok()?;
+    let is_little = bytes.first() == Some(&b'I');
+    // The number of entries has 2 bytes, and an entry's value lies behind tag, type and count; 64-bit offsets widen both.
+    let (entries, entry_bytes, value) = match bytes.get(2..4)?.contains(&43) {
+        true => (directory.checked_add(8)?, 20, 12),
+        false => (directory.checked_add(2)?, ENTRY_BYTES, 8),
+    };
+    let mut copy = bytes.to_vec();
+    let entry = copy.get_mut(entries..)?.chunks_exact_mut(entry_bytes).find(|entry| {
+        let mut tag = [entry[0], entry[1]];
+        if !is_little {
+            tag.reverse();
+        }
+        tag == PHOTOMETRIC
+    })?;
+    let grey = if is_little {
+        BLACK_IS_ZERO.to_le_bytes()
+    } else {
+        BLACK_IS_ZERO.to_be_bytes()
+    };
+    entry[value..value + 2].copy_from_slice(&grey);
+    Some(copy)
+}
+
+impl ImageDecoder for PaletteTiff {
+    fn dimensions(&self) -> (u32, u32) {
+        self.indices.dimensions()
+    }
+
+    fn color_type(&self) -> ColorType {
+        ColorType::Rgb8
+    }
+
+    fn orientation(&mut self) -> ImageResult<Orientation> {
+        self.indices.orientation()
+    }
+
+    fn set_limits(&mut self, limits: Limits) -> ImageResult<()> {
+        self.indices.set_limits(limits)
+    }
+
+    fn read_image(self, pixels: &mut [u8]) -> ImageResult<()> {
+        let mut indices = vec![0; pixels.len() / 3];
+        self.indices.read_image(&mut indices)?;
+        for (&index, pixel) in indices.iter().zip(pixels.chunks_exact_mut(3)) {
+            pixel.copy_from_slice(&self.colours[usize::from(index)]);
+        }
+        Ok(())
+    }
+
+    fn read_image_boxed(self: Box<Self>, pixels: &mut [u8]) -> ImageResult<()> {
+        (*self).read_image(pixels)
+    }
+}
+
+fn damaged(error: tiff::TiffError) -> ImageError {
+    match error {
+        tiff::TiffError::IoError(error) => ImageError::IoError(error),
+        error => ImageError::Decoding(DecodingError::new(ImageFormat::Tiff.into(), error)),
+    }
+}
+
+fn not_read(reason: &'static str) -> ImageError {
+    ImageError::Decoding(DecodingError::new(ImageFormat::Tiff.into(), reason))
+}

@@ -1,0 +1,145 @@
+//! The walk over folders: which files of a folder count, and which are passed over.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+/// Files of a folder with certain endings.
+#[derive(Debug, Default)]
+pub(crate) struct FoundFiles {
+    /// The files, sorted by name.
+    pub files: Vec<FoundFile>,
+    /// Number of files with such an ending that were passed over because they are hidden.
+    pub hidden: usize,
+}
+
+/// A file of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FoundFile {
+    /// Its path within the folder, without the ending.
+    pub name: String,
+    /// Its path.
+    pub path: PathBuf,
+}
+
+/// A file or folder that cannot be looked at.
+#[derive(Debug)]
+pub(crate) struct WalkError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The system's error.
+    pub source: io::Error,
+}
+
+/// Finds the files in a folder and all its subfolders whose names end with one of `endings`, in upper or lower case.
+///
+/// - Hidden files and folders, whose names begin with a dot, are passed over: macOS leaves a file `._NAME` beside each
+///   `NAME` on foreign disks, and programs keep thumbnails and checkpoints in such folders.
+/// - Links are followed. A link to a folder that it lies in is passed over.
+/// - What is not a regular file is found all the same, and so is a link to nothing. Whoever reads it says what it is.
+///
+/// # Errors
+/// [`WalkError`] for a folder that cannot be read.
+pub(crate) fn find_files(folder: &Path, endings: &[&str]) -> Result<FoundFiles, WalkError> {
+    let mut found = FoundFiles::default();
+    let mut walk = WalkDir::new(folder).follow_links(true).into_iter();
+    while let Some(entry) = walk.next() {
+        let (path, depth, is_folder) = match entry {
+            Ok(entry) => (entry.path().to_owned(), entry.depth(), entry.file_type().is_dir()),
+            Err(error) if error.loop_ancestor().is_some() => continue,
+            Err(error) => {
+                let path = error.path().unwrap_or(folder).to_owned();
+                if !path.is_symlink() {
+                    let source = error.into();
+                    return Err(WalkError { path, source });
+                }
+                (path, error.depth(), false)
+            }
+        };
+        let is_hidden = depth > 0 && path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        if is_folder {
+            if is_hidden {
+                walk.skip_current_dir();
+            }
+            continue;
+        }
+        let within = path.strip_prefix(folder).expect("the walk stays in the folder");
+        let within = within.to_string_lossy();
+        let Some(name) = endings.iter().find_map(|ending| strip_ending(&within, ending)) else {
+            continue;
+        };
+        if is_hidden {
+            found.hidden += 1;
+        } else {
+            let name = name.to_owned();
+            found.files.push(FoundFile { name, path });
+        }
+    }
+    found.files.sort();
+    Ok(found)
+}
+
+/// Returns a file's name without an ending, which may be in upper or lower case.
+fn strip_ending<'a>(name: &'a str, ending: &str) -> Option<&'a str> {
+    let (stem, rest) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
+    rest.eq_ignore_ascii_case(ending).then_some(stem)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(folder: &Path, endings: &[&str]) -> Vec<String> {
+        let found = find_files(folder, endings).unwrap();
+        found.files.into_iter().map(|file| file.name).collect()
+    }
+
+    #[test]
+    fn endings_count_in_any_case_and_hidden_files_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("deep/.thumbnails")).unwrap();
+        for name in [
+            "b.JPG",
+            "a.jpeg",
+            "._a.jpeg",
+            ".c.jpg",
+            "deep/d.Jpg",
+            "deep/.thumbnails/d.jpg",
+            "e.jpg.txt",
+            "jpg",
+            "ü.jpg",
+        ] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(names(folder.path(), &[".jpg", ".jpeg"]), ["a", "b", "deep/d", "ü"]);
+        assert_eq!(find_files(folder.path(), &[".jpg", ".jpeg"]).unwrap().hidden, 2);
+        assert_eq!(names(folder.path(), &["e.jpg.TXT"]), [""]);
+    }
+
+    #[test]
+    fn links_are_followed_once_and_links_to_nothing_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(elsewhere.path().join("far.png"), "").unwrap();
+        fs::create_dir(path("near")).unwrap();
+        symlink(elsewhere.path(), path("linked")).unwrap();
+        symlink(folder.path(), path("near/back")).unwrap();
+        symlink(path("gone"), path("broken.png")).unwrap();
+        symlink(path("gone"), path("broken.txt")).unwrap();
+        assert_eq!(names(folder.path(), &[".png"]), ["broken", "linked/far"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let error = find_files(&missing, &[".png"]).unwrap_err();
+        assert_eq!((error.path, error.source.kind()), (missing, io::ErrorKind::NotFound));
+    }
+}

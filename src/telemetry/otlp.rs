@@ -1,0 +1,132 @@
+//! OTLP, the protocol of OpenTelemetry's collectors: its settings, and the way of a message to the collector.
+//!
+//! Messages are protobuf over HTTP. [`traces`](super::traces) and [`push`](super::push) say what they hold.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::support::{OutOfRange, in_range};
+
+/// The longest time that the collector may take for one message.
+pub(super) const SEND_LIMIT: Duration = Duration::from_secs(3);
+
+/// The settings of OTLP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtlpSettings {
+    /// The collector's address, as in `http://127.0.0.1:4318`; `None` sends nothing.
+    pub endpoint: Option<Url>,
+    /// Headers of each message, such as a key of the collector's.
+    pub headers: BTreeMap<String, String>,
+    /// The share of traces that are sent, 0 to 1, of those that begin here. Callers decide on theirs.
+    pub sample_ratio: f64,
+    /// Seconds between two messages of metrics. 0 sends none.
+    pub metrics_seconds: f64,
+}
+
+impl OtlpSettings {
+    /// Checks the range of every value.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        if let Some(endpoint) = &self.endpoint {
+            let is_http = matches!(endpoint.scheme(), "http" | "https");
+            in_range("telemetry.otlp.endpoint", is_http, endpoint, "an http or https address")?;
+        }
+        for (name, value) in &self.headers {
+            let is_header =
+                ureq::http::HeaderName::try_from(name).is_ok() && ureq::http::HeaderValue::try_from(value).is_ok();
+            // The value may be a key.
+            in_range(
+                "telemetry.otlp.headers",
+                is_header,
+                name,
+                "names and values of HTTP headers",
+            )?;
+        }
+        let ratio = self.sample_ratio;
+        in_range(
+            "telemetry.otlp.sample_ratio",
+            (0.0..=1.0).contains(&ratio),
+            ratio,
+            "0 to 1",
+        )?;
+        let seconds = self.metrics_seconds;
+        let is_interval = seconds == 0.0 || (0.1..=86400.0).contains(&seconds);
+        in_range(
+            "telemetry.otlp.metrics_seconds",
+            is_interval,
+            seconds,
+            "0, or 0.1 to 86400",
+        )
+    }
+}
+
+/// What sends the telemetry, for the collector.
+pub(super) fn resource() -> Resource {
+    Resource::builder()
+        .with_service_name("maskclip")
+        .with_attribute(KeyValue::new("service.version", crate::VERSION))
+        .build()
+}
+
+/// The way to a collector. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Collector {
+    agent: ureq::Agent,
+    endpoint: String,
+    headers: BTreeMap<String, String>,
+    /// Whether the last message was lost.
+    is_failing: Arc<AtomicBool>,
+}
+
+impl Collector {
+    /// Returns the way to the collector in the settings, if there is one.
+    pub(super) fn new(settings: &OtlpSettings) -> Option<Self> {
+        let endpoint = settings.endpoint.as_ref()?;
+        let config = ureq::Agent::config_builder().timeout_global(Some(SEND_LIMIT));
+        Some(Self {
+            agent: config.build().into(),
+            endpoint: endpoint.as_str().trim_end_matches('/').to_owned(),
+            headers: settings.headers.clone(),
+            is_failing: Arc::default(),
+        })
+    }
+
+    /// Sends a message to a path below the endpoint. Blocks. A message that does not arrive is lost: telemetry that
+    /// waits would take memory for as long as the collector is away. The log says so at the first of them, and when it
+    /// is over.
+    pub(super) fn send(&self, path: &str, message: &impl Message) -> Result<(), String> {
+        let url = format!("{}{path}", self.endpoint);
+        let mut request = self.agent.post(&url).content_type("application/x-protobuf");
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let sent = request
+            .send(&message.encode_to_vec())
+            .map(|_| ())
+            .map_err(|error| error.to_string());
+        let was_failing = self.is_failing.swap(sent.is_err(), Ordering::Relaxed);
+        match &sent {
+            Err(error) if !was_failing => {
+                tracing::warn!(
+                    url,
+                    error,
+                    "the collector takes no telemetry; what is meant for it is lost"
+                );
+            }
+            Ok(()) if was_failing => tracing::info!(url, "the collector takes telemetry again"),
+            _ => {}
+        }
+        sent
+    }
+}

@@ -1,0 +1,194 @@
+"""Compares `maskclip eval` with figures that NumPy counts by itself, on photographs in a folder of your own.
+
+The folder is named by the environment variable MASKCLIP_PHOTOGRAPHS; without it there is nothing to do. It has
+classes.tsv (a line per value: value and name, 0 for pixels without a class) and images/NAME.jpg with NAME.truth.png,
+grey PNGs of these values.
+
+The truths are measured in four forms: the values themselves, masks coded by colours, COCO's panoptic annotations, and
+COCO's instances as run lengths. NumPy counts from the label maps that `maskclip serve` answers, and shares no code with
+the program. All counts of every class have to be equal, and the mean IoU to the last bit.
+
+Run it from the repository's root, with NumPy, Pillow and pycocotools:
+MASKCLIP_PHOTOGRAPHS=FOLDER python tools/evaluation/photographs.py --program target/debug/maskclip
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask
+
+OPTIONS = {"short_side": 96, "templates": "simple"}
+FLAGS = ["--short-side", "96", "--templates", "simple"]
+START_SECONDS = 120
+# A build without optimisation on a busy machine is slow.
+SETTINGS = {
+    "MASKCLIP_VOCABULARY__STORE_PATH": "none",
+    "MASKCLIP_ENGINE__DEFAULT_DEADLINE_SECONDS": "300",
+    "MASKCLIP_ENGINE__MAX_DEADLINE_SECONDS": "300",
+}
+
+
+def read_classes(folder):
+    """The name of each value but 0."""
+    lines = (folder / "classes.tsv").read_text().splitlines()[1:]
+    pairs = (line.split("\t") for line in lines)
+    return {int(value): name for value, name in pairs if int(value) != 0}
+
+
+def colour_of(value):
+    return (value * 37 % 256, value * 101 % 256, value % 256)
+
+
+def write_forms(folder, names, work):
+    """Writes the truths as colours, as segments and as objects, and returns the flags for each form."""
+    colours, segments = work / "colours", work / "panoptic"
+    colours.mkdir()
+    segments.mkdir()
+    table = np.zeros((256, 3), np.uint8)
+    for value in names:
+        table[value] = colour_of(value)
+    # What does not count has a colour of its own.
+    table[0] = (1, 2, 255)
+    legend = [f"{names[value]}:{','.join(map(str, colour_of(value)))}::" for value in names]
+    (work / "labelmap.txt").write_text("\n".join(["# label:color_rgb:parts:actions", *legend, "void:1,2,255::"]) + "\n")
+    images, panoptic, instances = [], [], []
+    for number, path in enumerate(sorted((folder / "images").glob("*.truth.png"))):
+        stem = path.name.removesuffix(".truth.png")
+        values = np.asarray(Image.open(path))
+        Image.fromarray(table[values]).save(colours / f"{stem}.png")
+        ids = np.where(values == 0, 0, values.astype(np.uint32) * 1000 + number)
+        coded = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
+        Image.fromarray(coded).save(segments / f"{stem}.png")
+        height, width = values.shape
+        images.append({"id": number, "file_name": f"{stem}.jpg", "width": width, "height": height})
+        present = [int(value) for value in np.unique(values) if value != 0]
+        info = [{"id": value * 1000 + number, "category_id": value} for value in present]
+        panoptic.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": info})
+        for value in present:
+            runs = mask.encode(np.asfortranarray(values == value).astype(np.uint8))
+            runs["counts"] = runs["counts"].decode()
+            instances.append({"image_id": number, "category_id": value, "segmentation": runs})
+    categories = [{"id": value, "name": name} for value, name in names.items()]
+    for file, annotations in [("panoptic.json", panoptic), ("instances.json", instances)]:
+        whole = {"images": images, "annotations": annotations, "categories": categories}
+        (work / file).write_text(json.dumps(whole))
+    return {
+        "values": ["--truth-classes", str(folder / "classes.tsv")],
+        "colours": ["--truth", str(colours), "--truth-classes", str(work / "labelmap.txt")],
+        "panoptic": ["--truth", str(work / "panoptic.json")],
+        "instances": ["--truth", str(work / "instances.json")],
+    }
+
+
+class Server:
+    """A server of the program, on a free port."""
+
+    def __init__(self, program):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.process = subprocess.Popen(
+            [program, "serve"],
+            env={**os.environ, **SETTINGS, "MASKCLIP_SERVER__LISTEN": self.address},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.ask("/health/ready")
+                return
+            except (urllib.error.URLError, ConnectionError):
+                if time.monotonic() > end or self.process.poll() is not None:
+                    raise SystemExit("the server did not become ready") from None
+                time.sleep(0.2)
+
+    def ask(self, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(f"http://{self.address}{path}", data, headers)) as reply:
+            return reply.read()
+
+    def label_map(self, path, classes):
+        image = base64.b64encode(path.read_bytes()).decode()
+        reply = json.loads(self.ask("/v1/segment", {"image": image, "classes": classes, **OPTIONS}))
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(reply["label_map"]["data"]))))
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def counted(folder, names, server):
+    """Pixels of every class in both maps, in the truth, and in the label map, over all images."""
+    order = {value: place for place, value in enumerate(names)}
+    sums = np.zeros((3, len(names)), np.int64)
+    for path in sorted((folder / "images").glob("*.truth.png")):
+        values = np.asarray(Image.open(path))
+        labels = server.label_map(path.with_name(path.name.removesuffix(".truth.png") + ".jpg"), list(names.values()))
+        assert values.shape == labels.shape, path
+        counts = values != 0
+        for value, place in order.items():
+            truth, predicted = (values == value) & counts, (labels == place) & counts
+            sums[:, place] += [(truth & predicted).sum(), truth.sum(), predicted.sum()]
+    return sums
+
+
+def mean_iou(sums):
+    both, truth, predicted = sums
+    either = truth + predicted - both
+    total, classes = 0.0, 0
+    for one, other in zip(both.tolist(), either.tolist()):
+        if other > 0:
+            total, classes = total + one / other, classes + 1
+    return total / classes
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", required=True)
+    program = parser.parse_args().program
+    folder = os.environ.get("MASKCLIP_PHOTOGRAPHS")
+    if not folder:
+        print("skipped: MASKCLIP_PHOTOGRAPHS names no folder of photographs")
+        return
+    folder = Path(folder)
+    names = read_classes(folder)
+    server = Server(program)
+    try:
+        sums = counted(folder, names, server)
+    finally:
+        server.end()
+    expected = mean_iou(sums)
+    print(f"NumPy: mIoU {expected!r}, {sums[1].sum()} counted pixels of {len(names)} classes")
+    wrong = False
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        for form, flags in write_forms(folder, names, work).items():
+            report = work / f"{form}.json"
+            command = [program, "eval", str(folder / "images"), *flags, *FLAGS, "--json", str(report)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            report = json.loads(report.read_text())
+            keys = ["intersection_pixels", "truth_pixels", "predicted_pixels"]
+            theirs = np.array([[entry[key] for entry in report["classes"]] for key in keys])
+            same = np.array_equal(theirs, sums) and report["mean_iou"] == expected
+            wrong |= not same
+            print(f"{form}: mIoU {report['mean_iou']!r} on {report['images']} images, {'equal' if same else 'DIFFERENT'}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
