@@ -5,6 +5,7 @@
 //! Each module below is a room of the house that docs/architecture.md describes: the document has the one diagram, and
 //! `cargo test --test architecture` holds the modules to it.
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod clip;

@@ -9,6 +9,9 @@ import { ResultView } from "./result.js";
 /** The pause between two questions whether the server has loaded its model. */
 const MODEL_RETRY_MILLISECONDS = 2000;
 
+/** Where the browser keeps the API key: until the tab is closed, and for this server alone. */
+const KEY_ITEM = "maskclip-key";
+
 const element = (id) => document.getElementById(id);
 const view = new ResultView();
 
@@ -32,8 +35,38 @@ let classesOfExample = null;
 let running = null;
 /** The loaded models, as `GET /v1/models` lists them; the first is the default. */
 let models = [];
+/** The timer of the next question for the models. */
+let modelRetry;
+/** Whether the server's latest answer was that it needs a key, or another one. */
+let isKeyRefused = false;
 /** The most bytes of a request that the server reads; unknown until `GET /v1/models` says. */
 let maxRequestBytes = Infinity;
+
+// --- key ---
+
+/** The headers of every request to the API: the key, if the user has given one. */
+function authorization() {
+  const key = sessionStorage.getItem(KEY_ITEM);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+/** Takes note whether an answer refuses the key, or the lack of one. Shows the field for the key then. */
+function noticeKey(response) {
+  isKeyRefused = response.status === 401 || response.status === 403;
+  if (isKeyRefused) element("key-panel").hidden = false;
+}
+
+function listenForKey() {
+  const input = element("key");
+  input.value = sessionStorage.getItem(KEY_ITEM) ?? "";
+  element("key-panel").hidden = input.value === "";
+  input.addEventListener("change", () => {
+    sessionStorage.setItem(KEY_ITEM, input.value.trim());
+    hideProblem();
+    loadVocabularies();
+    loadModels();
+  });
+}
 
 // --- image ---
 
@@ -257,10 +290,12 @@ async function loadVocabularies() {
 
 /** Offers the loaded models and their options. Asks again while the server is still loading. */
 async function loadModels() {
+  clearTimeout(modelRetry);
   const list = await getJson("v1/models");
   if (!list || list.models.length === 0) {
-    element("model").textContent = "no model is ready yet";
-    setTimeout(loadModels, MODEL_RETRY_MILLISECONDS);
+    element("model").textContent = isKeyRefused ? "this server needs a key" : "no model is ready yet";
+    if (isKeyRefused) return;
+    modelRetry = setTimeout(loadModels, MODEL_RETRY_MILLISECONDS);
     return;
   }
   maxRequestBytes = list.limits.max_request_bytes;
@@ -268,7 +303,6 @@ async function loadModels() {
   models = list.models;
   const choice = element("model-choice");
   choice.replaceChildren(...models.map(({ name }) => new Option(name)));
-  choice.addEventListener("change", showModel);
   element("model-panel").hidden = models.length === 1;
   showModel();
 }
@@ -301,7 +335,8 @@ function offer(id, values) {
 /** A JSON document of the server, or null if the server does not give it now: the page works without it. */
 async function getJson(url) {
   try {
-    const response = await fetch(url);
+    const response = await fetch(url, { headers: authorization() });
+    noticeKey(response);
     return response.ok ? await response.json() : null;
   } catch {
     return null;
@@ -412,10 +447,11 @@ async function post(url, body, sent, signal) {
   form.append("request", JSON.stringify(body));
   let response;
   try {
-    response = await fetch(url, { method: "POST", body: form, signal });
+    response = await fetch(url, { method: "POST", headers: authorization(), body: form, signal });
   } catch {
     throw new RequestProblem("The server did not answer", "It may be down, or the image too large for it. Try again.");
   }
+  noticeKey(response);
   if (!response.ok) throw await problemOf(response);
   return response.json();
 }
@@ -474,7 +510,9 @@ function curlCommand() {
   const request = `--form-string ${shellQuote(`request=${JSON.stringify(requestBody())}`)}`;
   const answer = `-o reply.json -w 'HTTP %{http_code}, saved as reply.json\\n'`;
   const url = shellQuote(absolute("v1/segment"));
-  const send = (file) => `curl -sS ${url} \\\n  -F ${shellQuote(`image=@${file}`)} \\\n  ${request} \\\n  ${answer}`;
+  // The key itself would stay in the shell's history.
+  const key = sessionStorage.getItem(KEY_ITEM) ? ` \\\n  -H "Authorization: Bearer $MASKCLIP_KEY"` : "";
+  const send = (file) => `curl -sS ${url}${key} \\\n  -F ${shellQuote(`image=@${file}`)} \\\n  ${request} \\\n  ${answer}`;
   if (image?.exampleUrl)
     return `curl -sS ${shellQuote(absolute(image.exampleUrl))} |\n${send("-")}`;
   return send(image ? curlFileName(image.name) : "FILE");
@@ -528,6 +566,8 @@ element("form").addEventListener("submit", (event) => {
 element("form").addEventListener("change", refreshCurl);
 element("cancel").addEventListener("click", () => running?.abort());
 element("copy-curl").addEventListener("click", showCurl);
+element("model-choice").addEventListener("change", showModel);
+listenForKey();
 listenForImages();
 listenForClasses();
 showSource(); // browsers keep the radio's state over a reload

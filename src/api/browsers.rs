@@ -129,6 +129,7 @@ impl BrowserRules {
                 header::ETAG,
                 header::LOCATION,
                 header::RETRY_AFTER,
+                header::WWW_AUTHENTICATE,
                 X_REQUEST_ID,
                 MASKCLIP_WARNINGS,
             ])

@@ -25,6 +25,7 @@ static OPENAPI_YAML: LazyLock<String> = LazyLock::new(super::openapi_yaml);
     get,
     path = "/openapi.yaml",
     operation_id = "get_openapi",
+    security(()),
     tag = "documentation",
     responses((status = 200, description = "OpenAPI 3.1.", body = Object, content_type = "application/yaml"), NoProblems),
 )]
@@ -40,6 +41,7 @@ pub(super) async fn get_openapi() -> impl IntoResponse {
     get,
     path = "/docs",
     operation_id = "get_docs",
+    security(()),
     tag = "documentation",
     responses((status = 308, description = "The page is at `docs/`."), NoProblems),
 )]

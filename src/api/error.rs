@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::etag::entity_tag;
 use super::problem::{Limit, Problem, ProblemType};
 use super::wire::ModelHealth;
+use crate::access::{QuotaError, Scope};
 use crate::engine::{CostError, ExceededLimit, Field, LimitValue, SegmentError};
 use crate::image::DecodeError;
 use crate::support::{excerpt, without_middle};
@@ -25,6 +26,26 @@ pub enum ApiError {
     /// The bytes are not what they claim to be.
     #[error("{0}")]
     Malformed(String),
+    /// The request has no key, or one that the server does not know.
+    #[error("{}", match is_unknown {
+        true => "the server does not know this key",
+        false => "this server answers here only with a key: send Authorization: Bearer KEY",
+    })]
+    Unauthorized {
+        /// Whether there is a key.
+        is_unknown: bool,
+    },
+    /// The key does not open the route.
+    #[error("the key {name} needs the scope {}", names(scopes, " or "))]
+    Forbidden {
+        /// The key's name.
+        name: String,
+        /// The scopes of which it needs one.
+        scopes: Vec<Scope>,
+    },
+    /// The client of the key asks for more than it may.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// A page of another origin asks.
     #[error("a page of {} may not use this server (server.cors_origins)", excerpt(.found))]
     ForeignOrigin {
@@ -139,6 +160,9 @@ impl ApiError {
     pub fn kind(&self) -> ProblemType {
         match self {
             Self::Malformed(_) => ProblemType::Malformed,
+            Self::Unauthorized { .. } => ProblemType::Unauthorized,
+            Self::Forbidden { .. } => ProblemType::Forbidden,
+            Self::Quota(_) => ProblemType::Quota,
             Self::ForeignOrigin { .. } => ProblemType::ForeignOrigin,
             Self::ForeignHost { .. } => ProblemType::ForeignHost,
             Self::RouteNotFound(_) => ProblemType::RouteNotFound,
@@ -156,9 +180,9 @@ impl ApiError {
                 VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
                 VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
                 VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
-                VocabularyError::TooMany { .. } | VocabularyError::TooManyBytes { .. } => {
-                    ProblemType::TooManyVocabularies
-                }
+                VocabularyError::TooMany { .. }
+                | VocabularyError::TooManyBytes { .. }
+                | VocabularyError::ShareTaken { .. } => ProblemType::TooManyVocabularies,
                 VocabularyError::StoreBusy { .. } => ProblemType::StoreBusy,
                 VocabularyError::NotStored { .. } => ProblemType::NotStored,
                 VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
@@ -181,6 +205,7 @@ impl ApiError {
             ) => ProblemType::InvalidRequest,
             Self::Segment(
                 SegmentError::Overloaded { .. }
+                | SegmentError::ShareTaken { .. }
                 | SegmentError::BodyBytes { .. }
                 | SegmentError::TooManyTexts { .. }
                 | SegmentError::TooManyNewTexts { .. }
@@ -199,6 +224,10 @@ impl ApiError {
     fn limit(&self) -> Option<Limit> {
         match self {
             Self::Invalid { limit, .. } => limit.clone(),
+            Self::Quota(QuotaError::Rate { limit, .. }) => {
+                Some(Limit::fractional("access.requests_per_second", *limit))
+            }
+            Self::Quota(QuotaError::InFlight { limit }) => Some(Limit::whole("access.in_flight", (*limit).into())),
             Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
             Self::RequestTimeout { limit } => Some(Limit::fractional("server.body_seconds", *limit)),
             Self::Segment(SegmentError::Field(error)) => error.limit().map(Limit::from),
@@ -212,7 +241,7 @@ impl ApiError {
             Self::Segment(SegmentError::ImageTooLargeToHold { limit, .. }) => {
                 Some(Limit::whole("images.held_bytes", *limit))
             }
-            Self::Segment(SegmentError::Overloaded { capacity, .. }) => {
+            Self::Segment(SegmentError::Overloaded { capacity, .. } | SegmentError::ShareTaken { capacity, .. }) => {
                 Some(Limit::whole("engine.queue_capacity", *capacity as u64))
             }
             Self::Segment(SegmentError::BodyBytes { limit }) => Some(Limit::whole("engine.body_bytes", *limit)),
@@ -229,16 +258,35 @@ impl ApiError {
         match self {
             Self::Segment(
                 SegmentError::Overloaded { retry_seconds, .. }
+                | SegmentError::ShareTaken { retry_seconds, .. }
                 | SegmentError::TooManyTexts { retry_seconds, .. }
                 | SegmentError::TooBusy { retry_seconds, .. },
             ) => Some(*retry_seconds),
             Self::Segment(SegmentError::ModelUnavailable { next_attempt, .. }) => {
                 Some((next_attempt.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
             }
-            Self::Segment(SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. })
+            Self::Quota(QuotaError::Rate { wait, .. }) => {
+                Some((wait.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
+            }
+            Self::Quota(QuotaError::InFlight { .. })
+            | Self::Segment(SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. })
             | Self::Vocabulary(VocabularyError::StoreBusy { .. }) => Some(RETRY_AFTER_SECONDS),
             _ => None,
         }
+    }
+
+    /// What a client has to authenticate by (RFC 6750, section 3).
+    fn challenge(&self) -> Option<HeaderValue> {
+        let challenge = match self {
+            Self::Unauthorized { is_unknown: false } => r#"Bearer realm="maskclip""#.to_owned(),
+            Self::Unauthorized { is_unknown: true } => r#"Bearer realm="maskclip", error="invalid_token""#.to_owned(),
+            Self::Forbidden { scopes, .. } => format!(
+                r#"Bearer realm="maskclip", error="insufficient_scope", scope="{}""#,
+                names(scopes, " ")
+            ),
+            _ => return None,
+        };
+        Some(HeaderValue::from_str(&challenge).expect("scopes are ASCII"))
     }
 
     /// What is wrong, in words for the caller.
@@ -296,6 +344,12 @@ impl From<ExceededLimit> for Limit {
     }
 }
 
+/// The names of scopes, joined.
+fn names(scopes: &[Scope], separator: &str) -> String {
+    let names: Vec<_> = scopes.iter().map(|scope| scope.name()).collect();
+    names.join(separator)
+}
+
 /// The setting that was exceeded.
 fn cost_limit(error: &CostError) -> Option<Limit> {
     match error {
@@ -335,6 +389,7 @@ fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
         VocabularyError::TooManyBytes { limit, .. } => {
             return Some(Limit::whole("vocabulary.definitions_bytes", *limit));
         }
+        VocabularyError::ShareTaken { key, limit } => return Some(Limit::whole(key, *limit)),
         VocabularyError::StoreBusy { waited, .. } => {
             return Some(Limit::fractional("vocabulary.store_wait_seconds", waited.as_secs_f64()));
         }
@@ -362,6 +417,9 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge() {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(problem);
         response

@@ -29,7 +29,30 @@ pub struct Health {
     status: &'static str,
     /// Every model, in the order of the settings.
     models: Vec<ModelHealth>,
+    /// What whoever runs the server should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<ServerWarning>,
 }
+
+/// Something about the server that whoever runs it should know.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServerWarning {
+    /// A code for programs.
+    code: ServerWarningCode,
+    /// What it means, for people.
+    message: &'static str,
+}
+
+/// Codes of warnings about the server.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum ServerWarningCode {
+    /// The server listens beyond this machine and needs no keys.
+    NoKeys,
+}
+
+/// The warning of a server that everybody on the network may use.
+pub(super) const NO_KEYS: &str = "the server listens beyond this machine, and everybody who reaches it may do everything: there are no keys (access.keys_file)";
 
 /// Is the process alive?
 ///
@@ -38,6 +61,7 @@ pub struct Health {
     get,
     path = "/health/live",
     operation_id = "get_liveness",
+    security(()),
     tag = "operations",
     responses((status = 200, description = "It is.", body = Liveness, example = json!({"status": "live"})), NoProblems),
 )]
@@ -51,11 +75,13 @@ pub(super) async fn get_liveness() -> Json<Liveness> {
 /// is enough. A failure means that requests should go elsewhere. While one model of several recovers from a failure,
 /// requests to the others are answered all the same.
 ///
-/// Either reply lists the state of every model: in `models` of the answer or of the problem.
+/// Either reply lists the state of every model: in `models` of the answer or of the problem. Neither this route nor
+/// `/health/live` needs a key, because orchestrators have none.
 #[utoipa::path(
     get,
     path = "/health/ready",
     operation_id = "get_readiness",
+    security(()),
     tag = "operations",
     responses(
         (status = 200, description = "It can.", body = Health,
@@ -71,6 +97,7 @@ pub(super) async fn get_readiness(State(state): State<AppState>) -> Result<Json<
             return Ok(Json(Health {
                 status: "ready",
                 models,
+                warnings: warnings(&state),
             }));
         }
         Readiness::Starting => "a model is being loaded",
@@ -78,6 +105,15 @@ pub(super) async fn get_readiness(State(state): State<AppState>) -> Result<Json<
         Readiness::Draining => "the server is going down",
     };
     Err(ApiError::NotReady { reason, models })
+}
+
+/// What whoever runs the server should know.
+fn warnings(state: &AppState) -> Vec<ServerWarning> {
+    let no_keys = state.is_open_to_the_network().then_some(ServerWarning {
+        code: ServerWarningCode::NoKeys,
+        message: NO_KEYS,
+    });
+    no_keys.into_iter().collect()
 }
 
 /// The problems of `GET /health/ready`.

@@ -105,6 +105,53 @@ impl HttpMetrics {
     }
 }
 
+/// What is counted of the requests of each key. A clone counts in the same place.
+#[derive(Debug, Clone)]
+pub(super) struct KeyMetrics(IntCounterVec);
+
+impl KeyMetrics {
+    /// The metrics of one router, in a registry that has none of another.
+    pub(super) fn new(registry: &MetricsRegistry) -> Self {
+        Self(registry.counters(
+            "maskclip_key_requests_total",
+            "Requests with a key that the server knows, by the key's name and by what came of the request.",
+            &["key", "outcome"],
+        ))
+    }
+
+    /// The counters of a name, in the order of the outcomes. They exist from then on.
+    pub(super) fn counters(&self, name: &str) -> [IntCounter; Outcome::ALL.len()] {
+        Outcome::ALL.map(|outcome| self.0.with_label_values(&[name, outcome.name()]))
+    }
+}
+
+/// A request with a key. Dropped without an answer, it counts as abandoned.
+pub(super) struct KeyedRequest {
+    counters: [IntCounter; Outcome::ALL.len()],
+    outcome: Outcome,
+}
+
+impl KeyedRequest {
+    /// The request of a key with this name.
+    pub(super) fn new(metrics: &KeyMetrics, name: &str) -> Self {
+        Self {
+            counters: metrics.counters(name),
+            outcome: Outcome::Abandoned,
+        }
+    }
+
+    /// Counts the request by the status of its answer.
+    pub(super) fn answered(mut self, status: StatusCode) {
+        self.outcome = Outcome::of(status.as_u16());
+    }
+}
+
+impl Drop for KeyedRequest {
+    fn drop(&mut self) {
+        self.counters[self.outcome as usize].inc();
+    }
+}
+
 /// What is counted of connections.
 #[derive(Debug)]
 pub(super) struct ConnectionMetrics {
@@ -179,6 +226,20 @@ mod tests {
         let text = registry.render();
         assert!(text.contains(r#"maskclip_http_requests_total{method="POST",route="/v1/segment",status="200"} 1"#));
         assert!(text.contains(r#"maskclip_http_requests_total{method="POST",route="/v1/segment",status="429"} 0"#));
+    }
+
+    #[test]
+    fn requests_of_a_key_are_counted_by_their_outcome_and_the_client_that_leaves_is_one() {
+        let registry = MetricsRegistry::new();
+        let metrics = KeyMetrics::new(&registry);
+        KeyedRequest::new(&metrics, "alice").answered(StatusCode::OK);
+        KeyedRequest::new(&metrics, "alice").answered(StatusCode::FORBIDDEN);
+        drop(KeyedRequest::new(&metrics, "alice"));
+        let text = registry.render();
+        for (outcome, count) in [("answered", 1), ("invalid", 1), ("refused", 0), ("abandoned", 1)] {
+            let line = format!(r#"maskclip_key_requests_total{{key="alice",outcome="{outcome}"}} {count}"#);
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

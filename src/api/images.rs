@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use super::wire::{
     Attention, EXAMPLE_IMAGE, KeySmoothingBody, Orientation, Resize, Timings, WindowBody, optional_whole_number,
     without_image,
 };
-use crate::engine::{FeatureFields, ImageRequest, Protocol};
+use crate::engine::{Caller, FeatureFields, ImageRequest, Protocol};
 
 /// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
 /// features. Unknown fields are refused.
@@ -119,6 +119,7 @@ impl ToSchema for ImageBodyInForm {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ImageReply {
     /// What stands for the image in `POST /v1/segment`. Random and listed nowhere: whoever has it can use the image and drop it.
+    /// On a server with keys, it is of use to the same key's client alone.
     #[schema(example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")]
     pub image_id: String,
     /// The model that looked at it. Others can be asked about it, too; they look at it then.
@@ -153,6 +154,7 @@ pub struct ImageReply {
     post,
     path = "/v1/images",
     operation_id = "post_image",
+    security(("ApiKey" = ["use"])),
     tag = "segmentation",
     request_body(
         description = "The image; all else is optional.",
@@ -167,8 +169,12 @@ pub struct ImageReply {
         PostProblems,
     ),
 )]
-pub(super) async fn post_image(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let arrival = state.engine.arrive()?;
+pub(super) async fn post_image(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let arrival = state.engine.arrive(&caller)?;
     let Upload { image, body } = upload::read::<ImageBody>(request, &state, arrival.body()).await?;
     let image = image.ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
     let fields = body.unwrap_or_default().into_fields();
@@ -189,21 +195,24 @@ pub(super) async fn post_image(State(state): State<AppState>, request: Request) 
 
 /// Drop an image
 ///
-/// Requests that use it already are answered. What models made of its bytes goes with it.
+/// Requests that use it already are answered. What models made of its bytes goes with it. On a server with keys, what other
+/// clients left stays: their images are answered with 404 as if there were none.
 #[utoipa::path(
     delete,
     path = "/v1/images/{id}",
     operation_id = "delete_image",
+    security(("ApiKey" = ["use"])),
     tag = "segmentation",
     params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
     responses((status = 204, description = "Dropped."), DeleteProblems),
 )]
 pub(super) async fn delete_image(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Path(id) = id?;
-    state.engine.drop_image(&id)?;
+    state.engine.drop_image(&caller, &id)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -212,7 +221,7 @@ struct PostProblems;
 
 impl IntoResponses for PostProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[
+        problem::with_key(&[
             ProblemType::Malformed,
             ProblemType::RequestTimeout,
             ProblemType::RequestTooLarge,
@@ -237,6 +246,6 @@ struct DeleteProblems;
 
 impl IntoResponses for DeleteProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[ProblemType::Malformed, ProblemType::ImageNotHeld])
+        problem::with_key(&[ProblemType::Malformed, ProblemType::ImageNotHeld])
     }
 }

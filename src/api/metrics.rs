@@ -5,7 +5,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 
 use super::AppState;
-use super::problem::NoProblems;
+use super::problem::KeyProblems;
 
 /// Prometheus' text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -18,8 +18,9 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
     get,
     path = "/metrics",
     operation_id = "get_metrics",
+    security(("ApiKey" = ["metrics"])),
     tag = "operations",
-    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain"), NoProblems),
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain"), KeyProblems),
 )]
 pub(super) async fn get_metrics(State(state): State<AppState>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], state.metrics.render())

@@ -133,6 +133,7 @@ fn request_span(
         route,
         path = beginning(request.uri().path()),
         trace_id,
+        key = Empty,
         model = Empty,
         vocabulary = Empty,
         class_names = Empty,

@@ -4,6 +4,7 @@
 //! nothing of models. Router and OpenAPI document come from the same annotations: see [`openapi_yaml`].
 
 mod accept;
+mod authorisation;
 mod base_path;
 mod body;
 mod browsers;
@@ -44,18 +45,21 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
-use utoipa::openapi::path::ParameterIn;
+use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{SchemaType, Type};
+use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{RefOr, Schema, Server};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Access;
 use crate::engine::Engine;
 use crate::telemetry::{MetricsRegistry, Traces};
+use authorisation::{Gate, KeyScheme};
 use browsers::BrowserRules;
 use client_address::TrustedProxies;
 use error::ApiError;
-use http_metrics::HttpMetrics;
+use http_metrics::{HttpMetrics, KeyMetrics};
 use middleware::{Observer, X_REQUEST_ID};
 use problem::{Problem, ProblemType};
 
@@ -76,10 +80,19 @@ pub struct AppState {
     pub traces: Traces,
     /// `limits.max_request_bytes`: bytes of a request's body.
     pub max_request_bytes: usize,
+    /// The keys that requests need, if any.
+    pub access: Arc<Access>,
     /// The section `server`.
     pub server: ServerSettings,
     /// How far the server is on its way to its end.
     pub lifecycle: Lifecycle,
+}
+
+impl AppState {
+    /// Whether other machines may use the server without a key.
+    fn is_open_to_the_network(&self) -> bool {
+        !self.access.is_on() && !self.server.listen.ip().to_canonical().is_loopback()
+    }
 }
 
 /// Everything that is served.
@@ -87,6 +100,13 @@ pub fn router(state: AppState) -> Router {
     let (documented, openapi) = documented().split_for_parts();
     let metrics = HttpMetrics::new(&state.metrics);
     declare_metrics(&openapi, &metrics);
+    let gate = Gate::new(
+        Arc::clone(&state.access),
+        &openapi,
+        &state.server.base_path,
+        state.engine.callers().clone(),
+        KeyMetrics::new(&state.metrics),
+    );
     let routes = documented
         .route("/docs/", get(docs::get_docs_page))
         .route("/docs/{*file}", get(docs::get_docs_file))
@@ -102,6 +122,7 @@ pub fn router(state: AppState) -> Router {
     let edge = Edge {
         rules: BrowserRules::new(&state.server),
         proxies: TrustedProxies::new(&state.server),
+        gate,
     };
     let observer = Observer {
         metrics,
@@ -114,10 +135,10 @@ pub fn router(state: AppState) -> Router {
 }
 
 /// From whom requests are taken.
-#[derive(Default)]
 struct Edge {
     rules: BrowserRules,
     proxies: TrustedProxies,
+    gate: Gate,
 }
 
 /// What happens around every request, from the inside out.
@@ -135,6 +156,7 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
         .layer(from_fn(compression::refuse_unknown_encoding))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(times, middleware::limit_time))
+        .layer(from_fn_with_state(edge.gate, authorisation::authorise))
         .layer(from_fn(middleware::limit_head));
     let routes = match edge.rules.cors() {
         Some(cors) => routes.layer(cors),
@@ -157,7 +179,15 @@ pub fn openapi_yaml() -> String {
     let mut openapi = documented().into_openapi();
     // Where the document is, whatever path a proxy puts in front.
     openapi.servers = Some(vec![Server::new(".")]);
-    take_null_from_headers(&mut openapi);
+    let paths = openapi.paths.paths.values_mut();
+    for operation in paths.flat_map(|item| {
+        [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
+            .into_iter()
+            .flatten()
+    }) {
+        take_null_from_headers(operation);
+        say_what_is_open(operation);
+    }
     segment::write_exclusions(&mut openapi);
     let description = openapi.info.description.get_or_insert_default();
     description.push('\n');
@@ -166,18 +196,22 @@ pub fn openapi_yaml() -> String {
 }
 
 /// Says of headers that they are texts. An optional one can be left out, but it is never null.
-fn take_null_from_headers(openapi: &mut utoipa::openapi::OpenApi) {
-    for item in openapi.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
-        let operations = operations.into_iter().flatten();
-        for parameter in operations.flat_map(|operation| operation.parameters.iter_mut().flatten()) {
-            if let RefOr::T(parameter) = parameter
-                && parameter.parameter_in == ParameterIn::Header
-                && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
-            {
-                schema.schema_type = SchemaType::Type(Type::String);
-            }
+fn take_null_from_headers(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && parameter.parameter_in == ParameterIn::Header
+            && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+        {
+            schema.schema_type = SchemaType::Type(Type::String);
         }
+    }
+}
+
+/// Says of an open operation that it needs nothing by an empty list, which generators of clients understand. They take a
+/// list of an empty requirement for one that may be met.
+fn say_what_is_open(operation: &mut Operation) {
+    if operation.security == Some(vec![SecurityRequirement::default()]) {
+        operation.security = Some(Vec::new());
     }
 }
 
@@ -228,6 +262,7 @@ fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &HttpMetrics) {
 #[openapi(
     info(title = "MaskCLIP server", description = include_str!("openapi.md"), license(name = "Apache-2.0", identifier = "Apache-2.0")),
     components(schemas(Problem)),
+    modifiers(&KeyScheme),
     tags(
         (name = "segmentation", description = "An image and a list of classes in, a label map and confidences out."),
         (name = "vocabularies", description = "Class lists with a name, embedded before they are needed."),
@@ -246,6 +281,8 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::access::AccessSettings;
+    use crate::engine::Callers;
 
     #[tokio::test]
     async fn a_panicking_handler_is_a_problem_without_detail() {
@@ -253,8 +290,9 @@ mod tests {
             panic!("a secret")
         }
 
+        let registry = MetricsRegistry::new();
         let observer = Observer {
-            metrics: HttpMetrics::new(&MetricsRegistry::new()),
+            metrics: HttpMetrics::new(&registry),
             traces: Traces::default(),
             log_class_names: false,
             scheme: "http",
@@ -263,7 +301,19 @@ mod tests {
             body_seconds: 1.0,
             lifecycle: Lifecycle::new(),
         };
-        let edge = Edge::default();
+        let access = Access::open(AccessSettings::default()).unwrap();
+        let key_metrics = KeyMetrics::new(&registry);
+        let edge = Edge {
+            rules: BrowserRules::default(),
+            proxies: TrustedProxies::default(),
+            gate: Gate::new(
+                Arc::new(access),
+                &Document::openapi(),
+                "",
+                Callers::default(),
+                key_metrics,
+            ),
+        };
         let router = with_layers(
             Router::new().route("/panic", get(get_panic)),
             1000,

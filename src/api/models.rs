@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::problem::NoProblems;
+use super::problem::KeyProblems;
 use super::wire::{Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision};
 use crate::engine::InputLimits;
 use crate::labeller::{ModelInfo, StudentInfo};
@@ -201,8 +201,9 @@ impl From<&StudentInfo> for Student {
     get,
     path = "/v1/models",
     operation_id = "list_models",
+    security(("ApiKey" = ["use"]), ("ApiKey" = ["models"])),
     tag = "models",
-    responses((status = 200, description = "The loaded models.", body = ModelList), NoProblems),
+    responses((status = 200, description = "The loaded models.", body = ModelList), KeyProblems),
 )]
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
     let settings = state.engine.settings();

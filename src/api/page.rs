@@ -36,6 +36,7 @@ const EXAMPLES: &str = "examples/";
     get,
     path = "/",
     operation_id = "get_page",
+    security(()),
     tag = "documentation",
     responses(
         (status = 200, description = "The page.", body = String, content_type = "text/html"),

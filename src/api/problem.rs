@@ -20,6 +20,10 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 pub enum ProblemType {
     /// The bytes are not what they claim to be.
     Malformed,
+    /// The request has no key, or one that the server does not know.
+    Unauthorized,
+    /// The key does not open the route.
+    Forbidden,
     /// A page of another origin asks.
     ForeignOrigin,
     /// No route has the path.
@@ -62,6 +66,8 @@ pub enum ProblemType {
     UnknownModel,
     /// The model cannot do what was asked.
     UnsupportedByModel,
+    /// The client of the key asks for more than it may.
+    Quota,
     /// The queue is full.
     Overloaded,
     /// The head has too many bytes or fields.
@@ -82,8 +88,10 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::Malformed,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::ForeignOrigin,
         Self::RouteNotFound,
         Self::VocabularyNotFound,
@@ -105,6 +113,7 @@ impl ProblemType {
         Self::UndecodableImage,
         Self::UnknownModel,
         Self::UnsupportedByModel,
+        Self::Quota,
         Self::Overloaded,
         Self::HeadTooLarge,
         Self::Internal,
@@ -119,6 +128,8 @@ impl ProblemType {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
             Self::RouteNotFound | Self::VocabularyNotFound | Self::ImageNotHeld => StatusCode::NOT_FOUND,
@@ -133,7 +144,7 @@ impl ProblemType {
             Self::InvalidRequest | Self::UndecodableImage | Self::UnknownModel | Self::UnsupportedByModel => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Quota | Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable | Self::ModelUnavailable | Self::StoreBusy => StatusCode::SERVICE_UNAVAILABLE,
@@ -146,6 +157,8 @@ impl ProblemType {
     pub fn uri(self) -> &'static str {
         match self {
             Self::Malformed => "/problems/malformed",
+            Self::Unauthorized => "/problems/unauthorized",
+            Self::Forbidden => "/problems/forbidden",
             Self::ForeignOrigin => "/problems/foreign-origin",
             Self::ForeignHost => "/problems/foreign-host",
             Self::RouteNotFound => "/problems/route-not-found",
@@ -167,6 +180,7 @@ impl ProblemType {
             Self::UndecodableImage => "/problems/undecodable-image",
             Self::UnknownModel => "/problems/unknown-model",
             Self::UnsupportedByModel => "/problems/unsupported-by-model",
+            Self::Quota => "/problems/quota",
             Self::Overloaded => "/problems/overloaded",
             Self::HeadTooLarge => "/problems/head-too-large",
             Self::Internal => "/problems/internal",
@@ -182,6 +196,8 @@ impl ProblemType {
     pub fn title(self) -> &'static str {
         match self {
             Self::Malformed => "The request is malformed",
+            Self::Unauthorized => "A key is needed",
+            Self::Forbidden => "The key does not open this",
             Self::ForeignOrigin => "Pages of this origin may not use the server",
             Self::ForeignHost => "The server has another name",
             Self::RouteNotFound => "Nothing is served here",
@@ -203,6 +219,7 @@ impl ProblemType {
             Self::UndecodableImage => "The image cannot be decoded",
             Self::UnknownModel => "The model is not loaded",
             Self::UnsupportedByModel => "The model cannot do this",
+            Self::Quota => "The key's quota is used up",
             Self::Overloaded => "The server is overloaded",
             Self::HeadTooLarge => "The head of the request is too large",
             Self::Internal => "Internal error",
@@ -219,6 +236,12 @@ impl ProblemType {
     fn meaning(self) -> &'static str {
         match self {
             Self::Malformed => "Broken JSON, multipart, base64 or percent-encoding. Repeating it is of no use.",
+            Self::Unauthorized => {
+                "This server answers here only with a key that it knows: `Authorization: Bearer KEY`. Ask whoever runs it for one."
+            }
+            Self::Forbidden => {
+                "The server knows the key, but the key lacks the scope that this route needs; `detail` names it."
+            }
             Self::ForeignOrigin => {
                 "A browser asks for a page that another server has sent. Whoever runs this server lists the origins whose pages \
                  may use it in `server.cors_origins`."
@@ -277,6 +300,10 @@ impl ProblemType {
             Self::UnsupportedByModel => {
                 "The loaded model's architecture does not have what was asked for, such as an attention of vision \
                  transformers; `detail` names what it has."
+            }
+            Self::Quota => {
+                "The client of this key sends more requests a second, or has more under way at once, than it may; `limit` says which \
+                 and how many. Wait for `Retry-After` seconds. Others do not notice."
             }
             Self::Overloaded => {
                 "There is no room for the request now: in the server (`engine.queue_capacity`), for its body (`engine.body_bytes`), \
@@ -419,6 +446,21 @@ pub(super) fn responses(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa:
         .collect()
 }
 
+/// The problems of a route that needs a key: those of the key, and the route's own.
+pub(super) fn with_key(kinds: &[ProblemType]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+    let of_key = [ProblemType::Unauthorized, ProblemType::Forbidden, ProblemType::Quota];
+    responses(&[&of_key, kinds].concat())
+}
+
+/// A route that needs a key, and has no problems of its own.
+pub(super) struct KeyProblems;
+
+impl IntoResponses for KeyProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        with_key(&[])
+    }
+}
+
 /// A route that has no problems of its own.
 pub(super) struct NoProblems;
 
@@ -446,7 +488,8 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
     if kinds.iter().any(|kind| {
         matches!(
             kind,
-            ProblemType::Overloaded
+            ProblemType::Quota
+                | ProblemType::Overloaded
                 | ProblemType::ModelUnavailable
                 | ProblemType::StoreBusy
                 | ProblemType::DeadlineExceeded
@@ -457,6 +500,15 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
             utoipa::openapi::header::HeaderBuilder::new()
                 .description(Some("Seconds to wait before the request is sent again."))
                 .schema(Some(u64::schema()))
+                .build(),
+        );
+    }
+    if kinds.contains(&ProblemType::Unauthorized) || kinds.contains(&ProblemType::Forbidden) {
+        response = response.header(
+            "www-authenticate",
+            utoipa::openapi::header::HeaderBuilder::new()
+                .description(Some("What is missing, by RFC 6750."))
+                .schema(Some(String::schema()))
                 .build(),
         );
     }

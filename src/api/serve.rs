@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::Connections;
+use super::health::NO_KEYS;
 use super::lifecycle::Phase;
 use super::tls::Tls;
 use super::{AppState, router};
@@ -32,6 +33,9 @@ pub async fn serve(
     state: AppState,
     stop: impl Future<Output = Duration>,
 ) -> Instant {
+    if state.is_open_to_the_network() {
+        tracing::warn!("{NO_KEYS}");
+    }
     let open = Arc::new(Semaphore::new(state.server.max_connections as usize));
     let connections = Arc::new(Connections::new(&state, tls, router(state.clone())));
     let stopping = async {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use super::etag::{Precondition, entity_tag, malformed_condition};
 use super::problem::{self, ProblemType};
 use super::wire::{ClassBody, Name, Synonyms, TemplateSet, object};
 use super::{AppState, body};
-use crate::engine::SegmentError;
+use crate::engine::{Caller, SegmentError};
 use crate::vocabulary::{
     self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
 };
@@ -197,7 +197,7 @@ pub struct VocabularySummary {
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Named vocabularies, or class lists that requests brought along lately (at most
-    /// `vocabulary.recent_lists`).
+    /// `vocabulary.recent_lists`; on a server with keys, requests of the same client alone).
     #[serde(default)]
     #[param(inline)]
     kind: VocabularyKind,
@@ -219,26 +219,28 @@ enum VocabularyKind {
     get,
     path = "/v1/vocabularies",
     operation_id = "list_vocabularies",
+    security(("ApiKey" = ["use"]), ("ApiKey" = ["vocabularies"])),
     tag = "vocabularies",
     params(ListQuery),
     responses((status = 200, description = "The vocabularies.", body = VocabularyList), ListProblems),
 )]
 pub(super) async fn list_vocabularies(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<VocabularyList>, ApiError> {
     let Query(ListQuery { kind }) = query?;
     let vocabularies = match kind {
         VocabularyKind::Named => {
             let mut summaries = Vec::new();
-            for vocabulary in state.engine.vocabularies().await {
+            for vocabulary in state.engine.vocabularies(&caller).await {
                 summaries.push(summarise_named(&state, &vocabulary).await);
             }
             summaries
         }
         VocabularyKind::Recent => {
             let mut summaries = Vec::new();
-            for recent in state.engine.recent_lists().list() {
+            for recent in state.engine.recent_lists(&caller) {
                 summaries.push(summarise_recent(&state, &recent).await);
             }
             summaries
@@ -265,6 +267,7 @@ pub(super) async fn list_vocabularies(
     put,
     path = "/v1/vocabularies/{name}",
     operation_id = "put_vocabulary",
+    security(("ApiKey" = ["vocabularies"])),
     tag = "vocabularies",
     params(
         ("name" = String, Path, pattern = "^[a-z0-9][a-z0-9._-]{0,63}$", description = "The vocabulary's name.", example = "fruit"),
@@ -286,13 +289,14 @@ pub(super) async fn list_vocabularies(
 )]
 pub(super) async fn put_vocabulary(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
     check_conditions(&headers)?;
-    let held = state.engine.body();
+    let held = state.engine.body(&caller);
     let VocabularyBody {
         classes,
         background,
@@ -308,7 +312,7 @@ pub(super) async fn put_vocabulary(
     let templates = state.engine.settings().defaults.with(&definition.options).templates;
     let (vocabulary, stored) = state
         .engine
-        .define_vocabulary(&name, definition, condition(&headers), templates)
+        .define_vocabulary(&caller, &name, definition, condition(&headers), templates)
         .await
         .map_err(|error| match error {
             // The name is the address here, and the vocabulary is the body.
@@ -333,6 +337,7 @@ pub(super) async fn put_vocabulary(
     get,
     path = "/v1/vocabularies/{name}",
     operation_id = "get_vocabulary",
+    security(("ApiKey" = ["use"]), ("ApiKey" = ["vocabularies"])),
     tag = "vocabularies",
     params(("name" = String, Path, description = "The vocabulary's name.", example = "fruit")),
     responses(
@@ -343,10 +348,11 @@ pub(super) async fn put_vocabulary(
 )]
 pub(super) async fn get_vocabulary(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
-    let vocabulary = state.engine.vocabulary(&name).await?;
+    let vocabulary = state.engine.vocabulary(&caller, &name).await?;
     let headers = [
         (header::ETAG, entity_tag(&vocabulary.digest)),
         (header::CACHE_CONTROL, "no-store".to_owned()),
@@ -361,6 +367,7 @@ pub(super) async fn get_vocabulary(
     delete,
     path = "/v1/vocabularies/{name}",
     operation_id = "delete_vocabulary",
+    security(("ApiKey" = ["vocabularies"])),
     tag = "vocabularies",
     params(
         ("name" = String, Path, description = "The vocabulary's name.", example = "fruit"),
@@ -371,12 +378,16 @@ pub(super) async fn get_vocabulary(
 )]
 pub(super) async fn delete_vocabulary(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
     check_conditions(&headers)?;
-    state.engine.drop_vocabulary(&name, condition(&headers)).await?;
+    state
+        .engine
+        .drop_vocabulary(&caller, &name, condition(&headers))
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -398,7 +409,7 @@ fn condition(headers: &HeaderMap) -> impl Fn(Option<&str>) -> bool + use<> {
 
 async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
     Vocabulary {
-        name: vocabulary.name.clone(),
+        name: vocabulary.local_name().to_owned(),
         shipped: vocabulary.shipped,
         classes: vocabulary.list.classes().iter().cloned().map(Into::into).collect(),
         background: vocabulary.list.background().to_vec(),
@@ -411,7 +422,7 @@ async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary 
 
 async fn summarise_named(state: &AppState, vocabulary: &NamedVocabulary) -> VocabularySummary {
     VocabularySummary {
-        name: Some(vocabulary.name.clone()),
+        name: Some(vocabulary.local_name().to_owned()),
         id: None,
         shipped: vocabulary.shipped,
         class_count: vocabulary.list.classes().len(),
@@ -480,7 +491,7 @@ struct ListProblems;
 
 impl IntoResponses for ListProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[ProblemType::InvalidRequest])
+        problem::with_key(&[ProblemType::InvalidRequest])
     }
 }
 
@@ -489,7 +500,7 @@ struct PutProblems;
 
 impl IntoResponses for PutProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[
+        problem::with_key(&[
             ProblemType::Malformed,
             ProblemType::VocabularyReadOnly,
             ProblemType::TooManyVocabularies,
@@ -512,7 +523,7 @@ struct GetProblems;
 
 impl IntoResponses for GetProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[ProblemType::Malformed, ProblemType::VocabularyNotFound])
+        problem::with_key(&[ProblemType::Malformed, ProblemType::VocabularyNotFound])
     }
 }
 
@@ -521,7 +532,7 @@ struct DeleteProblems;
 
 impl IntoResponses for DeleteProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[
+        problem::with_key(&[
             ProblemType::Malformed,
             ProblemType::VocabularyNotFound,
             ProblemType::VocabularyReadOnly,

@@ -6,6 +6,7 @@ mod disk;
 mod ending;
 mod eval;
 mod fetch;
+mod key;
 mod measure;
 mod output;
 mod serve;
@@ -30,6 +31,8 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Download the published weights of a model.
     Fetch(fetch::FetchArguments),
+    /// Make API keys.
+    Key(key::KeyArguments),
     /// Manage named vocabularies and text embeddings on disk, with or without a running server.
     Vocab(vocab::VocabArguments),
     /// Measure label maps against the truths of a data set: mIoU and accuracies, in total and per class.
@@ -49,6 +52,7 @@ impl Cli {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
             Command::Fetch(arguments) => fetch::run(arguments),
+            Command::Key(arguments) => key::run(arguments),
             Command::Vocab(arguments) => vocab::run(arguments),
             Command::Eval(arguments) => eval::run(arguments),
             Command::Compare(arguments) => compare::run(arguments),

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::OpenStore;
 use super::output::print;
+use crate::access::{Access, Reloaded};
 use crate::api::{self, AppState, Lifecycle, Tls, TlsSettings};
 use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
@@ -57,9 +59,10 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     let models = config.asked_models().find_all()?;
     let memory = config.memory(&config.asked_models().sizes()?);
     memory.check()?;
+    let access = Arc::new(Access::open(config.access.clone())?);
     let store = OpenStore::for_keeping(&config.vocabulary)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, models, &memory, store.get()));
+    let served = runtime.block_on(serve(config, models, &memory, access, store.get()));
     // Dropping it would wait for label maps of requests that have been cut off.
     runtime.shutdown_background();
     served
@@ -69,11 +72,13 @@ async fn serve(
     config: Config,
     models: Vec<ServedModel>,
     memory: &MemorySum,
+    access: Arc<Access>,
     disk: Option<Arc<DiskStore>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let tls = start_tls(config.server.tls.as_ref())?;
     // From here on a signal never ends the process by itself.
     let stop = stop_signal(Duration::from_secs_f64(config.server.unready_seconds))?;
+    read_keys_at_hangup(&access)?;
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
@@ -92,6 +97,7 @@ async fn serve(
         metrics,
         traces: traces.clone(),
         max_request_bytes: config.limits.max_request_bytes,
+        access,
         server: config.server,
         lifecycle: Lifecycle::new(),
     };
@@ -212,6 +218,28 @@ fn stop_signal(unready: Duration) -> std::io::Result<impl Future<Output = Durati
             _ = interrupt.recv() => Duration::ZERO,
         }
     })
+}
+
+/// Reads the file of keys anew at each SIGHUP, if there is one. SIGHUP ends a process that has nothing to read anew, as
+/// it does any other.
+fn read_keys_at_hangup(access: &Arc<Access>) -> std::io::Result<()> {
+    let Some(file) = access.file().map(Path::to_owned) else {
+        return Ok(());
+    };
+    let mut hangup = signal(SignalKind::hangup())?;
+    let access = Arc::clone(access);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let access = Arc::clone(&access);
+            match run_blocking(move || access.reload()).await {
+                Ok(Reloaded { keys, added, removed }) => {
+                    tracing::info!(file = %file.display(), keys, ?added, ?removed, "read the keys anew");
+                }
+                Err(error) => tracing::error!(%error, "could not read the keys anew; the old ones stay"),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Returns a future that resolves on the first SIGTERM or SIGINT.

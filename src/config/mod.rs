@@ -15,6 +15,7 @@ pub use memory::{MemorySettings, MemorySum, TooMuchMemory};
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessSettings;
 use crate::api::ServerSettings;
 use crate::engine::{DefaultSettings, EngineSettings, ImageSettings, QueueSettings};
 use crate::models::{AskedModels, ModelEntry, ModelSettings, one_or_several};
@@ -29,6 +30,8 @@ use crate::weights::FetchSettings;
 pub struct Config {
     /// The listening socket and the life of the process.
     pub server: ServerSettings,
+    /// API keys.
+    pub access: AccessSettings,
     /// Limits on requests.
     pub limits: LimitsSettings,
     /// Device and precision of all models.
@@ -59,6 +62,7 @@ impl Config {
     /// [`OutOfRange`] for the first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         self.server.check()?;
+        self.access.check()?;
         self.limits.check()?;
         self.model.check()?;
         in_range("models", !self.models.is_empty(), "an empty list", "at least one model")?;

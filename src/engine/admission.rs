@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use strum::VariantArray;
 
 use super::budget::HeldBytes;
+use super::caller::{Scarce, Share};
 use super::cost::CostError;
 use super::estimate::ImageTurn;
 use super::host::ModelHost;
@@ -21,11 +22,11 @@ use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
 use super::slots::Slot;
 use super::weight::Weight;
 use super::worker::{Job, JobError, Ticket};
-use super::{Engine, Stage};
+use super::{Caller, Engine, Stage};
 use crate::labeller::{CLIP_TEMPERATURE, ModelInfo};
 use crate::support::{catch_panic, run_blocking};
 use crate::telemetry::{first_line, note, note_stage};
-use crate::vocabulary::TemplateSet;
+use crate::vocabulary::{TemplateSet, TooManyWaiting};
 
 impl Engine {
     /// Returns the model's description if the model can answer a request now, or is being loaded again after a panic:
@@ -65,31 +66,33 @@ impl Engine {
         }
     }
 
-    /// Takes note of a request whose head has arrived, before its body is read. Never waits.
+    /// Takes note of a caller's request whose head has arrived, before its body is read. Never waits.
     ///
     /// A free slot is looked for and not yet taken: whoever sends a body slowly would hold it for as long. The bytes of
     /// bodies have a budget of their own.
     ///
     /// # Errors
     /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::Overloaded`] when all slots are taken.
-    pub fn arrive(&self) -> Result<Arrival, SegmentError> {
+    pub fn arrive(&self, caller: &Caller) -> Result<Arrival, SegmentError> {
         let refused = if self.draining.load(Ordering::Relaxed) {
             Some(SegmentError::Unavailable("the server is going down"))
         } else {
-            self.slots.are_taken().then(|| self.overloaded())
+            self.slots.are_taken(caller).then(|| self.overloaded(caller))
         };
         match refused {
             Some(error) => Err(self.counted(error)),
             None => Ok(Arrival {
                 at: Instant::now(),
-                body: self.body(),
+                caller: caller.clone(),
+                body: self.body(caller),
             }),
         }
     }
 
-    /// Returns a reservation for a body that is about to be read. It grows with the body within `engine.body_bytes`.
-    pub fn body(&self) -> HeldBytes {
-        self.bodies.empty()
+    /// Returns a reservation for the body of a caller's request that is about to be read. It grows with the body within
+    /// `engine.body_bytes`, and within the caller's share of that.
+    pub fn body(&self, caller: &Caller) -> HeldBytes {
+        self.bodies.empty_for(caller)
     }
 
     /// Returns the refusal of a body for whose bytes there is no room.
@@ -102,7 +105,9 @@ impl Engine {
     /// Counts a refusal in the metrics, and estimates when a repeat is worth a try.
     pub(super) fn counted(&self, mut error: SegmentError) -> SegmentError {
         match &mut error {
-            SegmentError::Overloaded { retry_seconds, .. } => *retry_seconds = whole_seconds(self.images_seconds()),
+            SegmentError::Overloaded { retry_seconds, .. } | SegmentError::ShareTaken { retry_seconds, .. } => {
+                *retry_seconds = whole_seconds(self.images_seconds());
+            }
             SegmentError::TooManyTexts { error, retry_seconds } => {
                 *retry_seconds = whole_seconds(self.texts_seconds(error.waiting));
             }
@@ -112,6 +117,20 @@ impl Engine {
             self.metrics.refused(refusal);
         }
         error
+    }
+
+    /// Counts new texts that a caller has wait until the share is dropped.
+    ///
+    /// # Errors
+    /// [`SegmentError::TooManyTexts`] when the caller's texts would take more than is left for all.
+    pub(super) fn take_text_share(&self, caller: &Caller, new_texts: usize) -> Result<Share, SegmentError> {
+        let (waiting, limit) = (self.embeddings.waiting(), self.settings.queue.max_waiting_texts);
+        let (more, left) = (new_texts as u64, limit.saturating_sub(waiting) as u64);
+        if new_texts > 0 && !caller.may_take(Scarce::WaitingTexts, more, left) {
+            let texts = new_texts;
+            return Err(TooManyWaiting { texts, waiting, limit }.into());
+        }
+        Ok(caller.take(Scarce::WaitingTexts, more))
     }
 
     /// Returns the instant at which the deadline of a request passes that arrived at `arrived`.
@@ -133,17 +152,29 @@ impl Engine {
         }
     }
 
-    fn overloaded(&self) -> SegmentError {
-        SegmentError::Overloaded {
-            capacity: self.slots.capacity(),
-            retry_seconds: 1,
+    /// Returns why a caller gets no slot.
+    fn overloaded(&self, caller: &Caller) -> SegmentError {
+        let (capacity, retry_seconds) = (self.slots.capacity(), 1);
+        let held = caller.held(Scarce::Slots) as usize;
+        match self.slots.are_all_taken() {
+            true => SegmentError::Overloaded {
+                capacity,
+                retry_seconds,
+            },
+            false => SegmentError::ShareTaken {
+                held,
+                capacity,
+                retry_seconds,
+            },
         }
     }
 
     /// Returns about how many seconds the model that has most to do takes for its images; 0 while that is not known.
     fn images_seconds(&self) -> f64 {
         let workers = self.settings.queue.workers;
-        let seconds = self.models.iter().map(|host| host.times.seconds_behind_images(workers));
+        let nobody = Caller::default();
+        let models = self.models.iter();
+        let seconds = models.map(|host| host.times.seconds_behind_images(&nobody, workers));
         seconds.fold(0.0, f64::max)
     }
 
@@ -165,6 +196,7 @@ fn whole_seconds(seconds: f64) -> u64 {
 #[derive(Debug)]
 pub struct Arrival {
     at: Instant,
+    caller: Caller,
     body: HeldBytes,
 }
 
@@ -236,6 +268,7 @@ pub(super) struct AdmittedRequest<'engine> {
     pub(super) engine: &'engine Engine,
     pub(super) host: &'engine ModelHost,
     pub(super) model: Arc<ModelInfo>,
+    pub(super) caller: Caller,
     pub(super) slot: Arc<Slot>,
     pub(super) timings: Timings,
     /// The bytes that the request may use, once it has reserved them.
@@ -271,12 +304,12 @@ impl<'engine> AdmittedRequest<'engine> {
         deadline: Instant,
     ) -> Result<Self, SegmentError> {
         let model = engine.ready_model(host)?;
-        let slot = engine.slots.take(arrival.body);
+        let slot = engine.slots.take(&arrival.caller, arrival.body);
         Ok(Self {
             engine,
             host,
             model,
-            slot: slot.ok_or_else(|| engine.overloaded())?,
+            slot: slot.ok_or_else(|| engine.overloaded(&arrival.caller))?,
             timings: Timings::default(),
             work: engine.work.empty(),
             waited: Duration::ZERO,
@@ -284,6 +317,7 @@ impl<'engine> AdmittedRequest<'engine> {
             stage,
             deadline,
             wanted: Wanted(Arc::new(AtomicBool::new(true))),
+            caller: arrival.caller,
         })
     }
 
@@ -345,7 +379,7 @@ impl<'engine> AdmittedRequest<'engine> {
     fn check_turn(&self, weight: &Weight) -> Result<(), SegmentError> {
         let for_bytes = self.engine.work.wait_seconds(weight.total()).unwrap_or(0.0);
         let workers = self.engine.settings.queue.workers;
-        self.check_time(for_bytes.max(self.host.times.seconds_behind_images(workers)))
+        self.check_time(for_bytes.max(self.host.times.seconds_behind_images(&self.caller, workers)))
     }
 
     fn check_time(&self, seconds: f64) -> Result<(), SegmentError> {
@@ -364,16 +398,17 @@ impl<'engine> AdmittedRequest<'engine> {
         self.deadline.saturating_duration_since(Instant::now()).as_secs_f64()
     }
 
-    /// Reserves the bytes of the request, all at once. Waits for them in the order of the requests.
+    /// Reserves the bytes of the request, all at once. Waits for its turn: callers take turns, and the requests of each
+    /// in their order.
     ///
     /// # Errors
     /// [`SegmentError::TooBusy`] when the request would not get its turn before its deadline.
     pub(super) async fn reserve(&mut self, weight: &Weight) -> Result<(), SegmentError> {
         self.check_turn(weight)?;
-        self.turn = Some(self.host.times.image());
+        self.turn = Some(self.host.times.image(&self.caller));
         self.enter(Stage::Queue);
         let start = Instant::now();
-        self.work = self.engine.work.reserve(weight.total()).await;
+        self.work = self.engine.work.reserve(&self.caller, weight.total()).await;
         self.waited = start.elapsed();
         Ok(())
     }
@@ -436,7 +471,8 @@ impl<'engine> AdmittedRequest<'engine> {
     /// Pushes a job to the model's workers and waits for its answer. Records the stages queue and model.
     pub(super) async fn on_worker<T>(&mut self, job: impl FnOnce(Ticket<T>) -> Job) -> Result<T, SegmentError> {
         self.enter(Stage::Queue);
-        let (ticket, waiting) = Ticket::new(Arc::downgrade(&self.slot), Some(self.work.clone()));
+        let (slot, bytes) = (Arc::downgrade(&self.slot), Some(self.work.clone()));
+        let (ticket, waiting) = Ticket::new(self.caller.clone(), slot, bytes);
         if self.host.queue.push(job(ticket)).is_err() {
             return Err(self.engine.unavailable(self.host));
         }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::caller::{Caller, Scarce, Share};
 use super::estimate::HoldingTimes;
 
 /// Bytes of a semaphore's permit. A reservation is rounded up to whole permits.
@@ -48,19 +49,33 @@ impl Budget {
 
     /// Returns a reservation of nothing, which may grow.
     pub(super) fn empty(&self) -> HeldBytes {
+        self.reservation(None)
+    }
+
+    /// Returns a reservation of nothing for the body of a caller's request, which may grow to the caller's share.
+    pub(super) fn empty_for(&self, caller: &Caller) -> HeldBytes {
+        self.reservation(Some(caller.take(Scarce::BodyBytes, 0)))
+    }
+
+    fn reservation(&self, share: Option<Share>) -> HeldBytes {
+        let state = State {
+            share,
+            ..State::default()
+        };
         HeldBytes(Arc::new(Reservation {
             free: Arc::clone(&self.free),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             peak: AtomicU64::new(0),
             since: Instant::now(),
             holding: Arc::clone(&self.holding),
         }))
     }
 
-    /// Reserves bytes. Waits for its turn where they are not free: reservations are made in the order in which they
-    /// were asked for. More than all bytes of the budget are never free.
-    pub(super) async fn reserve(&self, bytes: u64) -> HeldBytes {
+    /// Reserves bytes for a caller. Waits for its turn where they are not free: callers take turns, and reservations of
+    /// one caller are made in the order in which they were asked for. More than all bytes of the budget are never free.
+    pub(super) async fn reserve(&self, caller: &Caller, bytes: u64) -> HeldBytes {
         let waiting = WaitingBytes::new(&self.waiting, bytes);
+        let _turn = caller.bytes_turn().lock().await;
         let permits = Arc::clone(&self.free).acquire_many_owned(units(bytes));
         let permit = permits.await.expect("a budget is never closed");
         drop(waiting);
@@ -69,6 +84,7 @@ impl Budget {
         *held.0.state() = State {
             bytes,
             permit: Some(permit),
+            share: None,
         };
         held
     }
@@ -122,14 +138,19 @@ struct Reservation {
 struct State {
     bytes: u64,
     permit: Option<OwnedSemaphorePermit>,
+    /// What the caller has of the bytes of all bodies, for a body.
+    share: Option<Share>,
 }
 
 impl HeldBytes {
-    /// Adds bytes. Returns whether they were free; never waits.
+    /// Adds bytes. Returns whether they were free, and the caller had not its share already; never waits.
     pub fn try_grow(&self, bytes: u64) -> bool {
         let mut state = self.0.state();
         let grown = state.bytes.saturating_add(bytes);
         let more = units(grown) - units(state.bytes);
+        if !state.may_grow(bytes, &self.0.free) {
+            return false;
+        }
         let Ok(permit) = Arc::clone(&self.0.free).try_acquire_many_owned(more) else {
             return false;
         };
@@ -137,14 +158,15 @@ impl HeldBytes {
             Some(held) => held.merge(permit),
             held @ None => *held = Some(permit),
         }
-        state.bytes = grown;
+        state.set(grown);
         self.0.peak.fetch_max(grown, Ordering::Relaxed);
         true
     }
 
     /// Returns whether so many more bytes are free now. They may be taken before they are added.
     pub fn could_grow(&self, bytes: u64) -> bool {
-        u64::from(units(bytes)) <= self.0.free.available_permits() as u64
+        let is_free = u64::from(units(bytes)) <= self.0.free.available_permits() as u64;
+        is_free && self.0.state().may_grow(bytes, &self.0.free)
     }
 
     /// Gives bytes back until at most `bytes` are left.
@@ -155,13 +177,29 @@ impl HeldBytes {
         }
         let less = units(state.bytes) - units(bytes);
         let given_back = state.permit.as_mut().and_then(|permit| permit.split(less as usize));
-        state.bytes = bytes;
+        state.set(bytes);
         drop(given_back);
     }
 
     /// Returns the bytes that are held.
     pub fn bytes(&self) -> u64 {
         self.0.state().bytes
+    }
+}
+
+impl State {
+    /// Returns whether the caller may take so many more bytes.
+    fn may_grow(&self, more: u64, free: &Semaphore) -> bool {
+        let left = free.available_permits() as u64 * UNIT;
+        let share = self.share.as_ref();
+        share.is_none_or(|share| share.caller().may_take(Scarce::BodyBytes, more, left))
+    }
+
+    fn set(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        if let Some(share) = &mut self.share {
+            share.set(bytes);
+        }
     }
 }
 
@@ -187,6 +225,7 @@ fn units(bytes: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::caller::Callers;
     use super::*;
 
     #[test]
@@ -220,10 +259,10 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_gets_its_turn_in_order_however_large_it_is() {
         let budget = Arc::new(Budget::new(10 * UNIT));
-        let first = budget.reserve(6 * UNIT).await;
+        let first = budget.reserve(&Caller::default(), 6 * UNIT).await;
         let waiting = |bytes| {
             let budget = Arc::clone(&budget);
-            tokio::spawn(async move { budget.reserve(bytes).await })
+            tokio::spawn(async move { budget.reserve(&Caller::default(), bytes).await })
         };
         let large = waiting(10 * UNIT);
         tokio::task::yield_now().await;
@@ -240,7 +279,56 @@ mod tests {
         large.shrink_to(9 * UNIT);
         assert_eq!(small.await.expect("it gets its bytes").bytes(), UNIT);
         assert_eq!(budget.wait_seconds(UNIT), Some(0.0));
-        drop(budget.reserve(UNIT).await);
+        drop(budget.reserve(&Caller::default(), UNIT).await);
         assert!(budget.wait_seconds(11 * UNIT).is_some());
+    }
+
+    #[tokio::test]
+    async fn callers_take_turns_whoever_has_more_that_waits() {
+        let callers = Callers::default();
+        let [alice, bob] = ["alice", "bob"].map(|name| callers.named(name));
+        let budget = Arc::new(Budget::new(UNIT));
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let first = budget.reserve(&alice, UNIT).await;
+        let waiting = |caller: &Caller, number: u32| {
+            let (budget, order, caller) = (Arc::clone(&budget), Arc::clone(&order), caller.clone());
+            tokio::spawn(async move {
+                let held = budget.reserve(&caller, UNIT).await;
+                order.lock().expect("nobody panics with it").push(number);
+                drop(held);
+            })
+        };
+        let mut all: Vec<_> = (1..=5).map(|number| waiting(&alice, number)).collect();
+        tokio::task::yield_now().await;
+        all.extend([10, 11].map(|number| waiting(&bob, number)));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        for waiting in all {
+            waiting.await.expect("it gets its bytes");
+        }
+        let order = order.lock().expect("nobody panics with it").clone();
+        assert_eq!(order, [1, 10, 2, 11, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_body_takes_no_more_than_its_callers_share() {
+        let callers = Callers::default();
+        let [alice, bob] = ["alice", "bob"].map(|name| callers.named(name));
+        let budget = Budget::new(10 * UNIT);
+        let bodies = [&alice, &alice, &bob].map(|caller| budget.empty_for(caller));
+        assert!(bodies[0].try_grow(3 * UNIT));
+        assert!(bodies[1].could_grow(2 * UNIT) && bodies[1].try_grow(2 * UNIT));
+        assert!(!bodies[1].could_grow(1) && !bodies[1].try_grow(1), "5 of 10 are left");
+        assert!(bodies[2].try_grow(2 * UNIT));
+        bodies[0].shrink_to(UNIT);
+        assert!(bodies[1].try_grow(UNIT), "5 are left, and alice has 4 then");
+        drop(bodies);
+        assert_eq!(budget.free_bytes(), 10 * UNIT);
+        assert!(
+            budget.empty_for(&alice).try_grow(10 * UNIT),
+            "what is left before is enough"
+        );
     }
 }

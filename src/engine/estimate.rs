@@ -2,9 +2,12 @@
 //!
 //! This file owns the averages. [`admission`](super::admission) asks them before a request waits for anything.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::caller::{Caller, CallerId};
 
 /// Share of the latest measurement in an average.
 const WEIGHT: f64 = 0.2;
@@ -29,17 +32,26 @@ pub(super) struct ServiceTimes {
     prompt: Mutex<Average>,
     /// Seconds from the model's answer to the end of a request: the label map and its encoding.
     rest: Mutex<Average>,
-    /// Images that the model has still to do, from the reservation of their bytes on.
-    images: Arc<AtomicUsize>,
+    /// Images that the model has still to do for each caller, from the reservation of their bytes on.
+    images: Arc<Mutex<HashMap<CallerId, usize>>>,
 }
 
 /// An image that a model has still to do. It counts until it is dropped.
 #[derive(Debug)]
-pub(super) struct ImageTurn(Arc<AtomicUsize>);
+pub(super) struct ImageTurn {
+    images: Arc<Mutex<HashMap<CallerId, usize>>>,
+    caller: CallerId,
+}
 
 impl Drop for ImageTurn {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut images = lock(&self.images);
+        if let Entry::Occupied(mut count) = images.entry(self.caller) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -67,16 +79,26 @@ impl ServiceTimes {
         lock(&self.rest).record(elapsed.as_secs_f64(), Instant::now());
     }
 
-    /// Counts an image among those that the model has still to do.
-    pub(super) fn image(&self) -> ImageTurn {
-        self.images.fetch_add(1, Ordering::Relaxed);
-        ImageTurn(Arc::clone(&self.images))
+    /// Counts a caller's image among those that the model has still to do.
+    pub(super) fn image(&self, caller: &Caller) -> ImageTurn {
+        *lock(&self.images).entry(caller.id()).or_default() += 1;
+        ImageTurn {
+            images: Arc::clone(&self.images),
+            caller: caller.id(),
+        }
     }
 
-    /// Returns about how many seconds pass until a request would be answered that comes after all images that the
-    /// model has still to do with so many workers; 0 if there are none, or while that is not known.
-    pub(super) fn seconds_behind_images(&self, workers: usize) -> f64 {
-        let (images, now) = (self.images.load(Ordering::Relaxed), Instant::now());
+    /// Returns about how many seconds pass until a request of the caller would be answered that comes now, with so many
+    /// workers; 0 if the model has no image to do, or while that is not known. Before it come all images of the caller,
+    /// and as many turns of each other one.
+    pub(super) fn seconds_behind_images(&self, caller: &Caller, workers: usize) -> f64 {
+        let now = Instant::now();
+        let images: usize = {
+            let images = lock(&self.images);
+            let own = images.get(&caller.id()).copied().unwrap_or(0);
+            let others = images.iter().filter(|(other, _)| **other != caller.id());
+            own + others.map(|(_, &count)| count.min(own + 1)).sum::<usize>()
+        };
         let Some(seconds) = lock(&self.image).get(now).filter(|_| images > 0) else {
             return 0.0;
         };
@@ -111,8 +133,8 @@ impl Average {
     }
 }
 
-fn lock(average: &Mutex<Average>) -> MutexGuard<'_, Average> {
-    average.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long reservations of a budget are held, weighted by their bytes.
@@ -140,6 +162,7 @@ impl HoldingTimes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::caller::Callers;
     use super::*;
 
     #[test]
@@ -173,18 +196,34 @@ mod tests {
 
     #[test]
     fn a_request_comes_after_all_images_that_are_still_to_do() {
-        let times = ServiceTimes::default();
-        let first = times.image();
-        assert_eq!(times.seconds_behind_images(1), 0.0);
+        let (times, caller) = (ServiceTimes::default(), Caller::default());
+        let first = times.image(&caller);
+        assert_eq!(times.seconds_behind_images(&caller, 1), 0.0);
         for _ in 0..3 {
             times.record_images(2, Duration::from_secs(4));
             times.record_rest(Duration::from_secs(1));
         }
-        let second = times.image();
-        assert_eq!(times.seconds_behind_images(1), MARGIN * 7.0);
-        assert_eq!(times.seconds_behind_images(2), MARGIN * 4.0);
+        let second = times.image(&caller);
+        assert_eq!(times.seconds_behind_images(&caller, 1), MARGIN * 7.0);
+        assert_eq!(times.seconds_behind_images(&caller, 2), MARGIN * 4.0);
         drop((first, second));
-        assert_eq!(times.seconds_behind_images(1), 0.0);
+        assert_eq!(times.seconds_behind_images(&caller, 1), 0.0);
+    }
+
+    #[test]
+    fn a_request_waits_for_as_many_turns_of_others_as_its_caller_needs() {
+        let (times, callers) = (ServiceTimes::default(), Callers::default());
+        let [alice, bob] = ["alice", "bob"].map(|name| callers.named(name));
+        for _ in 0..3 {
+            times.record_images(1, Duration::from_secs(1));
+        }
+        let of_alice: Vec<_> = (0..30).map(|_| times.image(&alice)).collect();
+        assert_eq!(times.seconds_behind_images(&bob, 1), MARGIN * 2.0);
+        let _of_bob = times.image(&bob);
+        assert_eq!(times.seconds_behind_images(&bob, 1), MARGIN * 4.0);
+        assert_eq!(times.seconds_behind_images(&alice, 1), MARGIN * 32.0);
+        drop(of_alice);
+        assert_eq!(lock(&times.images).len(), 1);
     }
 
     #[test]

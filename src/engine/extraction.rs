@@ -12,7 +12,7 @@ use super::images::EncodedImage;
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
 use super::weight::{Dimensions, Weight};
 use super::worker::{ExtractJob, FeatureInput, Job};
-use super::{Arrival, Engine, Stage, cost};
+use super::{Arrival, Caller, Engine, Stage, cost};
 use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
 use crate::labeller::{ImageFeatures, ModelKind};
@@ -44,14 +44,14 @@ impl Engine {
         stage.until(arrived, deadline, held).await
     }
 
-    /// Drops a held image and all features computed from its bytes.
+    /// Drops an image that the caller left, and all features computed from its bytes for the caller.
     ///
     /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when no image is held under the id.
-    pub fn drop_image(&self, id: &str) -> Result<(), SegmentError> {
-        let image = self.images.remove(id, Instant::now());
+    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id.
+    pub fn drop_image(&self, caller: &Caller, id: &str) -> Result<(), SegmentError> {
+        let image = self.images.remove(caller.id(), id, Instant::now());
         let image = image.ok_or(SegmentError::ImageNotHeld)?;
-        self.features.drop_image(image.digest);
+        self.features.drop_image(caller.id(), image.digest);
         Ok(())
     }
 }
@@ -121,7 +121,7 @@ impl AdmittedRequest<'_> {
             self.hold_features(key, features, size, options.keys);
         }
         let image = EncodedImage { bytes: image, digest };
-        let id = self.engine.images.hold(image, Instant::now());
+        let id = self.engine.images.hold(self.caller.id(), image, Instant::now());
         let (width, height) = size;
         Ok(HeldImage {
             id: id.to_string(),
@@ -145,7 +145,7 @@ impl AdmittedRequest<'_> {
             }
             ImageSource::Upload(bytes) => Ok((bytes.clone(), None)),
             ImageSource::Held(id) => {
-                let held = self.engine.images.get(id, Instant::now());
+                let held = self.engine.images.get(self.caller.id(), id, Instant::now());
                 let EncodedImage { bytes, digest } = held.ok_or(SegmentError::ImageNotHeld)?;
                 Ok((bytes, Some(digest)))
             }
@@ -171,7 +171,9 @@ impl AdmittedRequest<'_> {
         let model = (self.host.name.as_str(), self.model.short_side);
         let digest = digest.filter(|_| features.is_on());
         let key = digest.map(|digest| FeatureKey::new(digest, model, options, input));
-        let cached = key.as_ref().and_then(|key| features.get(key, options.keys));
+        let cached = key
+            .as_ref()
+            .and_then(|key| features.get(self.caller.id(), key, options.keys));
         let (header, size) = match &cached {
             Some(HeldFeatures { size, .. }) if dense.refinement == RefinementOptions::None => (None, *size),
             Some(_) | None => {
@@ -247,7 +249,7 @@ impl AdmittedRequest<'_> {
         keys: Option<SmoothingKeys>,
     ) {
         let held = HeldFeatures { features, keys, size };
-        self.engine.features.hold(key, held);
+        self.engine.features.hold(self.caller.id(), key, held);
     }
 
     /// Checks that the model can compute the options.

@@ -1,4 +1,5 @@
-//! Cache of image features. Features are found again by the image's bytes and by everything else they depend on.
+//! Cache of image features. Features are found again by the image's bytes and by everything else they depend on, and by
+//! the caller they were computed for alone: another must not learn that the image has been here.
 //!
 //! This file owns which features are kept and for how long; workers compute them. Features live in memory only, because
 //! they are of use to the loaded models alone.
@@ -8,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use sha2::{Digest as _, Sha256};
 
+use super::caller::CallerId;
 use super::request::InputOptions;
 use crate::dense::{FeatureOptions, SmoothingKeys};
 use crate::image::{Orientation, Resize};
 use crate::labeller::ImageFeatures;
-use crate::support::ByteLru;
+use crate::support::{ByteLru, SharedLru};
 
 /// SHA-256 of an encoded image's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,16 +90,17 @@ pub(super) struct FeatureStatistics {
 pub(super) struct FeatureCache {
     hits: AtomicU64,
     misses: AtomicU64,
-    held: Mutex<ByteLru<FeatureKey, HeldFeatures>>,
+    held: Mutex<SharedLru<CallerId, FeatureKey, HeldFeatures>>,
 }
 
 impl FeatureCache {
-    /// Creates a cache of at most this many bytes. The least recently used features are dropped first.
+    /// Creates a cache of at most this many bytes. The least recently used features of the
+    /// caller that holds most are dropped first.
     pub(super) fn new(capacity_bytes: u64) -> Self {
         Self {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
-            held: Mutex::new(ByteLru::new(capacity_bytes)),
+            held: Mutex::new(SharedLru::new(capacity_bytes)),
         }
     }
 
@@ -106,34 +109,35 @@ impl FeatureCache {
         self.held().capacity_bytes() > 0
     }
 
-    /// Returns the cached features with the smoothing keys that the request needs. `keys: None` accepts any features.
-    pub(super) fn get(&self, key: &FeatureKey, keys: Option<SmoothingKeys>) -> Option<HeldFeatures> {
-        let found = self.held().get(key).cloned();
+    /// Returns the caller's cached features with the smoothing keys that the request needs. `keys: None` accepts any
+    /// features.
+    pub(super) fn get(&self, caller: CallerId, key: &FeatureKey, keys: Option<SmoothingKeys>) -> Option<HeldFeatures> {
+        let found = self.held().get(&caller, key).cloned();
         let found = found.filter(|held| keys.is_none() || held.keys == keys);
         let count = if found.is_some() { &self.hits } else { &self.misses };
         count.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    /// Caches features and replaces those with other keys or none. Features larger than the whole cache are not kept.
-    pub(super) fn hold(&self, key: FeatureKey, features: HeldFeatures) {
+    /// Caches features for a caller and replaces those with other keys or none. Features larger than the whole cache are not kept.
+    pub(super) fn hold(&self, caller: CallerId, key: FeatureKey, features: HeldFeatures) {
         let scales = size_of_val(key.scales.as_slice());
         let heap = key.model.len() + scales + features.features.bytes();
         let bytes = ByteLru::<FeatureKey, HeldFeatures>::entry_bytes(heap);
         let mut held = self.held();
         // Two requests may have computed the features at once. Features without keys must not replace those with keys.
         let has_keys = |held: &HeldFeatures| held.keys.is_some();
-        if features.keys.is_some() || !held.get(&key).is_some_and(has_keys) {
-            held.insert(key, features, bytes);
+        if features.keys.is_some() || !held.get(&caller, &key).is_some_and(has_keys) {
+            held.insert(caller, key, features, bytes);
         }
     }
 
-    /// Drops all features of an image.
-    pub(super) fn drop_image(&self, digest: ImageDigest) {
+    /// Drops all features that a caller has of an image.
+    pub(super) fn drop_image(&self, caller: CallerId, digest: ImageDigest) {
         let mut held = self.held();
-        let of_image: Vec<_> = held.keys().filter(|key| key.digest == digest).cloned().collect();
+        let of_image: Vec<_> = held.keys(&caller).filter(|key| key.digest == digest).cloned().collect();
         for key in of_image {
-            held.remove(&key);
+            held.remove(&caller, &key);
         }
     }
 
@@ -148,7 +152,7 @@ impl FeatureCache {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, ByteLru<FeatureKey, HeldFeatures>> {
+    fn held(&self) -> MutexGuard<'_, SharedLru<CallerId, FeatureKey, HeldFeatures>> {
         self.held.lock().expect("nothing panics while it has the cache's lock")
     }
 }
@@ -174,6 +178,8 @@ mod tests {
         }
     }
 
+    const ALICE: CallerId = CallerId(1);
+    const BOB: CallerId = CallerId(2);
     const PLAIN: Option<SmoothingKeys> = Some(SmoothingKeys::Plain);
     const PROJECTED: Option<SmoothingKeys> = Some(SmoothingKeys::Projected);
 
@@ -227,15 +233,15 @@ mod tests {
     #[test]
     fn features_with_keys_serve_without_and_take_the_place_of_those_without() {
         let cache = FeatureCache::new(1 << 20);
-        let keys_held = |keys| cache.get(&key("a"), keys).map(|held| held.keys);
+        let keys_held = |keys| cache.get(ALICE, &key("a"), keys).map(|held| held.keys);
         assert_eq!(keys_held(None), None);
-        cache.hold(key("a"), features(10, None));
+        cache.hold(ALICE, key("a"), features(10, None));
         assert_eq!([keys_held(None), keys_held(PLAIN)], [Some(None), None]);
-        cache.hold(key("a"), features(20, PLAIN));
+        cache.hold(ALICE, key("a"), features(20, PLAIN));
         assert_eq!([keys_held(None), keys_held(PLAIN)], [Some(PLAIN), Some(PLAIN)]);
-        cache.hold(key("a"), features(10, None));
+        cache.hold(ALICE, key("a"), features(10, None));
         assert_eq!([keys_held(PLAIN), keys_held(PROJECTED)], [Some(PLAIN), None]);
-        cache.hold(key("a"), features(20, PROJECTED));
+        cache.hold(ALICE, key("a"), features(20, PROJECTED));
         assert_eq!([keys_held(PROJECTED), keys_held(PLAIN)], [Some(PROJECTED), None]);
         let statistics = cache.statistics();
         assert_eq!((statistics.hits, statistics.misses, statistics.entries), (5, 4, 1));
@@ -245,14 +251,14 @@ mod tests {
     fn the_least_recently_used_go_first_and_what_is_too_large_is_not_held() {
         let cache = FeatureCache::new(2500);
         for (image, bytes) in [("a", 700), ("b", 700)] {
-            cache.hold(key(image), features(bytes, None));
+            cache.hold(ALICE, key(image), features(bytes, None));
         }
-        let is_held = |image: &str| cache.get(&key(image), None).is_some();
+        let is_held = |image: &str| cache.get(ALICE, &key(image), None).is_some();
         assert!(is_held("a"));
-        cache.hold(key("c"), features(700, None));
+        cache.hold(ALICE, key("c"), features(700, None));
         assert_eq!(["a", "b", "c"].map(is_held), [true, false, true]);
         assert!((1400..=2500).contains(&cache.statistics().bytes));
-        cache.hold(key("d"), features(2500, None));
+        cache.hold(ALICE, key("d"), features(2500, None));
         assert_eq!(["a", "c", "d"].map(is_held), [true, true, false]);
     }
 
@@ -264,10 +270,22 @@ mod tests {
             ..key("a")
         };
         for key in [key("a"), other_model, key("b")] {
-            cache.hold(key, features(10, None));
+            cache.hold(ALICE, key, features(10, None));
         }
-        cache.drop_image(ImageDigest::of(b"a"));
+        cache.drop_image(ALICE, ImageDigest::of(b"a"));
         assert_eq!(cache.statistics().entries, 1);
-        assert!(cache.get(&key("b"), None).is_some());
+        assert!(cache.get(ALICE, &key("b"), None).is_some());
+    }
+
+    #[test]
+    fn features_are_the_callers_they_were_computed_for() {
+        let cache = FeatureCache::new(1 << 20);
+        for caller in [ALICE, BOB] {
+            assert!(cache.get(caller, &key("a"), None).is_none());
+            cache.hold(caller, key("a"), features(10, None));
+        }
+        cache.drop_image(ALICE, ImageDigest::of(b"a"));
+        assert!(cache.get(ALICE, &key("a"), None).is_none());
+        assert!(cache.get(BOB, &key("a"), None).is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! Encoded images that clients uploaded for several requests.
 //!
-//! This file owns their ids and how long each is held. Whoever knows an id may use the image, so ids are random and
-//! never listed. [`features`](super::features) holds what models compute from images.
+//! This file owns their ids and how long each is held. An image is its caller's alone. Whoever knows an id and is the
+//! same caller may use the image, so ids are random and never listed. [`features`](super::features) holds what models compute from images.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::caller::CallerId;
 use super::features::ImageDigest;
 use super::request::SegmentError;
-use crate::support::ByteLru;
+use crate::support::{ByteLru, SharedLru};
 
 /// An encoded image with its digest.
 #[derive(Debug, Clone)]
@@ -32,9 +33,9 @@ pub(super) struct HeldImages {
 /// The images and their expiry times, which change together.
 #[derive(Debug)]
 struct State {
-    held: ByteLru<Arc<str>, Held>,
+    held: SharedLru<CallerId, Arc<str>, Held>,
     /// When each image expires, earliest first.
-    ends: BTreeSet<(Instant, Arc<str>)>,
+    ends: BTreeSet<(Instant, CallerId, Arc<str>)>,
 }
 
 #[derive(Debug)]
@@ -53,13 +54,13 @@ pub(super) struct ImageStatistics {
 }
 
 impl HeldImages {
-    /// Holds at most `capacity_bytes` bytes, each image for at most `lifetime`. The least recently used images are
-    /// dropped first.
+    /// Holds at most `capacity_bytes` bytes, each image for at most `lifetime`. The least recently used images of
+    /// the caller that holds most are dropped first.
     pub(super) fn new(capacity_bytes: u64, lifetime: Duration) -> Self {
         Self {
             lifetime,
             state: Mutex::new(State {
-                held: ByteLru::new(capacity_bytes),
+                held: SharedLru::new(capacity_bytes),
                 ends: BTreeSet::new(),
             }),
         }
@@ -82,8 +83,8 @@ impl HeldImages {
         Ok(())
     }
 
-    /// Holds an image that passed [`HeldImages::check`]. Returns its new id.
-    pub(super) fn hold(&self, image: EncodedImage, now: Instant) -> Arc<str> {
+    /// Holds an image of a caller that passed [`HeldImages::check`]. Returns its new id.
+    pub(super) fn hold(&self, caller: CallerId, image: EncodedImage, now: Instant) -> Arc<str> {
         // 122 random bits from the operating system.
         let id: Arc<str> = Uuid::new_v4().simple().to_string().into();
         // An upload's buffer may be larger than the image in it, so the bytes are copied.
@@ -94,27 +95,27 @@ impl HeldImages {
         let (bytes, end) = (entry_bytes(&image.bytes), now + self.lifetime);
         let mut state = self.state();
         state.expire(now);
-        state.ends.insert((end, Arc::clone(&id)));
-        for (id, held) in state.held.insert(Arc::clone(&id), Held { image, end }, bytes) {
-            state.ends.remove(&(held.end, id));
+        state.ends.insert((end, caller, Arc::clone(&id)));
+        for (of, id, held) in state.held.insert(caller, Arc::clone(&id), Held { image, end }, bytes) {
+            state.ends.remove(&(held.end, of, id));
         }
         id
     }
 
-    /// Returns the image with this id. Counts as use, but does not extend the image's lifetime.
-    pub(super) fn get(&self, id: &str, now: Instant) -> Option<EncodedImage> {
+    /// Returns the caller's image with this id. Counts as use, but does not extend the image's lifetime.
+    pub(super) fn get(&self, caller: CallerId, id: &str, now: Instant) -> Option<EncodedImage> {
         let mut state = self.state();
         state.expire(now);
-        Some(state.held.get(&id.into())?.image.clone())
+        Some(state.held.get(&caller, &id.into())?.image.clone())
     }
 
-    /// Removes an image and returns it, if it is held.
-    pub(super) fn remove(&self, id: &str, now: Instant) -> Option<EncodedImage> {
+    /// Removes an image of the caller and returns it, if it is held.
+    pub(super) fn remove(&self, caller: CallerId, id: &str, now: Instant) -> Option<EncodedImage> {
         let mut state = self.state();
         state.expire(now);
         let id = id.into();
-        let Held { image, end } = state.held.remove(&id)?;
-        state.ends.remove(&(end, id));
+        let Held { image, end } = state.held.remove(&caller, &id)?;
+        state.ends.remove(&(end, caller, id));
         Some(image)
     }
 
@@ -136,10 +137,10 @@ impl HeldImages {
 impl State {
     /// Drops all images that have expired.
     fn expire(&mut self, now: Instant) {
-        while self.ends.first().is_some_and(|(end, _)| *end <= now)
-            && let Some((_, id)) = self.ends.pop_first()
+        while self.ends.first().is_some_and(|(end, ..)| *end <= now)
+            && let Some((_, caller, id)) = self.ends.pop_first()
         {
-            self.held.remove(&id);
+            self.held.remove(&caller, &id);
         }
     }
 }
@@ -147,13 +148,15 @@ impl State {
 /// Returns the bytes that an image takes with its id and its entry among the expiry times.
 fn entry_bytes(image: &Bytes) -> u64 {
     let id = Uuid::nil().simple().to_string().len();
-    ByteLru::<Arc<str>, Held>::entry_bytes(id + size_of::<(Instant, Arc<str>)>() + image.len())
+    ByteLru::<Arc<str>, Held>::entry_bytes(id + size_of::<(Instant, CallerId, Arc<str>)>() + image.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALICE: CallerId = CallerId(1);
+    const BOB: CallerId = CallerId(2);
     const LIFETIME: Duration = Duration::from_secs(60);
 
     fn image(bytes: &'static [u8]) -> EncodedImage {
@@ -171,29 +174,29 @@ mod tests {
     #[test]
     fn an_image_is_there_under_its_id_until_it_is_removed() {
         let (images, now) = (images(2), Instant::now());
-        let [a, again] = [(); 2].map(|()| images.hold(image(b"a"), now));
+        let [a, again] = [(); 2].map(|()| images.hold(ALICE, image(b"a"), now));
         assert_ne!(a, again);
         assert_eq!(a.len(), 32);
-        assert_eq!(images.get(&a, now).map(|held| held.bytes), Some("a".into()));
-        assert!(images.get("a", now).is_none());
+        assert_eq!(images.get(ALICE, &a, now).map(|held| held.bytes), Some("a".into()));
+        assert!(images.get(ALICE, "a", now).is_none());
         assert_eq!(
-            images.remove(&a, now).map(|held| held.digest),
+            images.remove(ALICE, &a, now).map(|held| held.digest),
             Some(ImageDigest::of(b"a"))
         );
-        assert!(images.get(&a, now).is_none() && images.remove(&a, now).is_none());
-        assert!(images.get(&again, now).is_some());
+        assert!(images.get(ALICE, &a, now).is_none() && images.remove(ALICE, &a, now).is_none());
+        assert!(images.get(ALICE, &again, now).is_some());
         assert_eq!(images.statistics(now).images, 1);
     }
 
     #[test]
     fn an_image_expires_however_often_it_is_used() {
         let (images, start) = (images(2), Instant::now());
-        let id = images.hold(image(b"a"), start);
+        let id = images.hold(ALICE, image(b"a"), start);
         let just_before = start + LIFETIME - Duration::from_nanos(1);
-        let later = images.hold(image(b"b"), just_before);
-        assert!(images.get(&id, just_before).is_some());
-        assert!(images.get(&id, start + LIFETIME).is_none());
-        assert!(images.get(&later, start + LIFETIME).is_some());
+        let later = images.hold(ALICE, image(b"b"), just_before);
+        assert!(images.get(ALICE, &id, just_before).is_some());
+        assert!(images.get(ALICE, &id, start + LIFETIME).is_none());
+        assert!(images.get(ALICE, &later, start + LIFETIME).is_some());
         assert_eq!(images.statistics(start + LIFETIME).images, 1);
         assert_eq!(
             images.statistics(just_before + LIFETIME),
@@ -204,11 +207,24 @@ mod tests {
     #[test]
     fn the_least_recently_used_image_goes_first() {
         let (images, now) = (images(2), Instant::now());
-        let [a, b] = [b"a", b"b"].map(|bytes| images.hold(image(bytes), now));
-        assert!(images.get(&a, now).is_some());
-        let c = images.hold(image(b"c"), now);
-        assert!(images.get(&b, now).is_none());
-        assert!(images.get(&a, now).is_some() && images.get(&c, now).is_some());
+        let [a, b] = [b"a", b"b"].map(|bytes| images.hold(ALICE, image(bytes), now));
+        assert!(images.get(ALICE, &a, now).is_some());
+        let c = images.hold(ALICE, image(b"c"), now);
+        assert!(images.get(ALICE, &b, now).is_none());
+        assert!(images.get(ALICE, &a, now).is_some() && images.get(ALICE, &c, now).is_some());
+        assert_eq!(images.state().ends.len(), 2);
+    }
+
+    #[test]
+    fn an_image_is_its_callers_alone_and_stays_while_another_fills_the_rest() {
+        let (images, now) = (images(3), Instant::now());
+        let id = images.hold(BOB, image(b"a"), now);
+        assert!(images.get(ALICE, &id, now).is_none() && images.remove(ALICE, &id, now).is_none());
+        for _ in 0..10 {
+            images.hold(ALICE, image(b"a"), now);
+        }
+        assert_eq!(images.statistics(now).images, 3);
+        assert!(images.remove(BOB, &id, now).is_some());
         assert_eq!(images.state().ends.len(), 2);
     }
 

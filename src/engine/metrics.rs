@@ -43,6 +43,8 @@ pub(super) struct EngineMetrics {
 pub(super) enum Refusal {
     /// All slots are taken.
     Slots,
+    /// The caller has its share of the slots.
+    Share,
     /// There is no room for the request's body.
     BodyBytes,
     /// More texts would wait to be embedded than may.
@@ -64,6 +66,7 @@ impl Refusal {
     pub(super) fn of(error: &SegmentError) -> Option<Self> {
         match error {
             SegmentError::Overloaded { .. } => Some(Self::Slots),
+            SegmentError::ShareTaken { .. } => Some(Self::Share),
             SegmentError::BodyBytes { .. } => Some(Self::BodyBytes),
             SegmentError::TooManyTexts { .. } => Some(Self::WaitingTexts),
             SegmentError::TooManyNewTexts { .. } | SegmentError::TooBusy { .. } => Some(Self::Deadline),
@@ -305,6 +308,7 @@ mod tests {
             "maskclip_work_bytes_capacity 4096",
             "maskclip_requests_capacity 0",
             "maskclip_refusals_total{reason=\"slots\"} 0",
+            "maskclip_refusals_total{reason=\"share\"} 0",
             "maskclip_refusals_total{reason=\"body_bytes\"} 0",
             "maskclip_refusals_total{reason=\"waiting_texts\"} 0",
             "maskclip_refusals_total{reason=\"deadline\"} 0",

@@ -6,6 +6,7 @@
 mod admission;
 mod batching;
 mod budget;
+mod caller;
 mod cost;
 mod defaults;
 mod estimate;
@@ -41,6 +42,7 @@ use crate::vocabulary::{
 
 pub use admission::Arrival;
 pub use budget::HeldBytes;
+pub use caller::{Caller, Callers};
 pub use cost::CostError;
 pub use defaults::DefaultSettings;
 pub use limits::InputLimits;
@@ -90,6 +92,7 @@ pub struct Engine {
     /// The models in the order of the settings, the default first. Never empty.
     models: Vec<ModelHost>,
     draining: AtomicBool,
+    callers: Callers,
     features: Arc<FeatureCache>,
     images: Arc<HeldImages>,
     embeddings: Arc<EmbeddingStore>,
@@ -149,12 +152,18 @@ impl Engine {
             metrics,
             models,
             draining: AtomicBool::new(false),
+            callers: Callers::default(),
         })
     }
 
     /// Returns the engine's settings.
     pub fn settings(&self) -> &EngineSettings {
         &self.settings
+    }
+
+    /// Returns the callers that requests can come from.
+    pub fn callers(&self) -> &Callers {
+        &self.callers
     }
 
     /// Waits until every model has a ready worker. Returns the models' descriptions in the order of the settings.

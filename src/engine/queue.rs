@@ -1,6 +1,7 @@
 //! The queue between requests and the worker threads.
 //!
-//! Jobs leave by their [`Turn`], and those of one turn in the order they came. The queue has no capacity of its own: an
+//! Jobs leave by their [`Turn`]. Among jobs of one turn, callers take turns, and the jobs of one caller leave in the order
+//! they came. The queue has no capacity of its own: an
 //! image's job counts against `engine.work_bytes`, and texts against `engine.max_waiting_texts`. While nobody can work,
 //! the queue refuses jobs, so that none waits for work that may never come.
 
@@ -9,6 +10,8 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use prometheus::IntGauge;
+
+use super::caller::Caller;
 
 /// Images that may go before waiting texts, one after the other. Then a chunk of texts gets its turn, so that texts are
 /// delayed by a stream of images and not starved.
@@ -31,6 +34,9 @@ pub enum Turn {
 pub trait Queued {
     /// Returns the job's turn, which may change while it waits.
     fn turn(&self) -> Turn;
+
+    /// Returns whose job it is.
+    fn caller(&self) -> &Caller;
 }
 
 /// A queue that can be closed. Consumers block until a job comes.
@@ -58,13 +64,16 @@ struct State<T> {
 impl<T: Queued> State<T> {
     /// Takes the job whose turn it is.
     fn next(&mut self) -> Option<T> {
-        let turns = self.jobs.iter().map(Queued::turn).enumerate();
-        let turns: Vec<(usize, Turn)> = turns.collect();
-        // Among equals, the first is the oldest.
-        let first = |turns: &mut dyn Iterator<Item = (usize, Turn)>| turns.min_by_key(|&(_, turn)| turn);
+        let turns = self.jobs.iter().enumerate();
+        let turns: Vec<(usize, Turn, u64)> = turns
+            .map(|(place, job)| (place, job.turn(), job.caller().latest_turn()))
+            .collect();
+        // Whose caller has waited longest goes first. Among equals, that is the oldest job.
+        type Place = (usize, Turn, u64);
+        let first = |turns: &mut dyn Iterator<Item = Place>| turns.min_by_key(|&(_, turn, latest)| (turn, latest));
         let mut next = first(&mut turns.iter().copied())?;
         if next.1 == Turn::Image && self.images_in_a_row >= IMAGES_IN_A_ROW {
-            let mut texts = turns.iter().copied().filter(|&(_, turn)| turn > Turn::Image);
+            let mut texts = turns.iter().copied().filter(|&(_, turn, _)| turn > Turn::Image);
             next = first(&mut texts).unwrap_or(next);
         }
         match next.1 {
@@ -72,7 +81,11 @@ impl<T: Queued> State<T> {
             Turn::Image => self.images_in_a_row += 1,
             Turn::Texts | Turn::TextsAhead => self.images_in_a_row = 0,
         }
-        self.jobs.remove(next.0)
+        let job = self.jobs.remove(next.0)?;
+        if next.1 != Turn::Unwanted {
+            job.caller().has_turn();
+        }
+        Some(job)
     }
 }
 
@@ -201,14 +214,32 @@ impl<T: Queued> JobQueue<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
+    use super::super::caller::Callers;
     use super::*;
 
-    /// Jobs below 100 are images, those below 200 texts, those below 300 texts ahead.
+    /// Jobs below 100 are images, those below 200 texts, those below 300 texts ahead. They have the caller without a
+    /// name.
     impl Queued for u32 {
         fn turn(&self) -> Turn {
             [Turn::Image, Turn::Texts, Turn::TextsAhead, Turn::Unwanted][*self as usize / 100]
+        }
+
+        fn caller(&self) -> &Caller {
+            static NOBODY: LazyLock<Caller> = LazyLock::new(Caller::default);
+            &NOBODY
+        }
+    }
+
+    /// The job of a caller.
+    impl Queued for (Caller, u32) {
+        fn turn(&self) -> Turn {
+            self.1.turn()
+        }
+
+        fn caller(&self) -> &Caller {
+            &self.0
         }
     }
 
@@ -236,6 +267,26 @@ mod tests {
             [(); 7].map(|()| queue.pop().expect("there are seven")),
             [300, 1, 2, 100, 101, 200, 201]
         );
+    }
+
+    #[test]
+    fn callers_take_turns_and_each_ones_jobs_leave_in_their_order() {
+        let callers = Callers::default();
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| callers.named(name));
+        let queue = JobQueue::new(IntGauge::new("depth", "test").expect("a valid name"));
+        let push = |caller: &Caller, jobs: &[u32]| {
+            for &job in jobs {
+                assert!(queue.push((caller.clone(), job)).is_ok(), "open");
+            }
+        };
+        push(&alice, &[1, 2, 3, 4, 100, 101]);
+        let pop = || queue.pop().expect("there is one").1;
+        assert_eq!([pop(), pop()], [1, 2]);
+        push(&bob, &[10, 11, 110]);
+        push(&carol, &[20]);
+        assert_eq!([(); 5].map(|()| pop()), [10, 20, 3, 11, 4]);
+        // The turns for images count for texts as well.
+        assert_eq!([(); 3].map(|()| pop()), [110, 100, 101]);
     }
 
     #[test]

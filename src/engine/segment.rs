@@ -11,7 +11,7 @@ use super::request::{
 };
 use super::weight::{Dimensions, Weight};
 use super::worker::{Job, ScoreJob, Scored};
-use super::{Arrival, CostError, Engine, Stage, cost};
+use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::refinement_bytes;
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, LabelStyle};
 use crate::scores::{DenseScores, QueryOwner};
@@ -19,7 +19,7 @@ use crate::telemetry::note;
 use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
 
 impl Engine {
-    /// Labels one image.
+    /// Labels one image, for the caller without a name.
     ///
     /// Never waits for a free slot: a full engine returns [`SegmentError::Overloaded`] at once. Dropping the future
     /// gives the request up; texts that have been embedded for it by then are kept. The image's features are cached
@@ -29,7 +29,7 @@ impl Engine {
     /// [`SegmentError`] when the image, the vocabulary or the options are refused, the engine is not ready or full, or
     /// the deadline passes.
     pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        self.segment_arrived(self.arrive()?, request).await
+        self.segment_arrived(self.arrive(&Caller::default())?, request).await
     }
 
     /// Labels one image as [`Engine::segment`] does, for a request that arrived earlier.
@@ -62,14 +62,14 @@ impl Engine {
 impl AdmittedRequest<'_> {
     async fn segment(mut self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
         let SegmentRequest { image, fields } = request;
-        let vocabulary = self.engine.find_vocabulary(fields.choice()?).await?;
+        let vocabulary = self.engine.find_vocabulary(&self.caller, fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(), &vocabulary.options)?;
         let SegmentOptions { dense, input, .. } = &options;
         self.check(&dense.features)?;
         let (image, digest) = self.image(&image).await?;
         let list = self
             .engine
-            .class_list(vocabulary, &options.background, options.templates)?;
+            .class_list(&self.caller, vocabulary, &options.background, options.templates)?;
         note("classes", list.classes().len() as i64);
         options.check_style(list.classes().len())?;
         let seen = self.look(image, digest, dense, input).await?;
@@ -191,9 +191,10 @@ impl AdmittedRequest<'_> {
         let start = Instant::now();
         let missing = self.engine.missing_texts(&self.model, texts, templates).await;
         self.check_text_time(missing, templates)?;
+        let _waiting = self.engine.take_text_share(&self.caller, missing)?;
         let embeddings = self
             .engine
-            .embed(texts, templates, self.host, &self.model, Urgency::Request)
+            .embed(&self.caller, texts, templates, self.host, &self.model, Urgency::Request)
             .await?;
         self.record(Stage::Text, start.elapsed());
         Ok(embeddings)

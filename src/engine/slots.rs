@@ -6,6 +6,7 @@ use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::HeldBytes;
+use super::caller::{Caller, Scarce, Share};
 
 /// The engine's `engine.queue_capacity` slots. A request holds a slot, and so does running work for it: a request that
 /// was given up still counts until the work ends. Work that waits for its turn holds none.
@@ -20,6 +21,7 @@ pub struct Slots {
 #[derive(Debug)]
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
+    _share: Share,
     /// The bytes of the request's body, of which the request is made.
     _body: HeldBytes,
     in_flight: IntGauge,
@@ -35,19 +37,30 @@ impl Slots {
         }
     }
 
-    /// Takes a slot if one is free, for a request with the given bytes of its body. Never waits.
-    pub fn take(&self, body: HeldBytes) -> Option<Arc<Slot>> {
+    /// Takes a slot for a caller's request with the given bytes of its body, if one is free and the caller has not its
+    /// share already. Never waits.
+    pub fn take(&self, caller: &Caller, body: HeldBytes) -> Option<Arc<Slot>> {
+        if self.are_taken(caller) {
+            return None;
+        }
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
         self.in_flight.inc();
         Some(Arc::new(Slot {
             _permit: permit,
+            _share: caller.take(Scarce::Slots, 1),
             _body: body,
             in_flight: self.in_flight.clone(),
         }))
     }
 
-    /// Returns whether all slots are taken.
-    pub fn are_taken(&self) -> bool {
+    /// Returns whether the caller can take no slot: all are taken, or the caller has its share.
+    pub fn are_taken(&self, caller: &Caller) -> bool {
+        let free = self.free.available_permits() as u64;
+        free == 0 || !caller.may_take(Scarce::Slots, 1, free)
+    }
+
+    /// Returns whether no slot is left for anybody.
+    pub fn are_all_taken(&self) -> bool {
         self.free.available_permits() == 0
     }
 
@@ -73,14 +86,15 @@ mod tests {
         let gauge = IntGauge::new("in_flight", "test").expect("a valid name");
         let slots = Slots::new(1, gauge.clone());
         let body = || Budget::new(0).empty();
-        let slot = slots.take(body()).expect("one is free");
+        let caller = Caller::default();
+        let slot = slots.take(&caller, body()).expect("one is free");
         let held_by_a_job = Arc::clone(&slot);
         drop(slot);
-        assert!(slots.take(body()).is_none(), "the job still holds it");
-        assert!(slots.are_taken());
+        assert!(slots.take(&caller, body()).is_none(), "the job still holds it");
+        assert!(slots.are_taken(&caller));
         assert_eq!(gauge.get(), 1);
         drop(held_by_a_job);
         assert_eq!(gauge.get(), 0);
-        assert!(slots.take(body()).is_some());
+        assert!(slots.take(&caller, body()).is_some());
     }
 }

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use super::Engine;
 use super::admission::model_failed;
 use super::host::ModelHost;
 use super::model_state::ModelState;
 use super::queue::JobQueue;
 use super::request::{SegmentError, SegmentFields};
 use super::worker::{EmbedJob, Job, JobError, Ticket};
+use super::{Caller, Engine};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{
     ClassList, EmbeddedTexts, EmbeddingError, EmbeddingFuture, EmbeddingSpace, Interest, TemplateSet, TextEmbedder,
@@ -16,13 +16,14 @@ use crate::vocabulary::{
 };
 
 impl Engine {
-    /// Returns the embeddings of texts for a model. Texts that wait to be embedded hold no slot.
+    /// Returns the embeddings of texts for a caller and a model. Texts that wait to be embedded hold no slot.
     ///
     /// # Errors
     /// [`SegmentError::Unavailable`] or [`SegmentError::ModelUnavailable`] when no worker can compute them,
     /// [`SegmentError::TooManyTexts`] when there is no room for them, [`SegmentError::Internal`] when the model fails.
     pub(super) async fn embed(
         &self,
+        caller: &Caller,
         texts: &[String],
         templates: TemplateSet,
         host: &ModelHost,
@@ -32,6 +33,7 @@ impl Engine {
         let mut embeddings = EmbeddedTexts::new();
         for (space, texts) in spaces(model, templates, texts) {
             let embedder = Arc::new(QueueEmbedder {
+                caller: caller.clone(),
                 queue: Arc::clone(&host.queue),
             });
             let resolve = || self.embeddings.resolve(&space, &texts, embedder.clone(), urgency);
@@ -59,19 +61,20 @@ impl Engine {
         let host = self.host(model)?;
         let model = self.ready_model(host)?;
         let texts = list.texts();
-        self.embed(&texts, templates, host, &model, Urgency::Background).await?;
+        self.embed(&Caller::default(), &texts, templates, host, &model, Urgency::Background)
+            .await?;
         Ok(())
     }
 
-    /// Embeds the texts of a request ahead of its images, so that no image waits for them.
+    /// Embeds the texts of a request of the caller without a name ahead of its images, so that no image waits for them.
     ///
     /// # Errors
     /// The same as [`Engine::segment`], except for errors about the image.
     pub async fn embed_for(&self, fields: &SegmentFields) -> Result<(), SegmentError> {
         let host = self.find_host(fields.features.model.as_deref())?;
-        let vocabulary = self.find_vocabulary(fields.choice()?).await?;
+        let vocabulary = self.find_vocabulary(&Caller::default(), fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
-        let list = self.class_list(vocabulary, &options.background, options.templates)?;
+        let list = self.class_list(&Caller::default(), vocabulary, &options.background, options.templates)?;
         self.embed_ahead(&host.name, &list, options.templates).await
     }
 
@@ -113,12 +116,14 @@ fn spaces(
 
 /// Embeds texts on a worker.
 struct QueueEmbedder {
+    /// For whom. Others who want the same texts get them with this caller's turns.
+    caller: Caller,
     queue: Arc<JobQueue<Job>>,
 }
 
 impl TextEmbedder for QueueEmbedder {
     fn embed(&self, texts: Vec<String>, templates: TemplateSet, interest: Interest) -> EmbeddingFuture<'_> {
-        let (ticket, waiting) = Ticket::new(Weak::new(), None);
+        let (ticket, waiting) = Ticket::new(self.caller.clone(), Weak::new(), None);
         let job = Job::Embed(EmbedJob {
             texts,
             templates,

@@ -4,28 +4,51 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
-use super::Engine;
+use super::caller::Share;
 use super::host::{ModelHost, StateChanges};
 use super::request::{Background, SegmentError, VocabularyChoice};
-use crate::support::run_blocking;
+use super::{Caller, Engine};
+use crate::support::{is_plain_name, run_blocking};
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, RecentLists, Stored, TemplateSet, Urgency, VocabularyDefinition, VocabularyError,
+    ClassList, NamedVocabulary, RecentList, Stored, TemplateSet, Urgency, VocabularyDefinition, VocabularyError,
     VocabularyOptions, VocabularyRegistry,
 };
 
 impl Engine {
-    /// Returns the vocabulary with this name.
+    /// Returns the vocabulary that the caller knows by this name.
     ///
     /// # Errors
     /// [`VocabularyError::NotFound`] when none has that name.
-    pub async fn vocabulary(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
-        let name = name.to_owned();
+    pub async fn vocabulary(&self, caller: &Caller, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
+        let name = self.known_name(caller, name)?;
         self.with_registry(move |registry| registry.get(&name)).await
     }
 
-    /// Returns all named vocabularies: shipped ones first, each part sorted by name.
-    pub async fn vocabularies(&self) -> Vec<Arc<NamedVocabulary>> {
-        self.with_registry(VocabularyRegistry::list).await
+    /// Returns the named vocabularies that the caller can use: shipped ones first, each part sorted by name.
+    pub async fn vocabularies(&self, caller: &Caller) -> Vec<Arc<NamedVocabulary>> {
+        let space = self.space(caller).map(str::to_owned);
+        self.with_registry(move |registry| registry.list_of(space.as_deref()))
+            .await
+    }
+
+    /// Returns the space of the caller's vocabularies; `None` for the common one.
+    fn space<'a>(&self, caller: &'a Caller) -> Option<&'a str> {
+        caller.name().filter(|_| self.settings.vocabulary.per_key)
+    }
+
+    /// Returns the whole name of the vocabulary that the caller calls so. Callers reach no other space than theirs.
+    fn whole_name(&self, caller: &Caller, name: &str) -> Option<String> {
+        let space = self.space(caller);
+        is_plain_name(name).then(|| space.map_or_else(|| name.to_owned(), |space| format!("{space}/{name}")))
+    }
+
+    /// Returns the whole name of a vocabulary that may be there.
+    ///
+    /// # Errors
+    /// [`VocabularyError::NotFound`] when no vocabulary can have that name.
+    fn known_name(&self, caller: &Caller, name: &str) -> Result<String, VocabularyError> {
+        let whole = self.whole_name(caller, name);
+        whole.ok_or_else(|| VocabularyError::NotFound { name: name.to_owned() })
     }
 
     /// Returns whether named vocabularies outlive the server.
@@ -33,12 +56,12 @@ impl Engine {
         self.registry.is_durable()
     }
 
-    /// Returns the class lists that recent requests sent along.
-    pub fn recent_lists(&self) -> &RecentLists {
-        &self.recent
+    /// Returns the class lists that recent requests of the caller sent along, most recent first.
+    pub fn recent_lists(&self, caller: &Caller) -> Vec<RecentList> {
+        self.recent.list(caller.id().0)
     }
 
-    /// Stores a vocabulary under a name, new or in place of an older one. Then starts to embed its texts with
+    /// Stores a vocabulary under a caller's name for it, new or in place of an older one. Then starts to embed its texts with
     /// `templates` for every model that is ready, when no request waits for texts. [`Engine::keep_embedded`] does so
     /// for the others once they are. [`Engine::embedded`] tells how many texts are done.
     ///
@@ -50,31 +73,45 @@ impl Engine {
     /// wait. Then nothing is stored.
     pub async fn define_vocabulary(
         self: &Arc<Self>,
+        caller: &Caller,
         name: &str,
         definition: VocabularyDefinition,
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
         templates: TemplateSet,
     ) -> Result<(Arc<NamedVocabulary>, Stored), SegmentError> {
-        self.check_room(&definition.list, templates).await?;
+        let whole = self.whole_name(caller, name);
+        let name = whole.ok_or_else(|| VocabularyError::InvalidName { name: name.to_owned() })?;
+        let share = self.check_room(caller, &definition.list, templates).await?;
         let put = self
             .registry
-            .put_in_turn(name.to_owned(), definition, condition, SystemTime::now());
+            .put_in_turn(name, definition, condition, SystemTime::now());
         let (vocabulary, stored) = put.await?;
         let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
-        tokio::spawn(async move { engine.embed_for_all(&list, templates).await });
+        tokio::spawn(async move {
+            engine.embed_for_all(&list, templates).await;
+            drop(share);
+        });
         Ok((vocabulary, stored))
     }
 
-    /// Checks that the texts of a class list that each model has to embed may wait for it.
-    async fn check_room(&self, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
+    /// Checks that the texts of a caller's class list that each model has to embed may wait for it. They count until the
+    /// share is dropped.
+    async fn check_room(
+        &self,
+        caller: &Caller,
+        list: &ClassList,
+        templates: TemplateSet,
+    ) -> Result<Share, SegmentError> {
+        let mut most = 0;
         for host in &self.models {
             if let Ok(model) = self.ready_model(host) {
                 let (embedded, all) = self.embedded(&model, list, templates).await;
                 let room = self.embeddings.check_room(all - embedded);
                 room.map_err(|error| self.counted(error.into()))?;
+                most = most.max(all - embedded);
             }
         }
-        Ok(())
+        self.take_text_share(caller, most).map_err(|error| self.counted(error))
     }
 
     /// Embeds the texts of a class list for every model that is ready, one model after the other.
@@ -102,7 +139,8 @@ impl Engine {
         let (embedded, total) = self.embedded(&model, list, templates).await;
         if embedded < total {
             let texts = list.texts();
-            self.embed(&texts, templates, host, &model, Urgency::Background).await?;
+            self.embed(&Caller::default(), &texts, templates, host, &model, Urgency::Background)
+                .await?;
         }
         Ok(())
     }
@@ -119,7 +157,7 @@ impl Engine {
     /// Embeds what is missing of all defined vocabularies for a model, but for those whose digests are in `given_up`.
     /// Stops when the model does not answer any more.
     async fn embed_defined(&self, host: &ModelHost, given_up: &mut HashSet<String>) {
-        for vocabulary in self.vocabularies().await {
+        for vocabulary in self.with_registry(VocabularyRegistry::list).await {
             let NamedVocabulary { name, list, .. } = &*vocabulary;
             if vocabulary.shipped || given_up.contains(&vocabulary.digest) {
                 continue;
@@ -137,17 +175,19 @@ impl Engine {
         }
     }
 
-    /// Deletes a vocabulary. `condition` is that of [`VocabularyRegistry::put`].
+    /// Deletes the vocabulary that the caller knows by this name. `condition` is that of [`VocabularyRegistry::put`].
     ///
     /// # Errors
     /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the change cannot
     /// be written to disk.
     pub async fn drop_vocabulary(
         &self,
+        caller: &Caller,
         name: &str,
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
     ) -> Result<(), VocabularyError> {
-        self.registry.delete_in_turn(name.to_owned(), condition).await
+        let name = self.known_name(caller, name)?;
+        self.registry.delete_in_turn(name, condition).await
     }
 
     /// Calls `ask` on the registry, on the blocking pool because it reads the disk.
@@ -157,7 +197,11 @@ impl Engine {
     }
 
     /// Returns the class list that a request chooses, with the options of its vocabulary. A request calls this once.
-    pub(super) async fn find_vocabulary(&self, choice: VocabularyChoice) -> Result<FoundVocabulary, SegmentError> {
+    pub(super) async fn find_vocabulary(
+        &self,
+        caller: &Caller,
+        choice: VocabularyChoice,
+    ) -> Result<FoundVocabulary, SegmentError> {
         let limits = &self.settings.vocabulary_limits;
         match choice {
             VocabularyChoice::Inline(classes) => {
@@ -169,6 +213,7 @@ impl Engine {
                 })
             }
             VocabularyChoice::Named(name) => {
+                let name = self.known_name(caller, &name)?;
                 let vocabulary = self
                     .with_registry(move |registry| registry.get_for_request(&name))
                     .await?;
@@ -187,9 +232,10 @@ impl Engine {
     }
 
     /// Returns the class list of a vocabulary with the request's background names. Records lists that came with the
-    /// request among the recent ones.
+    /// request among the caller's recent ones.
     pub(super) fn class_list(
         &self,
+        caller: &Caller,
         vocabulary: FoundVocabulary,
         background: &Background,
         templates: TemplateSet,
@@ -200,7 +246,7 @@ impl Engine {
             None => list,
         };
         if is_inline {
-            self.recent.record(&list, templates, SystemTime::now());
+            self.recent.record(caller.id().0, &list, templates, SystemTime::now());
         }
         Ok(list)
     }

@@ -6,7 +6,7 @@
 //! one job alone ends the model's life; [`supervision`](super::supervision) then loads it again.
 //!
 //! Jobs are answered in the order of the queue, with one exception: a waiting image may share the pass of an earlier
-//! image of the same shape, if [`batching`](super::batching) has found that to be faster.
+//! image of the same shape and caller, if [`batching`](super::batching) has found that to be faster.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::batching::{Batching, PassShape};
 use super::budget::HeldBytes;
+use super::caller::Caller;
 use super::estimate::ServiceTimes;
 use super::metrics::EngineMetrics;
 use super::queue::{JobQueue, Queued, Turn};
@@ -97,6 +98,8 @@ type Reply<T> = oneshot::Sender<Result<T, JobError>>;
 
 /// The sending half of a job: tells the request that its job has started, then its answer.
 pub struct Ticket<T> {
+    /// Whose job it is.
+    caller: Caller,
     /// When its job joined the queue.
     queued: Instant,
     /// Sends how long the job waited in the queue, once a worker takes it. `None` afterwards.
@@ -120,11 +123,12 @@ pub struct Waiting<T> {
 }
 
 impl<T> Ticket<T> {
-    /// Creates the two halves for a job that joins the queue now. Texts have no slot.
-    pub fn new(slot: Weak<Slot>, bytes: Option<HeldBytes>) -> (Self, Waiting<T>) {
+    /// Creates the two halves for a caller's job that joins the queue now. Texts have no slot.
+    pub fn new(caller: Caller, slot: Weak<Slot>, bytes: Option<HeldBytes>) -> (Self, Waiting<T>) {
         let (reply, answer) = oneshot::channel();
         let (started, has_started) = oneshot::channel();
         let ticket = Self {
+            caller,
             queued: Instant::now(),
             started: Some(started),
             reply: Some(reply),
@@ -227,7 +231,9 @@ fn answer(context: &JobContext, labeller: &mut dyn Labeller, batching: &mut Batc
     let Some(shape) = jobs[0].shape() else {
         return answer_without_a_pass(context, labeller, &mut jobs[0]);
     };
-    let is_alike = |other: &Job| other.shape().as_ref() == Some(&shape);
+    let caller = jobs[0].caller().clone();
+    // Whoever takes turns with others does not wait for the images of others as well.
+    let is_alike = |other: &Job| other.caller() == &caller && other.shape().as_ref() == Some(&shape);
     let images = batching.images(&shape, 1 + context.queue.count(is_alike));
     jobs.extend(context.queue.take(images - 1, is_alike));
     jobs.retain(Job::is_wanted);
@@ -412,6 +418,14 @@ impl Queued for Job {
             Self::Extract(_) | Self::Score(_) => Turn::Image,
             Self::Embed(job) if job.interest.urgency() == Urgency::Request => Turn::Texts,
             Self::Embed(_) => Turn::TextsAhead,
+        }
+    }
+
+    fn caller(&self) -> &Caller {
+        match self {
+            Self::Extract(job) => &job.ticket.caller,
+            Self::Score(job) => &job.ticket.caller,
+            Self::Embed(job) => &job.ticket.caller,
         }
     }
 }

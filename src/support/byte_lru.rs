@@ -93,11 +93,6 @@ impl<K: Hash + Eq, V> ByteLru<K, V> {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
-
-    /// Returns the largest sum of bytes that the map may hold.
-    pub(crate) fn capacity_bytes(&self) -> u64 {
-        self.capacity_bytes
-    }
 }
 
 #[cfg(test)]

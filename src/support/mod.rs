@@ -1,6 +1,7 @@
-//! Small helpers that belong to no room: a cache with a limit in bytes, seeded random numbers, conversions of lengths,
-//! checks of settings, look-up of values by name, text from outside, excerpts of texts, work on threads that may block,
-//! texts of panics, regular files alone, the walk over folders, and files that are written as a whole.
+//! Small helpers that belong to no room: caches with a limit in bytes, seeded random numbers, conversions of lengths,
+//! checks of settings, look-up of values by name and the form of names, text from outside, excerpts of texts, work on
+//! threads that may block, texts of panics, regular files alone, the walk over folders, and files that are written as a
+//! whole.
 
 mod blocking;
 mod byte_lru;
@@ -13,6 +14,7 @@ mod plain_text;
 mod random;
 mod regular_file;
 mod settings;
+mod shared_lru;
 mod whole_file;
 
 pub(crate) use blocking::run_blocking;
@@ -20,11 +22,12 @@ pub(crate) use byte_lru::ByteLru;
 pub(crate) use excerpt::{excerpt, without_middle};
 pub(crate) use folder::{FoundFile, WalkError, find_files};
 pub(crate) use lengths::{to_i64, to_usize};
-pub(crate) use names::named;
+pub(crate) use names::{is_plain_name, named};
 pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use plain_text::{plain_json, plain_text, visible};
 pub(crate) use random::Random;
 pub(crate) use regular_file::{open_regular_file, read_regular_file, read_regular_text};
 pub use settings::OutOfRange;
 pub(crate) use settings::{at_least_one, in_range};
+pub(crate) use shared_lru::SharedLru;
 pub(crate) use whole_file::{remove_remainders, sync_folder_of, write_whole_file};

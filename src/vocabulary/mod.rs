@@ -124,6 +124,14 @@ pub enum VocabularyError {
         /// The largest number of bytes.
         limit: u64,
     },
+    /// The vocabularies of one key take its share of what all may take.
+    #[error("the vocabularies of this key would take more than is left for all, of {key} = {limit}")]
+    ShareTaken {
+        /// The setting that limits all of them.
+        key: &'static str,
+        /// Its value.
+        limit: u64,
+    },
     /// The change was not made, because another process holds the store on disk.
     #[error(
         "the vocabulary {name:?} was not changed: others have held the store (vocabulary.store_path) for longer than \

@@ -97,6 +97,8 @@ pub struct VocabularySettings {
     pub store_wait_seconds: f64,
     /// Largest number of bytes that the definitions of all named vocabularies besides the shipped ones take in memory.
     pub definitions_bytes: u64,
+    /// Whether each API key's client has named vocabularies of its own. Otherwise they are common.
+    pub per_key: bool,
     /// Number of recent class lists that `GET /v1/vocabularies?kind=recent` returns at most.
     pub recent_lists: usize,
     /// Bytes of recent class lists in memory. The least recently used are dropped first.

@@ -10,6 +10,7 @@ mod fake;
 mod socket;
 mod support;
 
+mod access;
 mod base_path;
 mod batching;
 mod browsers;
@@ -17,6 +18,7 @@ mod compression;
 mod connections;
 mod corpora;
 mod errors;
+mod fairness;
 mod health;
 mod hostile;
 mod images;

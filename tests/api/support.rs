@@ -9,6 +9,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use maskclip::access::Access;
 use maskclip::api::{AppState, Lifecycle, openapi_yaml, router};
 use maskclip::config::Config;
 use maskclip::engine::{Engine, ModelState, Readiness};
@@ -174,6 +175,7 @@ pub fn state(disk: Option<Arc<DiskStore>>, models: Vec<ServedModel>, change: imp
         metrics,
         traces: Traces::start(&config.telemetry.otlp),
         max_request_bytes: config.limits.max_request_bytes,
+        access: Arc::new(Access::open(config.access).expect("the keys are valid")),
         server: config.server,
         lifecycle: Lifecycle::new(),
     }

@@ -10,17 +10,18 @@ pub(crate) const ROOMS: &Table = &[
     ("main", "cli"),
     (
         "cli",
-        "config api training evaluation engine models labeller weights dense clip vocabulary scores telemetry \
-         support",
+        "config api access training evaluation engine models labeller weights dense clip vocabulary scores \
+         telemetry support",
     ),
     (
         "config",
-        "api engine models labeller weights dense vocabulary telemetry support",
+        "api access engine models labeller weights dense vocabulary telemetry support",
     ),
     (
         "api",
-        "engine labeller dense label_map vocabulary image telemetry support",
+        "access engine labeller dense label_map vocabulary image telemetry support",
     ),
+    ("access", "support"),
     (
         "training",
         "evaluation engine models labeller dense label_map vocabulary scores image support",

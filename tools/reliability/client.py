@@ -42,22 +42,25 @@ class Reply:
             return self.body[:200].decode(errors="replace")
 
 
-def head(method: str, path: str, body: bytes, content_type: str = "application/json") -> bytes:
+def head(method: str, path: str, body: bytes, content_type: str = "application/json", key: str | None = None) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close", "Accept: application/json"]
     lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
+    lines += [f"Authorization: Bearer {key}"] if key else []
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-async def send(port: int, method: str, path: str, value: Any = None, timeout: float = 600) -> Reply:
+async def send(port: int, method: str, path: str, value: Any = None, timeout: float = 600, key: str | None = None) -> Reply:
     """Sends a JSON body, and returns the reply. A connection that breaks is a reply with the status 0."""
     body = b"" if value is None else json.dumps(value).encode()
-    return await send_bytes(port, method, path, body, "application/json", timeout)
+    return await send_bytes(port, method, path, body, "application/json", timeout, key)
 
 
-async def send_bytes(port: int, method: str, path: str, body: bytes, content_type: str, timeout: float = 600) -> Reply:
+async def send_bytes(
+    port: int, method: str, path: str, body: bytes, content_type: str, timeout: float = 600, key: str | None = None
+) -> Reply:
     """Sends a body as it stands, and returns the reply. A connection that breaks is a reply with the status 0."""
     started = time.monotonic()
-    request = head(method, path, body, content_type) + body
+    request = head(method, path, body, content_type, key) + body
     try:
         status, headers, received = await asyncio.wait_for(_exchange(port, request), timeout)
     except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):

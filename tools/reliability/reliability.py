@@ -16,12 +16,13 @@ from pathlib import Path
 
 import connections
 import hostile
+import keys
 import scenarios
 import shapes
 from kills import kills
 from server import REPOSITORY
 
-SCENARIOS = scenarios.SCENARIOS | connections.SCENARIOS | shapes.SCENARIOS | hostile.SCENARIOS | {"kills": kills}
+SCENARIOS = scenarios.SCENARIOS | connections.SCENARIOS | shapes.SCENARIOS | hostile.SCENARIOS | keys.SCENARIOS | {"kills": kills}
 
 
 def main() -> int:

@@ -167,7 +167,7 @@ async def overload(program: Path, seconds: float) -> list[Row]:
         return [Row(f"10 times the sustainable load for {seconds:.0f} s", bar, reached, passed)]
 
 
-async def closed_loop(port: int, value: Callable[[], Any], clients: int, seconds: float) -> float:
+async def closed_loop(port: int, value: Callable[[], Any], clients: int, seconds: float, key: str | None = None) -> float:
     """The answered requests a second of clients that send the next request once the last is answered."""
     end = time.monotonic() + seconds
     answered = 0
@@ -175,7 +175,7 @@ async def closed_loop(port: int, value: Callable[[], Any], clients: int, seconds
     async def client() -> None:
         nonlocal answered
         while time.monotonic() < end:
-            reply = await send(port, "POST", "/v1/segment", value())
+            reply = await send(port, "POST", "/v1/segment", value(), key=key)
             answered += reply.status == 200 and time.monotonic() <= end
 
     await asyncio.gather(*(client() for _ in range(clients)))

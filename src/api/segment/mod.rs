@@ -6,7 +6,7 @@ mod reply;
 
 use std::collections::BTreeMap;
 
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
 use super::wire::{ClassBody, EXAMPLE_IMAGE, LabelMapFormat, without_image};
 use super::{AppState, accept};
-use crate::engine::{ImageSource, SegmentRequest, Warning};
+use crate::engine::{Caller, ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
 use crate::support::{excerpt, run_blocking};
 use crate::telemetry::note;
@@ -86,6 +86,7 @@ struct PngFile(Vec<u8>);
     post,
     path = "/v1/segment",
     operation_id = "segment",
+    security(("ApiKey" = ["use"])),
     tag = "segmentation",
     request_body(
         description = "The image or its `image_id`, and either `classes` or the name of a `vocabulary`; all else is optional.",
@@ -126,9 +127,13 @@ struct PngFile(Vec<u8>);
         SegmentProblems,
     ),
 )]
-pub(super) async fn segment(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn segment(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let media_type = accept::negotiate(request.headers(), &[JSON, PNG])?;
-    let arrival = state.engine.arrive()?;
+    let arrival = state.engine.arrive(&caller)?;
     let Upload { image, body } = upload::read::<SegmentBody>(request, &state, arrival.body()).await?;
     let mut body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
     let image = image_source(image, body.image_id.take())?;
@@ -218,7 +223,7 @@ struct SegmentProblems;
 
 impl IntoResponses for SegmentProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[
+        problem::with_key(&[
             ProblemType::Malformed,
             ProblemType::VocabularyNotFound,
             ProblemType::ImageNotHeld,

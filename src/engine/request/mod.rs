@@ -285,6 +285,19 @@ pub enum SegmentError {
         /// Seconds after which a repeat is worth a try, at least 1.
         retry_seconds: u64,
     },
+    /// The caller's requests take the caller's share of the slots.
+    #[error(
+        "{held} requests of this key wait or run; no key may have more than are left for all, of engine.queue_capacity = \
+         {capacity}"
+    )]
+    ShareTaken {
+        /// Requests of the caller that the engine holds.
+        held: usize,
+        /// Number of requests that the engine can hold.
+        capacity: usize,
+        /// Seconds after which a repeat is worth a try, at least 1.
+        retry_seconds: u64,
+    },
     /// There is no room for the request's body.
     #[error("the bodies of all requests together would have more than engine.body_bytes = {limit} bytes")]
     BodyBytes {

@@ -16,10 +16,7 @@ use std::time::{Instant, SystemTime};
 use super::disk::{ChangeMark, DiskStore};
 use super::shipped::shipped;
 use super::{ClassList, RegistryLimits, VocabularyDefinition, VocabularyError, VocabularyOptions};
-use crate::support::run_blocking;
-
-/// Largest number of characters in a vocabulary's name.
-const MAX_NAME_CHARACTERS: usize = 64;
+use crate::support::{is_plain_name, run_blocking};
 
 /// Number of attempts at a change while other processes are faster.
 const ATTEMPTS: usize = 10;
@@ -27,7 +24,7 @@ const ATTEMPTS: usize = 10;
 /// A vocabulary under a name.
 #[derive(Debug)]
 pub struct NamedVocabulary {
-    /// The name in requests.
+    /// The name, `SPACE/NAME` for one in a space of its own. No other space sees it.
     pub name: String,
     /// The classes, with a background if the definition has one.
     pub list: Arc<ClassList>,
@@ -57,6 +54,11 @@ impl NamedVocabulary {
             defined_at: now,
             hits: AtomicU64::new(0),
         })
+    }
+
+    /// Returns the name in its space, which requests use.
+    pub fn local_name(&self) -> &str {
+        local(&self.name)
     }
 
     /// Returns the number of requests that used this definition.
@@ -140,7 +142,7 @@ impl VocabularyRegistry {
     /// # Errors
     /// [`VocabularyError::NotFound`] when no vocabulary has the name.
     pub fn get(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
-        if let Some(vocabulary) = self.shipped.get(name) {
+        if let Some(vocabulary) = self.shipped.get(local(name)) {
             return Ok(Arc::clone(vocabulary));
         }
         let vocabulary = self.refreshed().by_name.get(name).cloned();
@@ -155,6 +157,13 @@ impl VocabularyRegistry {
         let vocabulary = self.get(name)?;
         vocabulary.hits.fetch_add(1, Ordering::Relaxed);
         Ok(vocabulary)
+    }
+
+    /// Returns the shipped vocabularies, and behind them those of a space, or those of none. Each part is sorted by name.
+    pub fn list_of(&self, wanted: Option<&str>) -> Vec<Arc<NamedVocabulary>> {
+        let mut all = self.list();
+        all.retain(|vocabulary| vocabulary.shipped || space(&vocabulary.name) == wanted);
+        all
     }
 
     /// Returns all vocabularies: shipped ones first, each part sorted by name.
@@ -340,6 +349,35 @@ impl VocabularyRegistry {
         if bytes > limit {
             return Err(VocabularyError::TooManyBytes { bytes, limit });
         }
+        match space(&vocabulary.name) {
+            Some(_) => self.check_share(&defined, vocabulary),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a definition with which its space would have more than is left for all.
+    fn check_share(&self, defined: &Defined, vocabulary: &NamedVocabulary) -> Result<(), VocabularyError> {
+        let RegistryLimits {
+            max_vocabularies,
+            definitions_bytes,
+            ..
+        } = self.limits;
+        let others = || defined.by_name.values().filter(|other| other.name != vocabulary.name);
+        let own = || others().filter(|other| space(&other.name) == space(&vocabulary.name));
+        let all = [others().count() as u64, others().map(|other| other.bytes).sum()];
+        let of_space = [
+            own().count() as u64 + 1,
+            own().map(|other| other.bytes).sum::<u64>() + vocabulary.bytes,
+        ];
+        let limits = [
+            ("limits.max_vocabularies", max_vocabularies as u64),
+            ("vocabulary.definitions_bytes", definitions_bytes),
+        ];
+        for ((key, limit), (all, of_space)) in limits.into_iter().zip(all.into_iter().zip(of_space)) {
+            if of_space > limit.saturating_sub(all) {
+                return Err(VocabularyError::ShareTaken { key, limit });
+            }
+        }
         Ok(())
     }
 
@@ -355,7 +393,7 @@ impl VocabularyRegistry {
     }
 
     fn refuse_shipped(&self, name: &str) -> Result<(), VocabularyError> {
-        match self.shipped.contains_key(name) {
+        match self.shipped.contains_key(local(name)) {
             true => Err(VocabularyError::ReadOnly { name: name.to_owned() }),
             false => Ok(()),
         }
@@ -378,13 +416,19 @@ fn check(
     })
 }
 
-/// Returns whether a name matches `[a-z0-9][a-z0-9._-]{0,63}`, which is safe in a path, a file name and a metric's
-/// label.
+/// Returns whether this is a plain name, or one in a space whose name is plain, too.
 fn is_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= MAX_NAME_CHARACTERS
-        && name.bytes().next().is_some_and(plain)
-        && name.bytes().all(|byte| plain(byte) || b"._-".contains(&byte))
+    is_plain_name(local(name)) && space(name).is_none_or(is_plain_name)
+}
+
+/// Returns the space of a name.
+fn space(name: &str) -> Option<&str> {
+    Some(name.split_once('/')?.0)
+}
+
+/// Returns a name without its space.
+fn local(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(_, local)| local)
 }
 
 #[cfg(test)]

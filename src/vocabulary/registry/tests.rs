@@ -99,15 +99,7 @@ fn there_is_a_limit_that_shipped_ones_and_replacements_do_not_count_towards() {
 }
 
 #[test]
-fn names_are_slugs() {
-    let longest = "a".repeat(64);
-    for name in ["a", "0", "street-scenes_2.1", &longest] {
-        assert!(is_name(name), "{name}");
-    }
-    let too_long = "a".repeat(65);
-    for name in ["", ".hidden", "-a", "Pets", "a b", "a/b", "katze\u{e4}", &too_long] {
-        assert!(!is_name(name), "{name}");
-    }
+fn a_name_that_is_no_slug_is_refused() {
     let refused = put(&registry(), "../etc", "cat", always).unwrap_err();
     assert!(
         refused
@@ -380,4 +372,73 @@ fn what_was_defined_survives_the_loss_of_the_file_while_it_is_open() {
             ["dog", "oak", "pear"]
         );
     }
+}
+
+#[test]
+fn a_space_has_vocabularies_of_its_own_beside_the_shipped_ones() {
+    let registry = VocabularyRegistry::new(limits(100), None, NOW);
+    for (name, class) in [
+        ("fruit", "common"),
+        ("alice/fruit", "hers"),
+        ("alice/trees", "hers"),
+        ("bob/fruit", "his"),
+    ] {
+        assert_eq!(put(&registry, name, class, always), Ok(Stored::Created));
+    }
+    let names = |space| {
+        let all = registry
+            .list_of(space)
+            .into_iter()
+            .filter(|vocabulary| !vocabulary.shipped);
+        all.map(|vocabulary| vocabulary.local_name().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(None), ["fruit"]);
+    assert_eq!(names(Some("alice")), ["fruit", "trees"]);
+    assert_eq!(names(Some("carol")), [""; 0]);
+    assert_eq!(registry.list_of(Some("carol")).len(), registry.shipped.len());
+    assert!(registry.get("alice/voc-20").unwrap().shipped);
+    let read_only = put(&registry, "alice/voc-20", "cat", always).unwrap_err();
+    assert!(matches!(read_only, VocabularyError::ReadOnly { .. }));
+    registry.delete("alice/fruit", always).unwrap();
+    assert_eq!(
+        (names(None), names(Some("bob"))),
+        (vec!["fruit".to_owned()], vec!["fruit".to_owned()])
+    );
+    for name in ["alice/", "/fruit", "a/b/c", "Alice/fruit"] {
+        let refused = put(&registry, name, "cat", always).unwrap_err();
+        assert!(matches!(refused, VocabularyError::InvalidName { .. }), "{name}");
+    }
+}
+
+#[test]
+fn a_space_has_no_more_than_is_left_for_all() {
+    let registry = VocabularyRegistry::new(limits(4), None, NOW);
+    for name in ["alice/a", "alice/b"] {
+        put(&registry, name, "cat", always).unwrap();
+    }
+    let refused = |name| put(&registry, name, "cat", always).unwrap_err();
+    let share = VocabularyError::ShareTaken {
+        key: "limits.max_vocabularies",
+        limit: 4,
+    };
+    assert_eq!(refused("alice/c"), share);
+    assert_eq!(put(&registry, "alice/a", "dog", always), Ok(Stored::Replaced));
+    put(&registry, "bob/a", "cat", always).unwrap();
+    assert_eq!(refused("bob/b"), share);
+    let limits = RegistryLimits {
+        definitions_bytes: registry.size().1,
+        ..limits(100)
+    };
+    let registry = VocabularyRegistry::new(limits, None, NOW);
+    put(&registry, "alice/a", "cat", always).unwrap();
+    let refused = put(&registry, "alice/b", "cat", always).unwrap_err();
+    assert!(matches!(
+        refused,
+        VocabularyError::ShareTaken {
+            key: "vocabulary.definitions_bytes",
+            ..
+        }
+    ));
+    put(&registry, "bob/a", "cat", always).unwrap();
 }

@@ -1,8 +1,8 @@
 // The page in headless Chromium against a running server, from picking an example to the copied command.
 //
-//     npm ci && node page.test.js http://127.0.0.1:8080 [SCREENSHOT.png]
+//     npm ci && MASKCLIP_KEY=KEY node page.test.js http://127.0.0.1:8080 http://127.0.0.1:8081 [SCREENSHOT.png]
 //
-// Needs Node 20.15, curl and Chromium: the program that CHROMIUM names, or one of the usual names. A test fails on every
+// The second server answers with the key alone. Needs Node 20.15, curl and Chromium: the program that CHROMIUM names, or one of the usual names. A test fails on every
 // error that the page writes to the console; violations of the content security policy are such errors.
 
 import assert from "node:assert/strict";
@@ -14,8 +14,9 @@ import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 import { findChromium } from "./chromium.js";
 
-const [server, screenshot = "page.png"] = process.argv.slice(2);
-assert.ok(server, "usage: node page.test.js URL [SCREENSHOT.png]");
+const [server, closedServer, screenshot = "page.png"] = process.argv.slice(2);
+const key = process.env.MASKCLIP_KEY;
+assert.ok(server && closedServer && key, "usage: MASKCLIP_KEY=KEY node page.test.js URL CLOSED_URL [SCREENSHOT.png]");
 
 let browser;
 let examples;
@@ -290,3 +291,26 @@ pageTest("the curl command works as pasted, quotes and semicolons in class names
     rmSync(folder, { recursive: true });
   }
 });
+
+pageTest(
+  "a server that needs a key is used with the key that the page is given, until the tab is closed",
+  async (page) => {
+    assert.ok(await page.locator("#key-panel").isHidden(), "a server without keys asks for none");
+    await page.goto(closedServer);
+    await page.locator("#key-panel").waitFor();
+    await page.locator("#model", { hasText: "needs a key" }).waitFor();
+    await page.locator("#example-list button").first().click();
+    await page.locator("#problem strong", { hasText: "A key is needed" }).waitFor();
+    await page.locator("#key").fill(key);
+    await page.locator("#key").press("Tab");
+    await page.locator("#model", { hasText: "demo" }).waitFor();
+    await takeExample(page);
+    await page.locator("#copy-curl").click();
+    const command = await page.locator("#curl-command").inputValue();
+    assert.ok(command.includes('"Authorization: Bearer $MASKCLIP_KEY"') && !command.includes(key), command);
+    await page.reload();
+    await page.locator("#model", { hasText: "demo" }).waitFor();
+    assert.equal(await page.evaluate(() => localStorage.length), 0);
+  },
+  /status of 401/,
+);

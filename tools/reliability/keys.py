@@ -1,0 +1,144 @@
+"""The rows of docs/reliability.md about clients with keys: turns between them, and the time that a key takes to check."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from client import Reply, base64_of, head, marked, send
+from scenarios import ORDINARY, PICNIC, Row, closed_loop, quantile, statuses
+from server import Server
+
+RATE_OF_THE_GREEDY = 50
+"""How many requests the greedy client sends for each one of the other."""
+TRIES = 10_000
+"""Checks of each kind of key."""
+
+
+@contextmanager
+def server_with_keys(program: Path, *names: str, **settings: str) -> Iterator[tuple[Server, list[str]]]:
+    """A server that answers with a key alone, and a key of each name."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = [subprocess.run([program, "key", "new", name], capture_output=True, check=True, text=True).stdout for name in names]
+        keys, lines = zip(*(output.split("\n", 1) for output in made))
+        file = Path(folder) / "keys.yaml"
+        file.write_text("".join(lines))
+        with Server(program, ACCESS__KEYS_FILE=str(file), **settings) as server:
+            yield server, list(keys)
+
+
+async def greedy(program: Path, seconds: float) -> list[Row]:
+    """One client sends ten times what the server can do, and another a fiftieth of that. Every image is new."""
+    count = 0
+
+    def value() -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        return {**ORDINARY, "image": base64_of(marked(PICNIC, count)), "output": {"label_map": "none"}}
+
+    async def open_loop(port: int, key: str, rate: float, during: float) -> list[Reply]:
+        start = time.monotonic()
+        tasks = []
+        for number in range(int(rate * during)):
+            await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
+            tasks.append(asyncio.create_task(send(port, "POST", "/v1/segment", value(), key=key)))
+        return list(await asyncio.gather(*tasks))
+
+    during = min(seconds, 120)
+    with server_with_keys(program, "modest", "greedy") as (server, (modest, greedy_key)):
+        for key in (modest, greedy_key):
+            reply = await send(server.port, "POST", "/v1/segment", value(), key=key)
+            assert reply.status == 200, f"the ordinary request gets {reply.status}: {reply.detail}"
+        sustainable = await closed_loop(server.port, value, clients=4, seconds=max(10.0, during / 6), key=modest)
+        rate = 10 * sustainable / RATE_OF_THE_GREEDY
+        alone = await open_loop(server.port, modest, rate, during)
+        both = await asyncio.gather(
+            open_loop(server.port, modest, rate, during), open_loop(server.port, greedy_key, RATE_OF_THE_GREEDY * rate, during)
+        )
+    quiet, loud = ([reply.seconds for reply in replies if reply.status == 200] for replies in (alone, both[0]))
+    last, last_alone = quantile(loud, 0.99), quantile(quiet, 0.99)
+    passed = all(reply.status == 200 for reply in (*alone, *both[0])) and last <= 2 * last_alone
+    reached = (
+        f"{statuses(both[0])}, p99 {1000 * last:.0f} ms, alone {1000 * last_alone:.0f} ms; medians "
+        f"{1000 * quantile(loud, 0.5):.0f} and {1000 * quantile(quiet, 0.5):.0f} ms; the greedy one: {statuses(both[1])}"
+    )
+    test = f"two keys, one sending {RATE_OF_THE_GREEDY} times the other's rate, for {during:.0f} s"
+    return [Row(test, "the slow one's p99 within twice its figure alone, none of its requests refused", reached, passed)]
+
+
+async def key_cost(program: Path, seconds: float) -> list[Row]:
+    """The same request to a server with keys and quotas, and to one without, in turns."""
+    quotas = {"ACCESS__REQUESTS_PER_SECOND": "1000000", "ACCESS__IN_FLIGHT": "1000"}
+    times: dict[str, list[float]] = {"with a key": [], "without": []}
+    with server_with_keys(program, "client", **quotas) as (closed, (key,)), Server(program) as opened:
+        requests = {"with a key": (closed.port, key), "without": (opened.port, None)}
+        connections = {name: Connection(port) for name, (port, _) in requests.items()}
+        for number in range(TRIES + 100):
+            for name, (_, text) in requests.items():
+                elapsed = connections[name].ask("/v1/models", text)
+                if number >= 100:
+                    times[name].append(elapsed)
+    medians = {name: 1e6 * statistics.median(values) for name, values in times.items()}
+    cost = medians["with a key"] - medians["without"]
+    reached = "; ".join(f"{name}: {median:.1f} us" for name, median in medians.items()) + f": {cost:.1f} us"
+    return [Row(f"{TRIES} times GET /v1/models, with a key and quotas and without", "medians within 50 us", reached, cost <= 50)]
+
+
+async def key_timing(program: Path, seconds: float) -> list[Row]:
+    """Right keys and wrong ones in turns on one connection, at a route that neither opens: only the check differs."""
+    with server_with_keys(program, "client") as (server, (key,)):
+        near = key[:-1] + ("A" if key[-1] != "A" else "B")
+        far = key[0] + ("A" * (len(key) - 1))
+        kinds = {"right": key, "wrong in the last letter": near, "wrong in all": far}
+        times: dict[str, list[float]] = {name: [] for name in kinds}
+        connection = Connection(server.port)
+        for number in range(TRIES + 100):
+            for name, text in kinds.items():
+                elapsed = connection.ask("/metrics", text)
+                if number >= 100:
+                    times[name].append(elapsed)
+    medians = {name: 1e6 * statistics.median(values) for name, values in times.items()}
+    spread = 1e6 * (quantile(times["right"], 0.75) - quantile(times["right"], 0.25))
+    reached = "; ".join(f"{name}: {median:.1f} us" for name, median in medians.items()) + f"; quartiles of the right one {spread:.1f} us apart"
+    wrong = abs(medians["wrong in the last letter"] - medians["wrong in all"])
+    passed = wrong <= 0.05 * spread
+    bar = "wrong keys, near and far, as far apart as chance has it: within a twentieth of the quartiles' distance"
+    return [Row(f"{TRIES} requests with each of a right key and two wrong ones", bar, reached, passed)]
+
+
+class Connection:
+    """A connection that stays open, for requests whose time is small."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def ask(self, path: str, key: str | None) -> float:
+        """The seconds from a request's first byte to the last one of its reply."""
+        request = head("GET", path, b"", key=key).replace(b"Connection: close\r\n", b"")
+        started = time.perf_counter()
+        self.socket.sendall(request)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += self.socket.recv(65536)
+        fields, _, body = received.partition(b"\r\n\r\n")
+        lines = fields.lower().split(b"\r\n")
+        length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+        while len(body) < length:
+            body += self.socket.recv(65536)
+        return time.perf_counter() - started
+
+
+SCENARIOS: dict[str, Callable[[Path, float], Awaitable[list[Row]]]] = {
+    "greedy": greedy,
+    "key-cost": key_cost,
+    "key-timing": key_timing,
+}
