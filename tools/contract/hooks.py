@@ -71,6 +71,14 @@ def mend(fields, has_image):
     scales = fields.get("scales")
     if isinstance(scales, list) and scales and all(is_number(scale) for scale in scales):
         fields["scales"] = [1]
+    output = fields.get("output")
+    if isinstance(output, dict):
+        if is_number(output.get("unlabelled"), -1, 65535):
+            # No class, and the largest value of few classes.
+            output["unlabelled"] = 255
+        if isinstance(output.get("colors"), list):
+            # One for each class at most.
+            output["colors"] = output["colors"][:1]
     window = fields.get("window")
     if isinstance(window, dict) and set(window) <= {"side", "stride"} and is_whole(window.get("side")):
         stride = window.get("stride")
