@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use strum::VariantArray;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::budget::HeldBytes;
 use super::caller::{Scarce, Share};
@@ -273,7 +274,9 @@ pub(super) struct AdmittedRequest<'engine> {
     pub(super) timings: Timings,
     /// The bytes that the request may use, once it has reserved them.
     work: HeldBytes,
-    /// How long the request waited for them.
+    /// The request's place at the work, where callers take turns. It lasts to the request's end.
+    place: Option<OwnedSemaphorePermit>,
+    /// How long the request waited for both.
     waited: Duration,
     /// The image's place among those that the model has still to do.
     turn: Option<ImageTurn>,
@@ -312,6 +315,7 @@ impl<'engine> AdmittedRequest<'engine> {
             slot: slot.ok_or_else(|| engine.overloaded(&arrival.caller))?,
             timings: Timings::default(),
             work: engine.work.empty(),
+            place: None,
             waited: Duration::ZERO,
             turn: None,
             stage,
@@ -408,9 +412,20 @@ impl<'engine> AdmittedRequest<'engine> {
         self.turn = Some(self.host.times.image(&self.caller));
         self.enter(Stage::Queue);
         let start = Instant::now();
+        self.take_place().await;
         self.work = self.engine.work.reserve(&self.caller, weight.total()).await;
         self.waited = start.elapsed();
         Ok(())
+    }
+
+    /// Takes a place at the work if there are callers to take turns with. Decoding and label maps run as soon as they
+    /// can, so without places a caller with many requests would have most of the processors.
+    async fn take_place(&mut self) {
+        if self.caller.has_rivals() {
+            let _turn = self.caller.place_turn().lock().await;
+            let place = Arc::clone(&self.engine.places).acquire_owned().await;
+            self.place = Some(place.expect("nobody closes this semaphore"));
+        }
     }
 
     /// Gives back what the request has reserved and needs no more: from now on it needs at most `bytes`.

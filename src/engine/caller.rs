@@ -33,6 +33,8 @@ struct CallerState {
     latest_turn: AtomicU64,
     /// Held by the one request of the caller that waits for bytes before all others of the caller.
     bytes_turn: tokio::sync::Mutex<()>,
+    /// The same for a place at the work.
+    place_turn: tokio::sync::Mutex<()>,
     held: [AtomicU64; 3],
 }
 
@@ -80,10 +82,19 @@ impl Caller {
         &self.0.bytes_turn
     }
 
+    /// Returns the lock that the caller's requests pass one by one before they wait for a place at the work.
+    pub(super) fn place_turn(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.place_turn
+    }
+
+    /// Returns whether there are others to take turns with.
+    pub(super) fn has_rivals(&self) -> bool {
+        self.0.known.load(Ordering::Relaxed) > 1
+    }
+
     /// Returns whether the caller may take more, when so much is left for all.
     pub(super) fn may_take(&self, scarce: Scarce, more: u64, left: u64) -> bool {
-        let has_rivals = self.0.known.load(Ordering::Relaxed) > 1;
-        !has_rivals || self.held(scarce) + more <= left
+        !self.has_rivals() || self.held(scarce) + more <= left
     }
 
     /// Returns what the caller has.

@@ -30,9 +30,12 @@ mod vocabulary;
 mod weight;
 mod worker;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Semaphore;
 
 use crate::labeller::{LabellerError, ModelInfo, ServedModel};
 use crate::telemetry::{MetricsRegistry, note};
@@ -89,6 +92,9 @@ pub struct Engine {
     bodies: Arc<Budget>,
     /// Bytes for the work on requests, setting `engine.work_bytes`.
     work: Arc<Budget>,
+    /// Places at the work for requests of callers that take turns: as many as there are processors, so that none is idle
+    /// and whoever has the next turn shares them with few.
+    places: Arc<Semaphore>,
     /// The models in the order of the settings, the default first. Never empty.
     models: Vec<ModelHost>,
     draining: AtomicBool,
@@ -139,10 +145,12 @@ impl Engine {
         } = settings.vocabulary;
         let recent = Arc::new(RecentLists::new(recent_lists, recent_bytes));
         register_lists(registry, &vocabularies, &recent);
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Arc::new(Self {
             slots: Slots::new(settings.queue.queue_capacity, metrics.requests_in_flight.clone()),
             bodies,
             work,
+            places: Arc::new(Semaphore::new(processors)),
             features,
             images,
             embeddings,

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::access::{by, entry};
-use crate::fake::Action;
 use crate::support::{App, Reply, post_json, request, segment_json, until, with_image};
 
 fn keys(config: &mut Config, names: &[&str]) {
@@ -27,9 +26,9 @@ fn start(app: &App, name: &'static str) -> JoinHandle<Reply> {
     tokio::spawn(async move { app.send(by(name, segment_json(&image()))).await })
 }
 
-/// Waits until so many jobs wait for the model.
-async fn until_waiting(app: &App, jobs: u64) {
-    let line = format!("maskclip_queue_depth{{model=\"colours\"}} {jobs}\n");
+/// Waits until a gauge has a value.
+async fn until_metric(app: &App, name: &str, value: usize) {
+    let line = format!("{name} {value}\n");
     until(async || {
         let metrics = request(Method::GET, "/metrics").body(Body::empty()).unwrap();
         let reply = app.send(by("bob", metrics)).await;
@@ -38,29 +37,39 @@ async fn until_waiting(app: &App, jobs: u64) {
     .await;
 }
 
+/// Waits until the engine holds so many requests.
+async fn until_held(app: &App, requests: usize) {
+    until_metric(app, "maskclip_requests_in_flight", requests).await;
+}
+
+/// One request of another client is at work on each processor, and one more is next. Then it is this client's turn.
 #[tokio::test]
-async fn a_client_with_one_request_has_the_next_turn_however_many_of_another_wait() {
-    let app = App::start_with(|config| keys(config, &["alice", "bob"])).await;
-    app.send(by(
-        "alice",
-        segment_json(&with_image(json!({"classes": ["red"], "short_side": 4}))),
-    ))
-    .await
-    .ok();
-    // The first score and the third wait, so only what has the second turn can be answered.
-    let first = app.control.hold_score();
-    app.control.on_score(Action::Answer);
-    let third = app.control.hold_score();
+async fn a_client_with_one_request_has_its_turn_soon_however_many_of_another_wait() {
+    let places = std::thread::available_parallelism().unwrap().get();
+    let app = App::start_with(|config| {
+        keys(config, &["alice", "bob"]);
+        config.engine.queue_capacity = 4 * (places + 8);
+    })
+    .await;
+    let holds: Vec<_> = (0..5).map(|_| app.control.hold_score()).collect();
     let running = start(&app, "alice");
     app.control.entered().await;
-    let waiting: Vec<_> = (0..5).map(|_| start(&app, "alice")).collect();
-    until_waiting(&app, 5).await;
+    let waiting: Vec<_> = (0..places + 5).map(|_| start(&app, "alice")).collect();
+    until_held(&app, places + 6).await;
     let of_bob = start(&app, "bob");
-    until_waiting(&app, 6).await;
-    drop(first);
+    until_held(&app, places + 7).await;
+    let mut holds = holds.into_iter();
+    for turn in 0..4 {
+        if turn > 0 {
+            app.control.entered().await;
+        }
+        // All that are at work wait for the model, so the next turn there is decided by nothing but turns.
+        until_metric(&app, "maskclip_queue_depth{model=\"colours\"}", places - 1).await;
+        drop(holds.next());
+    }
     of_bob.await.unwrap().ok();
-    assert!(waiting.iter().all(|request| !request.is_finished()));
-    drop(third);
+    assert!(waiting.iter().filter(|request| !request.is_finished()).count() >= places + 2);
+    drop(holds);
     for request in waiting.into_iter().chain([running]) {
         request.await.unwrap().ok();
     }
@@ -77,7 +86,7 @@ async fn a_client_leaves_places_to_the_others_and_is_told_so() {
     let running = start(&app, "alice");
     app.control.entered().await;
     let waiting: Vec<_> = (0..3).map(|_| start(&app, "alice")).collect();
-    until_waiting(&app, 3).await;
+    until_held(&app, 4).await;
     let refused = app.send(by("alice", segment_json(&image()))).await;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert!(refused.headers.contains_key("retry-after"));
@@ -87,7 +96,7 @@ async fn a_client_leaves_places_to_the_others_and_is_told_so() {
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.starts_with("4 requests of this key wait or run"), "{detail}");
     let of_bob = [start(&app, "bob"), start(&app, "bob")];
-    until_waiting(&app, 5).await;
+    until_held(&app, 6).await;
     drop(hold);
     for request in waiting.into_iter().chain([running]).chain(of_bob) {
         request.await.unwrap().ok();
@@ -105,7 +114,7 @@ async fn a_client_that_is_alone_has_all_places() {
     let running = start(&app, "bob");
     app.control.entered().await;
     let waiting: Vec<_> = (0..3).map(|_| start(&app, "bob")).collect();
-    until_waiting(&app, 3).await;
+    until_held(&app, 4).await;
     let refused = app.send(by("bob", post_json("/v1/images", &json!({})))).await;
     assert!(
         refused.json()["detail"]
@@ -142,14 +151,7 @@ async fn a_client_leaves_room_for_the_texts_of_others() {
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(refused.json()["limit"]["name"], "engine.max_waiting_texts");
     let of_bob = send("bob", names("bob"));
-    let line = "maskclip_waiting_texts 10\n";
-    until(async || {
-        let metrics = request(Method::GET, "/metrics").body(Body::empty()).unwrap();
-        String::from_utf8(app.send(by("bob", metrics)).await.body.to_vec())
-            .unwrap()
-            .contains(line)
-    })
-    .await;
+    until_metric(&app, "maskclip_waiting_texts", 10).await;
     drop(hold);
     for request in [first, of_bob] {
         request.await.unwrap().ok();
