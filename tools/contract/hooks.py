@@ -73,7 +73,7 @@ def mend(fields, has_image):
         fields["scales"] = [1]
     output = fields.get("output")
     if isinstance(output, dict):
-        if is_number(output.get("unlabelled"), -1, 65535):
+        if is_whole(output.get("unlabelled"), least=0, most=65535):
             # No class, and the largest value of few classes.
             output["unlabelled"] = 255
         if isinstance(output.get("colors"), list):
@@ -92,5 +92,5 @@ def is_number(value, above=float("-inf"), at_most=float("inf")):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and above < value <= at_most
 
 
-def is_whole(value):
-    return is_number(value, 0, LARGEST) and value == int(value)
+def is_whole(value, least=1, most=LARGEST):
+    return is_number(value) and least <= value <= most and value == int(value)

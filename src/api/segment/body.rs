@@ -129,11 +129,17 @@ pub struct OutputBody {
     pub unlabelled: Option<u32>,
     /// Colors of the first classes in the PNG's palette, `#rrggbb`. The others have the usual ones.
     #[schema(example = json!(["#ff8000", "#0080ff"]))]
-    pub colors: Vec<String>,
+    pub colors: Vec<Color>,
     /// Whether a text comes along that says which color means which class, in the form of the `labelmap.txt` in CVAT's
     /// "Segmentation mask".
     pub legend: bool,
 }
+
+/// A color, `#rrggbb`.
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String, pattern = "^#[0-9a-fA-F]{6}$")]
+pub struct Color(String);
 
 impl SegmentBody {
     /// The fields as the engine takes them.
@@ -216,8 +222,8 @@ fn unlabelled(value: u32) -> Result<u16, ApiError> {
 }
 
 /// The colors that the body names.
-fn colors(texts: &[String]) -> Result<Vec<[u8; 3]>, ApiError> {
-    let color = |(index, text): (usize, &String)| {
+fn colors(texts: &[Color]) -> Result<Vec<[u8; 3]>, ApiError> {
+    let color = |(index, Color(text)): (usize, &Color)| {
         let mut color = [0; 3];
         let digits = text.strip_prefix('#').unwrap_or_default();
         hex::decode_to_slice(digits, &mut color).map(|()| color).map_err(|_| {
