@@ -2,22 +2,29 @@
 
 use serde::Deserialize;
 
-use super::{ModelConfig, check_normalisation, head_width};
+use super::{ModelConfig, check_normalisation, family, head_width};
 use crate::clip::Activation;
 
 /// Every LayerNorm of this crate adds this to the variance.
 const LAYER_NORM_EPSILON: f64 = 1e-5;
+
+/// Returns whether a configuration is Hugging Face's: it names the type of its model, as no other does.
+pub(super) fn is_form_of(config: &str) -> bool {
+    serde_json::from_str::<Named>(config).is_ok()
+}
 
 /// Reads the configuration of a `CLIPModel` and, if there is one, that of its preprocessor.
 ///
 /// # Errors
 /// Fails when the configuration is that of another model or asks for something that is not implemented here.
 pub(super) fn parse(config: &str, preprocessor: Option<&str>) -> Result<ModelConfig, serde_json::Error> {
+    // The type comes first: the towers of another model need not look like these.
+    let Named { model_type } = serde_json::from_str(config)?;
+    if model_type != "clip" {
+        return Err(family::not_read(&format!("a {model_type}'s")));
+    }
     let config: Config = serde_json::from_str(config)?;
     let preprocessor: Preprocessor = preprocessor.map(serde_json::from_str).transpose()?.unwrap_or_default();
-    if config.model_type != "clip" {
-        return Err(refused(format!("model_type is {:?}, not \"clip\"", config.model_type)));
-    }
     let (text, vision) = (config.text_config, config.vision_config);
     if text.hidden_act != vision.hidden_act {
         return Err(refused(format!(
@@ -62,11 +69,14 @@ fn refused(reason: String) -> serde_json::Error {
 // default. Fields that repeat the shapes of tensors, and fields for training, are not read.
 
 #[derive(Deserialize)]
-struct Config {
+struct Named {
     model_type: String,
-    #[serde(default)]
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Config {
     text_config: Tower,
-    #[serde(default)]
     vision_config: Tower,
 }
 
@@ -156,7 +166,8 @@ mod tests {
         let refused = |from: &str, to: &str| parse(&VIT_L_14.replace(from, to), None).unwrap_err().to_string();
         assert_eq!(
             refused("\"clip\"", "\"siglip\""),
-            "model_type is \"siglip\", not \"clip\""
+            "it is a siglip's; read here are the CLIPs of OpenAI's architectures: OpenAI's own, open_clip's with the same towers, \
+             and Hugging Face's of the type \"clip\""
         );
         assert_eq!(
             refused("\"gelu\"", "\"relu\""),
