@@ -8,6 +8,15 @@ use crate::clip::Activation;
 /// Every LayerNorm of this crate adds this to the variance.
 const LAYER_NORM_EPSILON: f64 = 1e-5;
 
+/// The largest value of a pixel's channel, which becomes 1.
+const MAX_PIXEL: f64 = 255.0;
+
+/// Files write 1/255 with more or fewer digits.
+const RESCALE_TOLERANCE: f64 = 1e-3;
+
+/// Pillow's number of the bicubic interpolation.
+const PILLOW_BICUBIC: i64 = 3;
+
 /// Returns whether a configuration is Hugging Face's: it names the type of its model, as no other does.
 pub(super) fn is_form_of(config: &str) -> bool {
     serde_json::from_str::<Named>(config).is_ok()
@@ -40,6 +49,7 @@ pub(super) fn parse(config: &str, preprocessor: Option<&str>) -> Result<ModelCon
             )));
         }
     }
+    preprocessor.check()?;
     let names = ["image_mean", "image_std"].map(|name| format!("preprocessor_config.json's {name}"));
     check_normalisation(names, preprocessor.image_mean, preprocessor.image_std)?;
     Ok(ModelConfig {
@@ -110,10 +120,51 @@ impl Tower {
     }
 }
 
+// Sides and crops are not read: a label map needs the whole image, and the request says how large the model sees it.
+
 #[derive(Default, Deserialize)]
 struct Preprocessor {
     image_mean: Option<[f32; 3]>,
     image_std: Option<[f32; 3]>,
+    do_normalize: Option<bool>,
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    /// Pillow's number of the interpolation.
+    resample: Option<i64>,
+}
+
+impl Preprocessor {
+    /// Refuses what would give the model other pixels than it gets here.
+    fn check(&self) -> Result<(), serde_json::Error> {
+        let Self {
+            do_normalize,
+            do_rescale,
+            rescale_factor,
+            resample,
+            ..
+        } = self;
+        for (name, value) in [("do_normalize", do_normalize), ("do_rescale", do_rescale)] {
+            if *value == Some(false) {
+                return Err(refused(format!(
+                    "preprocessor_config.json's {name} is false: pixels are always scaled to 0 to 1 and normalised here"
+                )));
+            }
+        }
+        if let Some(factor) = rescale_factor
+            && (factor * MAX_PIXEL - 1.0).abs() > RESCALE_TOLERANCE
+        {
+            return Err(refused(format!(
+                "preprocessor_config.json's rescale_factor is {factor}: pixels are always divided by {MAX_PIXEL} here"
+            )));
+        }
+        match resample {
+            Some(number) if *number != PILLOW_BICUBIC => Err(refused(format!(
+                "preprocessor_config.json's resample is {number}: images are resized by bicubic interpolation \
+                 here, Pillow's {PILLOW_BICUBIC}"
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +198,29 @@ mod tests {
             error.to_string(),
             "preprocessor_config.json's image_std [0.0, 0.5, 1.0] is not above 0"
         );
+    }
+
+    #[test]
+    fn what_preprocessors_of_clip_say_is_what_is_done_here() {
+        let usual = r#"{"do_normalize": true, "do_rescale": true, "rescale_factor": 0.00392156862745098, "resample": 3,
+            "do_center_crop": true, "crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 224}}"#;
+        parse(VIT_L_14, Some(usual)).unwrap();
+        for (preprocessor, message) in [
+            (r#"{"do_normalize": false}"#, "do_normalize is false: pixels are always"),
+            (r#"{"do_rescale": false}"#, "do_rescale is false: pixels are always"),
+            (
+                r#"{"rescale_factor": 0.0078}"#,
+                "rescale_factor is 0.0078: pixels are always divided by 255 here",
+            ),
+            (
+                r#"{"resample": 2}"#,
+                "resample is 2: images are resized by bicubic interpolation here, Pillow's 3",
+            ),
+        ] {
+            let error = parse(VIT_L_14, Some(preprocessor)).unwrap_err().to_string();
+            let expected = format!("preprocessor_config.json's {message}");
+            assert!(error.starts_with(&expected), "{error}");
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::support::read_regular_text;
 /// Channels per head in every model of OpenAI and most models of open_clip.
 const HEAD_WIDTH: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
+/// The interpolation that resizes images, and open_clip's name for it.
+const BICUBIC: &str = "bicubic";
+
 /// The facts about a model that its tensors do not tell.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelConfig {
@@ -119,6 +122,11 @@ impl ModelConfig {
             preprocess.mean,
             preprocess.std,
         )?;
+        if let Some(interpolation) = preprocess.interpolation.filter(|name| name != BICUBIC) {
+            return Err(serde::de::Error::custom(format!(
+                "preprocess_cfg.interpolation is {interpolation:?}: images are resized by {BICUBIC} interpolation here"
+            )));
+        }
         Ok(Self {
             activation: if model.quick_gelu {
                 Activation::QuickGelu
@@ -144,6 +152,7 @@ struct HubFile {
 struct Preprocess {
     mean: Option<[f32; 3]>,
     std: Option<[f32; 3]>,
+    interpolation: Option<String>,
 }
 
 // Unknown fields are refused. Each is a variation of the architecture, such as another pool or another normalisation; a
@@ -317,6 +326,15 @@ mod tests {
         assert_eq!(
             refused("0.5, 0.25, 0.125", "0.5, 1e300, 0.125"),
             "preprocess_cfg.mean [0.5, inf, 0.125] is not finite"
+        );
+    }
+
+    #[test]
+    fn another_interpolation_is_refused() {
+        let error = ModelConfig::parse(&HUB_VIT_H_14.replace("bicubic", "bilinear")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "preprocess_cfg.interpolation is \"bilinear\": images are resized by bicubic interpolation here"
         );
     }
 
