@@ -49,12 +49,14 @@ impl TextTower {
         let layers = (0..)
             .take_while(|layer| weights.shape(&format!("{}.ln_1.weight", block_name(*layer))).is_some())
             .count();
+        // Taken before the heads are counted: a missing tensor has no width.
+        let token_embedding = weights.take("token_embedding.weight", &[VOCABULARY_SIZE, width])?;
         if width % head_width != 0 {
             return Err(CheckpointError::UnevenHeads { width, head_width });
         }
         let heads = width / head_width;
         Ok(Self {
-            token_embedding: weights.take("token_embedding.weight", &[VOCABULARY_SIZE, width])?,
+            token_embedding,
             positional_embedding: weights.take("positional_embedding", &[context_length, width])?,
             // At least one block is asked for: a checkpoint without blocks then fails with the name of the missing
             // tensor.

@@ -28,8 +28,23 @@ const TORCHSCRIPT_MARK: &str = "constants.pkl";
 /// has it.
 const OPENAI_MARK: &str = "input_resolution";
 
-/// The prefix that distributed training puts before every name.
-const DISTRIBUTED_PREFIX: &str = "module.";
+/// The names under which training checkpoints keep their state dict, in the order in which they are looked for.
+/// Averaged weights come first, as in timm: training evaluates them.
+const STATE_DICT_KEYS: [&str; 7] = [
+    "state_dict_ema",   // timm
+    "model_ema",        // timm and torchvision's references
+    "state_dict",       // open_clip and Lightning
+    "model_state_dict", // PyTorch's tutorials
+    "model",            // torchvision's references
+    "module",           // DeepSpeed
+    "net",
+];
+
+/// Most names that an error holds; its message shows fewer.
+const MAX_NAMES_SHOWN: usize = 10;
+
+/// Most state dicts one inside the other, as in `{"model": {"state_dict": ...}}`.
+const MAX_DEPTH: usize = 4;
 
 /// Returns the place of every tensor in the archive, with the format of the archive.
 pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), CheckpointError> {
@@ -73,8 +88,10 @@ fn module_tensors(pickled: &mut Pickled, module: usize) -> Result<Vec<(String, u
                 return Err(damaged("its pickle has an attribute whose name is not a text"));
             };
             if prefix.len() + name.len() > MAX_NAME {
-                let shown: String = prefix.chars().chain(name.chars()).take(MAX_NAME).collect();
-                return Err(damaged(format!("its modules are nested too deep: {shown}")));
+                return Err(damaged(format!(
+                    "its modules are nested too deep: {}",
+                    beginning(&(prefix + name))
+                )));
             }
             let name = format!("{prefix}{name}");
             if named.len() + modules.len() == MAX_TENSORS {
@@ -92,36 +109,72 @@ fn module_tensors(pickled: &mut Pickled, module: usize) -> Result<Vec<(String, u
 
 /// Returns the tensors of a state dict, or of the state dict inside a training checkpoint.
 fn state_dict_tensors(pickled: &Pickled, dictionary: usize) -> Result<Vec<(String, usize)>, CheckpointError> {
-    let items = &pickled.dictionaries[dictionary];
-    let inner = items.iter().find(|(key, _)| *key == Value::Text("state_dict"));
-    let items = match inner {
-        Some(&(_, Value::Dictionary(inner))) => &pickled.dictionaries[inner],
-        Some(_) => return Err(damaged("its state_dict is not a dictionary")),
-        None => items,
-    };
+    let items = &pickled.dictionaries[state_dict(pickled, dictionary)];
     if items.len() > MAX_TENSORS {
         return Err(too_many_tensors());
     }
-    let is_distributed = !items.is_empty()
-        && items
-            .iter()
-            .all(|(key, _)| matches!(key, Value::Text(name) if name.starts_with(DISTRIBUTED_PREFIX)));
-    let prefix = if is_distributed { DISTRIBUTED_PREFIX.len() } else { 0 };
+    if !items.is_empty() && !items.iter().any(|(_, value)| matches!(value, Value::Tensor(_))) {
+        return Err(no_state_dict(items));
+    }
     items
         .iter()
         .map(|item| match *item {
-            (Value::Text(name), _) if name.len() > MAX_NAME => {
-                let shown: String = name.chars().take(MAX_NAME).collect();
-                Err(damaged(format!(
-                    "its state dict has a name of {} bytes: {shown}",
-                    name.len()
-                )))
-            }
-            (Value::Text(name), Value::Tensor(tensor)) => Ok((name[prefix..].to_owned(), tensor)),
+            (Value::Text(name), _) if name.len() > MAX_NAME => Err(damaged(format!(
+                "its state dict has a name of {} bytes: {}",
+                name.len(),
+                beginning(name)
+            ))),
+            (Value::Text(name), Value::Tensor(tensor)) => Ok((name.to_owned(), tensor)),
+            (Value::Text(_), Value::Opaque(what)) => Err(what.forbidden()),
             (Value::Text(name), _) => Err(damaged(format!("{name} in its state dict is not a tensor"))),
             _ => Err(damaged("its state dict has a key that is not a text")),
         })
         .collect()
+}
+
+/// Returns the dictionary with the tensors: the one given, or the one that it holds under a usual name, which may be
+/// one of several.
+fn state_dict(pickled: &Pickled, mut dictionary: usize) -> usize {
+    for depth in 0..MAX_DEPTH {
+        let items = &pickled.dictionaries[dictionary];
+        let mut inner = STATE_DICT_KEYS.iter().filter_map(|usual| {
+            items.iter().find_map(|(key, value)| match value {
+                Value::Dictionary(inner) if *key == Value::Text(usual) => Some((*usual, *inner)),
+                _ => None,
+            })
+        });
+        let Some((taken, next)) = inner.next() else { break };
+        let left_out: Vec<_> = inner.map(|(key, _)| key).collect();
+        if !left_out.is_empty() {
+            tracing::info!(taken, ?left_out, depth, "the checkpoint has several state dicts");
+        }
+        dictionary = next;
+    }
+    dictionary
+}
+
+/// Says what is there where a state dict should be. A model that was pickled as a whole has the name of its class.
+fn no_state_dict(items: &[(Value, Value)]) -> CheckpointError {
+    let whole = items.iter().find_map(|(key, value)| match (key, value) {
+        (Value::Text(key), Value::Opaque(what)) if STATE_DICT_KEYS.contains(key) => Some(what.forbidden()),
+        _ => None,
+    });
+    whole.unwrap_or_else(|| CheckpointError::NoStateDict {
+        keys: &STATE_DICT_KEYS,
+        names: items
+            .iter()
+            .filter_map(|(key, _)| match key {
+                Value::Text(name) => Some(beginning(name)),
+                _ => None,
+            })
+            .take(MAX_NAMES_SHOWN)
+            .collect(),
+    })
+}
+
+/// Returns as much of a name as a message shows.
+fn beginning(name: &str) -> String {
+    name.chars().take(MAX_NAME).collect()
 }
 
 /// The places of the archive's uncompressed files, keyed by their names below the archive's one folder.
@@ -201,14 +254,59 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_every_name_has_is_left_out() {
+    fn the_state_dict_is_found_under_its_usual_names() {
+        for key in STATE_DICT_KEYS {
+            let key = [b"X", &[key.len() as u8, 0, 0, 0][..], key.as_bytes()].concat();
+            // Beside it are an epoch and, under another usual name, a text.
+            let beside = b"X\x05\0\0\0epochK\x07X\x05\0\0\0modelX\x02\0\0\0ab";
+            let template = [b"}(", &beside[..], &key, b"}X\x01\0\0\0a@su."].concat();
+            assert_eq!(names(&template).unwrap(), ["a"]);
+        }
+        // {"model": {"state_dict": {"a": ...}}}
+        let nested = b"}X\x05\0\0\0model}X\x0a\0\0\0state_dict}X\x01\0\0\0a@sss.";
+        assert_eq!(names(nested).unwrap(), ["a"]);
+        // The averaged weights are taken, in whatever order both come.
+        let both = b"}(X\x05\0\0\0model}X\x01\0\0\0a@sX\x09\0\0\0model_ema}X\x01\0\0\0b@su.";
+        assert_eq!(names(both).unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn a_state_dict_inside_itself_is_an_end_and_not_a_loop() {
+        let message = names(b"}q\0X\x05\0\0\0modelh\0s.").unwrap_err().to_string();
+        assert!(message.ends_with("model, module, net; it has model"), "{message}");
+    }
+
+    #[test]
+    fn what_is_opaque_where_weights_should_be_is_refused_by_its_name() {
+        // A model that was pickled as a whole, and an array of numpy's among tensors.
+        for (template, name) in [
+            (
+                &b"}X\x05\0\0\0modelcopen_clip.model\nCLIP\n)\x81}bs."[..],
+                "open_clip.model.CLIP",
+            ),
+            (b"}(X\x01\0\0\0a@X\x01\0\0\0bcnumpy\nndarray\n)Ru.", "numpy.ndarray"),
+        ] {
+            let message = names(template).unwrap_err().to_string();
+            assert!(message.contains(&format!("calls {name}: it is refused")), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_state_dict_is_refused_with_its_first_names() {
+        let message = names(b"}(X\x05\0\0\0epochK\x07X\x01\0\0\0n}u.")
+            .unwrap_err()
+            .to_string();
         assert_eq!(
-            names(b"}(X\x08\0\0\0module.a@X\x08\0\0\0module.b@u.").unwrap(),
-            ["a", "b"]
+            message,
+            "the weights file has no state dict, neither as a whole nor under state_dict_ema, model_ema, state_dict, \
+             model_state_dict, model, module, net; it has epoch, n"
         );
-        assert_eq!(
-            names(b"}(X\x08\0\0\0module.a@X\x01\0\0\0b@u.").unwrap(),
-            ["b", "module.a"]
+        let message = names(b"}(X\x05\0\0\0epochK\x07X\x01\0\0\0a@u.")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.ends_with("epoch in its state dict is not a tensor"),
+            "{message}"
         );
     }
 

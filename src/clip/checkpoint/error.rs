@@ -38,6 +38,23 @@ pub enum CheckpointError {
         /// The name of the callable that the pickle would call, with its Python module.
         name: String,
     },
+    /// The archive holds no state dict, neither as a whole nor under a usual name.
+    #[error(
+        "the weights file has no state dict, neither as a whole nor under {}; it has {}",
+        keys.join(", "), first_few_names(names)
+    )]
+    NoStateDict {
+        /// The keys under which a state dict is looked for.
+        keys: &'static [&'static str],
+        /// The first names that it has instead, in their order.
+        names: Vec<String>,
+    },
+    /// The checkpoint has several copies of a model, and nothing says which one to take.
+    #[error("the checkpoint has several models, under {}: keep one of them", prefixes.join(" and "))]
+    SeveralModels {
+        /// What stands before the names of each model's tensors, sorted; at most the first eight.
+        prefixes: Vec<String>,
+    },
     /// The checkpoint lacks a tensor that the model needs.
     #[error("the checkpoint has no tensor {name} (expected {expected:?})")]
     MissingTensor {
@@ -116,11 +133,20 @@ pub enum CheckpointError {
 }
 
 fn first_few(tensors: &[(String, Vec<i64>)]) -> String {
+    let shown = tensors.iter().map(|(name, shape)| format!("{name} {shape:?}"));
+    first_of(shown)
+}
+
+fn first_few_names(names: &[String]) -> String {
+    match names {
+        [] => "nothing".to_owned(),
+        _ => first_of(names.iter().cloned()),
+    }
+}
+
+/// Returns the first parts of a list, with dots where there are more.
+fn first_of(parts: impl ExactSizeIterator<Item = String>) -> String {
     const SHOWN: usize = 5;
-    let shown = tensors
-        .iter()
-        .take(SHOWN)
-        .map(|(name, shape)| format!("{name} {shape:?}"));
-    let more = (tensors.len() > SHOWN).then(|| "...".to_owned());
-    shown.chain(more).collect::<Vec<_>>().join(", ")
+    let more = (parts.len() > SHOWN).then(|| "...".to_owned());
+    parts.take(SHOWN).chain(more).collect::<Vec<_>>().join(", ")
 }

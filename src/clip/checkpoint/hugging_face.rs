@@ -10,7 +10,7 @@ use super::CheckpointError;
 use super::stored::Stored;
 
 /// A tensor that every CLIP in this form has and that no other form has.
-const MARK: &str = "vision_model.embeddings.class_embedding";
+pub(super) const MARK: &str = "vision_model.embeddings.class_embedding";
 
 /// The tensors outside the blocks: Hugging Face's name, then open_clip's.
 const WHOLE: [(&str, &str); 14] = [

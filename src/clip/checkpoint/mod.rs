@@ -8,6 +8,7 @@ mod archive;
 mod config;
 mod error;
 mod hugging_face;
+mod names;
 mod pickle;
 mod safetensors;
 mod shards;
@@ -70,6 +71,10 @@ pub struct Weights {
     /// The place of each tensor in the files. A tensor is read when it is taken, so the unconverted copies never exist
     /// all at once.
     tensors: HashMap<String, Stored>,
+    /// What stands before the names of these tensors in the files, such as `module.`; often empty.
+    prefix: String,
+    /// Names and shapes of the files' other tensors, which have no such prefix, sorted.
+    others: Vec<(String, Vec<i64>)>,
     format: CheckpointFormat,
     device: Device,
     kind: Kind,
@@ -109,7 +114,15 @@ impl Weights {
                 }
             }
         }
-        let tensors = weights_among(tensors)?;
+        let names::Unwrapped {
+            tensors,
+            prefix,
+            copies_left_out,
+            others,
+        } = names::unwrap(weights_among(tensors)?)?;
+        if !copies_left_out.is_empty() {
+            tracing::info!(taken = prefix, left_out = ?copies_left_out, "the checkpoint has several copies of its model");
+        }
         let (tensors, format) = if hugging_face::is_form_of(&tensors) {
             (hugging_face::translate(tensors)?, CheckpointFormat::HuggingFace)
         } else {
@@ -119,6 +132,8 @@ impl Weights {
             sha256: digest_aside(&files),
             files,
             tensors,
+            prefix,
+            others,
             format,
             device,
             kind,
@@ -188,10 +203,11 @@ impl Weights {
 
     /// Returns a tensor's name and shape as the file has them.
     fn in_file(&self, name: &str, shape: &[i64]) -> (String, Vec<i64>) {
-        match self.format {
+        let (name, shape) = match self.format {
             CheckpointFormat::HuggingFace => hugging_face::in_file(name, shape),
             CheckpointFormat::OpenAi | CheckpointFormat::OpenClip => (name.to_owned(), shape.to_vec()),
-        }
+        };
+        (format!("{}{name}", self.prefix), shape)
     }
 
     /// Returns names and shapes of the tensors that have not been taken yet, as the file has them, sorted.
@@ -200,6 +216,7 @@ impl Weights {
             .tensors
             .iter()
             .map(|(name, tensor)| self.in_file(name, tensor.shape()))
+            .chain(self.others.iter().cloned())
             .collect();
         left.sort_unstable();
         left
@@ -226,7 +243,7 @@ impl Weights {
     /// # Errors
     /// Fails when tensors are left: the checkpoint then has an architecture that is not implemented here.
     pub fn finish(self) -> Result<(), CheckpointError> {
-        if self.tensors.is_empty() {
+        if self.tensors.is_empty() && self.others.is_empty() {
             return Ok(());
         }
         Err(CheckpointError::LeftOver { tensors: self.left() })
@@ -304,8 +321,9 @@ pub fn weights_file(path: &Path) -> Result<PathBuf, CheckpointError> {
 
 /// Entries that are not weights, by the last part of their names. They serve training, or their content is known
 /// elsewhere.
-const NO_WEIGHTS: [&str; 6] = [
+const NO_WEIGHTS: [&str; 7] = [
     "num_batches_tracked", // of a batch normalisation
+    "n_averaged",          // of PyTorch's AveragedModel
     "attn_mask",           // the causal mask of the text tower
     "position_ids",        // 0, 1, 2, ..., in older files from Hugging Face
     "input_resolution",    // this and the next two: in OpenAI's archives, known from shapes

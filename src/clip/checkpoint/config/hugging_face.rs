@@ -2,22 +2,38 @@
 
 use serde::Deserialize;
 
-use super::{ModelConfig, check_normalisation, head_width};
+use super::{ModelConfig, check_normalisation, family, head_width};
 use crate::clip::Activation;
 
 /// Every LayerNorm of this crate adds this to the variance.
 const LAYER_NORM_EPSILON: f64 = 1e-5;
+
+/// The largest value of a pixel's channel, which becomes 1.
+const MAX_PIXEL: f64 = 255.0;
+
+/// Files write 1/255 with more or fewer digits.
+const RESCALE_TOLERANCE: f64 = 1e-3;
+
+/// Pillow's number of the bicubic interpolation.
+const PILLOW_BICUBIC: i64 = 3;
+
+/// Returns whether a configuration is Hugging Face's: it names the type of its model, as no other does.
+pub(super) fn is_form_of(config: &str) -> bool {
+    serde_json::from_str::<Named>(config).is_ok()
+}
 
 /// Reads the configuration of a `CLIPModel` and, if there is one, that of its preprocessor.
 ///
 /// # Errors
 /// Fails when the configuration is that of another model or asks for something that is not implemented here.
 pub(super) fn parse(config: &str, preprocessor: Option<&str>) -> Result<ModelConfig, serde_json::Error> {
+    // The type comes first: the towers of another model need not look like these.
+    let Named { model_type } = serde_json::from_str(config)?;
+    if model_type != "clip" {
+        return Err(family::not_read(&format!("a {model_type}'s")));
+    }
     let config: Config = serde_json::from_str(config)?;
     let preprocessor: Preprocessor = preprocessor.map(serde_json::from_str).transpose()?.unwrap_or_default();
-    if config.model_type != "clip" {
-        return Err(refused(format!("model_type is {:?}, not \"clip\"", config.model_type)));
-    }
     let (text, vision) = (config.text_config, config.vision_config);
     if text.hidden_act != vision.hidden_act {
         return Err(refused(format!(
@@ -33,6 +49,7 @@ pub(super) fn parse(config: &str, preprocessor: Option<&str>) -> Result<ModelCon
             )));
         }
     }
+    preprocessor.check()?;
     let names = ["image_mean", "image_std"].map(|name| format!("preprocessor_config.json's {name}"));
     check_normalisation(names, preprocessor.image_mean, preprocessor.image_std)?;
     Ok(ModelConfig {
@@ -62,11 +79,14 @@ fn refused(reason: String) -> serde_json::Error {
 // default. Fields that repeat the shapes of tensors, and fields for training, are not read.
 
 #[derive(Deserialize)]
-struct Config {
+struct Named {
     model_type: String,
-    #[serde(default)]
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Config {
     text_config: Tower,
-    #[serde(default)]
     vision_config: Tower,
 }
 
@@ -100,10 +120,51 @@ impl Tower {
     }
 }
 
+// Sides and crops are not read: a label map needs the whole image, and the request says how large the model sees it.
+
 #[derive(Default, Deserialize)]
 struct Preprocessor {
     image_mean: Option<[f32; 3]>,
     image_std: Option<[f32; 3]>,
+    do_normalize: Option<bool>,
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    /// Pillow's number of the interpolation.
+    resample: Option<i64>,
+}
+
+impl Preprocessor {
+    /// Refuses what would give the model other pixels than it gets here.
+    fn check(&self) -> Result<(), serde_json::Error> {
+        let Self {
+            do_normalize,
+            do_rescale,
+            rescale_factor,
+            resample,
+            ..
+        } = self;
+        for (name, value) in [("do_normalize", do_normalize), ("do_rescale", do_rescale)] {
+            if *value == Some(false) {
+                return Err(refused(format!(
+                    "preprocessor_config.json's {name} is false: pixels are always scaled to 0 to 1 and normalised here"
+                )));
+            }
+        }
+        if let Some(factor) = rescale_factor
+            && (factor * MAX_PIXEL - 1.0).abs() > RESCALE_TOLERANCE
+        {
+            return Err(refused(format!(
+                "preprocessor_config.json's rescale_factor is {factor}: pixels are always divided by {MAX_PIXEL} here"
+            )));
+        }
+        match resample {
+            Some(number) if *number != PILLOW_BICUBIC => Err(refused(format!(
+                "preprocessor_config.json's resample is {number}: images are resized by bicubic interpolation \
+                 here, Pillow's {PILLOW_BICUBIC}"
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +201,29 @@ mod tests {
     }
 
     #[test]
+    fn what_preprocessors_of_clip_say_is_what_is_done_here() {
+        let usual = r#"{"do_normalize": true, "do_rescale": true, "rescale_factor": 0.00392156862745098, "resample": 3,
+            "do_center_crop": true, "crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 224}}"#;
+        parse(VIT_L_14, Some(usual)).unwrap();
+        for (preprocessor, message) in [
+            (r#"{"do_normalize": false}"#, "do_normalize is false: pixels are always"),
+            (r#"{"do_rescale": false}"#, "do_rescale is false: pixels are always"),
+            (
+                r#"{"rescale_factor": 0.0078}"#,
+                "rescale_factor is 0.0078: pixels are always divided by 255 here",
+            ),
+            (
+                r#"{"resample": 2}"#,
+                "resample is 2: images are resized by bicubic interpolation here, Pillow's 3",
+            ),
+        ] {
+            let error = parse(VIT_L_14, Some(preprocessor)).unwrap_err().to_string();
+            let expected = format!("preprocessor_config.json's {message}");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_left_out_is_as_in_transformers() {
         let expected = ModelConfig {
             activation: Activation::QuickGelu,
@@ -156,7 +240,8 @@ mod tests {
         let refused = |from: &str, to: &str| parse(&VIT_L_14.replace(from, to), None).unwrap_err().to_string();
         assert_eq!(
             refused("\"clip\"", "\"siglip\""),
-            "model_type is \"siglip\", not \"clip\""
+            "it is a siglip's; read here are the CLIPs of OpenAI's architectures: OpenAI's own, open_clip's with the same towers, \
+             and Hugging Face's of the type \"clip\""
         );
         assert_eq!(
             refused("\"gelu\"", "\"relu\""),

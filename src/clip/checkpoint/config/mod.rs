@@ -1,5 +1,6 @@
 //! The facts about a model that its tensors do not tell, and where each form of checkpoint states them.
 
+mod family;
 mod hugging_face;
 
 use std::io;
@@ -14,6 +15,9 @@ use crate::support::read_regular_text;
 
 /// Channels per head in every model of OpenAI and most models of open_clip.
 const HEAD_WIDTH: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
+
+/// The interpolation that resizes images, and open_clip's name for it.
+const BICUBIC: &str = "bicubic";
 
 /// The facts about a model that its tensors do not tell.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,7 +70,11 @@ impl ModelConfig {
         ];
         for path in candidates {
             if let Some(text) = read_if_there(&path)? {
-                return Self::parse(&text).map_err(|error| refused(path, &error));
+                // Model hubs have weights under open_clip's names beside Hugging Face's configuration, too.
+                return match hugging_face::is_form_of(&text) {
+                    true => Self::parse_hugging_face(path, &text),
+                    false => Self::parse(&text).map_err(|error| refused(path, &error)),
+                };
             }
         }
         Err(CheckpointError::UnknownActivation {
@@ -86,8 +94,13 @@ impl ModelConfig {
                 configuration: "Hugging Face's config.json".to_owned(),
             });
         };
-        let preprocessor = read_if_there(&weights.with_file_name("preprocessor_config.json"))?;
-        hugging_face::parse(&config, preprocessor.as_deref()).map_err(|error| refused(path, &error))
+        Self::parse_hugging_face(path, &config)
+    }
+
+    /// Reads Hugging Face's configuration, the text of the file at `path`, and that of the preprocessor beside it.
+    fn parse_hugging_face(path: PathBuf, config: &str) -> Result<Self, CheckpointError> {
+        let preprocessor = read_if_there(&path.with_file_name("preprocessor_config.json"))?;
+        hugging_face::parse(config, preprocessor.as_deref()).map_err(|error| refused(path, &error))
     }
 
     /// Reads open_clip's configuration, with or without the `model_cfg` that model hubs put around it.
@@ -97,6 +110,7 @@ impl ModelConfig {
     /// the computation.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         let value: serde_json::Value = serde_json::from_str(text)?;
+        family::check(value.get("model_cfg").unwrap_or(&value))?;
         let (model, preprocess) = if value.get("model_cfg").is_some() {
             let file: HubFile = serde_json::from_value(value)?;
             (file.model_cfg, file.preprocess_cfg)
@@ -108,6 +122,11 @@ impl ModelConfig {
             preprocess.mean,
             preprocess.std,
         )?;
+        if let Some(interpolation) = preprocess.interpolation.filter(|name| name != BICUBIC) {
+            return Err(serde::de::Error::custom(format!(
+                "preprocess_cfg.interpolation is {interpolation:?}: images are resized by {BICUBIC} interpolation here"
+            )));
+        }
         Ok(Self {
             activation: if model.quick_gelu {
                 Activation::QuickGelu
@@ -133,6 +152,7 @@ struct HubFile {
 struct Preprocess {
     mean: Option<[f32; 3]>,
     std: Option<[f32; 3]>,
+    interpolation: Option<String>,
 }
 
 // Unknown fields are refused. Each is a variation of the architecture, such as another pool or another normalisation; a
@@ -310,6 +330,15 @@ mod tests {
     }
 
     #[test]
+    fn another_interpolation_is_refused() {
+        let error = ModelConfig::parse(&HUB_VIT_H_14.replace("bicubic", "bilinear")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "preprocess_cfg.interpolation is \"bilinear\": images are resized by bicubic interpolation here"
+        );
+    }
+
+    #[test]
     fn heads_that_do_not_divide_the_width_are_refused() {
         let error = ModelConfig::parse(&VIT_B_16_QUICKGELU.replace("\"heads\": 8", "\"heads\": 7")).unwrap_err();
         assert_eq!(error.to_string(), "text_cfg.width 512 cannot be divided into 7 heads");
@@ -336,6 +365,25 @@ mod tests {
 
         fs::write(folder.path().join("model.json"), VIT_B_16_QUICKGELU).unwrap();
         assert_eq!(find().unwrap().activation, Activation::QuickGelu);
+    }
+
+    #[test]
+    fn hugging_face_s_configuration_is_known_whatever_the_tensors_are_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = folder.path().join("model.safetensors");
+        fs::write(&weights, "").unwrap();
+        let find = |config: &str| {
+            fs::write(folder.path().join("config.json"), config).unwrap();
+            ModelConfig::find(CheckpointFormat::OpenClip, &weights)
+        };
+        for family in ["siglip", "clipseg"] {
+            let config = format!(r#"{{"architectures": ["A"], "model_type": "{family}", "text_config": {{}}}}"#);
+            let error = find(&config).unwrap_err().to_string();
+            let expected = format!("config.json: it is a {family}'s; read here are");
+            assert!(error.contains(&expected), "{error}");
+        }
+        let config = find(r#"{"architectures": ["CLIPModel"], "model_type": "clip"}"#).unwrap();
+        assert_eq!(config.activation, Activation::QuickGelu);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The pickles inside PyTorch's archives, read without Python. The reader is a stack machine that knows the opcodes
 //! that `torch.save` and `torch.jit.save` write. Of all that a pickle can call, it knows only what makes tensors. It
-//! refuses anything else by its name and never runs any code.
+//! never runs any code: what anything else would make is an opaque value, which keeps the name of what the pickle
+//! calls. So arguments, numpy's scalars and the state of an optimiser may lie beside the weights, but not among them.
 
 use std::collections::HashMap;
 
@@ -19,13 +20,20 @@ const MAX_DIMENSIONS: usize = 8;
 /// Most bytes of the name of a callable; PyTorch's longest ones, TorchScript's classes, have about 100.
 const MAX_CALLABLE: usize = 1000;
 
+/// What stands for sets, whose items are not kept.
+const SET: Opaque = Opaque {
+    module: "builtins",
+    name: "set",
+};
+
 /// Most arguments that decide about a call. The rest is ignored: hooks and a flag.
 const ARGUMENTS: usize = 4;
 
 /// A value in a pickle. Containers are indices into [`Pickled`] and its machine, so that they can be shared and nested.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Value<'a> {
-    /// `None`, a boolean or a floating-point number; none of them tells anything about a tensor.
+    /// `None`, a boolean, a floating-point number, a number of more than 64 bits, or bytes; none of them tells anything
+    /// about a tensor.
     Other,
     Integer(i64),
     Text(&'a str),
@@ -37,6 +45,24 @@ pub(super) enum Value<'a> {
     Tensor(usize),
     Storage(Storage<'a>),
     Callable(Callable),
+    /// What the pickle names and this reader does not make, and whatever calls to it would return.
+    Opaque(Opaque<'a>),
+}
+
+/// The name of a callable or a class that this reader does not know.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Opaque<'a> {
+    module: &'a str,
+    name: &'a str,
+}
+
+impl Opaque<'_> {
+    /// Returns the error for such a value where a tensor should be.
+    pub(super) fn forbidden(self) -> CheckpointError {
+        CheckpointError::ForbiddenCall {
+            name: format!("{}.{}", self.module, self.name),
+        }
+    }
 }
 
 /// One file of the archive. It holds the elements of one or more tensors.
@@ -47,7 +73,7 @@ pub(super) struct Storage<'a> {
     pub(super) key: &'a str,
 }
 
-/// The callables that a pickle may name with `GLOBAL`.
+/// The callables that this reader knows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Callable {
     OrderedDict,
@@ -78,7 +104,7 @@ pub(super) struct Pickled<'a> {
     pub(super) tensors: Vec<PickledTensor<'a>>,
 }
 
-/// Reads a pickle of protocol 2, which PyTorch uses.
+/// Reads a pickle of protocol 2, which PyTorch uses unless it is told otherwise, to 5.
 pub(super) fn read(pickle: &[u8]) -> Result<Pickled<'_>, CheckpointError> {
     if pickle.len() > MAX_BYTES {
         return Err(damaged(format!(
@@ -92,6 +118,9 @@ pub(super) fn read(pickle: &[u8]) -> Result<Pickled<'_>, CheckpointError> {
     };
     loop {
         if let Some(root) = machine.step()? {
+            if let Value::Opaque(what) = root {
+                return Err(what.forbidden());
+            }
             return Ok(Pickled {
                 root,
                 dictionaries: machine.dictionaries,
@@ -125,9 +154,15 @@ impl<'a> Machine<'a> {
         match opcode {
             // PROTO
             0x80 => match self.bytes()? {
-                [2] => {}
-                [protocol] => return Err(damaged(format!("its pickle has protocol {protocol}, PyTorch's is 2"))),
+                [2..=5] => {}
+                [protocol] => {
+                    return Err(damaged(format!(
+                        "its pickle has protocol {protocol}; protocols 2 to 5 are read"
+                    )));
+                }
             },
+            // FRAME says how many bytes belong together, for readers of streams.
+            0x95 => drop(self.slice(8)?),
             // STOP
             b'.' => return self.pop().map(Some),
             // MARK
@@ -138,21 +173,23 @@ impl<'a> Machine<'a> {
                 self.slice(8)?;
                 self.stack.push(Value::Other);
             }
-            // BININT1, BININT2, BININT, LONG1
+            // SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8
+            b'C' => self.skip_bytes::<1>()?,
+            b'B' => self.skip_bytes::<4>()?,
+            0x8e | 0x96 => self.skip_bytes::<8>()?,
+            // BININT1, BININT2, BININT, LONG1, LONG4
             b'K' => self.integer::<1>()?,
             b'M' => self.integer::<2>()?,
             b'J' => {
                 let value = i32::from_le_bytes(self.bytes()?);
                 self.stack.push(Value::Integer(value.into()));
             }
-            0x8a => self.long()?,
-            // BINUNICODE
-            b'X' => {
-                let length = u32::from_le_bytes(self.bytes()?);
-                let text = self.slice(usize::try_from(length).expect("32 bits fit"))?;
-                let text = std::str::from_utf8(text).map_err(|_| damaged("its pickle has a text that is not UTF-8"))?;
-                self.stack.push(Value::Text(text));
-            }
+            0x8a => self.long::<1>()?,
+            0x8b => self.long::<4>()?,
+            // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+            0x8c => self.text::<1>()?,
+            b'X' => self.text::<4>()?,
+            0x8d => self.text::<8>()?,
             // EMPTY_DICT, EMPTY_LIST, EMPTY_TUPLE, TUPLE, TUPLE1 to TUPLE3
             b'}' => {
                 let dictionary = self.new_dictionary();
@@ -169,7 +206,28 @@ impl<'a> Machine<'a> {
                 let items = self.stack.split_off(start);
                 self.push_sequence(items);
             }
-            // BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
+            // EMPTY_SET, FROZENSET, ADDITEMS
+            0x8f => self.stack.push(Value::Opaque(SET)),
+            0x91 => {
+                self.pop_to_mark()?;
+                self.stack.push(Value::Opaque(SET));
+            }
+            0x90 => {
+                let items = self.pop_to_mark()?;
+                self.append(items)?;
+            }
+            // POP, POP_MARK, DUP
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_to_mark()?),
+            b'2' => {
+                let top = *self.stack.last().ok_or_else(stack_is_empty)?;
+                self.stack.push(top);
+            }
+            // MEMOIZE, BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
+            0x94 => {
+                let index = u32::try_from(self.memo.len()).expect("a pickle has fewer than 2^32 bytes");
+                self.memoize(index)?;
+            }
             b'q' => {
                 let [index] = self.bytes()?;
                 self.memoize(index.into())?;
@@ -203,14 +261,22 @@ impl<'a> Machine<'a> {
                 let items = self.pop_to_mark()?;
                 self.set_items(&items)?;
             }
-            // GLOBAL, BINPERSID, REDUCE, NEWOBJ, BUILD
+            // GLOBAL, STACK_GLOBAL, BINPERSID, REDUCE, NEWOBJ, NEWOBJ_EX, BUILD
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.stack.push(Value::Callable(Callable::find(module, name)?));
+                self.push_named(module, name)?;
             }
+            0x93 => match (self.pop()?, self.pop()?) {
+                (Value::Text(name), Value::Text(module)) => self.push_named(module, name)?,
+                _ => return Err(damaged("its pickle names a callable with something that is not a text")),
+            },
             b'Q' => self.load_storage()?,
             b'R' => self.reduce()?,
             0x81 => self.new_object()?,
+            0x92 => {
+                let _named_arguments = self.pop()?;
+                self.new_object()?;
+            }
             b'b' => self.build()?,
             _ => {
                 return Err(damaged(format!(
@@ -238,9 +304,6 @@ impl<'a> Machine<'a> {
     fn line(&mut self) -> Result<&'a str, CheckpointError> {
         let length = self.rest.iter().position(|&byte| byte == b'\n');
         let length = length.unwrap_or(usize::MAX);
-        if length > MAX_CALLABLE && length < usize::MAX {
-            return Err(damaged(format!("its pickle has a name of {length} bytes")));
-        }
         let line = self.slice(length)?;
         self.slice(1)?;
         std::str::from_utf8(line).map_err(|_| damaged("its pickle has a name that is not UTF-8"))
@@ -254,12 +317,48 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Pushes a signed number. Its first byte says how many bytes follow.
-    fn long(&mut self) -> Result<(), CheckpointError> {
-        let [length] = self.bytes()?;
-        let bytes = self.slice(length.into())?;
+    /// Reads a length of `LENGTH` bytes, then as many bytes as it says.
+    fn counted<const LENGTH: usize>(&mut self) -> Result<&'a [u8], CheckpointError> {
+        let bytes: [u8; LENGTH] = self.bytes()?;
+        let length = bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
+        self.slice(usize::try_from(length).unwrap_or(usize::MAX))
+    }
+
+    fn text<const LENGTH: usize>(&mut self) -> Result<(), CheckpointError> {
+        let text = self.counted::<LENGTH>()?;
+        // Python writes halves of surrogate pairs, too, which no name of a tensor has.
+        let value = std::str::from_utf8(text).map_or(Value::Other, Value::Text);
+        self.stack.push(value);
+        Ok(())
+    }
+
+    fn skip_bytes<const LENGTH: usize>(&mut self) -> Result<(), CheckpointError> {
+        self.counted::<LENGTH>()?;
+        self.stack.push(Value::Other);
+        Ok(())
+    }
+
+    /// Pushes the callable of this name.
+    fn push_named(&mut self, module: &'a str, name: &'a str) -> Result<(), CheckpointError> {
+        if let Some(length) = [module.len(), name.len()]
+            .into_iter()
+            .find(|&length| length > MAX_CALLABLE)
+        {
+            return Err(damaged(format!("its pickle has a name of {length} bytes")));
+        }
+        self.stack.push(match Callable::find(module, name) {
+            Some(callable) => Value::Callable(callable),
+            None => Value::Opaque(Opaque { module, name }),
+        });
+        Ok(())
+    }
+
+    /// Pushes a signed number. The first `LENGTH` bytes say how many bytes follow.
+    fn long<const LENGTH: usize>(&mut self) -> Result<(), CheckpointError> {
+        let bytes = self.counted::<LENGTH>()?;
         if bytes.len() > 8 {
-            return Err(damaged("its pickle has a number of more than 64 bits"));
+            self.stack.push(Value::Other);
+            return Ok(());
         }
         let sign = if bytes.last().is_some_and(|&byte| byte >= 0x80) {
             -1
@@ -316,6 +415,7 @@ impl<'a> Machine<'a> {
     fn append(&mut self, items: Vec<Value<'a>>) -> Result<(), CheckpointError> {
         match self.stack.last() {
             Some(&Value::Sequence(index)) => self.sequences[index].extend(items),
+            Some(Value::Opaque(_)) => {}
             _ => return Err(damaged("its pickle appends to something that is not a list")),
         }
         Ok(())
@@ -328,27 +428,36 @@ impl<'a> Machine<'a> {
                 self.dictionaries[index].extend(pairs.iter().map(|&[key, value]| (key, value)));
                 Ok(())
             }
+            (Some(Value::Opaque(_)), _) => Ok(()),
             _ => Err(damaged("its pickle sets items of something that is not a dictionary")),
         }
     }
 
     /// Pushes the archive's file that a tuple `("storage", class, key, device, elements)` names.
     fn load_storage(&mut self) -> Result<(), CheckpointError> {
-        let &[
-            Value::Text("storage"),
-            Value::Callable(Callable::Storage(kind)),
-            Value::Text(key),
-            _device,
-            _elements,
-        ] = self.pop_sequence()?
-        else {
-            return Err(damaged("its pickle refers to something that is not a tensor's storage"));
+        let storage = match *self.pop_sequence()? {
+            [
+                Value::Text("storage"),
+                Value::Callable(Callable::Storage(kind)),
+                Value::Text(key),
+                _device,
+                _elements,
+            ] => Value::Storage(Storage { kind, key }),
+            // Of elements that no weight has, such as the bytes of a random generator's state.
+            [Value::Text("storage"), class @ Value::Opaque(_), ..] => class,
+            _ => return Err(damaged("its pickle refers to something that is not a tensor's storage")),
         };
-        self.stack.push(Value::Storage(Storage { kind, key }));
+        self.stack.push(storage);
         Ok(())
     }
 
     fn reduce(&mut self) -> Result<(), CheckpointError> {
+        let count = self.stack.len();
+        if let Some(&[Value::Opaque(callable), _arguments]) = self.stack.get(count.saturating_sub(2)..) {
+            self.stack.truncate(count - 2);
+            self.stack.push(Value::Opaque(callable));
+            return Ok(());
+        }
         // Only those that decide are copied: a memoised tuple of any length can be the arguments of many calls.
         let arguments = self.pop_sequence()?;
         let arguments = arguments[..arguments.len().min(ARGUMENTS)].to_vec();
@@ -373,7 +482,11 @@ impl<'a> Machine<'a> {
                 self.tensors.push(tensor);
                 Value::Tensor(self.tensors.len() - 1)
             }
-            (Value::Callable(Callable::RebuildParameter), &[tensor @ Value::Tensor(_), ..]) => tensor,
+            // A tensor of elements that no weight has.
+            (Value::Callable(Callable::RebuildTensor), &[storage @ Value::Opaque(_), ..]) => storage,
+            (Value::Callable(Callable::RebuildParameter), &[tensor @ (Value::Tensor(_) | Value::Opaque(_)), ..]) => {
+                tensor
+            }
             (Value::Callable(Callable::TypeMark), &[value, ..]) => value,
             (Value::Callable(callable), _) => {
                 return Err(damaged(format!(
@@ -406,6 +519,10 @@ impl<'a> Machine<'a> {
     fn new_object(&mut self) -> Result<(), CheckpointError> {
         let arguments = self.pop()?;
         let class = self.pop()?;
+        if let Value::Opaque(_) = class {
+            self.stack.push(class);
+            return Ok(());
+        }
         if !matches!(
             (class, arguments),
             (Value::Callable(Callable::Class), Value::Sequence(_))
@@ -428,18 +545,18 @@ impl<'a> Machine<'a> {
                 self.dictionaries[object].extend(attributes);
                 Ok(())
             }
-            (Value::Dictionary(_), Some(Value::Dictionary(_))) => Ok(()),
+            (Value::Dictionary(_), Some(Value::Dictionary(_))) | (_, Some(Value::Opaque(_))) => Ok(()),
             _ => Err(damaged("its pickle sets attributes of something that has none")),
         }
     }
 }
 
 impl Callable {
-    fn find(module: &str, name: &str) -> Result<Self, CheckpointError> {
-        Ok(match (module, name) {
+    fn find(module: &str, name: &str) -> Option<Self> {
+        Some(match (module, name) {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Self::RebuildParameter,
             (
                 "torch.jit._pickle",
                 "build_intlist" | "build_doublelist" | "build_boollist" | "build_tensorlist" | "restore_type_tag",
@@ -451,11 +568,7 @@ impl Callable {
             ("torch", "LongStorage") => Self::Storage(Kind::Int64),
             ("torch", "IntStorage") => Self::Storage(Kind::Int),
             (module, _) if module.starts_with("__torch__.") || module == "__torch__" => Self::Class,
-            _ => {
-                return Err(CheckpointError::ForbiddenCall {
-                    name: format!("{module}.{name}"),
-                });
-            }
+            _ => return None,
         })
     }
 }

@@ -45,7 +45,72 @@ fn whole_numbers_of_every_length_are_read() {
     assert_eq!(number(b"\x8a\0").ok(), Some(0));
     assert_eq!(number(b"\x8a\x02\0\xff").ok(), Some(-256));
     assert_eq!(number(b"\x8a\x05\0\0\0\0\x01").ok(), Some(1 << 32));
-    assert!(number(b"\x8a\x09\0\0\0\0\0\0\0\0\x01").is_err());
+    assert_eq!(number(b"\x8b\x02\0\0\0\0\xff").ok(), Some(-256));
+    // The state of numpy's random generator has numbers of 128 bits, which are of no use here.
+    let pickled = read(b"\x80\x02\x8a\x09\0\0\0\0\0\0\0\0\x01.").expect("Python reads it, too");
+    assert_eq!(pickled.root, Value::Other);
+}
+
+/// The same dictionary as in [`TENSOR`], with the opcodes of protocol 4.
+#[test]
+fn later_protocols_say_the_same() {
+    for protocol in 2..=5 {
+        let pickle = [
+            &[0x80, protocol][..],
+            b"\x95\x40\0\0\0\0\0\0\0}\x94\x8c\x01a\x94\x8c\x0ctorch._utils\x94\x8c\x12_rebuild_tensor_v2\x94\x93\x94\
+            ((\x8c\x07storage\x94\x8c\x05torch\x94\x8c\x0bHalfStorage\x94\x93\x94\x8c\x017\x94\x8c\x03cpu\x94K\x02t\x94Q\
+            K\x01K\x02\x85\x94K\x01\x85\x94\x89\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x94\x93\x94)R\x94t\x94R\x94s.",
+        ]
+        .concat();
+        let (pickled, expected) = (read(&pickle).expect("it is sound"), read(TENSOR).expect("it is sound"));
+        assert_eq!(pickled.dictionaries, expected.dictionaries);
+        assert_eq!(format!("{:?}", pickled.tensors), format!("{:?}", expected.tensors));
+    }
+}
+
+/// A dictionary of values beside the weights, each made by a callable that is unknown here.
+#[test]
+fn what_lies_beside_the_weights_is_opaque_and_never_made() {
+    for value in [
+        // numpy.float64(0.0), as protocol 2 has it
+        &b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\0\0\0f8\x89\x88tR(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xff\
+          J\xff\xff\xff\xffK\0tbc_codecs\nencode\n(X\x08\0\0\0\0\0\0\0\0\0\0\0X\x06\0\0\0latin1tRtR"[..],
+        // argparse.Namespace(lr=...)
+        b"cargparse\nNamespace\n)\x81}X\x02\0\0\0lrG\0\0\0\0\0\0\0\0sb",
+        // an object made with named arguments, in protocol 4
+        b"\x8c\x01m\x8c\x01C\x93)}\x92",
+        // a set, a frozen set, a deque and a default dictionary
+        b"\x8f(K\x01\x90",
+        b"(K\x01\x91",
+        b"ccollections\ndeque\n)R(K\x01e",
+        b"ccollections\ndefaultdict\n)R(K\x01K\x02u",
+        // a tensor of bytes, the state of a random generator
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nByteStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ\
+          K\0K\x02\x85K\x01\x85\x89}tR",
+        b"cos\nsystem\nX\x02\0\0\0id\x85R",
+    ] {
+        let pickle = [b"\x80\x04}(X\x01\0\0\0a", value, b"X\x01\0\0\0bK\x01u."].concat();
+        let pickled = read(&pickle).unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(value)));
+        let Value::Dictionary(root) = pickled.root else {
+            panic!("{:?}", pickled.root);
+        };
+        let [
+            (Value::Text("a"), Value::Opaque(_)),
+            (Value::Text("b"), Value::Integer(1)),
+        ] = pickled.dictionaries[root][..]
+        else {
+            panic!("{:?}", pickled.dictionaries[root]);
+        };
+        assert!(pickled.tensors.is_empty());
+    }
+}
+
+#[test]
+fn bytes_of_every_length_and_values_that_are_dropped_leave_nothing() {
+    let pickle = b"\x80\x05C\x01a0B\x01\0\0\0a0\x8e\x01\0\0\0\0\0\0\0a0\x96\x01\0\0\0\0\0\0\0a0(NN1K\x012\x86.";
+    let pickled = read(pickle).expect("it is sound");
+    assert!(matches!(pickled.root, Value::Sequence(_)), "{:?}", pickled.root);
+    assert!(refused(b"\x8e\xff\xff\xff\xff\xff\xff\xff\xff.").contains("ends too early"));
 }
 
 #[test]
@@ -86,7 +151,11 @@ fn what_a_pickle_may_not_name_is_refused_by_its_name() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     for (pickle, message) in [
-        (&b"\x80\x04."[..], "its pickle has protocol 4, PyTorch's is 2"),
+        (
+            &b"\x80\x06."[..],
+            "its pickle has protocol 6; protocols 2 to 5 are read",
+        ),
+        (b"K\x01K\x02\x93.", "names a callable with something that is not a text"),
         (
             b"\x80\x02i",
             "its pickle has the opcode 0x69, which PyTorch does not write",
@@ -176,7 +245,7 @@ proptest! {
     fn hostile_bytes_end_in_words(
         opcodes in proptest::collection::vec(
             prop_oneof![
-                proptest::sample::select(b"\x80(}])t\x85\x86\x87q\0h\0K\x01MJ\x8aXaesucRQb\x81N\x88.".to_vec()),
+                proptest::sample::select(b"\x80(}])t\x85\x86\x87q\0h\0K\x01MJ\x8aXaesucRQb\x81N\x88.\x93\x94\x95\x8c\x8f\x90\x91\x9201C".to_vec()),
                 any::<u8>(),
             ],
             0..200,
