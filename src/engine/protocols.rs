@@ -112,15 +112,15 @@ impl Protocol {
         match (self.data_set, self.method) {
             (Voc21, Clearclip) => "clearclip-voc-21",
             (Voc21, _) => "sclip-voc-21",
-            (Voc20, Clearclip) => "voc-20",
+            (Voc20, Clearclip) => "clearclip-voc-20",
             (Voc20, _) => "sclip-voc-20",
             (Object, Clearclip) => "clearclip-coco-object-81",
             (Object, _) => "sclip-coco-object-81",
-            (Context60, _) => "pascal-context-60",
-            (Context59, _) => "pascal-context-59",
-            (Stuff, _) => "coco-stuff-171",
-            (Cityscapes, _) => "cityscapes-19",
-            (Ade20k, _) => "ade20k-150",
+            (Context60, _) => "sclip-pascal-context-60",
+            (Context59, _) => "sclip-pascal-context-59",
+            (Stuff, _) => "sclip-coco-stuff-171",
+            (Cityscapes, _) => "sclip-cityscapes-19",
+            (Ade20k, _) => "sclip-ade20k-150",
         }
     }
 
@@ -368,6 +368,44 @@ mod tests {
         assert_eq!(constants("resclip-object"), (336, Some((224, 112)), 40.0, 0.1, 0.0));
         assert_eq!(constants("pearl-voc20"), (336, None, 40.0, 0.0, 0.0));
         assert_eq!(constants("pearl-cityscapes"), (560, Some((224, 112)), 40.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn every_constant_of_the_released_configurations_is_here() {
+        let table = include_str!("../../tools/protocols/released/constants.txt");
+        let rows = table.lines().filter(|line| !line.starts_with('#'));
+        let mut compared = 0;
+        for row in rows {
+            let (method, rest) = row.split_once(' ').unwrap();
+            let (data_set, numbers) = rest.split_once(' ').unwrap();
+            let numbers: Vec<f64> = numbers.split(' ').map(|number| number.parse().unwrap()).collect();
+            let protocol: Protocol = format!("{method}-{data_set}").parse().unwrap();
+            let settings = protocol.settings();
+            let whole_image = Window { side: 0, stride: 112 };
+            let Window { side, stride } = settings.window.unwrap_or(whole_image);
+            // By their shortest decimals, since a float in single precision has others in double precision.
+            let single = |value: f32| value.to_string().parse::<f64>().unwrap();
+            let mut here = vec![
+                f64::from(settings.short_side),
+                f64::from(side),
+                f64::from(stride),
+                single(settings.temperature),
+                single(settings.background_threshold),
+                settings.background_area,
+            ];
+            if protocol.method == Resclip {
+                let constants = protocol.attention_constants().resclip;
+                here.extend([
+                    single(constants.threshold),
+                    constants.middle_share,
+                    constants.score_scale,
+                    constants.layout_share,
+                ]);
+            }
+            assert_eq!(here, numbers, "{protocol}");
+            compared += 1;
+        }
+        assert_eq!(compared, 38);
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(super) fn shipped() -> impl Iterator<Item = (&'static str, VocabularyDefinit
     })
 }
 
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 20] = [
     ("ade20k-150", include_str!("../../config/vocabularies/ade20k-150.txt")),
     (
         "cityscapes-19",
@@ -20,6 +20,10 @@ const FILES: [(&str, &str); 14] = [
     (
         "clearclip-coco-object-81",
         include_str!("../../config/vocabularies/clearclip-coco-object-81.txt"),
+    ),
+    (
+        "clearclip-voc-20",
+        include_str!("../../config/vocabularies/clearclip-voc-20.txt"),
     ),
     (
         "clearclip-voc-21",
@@ -46,8 +50,28 @@ const FILES: [(&str, &str); 14] = [
         include_str!("../../config/vocabularies/pascal-context-60.txt"),
     ),
     (
+        "sclip-ade20k-150",
+        include_str!("../../config/vocabularies/sclip-ade20k-150.txt"),
+    ),
+    (
+        "sclip-cityscapes-19",
+        include_str!("../../config/vocabularies/sclip-cityscapes-19.txt"),
+    ),
+    (
         "sclip-coco-object-81",
         include_str!("../../config/vocabularies/sclip-coco-object-81.txt"),
+    ),
+    (
+        "sclip-coco-stuff-171",
+        include_str!("../../config/vocabularies/sclip-coco-stuff-171.txt"),
+    ),
+    (
+        "sclip-pascal-context-59",
+        include_str!("../../config/vocabularies/sclip-pascal-context-59.txt"),
+    ),
+    (
+        "sclip-pascal-context-60",
+        include_str!("../../config/vocabularies/sclip-pascal-context-60.txt"),
     ),
     (
         "sclip-voc-20",
@@ -87,10 +111,70 @@ mod tests {
         assert_eq!(texts("sclip-voc-20"), (30, UNLABELLED));
         assert_eq!(texts("sclip-voc-21"), (56, 0));
         assert_eq!(texts("clearclip-voc-21"), (21, 0));
+        assert_eq!(texts("clearclip-voc-20"), (20, UNLABELLED));
         assert_eq!(texts("pascal-context-60"), (60, 0));
+        assert_eq!(texts("sclip-pascal-context-60"), (60, 0));
         // 113 texts as published, where "bed" is a class and a background name.
         assert_eq!(texts("sclip-coco-object-81"), (112, 0));
         assert_eq!(texts("clearclip-coco-object-81"), (81, 0));
+    }
+
+    /// Lists as their authors released them, and the vocabularies that are said to have these words.
+    const RELEASED: [(&str, &str); 9] = [
+        (
+            "sclip-voc-21",
+            include_str!("../../tools/protocols/released/sclip/cls_voc21.txt"),
+        ),
+        (
+            "sclip-voc-20",
+            include_str!("../../tools/protocols/released/sclip/cls_voc20.txt"),
+        ),
+        (
+            "sclip-pascal-context-60",
+            include_str!("../../tools/protocols/released/sclip/cls_context60.txt"),
+        ),
+        (
+            "sclip-pascal-context-59",
+            include_str!("../../tools/protocols/released/sclip/cls_context59.txt"),
+        ),
+        (
+            "sclip-coco-object-81",
+            include_str!("../../tools/protocols/released/sclip/cls_coco_object.txt"),
+        ),
+        (
+            "sclip-coco-stuff-171",
+            include_str!("../../tools/protocols/released/sclip/cls_coco_stuff.txt"),
+        ),
+        (
+            "sclip-cityscapes-19",
+            include_str!("../../tools/protocols/released/sclip/cls_city_scapes.txt"),
+        ),
+        (
+            "sclip-ade20k-150",
+            include_str!("../../tools/protocols/released/sclip/cls_ade20k.txt"),
+        ),
+        (
+            "clearclip-voc-21",
+            include_str!("../../tools/protocols/released/clearclip/cls_voc21.txt"),
+        ),
+    ];
+
+    #[test]
+    fn protocols_have_the_released_words() {
+        for (name, released) in RELEASED {
+            let (_, VocabularyDefinition { list, .. }) = shipped().find(|(shipped, _)| *shipped == name).unwrap();
+            let words = list.classes().iter().map(|class| match class.name.as_str() {
+                "background" => list.background().join(", "),
+                _ => class.texts().collect::<Vec<_>>().join(", "),
+            });
+            // PASCAL Context's last line ends in a space, which the tokenizer drops.
+            let released: Vec<_> = released.lines().map(str::trim_end).collect();
+            assert_eq!(words.collect::<Vec<_>>(), released, "{name}");
+        }
+        let list = |wanted: &str| shipped().find(|(name, _)| *name == wanted).unwrap().1.list;
+        let (with, without) = (list("clearclip-voc-21"), list("clearclip-voc-20"));
+        assert_eq!(&with.classes()[1..], without.classes());
+        assert!(without.background().is_empty());
     }
 
     #[test]
