@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::checkpoint::{CheckpointError, Weights};
 use super::linear::Linear;
 use super::native::Pointwise;
-use super::positions::PositionalEmbedding;
+use super::positions::{PositionResampling, PositionalEmbedding};
 use super::transformer::multi_head_attention;
 
 /// Pixels of the image per cell of the last map. The stem halves the size twice; layers 2, 3 and 4 halve it once each.
@@ -180,7 +180,7 @@ impl AttentionPool {
         let (_, _, height, width) = map.size4().expect("a map is [batch, channels, height, width]");
         let cells = map.flatten(2, 3).transpose(1, 2); // [batch, channels, height, width] -> [batch, cells, channels]
         let mean = cells.mean_dim(1, true, None);
-        Tensor::cat(&[mean, cells], 1) + self.positional_embedding.at(height, width)
+        Tensor::cat(&[mean, cells], 1) + self.positional_embedding.at(height, width, PositionResampling::Plain)
     }
 
     /// Attends from the queries `asking`, `[batch, n, channels]`, to all `tokens`; the result is

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::activation::Activation;
 use super::checkpoint::{CheckpointError, Weights};
 use super::linear::Linear;
-use super::positions::PositionalEmbedding;
+use super::positions::{PositionResampling, PositionalEmbedding};
 use super::transformer::{LayerNorm, ResidualAttentionBlock, join_heads};
 
 /// The visual tower of CLIP's ViT models. Its fields are named after the checkpoint's keys.
@@ -75,7 +75,7 @@ impl VisionTransformer {
     /// Computes the input of the last block: `[batch, 3, height, width]` to `[batch, 1 + cells, width]`. The class
     /// token comes first, then the cells of the grid row by row.
     pub(crate) fn before_last_block(&self, image: &Tensor) -> Tensor {
-        self.block_inputs(image)
+        self.block_inputs(image, PositionResampling::Plain)
             .last()
             .expect("there is one input for each block")
     }
@@ -83,10 +83,10 @@ impl VisionTransformer {
     /// Computes the input of each block, from the first block to the last. The input of a block is the output of the
     /// block before it. Shapes are those of [`VisionTransformer::before_last_block`]. The iterator keeps only the
     /// tensor that it gave last.
-    pub(crate) fn block_inputs(&self, image: &Tensor) -> impl Iterator<Item = Tensor> {
+    pub(crate) fn block_inputs(&self, image: &Tensor, resampling: PositionResampling) -> impl Iterator<Item = Tensor> {
         let (_last, others) = self.resblocks.split_last().expect(NEVER_EMPTY);
         let mut others = others.iter();
-        std::iter::successors(Some(self.embed(image)), move |tokens| {
+        std::iter::successors(Some(self.embed(image, resampling)), move |tokens| {
             others.next().map(|block| block.forward(tokens))
         })
     }
@@ -118,7 +118,7 @@ impl VisionTransformer {
 
     /// Embeds the patches, puts the class token first and adds the positions: `[batch, 3, height, width]` to
     /// `[batch, 1 + cells, width]`.
-    fn embed(&self, image: &Tensor) -> Tensor {
+    fn embed(&self, image: &Tensor, resampling: PositionResampling) -> Tensor {
         let (batch, _, height, width) = image.size4().expect("images are [batch, 3, height, width]");
         let (rows, columns) = (height / self.patch, width / self.patch);
         // [batch, 3, rows patch, columns patch] -> [batch, rows, columns, 3, patch, patch] -> [batch, cells, 3 patch
@@ -130,7 +130,7 @@ impl VisionTransformer {
             .reshape([batch, rows * columns, -1]);
         let patches = self.conv1.forward(&patches); // [batch, cells, width]
         let class = self.class_embedding.expand([batch, 1, -1], false); // [width] -> [batch, 1, width]
-        let tokens = Tensor::cat(&[class, patches], 1) + self.positional_embedding.at(rows, columns);
+        let tokens = Tensor::cat(&[class, patches], 1) + self.positional_embedding.at(rows, columns, resampling);
         self.ln_pre.forward(&tokens)
     }
 

@@ -55,6 +55,7 @@ pub struct DenseFeatures {
     /// second pass depends on the texts, these are the features of the first pass.
     pub cells: Tensor,
     /// The feature of the whole image, `[embedding]`, not of unit length: CLIP's own, or the mean of a student's cells.
+    /// That of GEM is CLIP's with GEM's positions.
     pub pooled: Tensor,
     /// How texts are compared with these features.
     pub comparison: Comparison,

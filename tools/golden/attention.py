@@ -4,8 +4,8 @@ For each tower of MODELS it writes into tests/golden:
 - attention_<model>.safetensors: the tower under open_clip's names, in 16 bits;
 - attention_<model>.json: its configuration;
 - attention_<model>_arrays.safetensors: text embeddings and, per image size, the image, the dense features of every
-  attention that reads no text, and the logits of every attention; also the logits of resclip and pearl-newton-schulz
-  with constants other than the defaults.
+  attention that reads no text, gem's image feature, and the logits of every attention; also the logits of resclip and
+  pearl-newton-schulz with constants other than the defaults.
 
 The formulas are attention_reference.py's, in 64 bits.
 """
@@ -71,6 +71,10 @@ def write(name: str, config: dict, seed: int) -> None:
         image = arrays[f"{size}.image"].double()
         tower = at_size(visual, height, width)
         states = reference.tokens_after_blocks(tower, image[None])
+        # GEM's release resizes the positions with antialiasing, as timm does.
+        gem_tower = at_size(visual, height, width, antialias=True)
+        gem_states = reference.tokens_after_blocks(gem_tower, image[None])
+        arrays[f"{size}.gem.image_feature"] = gem_tower(image[None])[0]
         if "text" not in arrays:
             arrays["text"] = text_embeddings(reference.features(tower, reference.naclip(tower, states, grid)), generator)
 
@@ -80,7 +84,7 @@ def write(name: str, config: dict, seed: int) -> None:
         for attention, cells_of in reference.WITHOUT_TEXT.items():
             if attention == "sc-clip" and height != width:
                 continue
-            before = cells_of(tower, states, grid)
+            before = cells_of(tower, states if attention != "gem" else gem_states, grid)
             cells = reference.features(tower, before)
             cosines = cosines_of(before)
             arrays[f"{size}.{attention}.cells"] = cells

@@ -15,14 +15,16 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 
-def at_size(visual: nn.Module, height: int, width: int) -> nn.Module:
+def at_size(visual: nn.Module, height: int, width: int, antialias: bool = False) -> nn.Module:
     """A copy of the tower with interpolated positions, so that open_clip's code takes an image of that size."""
     owner = visual.attnpool if isinstance(visual, ModifiedResNet) else visual
     positions = owner.positional_embedding.detach()
     side = round((len(positions) - 1) ** 0.5)
     cell = cell_pixels(visual)
     grid = positions[1:].T.reshape(1, -1, side, side)
-    grid = F.interpolate(grid, (height // cell, width // cell), mode="bicubic", align_corners=False)
+    cells = (height // cell, width // cell)
+    if cells != (side, side):
+        grid = F.interpolate(grid, cells, mode="bicubic", align_corners=False, antialias=antialias)
     resized = deepcopy(visual)
     owner = resized.attnpool if isinstance(resized, ModifiedResNet) else resized
     owner.positional_embedding = nn.Parameter(torch.cat([positions[:1], grid[0].flatten(1).T]))

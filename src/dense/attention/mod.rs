@@ -23,7 +23,7 @@ use strum::VariantArray;
 use tch::Tensor;
 
 use super::{Attention, DenseError, FeatureOptions};
-use crate::clip::{ModifiedResNet, VisionTransformer, VisualTower};
+use crate::clip::{ModifiedResNet, PositionResampling, VisionTransformer, VisualTower};
 use cell_grid::CellGrid;
 use last_block::{LastBlock, cells_of};
 pub(super) use resclip::Feedback;
@@ -70,7 +70,8 @@ pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, o
         attention, constants, ..
     } = *options;
     let grid = CellGrid::of(image, tower.patch_pixels());
-    let trunk = Trunk::run(tower, image, blocks_read(attention, Depth::of(tower)));
+    let blocks = blocks_read(attention, Depth::of(tower));
+    let trunk = Trunk::run(tower, image, blocks, position_resampling(attention));
     let last = LastBlock::of(tower, trunk.before_last().shallow_clone());
     let mut feedback = None;
     let mut first_pass = |path_test| {
@@ -115,6 +116,26 @@ fn blocks_read(attention: Attention, depth: Depth) -> usize {
         Attention::ScClip => sc_clip::blocks_read(depth),
         Attention::Resclip | Attention::ResclipRepaired => resclip::blocks_read(depth),
         Attention::Gem => gem::blocks_read(depth),
+    }
+}
+
+/// Returns how the released code of the attention interpolates the positions of inputs off the trained grid.
+fn position_resampling(attention: Attention) -> PositionResampling {
+    match attention {
+        // The release takes the positions as they are where the grid has another shape but as many cells as the trained
+        // one. Here they are interpolated there, too.
+        Attention::Gem => PositionResampling::Antialiased,
+        Attention::Clip
+        | Attention::Maskclip
+        | Attention::MaskclipNoResidual
+        | Attention::Sclip
+        | Attention::Clearclip
+        | Attention::Naclip
+        | Attention::Pearl
+        | Attention::PearlNewtonSchulz
+        | Attention::ScClip
+        | Attention::Resclip
+        | Attention::ResclipRepaired => PositionResampling::Plain,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::clip::{ResidualAttentionBlock, VisionTransformer};
+use crate::clip::{PositionResampling, ResidualAttentionBlock, VisionTransformer};
 
 /// The inputs of the last blocks of a tower for a batch of images.
 pub(super) struct Trunk<'tower> {
@@ -13,11 +13,16 @@ pub(super) struct Trunk<'tower> {
 
 impl<'tower> Trunk<'tower> {
     /// Runs all blocks but the last on `[batch, 3, height, width]` and keeps the inputs of the last `blocks` blocks.
-    pub(super) fn run(tower: &'tower VisionTransformer, image: &Tensor, blocks: usize) -> Self {
+    pub(super) fn run(
+        tower: &'tower VisionTransformer,
+        image: &Tensor,
+        blocks: usize,
+        resampling: PositionResampling,
+    ) -> Self {
         let skipped = tower.blocks().len() - blocks;
         Self {
             tower,
-            inputs: tower.block_inputs(image).skip(skipped).collect(),
+            inputs: tower.block_inputs(image, resampling).skip(skipped).collect(),
         }
     }
 
