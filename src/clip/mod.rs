@@ -30,5 +30,6 @@ pub use vit::VisionTransformer;
 
 pub(crate) use native::{limit_arenas, limit_primitives, return_free_memory};
 pub(crate) use positions::PositionResampling;
+pub(crate) use resnet::AttentionPool;
 pub(crate) use transformer::{ResidualAttentionBlock, attend};
 pub(crate) use vit::Readout;

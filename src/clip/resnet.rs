@@ -179,8 +179,12 @@ impl AttentionPool {
     pub(crate) fn tokens(&self, map: &Tensor) -> Tensor {
         let (_, _, height, width) = map.size4().expect("a map is [batch, channels, height, width]");
         let cells = map.flatten(2, 3).transpose(1, 2); // [batch, channels, height, width] -> [batch, cells, channels]
-        let mean = cells.mean_dim(1, true, None);
-        Tensor::cat(&[mean, cells], 1) + self.positional_embedding.at(height, width, PositionResampling::Plain)
+        Self::with_mean(&cells) + self.positional_embedding.at(height, width, PositionResampling::Plain)
+    }
+
+    /// Puts the mean of the cells before them: `[batch, cells, channels]` to `[batch, 1 + cells, channels]`.
+    pub(crate) fn with_mean(cells: &Tensor) -> Tensor {
+        Tensor::cat(&[&cells.mean_dim(1, true, None), cells], 1)
     }
 
     /// Attends from the queries `asking`, `[batch, n, channels]`, to all `tokens`; the result is

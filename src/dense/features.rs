@@ -116,7 +116,7 @@ impl DenseFeatures {
         let [height, width] = [height, width].map(|side| side / tower.patch_pixels());
         check_grid(options.attention, to_usize(height), to_usize(width))?;
         let ending = tch::no_grad(|| match tower {
-            VisualTower::VisionTransformer(tower) => Some(attention::of_vision_transformer(tower, images, options)),
+            VisualTower::VisionTransformer(tower) => attention::of_vision_transformer(tower, images, options),
             VisualTower::ModifiedResNet(tower) => attention::of_modified_resnet(tower, images, options),
         });
         let Ending {

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::AttentionConstants;
 
-/// The attention of the visual tower's last block. All variants but `Clip` and `Maskclip` are for vision transformers
-/// only. Each of these follows the code that its authors released, unless its comment says otherwise.
+/// The attention of the visual tower's last block. All variants but `Clip`, `ClipNoPositions` and `Maskclip` are for
+/// vision transformers only. Each of these follows the code that its authors released, unless its comment says otherwise.
 ///
 /// Numbers of blocks are those of the published models, which have 12 or 24 blocks. In other models, they are scaled in
 /// proportion.
@@ -28,7 +28,7 @@ use super::AttentionConstants;
 #[strum(serialize_all = "kebab-case")]
 pub enum Attention {
     /// CLIP unchanged: the attention of queries, keys and values stays, and the spatial tokens are read out. The papers
-    /// compare with this baseline.
+    /// compare with this baseline; MaskCLIP's on ResNets is `ClipNoPositions`.
     Clip,
     /// MaskCLIP as its reference implementation computes it: every position keeps its own value. On a ViT, the last
     /// block's residual and MLP stay.
@@ -60,6 +60,9 @@ pub enum Attention {
     ResclipRepaired,
     /// GEM (Bousselham et al., CVPR 2024): a parallel path of self-self attention over the last six blocks.
     Gem,
+    /// For ResNets only: the attention pool of `Clip` without its positions. MaskCLIP's released code computes its
+    /// baseline on ResNets in this way.
+    ClipNoPositions,
 }
 
 impl Attention {
@@ -80,7 +83,8 @@ impl Attention {
             | Self::Clearclip
             | Self::Pearl
             | Self::PearlNewtonSchulz
-            | Self::Gem => false,
+            | Self::Gem
+            | Self::ClipNoPositions => false,
         }
     }
 }
@@ -105,7 +109,8 @@ impl AttentionConstants {
             | Attention::Clearclip
             | Attention::Naclip
             | Attention::ScClip
-            | Attention::Gem => Self::default(),
+            | Attention::Gem
+            | Attention::ClipNoPositions => Self::default(),
         }
     }
 }

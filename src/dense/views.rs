@@ -92,7 +92,6 @@ impl ImageViews {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use strum::VariantArray;
     use tch::Kind;
 
     use super::*;
@@ -222,7 +221,7 @@ mod tests {
     fn features_that_own_their_memory_are_those_that_the_tower_gave() {
         let tower = tower("vit_quick_gelu");
         let (image, text) = (noise(&[3, 64, 80]), text(&tower));
-        for &attention in Attention::VARIANTS
+        for &attention in dense::attentions(&tower)
             .iter()
             .filter(|&&attention| attention != Attention::ScClip)
         {

@@ -37,7 +37,12 @@ fn every_array_is_the_python_references() {
 
 /// Returns MaskCLIP's own attentions that the tower can compute; attention.rs tests its successors'.
 fn maskclips(tower: &VisualTower) -> Vec<Attention> {
-    let own = [Attention::Clip, Attention::Maskclip, Attention::MaskclipNoResidual];
+    let own = [
+        Attention::Clip,
+        Attention::ClipNoPositions,
+        Attention::Maskclip,
+        Attention::MaskclipNoResidual,
+    ];
     let possible = dense::attentions(tower);
     own.into_iter()
         .filter(|attention| possible.contains(attention))
@@ -164,7 +169,8 @@ fn a_resnet_refuses_the_attention_that_needs_a_residual() {
     let refused = DenseFeatures::extract(&tower, &image, &options);
     assert_eq!(
         refused.expect_err("a ResNet has no residual to leave out").to_string(),
-        "ModifiedResNet (1, 2, 1, 1) width 16 cannot compute the attention maskclip-no-residual; it can: clip, maskclip"
+        "ModifiedResNet (1, 2, 1, 1) width 16 cannot compute the attention maskclip-no-residual; it can: clip, \
+         clip-no-positions, maskclip"
     );
 }
 

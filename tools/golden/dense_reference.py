@@ -70,19 +70,25 @@ def resnet_features(visual: ModifiedResNet, image: Tensor) -> tuple[dict[str, Te
     """The same as vit_features, for a ResNet."""
     pool = visual.attnpool
     cells = inputs_of(pool, lambda: visual(image))[0].flatten(1).T
-    tokens = torch.cat([cells.mean(0, keepdim=True), cells]) + pool.positional_embedding
-    mixed, _ = F.multi_head_attention_forward(
-        query=tokens, key=tokens, value=tokens, embed_dim_to_check=cells.shape[1], num_heads=pool.num_heads,
-        in_proj_weight=None, use_separate_proj_weight=True, q_proj_weight=pool.q_proj.weight,
-        k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
-        in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), bias_k=None, bias_v=None,
-        add_zero_attn=False, dropout_p=0.0, out_proj_weight=pool.c_proj.weight, out_proj_bias=pool.c_proj.bias,
-        training=False, need_weights=False,
-    )  # fmt: skip
+    tokens = torch.cat([cells.mean(0, keepdim=True), cells])
+
+    def pooled(tokens: Tensor) -> Tensor:
+        mixed, _ = F.multi_head_attention_forward(
+            query=tokens, key=tokens, value=tokens, embed_dim_to_check=cells.shape[1], num_heads=pool.num_heads,
+            in_proj_weight=None, use_separate_proj_weight=True, q_proj_weight=pool.q_proj.weight,
+            k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
+            in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), bias_k=None, bias_v=None,
+            add_zero_attn=False, dropout_p=0.0, out_proj_weight=pool.c_proj.weight, out_proj_bias=pool.c_proj.bias,
+            training=False, need_weights=False,
+        )  # fmt: skip
+        return mixed
+
+    mixed = pooled(tokens + pool.positional_embedding)
     torch.testing.assert_close(mixed[:1], visual(image))  # token 0 is what open_clip reads out
 
     keys = pool.k_proj(cells)
-    features = {"clip": mixed[1:], "maskclip": pool.c_proj(pool.v_proj(cells))}
+    # MaskCLIP's baseline, as released, leaves the positions out.
+    features = {"clip": mixed[1:], "clip-no-positions": pooled(tokens)[1:], "maskclip": pool.c_proj(pool.v_proj(cells))}
     return features, {"formula": keys, "reference": keys}
 
 

@@ -44,6 +44,8 @@ counterparts! {
     ///
     /// - `clip`: CLIP without the change, the papers' baseline.
     /// - `maskclip`: MaskCLIP as its reference implementation has it.
+    /// - `clip-no-positions`, for ResNets only: `clip` without the positions of the attention pool, as MaskCLIP's released code
+    ///   computes its baseline.
     ///
     /// All others are for vision transformers only, each as its authors released it:
     /// - `maskclip-no-residual`: what later papers call MaskCLIP, the last block's projected values alone.
@@ -70,6 +72,7 @@ counterparts! {
         Resclip,
         ResclipRepaired,
         Gem,
+        ClipNoPositions,
     }
 
     /// The ways of key smoothing, as requests and settings name them.

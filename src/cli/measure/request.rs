@@ -33,8 +33,9 @@ pub struct RequestArguments {
 /// The flags that decide how texts score an image.
 #[derive(Debug, Args)]
 pub struct ScoringArguments {
-    /// What the last attention computes (field attention): clip or maskclip; on a ViT also maskclip-no-residual, sclip,
-    /// clearclip, naclip, pearl, pearl-newton-schulz, sc-clip, resclip, resclip-repaired or gem.
+    /// What the last attention computes (field attention): clip or maskclip; on a ResNet also clip-no-positions; on a
+    /// ViT also maskclip-no-residual, sclip, clearclip, naclip, pearl, pearl-newton-schulz, sc-clip, resclip,
+    /// resclip-repaired or gem.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     attention: Vec<String>,
     /// Key smoothing (field key_smoothing): none, formula, reference, reference:THRESHOLD or likeness.

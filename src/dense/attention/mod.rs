@@ -19,21 +19,36 @@ mod sc_clip;
 mod sclip;
 mod trunk;
 
-use strum::VariantArray;
 use tch::Tensor;
 
 use super::{Attention, DenseError, FeatureOptions};
-use crate::clip::{ModifiedResNet, PositionResampling, VisionTransformer, VisualTower};
+use crate::clip::{AttentionPool, ModifiedResNet, PositionResampling, VisionTransformer, VisualTower};
 use cell_grid::CellGrid;
 use last_block::{LastBlock, cells_of};
 pub(super) use resclip::Feedback;
 use trunk::{Depth, Trunk};
 
+/// The attentions of vision transformers.
+const OF_VISION_TRANSFORMERS: [Attention; 12] = [
+    Attention::Clip,
+    Attention::Maskclip,
+    Attention::MaskclipNoResidual,
+    Attention::Sclip,
+    Attention::Clearclip,
+    Attention::Naclip,
+    Attention::Pearl,
+    Attention::PearlNewtonSchulz,
+    Attention::ScClip,
+    Attention::Resclip,
+    Attention::ResclipRepaired,
+    Attention::Gem,
+];
+
 /// Returns the attentions that a tower can compute.
 pub fn attentions(tower: &VisualTower) -> &'static [Attention] {
     match tower {
-        VisualTower::VisionTransformer(_) => Attention::VARIANTS,
-        VisualTower::ModifiedResNet(_) => &[Attention::Clip, Attention::Maskclip],
+        VisualTower::VisionTransformer(_) => &OF_VISION_TRANSFORMERS,
+        VisualTower::ModifiedResNet(_) => &[Attention::Clip, Attention::ClipNoPositions, Attention::Maskclip],
     }
 }
 
@@ -64,8 +79,13 @@ pub(super) struct Ending {
     pub(super) feedback: Option<Vec<Feedback>>,
 }
 
-/// Runs a vision transformer with the dense ending of the options on images `[batch, 3, height, width]`.
-pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, options: &FeatureOptions) -> Ending {
+/// Runs a vision transformer with the dense ending of the options on images `[batch, 3, height, width]`. Returns `None`
+/// when the attention is that of an attention pool.
+pub(super) fn of_vision_transformer(
+    tower: &VisionTransformer,
+    image: &Tensor,
+    options: &FeatureOptions,
+) -> Option<Ending> {
     let FeatureOptions {
         attention, constants, ..
     } = *options;
@@ -93,13 +113,14 @@ pub(super) fn of_vision_transformer(tower: &VisionTransformer, image: &Tensor, o
         Attention::Resclip => first_pass(resclip::PathTest::Released),
         Attention::ResclipRepaired => first_pass(resclip::PathTest::WholePath),
         Attention::Gem => cells_of(&gem::tokens(&trunk)),
+        Attention::ClipNoPositions => return None,
     };
-    Ending {
+    Some(Ending {
         cells: tower.project(&cells),
         pooled: tower.project(&last.class_token()).squeeze_dim(1), // [batch, 1, embedding] -> [batch, embedding]
         keys: last.keys(options.keys),
         feedback,
-    }
+    })
 }
 
 /// Returns how many of the last blocks' inputs the attention reads: one, or more if it looks at earlier blocks.
@@ -112,7 +133,8 @@ fn blocks_read(attention: Attention, depth: Depth) -> usize {
         | Attention::Clearclip
         | Attention::Naclip
         | Attention::Pearl
-        | Attention::PearlNewtonSchulz => 1,
+        | Attention::PearlNewtonSchulz
+        | Attention::ClipNoPositions => 1,
         Attention::ScClip => sc_clip::blocks_read(depth),
         Attention::Resclip | Attention::ResclipRepaired => resclip::blocks_read(depth),
         Attention::Gem => gem::blocks_read(depth),
@@ -135,7 +157,8 @@ fn position_resampling(attention: Attention) -> PositionResampling {
         | Attention::PearlNewtonSchulz
         | Attention::ScClip
         | Attention::Resclip
-        | Attention::ResclipRepaired => PositionResampling::Plain,
+        | Attention::ResclipRepaired
+        | Attention::ClipNoPositions => PositionResampling::Plain,
     }
 }
 
@@ -152,6 +175,7 @@ pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options
             let tokens = pool.tokens(&map); // [batch, 1 + cells, channels]
             pool.attend(&tokens.narrow(1, 1, bare.size()[1]), &tokens)
         }
+        Attention::ClipNoPositions => pool.attend(&bare, &AttentionPool::with_mean(&bare)),
         Attention::Maskclip => pool.c_proj.forward(&pool.v_proj.forward(&bare)),
         Attention::MaskclipNoResidual
         | Attention::Sclip
