@@ -27,7 +27,7 @@ use crate::support::run_blocking;
 use crate::telemetry::{self, MetricsPush, MetricsRegistry, Traces};
 use crate::vocabulary::DiskStore;
 
-/// How often free memory returns to the system. The next passes ask for it again, which must cost little of the time.
+/// How often free memory returns to the system. The passes that follow have to ask for it again.
 const RETURN_MEMORY_EVERY: Duration = Duration::from_secs(10);
 
 /// Arguments of `maskclip serve`. Each flag overrides the setting that its help names.
@@ -182,18 +182,21 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 fn start_tls(settings: Option<&TlsSettings>) -> Result<Option<Tls>, Box<dyn std::error::Error>> {
     let tls = settings.map(Tls::start).transpose();
     let tls = tls.map_err(|error| format!("server.tls: {error}"))?;
-    if let Some(tls) = &tls {
-        reload_on_hangup(tls.clone())?;
+    if let Some(tls) = tls.clone() {
+        at_hangup(move || tls.reload())?;
     }
     Ok(tls)
 }
 
-/// Has the certificate read again whenever SIGHUP comes, which then does not end the process.
-fn reload_on_hangup(tls: Tls) -> std::io::Result<()> {
+/// Does the work at each SIGHUP, which from then on does not end the process. Without any work it does, as it ends any
+/// other.
+fn at_hangup(work: impl Fn() + Send + Sync + 'static) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
+    let work = Arc::new(work);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tls.reload();
+            let work = Arc::clone(&work);
+            run_blocking(move || work()).await;
         }
     });
     Ok(())
@@ -220,26 +223,18 @@ fn stop_signal(unready: Duration) -> std::io::Result<impl Future<Output = Durati
     })
 }
 
-/// Reads the file of keys anew at each SIGHUP, if there is one. SIGHUP ends a process that has nothing to read anew, as
-/// it does any other.
+/// Reads the file of keys anew at each SIGHUP, if there is one.
 fn read_keys_at_hangup(access: &Arc<Access>) -> std::io::Result<()> {
     let Some(file) = access.file().map(Path::to_owned) else {
         return Ok(());
     };
-    let mut hangup = signal(SignalKind::hangup())?;
     let access = Arc::clone(access);
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let access = Arc::clone(&access);
-            match run_blocking(move || access.reload()).await {
-                Ok(Reloaded { keys, added, removed }) => {
-                    tracing::info!(file = %file.display(), keys, ?added, ?removed, "read the keys anew");
-                }
-                Err(error) => tracing::error!(%error, "could not read the keys anew; the old ones stay"),
-            }
+    at_hangup(move || match access.reload() {
+        Ok(Reloaded { keys, added, removed }) => {
+            tracing::info!(file = %file.display(), keys, ?added, ?removed, "read the keys anew");
         }
-    });
-    Ok(())
+        Err(error) => tracing::error!(%error, "could not read the keys anew; the old ones stay"),
+    })
 }
 
 /// Returns a future that resolves on the first SIGTERM or SIGINT.
