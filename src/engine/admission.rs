@@ -412,20 +412,12 @@ impl<'engine> AdmittedRequest<'engine> {
         self.turn = Some(self.host.times.image(&self.caller));
         self.enter(Stage::Queue);
         let start = Instant::now();
-        self.take_place().await;
+        if self.caller.has_rivals() {
+            self.place = Some(self.caller.place(&self.engine.places).await);
+        }
         self.work = self.engine.work.reserve(&self.caller, weight.total()).await;
         self.waited = start.elapsed();
         Ok(())
-    }
-
-    /// Takes a place at the work if there are callers to take turns with. Decoding and label maps run as soon as they
-    /// can, so without places a caller with many requests would have most of the processors.
-    async fn take_place(&mut self) {
-        if self.caller.has_rivals() {
-            let _turn = self.caller.place_turn().lock().await;
-            let place = Arc::clone(&self.engine.places).acquire_owned().await;
-            self.place = Some(place.expect("nobody closes this semaphore"));
-        }
     }
 
     /// Gives back what the request has reserved and needs no more: from now on it needs at most `bytes`.

@@ -11,6 +11,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 /// Numbers the turns of all callers at all queues.
 static TURNS: AtomicU64 = AtomicU64::new(1);
 
@@ -35,7 +37,18 @@ struct CallerState {
     bytes_turn: tokio::sync::Mutex<()>,
     /// The same for a place at the work.
     place_turn: tokio::sync::Mutex<()>,
+    own_place: OwnPlace,
     held: [AtomicU64; 3],
+}
+
+/// The place at the work that is a caller's own.
+#[derive(Debug)]
+struct OwnPlace(Arc<Semaphore>);
+
+impl Default for OwnPlace {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
 }
 
 /// What runs out, so that callers have shares of it.
@@ -82,9 +95,17 @@ impl Caller {
         &self.0.bytes_turn
     }
 
-    /// Returns the lock that the caller's requests pass one by one before they wait for a place at the work.
-    pub(super) fn place_turn(&self) -> &tokio::sync::Mutex<()> {
-        &self.0.place_turn
+    /// Waits for a place at the work: the caller's own, or one of those that callers take turns for. So the caller's
+    /// first request never waits for those of others, and a caller with many requests does not have most of the
+    /// processors: decoding and label maps run as soon as they have a place.
+    pub(super) async fn place(&self, shared: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+        let _turn = self.0.place_turn.lock().await;
+        let place = tokio::select! {
+            biased;
+            own = Arc::clone(&self.0.own_place.0).acquire_owned() => own,
+            shared = Arc::clone(shared).acquire_owned() => shared,
+        };
+        place.expect("nobody closes these semaphores")
     }
 
     /// Returns whether there are others to take turns with.
@@ -214,6 +235,27 @@ mod tests {
         drop(held);
         assert_eq!(alice.held(Scarce::Slots), 0);
         assert_eq!(take_all(&Caller::default(), &mut 64).len(), 64);
+    }
+
+    #[tokio::test]
+    async fn the_first_request_of_a_caller_has_a_place_whatever_the_others_have() {
+        let callers = Callers::default();
+        let [alice, bob] = ["alice", "bob"].map(|name| callers.named(name));
+        let shared = Arc::new(Semaphore::new(1));
+        let own = alice.place(&shared).await;
+        let _common = alice.place(&shared).await;
+        let third = alice.place(&shared);
+        tokio::pin!(third);
+        assert!(
+            futures_util::poll!(&mut third).is_pending(),
+            "there is one place for both"
+        );
+        let _own_of_bob = bob.place(&shared).await;
+        drop(own);
+        assert!(
+            futures_util::poll!(&mut third).is_ready(),
+            "it is the caller's own again"
+        );
     }
 
     #[test]

@@ -92,8 +92,8 @@ pub struct Engine {
     bodies: Arc<Budget>,
     /// Bytes for the work on requests, setting `engine.work_bytes`.
     work: Arc<Budget>,
-    /// Places at the work for requests of callers that take turns: as many as there are processors, so that none is idle
-    /// and whoever has the next turn shares them with few.
+    /// Places at the work that callers take turns for, beside the one that each has for itself: together as many as there
+    /// are processors, so that a caller alone leaves none idle, and whoever has the next turn shares them with few.
     places: Arc<Semaphore>,
     /// The models in the order of the settings, the default first. Never empty.
     models: Vec<ModelHost>,
@@ -150,7 +150,7 @@ impl Engine {
             slots: Slots::new(settings.queue.queue_capacity, metrics.requests_in_flight.clone()),
             bodies,
             work,
-            places: Arc::new(Semaphore::new(processors)),
+            places: Arc::new(Semaphore::new((processors - 1).max(1))),
             features,
             images,
             embeddings,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from client import Reply, base64_of, head, marked, send
-from scenarios import ORDINARY, PICNIC, Row, closed_loop, quantile, statuses
+from client import Reply, head, marked_base64, send
+from scenarios import ORDINARY, PICNIC, Row, closed_loop, open_loop, quantile, statuses
 from server import Server
 
 RATE_OF_THE_GREEDY = 50
@@ -36,42 +39,39 @@ def server_with_keys(program: Path, *names: str, **settings: str) -> Iterator[tu
 
 
 async def greedy(program: Path, seconds: float) -> list[Row]:
-    """One client sends ten times what the server can do, and another a fiftieth of that. Every image is new."""
-    count = 0
-
-    def value() -> dict[str, Any]:
-        nonlocal count
-        count += 1
-        return {**ORDINARY, "image": base64_of(marked(PICNIC, count)), "output": {"label_map": "none"}}
-
-    async def open_loop(port: int, key: str, rate: float, during: float) -> list[Reply]:
-        start = time.monotonic()
-        tasks = []
-        for number in range(int(rate * during)):
-            await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
-            tasks.append(asyncio.create_task(send(port, "POST", "/v1/segment", value(), key=key)))
-        return list(await asyncio.gather(*tasks))
-
+    """One client sends three times what the server can do, and another a fiftieth of that. Every image is new."""
     during = min(seconds, 120)
-    with server_with_keys(program, "modest", "greedy") as (server, (modest, greedy_key)):
-        for key in (modest, greedy_key):
-            reply = await send(server.port, "POST", "/v1/segment", value(), key=key)
+    with server_with_keys(program, "modest", "greedy") as (server, (modest, other)), ProcessPoolExecutor(1) as pool:
+        for key in (modest, other):
+            reply = await send(server.port, "POST", "/v1/segment", new_images()(), key=key)
             assert reply.status == 200, f"the ordinary request gets {reply.status}: {reply.detail}"
-        sustainable = await closed_loop(server.port, value, clients=4, seconds=max(10.0, during / 6), key=modest)
-        rate = 10 * sustainable / RATE_OF_THE_GREEDY
-        alone = await open_loop(server.port, modest, rate, during)
-        both = await asyncio.gather(
-            open_loop(server.port, modest, rate, during), open_loop(server.port, greedy_key, RATE_OF_THE_GREEDY * rate, during)
-        )
-    quiet, loud = ([reply.seconds for reply in replies if reply.status == 200] for replies in (alone, both[0]))
+        sustainable = await closed_loop(server.port, new_images(), clients=4, seconds=max(10.0, during / 6), key=modest)
+        rate = 3 * sustainable / RATE_OF_THE_GREEDY
+        alone = await open_loop(server.port, new_images(), rate, during, key=modest)
+        # In a process of its own, so that the modest client reads its replies at once.
+        theirs = pool.submit(load, server.port, RATE_OF_THE_GREEDY * rate, during, other)
+        beside = await open_loop(server.port, new_images(), rate, during, key=modest)
+        of_the_greedy = await asyncio.wrap_future(theirs)
+    quiet, loud = ([reply.seconds for reply in replies if reply.status == 200] for replies in (alone, beside))
     last, last_alone = quantile(loud, 0.99), quantile(quiet, 0.99)
-    passed = all(reply.status == 200 for reply in (*alone, *both[0])) and last <= 2 * last_alone
+    passed = all(reply.status == 200 for reply in (*alone, *beside)) and last <= 2 * last_alone
     reached = (
-        f"{statuses(both[0])}, p99 {1000 * last:.0f} ms, alone {1000 * last_alone:.0f} ms; medians "
-        f"{1000 * quantile(loud, 0.5):.0f} and {1000 * quantile(quiet, 0.5):.0f} ms; the greedy one: {statuses(both[1])}"
+        f"{statuses(beside)}, p99 {1000 * last:.0f} ms, alone {1000 * last_alone:.0f} ms; medians "
+        f"{1000 * quantile(loud, 0.5):.0f} and {1000 * quantile(quiet, 0.5):.0f} ms; the greedy one: {statuses(of_the_greedy)}"
     )
-    test = f"two keys, one sending {RATE_OF_THE_GREEDY} times the other's rate, for {during:.0f} s"
+    test = f"two keys, one sending {RATE_OF_THE_GREEDY} times the other's rate and 3 times what the server can do, for {during:.0f} s"
     return [Row(test, "the slow one's p99 within twice its figure alone, none of its requests refused", reached, passed)]
+
+
+def new_images() -> Callable[[], dict[str, Any]]:
+    """Ordinary requests, each with an image that nobody has sent."""
+    marks = count(random.randrange(1_000_000_000))
+    return lambda: {**ORDINARY, "image": marked_base64(PICNIC, next(marks)), "output": {"label_map": "none"}}
+
+
+def load(port: int, rate: float, seconds: float, key: str) -> list[Reply]:
+    """Runs `open_loop` in a process of its own."""
+    return asyncio.run(open_loop(port, new_images(), rate, seconds, key=key))
 
 
 async def key_cost(program: Path, seconds: float) -> list[Row]:

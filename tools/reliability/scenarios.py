@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client import Reply, abandon, all_at_once, base64_of, beside, marked, png, send
+from client import Reply, abandon, all_at_once, base64_of, beside, marked, marked_base64, png, send
 from server import REPOSITORY, Server
 
 GIB = 2**30
@@ -144,7 +144,7 @@ async def overload(program: Path, seconds: float) -> list[Row]:
     def value() -> dict[str, Any]:
         nonlocal count
         count += 1
-        return {**ORDINARY, "image": base64_of(marked(PICNIC, count)), "short_side": 896, "output": {"label_map": "none"}}
+        return {**ORDINARY, "image": marked_base64(PICNIC, count), "short_side": 896, "output": {"label_map": "none"}}
 
     with Server(program) as server:
         await warm(server)
@@ -182,13 +182,13 @@ async def closed_loop(port: int, value: Callable[[], Any], clients: int, seconds
     return answered / seconds
 
 
-async def open_loop(port: int, value: Callable[[], Any], rate: float, seconds: float) -> list[Reply]:
+async def open_loop(port: int, value: Callable[[], Any], rate: float, seconds: float, key: str | None = None) -> list[Reply]:
     """Sends `rate` requests a second, whatever becomes of those before."""
     start = time.monotonic()
     tasks = []
     for number in range(int(rate * seconds)):
         await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
-        tasks.append(asyncio.create_task(send(port, "POST", "/v1/segment", value())))
+        tasks.append(asyncio.create_task(send(port, "POST", "/v1/segment", value(), key=key)))
     return list(await asyncio.gather(*tasks))
 
 
