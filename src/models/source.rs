@@ -106,7 +106,8 @@ impl ClipSource {
     }
 
     /// Returns the model's name in requests. A file gives its name without the ending. A file with a generic name such
-    /// as `model.safetensors` and a folder give the folder's name.
+    /// as `model.safetensors` and a folder give the folder's name, which for the cache of Hugging Face's hub is that of
+    /// the repository.
     pub(super) fn model_name(&self) -> String {
         let path = match self {
             Self::Embedded(model) => return model.name.to_owned(),
@@ -114,13 +115,15 @@ impl ClipSource {
             Self::Path(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
         };
         let is_generic = |name: &OsStr| checkpoint::WEIGHTS_FILES.iter().any(|generic| name == *generic);
-        let folder = path.parent().and_then(Path::file_name);
-        let name = match (path.file_name(), folder) {
-            (Some(file), Some(folder)) if is_generic(file) => folder,
-            (Some(folder), _) if path.is_dir() => folder,
-            _ => path.file_stem().unwrap_or(path.as_os_str()),
+        let folder = match path.file_name() {
+            Some(file) if is_generic(file) => path.parent(),
+            _ => Some(path.as_path()).filter(|path| path.is_dir()),
         };
-        name.to_string_lossy().into_owned()
+        if let Some(name) = folder.and_then(checkpoint::hub::model_name) {
+            return name.to_owned();
+        }
+        let name = folder.and_then(Path::file_name).or_else(|| path.file_stem());
+        name.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
     }
 }
 

@@ -7,6 +7,7 @@
 mod archive;
 mod config;
 mod error;
+pub mod hub;
 mod hugging_face;
 mod names;
 mod pickle;
@@ -299,18 +300,19 @@ fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), Chec
 }
 
 /// Returns the weights file that `path` means: the path itself or, for a folder, the first of [`WEIGHTS_FILES`] in it.
+/// A repository in the cache of Hugging Face's hub stands for its latest snapshot.
 ///
 /// # Errors
 /// Fails when the path is a folder without any of these files, or the file is not a regular one that can be opened.
 pub fn weights_file(path: &Path) -> Result<PathBuf, CheckpointError> {
-    let in_folder = || {
-        WEIGHTS_FILES
-            .iter()
-            .map(|name| path.join(name))
-            .find(|file| file.exists())
+    let in_folder = |folder: &Path| {
+        let files = WEIGHTS_FILES.iter().map(|name| folder.join(name));
+        files.into_iter().find(|file| file.exists())
     };
     let file = match path.is_dir() {
-        true => in_folder().ok_or_else(|| CheckpointError::NoWeights { path: path.to_owned() })?,
+        true => in_folder(path)
+            .or_else(|| in_folder(&hub::latest_snapshot(path)?))
+            .ok_or_else(|| CheckpointError::NoWeights { path: path.to_owned() })?,
         false => path.to_owned(),
     };
     match open_regular_file(&file) {
