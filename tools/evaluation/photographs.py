@@ -4,9 +4,10 @@ The folder is named by the environment variable MASKCLIP_PHOTOGRAPHS; without it
 classes.tsv (a line per value: value and name, 0 for pixels without a class) and images/NAME.jpg with NAME.truth.png,
 grey PNGs of these values.
 
-The truths are measured in four forms: the values themselves, masks coded by colours, COCO's panoptic annotations, and
-COCO's instances as run lengths. NumPy counts from the label maps that `maskclip serve` answers, and shares no code with
-the program. All counts of every class have to be equal, and the mean IoU to the last bit.
+The truths are measured in five forms: the values themselves, masks coded by colours, COCO's panoptic annotations,
+COCO's instances as run lengths, and CVAT's XML. `maskclip compare` measures the values once more. NumPy counts from the label maps that `maskclip serve` answers, and shares no code with
+the program. All counts of every class have to be equal, and the mean IoU to the last bit. Last, `maskclip train` has to
+make two steps on the photographs and their truths.
 
 Run it from the repository's root, with NumPy, Pillow and pycocotools:
 MASKCLIP_PHOTOGRAPHS=FOLDER python tools/evaluation/photographs.py --program target/debug/maskclip
@@ -25,6 +26,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -52,6 +54,22 @@ def colour_of(value):
     return (value * 37 % 256, value * 101 % 256, value % 256)
 
 
+def cvat_image(number, file_name, values, names):
+    """The element of one image in CVAT's XML, with a mask for each class."""
+    height, width = values.shape
+    image = ElementTree.Element("image", id=str(number), name=file_name, width=str(width), height=str(height))
+    for value in np.unique(values[values != 0]).tolist():
+        rows, columns = np.nonzero(values == value)
+        top, left = rows.min(), columns.min()
+        box = (values == value)[top : rows.max() + 1, left : columns.max() + 1]
+        changes = np.flatnonzero(np.diff(box.ravel(), prepend=False, append=not box[-1, -1]))
+        runs = np.diff(changes, prepend=0)
+        attributes = {"left": left, "top": top, "width": box.shape[1], "height": box.shape[0]}
+        attributes = {key: str(number) for key, number in attributes.items()}
+        ElementTree.SubElement(image, "mask", label=names[value], rle=", ".join(map(str, runs)), z_order="0", **attributes)
+    return image
+
+
 def write_forms(folder, names, work):
     """Writes the truths as colours, as segments and as objects, and returns the flags for each form."""
     colours, segments = work / "colours", work / "panoptic"
@@ -64,7 +82,10 @@ def write_forms(folder, names, work):
     table[0] = (1, 2, 255)
     legend = [f"{names[value]}:{','.join(map(str, colour_of(value)))}::" for value in names]
     (work / "labelmap.txt").write_text("\n".join(["# label:color_rgb:parts:actions", *legend, "void:1,2,255::"]) + "\n")
-    images, panoptic, instances = [], [], []
+    images, panoptic, instances, cvat = [], [], [], ElementTree.Element("annotations")
+    labels = ElementTree.SubElement(ElementTree.SubElement(ElementTree.SubElement(cvat, "meta"), "task"), "labels")
+    for name in names.values():
+        ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
     for number, path in enumerate(sorted((folder / "images").glob("*.truth.png"))):
         stem = path.name.removesuffix(".truth.png")
         values = np.asarray(Image.open(path))
@@ -81,6 +102,8 @@ def write_forms(folder, names, work):
             runs = mask.encode(np.asfortranarray(values == value).astype(np.uint8))
             runs["counts"] = runs["counts"].decode()
             instances.append({"image_id": number, "category_id": value, "segmentation": runs})
+        cvat.append(cvat_image(number, f"{stem}.jpg", values, names))
+    ElementTree.ElementTree(cvat).write(work / "annotations.xml", encoding="utf-8", xml_declaration=True)
     categories = [{"id": value, "name": name} for value, name in names.items()]
     for file, annotations in [("panoptic.json", panoptic), ("instances.json", instances)]:
         whole = {"images": images, "annotations": annotations, "categories": categories}
@@ -90,6 +113,7 @@ def write_forms(folder, names, work):
         "colours": ["--truth", str(colours), "--truth-classes", str(work / "labelmap.txt")],
         "panoptic": ["--truth", str(work / "panoptic.json")],
         "instances": ["--truth", str(work / "instances.json")],
+        "CVAT": ["--truth", str(work / "annotations.xml")],
     }
 
 
@@ -157,6 +181,26 @@ def mean_iou(sums):
     return total / classes
 
 
+def run(command):
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def train(program, folder, names, work):
+    """Makes two steps of a small student on the photographs, with their truths as given labels."""
+    classes = work / "classes.txt"
+    classes.write_text("\n".join(names.values()) + "\n")
+    labels = work / "labels"
+    labels.mkdir()
+    table = np.full(256, 255, np.uint8)
+    for place, value in enumerate(names):
+        table[value] = place
+    for path in (folder / "images").glob("*.truth.png"):
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(labels / path.name.replace(".truth.png", ".png"))
+    student = ["--backbone", "resnet18", "--width", "8", "--steps", "2", "--batch", "2", "--crop-pixels", "96"]
+    output = ["--classes", str(classes), "--labels", str(labels), "--pseudo-labels", "none", "--output", str(work / "student")]
+    run([program, "train", str(folder / "images"), *output, *student])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", required=True)
@@ -183,13 +227,21 @@ def main():
             report = work / f"{form}.json"
             command = [program, "eval", str(folder / "images"), *flags, *FLAGS, "--json", str(report)]
             command += [] if limit is None else ["--limit", str(limit)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            run(command)
             report = json.loads(report.read_text())
             keys = ["intersection_pixels", "truth_pixels", "predicted_pixels"]
             theirs = np.array([[entry[key] for entry in report["classes"]] for key in keys])
             same = np.array_equal(theirs, sums) and report["mean_iou"] == expected
             wrong |= not same
             print(f"{form}: mIoU {report['mean_iou']!r} on {report['images']} images, {'equal' if same else 'DIFFERENT'}")
+        report = work / "compare.json"
+        flags = ["--truth-classes", str(folder / "classes.tsv"), *FLAGS, "--json", str(report)]
+        run([program, "compare", str(folder / "images"), *flags, *([] if limit is None else ["--limit", str(limit)])])
+        [row] = json.loads(report.read_text())["rows"]
+        wrong |= row["mean_iou"] != expected
+        print(f"compare: mIoU {row['mean_iou']!r}, {'equal' if row['mean_iou'] == expected else 'DIFFERENT'}")
+        train(program, folder, names, work)
+        print("train: two steps")
     sys.exit(1 if wrong else 0)
 
 

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{LayoutChoice, Result};
 use crate::evaluation::{
-    CocoTruths, Dataset, FolderLayout, LabelMapping, LabelStudioTruths, Layout, Legend, TruthForm,
+    CocoTruths, CvatTruths, Dataset, FolderLayout, LabelMapping, LabelStudioTruths, Layout, Legend, TruthForm,
 };
 use crate::support::read_regular_text;
 use crate::vocabulary::ClassList;
@@ -16,9 +16,9 @@ use crate::vocabulary::ClassList;
 /// The flags about truths. All of them are for folders: published data sets have their own.
 #[derive(Debug, Args)]
 pub struct TruthArguments {
-    /// Where the truths are, if not next to the images: a folder of PNGs, or a JSON file of annotations: COCO's (panoptic, or
-    /// instances as CVAT exports them), or Label Studio's.
-    #[arg(long, value_name = "FOLDER|FILE.json")]
+    /// Where the truths are, if not next to the images: a folder of PNGs, or a file of annotations: COCO's JSON (panoptic, or
+    /// instances), Label Studio's JSON, or the XML of "CVAT for images".
+    #[arg(long, value_name = "FOLDER|FILE")]
     truth: Option<PathBuf>,
     /// Ending of a truth's name, in place of its image's ending. By default `.truth.png` next to the images, `.png` in
     /// another folder.
@@ -66,6 +66,8 @@ pub enum TruthSource {
     Coco(CocoTruths),
     /// Label Studio's export.
     LabelStudio(LabelStudioTruths),
+    /// CVAT's export.
+    Cvat(CvatTruths),
 }
 
 impl TruthSource {
@@ -76,16 +78,18 @@ impl TruthSource {
             Self::Legend(legend) => Some(legend.names()),
             Self::Coco(truths) => Some(truths.names()),
             Self::LabelStudio(truths) => Some(truths.names()),
+            Self::Cvat(truths) => Some(truths.names()),
         }
     }
 }
 
-/// Reads a file of annotations: a list is Label Studio's, an object COCO's.
+/// Reads a file of annotations: XML is CVAT's, a list in JSON Label Studio's, an object COCO's.
 fn annotations(file: &Path) -> Result<TruthSource> {
     let text = read_regular_text(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    Ok(match text.trim_start().starts_with('[') {
-        true => TruthSource::LabelStudio(LabelStudioTruths::parse(file, &text)?),
-        false => TruthSource::Coco(CocoTruths::parse(file, &text)?),
+    Ok(match text.trim_start().chars().next() {
+        Some('<') => TruthSource::Cvat(CvatTruths::parse(file, &text)?),
+        Some('[') => TruthSource::LabelStudio(LabelStudioTruths::parse(file, &text)?),
+        _ => TruthSource::Coco(CocoTruths::parse(file, &text)?),
     })
 }
 
@@ -138,11 +142,11 @@ impl TruthArguments {
 
     /// Returns the file of annotations, if the truths are one.
     fn annotations(&self) -> Option<&Path> {
-        let is_json = |path: &&Path| {
-            path.extension()
-                .is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
+        let is_annotations = |path: &&Path| {
+            let ending = path.extension().unwrap_or_default();
+            ["json", "xml"].iter().any(|known| ending.eq_ignore_ascii_case(known))
         };
-        self.truth.as_deref().filter(is_json)
+        self.truth.as_deref().filter(is_annotations)
     }
 
     /// Finds the images under a root with their truths.
@@ -155,6 +159,7 @@ impl TruthArguments {
             TruthSource::Published(layout) => return Ok(layout.open(root)?),
             TruthSource::Coco(truths) => return Ok(truths.dataset(root, &class_of)?),
             TruthSource::LabelStudio(truths) => return Ok(truths.dataset(root, &class_of)?),
+            TruthSource::Cvat(truths) => return Ok(truths.dataset(root, &class_of)?),
             TruthSource::Positions => (TruthForm::Values(self.mapping()), Vec::new()),
             TruthSource::Legend(legend) => {
                 let (code, uncounted) = legend.code(&class_of);

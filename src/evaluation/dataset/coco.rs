@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::annotations::{BACKGROUND, Entry, connected};
 use super::legend::counted_names;
-use super::shapes::{Shape, Shapes};
+use super::shapes::{DrawingOrder, Shape, Shapes};
 use super::{Dataset, DatasetError, TruthForm};
 use crate::label_map::coco_runs;
 use crate::scores::UNLABELLED;
@@ -187,6 +187,7 @@ impl CocoTruths {
             height: image.height,
             rest,
             objects,
+            order: DrawingOrder::LargestFirst,
         };
         Ok((self.path.clone(), TruthForm::Shapes(Arc::new(shapes))))
     }

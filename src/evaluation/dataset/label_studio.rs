@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::annotations::{BACKGROUND, Entry, connected};
 use super::legend::counted_names;
-use super::shapes::{Shape, Shapes, runs_of};
+use super::shapes::{DrawingOrder, Shape, Shapes, runs_of};
 use super::{Dataset, DatasetError, TruthForm};
 use crate::scores::UNLABELLED;
 
@@ -179,6 +179,7 @@ impl LabelStudioTruths {
             height: size.1,
             rest: class_of(BACKGROUND).unwrap_or(UNLABELLED),
             objects,
+            order: DrawingOrder::LargestFirst,
         };
         Ok((self.path.clone(), TruthForm::Shapes(shapes.into())))
     }

@@ -4,6 +4,7 @@
 
 mod annotations;
 mod coco;
+mod cvat;
 mod folder;
 mod label_studio;
 mod layout;
@@ -18,6 +19,7 @@ use serde::Serialize;
 use crate::support::WalkError;
 
 pub use coco::CocoTruths;
+pub use cvat::CvatTruths;
 pub use folder::{FolderLayout, ImageFile, TruthFiles, find_images};
 pub use label_studio::LabelStudioTruths;
 pub use layout::Layout;

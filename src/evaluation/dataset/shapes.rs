@@ -9,7 +9,7 @@ const MARGIN: f64 = 100_000.0;
 /// Points per pixel on the border of a polygon.
 const SCALE: f64 = 5.0;
 
-/// The objects of one image, drawn in their order.
+/// The objects of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shapes {
     /// Width of the image in pixels.
@@ -20,6 +20,17 @@ pub struct Shapes {
     pub rest: u16,
     /// The objects with the label of each.
     pub objects: Vec<(u16, Shape)>,
+    /// Which of the objects lie in front.
+    pub order: DrawingOrder,
+}
+
+/// The order in which the objects of an image are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrawingOrder {
+    /// Larger objects first, so that small ones in front of them stay; of equal ones, those listed later stay.
+    LargestFirst,
+    /// As they are listed.
+    Listed,
 }
 
 /// The mask of one object.
@@ -32,8 +43,7 @@ pub enum Shape {
 }
 
 impl Shapes {
-    /// Draws the labels, `[height, width]`, row by row. Larger objects are drawn first, so that small ones in front of
-    /// them stay; of equal ones, those listed later stay.
+    /// Draws the labels, `[height, width]`, row by row.
     ///
     /// # Errors
     /// A reason in words when a mask does not fit the image.
@@ -45,7 +55,9 @@ impl Shapes {
             let pixels: usize = runs.iter().map(|run| run.len()).sum();
             masks.push((pixels, *label, runs));
         }
-        masks.sort_by_key(|(pixels, ..)| std::cmp::Reverse(*pixels));
+        if self.order == DrawingOrder::LargestFirst {
+            masks.sort_by_key(|(pixels, ..)| std::cmp::Reverse(*pixels));
+        }
         let mut labels = vec![self.rest; width * height];
         for (_, label, runs) in masks {
             for position in runs.into_iter().flatten() {
@@ -212,6 +224,7 @@ mod tests {
             height,
             rest: UNLABELLED,
             objects: vec![(3, shape)],
+            order: DrawingOrder::LargestFirst,
         };
         shapes.draw()
     }
@@ -236,6 +249,7 @@ mod tests {
             height: 2,
             rest: 7,
             objects,
+            order: DrawingOrder::LargestFirst,
         };
         for objects in [
             vec![(0, square(2.0)), (1, square(1.0))],
