@@ -8,9 +8,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::problem::KeyProblems;
 use super::wire::{Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision};
-use crate::engine::InputLimits;
 use crate::labeller::{ModelInfo, StudentInfo};
-use crate::vocabulary::VocabularyLimits;
 
 /// The loaded models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,6 +24,8 @@ pub struct ModelList {
 pub struct Limits {
     /// Bytes of a request's body.
     pub max_request_bytes: usize,
+    /// Images of a batch.
+    pub max_batch_images: usize,
     /// Width times height of an image, read from its header before anything is allocated.
     pub max_image_pixels: u64,
     /// Classes of one request or vocabulary, at most 65535.
@@ -59,13 +59,18 @@ pub struct Limits {
     pub max_raw_pixels: u64,
     /// Pixels of an image whose confidence map is asked for.
     pub max_confidence_pixels: u64,
+    /// Bytes of the probability maps of one request before they are encoded, one for each map and pixel.
+    pub max_probability_bytes: u64,
 }
 
 impl Limits {
     /// The bounds of all rooms under the names of the settings.
-    fn new(max_request_bytes: usize, vocabulary: &VocabularyLimits, input: &InputLimits) -> Self {
+    fn new(state: &AppState) -> Self {
+        let settings = state.engine.settings();
+        let (vocabulary, input) = (&settings.vocabulary_limits, &settings.input_limits);
         Self {
-            max_request_bytes,
+            max_request_bytes: state.max_request_bytes,
+            max_batch_images: state.max_batch_images,
             max_image_pixels: input.max_image_pixels,
             max_classes: vocabulary.max_classes,
             max_synonyms: vocabulary.max_synonyms,
@@ -82,6 +87,7 @@ impl Limits {
             max_pixel_texts: input.max_pixel_texts,
             max_raw_pixels: input.max_raw_pixels,
             max_confidence_pixels: input.max_confidence_pixels,
+            max_probability_bytes: input.max_probability_bytes,
         }
     }
 }
@@ -206,16 +212,11 @@ impl From<&StudentInfo> for Student {
     responses((status = 200, description = "The loaded models.", body = ModelList), KeyProblems),
 )]
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
-    let settings = state.engine.settings();
-    let temperature = settings.defaults.temperature;
+    let temperature = state.engine.settings().defaults.temperature;
     let models = state.engine.models();
     let models = models.iter().map(|(info, ready)| Model::new(info, *ready, temperature));
     Json(ModelList {
         models: models.collect(),
-        limits: Limits::new(
-            state.max_request_bytes,
-            &settings.vocabulary_limits,
-            &settings.input_limits,
-        ),
+        limits: Limits::new(&state),
     })
 }
