@@ -16,7 +16,7 @@ locked := $(if $(CI),--locked)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability \
-    test-shutdown test-faults test-contract fuzz parity bench methods deny env install clean
+    test-shutdown test-faults test-contract test-clients fuzz parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ bench: ## time every stage beside what people would use instead (15 minutes on a
 methods: build ## the tables of docs/methods.md (every variant on the example scenes; an hour)
 	@$(with_libtorch) python3 tools/methods/tables.py
 
+test-clients: ## generated clients, linters of the document and clients/python (packages into .venv-clients; TypeScript needs Node 20.19)
+	@$(cargo) build $(locked)
+	@tools/clients/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+
 test-page: ## the page in headless Chromium (needs Node 20.15, npm, curl and Chromium)
 	@$(cargo) build $(locked)
 	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
@@ -105,4 +109,4 @@ install: build ## put the server and the libraries it needs under PREFIX (defaul
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract
+	@rm -rf .venv .venv-bench .venv-contract .venv-clients tools/clients/typescript/node_modules
