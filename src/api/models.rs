@@ -1,4 +1,4 @@
-//! `GET /v1/models`: what is loaded and what it can do.
+//! `GET /v1/models`: what is loaded, what it can do, and what holds where a request says nothing.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,7 +7,10 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::problem::KeyProblems;
-use super::wire::{Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision};
+use super::wire::{
+    Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision, Refinement, Resize, Synonyms, TemplateSet,
+};
+use crate::engine::DefaultSettings;
 use crate::labeller::{ModelInfo, StudentInfo};
 
 /// The loaded models.
@@ -17,6 +20,76 @@ pub struct ModelList {
     pub models: Vec<Model>,
     /// What requests may ask for, by the settings' names.
     pub limits: Limits,
+    /// What requests get that do not say otherwise, by the settings' names.
+    pub defaults: Defaults,
+}
+
+/// The server's defaults (`defaults.`). Each has the name of the request's field, but for those of `background`. Options
+/// of a vocabulary go before them.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Defaults {
+    /// The prompt templates.
+    pub templates: TemplateSet,
+    /// What the synonyms of a class come to.
+    pub synonyms: Synonyms,
+    /// What the last attention of the visual tower does; without meaning for a student.
+    pub attention: Attention,
+    /// Threshold of prompt denoising, 0 for off.
+    #[schema(example = 0.0, minimum = 0, maximum = 1)]
+    pub prompt_denoising: f32,
+    /// Key smoothing; without meaning for a student.
+    pub key_smoothing: KeySmoothingMethod,
+    /// `background.threshold`, 0 for off.
+    #[schema(example = 0.0, minimum = 0, maximum = 1)]
+    pub background_threshold: f32,
+    /// `background.area`, 0 for off.
+    #[schema(example = 0.0, minimum = 0, maximum = 1)]
+    pub background_area: f64,
+    /// Short side of the model's input in pixels; 0 for the model's own, its `short_side`.
+    #[schema(example = 0)]
+    pub short_side: u32,
+    /// Factors on the short side.
+    #[schema(example = json!([1.0]))]
+    pub scales: Vec<f64>,
+    /// How an image comes to the size of the model's input.
+    pub resize: Resize,
+    /// Windows over the model's input, null for none.
+    pub window: Option<DefaultWindow>,
+    /// What is done to scores at the image's size.
+    pub refinement: Refinement,
+}
+
+/// Square windows, one after the other.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DefaultWindow {
+    /// Side in pixels of the model's input.
+    #[schema(example = 224)]
+    pub side: u32,
+    /// Pixels from one window to the next.
+    #[schema(example = 112)]
+    pub stride: u32,
+}
+
+impl From<&DefaultSettings> for Defaults {
+    fn from(settings: &DefaultSettings) -> Self {
+        Self {
+            templates: settings.templates.into(),
+            synonyms: settings.synonyms.into(),
+            attention: settings.attention.into(),
+            prompt_denoising: settings.prompt_denoising,
+            key_smoothing: settings.key_smoothing.into(),
+            background_threshold: settings.background_threshold,
+            background_area: settings.background_area,
+            short_side: settings.short_side,
+            scales: settings.scales.clone(),
+            resize: settings.resize.into(),
+            window: settings.window.map(|window| DefaultWindow {
+                side: window.side,
+                stride: window.stride,
+            }),
+            refinement: settings.refinement.into(),
+        }
+    }
 }
 
 /// What requests may ask for. Each limit is named in the error that it causes.
@@ -202,7 +275,7 @@ impl From<&StudentInfo> for Student {
 
 /// What is loaded
 ///
-/// The models that can be named in a request, what each can do, and the limits of this server.
+/// The models that can be named in a request, what each can do, and the limits and defaults of this server.
 #[utoipa::path(
     get,
     path = "/v1/models",
@@ -212,11 +285,14 @@ impl From<&StudentInfo> for Student {
     responses((status = 200, description = "The loaded models.", body = ModelList), KeyProblems),
 )]
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
-    let temperature = state.engine.settings().defaults.temperature;
+    let defaults = &state.engine.settings().defaults;
     let models = state.engine.models();
-    let models = models.iter().map(|(info, ready)| Model::new(info, *ready, temperature));
+    let models = models
+        .iter()
+        .map(|(info, ready)| Model::new(info, *ready, defaults.temperature));
     Json(ModelList {
         models: models.collect(),
         limits: Limits::new(&state),
+        defaults: Defaults::from(defaults),
     })
 }
