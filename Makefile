@@ -15,7 +15,7 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability \
+.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page page-pictures page-speed test-reliability \
     test-shutdown test-faults test-contract test-clients fuzz parity bench methods deny env install clean
 
 help: ## list these targets
@@ -90,6 +90,14 @@ test-clients: ## generated clients, linters of the document and clients/python (
 test-page: ## the page in headless Chromium (needs Node 20.15, npm, curl and Chromium)
 	@$(cargo) build $(locked)
 	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+
+page-pictures: ## take the pictures of the page in docs/pictures, with what `make test-page` needs
+	@$(cargo) build --release $(locked)
+	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/release/maskclip" pictures
+
+page-speed: ## time from a keystroke on the page to the new label map, with what `make test-page` needs
+	@$(cargo) build --release $(locked)
+	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/release/maskclip" speed
 
 deny: ## check the dependencies' licences and sources, and their advisories where RustSec's database can be fetched
 	@cargo deny --version >/dev/null 2>&1 || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
