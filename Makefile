@@ -15,8 +15,8 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability \
-    test-shutdown test-faults test-contract fuzz parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page page-pictures page-speed test-reliability \
+    test-shutdown test-faults test-contract test-clients fuzz parity bench methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,9 +83,21 @@ bench: ## time every stage beside what people would use instead (15 minutes on a
 methods: build ## the tables of docs/methods.md (every variant on the example scenes; an hour)
 	@$(with_libtorch) python3 tools/methods/tables.py
 
+test-clients: ## generated clients, linters of the document and clients/python (packages into .venv-clients; TypeScript needs Node 20.19)
+	@$(cargo) build $(locked)
+	@tools/clients/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+
 test-page: ## the page in headless Chromium (needs Node 20.15, npm, curl and Chromium)
 	@$(cargo) build $(locked)
 	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+
+page-pictures: ## take the pictures of the page in docs/pictures, with what `make test-page` needs
+	@$(cargo) build --release $(locked)
+	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/release/maskclip" pictures
+
+page-speed: ## time from a keystroke on the page to the new label map, with what `make test-page` needs
+	@$(cargo) build --release $(locked)
+	@tests/e2e/page/run "$${CARGO_TARGET_DIR:-target}/release/maskclip" speed
 
 deny: ## check the dependencies' licences and sources, and their advisories where RustSec's database can be fetched
 	@cargo deny --version >/dev/null 2>&1 || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
@@ -105,4 +117,4 @@ install: build ## put the server and the libraries it needs under PREFIX (defaul
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract
+	@rm -rf .venv .venv-bench .venv-contract .venv-clients tools/clients/typescript/node_modules

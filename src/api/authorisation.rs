@@ -158,6 +158,7 @@ pub(super) async fn authorise(
     let response = match admit(&key, scopes) {
         Ok(_in_flight) => {
             request.extensions_mut().insert(gate.callers.named(key.name()));
+            request.extensions_mut().insert(Arc::clone(&key));
             next.run(request).await
         }
         Err(error) => error.into_response(),

@@ -1,6 +1,7 @@
 //! Request bodies: their media type, their bytes within the limit, JSON with the path of what is wrong.
 
 use axum::body::Bytes;
+use axum::extract::path::ErrorKind;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -10,8 +11,9 @@ use super::AppState;
 use super::error::ApiError;
 use super::metered::{metered, promised_bytes};
 use super::wire::Object;
+use super::words::{Fault, of_syntax, root};
 use crate::engine::HeldBytes;
-use crate::support::{excerpt, plain_json, without_middle};
+use crate::support::{excerpt, plain_json};
 
 /// The body's media type without parameters, in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -73,7 +75,7 @@ pub(super) async fn read_bytes(
         .map_err(|rejection| match rejection.status() {
             _ if meter.is_refused() => state.engine.body_refused().into(),
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::RequestTooLarge { limit },
-            _ => ApiError::Malformed(format!("the body broke off: {}", rejection.body_text())),
+            _ => ApiError::Malformed(format!("the body cannot be read: {}", root(&rejection))),
         })
 }
 
@@ -106,12 +108,7 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
         let path = error.path().to_string();
         let inner = error.into_inner();
         if inner.is_data() {
-            let path = (path != ".").then(|| without_middle(path));
-            ApiError::Invalid {
-                path,
-                detail: without_middle(inner.to_string()),
-                limit: None,
-            }
+            Fault::read(&path, &inner.to_string()).into()
         } else {
             not_json(&inner)
         }
@@ -122,21 +119,28 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
 
 /// A 400 for what is not JSON at all.
 fn not_json(error: &dyn std::error::Error) -> ApiError {
-    ApiError::Malformed(format!("the request is not valid JSON: {error}"))
+    ApiError::Malformed(format!("the request is not valid JSON: {}", of_syntax(error)))
 }
 
 impl From<PathRejection> for ApiError {
     fn from(rejection: PathRejection) -> Self {
-        Self::Malformed(rejection.body_text())
+        Self::Malformed(match &rejection {
+            PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
+                ErrorKind::InvalidUtf8InPathParam { key } => format!("the {key} in the address is not UTF-8"),
+                _ => "the address is not that of the route".to_owned(),
+            },
+            _ => "the address is not that of the route".to_owned(),
+        })
     }
 }
 
 impl From<QueryRejection> for ApiError {
     fn from(rejection: QueryRejection) -> Self {
-        Self::Invalid {
-            path: None,
-            detail: rejection.body_text(),
-            limit: None,
+        let message = root(&rejection);
+        // The parameter comes first, where the parser knows it.
+        match message.split_once(": ") {
+            Some((name, said)) if !name.contains([' ', '`']) => Fault::read(name, said).into(),
+            _ => Fault::read(".", &message).into(),
         }
     }
 }

@@ -33,16 +33,18 @@ pub(super) fn of_replies() -> CompressionLayer<impl Predicate> {
         .compress_when(SizeAbove::new(MIN_REPLY_BYTES).and(is_worth_it))
 }
 
-/// Whether a reply is of a kind that gets smaller, and has no strong entity tag. Such a tag stands for the very bytes,
+/// Whether a reply is of a kind that gets smaller, comes as a whole, and has no strong entity tag. Lines that come one by one
+/// would wait in the compressor for each other. Such a tag stands for the very bytes,
 /// and clients send it back in `If-Match`; a reply that may be compressed has a weak one.
 fn is_worth_it(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
     let media_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let comes_in_lines = media_type.starts_with(b"application/x-ndjson");
     let is_text = media_type.starts_with(b"text/")
         || [&b"json"[..], b"yaml", b"javascript", b"svg+xml"]
             .iter()
             .any(|kind| contains(media_type, kind));
     let is_strongly_tagged = headers.get(ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
-    is_text && !is_strongly_tagged
+    is_text && !comes_in_lines && !is_strongly_tagged
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

@@ -58,6 +58,8 @@ struct Waiting {
     handling: usize,
     /// Replies that are not handed over to hyper as a whole.
     replying: usize,
+    /// Those of these replies whose next bytes are not there yet, so that the client waits for the server.
+    making: usize,
     /// Whether a request has come by HTTP/2, in which the head of a request is a matter of frames.
     http2: bool,
     /// Whether the first byte of a head has come, or must come because the connection is new.
@@ -76,6 +78,7 @@ impl ConnectionClock {
         Self(Arc::new(Mutex::new(Waiting {
             handling: 0,
             replying: 0,
+            making: 0,
             http2: false,
             head: true,
             since: now,
@@ -94,7 +97,7 @@ impl ConnectionClock {
         let waiting = self.lock();
         if let Some(blocked) = waiting.blocked {
             Some((blocked + limits.reply, Overdue::Reply))
-        } else if waiting.handling > 0 {
+        } else if waiting.handling > 0 || waiting.making > 0 {
             None
         } else if waiting.replying > 0 {
             Some((waiting.since + limits.reply, Overdue::Reply))
@@ -177,11 +180,11 @@ impl Handling {
     /// Counts the reply until its body is handed over.
     pub(super) fn reply(self, response: Response) -> Response<ReplyBody> {
         self.0.lock().replying += 1;
-        let replying = Replying(self.0.clone());
-        response.map(|body| ReplyBody {
-            body,
-            _replying: replying,
-        })
+        let replying = Replying {
+            clock: self.0.clone(),
+            is_making: false,
+        };
+        response.map(|body| ReplyBody { body, replying })
     }
 }
 
@@ -195,11 +198,32 @@ impl Drop for Handling {
 
 /// A reply that is not handed over as a whole.
 #[derive(Debug)]
-struct Replying(ConnectionClock);
+struct Replying {
+    clock: ConnectionClock,
+    /// Whether its next bytes are not there yet.
+    is_making: bool,
+}
+
+impl Replying {
+    /// Notes whether the next bytes are not there yet.
+    fn make(&mut self, is_making: bool) {
+        if self.is_making != is_making {
+            self.is_making = is_making;
+            let mut waiting = self.clock.lock();
+            if is_making {
+                waiting.making += 1;
+            } else {
+                waiting.making -= 1;
+                waiting.since = Instant::now();
+            }
+        }
+    }
+}
 
 impl Drop for Replying {
     fn drop(&mut self) {
-        let mut waiting = self.0.lock();
+        self.make(false);
+        let mut waiting = self.clock.lock();
         waiting.replying -= 1;
         waiting.since = Instant::now();
     }
@@ -209,7 +233,7 @@ impl Drop for Replying {
 #[derive(Debug)]
 pub(super) struct ReplyBody {
     body: Body,
-    _replying: Replying,
+    replying: Replying,
 }
 
 impl hyper::body::Body for ReplyBody {
@@ -220,7 +244,9 @@ impl hyper::body::Body for ReplyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.replying.make(frame.is_pending());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -4,6 +4,8 @@
 //! is written by `middleware`, which knows the request's id; until then the problem
 //! rides in the response's extensions.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 
@@ -254,7 +256,7 @@ impl ApiError {
     }
 
     /// Seconds after which a repeat is worth a try; none where waiting does not help.
-    fn retry_after_seconds(&self) -> Option<u64> {
+    pub(super) fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::Segment(
                 SegmentError::Overloaded { retry_seconds, .. }
@@ -273,6 +275,13 @@ impl ApiError {
             | Self::Vocabulary(VocabularyError::StoreBusy { .. }) => Some(RETRY_AFTER_SECONDS),
             _ => None,
         }
+    }
+
+    /// How long to wait before a repeat, where nothing but room is missing: in the server, or in the quota of a key.
+    pub(super) fn retry_when_there_is_room(&self) -> Option<Duration> {
+        let is_full = matches!(self.kind(), ProblemType::Overloaded | ProblemType::Quota);
+        let seconds = self.retry_after_seconds().filter(|_| is_full)?;
+        Some(Duration::from_secs(seconds))
     }
 
     /// What a client has to authenticate by (RFC 6750, section 3).
@@ -300,7 +309,15 @@ impl ApiError {
         }
     }
 
-    /// What the caller is told; the request's id is still missing.
+    /// What the caller is told; the request's id is still missing. The log has what is told to nobody.
+    pub(super) fn told(&self) -> Problem {
+        let problem = self.problem();
+        if problem.kind == ProblemType::Internal {
+            tracing::error!(error = %self, "internal error");
+        }
+        problem
+    }
+
     fn problem(&self) -> Problem {
         let kind = self.kind();
         Problem {
@@ -363,6 +380,7 @@ fn cost_limit(error: &CostError) -> Option<Limit> {
         CostError::WorkBytes { limit, .. } => Some(Limit::whole("engine.work_bytes", *limit)),
         CostError::RawPixels { limit, .. } => Some(Limit::whole("limits.max_raw_pixels", *limit)),
         CostError::ConfidencePixels { limit, .. } => Some(Limit::whole("limits.max_confidence_pixels", *limit)),
+        CostError::ProbabilityBytes { limit, .. } => Some(Limit::whole("limits.max_probability_bytes", *limit)),
         _ => None,
     }
 }
@@ -379,6 +397,7 @@ fn cost_path(error: &CostError) -> &'static str {
         CostError::ScoreBytes { .. } | CostError::PixelTexts { .. } => "classes",
         CostError::RawPixels { .. } => "output.label_map",
         CostError::ConfidencePixels { .. } => "output.confidence_map",
+        CostError::ProbabilityBytes { .. } => "output.probability_maps",
         _ => "window",
     }
 }
@@ -408,10 +427,7 @@ fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let problem = self.problem();
-        if problem.kind == ProblemType::Internal {
-            tracing::error!(error = %self, "internal error");
-        }
+        let problem = self.told();
         let mut response = problem.kind.status().into_response();
         if let Some(seconds) = self.retry_after_seconds() {
             response

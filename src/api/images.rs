@@ -141,6 +141,26 @@ pub struct ImageReply {
     pub timings: Timings,
 }
 
+/// What is known of an image that is held.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct HeldImageReply {
+    /// What stands for the image in `POST /v1/segment`.
+    #[schema(example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")]
+    pub image_id: String,
+    /// Width of the image in pixels, after the orientation with which it was left.
+    #[schema(example = 640)]
+    pub width: u32,
+    /// Height of the image in pixels, after the orientation with which it was left.
+    #[schema(example = 480)]
+    pub height: u32,
+    /// Bytes of the encoded image.
+    #[schema(example = 81920)]
+    pub bytes: u64,
+    /// Seconds from now for which it is held, unless more recently used ones need the room.
+    #[schema(example = 3540.5)]
+    pub expires_in_seconds: f64,
+}
+
 /// Leave an image here
 ///
 /// Holds the image and what the model makes of it, so that class lists to come cost milliseconds: send the `image_id` in place of
@@ -156,6 +176,8 @@ pub struct ImageReply {
     operation_id = "post_image",
     security(("ApiKey" = ["use"])),
     tag = "segmentation",
+    params(("x-request-id" = Option<String>, Header,
+        description = "An id to find the request by in the server's log. It comes back; without it the server makes one.")),
     request_body(
         description = "The image; all else is optional.",
         content(
@@ -193,6 +215,37 @@ pub(super) async fn post_image(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(reply)).into_response())
 }
 
+/// Is an image still held?
+///
+/// What is known of a held image, or 404 `/problems/image-not-held`. Does not count as use, so that it prolongs nothing. `HEAD`
+/// answers with the same status and no body. On a server with keys, what other clients left is answered with 404 as if there
+/// were none.
+#[utoipa::path(
+    get,
+    path = "/v1/images/{id}",
+    operation_id = "get_image",
+    security(("ApiKey" = ["use"])),
+    tag = "segmentation",
+    params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
+    responses((status = 200, description = "The image is held.", body = HeldImageReply), HeldProblems),
+)]
+pub(super) async fn get_image(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(id) = id?;
+    let status = state.engine.held_image(&caller, &id)?;
+    let reply = HeldImageReply {
+        image_id: id,
+        width: status.width,
+        height: status.height,
+        bytes: status.bytes,
+        expires_in_seconds: status.expires_in.as_secs_f64(),
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(reply)).into_response())
+}
+
 /// Drop an image
 ///
 /// Requests that use it already are answered. What models made of its bytes goes with it. On a server with keys, what other
@@ -204,7 +257,7 @@ pub(super) async fn post_image(
     security(("ApiKey" = ["use"])),
     tag = "segmentation",
     params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
-    responses((status = 204, description = "Dropped."), DeleteProblems),
+    responses((status = 204, description = "Dropped."), HeldProblems),
 )]
 pub(super) async fn delete_image(
     State(state): State<AppState>,
@@ -241,10 +294,10 @@ impl IntoResponses for PostProblems {
     }
 }
 
-/// The problems of `DELETE /v1/images/{id}`.
-struct DeleteProblems;
+/// The problems of `GET /v1/images/{id}` and `DELETE /v1/images/{id}`.
+struct HeldProblems;
 
-impl IntoResponses for DeleteProblems {
+impl IntoResponses for HeldProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         problem::with_key(&[ProblemType::Malformed, ProblemType::ImageNotHeld])
     }

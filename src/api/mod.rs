@@ -13,6 +13,7 @@ mod compression;
 mod connection;
 mod connection_clock;
 mod docs;
+mod document;
 mod error;
 mod etag;
 mod health;
@@ -29,10 +30,12 @@ mod request_body;
 mod segment;
 mod serve;
 mod settings;
+mod similar;
 mod tls;
 mod upload;
 mod vocabularies;
 mod wire;
+mod words;
 
 use std::sync::Arc;
 
@@ -45,10 +48,6 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
-use utoipa::openapi::path::{Operation, ParameterIn};
-use utoipa::openapi::schema::{SchemaType, Type};
-use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{RefOr, Schema, Server};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -61,8 +60,9 @@ use client_address::TrustedProxies;
 use error::ApiError;
 use http_metrics::{HttpMetrics, KeyMetrics};
 use middleware::{Observer, X_REQUEST_ID};
-use problem::{Problem, ProblemType};
+use problem::Problem;
 
+pub use document::openapi_yaml;
 pub use lifecycle::{Lifecycle, Phase};
 pub use serve::serve;
 pub use settings::{ServerSettings, TlsSettings};
@@ -80,6 +80,8 @@ pub struct AppState {
     pub traces: Traces,
     /// `limits.max_request_bytes`: bytes of a request's body.
     pub max_request_bytes: usize,
+    /// `limits.max_batch_images`: images of a batch.
+    pub max_batch_images: usize,
     /// The keys that requests need, if any.
     pub access: Arc<Access>,
     /// The section `server`.
@@ -174,59 +176,21 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
         .layer(map_request(middleware::drop_strange_request_id))
 }
 
-/// The OpenAPI document of [`router`], as it stands in `openapi.yaml`.
-pub fn openapi_yaml() -> String {
-    let mut openapi = documented().into_openapi();
-    // Where the document is, whatever path a proxy puts in front.
-    openapi.servers = Some(vec![Server::new(".")]);
-    let paths = openapi.paths.paths.values_mut();
-    for operation in paths.flat_map(|item| {
-        [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
-            .into_iter()
-            .flatten()
-    }) {
-        take_null_from_headers(operation);
-        say_what_is_open(operation);
-    }
-    segment::write_exclusions(&mut openapi);
-    let description = openapi.info.description.get_or_insert_default();
-    description.push('\n');
-    description.push_str(&ProblemType::table());
-    openapi.to_yaml().expect("the document is plain data")
-}
-
-/// Says of headers that they are texts. An optional one can be left out, but it is never null.
-fn take_null_from_headers(operation: &mut Operation) {
-    for parameter in operation.parameters.iter_mut().flatten() {
-        if let RefOr::T(parameter) = parameter
-            && parameter.parameter_in == ParameterIn::Header
-            && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
-        {
-            schema.schema_type = SchemaType::Type(Type::String);
-        }
-    }
-}
-
-/// Says of an open operation that it needs nothing by an empty list, which generators of clients understand. They take a
-/// list of an empty requirement for one that may be met.
-fn say_what_is_open(operation: &mut Operation) {
-    if operation.security == Some(vec![SecurityRequirement::default()]) {
-        operation.security = Some(Vec::new());
-    }
-}
-
 /// The routes that the document describes.
 fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(segment::segment))
+        .routes(routes!(segment::batch::segment_batch))
         .routes(routes!(images::post_image))
-        .routes(routes!(images::delete_image))
+        .routes(routes!(images::get_image, images::delete_image))
+        .routes(routes!(similar::post_similar))
         .routes(routes!(vocabularies::list_vocabularies))
         .routes(routes!(
             vocabularies::put_vocabulary,
             vocabularies::get_vocabulary,
             vocabularies::delete_vocabulary
         ))
+        .routes(routes!(vocabularies::get_vocabulary_status))
         .routes(routes!(models::list_models))
         .routes(routes!(health::get_liveness))
         .routes(routes!(health::get_readiness))

@@ -1,4 +1,4 @@
-//! `GET /v1/models`: what is loaded and what it can do.
+//! `GET /v1/models`: what is loaded, what it can do, and what holds where a request says nothing.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,10 +7,11 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::problem::KeyProblems;
-use super::wire::{Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision};
-use crate::engine::InputLimits;
+use super::wire::{
+    Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision, Refinement, Resize, Synonyms, TemplateSet,
+};
+use crate::engine::DefaultSettings;
 use crate::labeller::{ModelInfo, StudentInfo};
-use crate::vocabulary::VocabularyLimits;
 
 /// The loaded models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -19,6 +20,76 @@ pub struct ModelList {
     pub models: Vec<Model>,
     /// What requests may ask for, by the settings' names.
     pub limits: Limits,
+    /// What requests get that do not say otherwise, by the settings' names.
+    pub defaults: Defaults,
+}
+
+/// The server's defaults (`defaults.`). Each has the name of the request's field, but for those of `background`. Options
+/// of a vocabulary go before them.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Defaults {
+    /// The prompt templates.
+    pub templates: TemplateSet,
+    /// What the synonyms of a class come to.
+    pub synonyms: Synonyms,
+    /// What the last attention of the visual tower does; without meaning for a student.
+    pub attention: Attention,
+    /// Threshold of prompt denoising, 0 for off.
+    #[schema(example = 0.0, minimum = 0, maximum = 1)]
+    pub prompt_denoising: f32,
+    /// Key smoothing; without meaning for a student.
+    pub key_smoothing: KeySmoothingMethod,
+    /// `background.threshold`, 0 for off.
+    #[schema(example = 0.0, minimum = 0, maximum = 1)]
+    pub background_threshold: f32,
+    /// `background.area`, 0 for off.
+    #[schema(example = 0.0, minimum = 0, maximum = 1)]
+    pub background_area: f64,
+    /// Short side of the model's input in pixels; 0 for the model's own, its `short_side`.
+    #[schema(example = 0)]
+    pub short_side: u32,
+    /// Factors on the short side.
+    #[schema(example = json!([1.0]))]
+    pub scales: Vec<f64>,
+    /// How an image comes to the size of the model's input.
+    pub resize: Resize,
+    /// Windows over the model's input, null for none.
+    pub window: Option<DefaultWindow>,
+    /// What is done to scores at the image's size.
+    pub refinement: Refinement,
+}
+
+/// Square windows, one after the other.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DefaultWindow {
+    /// Side in pixels of the model's input.
+    #[schema(example = 224)]
+    pub side: u32,
+    /// Pixels from one window to the next.
+    #[schema(example = 112)]
+    pub stride: u32,
+}
+
+impl From<&DefaultSettings> for Defaults {
+    fn from(settings: &DefaultSettings) -> Self {
+        Self {
+            templates: settings.templates.into(),
+            synonyms: settings.synonyms.into(),
+            attention: settings.attention.into(),
+            prompt_denoising: settings.prompt_denoising,
+            key_smoothing: settings.key_smoothing.into(),
+            background_threshold: settings.background_threshold,
+            background_area: settings.background_area,
+            short_side: settings.short_side,
+            scales: settings.scales.clone(),
+            resize: settings.resize.into(),
+            window: settings.window.map(|window| DefaultWindow {
+                side: window.side,
+                stride: window.stride,
+            }),
+            refinement: settings.refinement.into(),
+        }
+    }
 }
 
 /// What requests may ask for. Each limit is named in the error that it causes.
@@ -26,6 +97,8 @@ pub struct ModelList {
 pub struct Limits {
     /// Bytes of a request's body.
     pub max_request_bytes: usize,
+    /// Images of a batch.
+    pub max_batch_images: usize,
     /// Width times height of an image, read from its header before anything is allocated.
     pub max_image_pixels: u64,
     /// Classes of one request or vocabulary, at most 65535.
@@ -59,13 +132,18 @@ pub struct Limits {
     pub max_raw_pixels: u64,
     /// Pixels of an image whose confidence map is asked for.
     pub max_confidence_pixels: u64,
+    /// Bytes of the probability maps of one request before they are encoded, one for each map and pixel.
+    pub max_probability_bytes: u64,
 }
 
 impl Limits {
     /// The bounds of all rooms under the names of the settings.
-    fn new(max_request_bytes: usize, vocabulary: &VocabularyLimits, input: &InputLimits) -> Self {
+    fn new(state: &AppState) -> Self {
+        let settings = state.engine.settings();
+        let (vocabulary, input) = (&settings.vocabulary_limits, &settings.input_limits);
         Self {
-            max_request_bytes,
+            max_request_bytes: state.max_request_bytes,
+            max_batch_images: state.max_batch_images,
             max_image_pixels: input.max_image_pixels,
             max_classes: vocabulary.max_classes,
             max_synonyms: vocabulary.max_synonyms,
@@ -82,6 +160,7 @@ impl Limits {
             max_pixel_texts: input.max_pixel_texts,
             max_raw_pixels: input.max_raw_pixels,
             max_confidence_pixels: input.max_confidence_pixels,
+            max_probability_bytes: input.max_probability_bytes,
         }
     }
 }
@@ -196,7 +275,7 @@ impl From<&StudentInfo> for Student {
 
 /// What is loaded
 ///
-/// The models that can be named in a request, what each can do, and the limits of this server.
+/// The models that can be named in a request, what each can do, and the limits and defaults of this server.
 #[utoipa::path(
     get,
     path = "/v1/models",
@@ -206,16 +285,14 @@ impl From<&StudentInfo> for Student {
     responses((status = 200, description = "The loaded models.", body = ModelList), KeyProblems),
 )]
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
-    let settings = state.engine.settings();
-    let temperature = settings.defaults.temperature;
+    let defaults = &state.engine.settings().defaults;
     let models = state.engine.models();
-    let models = models.iter().map(|(info, ready)| Model::new(info, *ready, temperature));
+    let models = models
+        .iter()
+        .map(|(info, ready)| Model::new(info, *ready, defaults.temperature));
     Json(ModelList {
         models: models.collect(),
-        limits: Limits::new(
-            state.max_request_bytes,
-            &settings.vocabulary_limits,
-            &settings.input_limits,
-        ),
+        limits: Limits::new(&state),
+        defaults: Defaults::from(defaults),
     })
 }

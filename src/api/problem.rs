@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use serde::{Serialize, Serializer};
+use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::{ContentBuilder, RefOr, ResponseBuilder, example::ExampleBuilder};
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
@@ -192,6 +193,12 @@ impl ProblemType {
         }
     }
 
+    /// What generators of clients call the kind, as in `IMAGE_NOT_HELD`. They number what does not begin with a letter.
+    fn member_name(self) -> String {
+        let name = self.uri().trim_start_matches("/problems/");
+        name.replace('-', "_").to_ascii_uppercase()
+    }
+
     /// The `title` member: the same words each time.
     pub fn title(self) -> &'static str {
         match self {
@@ -364,6 +371,10 @@ impl PartialSchema for ProblemType {
                 "A URI reference that stands for the kind of problem; it never changes its meaning.",
             ))
             .enum_values(Some(Self::ALL.map(Self::uri)))
+            .extensions(Some(Extensions::from_iter([(
+                "x-enum-varnames",
+                Self::ALL.map(Self::member_name).to_vec(),
+            )])))
             .into()
     }
 }

@@ -3,9 +3,9 @@
 use axum::extract::multipart::{MultipartError, MultipartRejection};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
-use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, Engine as _};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -123,8 +123,26 @@ fn decode_base64(text: String) -> Result<Bytes, ApiError> {
 fn decode_payload(payload: &[u8]) -> Result<Bytes, ApiError> {
     let bytes = BASE64
         .decode(payload)
-        .map_err(|error| ApiError::Malformed(format!("image is not base64: {error}")))?;
+        .map_err(|error| ApiError::Malformed(format!("image is not base64: {}", wrong_base64(&error))))?;
     Ok(bytes.into())
+}
+
+/// What is wrong with base64, in words for whoever sent it. Characters are counted without white space and without what
+/// comes before them in a data URI.
+fn wrong_base64(error: &DecodeError) -> String {
+    match *error {
+        DecodeError::InvalidByte(offset, byte) if byte.is_ascii_graphic() => {
+            format!("its character {} is {:?}", offset + 1, char::from(byte))
+        }
+        DecodeError::InvalidByte(offset, _) => format!("its character {} is none of ASCII's letters", offset + 1),
+        DecodeError::InvalidLength(characters) => {
+            format!("no bytes come to {characters} characters; it may be cut off")
+        }
+        DecodeError::InvalidLastSymbol(..) => {
+            "its last character stands for no whole byte; it may be cut off".to_owned()
+        }
+        DecodeError::InvalidPadding => "it does not end with as many = as it has to".to_owned(),
+    }
 }
 
 async fn from_multipart<T: UploadBody>(
@@ -132,33 +150,22 @@ async fn from_multipart<T: UploadBody>(
     state: &AppState,
     held: &HeldBytes,
 ) -> Result<Upload<T>, ApiError> {
-    check_promise(&request, state, held, 1)?;
-    let (request, meter) = metered(request, held, 1);
-    let broken = |error: MultipartError| match meter.is_refused() {
-        true => state.engine.body_refused().into(),
-        false => broken(&error, state.max_request_bytes),
-    };
-    let mut parts = Multipart::from_request(request, state).await?;
     let (mut image, mut body) = (None, None);
-    while let Some(part) = parts.next_field().await.map_err(broken)? {
-        let name = excerpt(part.name().unwrap_or_default());
+    let take = |Part { name, bytes, .. }: Part| {
         let slot = match name.as_str() {
             "image" => &mut image,
             "request" => &mut body,
-            _ => {
-                return Err(ApiError::invalid(
-                    &name,
-                    format!("unknown part {name:?}, expected image and request"),
-                ));
-            }
+            _ => return Err(unknown_part(&name)),
         };
         if slot.is_some() {
             return Err(ApiError::invalid(&name, format!("the part {name} comes twice")));
         }
-        *slot = Some(part.bytes().await.map_err(broken)?);
-    }
+        *slot = Some(bytes);
+        Ok(())
+    };
+    read_parts(request, state, held, take).await?;
     let mut body: Option<T> = match body {
-        Some(body) => Some(run_blocking(move || parse_json(&body)).await?),
+        Some(body) => Some(parse_part(body).await?),
         None => None,
     };
     if body.as_mut().and_then(T::take_image).is_some() {
@@ -168,6 +175,59 @@ async fn from_multipart<T: UploadBody>(
         ));
     }
     Ok(Upload { image, body })
+}
+
+/// A part of a multipart form.
+pub(super) struct Part {
+    /// Its name, or the beginning of a long one.
+    pub(super) name: String,
+    /// Its file name, or the beginning of a long one.
+    pub(super) file_name: Option<String>,
+    pub(super) bytes: Bytes,
+}
+
+/// Reads a multipart form. Hands each part over to `take` as it comes, whose error ends the reading.
+///
+/// # Errors
+/// Those of `take`, 400 for what is no multipart form, 413 above `limits.max_request_bytes`, 415 for another media type,
+/// 429 above what is left of `engine.body_bytes`.
+pub(super) async fn read_parts(
+    request: Request,
+    state: &AppState,
+    held: &HeldBytes,
+    mut take: impl FnMut(Part) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
+    let found = media_type(request.headers());
+    if found.as_deref() != Some("multipart/form-data") {
+        return Err(unsupported_media_type(found, "multipart/form-data"));
+    }
+    check_promise(&request, state, held, 1)?;
+    let (request, meter) = metered(request, held, 1);
+    let broken = |error: MultipartError| match meter.is_refused() {
+        true => state.engine.body_refused().into(),
+        false => broken(&error, state.max_request_bytes),
+    };
+    let mut parts = Multipart::from_request(request, state).await?;
+    while let Some(part) = parts.next_field().await.map_err(broken)? {
+        let name = excerpt(part.name().unwrap_or_default());
+        let file_name = part.file_name().map(excerpt);
+        let bytes = part.bytes().await.map_err(broken)?;
+        take(Part { name, file_name, bytes })?;
+    }
+    Ok(())
+}
+
+/// A 422 for a part that no form has.
+pub(super) fn unknown_part(name: &str) -> ApiError {
+    ApiError::invalid(name, format!("unknown part {name:?}, expected image and request"))
+}
+
+/// Reads the JSON of the part `request`.
+///
+/// # Errors
+/// Those of [`parse_json`].
+pub(super) async fn parse_part<T: DeserializeOwned + Send + 'static>(body: Bytes) -> Result<T, ApiError> {
+    run_blocking(move || parse_json(&body)).await
 }
 
 /// A multipart body that is too long or no multipart body.
@@ -217,6 +277,27 @@ mod tests {
                 matches!(decode_base64(text.to_owned()), Err(ApiError::Malformed(_))),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_base64_is_said_in_words() {
+        for (text, said) in [
+            ("C:\\a.jpg", "image is not base64: its character 2 is ':'"),
+            (
+                "aGk\u{e9}abc",
+                "image is not base64: its character 4 is none of ASCII's letters",
+            ),
+            (
+                "aGk/a",
+                "image is not base64: no bytes come to 5 characters; it may be cut off",
+            ),
+            (
+                "aGl=",
+                "image is not base64: its last character stands for no whole byte; it may be cut off",
+            ),
+        ] {
+            assert_eq!(decoded(text).unwrap_err(), said);
         }
     }
 

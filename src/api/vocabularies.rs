@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
@@ -17,10 +17,13 @@ use super::etag::{Precondition, entity_tag, malformed_condition};
 use super::problem::{self, ProblemType};
 use super::wire::{ClassBody, Name, Synonyms, TemplateSet, object};
 use super::{AppState, body};
-use crate::engine::{Caller, SegmentError};
+use crate::engine::{Caller, ModelState, SegmentError};
 use crate::vocabulary::{
     self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
 };
+
+/// The longest time after which a client is told to ask again whether a vocabulary is ready.
+const MAX_RETRY_SECONDS: u64 = 60;
 
 /// Names that a summary shows.
 const SUMMARY_NAMES: usize = 10;
@@ -45,7 +48,7 @@ pub struct VocabularyBody {
 /// Options that a vocabulary brings along. Each takes the place of the server's default of the same name (`defaults.`) in
 /// requests with the vocabulary; what a request says itself goes before.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct VocabularyOptions {
     /// Prompt templates.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,6 +155,20 @@ pub struct EmbeddingState {
     /// Bytes of their embeddings.
     #[schema(example = 4096)]
     pub bytes: usize,
+}
+
+/// How far the embedding of a vocabulary's texts has come.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct VocabularyStatus {
+    /// The name that requests use.
+    #[schema(example = "fruit")]
+    pub name: String,
+    /// Whether all texts are embedded for every model that answers requests, so that no request waits for them. False while
+    /// no model does.
+    #[schema(example = false)]
+    pub ready: bool,
+    /// How much of it is embedded, per model; nothing for a model that is not loaded yet.
+    pub embeddings: Vec<EmbeddingState>,
 }
 
 /// Vocabularies of one kind.
@@ -283,7 +300,10 @@ pub(super) async fn list_vocabularies(
         (status = 201, description = "Created, all texts embedded.", body = Vocabulary,
             headers(("etag" = String, description = "The definition's entity tag."))),
         (status = 202, description = "Defined; `embeddings` says how many texts are embedded so far.", body = Vocabulary,
-            headers(("etag" = String, description = "The definition's entity tag."))),
+            headers(
+                ("etag" = String, description = "The definition's entity tag."),
+                ("retry-after" = u64, description = "About how many seconds the rest takes."),
+            )),
         PutProblems,
     ),
 )]
@@ -326,13 +346,16 @@ pub(super) async fn put_vocabulary(
         Stored::Created => StatusCode::CREATED,
         Stored::Replaced => StatusCode::OK,
     };
-    Ok((status, [(header::ETAG, entity_tag(&vocabulary.digest))], Json(reply)).into_response())
+    let tag = [(header::ETAG, entity_tag(&vocabulary.digest))];
+    let retry_after = (!is_embedded).then(|| retry_after(&state, &reply.embeddings));
+    Ok((status, tag, retry_after, Json(reply)).into_response())
 }
 
 /// Look at a vocabulary
 ///
-/// Its classes, how often it was used, and how far the embedding of its texts has come. The entity tag is the
-/// definition's; counts and progress do not change it, so a condition on it is not looked at here.
+/// Its classes, how often it was used, and how far the embedding of its texts has come, which alone is at
+/// `GET /v1/vocabularies/{name}/status`. The entity tag is the definition's; counts and progress do not change it, so a
+/// condition on it is not looked at here.
 #[utoipa::path(
     get,
     path = "/v1/vocabularies/{name}",
@@ -358,6 +381,55 @@ pub(super) async fn get_vocabulary(
         (header::CACHE_CONTROL, "no-store".to_owned()),
     ];
     Ok((headers, Json(describe(&state, &vocabulary).await)).into_response())
+}
+
+/// Is a vocabulary embedded?
+///
+/// How far the embedding of its texts has come, without its classes, for whoever waits for that. While `ready` is false,
+/// `Retry-After` says after about how many seconds to ask again.
+#[utoipa::path(
+    get,
+    path = "/v1/vocabularies/{name}/status",
+    operation_id = "get_vocabulary_status",
+    security(("ApiKey" = ["use"]), ("ApiKey" = ["vocabularies"])),
+    tag = "vocabularies",
+    params(("name" = String, Path, description = "The vocabulary's name.", example = "fruit")),
+    responses(
+        (status = 200, description = "How far it has come.", body = VocabularyStatus,
+            headers(("retry-after" = u64, description = "Seconds to wait before asking again; only while `ready` is false."))),
+        GetProblems,
+    ),
+)]
+pub(super) async fn get_vocabulary_status(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(name) = name?;
+    let vocabulary = state.engine.vocabulary(&caller, &name).await?;
+    let embeddings = embeddings(&state, &vocabulary.list, templates_of(&state, &vocabulary)).await;
+    let models = state.engine.model_states();
+    let answers = |name: &str| {
+        let mut models = models.iter();
+        models.any(|model| model.name == name && model.state == ModelState::Ready)
+    };
+    let mut answering = embeddings.iter().filter(|state| answers(&state.model)).peekable();
+    let ready = answering.peek().is_some() && answering.all(|state| state.embedded == state.total);
+    let headers = [(header::CACHE_CONTROL, "no-store")];
+    let retry_after = (!ready).then(|| retry_after(&state, &embeddings));
+    let status = VocabularyStatus {
+        name: vocabulary.local_name().to_owned(),
+        ready,
+        embeddings,
+    };
+    Ok((headers, retry_after, Json(status)).into_response())
+}
+
+/// The header that says when to ask again how much of a class list is embedded.
+fn retry_after(state: &AppState, embeddings: &[EmbeddingState]) -> [(HeaderName, HeaderValue); 1] {
+    let missing = embeddings.iter().map(|state| state.total - state.embedded);
+    let seconds = state.engine.embedding_seconds(missing.max().unwrap_or(0));
+    [(header::RETRY_AFTER, HeaderValue::from(seconds.min(MAX_RETRY_SECONDS)))]
 }
 
 /// Drop a vocabulary

@@ -97,6 +97,7 @@ async fn serve(
         metrics,
         traces: traces.clone(),
         max_request_bytes: config.limits.max_request_bytes,
+        max_batch_images: config.limits.max_batch_images,
         access,
         server: config.server,
         lifecycle: Lifecycle::new(),

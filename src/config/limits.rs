@@ -12,6 +12,8 @@ use crate::vocabulary::VocabularyLimits;
 pub struct LimitsSettings {
     /// Largest number of bytes in a request's body.
     pub max_request_bytes: usize,
+    /// Largest number of images in a batch.
+    pub max_batch_images: usize,
     /// Limits on class lists and vocabularies.
     pub vocabulary: VocabularyLimits,
     /// Limits on images and on the model's work for a request.
@@ -25,6 +27,7 @@ impl LimitsSettings {
     /// [`OutOfRange`] for the first value outside its range.
     pub(super) fn check(&self) -> Result<(), OutOfRange> {
         at_least_one("limits.max_request_bytes", self.max_request_bytes as u64)?;
+        at_least_one("limits.max_batch_images", self.max_batch_images as u64)?;
         self.vocabulary.check()?;
         self.input.check()
     }
@@ -35,6 +38,7 @@ impl LimitsSettings {
 #[serde(deny_unknown_fields)]
 struct LimitKeys {
     max_request_bytes: usize,
+    max_batch_images: usize,
     max_image_pixels: u64,
     max_classes: usize,
     max_synonyms: usize,
@@ -52,12 +56,14 @@ struct LimitKeys {
     max_pixel_texts: u64,
     max_raw_pixels: u64,
     max_confidence_pixels: u64,
+    max_probability_bytes: u64,
 }
 
 impl From<LimitKeys> for LimitsSettings {
     fn from(keys: LimitKeys) -> Self {
         Self {
             max_request_bytes: keys.max_request_bytes,
+            max_batch_images: keys.max_batch_images,
             vocabulary: VocabularyLimits {
                 max_classes: keys.max_classes,
                 max_synonyms: keys.max_synonyms,
@@ -78,6 +84,7 @@ impl From<LimitKeys> for LimitsSettings {
                 max_pixel_texts: keys.max_pixel_texts,
                 max_raw_pixels: keys.max_raw_pixels,
                 max_confidence_pixels: keys.max_confidence_pixels,
+                max_probability_bytes: keys.max_probability_bytes,
             },
         }
     }
@@ -87,11 +94,13 @@ impl From<LimitsSettings> for LimitKeys {
     fn from(limits: LimitsSettings) -> Self {
         let LimitsSettings {
             max_request_bytes,
+            max_batch_images,
             vocabulary,
             input,
         } = limits;
         Self {
             max_request_bytes,
+            max_batch_images,
             max_image_pixels: input.max_image_pixels,
             max_classes: vocabulary.max_classes,
             max_synonyms: vocabulary.max_synonyms,
@@ -109,6 +118,7 @@ impl From<LimitsSettings> for LimitKeys {
             max_pixel_texts: input.max_pixel_texts,
             max_raw_pixels: input.max_raw_pixels,
             max_confidence_pixels: input.max_confidence_pixels,
+            max_probability_bytes: input.max_probability_bytes,
         }
     }
 }

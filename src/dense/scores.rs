@@ -160,7 +160,7 @@ impl<F: Borrow<DenseFeatures>> View<F> {
     }
 
     /// Arranges the scores of the windows, `[queries, windows x cells]`, side by side in one grid.
-    fn grid(&self, values: &Tensor) -> ScoreGrid {
+    pub(super) fn grid(&self, values: &Tensor) -> ScoreGrid {
         let (rows, columns) = self.windows.as_ref().map_or((1, 1), |windows| {
             (to_i64(windows.rows.starts.len()), to_i64(windows.columns.starts.len()))
         });

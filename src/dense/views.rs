@@ -4,8 +4,8 @@ use tch::Tensor;
 
 use super::scores::{View, score_views};
 use super::{DenseError, DenseFeatures, FeatureOptions, FeatureSource, ScoreOptions, windows};
-use crate::scores::DenseScores;
-use crate::scores::QueryOwner;
+use crate::scores::{DenseScores, QueryOwner, ScoreKind, ScoreMap, WindowAxis};
+use crate::support::{to_i64, to_usize};
 
 /// The features of an image at one or more sizes, each as a whole or through windows. The tensors have the network's
 /// precision and are usable on its device only.
@@ -76,6 +76,31 @@ impl ImageViews {
         score_views(&self.0, text, owners, options)
     }
 
+    /// Returns the cosines of all cells with the cell at a place, given as shares of the input's width and height, 0 to
+    /// below 1. That cell is the one at the first size, in the window in which the place is nearest the middle. The score
+    /// map has one query. Of an attention with two passes, the features of the first are compared.
+    ///
+    /// # Panics
+    /// Panics when libtorch fails.
+    pub fn similar_to(&self, place: (f64, f64)) -> ScoreMap {
+        tch::no_grad(|| {
+            let feature = self.0[0].unit_feature(place); // [1, embedding]
+            let grid = |view: &View<DenseFeatures>| {
+                // [1, embedding] x [embedding, cells] -> [1, cells], for each window
+                let windows = view.features.iter();
+                let cosines: Vec<_> = windows
+                    .map(|window| feature.matmul(&window.unit_cells().transpose(0, 1)))
+                    .collect();
+                view.grid(&Tensor::cat(&cosines, 1))
+            };
+            ScoreMap {
+                kind: ScoreKind::Logits,
+                queries: 1,
+                grids: self.0.iter().map(grid).collect(),
+            }
+        })
+    }
+
     /// Returns the bytes of all features.
     pub fn bytes(&self) -> usize {
         let windows = self.0.iter().flat_map(|view| &view.features);
@@ -89,6 +114,33 @@ impl ImageViews {
     }
 }
 
+impl View<DenseFeatures> {
+    /// Returns the feature of the cell at a place, `[1, embedding]`, scaled to unit length in float32.
+    fn unit_feature(&self, (x, y): (f64, f64)) -> Tensor {
+        let window = &self.features[0];
+        let (height, width) = (to_usize(window.height), to_usize(window.width));
+        let axes = self.windows.as_ref().map(|windows| (&windows.rows, &windows.columns));
+        let (rows, columns) = axes.unzip();
+        let ((window_row, row), (window_column, column)) = (cell_at(y, height, rows), cell_at(x, width, columns));
+        let window = window_row * columns.map_or(1, |columns| columns.starts.len()) + window_column;
+        let cells = self.features[window].unit_cells();
+        cells.narrow(0, to_i64(row * width + column), 1)
+    }
+}
+
+/// Returns the window, and the cell in it, in which a place along an axis lies: among several windows, the one in which it
+/// is nearest the middle. `cells` are those of each window.
+fn cell_at(share: f64, cells: usize, windows: Option<&WindowAxis>) -> (usize, usize) {
+    let Some(axis) = windows else {
+        return (0, ((share * cells as f64) as usize).min(cells - 1));
+    };
+    let pixel = ((share * axis.pixels as f64) as usize).min(axis.pixels - 1);
+    let off_the_middle = |&(_, start): &(usize, usize)| (2 * (pixel - start) + 1).abs_diff(axis.side);
+    let nearest = axis.covering(pixel).min_by_key(off_the_middle);
+    let (window, start) = nearest.expect("windows cover every pixel");
+    (window, (pixel - start) * cells / axis.side)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -98,7 +150,6 @@ mod tests {
     use crate::clip::VisualTower;
     use crate::dense::testing::{Case, OWNERS, noise, text, tower};
     use crate::dense::{self, Attention, KeySmoothing, Refinement, Window};
-    use crate::support::to_usize;
 
     /// Asserts that features extracted once for `kept` give the same scores, to the bit, as an image that is extracted
     /// anew for each of the options in `asked`.
@@ -309,6 +360,44 @@ mod tests {
             let views = ImageViews::extract(&tower, &[image.shallow_clone()], &kept.features()).unwrap();
             let refused = views.score(&text, &OWNERS, &asked.scoring()).unwrap_err();
             assert_eq!(refused, DenseError::KeysNotKept);
+        }
+    }
+
+    #[test]
+    fn a_place_lies_in_the_window_in_which_it_is_nearest_the_middle() {
+        assert_eq!(cell_at(0.0, 4, None), (0, 0));
+        assert_eq!(cell_at(0.99, 4, None), (0, 3));
+        let axis = WindowAxis::new(96, 64, 32);
+        assert_eq!(axis.starts, [0, 32]);
+        assert_eq!(cell_at(0.0, 4, Some(&axis)), (0, 0));
+        assert_eq!(cell_at(40.0 / 96.0, 4, Some(&axis)), (0, 2));
+        assert_eq!(cell_at(60.0 / 96.0, 4, Some(&axis)), (1, 1));
+        assert_eq!(cell_at(0.999, 4, Some(&axis)), (1, 3));
+    }
+
+    #[test]
+    fn the_cell_at_a_place_is_like_itself_and_no_other_is_more_so() {
+        for (name, window) in [
+            ("vit_quick_gelu", None),
+            ("resnet", None),
+            ("vit_quick_gelu", Some(Window { side: 64, stride: 32 })),
+        ] {
+            let tower = tower(name);
+            let options = Case {
+                attention: Attention::Maskclip,
+                window,
+                ..Case::default()
+            };
+            let views = ImageViews::extract(&tower, &[noise(&[3, 64, 96])], &options.features()).unwrap();
+            let map = views.similar_to((0.9, 0.1));
+            let [grid] = map.grids.as_slice() else {
+                panic!("one size")
+            };
+            assert_eq!(grid.values.len(), grid.height * grid.width);
+            // The last cell of the first row, of the last window if there are several.
+            let own = grid.values[grid.width - 1];
+            assert!((own - 1.0).abs() < 1e-5, "{name}: {own}");
+            assert!(grid.values.iter().all(|&cosine| cosine <= own + 1e-5), "{name}");
         }
     }
 }

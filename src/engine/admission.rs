@@ -170,6 +170,12 @@ impl Engine {
         }
     }
 
+    /// Returns about how many whole seconds it takes to embed so many texts with the default templates, at least 1; 1 while
+    /// that is not known.
+    pub fn embedding_seconds(&self, texts: usize) -> u64 {
+        whole_seconds(self.texts_seconds(texts))
+    }
+
     /// Returns about how many seconds the model that has most to do takes for its images; 0 while that is not known.
     fn images_seconds(&self) -> f64 {
         let workers = self.settings.queue.workers;

@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::InputLimits;
 use crate::dense::{Attention, RefinementOptions, Window, refinement_bytes};
-use crate::label_map::LabelMapFormat;
 use crate::scores::Windows;
 
 /// A request exceeds a limit with its scales, windows, attention, texts or output. Each text names the limit's settings
@@ -132,6 +131,21 @@ pub enum CostError {
     )]
     WorkBytes {
         /// Bytes that the request needs at most at once.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The probability maps of an image have too many bytes.
+    #[error(
+        "{maps} probability maps of {pixels} pixels take {bytes} bytes, more than limits.max_probability_bytes = {limit}; fewer \
+         classes or a smaller image take less"
+    )]
+    ProbabilityBytes {
+        /// The number of maps.
+        maps: usize,
+        /// Pixels of the image.
+        pixels: u64,
+        /// Bytes of the maps.
         bytes: u64,
         /// The limit in bytes.
         limit: u64,
@@ -303,28 +317,44 @@ pub(super) fn score_bytes(queries: usize, cells: u64) -> u64 {
         .saturating_mul(size_of::<f32>() as u64)
 }
 
-/// Checks the work of the label map of `queries` texts, and the size of the result in its form, with a confidence map
-/// or without.
+/// What a result has for each pixel, as far as it has limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Maps {
+    /// Whether the label map comes as rows of numbers.
+    pub(super) is_raw: bool,
+    /// Whether there is a confidence map.
+    pub(super) confidence: bool,
+    /// The number of probability maps.
+    pub(super) probabilities: usize,
+}
+
+/// Checks the work of the label map of `queries` texts, and the size of the maps in the result.
 ///
 /// # Errors
-/// [`CostError::PixelTexts`], [`CostError::RawPixels`] or [`CostError::ConfidencePixels`].
-pub(super) fn check_label_map(
-    queries: usize,
-    pixels: u64,
-    (label_map, confidence_map): (LabelMapFormat, bool),
-    limits: &InputLimits,
-) -> Result<(), CostError> {
+/// [`CostError::PixelTexts`], [`CostError::RawPixels`], [`CostError::ConfidencePixels`] or
+/// [`CostError::ProbabilityBytes`].
+pub(super) fn check_label_map(queries: usize, pixels: u64, maps: Maps, limits: &InputLimits) -> Result<(), CostError> {
     let limit = limits.max_pixel_texts;
     if (queries as u64).saturating_mul(pixels) > limit {
         return Err(CostError::PixelTexts { queries, pixels, limit });
     }
     let limit = limits.max_raw_pixels;
-    if label_map == LabelMapFormat::Raw && pixels > limit {
+    if maps.is_raw && pixels > limit {
         return Err(CostError::RawPixels { pixels, limit });
     }
     let limit = limits.max_confidence_pixels;
-    if confidence_map && pixels > limit {
+    if maps.confidence && pixels > limit {
         return Err(CostError::ConfidencePixels { pixels, limit });
+    }
+    let bytes = (maps.probabilities as u64).saturating_mul(pixels);
+    let limit = limits.max_probability_bytes;
+    if bytes > limit {
+        return Err(CostError::ProbabilityBytes {
+            maps: maps.probabilities,
+            pixels,
+            bytes,
+            limit,
+        });
     }
     Ok(())
 }
@@ -347,6 +377,7 @@ mod tests {
             max_pixel_texts: 1000,
             max_raw_pixels: 100,
             max_confidence_pixels: 200,
+            max_probability_bytes: 300,
         }
     }
 
@@ -467,32 +498,48 @@ mod tests {
 
     #[test]
     fn a_label_map_is_weighed_by_texts_and_pixels_and_by_what_travels() {
-        let png = (LabelMapFormat::Png, false);
-        assert_eq!(check_label_map(1, 1000, png, &limits()), Ok(()));
+        let check = |queries, pixels, maps| check_label_map(queries, pixels, maps, &limits());
+        let png = Maps::default();
+        assert_eq!(check(1, 1000, png), Ok(()));
         assert_eq!(
-            check_label_map(2, 501, png, &limits())
-                .expect_err("1002 > 1000")
-                .to_string(),
+            check(2, 501, png).expect_err("1002 > 1000").to_string(),
             "2 texts at 501 pixels are more than limits.max_pixel_texts = 1000; fewer classes, synonyms: mean or a smaller \
              image make fewer"
         );
-        let raw = (LabelMapFormat::Raw, true);
-        assert_eq!(check_label_map(1, 100, raw, &limits()), Ok(()));
+        let raw = Maps {
+            is_raw: true,
+            confidence: true,
+            ..png
+        };
+        assert_eq!(check(1, 100, raw), Ok(()));
         assert_eq!(
-            check_label_map(1, 101, raw, &limits()),
+            check(1, 101, raw),
             Err(CostError::RawPixels {
                 pixels: 101,
                 limit: 100
             })
         );
-        let confidence = (LabelMapFormat::None, true);
-        assert_eq!(check_label_map(1, 200, confidence, &limits()), Ok(()));
+        let confidence = Maps {
+            confidence: true,
+            ..png
+        };
+        assert_eq!(check(1, 200, confidence), Ok(()));
         assert_eq!(
-            check_label_map(1, 201, confidence, &limits()),
+            check(1, 201, confidence),
             Err(CostError::ConfidencePixels {
                 pixels: 201,
                 limit: 200
             })
+        );
+        let probabilities = Maps {
+            probabilities: 3,
+            ..png
+        };
+        assert_eq!(check(1, 100, probabilities), Ok(()));
+        assert_eq!(
+            check(1, 101, probabilities).expect_err("303 > 300").to_string(),
+            "3 probability maps of 101 pixels take 303 bytes, more than limits.max_probability_bytes = 300; fewer classes or \
+             a smaller image take less"
         );
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::admission::{AdmittedRequest, CurrentStage};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
-use super::images::EncodedImage;
+use super::images::{EncodedImage, HeldImageStatus};
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
 use super::weight::{Dimensions, Weight};
 use super::worker::{ExtractJob, FeatureInput, Job};
@@ -42,6 +42,15 @@ impl Engine {
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         let held = admitted.hold_image(image, options, input);
         stage.until(arrived, deadline, held).await
+    }
+
+    /// Returns what is known of an image that the caller left. Does not count as use.
+    ///
+    /// # Errors
+    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id.
+    pub fn held_image(&self, caller: &Caller, id: &str) -> Result<HeldImageStatus, SegmentError> {
+        let status = self.images.status(caller.id(), id, Instant::now());
+        status.ok_or(SegmentError::ImageNotHeld)
     }
 
     /// Drops an image that the caller left, and all features computed from its bytes for the caller.
@@ -87,6 +96,12 @@ impl SeenImage {
         u64::from(width) * u64::from(height)
     }
 
+    /// Returns columns and rows of the model's cells at the first scale, for patches of so many pixels.
+    pub(super) fn first_grid(&self, patch_pixels: u32) -> (u32, u32) {
+        let (width, height) = self.input_sizes[0];
+        (width / patch_pixels, height / patch_pixels)
+    }
+
     /// Returns whether the features are cached already.
     pub(super) fn is_cached(&self) -> bool {
         self.cached.is_some()
@@ -121,7 +136,7 @@ impl AdmittedRequest<'_> {
             self.hold_features(key, features, size, options.keys);
         }
         let image = EncodedImage { bytes: image, digest };
-        let id = self.engine.images.hold(self.caller.id(), image, Instant::now());
+        let id = self.engine.images.hold(self.caller.id(), image, size, Instant::now());
         let (width, height) = size;
         Ok(HeldImage {
             id: id.to_string(),

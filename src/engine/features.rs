@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::dense::{Attention, ScoreOptions};
     use crate::labeller::LabellerError;
-    use crate::scores::DenseScores;
+    use crate::scores::{DenseScores, ScoreMap};
     use crate::vocabulary::Classifier;
 
     /// Features that claim this many bytes.
@@ -175,6 +175,10 @@ mod tests {
 
         fn score(&self, _: &Classifier, _: &ScoreOptions) -> Result<DenseScores, LabellerError> {
             unreachable!("nothing is scored here")
+        }
+
+        fn similar_to(&self, _: (f64, f64)) -> Result<ScoreMap, LabellerError> {
+            unreachable!("nothing is compared here")
         }
     }
 

@@ -41,7 +41,22 @@ struct State {
 #[derive(Debug)]
 struct Held {
     image: EncodedImage,
+    /// Width and height in pixels, after the orientation with which the image was left.
+    size: (u32, u32),
     end: Instant,
+}
+
+/// What is known of a held image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldImageStatus {
+    /// Width of the image in pixels, after the orientation with which it was left.
+    pub width: u32,
+    /// Height of the image in pixels, after the orientation with which it was left.
+    pub height: u32,
+    /// Bytes of the encoded image.
+    pub bytes: u64,
+    /// How long the image is still held, unless other images need the room.
+    pub expires_in: Duration,
 }
 
 /// The present size of the held images.
@@ -83,8 +98,9 @@ impl HeldImages {
         Ok(())
     }
 
-    /// Holds an image of a caller that passed [`HeldImages::check`]. Returns its new id.
-    pub(super) fn hold(&self, caller: CallerId, image: EncodedImage, now: Instant) -> Arc<str> {
+    /// Holds an image of a caller that passed [`HeldImages::check`], with its width and height in pixels. Returns its new
+    /// id.
+    pub(super) fn hold(&self, caller: CallerId, image: EncodedImage, size: (u32, u32), now: Instant) -> Arc<str> {
         // 122 random bits from the operating system.
         let id: Arc<str> = Uuid::new_v4().simple().to_string().into();
         // An upload's buffer may be larger than the image in it, so the bytes are copied.
@@ -96,7 +112,10 @@ impl HeldImages {
         let mut state = self.state();
         state.expire(now);
         state.ends.insert((end, caller, Arc::clone(&id)));
-        for (of, id, held) in state.held.insert(caller, Arc::clone(&id), Held { image, end }, bytes) {
+        for (of, id, held) in state
+            .held
+            .insert(caller, Arc::clone(&id), Held { image, size, end }, bytes)
+        {
             state.ends.remove(&(held.end, of, id));
         }
         id
@@ -109,12 +128,25 @@ impl HeldImages {
         Some(state.held.get(&caller, &id.into())?.image.clone())
     }
 
+    /// Returns what is known of the caller's image with this id. Does not count as use.
+    pub(super) fn status(&self, caller: CallerId, id: &str, now: Instant) -> Option<HeldImageStatus> {
+        let mut state = self.state();
+        state.expire(now);
+        let Held { image, size, end } = state.held.peek(&caller, &id.into())?;
+        Some(HeldImageStatus {
+            width: size.0,
+            height: size.1,
+            bytes: image.bytes.len() as u64,
+            expires_in: *end - now,
+        })
+    }
+
     /// Removes an image of the caller and returns it, if it is held.
     pub(super) fn remove(&self, caller: CallerId, id: &str, now: Instant) -> Option<EncodedImage> {
         let mut state = self.state();
         state.expire(now);
         let id = id.into();
-        let Held { image, end } = state.held.remove(&caller, &id)?;
+        let Held { image, end, .. } = state.held.remove(&caller, &id)?;
         state.ends.remove(&(end, caller, id));
         Some(image)
     }
@@ -158,6 +190,7 @@ mod tests {
     const ALICE: CallerId = CallerId(1);
     const BOB: CallerId = CallerId(2);
     const LIFETIME: Duration = Duration::from_secs(60);
+    const SIZE: (u32, u32) = (4, 3);
 
     fn image(bytes: &'static [u8]) -> EncodedImage {
         EncodedImage {
@@ -174,7 +207,7 @@ mod tests {
     #[test]
     fn an_image_is_there_under_its_id_until_it_is_removed() {
         let (images, now) = (images(2), Instant::now());
-        let [a, again] = [(); 2].map(|()| images.hold(ALICE, image(b"a"), now));
+        let [a, again] = [(); 2].map(|()| images.hold(ALICE, image(b"a"), SIZE, now));
         assert_ne!(a, again);
         assert_eq!(a.len(), 32);
         assert_eq!(images.get(ALICE, &a, now).map(|held| held.bytes), Some("a".into()));
@@ -191,9 +224,9 @@ mod tests {
     #[test]
     fn an_image_expires_however_often_it_is_used() {
         let (images, start) = (images(2), Instant::now());
-        let id = images.hold(ALICE, image(b"a"), start);
+        let id = images.hold(ALICE, image(b"a"), SIZE, start);
         let just_before = start + LIFETIME - Duration::from_nanos(1);
-        let later = images.hold(ALICE, image(b"b"), just_before);
+        let later = images.hold(ALICE, image(b"b"), SIZE, just_before);
         assert!(images.get(ALICE, &id, just_before).is_some());
         assert!(images.get(ALICE, &id, start + LIFETIME).is_none());
         assert!(images.get(ALICE, &later, start + LIFETIME).is_some());
@@ -207,21 +240,40 @@ mod tests {
     #[test]
     fn the_least_recently_used_image_goes_first() {
         let (images, now) = (images(2), Instant::now());
-        let [a, b] = [b"a", b"b"].map(|bytes| images.hold(ALICE, image(bytes), now));
+        let [a, b] = [b"a", b"b"].map(|bytes| images.hold(ALICE, image(bytes), SIZE, now));
         assert!(images.get(ALICE, &a, now).is_some());
-        let c = images.hold(ALICE, image(b"c"), now);
+        let c = images.hold(ALICE, image(b"c"), SIZE, now);
         assert!(images.get(ALICE, &b, now).is_none());
         assert!(images.get(ALICE, &a, now).is_some() && images.get(ALICE, &c, now).is_some());
         assert_eq!(images.state().ends.len(), 2);
     }
 
     #[test]
+    fn what_is_known_of_an_image_is_told_to_its_caller_without_counting_as_use() {
+        let (images, start) = (images(2), Instant::now());
+        let id = images.hold(ALICE, image(b"a"), SIZE, start);
+        let later = start + Duration::from_secs(20);
+        let status = HeldImageStatus {
+            width: 4,
+            height: 3,
+            bytes: 1,
+            expires_in: Duration::from_secs(40),
+        };
+        assert_eq!(images.status(ALICE, &id, later), Some(status));
+        assert_eq!(images.status(BOB, &id, later), None);
+        images.hold(ALICE, image(b"b"), SIZE, later);
+        assert_eq!(images.status(ALICE, &id, later), Some(status));
+        images.hold(ALICE, image(b"c"), SIZE, later);
+        assert_eq!(images.status(ALICE, &id, later), None);
+    }
+
+    #[test]
     fn an_image_is_its_callers_alone_and_stays_while_another_fills_the_rest() {
         let (images, now) = (images(3), Instant::now());
-        let id = images.hold(BOB, image(b"a"), now);
+        let id = images.hold(BOB, image(b"a"), SIZE, now);
         assert!(images.get(ALICE, &id, now).is_none() && images.remove(ALICE, &id, now).is_none());
         for _ in 0..10 {
-            images.hold(ALICE, image(b"a"), now);
+            images.hold(ALICE, image(b"a"), SIZE, now);
         }
         assert_eq!(images.statistics(now).images, 3);
         assert!(images.remove(BOB, &id, now).is_some());

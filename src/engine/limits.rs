@@ -31,6 +31,9 @@ pub struct InputLimits {
     pub max_raw_pixels: u64,
     /// `limits.max_confidence_pixels`: largest number of pixels of an image with a confidence map.
     pub max_confidence_pixels: u64,
+    /// `limits.max_probability_bytes`: largest number of bytes of the probability maps of one request before they are
+    /// encoded, one for each map and pixel of the image.
+    pub max_probability_bytes: u64,
 }
 
 impl InputLimits {

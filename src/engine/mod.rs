@@ -22,6 +22,7 @@ mod queue;
 mod request;
 mod segment;
 mod settings;
+mod similar;
 mod slots;
 mod stage;
 mod supervision;
@@ -48,14 +49,15 @@ pub use budget::HeldBytes;
 pub use caller::{Caller, Callers};
 pub use cost::CostError;
 pub use defaults::DefaultSettings;
+pub use images::HeldImageStatus;
 pub use limits::InputLimits;
 pub use model_state::{ModelState, ModelStatus};
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
     Background, BackgroundFields, BackgroundNames, ClassResult, ExceededLimit, FeatureFields, Field, FieldError,
-    HeldImage, ImageRequest, ImageSource, InputOptions, KeySmoothingFields, LimitValue, OutputOptions, SegmentError,
-    SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Surroundings, Timings, VocabularyChoice, Warning,
-    WarningCode, WindowFields,
+    HeldImage, ImageRequest, ImageSource, InputOptions, KeySmoothingFields, LimitValue, OutputOptions, ProbabilityMaps,
+    SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Similarity, SimilarityRequest,
+    Surroundings, Timings, VocabularyChoice, Warning, WarningCode, WindowFields,
 };
 pub use settings::{EngineSettings, ImageSettings, QueueSettings, ReadyWhen};
 pub use stage::Stage;

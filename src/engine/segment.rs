@@ -6,14 +6,14 @@ use std::time::Instant;
 use super::admission::{AdmittedRequest, CurrentStage};
 use super::extraction::SeenImage;
 use super::request::{
-    Background, ClassResult, OutputOptions, SegmentError, SegmentOptions, SegmentRequest, Segmentation, Warning,
-    WarningCode,
+    Background, ClassResult, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
+    Warning, WarningCode,
 };
 use super::weight::{Dimensions, Weight};
-use super::worker::{Job, ScoreJob, Scored};
+use super::worker::{FeatureInput, Job, ScoreJob, Scored};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
-use crate::dense::refinement_bytes;
-use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapOptions, LabelStyle};
+use crate::dense::{DenseOptions, refinement_bytes};
+use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapFormat, LabelMapOptions, LabelStyle, ProbabilityMap};
 use crate::scores::{DenseScores, QueryOwner};
 use crate::telemetry::note;
 use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
@@ -45,6 +45,23 @@ impl Engine {
         segmentation.map_err(|error| self.counted(error))
     }
 
+    /// Checks what the fields of a request say that depends on no image, as [`Engine::segment`] does: a batch is refused as
+    /// a whole where each of its images would be.
+    ///
+    /// # Errors
+    /// [`SegmentError`] when the vocabulary or the options are refused.
+    pub async fn check_fields(&self, caller: &Caller, fields: &SegmentFields) -> Result<(), SegmentError> {
+        self.deadline(&fields.features, Instant::now())?;
+        let host = self.find_host(fields.features.model.as_deref())?;
+        fields.resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        let vocabulary = self.find_vocabulary(caller, fields.choice()?).await?;
+        let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
+        let list = self.class_list(caller, vocabulary, &options.background, options.templates)?;
+        options.check_style(list.classes().len())?;
+        options.output.probability_maps.of(&list)?;
+        Ok(())
+    }
+
     async fn segment_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
         let arrived = arrival.at();
         let deadline = self.deadline(&request.fields.features, arrived)?;
@@ -57,6 +74,28 @@ impl Engine {
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         stage.until(arrived, deadline, admitted.segment(request)).await
     }
+}
+
+/// The scores of an image, and whose they are.
+struct OwnedScores {
+    scores: DenseScores,
+    classifier: Arc<Classifier>,
+    /// The classes of which there will be a probability map.
+    wanted: Vec<u16>,
+}
+
+/// What is known of every pixel.
+struct Labelled {
+    map: LabelMap,
+    probabilities: Vec<ProbabilityMap>,
+}
+
+/// The maps of a result in the forms that were asked for.
+struct EncodedMaps {
+    label_map: EncodedLabelMap,
+    label_maps: Vec<EncodedLabelMap>,
+    confidence_map: Option<Vec<u8>>,
+    probability_maps: Vec<(u16, Vec<u8>)>,
 }
 
 impl AdmittedRequest<'_> {
@@ -72,8 +111,9 @@ impl AdmittedRequest<'_> {
             .class_list(&self.caller, vocabulary, &options.background, options.templates)?;
         note("classes", list.classes().len() as i64);
         options.check_style(list.classes().len())?;
+        let wanted = options.output.probability_maps.of(&list)?;
         let seen = self.look(image, digest, dense, input).await?;
-        let weight = self.check_cost(&seen, &list, &options)?;
+        let weight = self.check_cost(&seen, &list, wanted.len(), &options)?;
         let (size, features_cached) = (seen.size, seen.is_cached());
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
@@ -81,22 +121,21 @@ impl AdmittedRequest<'_> {
         self.reserve(&weight).await?;
         let prepared = self.prepare(seen, dense.refinement, input).await?;
         self.shrink_to(weight.after_pixels());
-        let job = |ticket| {
-            Job::Score(ScoreJob {
-                input: prepared.input,
-                classifier: Arc::clone(&classifier),
-                options: *dense,
-                ticket,
-            })
-        };
-        let Scored { scores, features } = self.on_worker(job).await?;
+        let Scored { scores, features } = self.score(prepared.input, &classifier, *dense).await?;
         self.shrink_to(weight.after_scores());
         let scored = Instant::now();
         let warnings = self.warnings(&options.background, &list, &embeddings, scores.denoising_dropped_all);
-        let (map, classes) = self.label(scores, size, &list, &classifier, &options).await?;
+        let owned = OwnedScores {
+            scores,
+            classifier,
+            wanted,
+        };
+        let (labelled, classes) = self.label(owned, size, &list, &options).await?;
         self.shrink_to(weight.after_label_map());
         let legend = legend(&options, &classes);
-        let (label_map, confidence_map) = self.encode(map, options.output, options.style.clone()).await?;
+        let encoded = self
+            .encode(labelled, options.output.clone(), options.style.clone())
+            .await?;
         self.host.times.record_rest(scored.elapsed());
         if let Some(key) = prepared.key {
             self.hold_features(key, features, size, dense.features.keys);
@@ -109,9 +148,11 @@ impl AdmittedRequest<'_> {
             vocabulary_id: list.id(options.templates),
             vocabulary_texts: texts.len(),
             classes,
-            label_map,
+            label_map: encoded.label_map,
+            label_maps: encoded.label_maps,
             legend,
-            confidence_map,
+            confidence_map: encoded.confidence_map,
+            probability_maps: encoded.probability_maps,
             warnings,
             features_cached,
             timings: self.timings,
@@ -119,15 +160,38 @@ impl AdmittedRequest<'_> {
         })
     }
 
+    /// Has a worker score the image.
+    async fn score(
+        &mut self,
+        input: FeatureInput,
+        classifier: &Arc<Classifier>,
+        options: DenseOptions,
+    ) -> Result<Scored, SegmentError> {
+        let classifier = Arc::clone(classifier);
+        let job = |ticket| {
+            Job::Score(ScoreJob {
+                input,
+                classifier,
+                options,
+                ticket,
+            })
+        };
+        self.on_worker(job).await
+    }
+
     /// Makes a label map of the image's width and height from scores. Returns it with the result for each class.
     async fn label(
         &mut self,
-        scores: DenseScores,
+        owned: OwnedScores,
         (width, height): (u32, u32),
         list: &ClassList,
-        classifier: &Arc<Classifier>,
         options: &SegmentOptions,
-    ) -> Result<(LabelMap, Vec<ClassResult>), SegmentError> {
+    ) -> Result<(Labelled, Vec<ClassResult>), SegmentError> {
+        let OwnedScores {
+            scores,
+            classifier,
+            wanted,
+        } = owned;
         let classes = list.classes().len();
         let map_options = LabelMapOptions {
             width,
@@ -140,14 +204,14 @@ impl AdmittedRequest<'_> {
         };
         let similarity = best_per_class(&scores.similarity, &classifier.owners, classes);
         let image_probability = best_per_class(&scores.image_probability, &classifier.owners, classes);
-        let classifier = Arc::clone(classifier);
         let is_abandoned = self.is_abandoned();
         let map = self
             .stage(Stage::LabelMap, move || {
-                label_map::label_map_unless(&scores.map, &classifier.owners, &map_options, &is_abandoned)
+                let owners = &classifier.owners;
+                label_map::label_map_with_probabilities(&scores.map, owners, &map_options, &wanted, &is_abandoned)
             })
             .await?;
-        let map =
+        let (map, probabilities) =
             map.ok_or_else(|| SegmentError::Internal("a label map was given up that is still wanted".to_owned()))?;
         let colors = (0..).map(|id| options.style.color(id));
         let results = list.classes().iter().zip(&map.classes).zip(colors);
@@ -162,23 +226,34 @@ impl AdmittedRequest<'_> {
             },
         );
         let results = results.collect();
-        Ok((map, results))
+        Ok((Labelled { map, probabilities }, results))
     }
 
     /// Checks the cost of the scores, and of what is made of them at the image's size. Returns the request's weight.
-    fn check_cost(&self, image: &SeenImage, list: &ClassList, options: &SegmentOptions) -> Result<Weight, CostError> {
+    fn check_cost(
+        &self,
+        image: &SeenImage,
+        list: &ClassList,
+        probability_maps: usize,
+        options: &SegmentOptions,
+    ) -> Result<Weight, CostError> {
         let limits = &self.engine.settings.input_limits;
         let queries = list.query_count(options.synonyms);
         cost::check_scores(queries, image.cells, limits)?;
-        let output = options.output;
-        let form = (output.label_map, output.confidence_map);
-        cost::check_label_map(queries, image.pixels(), form, limits)?;
+        let output = &options.output;
+        let maps = cost::Maps {
+            is_raw: output.formats().any(|format| format == LabelMapFormat::Raw),
+            confidence: output.confidence_map,
+            probabilities: probability_maps,
+        };
+        cost::check_label_map(queries, image.pixels(), maps, limits)?;
         let refinement = &options.dense.refinement;
         cost::check_refinement(refinement, queries, image.pixels(), limits)?;
         let dimensions = Dimensions {
             queries: queries as u64,
             refinement_bytes: refinement_bytes(refinement, queries, image.pixels()),
             label_bytes: if list.classes().len() > 255 { 2 } else { 1 },
+            probability_maps: probability_maps as u64,
             ..self.dimensions(image)
         };
         let weight = Weight::of_label_map(&dimensions, output);
@@ -202,15 +277,22 @@ impl AdmittedRequest<'_> {
 
     async fn encode(
         &mut self,
-        map: LabelMap,
+        labelled: Labelled,
         output: OutputOptions,
         style: LabelStyle,
-    ) -> Result<(EncodedLabelMap, Option<Vec<u8>>), SegmentError> {
+    ) -> Result<EncodedMaps, SegmentError> {
         self.stage(Stage::Encode, move || {
-            (
-                label_map::encode(&map, output.label_map, &style),
-                label_map::encode_confidence(&map),
-            )
+            let Labelled { map, probabilities } = labelled;
+            let (width, height) = (map.width, map.height);
+            let encode = |format| label_map::encode(&map, format, &style);
+            let encode_probabilities =
+                |map: ProbabilityMap| (map.class_id, label_map::encode_probabilities(&map, width, height));
+            EncodedMaps {
+                label_map: encode(output.label_map),
+                label_maps: output.label_maps.into_iter().map(encode).collect(),
+                confidence_map: label_map::encode_confidence(&map),
+                probability_maps: probabilities.into_iter().map(encode_probabilities).collect(),
+            }
         })
         .await
     }

@@ -36,6 +36,7 @@ impl EngineSettings {
             input_limits: InputLimits {
                 max_raw_pixels: u64::MAX,
                 max_confidence_pixels: u64::MAX,
+                max_probability_bytes: u64::MAX,
                 ..self.input_limits
             },
             ..self

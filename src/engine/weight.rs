@@ -17,6 +17,9 @@ const SCORE_COPIES: u64 = 4;
 /// Bytes of a pixel of a raw label map as JSON at most: five digits and a comma.
 const RAW_JSON_BYTES: u64 = 6;
 
+/// Bytes of a pixel of a grey PNG at most that hardly compresses, its base64, and the JSON around it.
+const GREY_PNG_BYTES: u64 = 4;
+
 /// Everything that a request's weight depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Dimensions {
@@ -36,6 +39,8 @@ pub(super) struct Dimensions {
     pub(super) refinement_bytes: u64,
     /// Bytes of a label in a PNG: 1, or 2 above 255 classes.
     pub(super) label_bytes: u64,
+    /// Classes of which there is a probability map.
+    pub(super) probability_maps: u64,
 }
 
 /// The bytes that a request needs at most at once, in each of its stages.
@@ -80,18 +85,20 @@ impl Weight {
     }
 
     /// Returns the weight of a request for a label map.
-    pub(super) fn of_label_map(dimensions: &Dimensions, output: OutputOptions) -> Self {
+    pub(super) fn of_label_map(dimensions: &Dimensions, output: &OutputOptions) -> Self {
         let Dimensions {
             pixels,
             cells,
             queries,
             refinement_bytes,
             label_bytes,
+            probability_maps,
             ..
         } = *dimensions;
         let scores = product([FLOAT, queries, cells]);
         let confidence = if output.confidence_map { pixels } else { 0 };
-        let map = sum([product([2, pixels]), confidence]);
+        let probabilities = product([probability_maps, pixels]);
+        let map = sum([product([2, pixels]), confidence, probabilities]);
         let of_features = Self::of_features(dimensions);
         Self {
             model: sum([
@@ -99,7 +106,11 @@ impl Weight {
                 product([SCORE_COPIES, scores]).max(sum([scores, refinement_bytes])),
             ]),
             label_map: sum([scores.max(refinement_bytes), map]),
-            reply: sum([map, encoded_bytes(pixels, label_bytes, output)]),
+            reply: sum([
+                map,
+                encoded_bytes(pixels, label_bytes, output),
+                product([GREY_PNG_BYTES, probabilities]),
+            ]),
             ..of_features
         }
     }
@@ -126,18 +137,22 @@ impl Weight {
 }
 
 /// Returns the bytes of an encoded result and of the JSON around it at most.
-fn encoded_bytes(pixels: u64, label_bytes: u64, output: OutputOptions) -> u64 {
-    let label_map = match output.label_map {
+fn encoded_bytes(pixels: u64, label_bytes: u64, output: &OutputOptions) -> u64 {
+    let label_map = |format| match format {
         // The samples. Labels are alike over many pixels, so that a file and its base64 are below a byte a pixel.
-        LabelMapFormat::Png => product([label_bytes + 1, pixels]),
+        LabelMapFormat::Png | LabelMapFormat::PngGrey => product([label_bytes + 1, pixels]),
         LabelMapFormat::Raw => product([2 + RAW_JSON_BYTES, pixels]),
         // Lengths of runs and their text; label maps have far fewer runs than pixels.
         LabelMapFormat::CocoRle => product([4, pixels]),
         LabelMapFormat::None => 0,
     };
-    // A file that hardly compresses, its base64, and the JSON around it.
-    let confidence = if output.confidence_map { product([4, pixels]) } else { 0 };
-    sum([label_map, confidence])
+    let label_maps = output.formats().map(label_map).fold(0, u64::saturating_add);
+    let confidence = if output.confidence_map {
+        product([GREY_PNG_BYTES, pixels])
+    } else {
+        0
+    };
+    sum([label_maps, confidence])
 }
 
 fn product<const N: usize>(factors: [u64; N]) -> u64 {
@@ -152,12 +167,6 @@ fn sum<const N: usize>(parts: [u64; N]) -> u64 {
 mod tests {
     use super::*;
 
-    const PNG: OutputOptions = OutputOptions {
-        label_map: LabelMapFormat::Png,
-        confidence_map: false,
-        legend: false,
-    };
-
     /// A grey image of 49 megapixels for a model with an input of 224 x 224 pixels.
     fn large_and_grey() -> Dimensions {
         Dimensions {
@@ -169,12 +178,17 @@ mod tests {
             queries: 2,
             refinement_bytes: 0,
             label_bytes: 1,
+            probability_maps: 0,
         }
+    }
+
+    fn png() -> OutputOptions {
+        OutputOptions::default()
     }
 
     #[test]
     fn a_large_image_weighs_what_its_pixels_take_and_less_from_stage_to_stage() {
-        let weight = Weight::of_label_map(&large_and_grey(), PNG);
+        let weight = Weight::of_label_map(&large_and_grey(), &png());
         assert_eq!(weight.total(), 4 * 49_000_000 + 2 * 3 * 4 * 224 * 224);
         assert!(weight.after_pixels() <= weight.total());
         assert!(weight.after_scores() <= weight.after_pixels());
@@ -191,25 +205,35 @@ mod tests {
             cells: 100,
             ..Dimensions::default()
         };
-        let of = |dimensions, output| Weight::of_label_map(&dimensions, output).total();
+        let of = |dimensions, output: &OutputOptions| Weight::of_label_map(&dimensions, output).total();
         let scored = Dimensions { queries: 1000, ..small };
-        assert_eq!(of(scored, PNG), 4 * 4 * 1000 * 100);
+        assert_eq!(of(scored, &png()), 4 * 4 * 1000 * 100);
         let refined = Dimensions {
             refinement_bytes: 9_000_000,
             ..scored
         };
-        assert_eq!(of(refined, PNG), 9_000_000 + 400_000);
+        assert_eq!(of(refined, &png()), 9_000_000 + 400_000);
         let raw = OutputOptions {
             label_map: LabelMapFormat::Raw,
             confidence_map: true,
-            legend: false,
+            ..OutputOptions::default()
         };
-        assert_eq!(of(small, raw), (2 + 1 + 8 + 4) * 1000);
+        assert_eq!(of(small, &raw), (2 + 1 + 8 + 4) * 1000);
+        let more = OutputOptions {
+            label_maps: vec![LabelMapFormat::CocoRle],
+            ..raw.clone()
+        };
+        assert_eq!(of(small, &more), (2 + 1 + 8 + 4 + 4) * 1000);
+        let with_maps = Dimensions {
+            probability_maps: 3,
+            ..small
+        };
+        assert_eq!(of(with_maps, &raw), (2 + 1 + 8 + 4 + 3 * 5) * 1000);
         let extreme = Dimensions {
             queries: u64::MAX,
             pixels: u64::MAX,
             ..small
         };
-        assert_eq!(of(extreme, raw), u64::MAX);
+        assert_eq!(of(extreme, &raw), u64::MAX);
     }
 }

@@ -24,7 +24,7 @@ use super::slots::Slot;
 use crate::dense::{DenseOptions, FeatureOptions};
 use crate::image::ModelInput;
 use crate::labeller::{ImageFeatures, Labeller, LabellerError};
-use crate::scores::DenseScores;
+use crate::scores::{DenseScores, ScoreMap};
 use crate::support::catch_panic;
 use crate::telemetry::first_line;
 use crate::vocabulary::{Classifier, Interest, TemplateSet, TextEmbedding, Urgency};
@@ -35,6 +35,8 @@ pub enum Job {
     Extract(ExtractJob),
     /// Score an image.
     Score(ScoreJob),
+    /// Compare an image with one of its points.
+    Similar(SimilarJob),
     /// Embed texts.
     Embed(EmbedJob),
 }
@@ -59,6 +61,16 @@ pub struct ScoreJob {
     pub options: DenseOptions,
     /// The channel for the scores.
     pub ticket: Ticket<Scored>,
+}
+
+/// A request for the cosines of an image's cells with one of them.
+pub struct SimilarJob {
+    /// The image's features.
+    pub features: Arc<dyn ImageFeatures>,
+    /// The place of the cell, as shares of the image's width and height.
+    pub place: (f64, f64),
+    /// The channel for the cosines.
+    pub ticket: Ticket<ScoreMap>,
 }
 
 /// The parts of an image that its scores are computed from.
@@ -334,6 +346,10 @@ fn answer_without_a_pass(context: &JobContext, labeller: &mut dyn Labeller, job:
             ));
             context.times.record_images(1, start.elapsed());
         }
+        Job::Similar(job) if is_wanted => {
+            job.ticket.answer(job.features.similar_to(job.place));
+            context.times.record_images(1, start.elapsed());
+        }
         Job::Embed(job) if is_wanted => {
             let embeddings = labeller.embed_texts(&job.texts, job.templates);
             let prompts = job.texts.len() * job.templates.templates().len();
@@ -341,7 +357,7 @@ fn answer_without_a_pass(context: &JobContext, labeller: &mut dyn Labeller, job:
             job.ticket.answer(embeddings.map(Some));
         }
         Job::Embed(job) => job.ticket.answer(Ok(None)),
-        Job::Extract(_) | Job::Score(_) => {}
+        Job::Extract(_) | Job::Score(_) | Job::Similar(_) => {}
     }
 }
 
@@ -359,6 +375,7 @@ impl Job {
                 input: FeatureInput::Cached { .. },
                 ..
             })
+            | Self::Similar(_)
             | Self::Embed(_) => None,
         }
     }
@@ -372,6 +389,7 @@ impl Job {
         match self {
             Self::Extract(job) => job.ticket.is_wanted(),
             Self::Score(job) => job.ticket.is_wanted(),
+            Self::Similar(job) => job.ticket.is_wanted(),
             Self::Embed(job) => job.ticket.is_wanted() && job.interest.urgency() > Urgency::Nobody,
         }
     }
@@ -381,6 +399,7 @@ impl Job {
         match &mut self {
             Self::Extract(job) => job.ticket.reply(Err(JobError::Refused)),
             Self::Score(job) => job.ticket.reply(Err(JobError::Refused)),
+            Self::Similar(job) => job.ticket.reply(Err(JobError::Refused)),
             Self::Embed(job) => job.ticket.reply(Err(JobError::Refused)),
         }
     }
@@ -389,6 +408,7 @@ impl Job {
         match self {
             Self::Extract(job) => job.ticket.begin(),
             Self::Score(job) => job.ticket.begin(),
+            Self::Similar(job) => job.ticket.begin(),
             Self::Embed(job) => job.ticket.begin(),
         }
     }
@@ -406,7 +426,7 @@ impl Job {
                 let scored = features.and_then(|features| score(labeller, features, Some(input), classifier, options));
                 ticket.answer(scored);
             }
-            Self::Score(_) | Self::Embed(_) => unreachable!("a job without pixels shares no pass"),
+            Self::Score(_) | Self::Similar(_) | Self::Embed(_) => unreachable!("a job without pixels shares no pass"),
         }
     }
 }
@@ -415,7 +435,7 @@ impl Queued for Job {
     fn turn(&self) -> Turn {
         match self {
             _ if !self.is_wanted() => Turn::Unwanted,
-            Self::Extract(_) | Self::Score(_) => Turn::Image,
+            Self::Extract(_) | Self::Score(_) | Self::Similar(_) => Turn::Image,
             Self::Embed(job) if job.interest.urgency() == Urgency::Request => Turn::Texts,
             Self::Embed(_) => Turn::TextsAhead,
         }
@@ -425,6 +445,7 @@ impl Queued for Job {
         match self {
             Self::Extract(job) => &job.ticket.caller,
             Self::Score(job) => &job.ticket.caller,
+            Self::Similar(job) => &job.ticket.caller,
             Self::Embed(job) => &job.ticket.caller,
         }
     }

@@ -203,8 +203,7 @@ impl EvaluationRun<'_> {
         let mut fields = self.task.fields.clone();
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Raw,
-            confidence_map: false,
-            legend: false,
+            ..OutputOptions::default()
         };
         fields.features.deadline_seconds = Some(self.patience.as_secs_f64());
         let request = SegmentRequest {

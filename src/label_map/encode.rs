@@ -2,8 +2,8 @@
 
 use super::coco_rle::{CocoMask, coco_masks};
 use super::id_width::{is_8_bit, label_8_bit};
-use super::png::{grey_png, label_png};
-use super::{LabelMap, LabelStyle};
+use super::png::{grey_label_png, grey_png, label_png};
+use super::{LabelMap, LabelStyle, ProbabilityMap};
 
 /// The forms in which a label map can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -11,6 +11,8 @@ pub enum LabelMapFormat {
     /// An indexed PNG with a fixed palette, or a 16-bit grey PNG above 255 classes.
     #[default]
     Png,
+    /// A grey PNG without a palette whose values are the class ids: 8 bits, or 16 above 255 classes.
+    PngGrey,
     /// COCO's run-length encoding, with one mask for each class that has pixels.
     CocoRle,
     /// Rows of class ids. The id of unlabelled pixels is 255, or 65535 above 255 classes.
@@ -22,8 +24,10 @@ pub enum LabelMapFormat {
 /// A label map in the form that was asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EncodedLabelMap {
-    /// A PNG file.
+    /// A PNG file, indexed or of 16-bit grey.
     Png(Vec<u8>),
+    /// A grey PNG file.
+    PngGrey(Vec<u8>),
     /// One mask for each class that has pixels.
     CocoRle(Vec<CocoMask>),
     /// Class ids, `[height, width]`.
@@ -37,6 +41,7 @@ pub enum EncodedLabelMap {
 pub fn encode(map: &LabelMap, format: LabelMapFormat, style: &LabelStyle) -> EncodedLabelMap {
     match format {
         LabelMapFormat::Png => EncodedLabelMap::Png(label_png(map, style)),
+        LabelMapFormat::PngGrey => EncodedLabelMap::PngGrey(grey_label_png(map, style)),
         LabelMapFormat::CocoRle => EncodedLabelMap::CocoRle(coco_masks(map)),
         LabelMapFormat::Raw => EncodedLabelMap::Raw(raw_rows(map, style)),
         LabelMapFormat::None => EncodedLabelMap::None,
@@ -48,6 +53,30 @@ pub fn encode_confidence(map: &LabelMap) -> Option<Vec<u8>> {
     map.confidence
         .as_deref()
         .map(|confidence| grey_png(map.width, map.height, confidence))
+}
+
+/// Returns the probabilities of a class in an image of `width` x `height` pixels as an 8-bit grey PNG.
+pub fn encode_probabilities(map: &ProbabilityMap, width: u32, height: u32) -> Vec<u8> {
+    grey_png(width, height, &map.values)
+}
+
+/// Returns `width` x `height` numbers as an 8-bit grey PNG, with the smallest and the largest of them, for which the values 0
+/// and 255 stand. The values between are spread evenly. A number that is not finite makes the range so.
+pub fn encode_range(values: &[f32], width: u32, height: u32) -> (Vec<u8>, [f32; 2]) {
+    // A sum shows what is not finite, which the smallest and the largest do not.
+    let flaw = 0.0 * values.iter().sum::<f32>();
+    let lowest = flaw + values.iter().copied().fold(f32::INFINITY, f32::min);
+    let highest = flaw + values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let step = if highest > lowest {
+        255.0 / (highest - lowest)
+    } else {
+        0.0
+    };
+    let samples: Vec<u8> = values
+        .iter()
+        .map(|value| ((value - lowest) * step).round() as u8)
+        .collect();
+    (grey_png(width, height, &samples), [lowest, highest])
 }
 
 fn raw_rows(map: &LabelMap, style: &LabelStyle) -> Vec<Vec<u16>> {
@@ -122,6 +151,25 @@ mod tests {
     }
 
     #[test]
+    fn grey_values_are_the_ids_without_a_palette() {
+        let grey = |map: &LabelMap, style: &LabelStyle| match encode(map, LabelMapFormat::PngGrey, style) {
+            EncodedLabelMap::PngGrey(file) => read_png(&file),
+            other => panic!("asked for a grey PNG, got {other:?}"),
+        };
+        let style = LabelStyle {
+            unlabelled: Some(9),
+            ..LabelStyle::default()
+        };
+        let few = map(3, 2, &[0, 1, UNLABELLED, 2]);
+        let of_8_bits = |samples: [u8; 4]| (ColorType::Grayscale, BitDepth::Eight, None, samples.to_vec());
+        assert_eq!(grey(&few, &LabelStyle::default()), of_8_bits([0, 1, 255, 2]));
+        assert_eq!(grey(&few, &style), of_8_bits([0, 1, 9, 2]));
+        // Above 255 classes, both forms are the same.
+        let many = map(256, 2, &[0, 255, 258, UNLABELLED]);
+        assert_eq!(grey(&many, &LabelStyle::default()), png_of(&many));
+    }
+
+    #[test]
     fn more_classes_are_16_bit_grey() {
         let (color_type, depth, palette, samples) = png_of(&map(256, 2, &[0, 255, 258, UNLABELLED]));
         assert_eq!(
@@ -177,6 +225,15 @@ mod tests {
     fn no_map_is_no_map() {
         let none = encode(&map(3, 1, &[0]), LabelMapFormat::None, &LabelStyle::default());
         assert_eq!(none, EncodedLabelMap::None);
+    }
+
+    #[test]
+    fn numbers_are_spread_over_the_values_of_a_byte() {
+        let grey = |samples: &[u8]| (ColorType::Grayscale, BitDepth::Eight, None, samples.to_vec());
+        let (file, range) = encode_range(&[-0.5, 0.0, 0.5, 0.25], 2, 2);
+        assert_eq!((read_png(&file), range), (grey(&[0, 128, 255, 191]), [-0.5, 0.5]));
+        let (file, range) = encode_range(&[1.0, 1.0], 2, 1);
+        assert_eq!((read_png(&file), range), (grey(&[0, 0]), [1.0, 1.0]));
     }
 
     #[test]

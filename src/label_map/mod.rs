@@ -17,9 +17,9 @@ mod statistics;
 mod style;
 
 pub use coco_rle::{CocoMask, coco_runs};
-pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence};
+pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence, encode_probabilities, encode_range};
 pub use enlarge::enlarge;
-pub use kernel::{label_map, label_map_unless};
+pub use kernel::{label_map, label_map_unless, label_map_with_probabilities};
 pub use palette::palette_color;
 pub use style::LabelStyle;
 
@@ -57,6 +57,15 @@ pub struct LabelMap {
     pub confidence: Option<Vec<u8>>,
     /// The statistics of each class, in the order of the request.
     pub classes: Vec<ClassStatistics>,
+}
+
+/// The probabilities of one class in every pixel of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbabilityMap {
+    /// The class.
+    pub class_id: u16,
+    /// The probability of the class times 255, rounded, `[height, width]`, row by row.
+    pub values: Vec<u8>,
 }
 
 /// The statistics of one class in a label map.

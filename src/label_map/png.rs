@@ -13,8 +13,7 @@ use crate::scores::UNLABELLED;
 /// The palette has all 256 entries, whatever the map holds, with the colours of the style.
 pub(super) fn label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
     if is_8_bit(map.classes.len()) {
-        let value = |&label: &u16| label_8_bit(style.value(label));
-        let samples: Vec<u8> = map.labels.iter().map(value).collect();
+        let samples = samples_8_bit(map, style);
         let unlabelled = style.unlabelled.unwrap_or(UNLABELLED_8_BIT.into());
         let label = |value| if value == unlabelled { UNLABELLED } else { value };
         let colors = (0..=u16::from(UNLABELLED_8_BIT)).map(|value| style.color(label(value)));
@@ -28,20 +27,37 @@ pub(super) fn label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
             &samples,
         )
     } else {
-        let samples: Vec<u8> = map
-            .labels
-            .iter()
-            .flat_map(|&label| style.value(label).to_be_bytes())
-            .collect();
-        write_png(
-            map.width,
-            map.height,
-            ColorType::Grayscale,
-            BitDepth::Sixteen,
-            None,
-            &samples,
-        )
+        grey_16_bit_png(map, style)
     }
+}
+
+/// Writes the label map as grey without a palette, in 8 bits, or in 16 when there are more than 255 classes. Pixel
+/// values are those of [`label_png`].
+pub(super) fn grey_label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
+    if is_8_bit(map.classes.len()) {
+        grey_png(map.width, map.height, &samples_8_bit(map, style))
+    } else {
+        grey_16_bit_png(map, style)
+    }
+}
+
+/// Returns the pixel values of a map with at most 255 classes.
+fn samples_8_bit(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
+    let value = |&label: &u16| label_8_bit(style.value(label));
+    map.labels.iter().map(value).collect()
+}
+
+fn grey_16_bit_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
+    let values = map.labels.iter().map(|&label| style.value(label));
+    let samples: Vec<u8> = values.flat_map(u16::to_be_bytes).collect();
+    write_png(
+        map.width,
+        map.height,
+        ColorType::Grayscale,
+        BitDepth::Sixteen,
+        None,
+        &samples,
+    )
 }
 
 /// Writes `[height, width]` bytes as an 8-bit grey PNG.

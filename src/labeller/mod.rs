@@ -78,6 +78,14 @@ pub trait ImageFeatures: Send + Sync {
     /// # Errors
     /// When key smoothing needs keys that the features do not contain, or when the model fails.
     fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError>;
+
+    /// Returns the cosines of all cells with the cell at a place, given as shares of the image's width and height, 0 to
+    /// below 1. That cell is the one at the first size, in the window in which the place is nearest the middle. The score
+    /// map has one query. Of an attention with two passes, the features of the first are compared.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn similar_to(&self, place: (f64, f64)) -> Result<ScoreMap, LabellerError>;
 }
 
 /// Why a model could not answer. Requests with errors of their own are refused before they reach the model.

@@ -162,6 +162,10 @@ impl ImageFeatures for TensorFeatures {
         let scores = self.views().score(&text, &classifier.owners, options);
         scores.map_err(|error| LabellerError::Model(error.to_string()))
     }
+
+    fn similar_to(&self, place: (f64, f64)) -> Result<ScoreMap, LabellerError> {
+        Ok(self.views().similar_to(place))
+    }
 }
 
 /// Returns an image's pixels as a tensor `[3, height, width]` of 32-bit floats.

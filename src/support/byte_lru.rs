@@ -62,6 +62,11 @@ impl<K: Hash + Eq, V> ByteLru<K, V> {
         self.held.get(key).map(|(value, _)| value)
     }
 
+    /// Returns the value of a key, without counting this as use.
+    pub(crate) fn peek(&self, key: &K) -> Option<&V> {
+        self.held.peek(key).map(|(value, _)| value)
+    }
+
     /// Returns whether the map has a key, without counting this as use.
     pub(crate) fn contains(&self, key: &K) -> bool {
         self.held.contains(key)

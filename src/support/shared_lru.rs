@@ -71,6 +71,11 @@ impl<O: Hash + Ord + Copy, K: Hash + Eq, V> SharedLru<O, K, V> {
         self.owners.get_mut(owner)?.get(key)
     }
 
+    /// Returns the value of an owner's key. Does not count as use.
+    pub(crate) fn peek(&self, owner: &O, key: &K) -> Option<&V> {
+        self.owners.get(owner)?.peek(key)
+    }
+
     /// Removes an owner's entry and returns its value.
     pub(crate) fn remove(&mut self, owner: &O, key: &K) -> Option<V> {
         self.change(owner, |held| held.remove(key))?

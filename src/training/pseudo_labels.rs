@@ -105,8 +105,7 @@ impl LabelCache {
         let mut fields = fields.clone();
         fields.output = OutputOptions {
             label_map: LabelMapFormat::Png,
-            confidence_map: false,
-            legend: false,
+            ..OutputOptions::default()
         };
         for (image, path) in files.iter().enumerate() {
             let file = self.file(image);

@@ -12,10 +12,18 @@ use crate::support::{App, DOCUMENT, Reply, post_json, request, segment_json, wit
 /// What every operation needs: nothing, or a key with one of the scopes. A new operation is entered here.
 const OPERATIONS: &[(&str, &str, &[Scope])] = &[
     ("POST", "/v1/segment", &[Scope::Use]),
+    ("POST", "/v1/segment/batch", &[Scope::Use]),
     ("POST", "/v1/images", &[Scope::Use]),
+    ("GET", "/v1/images/{id}", &[Scope::Use]),
     ("DELETE", "/v1/images/{id}", &[Scope::Use]),
+    ("POST", "/v1/images/{id}/similar", &[Scope::Use]),
     ("GET", "/v1/vocabularies", &[Scope::Use, Scope::Vocabularies]),
     ("GET", "/v1/vocabularies/{name}", &[Scope::Use, Scope::Vocabularies]),
+    (
+        "GET",
+        "/v1/vocabularies/{name}/status",
+        &[Scope::Use, Scope::Vocabularies],
+    ),
     ("PUT", "/v1/vocabularies/{name}", &[Scope::Vocabularies]),
     ("DELETE", "/v1/vocabularies/{name}", &[Scope::Vocabularies]),
     ("GET", "/v1/models", &[Scope::Use, Scope::Models]),

@@ -74,14 +74,14 @@ async fn everything_is_found_behind(proxy: &Proxy) {
 
     // The scripts of the page.
     let script = root.join("assets/app.js").unwrap();
-    let code = proxy.text(&script).await;
+    let mut code = proxy.text(&script).await;
     for url in addresses(r#"from "([^"]+)""#, &code, &script) {
-        proxy.text(&url).await;
+        code.push_str(&proxy.text(&url).await);
     }
     for url in addresses(r#"getJson\("([^"]+)"\)"#, &code, &root) {
         proxy.text(&url).await;
     }
-    for url in addresses(r#"post\("([^"]+)","#, &code, &root) {
+    for url in addresses(r#"post(?:Json|Image)\("([^"]+)","#, &code, &root) {
         // They are there, but answer another method.
         let reply = proxy.ask(Method::GET, &url).await;
         assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{url}");

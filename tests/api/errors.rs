@@ -22,7 +22,7 @@ async fn broken_json_is_400() {
         "type": "/problems/malformed",
         "title": "The request is malformed",
         "status": 400,
-        "detail": "the request is not valid JSON: EOF while parsing a list at line 1 column 13",
+        "detail": "the request is not valid JSON: it ends within a list at line 1 column 13",
         "instance": REQUEST_ID,
     }));
 }
@@ -47,7 +47,7 @@ async fn broken_base64_is_400() {
             "type": "/problems/malformed",
             "title": "The request is malformed",
             "status": 400,
-            "detail": "image is not base64: Invalid symbol 33, offset 1.",
+            "detail": "image is not base64: its character 2 is '!'",
             "instance": REQUEST_ID,
         }));
 }
@@ -59,7 +59,7 @@ async fn a_path_that_is_not_utf_8_is_400() {
         "type": "/problems/malformed",
         "title": "The request is malformed",
         "status": 400,
-        "detail": "Invalid URL: Invalid UTF-8 in `name`",
+        "detail": "the name in the address is not UTF-8",
         "instance": REQUEST_ID,
     }));
 }
@@ -195,16 +195,11 @@ async fn an_unknown_field_is_422_with_its_path() {
     let app = App::start().await;
     let body = with_image(json!({"classes": ["red", {"name": "blue", "synonym": ["azure"]}]}));
     let reply = app.segment(&body).await;
-    let detail = reply.json()["detail"].as_str().unwrap().to_owned();
-    assert!(
-        detail.starts_with("unknown field `synonym`, expected `name` or `synonyms`"),
-        "{detail}"
-    );
     reply.assert_problem(&json!({
         "type": "/problems/invalid-request",
         "title": "The request is invalid",
         "status": 422,
-        "detail": detail,
+        "detail": "there is no field classes[1].synonym; there are name, synonyms",
         "instance": REQUEST_ID,
         "path": "classes[1].synonym",
     }));

@@ -124,6 +124,11 @@ impl Control {
         self.0.embed.lock().unwrap().push_back(action);
     }
 
+    /// Makes the next computation of features wait until the hold is dropped.
+    pub fn hold_look(&self) -> Hold {
+        hold(&self.0.look)
+    }
+
     /// Makes the next score wait until the hold is dropped.
     pub fn hold_score(&self) -> Hold {
         hold(&self.0.score)
@@ -374,6 +379,24 @@ struct Grid {
 impl ImageFeatures for ColourFeatures {
     fn bytes(&self) -> usize {
         self.grids.iter().map(|grid| size_of_val(grid.cells.as_slice())).sum()
+    }
+
+    fn similar_to(&self, (x, y): (f64, f64)) -> Result<ScoreMap, LabellerError> {
+        let first = &self.grids[0];
+        let row = (y * first.height as f64) as usize;
+        let column = (x * first.width as f64) as usize;
+        let feature = first.cells[row * first.width + column];
+        let cosines = |grid: &Grid| ScoreGrid {
+            height: grid.height,
+            width: grid.width,
+            windows: None,
+            values: grid.cells.iter().map(|cell| dot(cell, &feature)).collect(),
+        };
+        Ok(ScoreMap {
+            kind: ScoreKind::Logits,
+            queries: 1,
+            grids: self.grids.iter().map(cosines).collect(),
+        })
     }
 
     fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError> {

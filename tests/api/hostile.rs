@@ -29,7 +29,7 @@ async fn parts_that_are_missing_unknown_or_twice_are_422_by_name() {
             vec![image, ("request", br#"{"image": "aGk=", "classes": ["red"]}"#)],
             "image",
         ),
-        (vec![image, ("request", br#"{"classes": [{}]}"#)], "classes[0]"),
+        (vec![image, ("request", br#"{"classes": [{}]}"#)], "classes[0].name"),
     ] {
         assert_eq!(answer(&app, multipart(&parts)).await, (422, json!(path)));
     }

@@ -113,6 +113,80 @@ async fn an_image_is_left_asked_about_and_dropped() {
 }
 
 #[tokio::test]
+async fn whether_an_image_is_held_can_be_asked() {
+    let app = App::start_with(|config| config.images.held_bytes = 2000).await;
+    let id = app.image_id().await;
+    let path = format!("/v1/images/{id}");
+    let reply = app.get(&path).await;
+    assert_eq!(reply.header("cache-control"), "no-store");
+    let mut known = reply.ok();
+    let seconds = known["expires_in_seconds"].take().as_f64().unwrap();
+    assert!((3000.0..=3600.0).contains(&seconds), "{seconds}");
+    let bytes = red_and_blue().len();
+    assert_eq!(
+        known,
+        json!({"image_id": id, "width": 16, "height": 8, "bytes": bytes, "expires_in_seconds": null})
+    );
+    let head = async || {
+        app.send(request(Method::HEAD, &path).body(Body::empty()).unwrap())
+            .await
+    };
+    let reply = head().await;
+    assert_eq!((reply.status, reply.body.len()), (StatusCode::OK, 0));
+    app.drop_image(&id).await;
+    assert_not_held(&app.get(&path).await);
+    assert_eq!(head().await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_held_image_is_compared_with_one_of_its_points() {
+    let app = App::start().await;
+    let id = app.image_id().await;
+    let similar = async |body: Value| app.send(post_json(&format!("/v1/images/{id}/similar"), &body)).await;
+    let looks = app.control.looks();
+    let reply = similar(json!({"x": 2, "y": 7.5})).await.ok();
+    assert_eq!(app.control.looks(), looks);
+    for (field, value) in [
+        ("model", json!("colours")),
+        ("width", json!(16)),
+        ("height", json!(8)),
+        ("columns", json!(4)),
+        ("rows", json!(2)),
+        ("range", json!([0.0, 1.0])),
+        ("features_cached", json!(true)),
+    ] {
+        assert_eq!(reply[field], value, "{field}");
+    }
+    assert_eq!(reply["map"]["format"], "png");
+    let file = BASE64_STANDARD.decode(reply["map"]["data"].as_str().unwrap()).unwrap();
+    let map = image::load_from_memory(&file).unwrap().into_luma8();
+    assert_eq!(map.dimensions(), (4, 2));
+    // Red cells are like a red point, and blue ones are at right angles.
+    assert_eq!(map.into_raw(), [[255, 255, 0, 0], [255, 255, 0, 0]].concat());
+    // Another look at the image is computed and kept.
+    let other = json!({"x": 2, "y": 7, "short_side": 16});
+    let reply = similar(other.clone()).await.ok();
+    assert_eq!(
+        (&reply["columns"], &reply["features_cached"]),
+        (&json!(8), &json!(false))
+    );
+    assert_eq!(similar(other).await.ok()["features_cached"], true);
+    for (body, path) in [
+        (json!({"x": 16, "y": 0}), "x"),
+        (json!({"x": 0, "y": 8}), "y"),
+        (json!({"x": -1, "y": 0}), "x"),
+        (json!({"y": 0}), "x"),
+        (json!({"x": 0, "y": 0, "z": 0}), "z"),
+    ] {
+        let reply = similar(body).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(reply.json()["path"], path);
+    }
+    app.drop_image(&id).await;
+    assert_not_held(&similar(json!({"x": 0, "y": 0})).await);
+}
+
+#[tokio::test]
 async fn ids_that_never_were_are_404() {
     let app = App::start().await;
     for id in ["none", "00000000000000000000000000000000", ""] {

@@ -12,6 +12,7 @@ mod support;
 
 mod access;
 mod base_path;
+mod batch;
 mod batching;
 mod browsers;
 mod compression;
@@ -28,6 +29,7 @@ mod observability;
 mod openapi;
 mod options;
 mod otlp;
+mod outputs;
 mod overload;
 mod page;
 mod segment;

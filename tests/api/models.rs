@@ -32,6 +32,28 @@ async fn the_loaded_model_is_listed_with_the_limits() {
 }
 
 #[tokio::test]
+async fn the_list_says_what_requests_get_that_do_not_say_otherwise() {
+    let app = App::start_with(|config| config.defaults.background_threshold = 0.25).await;
+    assert_eq!(
+        app.get("/v1/models").await.ok()["defaults"],
+        json!({
+            "templates": "maskclip-85",
+            "synonyms": "mean",
+            "attention": "maskclip",
+            "prompt_denoising": 0.0,
+            "key_smoothing": "none",
+            "background_threshold": 0.25,
+            "background_area": 0.0,
+            "short_side": 0,
+            "scales": [1.0],
+            "resize": "bicubic",
+            "window": null,
+            "refinement": "none",
+        })
+    );
+}
+
+#[tokio::test]
 async fn the_list_is_empty_until_a_model_is_loaded() {
     let control = Control::default();
     let _load = control.hold_load();

@@ -337,7 +337,7 @@ async fn a_protocol_says_what_the_request_leaves_out() {
     assert_eq!(path, "protocol");
     assert!(
         detail.starts_with(
-            "\"sclip-voc12\" is not a protocol: a method (sclip, clearclip, naclip, sc-clip, resclip, pearl)"
+            "protocol: \"sclip-voc12\" is not a protocol: a method (sclip, clearclip, naclip, sc-clip, resclip, pearl)"
         ),
         "{detail}"
     );

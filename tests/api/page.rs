@@ -20,11 +20,34 @@ async fn the_page_and_everything_it_refers_to_is_served() {
         assets += 1;
     }
     assert!(assets > 0, "the page has a style sheet and a script");
+    for module in modules(&app).await {
+        let reply = app.get(&format!("/assets/{module}")).await;
+        assert_eq!(reply.header("content-type"), "text/javascript", "{module}");
+    }
     assert_eq!(
         app.get("/assets/app.js").await.header("content-type"),
         "text/javascript"
     );
     assert_eq!(app.get("/assets/style.css").await.header("content-type"), "text/css");
+}
+
+/// `app.js` and all modules that it imports, or that those do.
+async fn modules(app: &App) -> Vec<String> {
+    let mut found = vec!["app.js".to_owned()];
+    let mut read = 0;
+    while let Some(module) = found.get(read) {
+        let reply = app.get(&format!("/assets/{module}")).await;
+        assert_eq!(reply.status, StatusCode::OK, "{module}");
+        let text = String::from_utf8(reply.body.to_vec()).unwrap();
+        for import in text.split("from \"./").skip(1) {
+            let name = import.split('"').next().unwrap().to_owned();
+            if !found.contains(&name) {
+                found.push(name);
+            }
+        }
+        read += 1;
+    }
+    found
 }
 
 #[tokio::test]

@@ -101,6 +101,17 @@ async fn accept_image_png_gets_the_label_map_itself() {
 }
 
 #[tokio::test]
+async fn accept_image_png_gets_grey_values_where_the_request_says_so() {
+    let app = App::start().await;
+    let body = json!({"classes": ["red", "blue"], "background": false, "output": {"label_map": "png-grey"}});
+    let reply = post_for_png(&app, body).await;
+    let file = std::io::Cursor::new(&reply.body[..]);
+    let reader = png::Decoder::new(file).read_info().unwrap();
+    assert_eq!(reader.info().color_type, png::ColorType::Grayscale);
+    assert_eq!(pixels(&reply.body), half_and_half(0, 1));
+}
+
+#[tokio::test]
 async fn warnings_travel_with_a_png_as_codes() {
     let app = App::start().await;
     let reply = post_for_png(&app, json!({"classes": ["red"]})).await;
@@ -114,6 +125,9 @@ async fn a_png_cannot_carry_another_form_or_a_second_map() {
         (json!({"label_map": "coco-rle"}), "output.label_map"),
         (json!({"label_map": "none"}), "output.label_map"),
         (json!({"confidence_map": true}), "output.confidence_map"),
+        (json!({"probability_maps": "all"}), "output.probability_maps"),
+        (json!({"label_maps": ["raw"]}), "output.label_maps"),
+        (json!({"legend": true}), "output.legend"),
     ] {
         let reply = post_for_png(&app, json!({"classes": ["red"], "output": output})).await;
         assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -302,24 +316,102 @@ async fn a_value_out_of_its_range_is_422_with_path_and_limit() {
 #[tokio::test]
 async fn what_has_the_wrong_shape_is_422_with_its_path() {
     let app = App::start().await;
-    for (fields, path) in [
-        (json!({"clases": []}), "clases"),
-        (json!({"classes": "red"}), "classes"),
-        (json!({"classes": [7]}), "classes[0]"),
-        (json!({"classes": [{"synonyms": []}]}), "classes[0]"),
-        (json!({"classes": [{"name": 7}]}), "classes[0].name"),
-        (json!({"background": 1}), "background"),
-        (json!({"background": ["sky", 1]}), "background[1]"),
-        (json!({"background": {"thresh": 1}}), "background.thresh"),
-        (json!({"templates": "none"}), "templates"),
-        (json!({"key_smoothing": "some"}), "key_smoothing"),
-        (json!({"key_smoothing": {"method": "some"}}), "key_smoothing.method"),
-        (json!({"short_side": 1.5}), "short_side"),
-        (json!({"output": {"label_map": "gif"}}), "output.label_map"),
+    for (fields, path, said) in [
+        (
+            json!({"clases": []}),
+            "clases",
+            "there is no field clases; there are image, ",
+        ),
+        (
+            json!({"classes": "red"}),
+            "classes",
+            "classes must be a list, not \"red\"",
+        ),
+        (
+            json!({"classes": [7]}),
+            "classes[0]",
+            "classes[0] must be a name or an object with name and synonyms, not 7",
+        ),
+        (
+            json!({"classes": [{"synonyms": []}]}),
+            "classes[0].name",
+            "classes[0].name is missing",
+        ),
+        (
+            json!({"classes": [{"name": 7}]}),
+            "classes[0].name",
+            "classes[0].name must be a string, not 7",
+        ),
+        (
+            json!({"background": 1}),
+            "background",
+            "background must be true, false, a list of names or an object with names, threshold and area, not 1",
+        ),
+        (
+            json!({"background": ["sky", 1]}),
+            "background[1]",
+            "background[1] must be a string, not 1",
+        ),
+        (
+            json!({"background": {"thresh": 1}}),
+            "background.thresh",
+            "there is no field background.thresh; there are names, threshold, area",
+        ),
+        (
+            json!({"templates": "none"}),
+            "templates",
+            "templates must be one of maskclip-85, imagenet-80, simple, not \"none\"",
+        ),
+        (
+            json!({"templates": 3}),
+            "templates",
+            "templates must be one of maskclip-85, imagenet-80, simple, not 3",
+        ),
+        (
+            json!({"key_smoothing": "some"}),
+            "key_smoothing",
+            "key_smoothing must be one of none, ",
+        ),
+        (
+            json!({"key_smoothing": {"method": "some"}}),
+            "key_smoothing.method",
+            "key_smoothing.method must be one of none, ",
+        ),
+        (
+            json!({"short_side": 1.5}),
+            "short_side",
+            "short_side must be a whole number from 0 to 4294967295, not 1.5",
+        ),
+        (
+            json!({"output": "png"}),
+            "output",
+            "output must be an object, not \"png\"",
+        ),
+        (
+            json!({"output": {"label_map": "gif"}}),
+            "output.label_map",
+            "output.label_map must be one of png, png-grey, coco-rle, raw, none, not \"gif\"",
+        ),
+        (
+            json!({"output": {"label_map": {"png": null}}}),
+            "output.label_map",
+            "output.label_map must be one of png, png-grey, coco-rle, raw, none, not an object",
+        ),
+        (
+            json!({"output": {"probability_maps": 1}}),
+            "output.probability_maps",
+            "output.probability_maps must be all or a list of class names, not 1",
+        ),
     ] {
         let reply = app.segment(&with_image(fields.clone())).await;
         assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{fields}");
-        assert_eq!(reply.json()["path"], path, "{fields}");
+        let problem = reply.json();
+        assert_eq!(problem["path"], path, "{fields}");
+        assert!(
+            problem["detail"].as_str().unwrap().starts_with(said),
+            "{}",
+            problem["detail"]
+        );
     }
 }
 

@@ -175,6 +175,7 @@ pub fn state(disk: Option<Arc<DiskStore>>, models: Vec<ServedModel>, change: imp
         metrics,
         traces: Traces::start(&config.telemetry.otlp),
         max_request_bytes: config.limits.max_request_bytes,
+        max_batch_images: config.limits.max_batch_images,
         access: Arc::new(Access::open(config.access).expect("the keys are valid")),
         server: config.server,
         lifecycle: Lifecycle::new(),
@@ -297,8 +298,12 @@ pub static DOCUMENT: LazyLock<Value> =
 /// Fails if the document describes the operation without this status.
 #[track_caller]
 fn assert_documented(method: &Method, path: &str, status: StatusCode) {
-    let template = if path.starts_with("/v1/vocabularies/") {
+    let template = if path.starts_with("/v1/vocabularies/") && path.ends_with("/status") {
+        "/v1/vocabularies/{name}/status"
+    } else if path.starts_with("/v1/vocabularies/") {
         "/v1/vocabularies/{name}"
+    } else if path.starts_with("/v1/images/") && path.ends_with("/similar") {
+        "/v1/images/{id}/similar"
     } else if path.starts_with("/v1/images/") {
         "/v1/images/{id}"
     } else {

@@ -5,7 +5,8 @@ use axum::http::{Method, StatusCode, header};
 use maskclip::vocabulary::DiskStore;
 use serde_json::{Value, json};
 
-use crate::support::{App, REQUEST_ID, Reply, request, with_image};
+use crate::fake::Control;
+use crate::support::{App, REQUEST_ID, Reply, request, until, with_image};
 
 #[tokio::test]
 async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
@@ -68,6 +69,47 @@ async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
     assert_eq!(delete(&app, "paint", &[]).await.status, StatusCode::NO_CONTENT);
     assert_eq!(app.get("/v1/vocabularies/paint").await.status, StatusCode::NOT_FOUND);
     assert_eq!(delete(&app, "paint", &[]).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_status_of_a_vocabulary_says_when_to_ask_again_until_it_is_ready() {
+    let app = App::start().await;
+    let hold = app.control.hold_embed();
+    let created = put(&app, "paint", &json!({"classes": ["red", "blue"]}), &[]).await;
+    assert_eq!(created.status, StatusCode::ACCEPTED);
+    assert_eq!(created.header("retry-after"), "1");
+    let path = "/v1/vocabularies/paint/status";
+    let reply = app.get(path).await;
+    assert_eq!(
+        (reply.header("retry-after"), reply.header("cache-control")),
+        ("1", "no-store")
+    );
+    assert_eq!(
+        reply.ok(),
+        json!({"name": "paint", "ready": false, "embeddings": [
+            {"model": "colours", "templates": "maskclip-85", "embedded": 0, "total": 2, "bytes": 0},
+        ]})
+    );
+    drop(hold);
+    until(async || app.get(path).await.ok()["ready"] == true).await;
+    let reply = app.get(path).await;
+    assert!(!reply.headers.contains_key("retry-after"));
+    assert_eq!(reply.ok()["embeddings"][0]["embedded"], 2);
+    assert_eq!(
+        app.get("/v1/vocabularies/none/status").await.status,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn the_vocabulary_of_a_model_that_is_down_is_not_ready() {
+    let control = Control::default();
+    let hold = control.hold_load();
+    let app = App::launch(control, |_| ());
+    put(&app, "paint", &json!({"classes": ["red"]}), &[]).await;
+    assert_eq!(app.get("/v1/vocabularies/paint/status").await.ok()["ready"], false);
+    drop(hold);
+    until(async || app.get("/v1/vocabularies/paint/status").await.ok()["ready"] == true).await;
 }
 
 #[tokio::test]

@@ -5,12 +5,15 @@ The hook changes only what its schema allows, so that an invalid request stays i
 
 import base64
 import copy
+import re
 
 import schemathesis
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP4v4ABK2IYWhIAyeBnwXyeEDwAAAAASUVORK5CYII="
 )
+NAME = re.compile(r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$")
+"""A name, as the document has it."""
 LARGEST = 2**32 - 1
 """Of the document's 32-bit numbers."""
 SECONDS = 60
@@ -30,8 +33,13 @@ def before_call(context, case, kwargs):
     body = copy.deepcopy(body)
     request = body.get("request")
     is_form = case.media_type == "multipart/form-data"
-    if is_form and case.path == "/v1/segment":
-        complete(body)
+    if is_form and case.path in ("/v1/segment", "/v1/segment/batch"):
+        complete(body, is_batch=case.path.endswith("/batch"))
+    if is_form and case.path == "/v1/segment/batch":
+        images = body.pop("image", None)
+        # On the wire every part is bytes, so that one of another type would be an image like any other.
+        if isinstance(images, list) and all(isinstance(image, (bytes, str)) for image in images):
+            body["image"] = [PNG for _ in images]
     if isinstance(body.get("image"), (bytes, str)):
         body["image"] = PNG if is_form else base64.b64encode(PNG).decode()
     for fields in (body, request):
@@ -42,12 +50,12 @@ def before_call(context, case, kwargs):
     case._record_starting_state()
 
 
-def complete(form):
-    """Adds what a form needs, and its schema cannot say: an image or the id of one, and texts."""
+def complete(form, is_batch):
+    """Adds what a form needs, and its schema cannot say: an image or its id, which a batch must have, and texts."""
     request = form.get("request")
     if not isinstance(request, dict):
         return
-    if request.get("image_id") is None:
+    if request.get("image_id") is None and not is_batch:
         form.setdefault("image", PNG)
     if all(request.get(name) is None for name in ("classes", "vocabulary", "protocol")):
         request["classes"] = ["tiger"]
@@ -82,6 +90,10 @@ def mend(fields, has_image):
         if isinstance(output.get("colors"), list):
             # One for each class at most.
             output["colors"] = output["colors"][:1]
+        names = output.get("probability_maps")
+        if isinstance(names, list) and all(isinstance(name, str) and NAME.search(name) for name in names):
+            # Names are those of classes.
+            output["probability_maps"] = []
     window = fields.get("window")
     if isinstance(window, dict) and set(window) <= {"side", "stride"} and is_whole(window.get("side")):
         stride = window.get("stride")

@@ -9,11 +9,12 @@ use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::{OpenApi, RefOr, Schema};
 
 use super::background::BackgroundBody;
+use super::probability_maps::ProbabilityMapsBody;
 use crate::api::error::ApiError;
 use crate::api::upload::UploadBody;
 use crate::api::wire::{
-    Attention, ClassBody, KeySmoothingBody, LabelMapFormat, Orientation, Refinement, Resize, Synonyms, TemplateSet,
-    WindowBody, object, optional_whole_number,
+    Attention, ClassBody, FurtherLabelMapFormat, KeySmoothingBody, LabelMapFormat, Orientation, Refinement, Resize,
+    Synonyms, TemplateSet, WindowBody, object, optional_whole_number,
 };
 use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, VocabularyChoice};
 use crate::label_map::LabelStyle;
@@ -115,23 +116,38 @@ pub struct SegmentBody {
 
 /// How the result is written.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct OutputBody {
-    /// Form of the label map: `png`, indexed with a stable palette, 16-bit grey above 255 classes; `coco-rle`,
-    /// one mask per class; `raw`, rows of class ids; `none`, statistics alone.
+    /// Form of the label map: `png`, indexed with a stable palette, 16-bit grey above 255 classes; `png-grey`, class ids as
+    /// grey values without a palette, of 8 bits, 16 above 255 classes; `coco-rle`, one mask per class; `raw`, rows of class
+    /// ids; `none`, statistics alone. `png` without it.
+    #[serde(default)]
     pub label_map: LabelMapFormat,
-    /// Whether a confidence map comes along: an 8-bit grey PNG of each pixel's own probability times 255.
+    /// Further forms of the same label map in the same reply, each once.
+    #[serde(default)]
+    #[schema(value_type = HashSet<FurtherLabelMapFormat>, example = json!(["coco-rle"]))]
+    pub label_maps: Vec<FurtherLabelMapFormat>,
+    /// Classes of which a probability map comes along: an 8-bit grey PNG of the class's probability in each pixel times 255,
+    /// whichever class won. `all`, or a list of names. A byte for each map and pixel, at most
+    /// `limits.max_probability_bytes`; none without it.
+    #[schema(example = json!(["tiger"]))]
+    pub probability_maps: Option<ProbabilityMapsBody>,
+    /// Whether a confidence map comes along: an 8-bit grey PNG of each pixel's own probability times 255. It does not without
+    /// it.
+    #[serde(default)]
     pub confidence_map: bool,
-    /// The value of unlabelled pixels in `png` and `raw`: no smaller than the number of classes, and at most 255, or 65535
+    /// The value of unlabelled pixels in `png`, `png-grey` and `raw`: no smaller than the number of classes, and at most 255, or 65535
     /// above 255 classes. That largest value without it.
     #[schema(value_type = Option<u64>, minimum = 0, maximum = 65_535, example = 21)]
-    #[serde(deserialize_with = "optional_whole_number")]
+    #[serde(default, deserialize_with = "optional_whole_number")]
     pub unlabelled: Option<u32>,
     /// Colors of the first classes in the PNG's palette, `#rrggbb`. The others have the usual ones.
+    #[serde(default)]
     #[schema(example = json!(["#ff8000", "#0080ff"]))]
     pub colors: Vec<Color>,
     /// Whether a text comes along that says which color means which class, in the form of the `labelmap.txt` in CVAT's
-    /// "Segmentation mask".
+    /// "Segmentation mask". It does not without it.
+    #[serde(default)]
     pub legend: bool,
 }
 
@@ -145,8 +161,9 @@ impl SegmentBody {
     /// The fields as the engine takes them.
     ///
     /// # Errors
-    /// When the body has both classes and a vocabulary's name, or a color that is none.
+    /// When the body has both classes and a vocabulary's name, a color that is none, or a form of the label map twice.
     pub(super) fn into_fields(self) -> Result<SegmentFields, ApiError> {
+        check_forms(&self.output.label_maps)?;
         let style = LabelStyle {
             unlabelled: self.output.unlabelled.map(unlabelled).transpose()?,
             colors: colors(&self.output.colors)?,
@@ -173,6 +190,13 @@ impl SegmentBody {
             temperature: self.temperature,
             output: OutputOptions {
                 label_map: self.output.label_map.into(),
+                label_maps: self
+                    .output
+                    .label_maps
+                    .into_iter()
+                    .map(|format| LabelMapFormat::from(format).into())
+                    .collect(),
+                probability_maps: self.output.probability_maps.map(Into::into).unwrap_or_default(),
                 confidence_map: self.output.confidence_map,
                 legend: self.output.legend,
             },
@@ -212,6 +236,18 @@ fn none(fields: &[&str]) -> Value {
 impl UploadBody for SegmentBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
+    }
+}
+
+/// Checks that the further forms are different ones.
+fn check_forms(forms: &[FurtherLabelMapFormat]) -> Result<(), ApiError> {
+    match (0..forms.len()).find(|&index| forms[..index].contains(&forms[index])) {
+        None => Ok(()),
+        Some(index) => {
+            let path = format!("output.label_maps[{index}]");
+            let detail = format!("{path} is in the list already");
+            Err(ApiError::invalid(&path, detail))
+        }
     }
 }
 

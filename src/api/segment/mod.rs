@@ -1,7 +1,9 @@
 //! `POST /v1/segment`: an image and a list of classes in, a label map and statistics out.
 
 mod background;
+pub(super) mod batch;
 mod body;
+mod probability_maps;
 mod reply;
 
 use std::collections::BTreeMap;
@@ -80,14 +82,16 @@ struct PngFile(Vec<u8>);
 /// a third smaller.
 ///
 /// With `Accept: image/png` the answer is the label map itself, an indexed PNG whose pixel values are the
-/// classes' positions in the request (16-bit grey above 255 classes). Statistics do not travel
-/// with it; the codes of warnings do, in the header `maskclip-warnings`.
+/// classes' positions in the request (16-bit grey above 255 classes), or a grey one with `output.label_map` `png-grey`.
+/// Statistics do not travel with it; the codes of warnings do, in the header `maskclip-warnings`.
 #[utoipa::path(
     post,
     path = "/v1/segment",
     operation_id = "segment",
     security(("ApiKey" = ["use"])),
     tag = "segmentation",
+    params(("x-request-id" = Option<String>, Header,
+        description = "An id to find the request by in the server's log. It comes back; without it the server makes one.")),
     request_body(
         description = "The image or its `image_id`, and either `classes` or the name of a `vocabulary`; all else is optional.",
         content(
@@ -145,7 +149,7 @@ pub(super) async fn segment(
     let request = SegmentRequest { image, fields };
     let segmentation = state.engine.segment_arrived(arrival, request).await?;
     if media_type == PNG
-        && let EncodedLabelMap::Png(png) = segmentation.label_map
+        && let EncodedLabelMap::Png(png) | EncodedLabelMap::PngGrey(png) = segmentation.label_map
     {
         let png = held_bytes(png, segmentation.held_bytes);
         return Ok(png_response(png, &segmentation.warnings));
@@ -186,25 +190,29 @@ fn image_source(image: Option<Bytes>, id: Option<String>) -> Result<ImageSource,
 
 /// The output that `Accept: image/png` leaves: a PNG and nothing beside it.
 fn require_png(output: &OutputBody) -> Result<(), ApiError> {
-    if output.label_map != LabelMapFormat::Png {
+    if !matches!(output.label_map, LabelMapFormat::Png | LabelMapFormat::PngGrey) {
         return Err(ApiError::invalid(
             "output.label_map",
-            "Accept: image/png is answered with a label map of form png",
+            "Accept: image/png is answered with a label map of form png or png-grey",
         ));
     }
-    if output.legend {
-        return Err(ApiError::invalid(
-            "output.legend",
-            "Accept: image/png leaves no place for a legend",
-        ));
+    let others = [
+        ("output.label_maps", "another form", !output.label_maps.is_empty()),
+        ("output.legend", "a legend", output.legend),
+        ("output.confidence_map", "a confidence map", output.confidence_map),
+        (
+            "output.probability_maps",
+            "probability maps",
+            output.probability_maps.is_some(),
+        ),
+    ];
+    match others.into_iter().find(|(.., is_wanted)| *is_wanted) {
+        None => Ok(()),
+        Some((path, what, _)) => {
+            let detail = format!("Accept: image/png leaves no place for {what}");
+            Err(ApiError::invalid(path, detail))
+        }
     }
-    if output.confidence_map {
-        return Err(ApiError::invalid(
-            "output.confidence_map",
-            "Accept: image/png leaves no place for a confidence map",
-        ));
-    }
-    Ok(())
 }
 
 /// The label map as a file.

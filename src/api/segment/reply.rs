@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::error::ApiError;
-use crate::api::wire::{Timings, WarningCode};
+use crate::api::wire::{MapFormat, Timings, WarningCode};
 use crate::engine::{ClassResult, Segmentation, Warning};
 use crate::label_map::{self, EncodedLabelMap};
 
@@ -28,12 +28,20 @@ pub struct SegmentReply {
     pub classes: Vec<ClassReply>,
     /// The label map.
     pub label_map: LabelMapReply,
+    /// The same label map in the forms of `output.label_maps`, in their order; only when asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub label_maps: Vec<LabelMapReply>,
     /// Which color means which class, in the form of CVAT's `labelmap.txt`; only when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub legend: Option<String>,
     /// Probability of each pixel's own label times 255; only when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence_map: Option<ConfidenceMapReply>,
+    /// The probability maps of the classes in `output.probability_maps`, by ascending id; only when asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub probability_maps: Vec<ProbabilityMapReply>,
     /// What the caller should know about this result.
     pub warnings: Vec<WarningReply>,
     /// Whether what the model makes of the image was held already, so that it did not look at it: `image_id`, or the same bytes
@@ -113,6 +121,8 @@ pub struct Confidence {
 pub enum LabelMapReply {
     /// A PNG file as base64: indexed with a stable palette, or 16-bit grey above 255 classes.
     Png(String),
+    /// A PNG file as base64 whose grey values are class ids: of 8 bits, or of 16 above 255 classes.
+    PngGrey(String),
     /// COCO run-length encoding, one mask per class that has pixels.
     CocoRle(Vec<CocoMask>),
     /// Rows of class ids; 255 (65535 above 255 classes) for unlabelled unless the request names another value.
@@ -138,6 +148,23 @@ pub struct CocoMask {
 pub enum ConfidenceMapReply {
     /// An 8-bit grey PNG file as base64.
     Png(String),
+}
+
+/// The probabilities of one class in every pixel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ProbabilityMapReply {
+    /// Class id.
+    #[schema(example = 0)]
+    pub class_id: u16,
+    /// The class's name.
+    #[schema(example = "tiger")]
+    pub name: String,
+    /// The form of `data`.
+    pub format: MapFormat,
+    /// An 8-bit grey PNG file of the image's size, as base64: the probability of the class in each pixel times 255, rounded,
+    /// whichever class won there and whatever the threshold says. 0 everywhere for a class that prompt denoising or the area
+    /// of `background` has dropped.
+    pub data: String,
 }
 
 /// Advice that comes with a result.
@@ -175,6 +202,7 @@ impl From<EncodedLabelMap> for LabelMapReply {
     fn from(map: EncodedLabelMap) -> Self {
         match map {
             EncodedLabelMap::Png(bytes) => Self::Png(BASE64_STANDARD.encode(bytes)),
+            EncodedLabelMap::PngGrey(bytes) => Self::PngGrey(BASE64_STANDARD.encode(bytes)),
             EncodedLabelMap::CocoRle(masks) => Self::CocoRle(masks.into_iter().map(Into::into).collect()),
             EncodedLabelMap::Raw(rows) => Self::Raw(rows),
             EncodedLabelMap::None => Self::None,
@@ -189,6 +217,13 @@ impl TryFrom<Segmentation> for SegmentReply {
     /// [`ApiError::Internal`] when the model gave a number that is not finite: JSON has none.
     fn try_from(segmentation: Segmentation) -> Result<Self, ApiError> {
         let image_pixels = u64::from(segmentation.width) * u64::from(segmentation.height);
+        let probability_map = |(class_id, png): (u16, Vec<u8>)| ProbabilityMapReply {
+            class_id,
+            name: segmentation.classes[usize::from(class_id)].name.clone(),
+            format: MapFormat::Png,
+            data: BASE64_STANDARD.encode(png),
+        };
+        let probability_maps = segmentation.probability_maps.into_iter().map(probability_map).collect();
         // The classes come first: after the last of 65535, no further id is asked for.
         let classes = segmentation.classes.into_iter().zip(0..).map(|(class, id)| (id, class));
         Ok(Self {
@@ -204,10 +239,12 @@ impl TryFrom<Segmentation> for SegmentReply {
                 .map(|(id, class)| class_reply(id, class, image_pixels))
                 .collect::<Result<_, _>>()?,
             label_map: segmentation.label_map.into(),
+            label_maps: segmentation.label_maps.into_iter().map(Into::into).collect(),
             legend: segmentation.legend,
             confidence_map: segmentation
                 .confidence_map
                 .map(|png| ConfidenceMapReply::Png(BASE64_STANDARD.encode(png))),
+            probability_maps,
             warnings: segmentation.warnings.into_iter().map(Into::into).collect(),
             features_cached: segmentation.features_cached,
             timings: segmentation.timings.into(),

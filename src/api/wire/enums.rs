@@ -1,12 +1,14 @@
 //! Enumerations as clients write and read them, each the counterpart of one below.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
+
+use super::named::named;
 
 /// Writes enumerations of the wire, each with the conversions from and to its counterpart below.
 ///
 /// Both conversions match every variant, so that a variant that only one of the two has does not compile. Names on the
-/// wire are the variants' in kebab case unless `#[serde(rename)]` says otherwise.
+/// wire are the variants' in kebab case unless `#[serde(rename)]` and `#[strum(serialize)]` say otherwise.
 macro_rules! counterparts {
     ($(
         $(#[$attribute:meta])*
@@ -15,10 +17,17 @@ macro_rules! counterparts {
         }
     )+) => {$(
         $(#[$attribute])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema, strum::EnumString, strum::VariantNames)]
         #[serde(rename_all = "kebab-case")]
+        #[strum(serialize_all = "kebab-case")]
         pub enum $name {
             $($(#[$variant_attribute])* $variant,)+
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                named(deserializer)
+            }
         }
 
         impl From<$below> for $name {
@@ -113,8 +122,10 @@ counterparts! {
     /// Which prompt templates a text is put into before it is embedded.
     TemplateSet of crate::vocabulary::TemplateSet {
         #[serde(rename = "maskclip-85")]
+        #[strum(serialize = "maskclip-85")]
         Maskclip85,
         #[serde(rename = "imagenet-80")]
+        #[strum(serialize = "imagenet-80")]
         Imagenet80,
         Simple,
     }
@@ -128,6 +139,7 @@ counterparts! {
     /// The forms a label map can be written in.
     LabelMapFormat of crate::label_map::LabelMapFormat {
         Png,
+        PngGrey,
         CocoRle,
         Raw,
         None,
@@ -167,6 +179,7 @@ impl Default for LabelMapFormat {
 
 #[cfg(test)]
 mod tests {
+    use serde::de::DeserializeOwned;
     use serde_json::json;
     use strum::{VariantArray, VariantNames};
     use utoipa::PartialSchema;
@@ -178,13 +191,15 @@ mod tests {
     fn check<Below, Wire>()
     where
         Below: VariantArray + VariantNames + Copy,
-        Wire: From<Below> + Serialize + PartialSchema,
+        Wire: From<Below> + Serialize + DeserializeOwned + PartialSchema,
     {
         let names = <Below as VariantNames>::VARIANTS;
         let all = <Below as VariantArray>::VARIANTS.iter();
         let written: Vec<_> = all.map(|&below| Wire::from(below)).collect();
         assert_eq!(json!(written), json!(names));
         assert_eq!(json!(Wire::schema())["enum"], json!(names));
+        let read: Vec<Wire> = serde_json::from_value(json!(names)).expect("the wire reads what it writes");
+        assert_eq!(json!(read), json!(names));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::openapi::schema::AnyOfBuilder;
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::KeySmoothingMethod;
@@ -33,6 +33,7 @@ pub struct KeySmoothingDetail {
 
 /// A method without its threshold.
 #[derive(ToSchema)]
+#[schema(as = KeySmoothingWithoutThreshold)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes KeySmoothingDetail in the OpenAPI document")]
 struct MethodAlone {
@@ -42,6 +43,7 @@ struct MethodAlone {
 
 /// The method of the paper's implementation with its threshold.
 #[derive(ToSchema)]
+#[schema(as = KeySmoothingWithThreshold)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes KeySmoothingDetail in the OpenAPI document")]
 struct MethodWithThreshold {
@@ -65,8 +67,8 @@ enum ThresholdMethod {
 impl PartialSchema for KeySmoothingDetail {
     fn schema() -> RefOr<Schema> {
         AnyOfBuilder::new()
-            .item(MethodAlone::schema())
-            .item(MethodWithThreshold::schema())
+            .item(Ref::from_schema_name(MethodAlone::name()))
+            .item(Ref::from_schema_name(MethodWithThreshold::name()))
             .description(Some("A way of key smoothing, `reference` with its threshold."))
             .into()
     }
@@ -74,7 +76,14 @@ impl PartialSchema for KeySmoothingDetail {
 
 impl ToSchema for KeySmoothingDetail {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        for (name, schema) in [
+            (MethodAlone::name(), MethodAlone::schema()),
+            (MethodWithThreshold::name(), MethodWithThreshold::schema()),
+        ] {
+            schemas.push((name.into_owned(), schema));
+        }
         MethodAlone::schemas(schemas);
+        MethodWithThreshold::schemas(schemas);
     }
 }
 

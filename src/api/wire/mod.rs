@@ -6,8 +6,11 @@
 mod classes;
 mod enums;
 mod form;
+mod further_format;
 mod key_smoothing;
+mod map_format;
 mod model_health;
+mod named;
 mod object;
 mod timings;
 mod whole_number;
@@ -19,7 +22,9 @@ pub use enums::{
     TemplateSet, WarningCode,
 };
 pub use form::without_image;
+pub use further_format::FurtherLabelMapFormat;
 pub use key_smoothing::KeySmoothingBody;
+pub use map_format::MapFormat;
 pub use model_health::ModelHealth;
 pub use object::{Object, object};
 pub use timings::Timings;

@@ -20,7 +20,7 @@ pub struct Timings {
     pub model_seconds: f64,
     /// Scores to labels at image size.
     pub label_map_seconds: f64,
-    /// Writing the label map and the confidence map.
+    /// Writing the label map, the confidence map and the probability maps.
     pub encode_seconds: f64,
 }
 

@@ -285,7 +285,8 @@ fn flag(field: Field) -> &'static str {
         Field::DeadlineSeconds => "engine.max_deadline_seconds",
         Field::KeySmoothing | Field::KeySmoothingThreshold => "--key-smoothing",
         // No flag: a measurement does not choose them.
-        Field::OutputColors | Field::OutputUnlabelled => "the label map",
+        Field::OutputColors | Field::OutputProbabilityMap(_) | Field::OutputUnlabelled => "the label map",
+        Field::PointX | Field::PointY => "the point",
         Field::PromptDenoising => "--prompt-denoising",
         Field::Protocol => "--protocol",
         Field::Scale(_) | Field::Scales => "--scales",

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::support::excerpt;
+
 /// Names a field of a request, for error messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
@@ -19,8 +21,14 @@ pub enum Field {
     KeySmoothingThreshold,
     /// The colours of classes in the label map.
     OutputColors,
+    /// The class at this index among those whose probability maps are wanted.
+    OutputProbabilityMap(usize),
     /// The value of unlabelled pixels in the label map.
     OutputUnlabelled,
+    /// Pixels of a point from the image's left edge.
+    PointX,
+    /// Pixels of a point from the image's top edge.
+    PointY,
     /// Prompt denoising threshold.
     PromptDenoising,
     /// The published test protocol.
@@ -87,6 +95,13 @@ pub enum FieldError {
     ThresholdWithoutReference,
     /// The request names no classes, no vocabulary and no protocol.
     NoVocabulary,
+    /// A probability map is wanted of what is none of the classes.
+    UnknownClass {
+        /// The index of the name among those that the request gives.
+        index: usize,
+        /// The name.
+        name: String,
+    },
 }
 
 impl FieldError {
@@ -98,6 +113,7 @@ impl FieldError {
             Self::FormulaAtScales => Field::KeySmoothing,
             Self::ThresholdWithoutReference => Field::KeySmoothingThreshold,
             Self::NoVocabulary => Field::Vocabulary,
+            Self::UnknownClass { index, .. } => Field::OutputProbabilityMap(*index),
         }
     }
 
@@ -133,6 +149,7 @@ impl FieldError {
             }
             Self::ThresholdWithoutReference => "only the method reference has a threshold".to_owned(),
             Self::NoVocabulary => "one of classes, vocabulary and protocol is required".to_owned(),
+            Self::UnknownClass { name, .. } => format!("{:?} is none of the classes", excerpt(name)),
         }
     }
 }
@@ -156,7 +173,10 @@ impl Field {
             Self::KeySmoothing => "key_smoothing",
             Self::KeySmoothingThreshold => "key_smoothing.threshold",
             Self::OutputColors => "output.colors",
+            Self::OutputProbabilityMap(index) => return format!("output.probability_maps[{index}]"),
             Self::OutputUnlabelled => "output.unlabelled",
+            Self::PointX => "x",
+            Self::PointY => "y",
             Self::PromptDenoising => "prompt_denoising",
             Self::Protocol => "protocol",
             Self::Scale(index) => return format!("scales[{index}]"),

@@ -245,7 +245,7 @@ impl SegmentFields {
                 refinement: RefinementOptions::new(refinement, cells, temperature),
             },
             input,
-            output: self.output,
+            output: self.output.clone(),
             style: self.style.clone(),
         })
     }

@@ -15,6 +15,7 @@ use crate::dense::DenseError;
 use crate::image::{DecodeError, InputTooLarge, Orientation, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::support::excerpt;
+use crate::vocabulary::ClassList;
 use crate::vocabulary::{ClassListAdvice, TooManyWaiting, VocabularyError};
 
 pub use field_error::{ExceededLimit, Field, FieldError, LimitValue};
@@ -82,6 +83,40 @@ pub struct HeldImage {
     pub timings: Timings,
 }
 
+/// A request to compare a held image with one of its points.
+#[derive(Debug, Clone)]
+pub struct SimilarityRequest {
+    /// The image's id.
+    pub image_id: String,
+    /// The point in pixels from the left and the top edge, after orientation.
+    pub point: (f64, f64),
+    /// The fields that the caller names. The engine fills in the others.
+    pub fields: FeatureFields,
+}
+
+/// How alike the cells of an image are to one of its points.
+#[derive(Debug, Clone)]
+pub struct Similarity {
+    /// Name of the model that computed the features.
+    pub model: String,
+    /// Width of the image in pixels, after orientation.
+    pub width: u32,
+    /// Height of the image in pixels, after orientation.
+    pub height: u32,
+    /// Cells from left to right.
+    pub columns: u32,
+    /// Cells from top to bottom.
+    pub rows: u32,
+    /// The cosine of each cell's feature with the point's, as an 8-bit grey PNG with a pixel for each cell.
+    pub map: Vec<u8>,
+    /// The cosines for which the values 0 and 255 stand. Those between are spread evenly.
+    pub range: [f32; 2],
+    /// Whether the features were cached already, so that the model did not compute them.
+    pub features_cached: bool,
+    /// Seconds that each stage took.
+    pub timings: Timings,
+}
+
 /// The options that decide which pixels belong to no class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Background {
@@ -96,14 +131,63 @@ pub struct Background {
 }
 
 /// How the result is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OutputOptions {
     /// The format of the label map.
     pub label_map: LabelMapFormat,
+    /// Further formats in which the result has the label map, too.
+    pub label_maps: Vec<LabelMapFormat>,
+    /// The classes of which the result includes a probability map (8-bit grey PNG).
+    pub probability_maps: ProbabilityMaps,
     /// Whether the result includes a confidence map (8-bit grey PNG).
     pub confidence_map: bool,
     /// Whether the result says which colour means which class.
     pub legend: bool,
+}
+
+impl OutputOptions {
+    /// Returns all formats of the label map.
+    pub fn formats(&self) -> impl Iterator<Item = LabelMapFormat> {
+        [self.label_map].into_iter().chain(self.label_maps.iter().copied())
+    }
+}
+
+/// The classes of which a result includes a probability map.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ProbabilityMaps {
+    /// None of them.
+    #[default]
+    None,
+    /// All of them.
+    All,
+    /// Those that are called so.
+    Named(Vec<String>),
+}
+
+impl ProbabilityMaps {
+    /// Returns the ids of the classes, in ascending order and each once.
+    ///
+    /// # Errors
+    /// [`FieldError::UnknownClass`] for a name that is none of the classes.
+    pub(in crate::engine) fn of(&self, list: &ClassList) -> Result<Vec<u16>, FieldError> {
+        let mut ids = match self {
+            Self::None => Vec::new(),
+            Self::All => (0..).take(list.classes().len()).collect(),
+            Self::Named(names) => {
+                let id = |(index, name): (usize, &String)| {
+                    let unknown = || FieldError::UnknownClass {
+                        index,
+                        name: name.clone(),
+                    };
+                    list.class_called(name).ok_or_else(unknown)
+                };
+                names.iter().enumerate().map(id).collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
 }
 
 /// A labelled image.
@@ -123,11 +207,16 @@ pub struct Segmentation {
     pub classes: Vec<ClassResult>,
     /// The label map.
     pub label_map: EncodedLabelMap,
+    /// The same label map in the further formats that the request asked for.
+    pub label_maps: Vec<EncodedLabelMap>,
     /// Which colour means which class, in the form of CVAT's `labelmap.txt`, if the request asked for it.
     pub legend: Option<String>,
     /// The confidence map if the request asked for it: 255 times the probability of each pixel's own label, as an 8-bit
     /// grey PNG.
     pub confidence_map: Option<Vec<u8>>,
+    /// The probability maps that the request asked for, by ascending class id: 255 times the probability of the class in
+    /// each pixel, as an 8-bit grey PNG.
+    pub probability_maps: Vec<(u16, Vec<u8>)>,
     /// Warnings for the caller.
     pub warnings: Vec<Warning>,
     /// Whether the image's features were cached already, so that the model did not compute them.
@@ -226,7 +315,7 @@ pub struct Timings {
     pub model_seconds: f64,
     /// Seconds of turning scores into labels at the image's size.
     pub label_map_seconds: f64,
-    /// Seconds of encoding the label map and the confidence map.
+    /// Seconds of encoding the label map, the confidence map and the probability maps.
     pub encode_seconds: f64,
 }
 

@@ -17,7 +17,7 @@ use self::worker::Worker;
 use super::instructions::Instructions;
 use super::interpolation::Interpolation;
 use super::statistics::Statistics;
-use super::{LabelMap, LabelMapOptions};
+use super::{LabelMap, LabelMapOptions, ProbabilityMap};
 use crate::scores::{QueryOwner, ScoreKind, ScoreMap, UNLABELLED};
 
 /// Most rows that one task takes at a time.
@@ -107,21 +107,57 @@ pub fn label_map_unless(
     options: &LabelMapOptions,
     stop: &dyn Fn() -> bool,
 ) -> Option<LabelMap> {
+    let labelled = label_map_with_probabilities(scores, owners, options, &[], stop);
+    labelled.map(|(map, _)| map)
+}
+
+/// Does the same as [`label_map_unless`], and returns the probabilities of these classes in every pixel as well, in the
+/// order of `classes`: a byte for each class and pixel.
+///
+/// A class has its probability whichever class wins a pixel, and whatever the threshold says. A class that
+/// [`LabelMapOptions::smallest_area`] drops has the probability 0 everywhere.
+///
+/// # Panics
+///
+/// The same as [`label_map`], and when one of the classes does not exist.
+pub fn label_map_with_probabilities(
+    scores: &ScoreMap,
+    owners: &[QueryOwner],
+    options: &LabelMapOptions,
+    classes: &[u16],
+    stop: &dyn Fn() -> bool,
+) -> Option<(LabelMap, Vec<ProbabilityMap>)> {
     check(scores, owners, options);
-    Plan::new(Instructions::widest(), scores, owners, options).carry_out(stop)
+    assert!(
+        classes.iter().all(|&id| usize::from(id) < options.classes),
+        "a class whose probabilities are wanted does not exist"
+    );
+    let mut plan = Plan::new(Instructions::widest(), scores, owners, options);
+    plan.wanted = classes;
+    plan.carry_out(stop)
 }
 
 /// Does one pass over the image, unless `stop` returns true before one of its slices.
-fn label(plan: &Plan<'_>, stop: &dyn Fn() -> bool) -> Option<LabelMap> {
+fn label(plan: &Plan<'_>, stop: &dyn Fn() -> bool) -> Option<(LabelMap, Vec<ProbabilityMap>)> {
     let options = plan.options;
     let (width, height) = (options.width as usize, options.height as usize);
     let mut labels = vec![UNLABELLED; width * height];
     let mut confidence = options.confidence_map.then(|| vec![0; width * height]);
+    let empty = |&class_id| ProbabilityMap {
+        class_id,
+        values: vec![0; width * height],
+    };
+    let mut probabilities: Vec<_> = plan.wanted.iter().map(empty).collect();
     let slicing = Slicing::of(plan);
     // A worker goes from slice to slice, so that its buffers are filled once.
     let idle = Mutex::new(Vec::new());
     let take_worker = || idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let mut bands = bands(&mut labels, confidence.as_deref_mut(), width, slicing.band_rows);
+    let pixels = Pixels {
+        labels: &mut labels,
+        confidence: confidence.as_deref_mut(),
+        probabilities: &mut probabilities,
+    };
+    let mut bands = pixels.bands(width, slicing.band_rows);
     for slice in bands.chunks_mut(slicing.bands) {
         if stop() {
             return None;
@@ -140,13 +176,21 @@ fn label(plan: &Plan<'_>, stop: &dyn Fn() -> bool) -> Option<LabelMap> {
     let workers = idle.into_inner().unwrap_or_else(PoisonError::into_inner);
     let statistics = workers.into_iter().map(Worker::finish);
     let statistics = statistics.fold(Statistics::new(options.classes), Statistics::merge);
-    Some(LabelMap {
+    let map = LabelMap {
         width: options.width,
         height: options.height,
         labels,
         confidence,
         classes: statistics.finish(),
-    })
+    };
+    Some((map, probabilities))
+}
+
+/// What a pass writes for each pixel, `[height, width]` each.
+struct Pixels<'a> {
+    labels: &'a mut [u16],
+    confidence: Option<&'a mut [u8]>,
+    probabilities: &'a mut [ProbabilityMap],
 }
 
 /// Some rows of the image, which one task labels.
@@ -156,27 +200,37 @@ struct Band<'a> {
     labels: &'a mut [u16],
     /// The confidence of the same pixels; `None` if it was not asked for.
     confidence: Option<&'a mut [u8]>,
+    /// The probabilities of the same pixels for each class for which they are wanted.
+    probabilities: Vec<&'a mut [u8]>,
 }
 
 impl Band<'_> {
     fn label(&mut self, worker: &mut Worker<'_>, width: usize) {
         let mut confidence = self.confidence.as_deref_mut().map(|rows| rows.chunks_exact_mut(width));
+        let probabilities = self.probabilities.iter_mut();
+        let mut probabilities: Vec<_> = probabilities.map(|rows| rows.chunks_exact_mut(width)).collect();
         for (row, labels) in (self.top..).zip(self.labels.chunks_exact_mut(width)) {
-            worker.label_row(row, labels, confidence.as_mut().and_then(Iterator::next));
+            let probabilities = probabilities.iter_mut().filter_map(Iterator::next).collect();
+            worker.label_row(row, labels, confidence.as_mut().and_then(Iterator::next), probabilities);
         }
     }
 }
 
-/// Divides an image into bands of `rows` rows.
-fn bands<'a>(labels: &'a mut [u16], confidence: Option<&'a mut [u8]>, width: usize, rows: usize) -> Vec<Band<'a>> {
-    let mut confidence = confidence.map(|confidence| confidence.chunks_mut(width * rows));
-    let labels = labels.chunks_mut(width * rows).enumerate();
-    let band = |(index, labels)| Band {
-        top: index * rows,
-        labels,
-        confidence: confidence.as_mut().and_then(Iterator::next),
-    };
-    labels.map(band).collect()
+impl<'a> Pixels<'a> {
+    /// Divides an image into bands of `rows` rows.
+    fn bands(self, width: usize, rows: usize) -> Vec<Band<'a>> {
+        let mut confidence = self.confidence.map(|confidence| confidence.chunks_mut(width * rows));
+        let probabilities = self.probabilities.iter_mut();
+        let mut probabilities: Vec<_> = probabilities.map(|map| map.values.chunks_mut(width * rows)).collect();
+        let labels = self.labels.chunks_mut(width * rows).enumerate();
+        let band = |(index, labels)| Band {
+            top: index * rows,
+            labels,
+            confidence: confidence.as_mut().and_then(Iterator::next),
+            probabilities: probabilities.iter_mut().filter_map(Iterator::next).collect(),
+        };
+        labels.map(band).collect()
+    }
 }
 
 /// How a pass is divided into work for threads.
@@ -234,6 +288,8 @@ struct Plan<'a> {
     background: usize,
     /// A pixel whose best class probability is below this becomes background.
     threshold: f32,
+    /// The classes whose probabilities are wanted.
+    wanted: &'a [u16],
     /// Products of queries and pixels that one thread labels at a time.
     slice_work: usize,
     /// The interpolation from the grids' cells to the image's pixels.
@@ -282,19 +338,21 @@ impl<'a> Plan<'a> {
             queries,
             background,
             threshold: options.background_threshold,
+            wanted: &[],
             slice_work: SLICE_WORK,
             interpolation: Interpolation::new(scores, options.height as usize, options.width as usize),
         }
     }
 
     /// Labels the image, unless `stop` returns true.
-    fn carry_out(mut self, stop: &dyn Fn() -> bool) -> Option<LabelMap> {
+    fn carry_out(mut self, stop: &dyn Fn() -> bool) -> Option<(LabelMap, Vec<ProbabilityMap>)> {
         if self.options.smallest_area > 0.0 {
             let without_threshold = Self {
                 threshold: 0.0,
+                wanted: &[],
                 ..self.clone()
             };
-            let classes = label(&without_threshold, stop)?.classes;
+            let classes = label(&without_threshold, stop)?.0.classes;
             self.drop_small_classes(&classes.iter().map(|class| class.pixels).collect::<Vec<_>>());
         }
         label(&self, stop)

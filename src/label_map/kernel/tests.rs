@@ -218,7 +218,7 @@ fn label_with(
     options: &LabelMapOptions,
 ) -> LabelMap {
     let plan = Plan::new(instructions, scores, owners, options);
-    plan.carry_out(&|| false).expect("nothing stops it")
+    plan.carry_out(&|| false).expect("nothing stops it").0
 }
 
 prop_compose! {
@@ -278,6 +278,22 @@ proptest! {
         for instructions in Instructions::supported() {
             let map = label_with(instructions, &scores, &owners, &options);
             assert_matches_reference(&map, &scores, &owners, &options);
+        }
+    }
+
+    #[test]
+    fn probability_maps_are_those_of_the_reference_and_change_nothing_else((scores, owners, options) in any_input()) {
+        let classes = [4, 0, 2];
+        let labelled = label_map_with_probabilities(&scores, &owners, &options, &classes, &|| false);
+        let (map, probabilities) = labelled.expect("nothing stops it");
+        prop_assert_eq!(map, label_map(&scores, &owners, &options));
+        let reference = Reference::new(&scores, &owners, &options);
+        prop_assert_eq!(probabilities.iter().map(|map| map.class_id).collect::<Vec<_>>(), classes);
+        for map in probabilities {
+            for (pixel, &value) in map.values.iter().enumerate() {
+                let expected = 255.0 * reference.owners[usize::from(map.class_id)][pixel];
+                prop_assert!((f64::from(value) - expected).abs() < 0.51, "{}, {}: {}", map.class_id, pixel, value);
+            }
         }
     }
 
@@ -375,7 +391,8 @@ proptest! {
     fn the_size_of_the_slices_changes_nothing((scores, owners, options) in any_input(), slice_work in 1_usize..200) {
         let plan = Plan::new(Instructions::widest(), &scores, &owners, &options);
         let sliced = Plan { slice_work, ..plan };
-        prop_assert_eq!(sliced.carry_out(&|| false), Some(label_map(&scores, &owners, &options)));
+        let map = sliced.carry_out(&|| false).map(|(map, _)| map);
+        prop_assert_eq!(map, Some(label_map(&scores, &owners, &options)));
     }
 }
 

@@ -1,5 +1,7 @@
 //! One thread's share of the pass: its buffers, the arithmetic of a row's pixels, and its counts.
 
+use std::ops::Range;
+
 use super::super::instructions::VectorWork;
 use super::super::interpolation::Block;
 use super::super::lanes::{LANES, Lanes, exp_of_difference};
@@ -23,6 +25,9 @@ pub(super) struct Worker<'a> {
     owners: Vec<usize>,
     /// The probability of each pixel's owner in the current row.
     probabilities: Vec<f32>,
+    /// For each class whose probabilities are wanted, the places of its queries among those that can win in the current
+    /// tile.
+    wanted: Vec<Range<usize>>,
     /// The confidence of the current row where nobody asked for it.
     spare_confidence: Vec<u8>,
     statistics: Statistics,
@@ -37,6 +42,8 @@ struct Winners {
     candidates: [u32; LANES],
     /// The probability of each pixel's winner.
     probabilities: Lanes,
+    /// The factor from a query's unnormalised probability to its probability in each pixel.
+    inverse: Lanes,
 }
 
 impl<'a> Worker<'a> {
@@ -50,13 +57,21 @@ impl<'a> Worker<'a> {
             presence: vec![Lanes::splat(0.0); queries],
             owners: vec![plan.background; width],
             probabilities: vec![0.0; width],
+            wanted: Vec::with_capacity(plan.wanted.len()),
             spare_confidence: vec![0; width],
             statistics: Statistics::new(plan.options.classes),
         }
     }
 
-    /// Labels row `y` of the image. Writes the confidence of its pixels if it was asked for.
-    pub fn label_row(&mut self, y: usize, labels: &mut [u16], confidence: Option<&mut [u8]>) {
+    /// Labels row `y` of the image. Writes the confidence of its pixels if it was asked for, and the probabilities of
+    /// the plan's wanted classes, a row of pixels for each.
+    pub fn label_row(
+        &mut self,
+        y: usize,
+        labels: &mut [u16],
+        confidence: Option<&mut [u8]>,
+        probabilities: Vec<&mut [u8]>,
+    ) {
         let interpolation = &self.plan.interpolation;
         let rows = self.row_cells.chunks_exact_mut(interpolation.row_cells());
         for (query, cells) in self.plan.queries.iter().zip(rows) {
@@ -66,6 +81,7 @@ impl<'a> Worker<'a> {
         self.plan.instructions.run(LabelPixels {
             worker: self,
             confidence: confidence.unwrap_or(&mut spare),
+            probabilities,
         });
         self.spare_confidence = spare;
         let mut x = 0;
@@ -132,9 +148,42 @@ impl<'a> Worker<'a> {
         let mut winners = Winners {
             candidates: winner,
             probabilities: best.zip(inverse, |best, inverse| best * inverse),
+            inverse,
         };
         self.leave_to_background(&mut winners, inverse);
         winners
+    }
+
+    /// Finds the queries of the wanted classes in the current tile.
+    fn find_wanted(&mut self) {
+        let Self {
+            plan,
+            candidates,
+            wanted,
+            ..
+        } = self;
+        let counting = &candidates.queries[..candidates.counting];
+        let owner = |query: &usize| plan.queries[*query].owner;
+        wanted.clear();
+        wanted.extend(plan.wanted.iter().map(|&class| {
+            let class = usize::from(class);
+            counting.partition_point(|query| owner(query) < class)
+                ..counting.partition_point(|query| owner(query) <= class)
+        }));
+    }
+
+    /// Writes the probabilities of the wanted classes in the current block, in 255ths, from pixel `x` of their rows on.
+    #[inline(always)]
+    fn write_wanted(&self, inverse: Lanes, x: usize, pixels: usize, rows: &mut [&mut [u8]]) {
+        for (queries, row) in self.wanted.iter().zip(rows) {
+            let mut largest = Lanes::splat(0.0);
+            for part in &self.parts[queries.clone()] {
+                largest = largest.max(part.zip(inverse, |part, inverse| part * inverse));
+            }
+            for (byte, probability) in row[x..x + pixels].iter_mut().zip(largest.0) {
+                *byte = in_255ths(probability);
+            }
+        }
     }
 
     /// Gives pixels without evidence and pixels below the threshold to the background.
@@ -168,11 +217,18 @@ fn to_parts(scores: &mut [Lanes], largest: Lanes, part: impl Fn(f32, f32) -> f32
     sum
 }
 
+/// Returns a probability in 255ths, rounded.
+#[inline(always)]
+fn in_255ths(probability: f32) -> u8 {
+    (probability * 255.0 + 0.5) as u8
+}
+
 /// The work of labelling the pixels of a row whose cells the worker holds. It writes owners, probabilities, and
-/// confidence in 255ths.
+/// confidence and the probabilities of wanted classes in 255ths.
 struct LabelPixels<'w, 'a> {
     worker: &'w mut Worker<'a>,
     confidence: &'w mut [u8],
+    probabilities: Vec<&'w mut [u8]>,
 }
 
 impl VectorWork for LabelPixels<'_, '_> {
@@ -180,18 +236,24 @@ impl VectorWork for LabelPixels<'_, '_> {
 
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        let Self { worker, confidence } = self;
+        let Self {
+            worker,
+            confidence,
+            mut probabilities,
+        } = self;
         let plan = worker.plan;
         let mut confidence = confidence.chunks_mut(LANES);
         let mut x = 0;
         for tile in plan.interpolation.tiles() {
             worker.candidates.choose(plan, tile, &worker.row_cells);
+            worker.find_wanted();
             for (block, confidence) in tile.blocks.iter().zip(&mut confidence) {
                 let winners = worker.label_block::<FUSED>(block, tile.cells.len());
                 let pixels = confidence.len();
                 for (byte, probability) in confidence.iter_mut().zip(winners.probabilities.0) {
-                    *byte = (probability * 255.0 + 0.5) as u8;
+                    *byte = in_255ths(probability);
                 }
+                worker.write_wanted(winners.inverse, x, pixels, &mut probabilities);
                 worker.probabilities[x..x + pixels].copy_from_slice(&winners.probabilities.0[..pixels]);
                 for (owner, &winner) in worker.owners[x..x + pixels].iter_mut().zip(&winners.candidates) {
                     let query = worker.candidates.queries.get(winner as usize);

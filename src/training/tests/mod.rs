@@ -128,6 +128,10 @@ impl ImageFeatures for Colours {
             denoising_dropped_all: false,
         })
     }
+
+    fn similar_to(&self, _: (f64, f64)) -> Result<ScoreMap, LabellerError> {
+        unreachable!("training compares no places")
+    }
 }
 
 impl TeachingLabeller for ColourTeacher {

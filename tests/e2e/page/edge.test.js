@@ -2,8 +2,8 @@
 //
 //     npm ci && node edge.test.js http://127.0.0.1:8080
 //
-// Needs what page.test.js needs. The server is one that listens on loopback. Chromium takes evil.test for this machine: a
-// name that its owner has pointed here.
+// Needs what page.test.js needs. The server is one that listens on loopback. Chromium takes evil.test for this machine:
+// a name that its owner has pointed here.
 
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
@@ -130,7 +130,7 @@ test("another page cannot frame the page", async () => {
       return new Promise((resolve) => (frame.onload = resolve));
     }, server);
     const [frame] = page.frames().filter((frame) => frame !== page.mainFrame());
-    assert.equal(await frame.locator("#form").count(), 0);
+    assert.equal(await frame.locator("#class-input").count(), 0);
   });
 });
 
@@ -141,7 +141,7 @@ test("a link on another page leads to the page", async () => {
       document.body.append(link);
       link.click();
     }, server);
-    await page.locator("#form").waitFor();
+    await page.locator("#class-input").waitFor();
   });
 });
 

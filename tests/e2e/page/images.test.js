@@ -1,0 +1,282 @@
+// Images: choosing, the strip, slow networks, files to download, addresses, and what was seen before.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { encodeLabels } from "../../../web/png-writer.js";
+import { decodePng } from "../../../web/png.js";
+import {
+  asking,
+  examples,
+  fileOf,
+  labelled,
+  legend,
+  pageTest,
+  phone,
+  segmentRaw,
+  server,
+  takeClasses,
+} from "./support.js";
+
+/** Clicks a download and returns its bytes and its name. */
+async function download(page, id) {
+  if (!(await page.locator("#downloads").evaluate(({ open }) => open)))
+    await page.locator("#downloads summary").click();
+  const [file] = await Promise.all([page.waitForEvent("download"), page.locator(`#${id}`).click()]);
+  return { name: file.suggestedFilename(), bytes: await readFile(await file.path()) };
+}
+
+/** A file like a photograph: no two neighbours are equal. */
+async function photograph() {
+  const [width, height] = [320, 240];
+  const samples = Uint8Array.from({ length: width * height }, (_, i) => (i * 73) % 256);
+  const greys = Array.from({ length: 256 }, (_, grey) => [grey, grey, grey]);
+  const png = await encodeLabels(samples, width, height, greys);
+  return { name: "photo.png", mimeType: "image/png", buffer: Buffer.from(await png.arrayBuffer()) };
+}
+
+pageTest("several images stand in a strip, and each is labelled when it is chosen", async (page) => {
+  await takeClasses(page, ["tiger", "lemon", "whale"]);
+  const files = await Promise.all(examples.slice(0, 2).map((example, i) => fileOf(example, `own-${i}.png`)));
+  await asking(page, () => page.locator("#file").setInputFiles(files));
+  assert.match(await page.locator("#image-name").textContent(), /^own-0\.png, 512 × 384 pixels$/);
+  await asking(page, () => page.getByRole("button", { name: "own-1.png" }).click());
+  assert.match(await page.locator("#image-name").textContent(), /^own-1\.png/);
+  assert.equal(await page.getByRole("button", { name: "own-1.png" }).getAttribute("aria-pressed"), "true");
+});
+
+pageTest("the user's own image waits for classes without an error", async (page) => {
+  await page.locator("#file").setInputFiles(await fileOf(examples[1], "own.png"));
+  await page.locator("#no-classes").waitFor();
+  assert.ok(await page.locator("#problem").isHidden());
+  await asking(page, () => page.locator("#class-input").pressSequentially("whale"));
+  assert.ok(await page.locator("#no-classes").isHidden());
+});
+
+pageTest("a slow first image does not take the place of a fast second", async (page) => {
+  await page.route(`**/assets/examples/${examples[1].image}`, async (route) => {
+    await new Promise((done) => setTimeout(done, 1200));
+    await route.continue().catch(() => {});
+  });
+  await page.getByRole("button", { name: examples[1].title }).click();
+  await asking(page, () => page.getByRole("button", { name: examples[2].title }).click());
+  await page.waitForTimeout(1600);
+  assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${examples[2].image}`));
+  assert.ok((await legend(page)).includes("apple"));
+});
+
+pageTest("over a slow network the page says what it is doing, and stops when it is told to", async (page) => {
+  await page.route("**/v1/images", async (route) => {
+    await new Promise((done) => setTimeout(done, 2500));
+    await route.continue().catch(() => {});
+  });
+  await page.getByRole("button", { name: examples[1].title }).click();
+  await page.locator("#busy", { hasText: /^Sending .*MB …$/ }).waitFor();
+  await page.locator("#cancel").click();
+  assert.equal(await page.locator("#stage").getAttribute("aria-busy"), "false");
+  assert.ok(await page.locator("#problem").isHidden());
+});
+
+pageTest("the page says how many words are embedded", async (page) => {
+  await page.route("**/v1/vocabularies?kind=recent", (route) =>
+    route.fulfill({
+      json: {
+        durable: true,
+        vocabularies: [
+          { class_count: 2, first_names: ["zebra", "gnu"], embeddings: [{ model: "demo", embedded: 1, total: 2 }] },
+        ],
+      },
+    }),
+  );
+  await page.route("**/v1/segment", async (route) => {
+    await new Promise((done) => setTimeout(done, 2500));
+    await route.continue().catch(() => {});
+  });
+  const answer = takeClasses(page, ["zebra", "gnu"]);
+  await page.locator("#busy", { hasText: "Embedding words: 1 of 2 …" }).waitFor();
+  await answer;
+  assert.equal(await page.locator("#busy").textContent(), "");
+});
+
+pageTest(
+  "a refusal is explained with what to do, and tried again at a click",
+  async (page) => {
+    const problem = {
+      type: "/problems/overloaded",
+      title: "The server is busy",
+      detail: "All slots are taken.",
+      status: 429,
+    };
+    let refusals = 1;
+    await page.route("**/v1/segment", (route) =>
+      refusals-- > 0
+        ? route.fulfill({ status: 429, headers: { "retry-after": "3" }, json: problem })
+        : route.continue(),
+    );
+    await page.getByRole("button", { name: examples[1].title }).click();
+    const notice = page.locator("#problem");
+    await notice.waitFor();
+    assert.match(await notice.textContent(), /The server is busy.*All slots are taken.*Try again in 3 seconds/);
+    await asking(page, () => notice.getByRole("button", { name: "Try again" }).click());
+    assert.ok(await notice.isHidden());
+  },
+  { allowed: /status of 429/ },
+);
+
+pageTest(
+  "a server that does not answer is told from one that refuses",
+  async (page) => {
+    await page.route("**/v1/segment", (route) => route.abort());
+    await page.getByRole("button", { name: "Remove tiger" }).click();
+    await page.locator("#problem", { hasText: "The server did not answer" }).waitFor();
+    assert.match(await page.locator("#problem").textContent(), /Look whether the server runs/);
+    await page.unroute("**/v1/segment");
+    await asking(page, () => page.getByRole("button", { name: "Remove lemon" }).click());
+    assert.ok(await page.locator("#problem").isHidden(), "the next answer takes the notice away");
+  },
+  { allowed: /ERR_FAILED/ },
+);
+
+pageTest(
+  "a refused class is explained in the server's words",
+  async (page) => {
+    const [response] = await Promise.all([
+      page.waitForResponse("**/v1/segment"),
+      page.locator("#class-input").fill("tiger".repeat(1000)),
+    ]);
+    assert.equal(response.status(), 422);
+    const { title, detail } = await response.json();
+    await page.locator("#problem").waitFor();
+    assert.equal(await page.locator("#problem strong").textContent(), title);
+    assert.equal(await page.locator("#problem p").first().textContent(), detail);
+  },
+  { allowed: /status of 422/ },
+);
+
+pageTest("a file that is no image is named", async (page) => {
+  await page
+    .locator("#file")
+    .setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("hello") });
+  await page.locator("#problem", { hasText: "cannot read notes.txt" }).waitFor();
+});
+
+pageTest("a photograph is told first of all that the embedded model knows only drawings", async (page) => {
+  assert.ok(await page.locator("#photograph-note").isHidden());
+  await page.locator("#file").setInputFiles(await photograph());
+  await page.locator("#photograph-note").waitFor();
+  await page.locator("#file").setInputFiles(await fileOf(examples[1], "drawing.png"));
+  await page.locator("#photograph-note").waitFor({ state: "hidden" });
+});
+
+pageTest(
+  "a phone offers its camera",
+  async (page) => {
+    assert.ok(await page.getByText("Take a photo").isVisible());
+    assert.equal(await page.locator("#camera").getAttribute("capture"), "environment");
+  },
+  { context: phone },
+);
+
+pageTest("the label map is downloaded as the API's ids in the page's colours", async (page) => {
+  await takeClasses(page, ["tiger", "lemon"]);
+  const { name, bytes } = await download(page, "save-label-map");
+  assert.equal(name, examples[0].image.replace(".png", "-labels.png"));
+  const { width, samples } = await decodePng(bytes);
+  const { label_map } = await segmentRaw({ classes: ["tiger", "lemon"] });
+  assert.equal(width, label_map.data[0].length);
+  assert.deepEqual([...samples], label_map.data.flat());
+});
+
+pageTest("the picture is downloaded with its names", async (page) => {
+  const { name, bytes } = await download(page, "save-picture");
+  assert.equal(name, examples[0].image.replace(".png", "-overlay.png"));
+  assert.deepEqual([bytes.readUInt32BE(16), bytes.readUInt32BE(20)], [1024, 768]);
+});
+
+pageTest("COCO JSON has the masks of the API", async (page) => {
+  await takeClasses(page, ["tiger", "lemon"]);
+  const { bytes } = await download(page, "save-coco");
+  const { images, categories, annotations } = JSON.parse(bytes);
+  assert.deepEqual(
+    categories.map(({ name }) => name),
+    ["tiger", "lemon"],
+  );
+  assert.equal(images[0].file_name, examples[0].image);
+  const form = new FormData();
+  form.append("image", await (await fetch(new URL(`assets/examples/${examples[0].image}`, server))).blob());
+  form.append("request", JSON.stringify({ classes: ["tiger", "lemon"], output: { label_map: "coco-rle" } }));
+  const { label_map, classes } = await (
+    await fetch(new URL("v1/segment", server), { method: "POST", body: form })
+  ).json();
+  for (const { class_id, size, counts } of label_map.data) {
+    const annotation = annotations.find(({ category_id }) => category_id === class_id + 1);
+    assert.deepEqual(annotation.segmentation, { size, counts });
+    assert.deepEqual(annotation.bbox, classes[class_id].bbox);
+    assert.equal(annotation.area, classes[class_id].pixels);
+  }
+});
+
+pageTest("all images are downloaded at once", async (page) => {
+  await takeClasses(page, ["tiger", "whale"]);
+  await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());
+  const folder = mkdtempSync(join(tmpdir(), "maskclip-page-"));
+  try {
+    const { bytes } = await download(page, "save-all-label-maps");
+    const names = examples.slice(0, 2).map(({ image }) => image.replace(".png", "-labels.png"));
+    const read = [
+      "import io, sys, zipfile",
+      "archive = zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read()))",
+      "assert archive.testzip() is None",
+      'print("\\n".join(archive.namelist()))',
+    ].join("\n");
+    const listed = execFileSync("python3", ["-c", read], { input: bytes, encoding: "utf8", cwd: folder });
+    assert.deepEqual(listed.trim().split("\n"), names);
+    const tasks = JSON.parse((await download(page, "save-all-label-studio")).bytes);
+    assert.deepEqual(
+      tasks.map(({ data }) => data.image),
+      examples.slice(0, 2).map(({ image }) => image),
+    );
+    assert.equal(tasks[0].predictions[0].result[0].type, "brushlabels");
+    const coco = JSON.parse((await download(page, "save-all-coco")).bytes);
+    assert.equal(coco.images.length, 2);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+pageTest("the address brings settings back", async (page) => {
+  await page.locator("#settings summary").click();
+  await asking(page, () => page.getByRole("button", { name: examples[2].title }).click());
+  await takeClasses(page, ["apple", "frog = toad"]);
+  await asking(page, () => page.locator("#background").check());
+  await asking(page, () => page.locator("#option-prompt-denoising").fill("0.2"));
+  await asking(page, () => page.locator("#model-choice").selectOption("demo-vit"));
+  await page.getByText("Outline").click();
+  await page.waitForURL(/mode=outline/);
+  const address = page.url();
+  await page.goto("about:blank");
+  const [response] = await Promise.all([page.waitForResponse("**/v1/segment"), page.goto(address)]);
+  await labelled(page);
+  const { image_id, output, ...asked } = response.request().postDataJSON();
+  assert.deepEqual(asked, {
+    model: "demo-vit",
+    classes: ["apple", { name: "frog", synonyms: ["toad"] }],
+    background: true,
+    prompt_denoising: 0.2,
+  });
+  assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${examples[2].image}`));
+  assert.equal(await page.locator('[name="mode"]:checked').getAttribute("value"), "outline");
+});
+
+pageTest("what was labelled before in this tab comes back at a click", async (page) => {
+  await page.waitForTimeout(1500);
+  await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());
+  await page.locator("#past-panel").waitFor();
+  assert.equal(await page.locator("#past li").count(), 2);
+  await asking(page, () => page.locator("#past button").nth(1).click());
+  assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${examples[0].image}`));
+  assert.ok((await legend(page)).includes("tiger"));
+});

@@ -1,0 +1,159 @@
+// The images of this tab: choosing, dropping, pasting and photographing them, the examples, and the strip. Tells by the
+// event "choose" which image is to be shown.
+
+import { getJson } from "./api.js";
+import { element, make } from "./dom.js";
+import { GivenImage } from "./labelling.js";
+import { looksLikePhotograph } from "./photograph.js";
+import { showProblem } from "./problem.js";
+import { count } from "./text.js";
+
+export class Images extends EventTarget {
+  /** @type {GivenImage[]} */
+  list = [];
+  /** @type {GivenImage | null} */
+  current = null;
+  /** Example scenes: `{ image, title, classes }`. */
+  examples = [];
+  /** Counts choices: a slow one gives way to a later one. */
+  #choices = 0;
+
+  constructor() {
+    super();
+    for (const id of ["file", "camera"]) {
+      element(id).addEventListener("change", (event) => {
+        this.addFiles([...event.target.files]);
+        event.target.value = ""; // choosing the same file again is then a change
+      });
+    }
+    document.addEventListener("paste", (event) => {
+      const files = [...event.clipboardData.files].filter(({ type }) => type.startsWith("image/"));
+      if (files.length === 0) return;
+      event.preventDefault();
+      this.addFiles(files);
+    });
+    this.#listenForDrops(document.documentElement);
+  }
+
+  #listenForDrops(root) {
+    const carriesFiles = (event) => event.dataTransfer.types.includes("Files");
+    root.addEventListener("dragover", (event) => {
+      if (!carriesFiles(event)) return;
+      event.preventDefault();
+      root.classList.add("dropping");
+    });
+    root.addEventListener("dragleave", (event) => {
+      if (event.relatedTarget === null) root.classList.remove("dropping");
+    });
+    root.addEventListener("drop", (event) => {
+      root.classList.remove("dropping");
+      if (!carriesFiles(event)) return;
+      event.preventDefault();
+      this.addFiles([...event.dataTransfer.files]);
+    });
+  }
+
+  /** Adds files to the strip and shows the first of them. Files that the browser cannot read are named. */
+  async addFiles(files) {
+    const choice = ++this.#choices;
+    const added = [];
+    const unread = [];
+    for (const file of files) {
+      const image = await read(file, file.name);
+      if (image) added.push(image);
+      else unread.push(file.name);
+    }
+    this.list.push(...added);
+    if (added.length > 0 && choice === this.#choices) this.choose(added[0]);
+    else this.#showStrip();
+    if (unread.length === 0) return;
+    showProblem({
+      title: `${count(unread.length, "file", "files")} cannot be shown`,
+      message: `This browser cannot read ${unread.join(", ")}. It can read PNG, JPEG and WebP.`,
+    });
+  }
+
+  /** Shows an image of the list. */
+  choose(image, detail = {}) {
+    this.#choices++;
+    this.current?.stopSending();
+    this.current = image;
+    this.#showStrip();
+    this.dispatchEvent(new CustomEvent("choose", { detail: { image, ...detail } }));
+  }
+
+  // --- examples ---
+
+  /** Lists the example scenes; does nothing if the server does not give them. */
+  async loadExamples() {
+    this.examples = await getJson("assets/examples/index.json").catch(() => []);
+    this.#showStrip();
+  }
+
+  /** Shows an example, with its classes if `detail` does not say otherwise. */
+  async takeExample(example, detail = { example }) {
+    const choice = ++this.#choices;
+    const exampleUrl = `assets/examples/${example.image}`;
+    let image = this.list.find((each) => each.exampleUrl === exampleUrl);
+    if (!image) {
+      try {
+        image = await read(await (await fetch(exampleUrl)).blob(), example.image, exampleUrl);
+      } catch {
+        if (choice === this.#choices) {
+          showProblem({ title: "The example could not be loaded", status: 0 }, () => this.takeExample(example, detail));
+        }
+        return;
+      }
+      if (!image) return;
+      const isHere = this.list.some((each) => each.exampleUrl === exampleUrl);
+      if (!isHere) this.list.push(image);
+    }
+    if (choice === this.#choices) this.choose(image, detail);
+  }
+
+  // --- strip ---
+
+  /** Shows the user's images and then the examples. */
+  #showStrip() {
+    const own = this.list.filter(({ exampleUrl }) => exampleUrl === null);
+    const items = own.map((image) =>
+      this.#item(image.url, image.name, image === this.current, () => this.choose(image)),
+    );
+    const examples = this.examples.map((example) => {
+      const url = `assets/examples/${example.image}`;
+      const isCurrent = this.current?.exampleUrl === url;
+      return this.#item(url, example.title, isCurrent, () => this.takeExample(example));
+    });
+    const strip = element("strip");
+    const focused = [...strip.children].findIndex((item) => item.contains(document.activeElement));
+    strip.replaceChildren(...items, ...examples);
+    if (focused >= 0) strip.children[focused]?.querySelector("button").focus();
+  }
+
+  #item(url, title, isCurrent, choose) {
+    const button = make(
+      "button",
+      { type: "button", className: "thumbnail", title, "aria-pressed": String(isCurrent) },
+      make("img", { src: url, alt: "", loading: "lazy" }),
+      make("span", {}, title),
+    );
+    button.addEventListener("click", choose);
+    return make("li", {}, button);
+  }
+}
+
+/** Reads a file as an image; null if the browser cannot. */
+async function read(blob, name, exampleUrl = null) {
+  const url = URL.createObjectURL(blob);
+  const picture = new Image();
+  picture.src = url;
+  try {
+    await picture.decode();
+  } catch {
+    URL.revokeObjectURL(url);
+    return null;
+  }
+  const [width, height] = [picture.naturalWidth, picture.naturalHeight];
+  const isPhotograph = exampleUrl === null && looksLikePhotograph(picture, width, height);
+  return new GivenImage({ blob, name, url, width, height, exampleUrl, isPhotograph });
+}
