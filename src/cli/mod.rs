@@ -1,12 +1,14 @@
 //! The command line. Each command has a file with a struct of its arguments and a function `run`.
 
 mod arguments;
+mod classes;
 mod compare;
 mod disk;
 mod ending;
 mod eval;
 mod fetch;
 mod key;
+mod label;
 mod measure;
 mod output;
 mod serve;
@@ -15,7 +17,7 @@ mod vocab;
 
 use clap::{Parser, Subcommand};
 
-pub use ending::{end, explain};
+pub use ending::{end, explain, status_of};
 
 /// Open-vocabulary dense labelling: label maps from CLIP weights alone (MaskCLIP).
 #[derive(Debug, Parser)]
@@ -35,6 +37,8 @@ enum Command {
     Key(key::KeyArguments),
     /// Manage named vocabularies and text embeddings on disk, with or without a running server.
     Vocab(vocab::VocabArguments),
+    /// Label files and folders of images, into the formats of other programs.
+    Label(label::LabelArguments),
     /// Measure label maps against the truths of a data set: mIoU and accuracies, in total and per class.
     Eval(eval::EvalArguments),
     /// Measure every combination of settings and print one table: attentions, smoothing, resolutions, corruptions, ...
@@ -54,6 +58,7 @@ impl Cli {
             Command::Fetch(arguments) => fetch::run(arguments),
             Command::Key(arguments) => key::run(arguments),
             Command::Vocab(arguments) => vocab::run(arguments),
+            Command::Label(arguments) => label::run(arguments),
             Command::Eval(arguments) => eval::run(arguments),
             Command::Compare(arguments) => compare::run(arguments),
             Command::Train(arguments) => train::run(arguments),
