@@ -61,8 +61,8 @@ pub fn png(image: &RgbImage) -> Vec<u8> {
     write_png(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
 }
 
-/// Writes an image as a JPEG of a quality from 1 to 100. Returns `None` for a side of more than 65535 pixels, which a JPEG
-/// cannot have.
+/// Writes an image as a JPEG of a quality from 1 to 100. Returns `None` for a side of more than 65535 pixels, which a
+/// JPEG cannot have.
 pub fn jpeg(image: &RgbImage, quality: u8) -> Option<Vec<u8>> {
     let mut file = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut file, quality);

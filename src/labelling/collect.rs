@@ -33,8 +33,8 @@ pub struct Collected {
     pub skipped: Vec<Skipped>,
 }
 
-/// Writes the files about all images that the journals of some folders name, into a folder. Takes little memory, however
-/// many images there are.
+/// Writes the files about all images that the journals of some folders name, into a folder. Takes little memory,
+/// however many images there are.
 ///
 /// # Errors
 /// [`LabelError`] when a journal cannot be read, or a file cannot be written.

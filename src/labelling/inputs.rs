@@ -174,8 +174,8 @@ impl Inputs {
 }
 
 impl Input {
-    /// Returns whether the image belongs to a shard, of which there are `shards`, counted from 0. Every image belongs to
-    /// one, by a digest of its name, so that it stays there whatever comes beside it.
+    /// Returns whether the image belongs to a shard, of which there are `shards`, counted from 0. Every image belongs
+    /// to one, by a digest of its name, so that it stays there whatever comes beside it.
     pub fn is_in_shard(&self, shard: u32, shards: u32) -> bool {
         let digest = Sha256::digest(&self.file_name);
         let number = digest[..8]

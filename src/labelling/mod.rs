@@ -1,7 +1,8 @@
 //! Labels folders of images: which images, the files of each, the journal of what is done, and the files about all.
 //!
-//! Owns the folder of a run and everything in it, so that a run that is killed goes on as if it had not been, and so that
-//! several processes can share the work. Does not know who labels an image: whoever runs a job brings a function for it.
+//! Owns the folder of a run and everything in it, so that a run that is killed goes on as if it had not been, and so
+//! that several processes can share the work. Does not know who labels an image: whoever runs a job brings a function
+//! for it.
 
 mod collect;
 mod ending;

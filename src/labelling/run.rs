@@ -1,5 +1,5 @@
-//! The way of the images of a run: each is read, asked about, written, and noted in the journal. Several are on their way
-//! at once, so that whoever labels them never waits for a file.
+//! The way of the images of a run: each is read, asked about, written, and noted in the journal. Several are on their
+//! way at once, so that whoever labels them never waits for a file.
 
 use std::collections::BTreeSet;
 use std::fs;

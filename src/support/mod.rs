@@ -1,7 +1,7 @@
 //! Small helpers that belong to no room: caches with a limit in bytes, seeded random numbers, conversions of lengths,
 //! checks of settings, look-up of values by name and the form of names, text from outside, excerpts of texts, work on
-//! threads that may block, texts of panics, regular files alone, the walk over folders, files of lines that grow, and files that are written as a
-//! whole.
+//! threads that may block, texts of panics, regular files alone, the walk over folders, files of lines that grow, and
+//! files that are written as a whole.
 
 mod blocking;
 mod byte_lru;

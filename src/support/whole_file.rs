@@ -32,8 +32,8 @@ pub(crate) fn write_whole_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.finish()
 }
 
-/// Writes or replaces a whole file as [`write_whole_file`] does, without waiting for the disk. After a loss of power the
-/// file may be empty or missing. The temporary file lies in another folder of the same file system.
+/// Writes or replaces a whole file as [`write_whole_file`] does, without waiting for the disk. After a loss of power
+/// the file may be empty or missing. The temporary file lies in another folder of the same file system.
 ///
 /// # Errors
 /// The same as [`write_whole_file`].

@@ -409,3 +409,29 @@ fn a_watched_folder_is_labelled_as_it_fills() {
     signal(&process, "TERM");
     assert_eq!(wait(&mut process, LIMIT), Some(0));
 }
+
+#[test]
+fn one_image_is_drawn_over_and_what_was_found_is_listed() {
+    let output = tempfile::tempdir().unwrap();
+    let overlay = output.path().join("overlay.png");
+    let image = format!("{SCENES}/in-style/00.png");
+    let done = maskclip()
+        .args(["segment", &image, "--output", text(&overlay), "--opacity", "1"])
+        .args(REQUEST)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{said}");
+    assert_eq!(
+        String::from_utf8(done.stdout).unwrap(),
+        format!("{}\n", overlay.display())
+    );
+    assert!(said.contains(" %  confidence "), "{said}");
+    // Every pixel has a class, so the drawing has the colours of the classes alone.
+    let drawn = image::open(&overlay).unwrap().into_rgb8();
+    let colors: std::collections::BTreeSet<[u8; 3]> = drawn.pixels().map(|pixel| pixel.0).collect();
+    assert!(
+        colors.iter().all(|color| color[2] == 0 || *color == [0, 0, 128]),
+        "{colors:?}"
+    );
+}

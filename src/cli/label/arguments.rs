@@ -100,8 +100,8 @@ pub struct RunArguments {
     /// The number of images that are on their way at once. By default, enough that the model never waits.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
-    /// Images of one size that may share a pass of the model. More than 1 is faster on GPUs; the results then depend, in
-    /// their last digits, on which images met.
+    /// Images of one size that may share a pass of the model. More than 1 is faster on GPUs; the results then depend,
+    /// in their last digits, on which images met.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_batch: u16,
     /// Let a running `maskclip serve` at this address label the images.

@@ -19,7 +19,8 @@ use crate::labelling::Plan;
 use crate::support::{read_regular_text, run_blocking};
 use crate::vocabulary::{Class, VocabularyDefinition, VocabularyText};
 
-/// The number of images that are on their way at once by default: the server's model has one at hand while others travel.
+/// The number of images that are on their way at once by default: the server's model has one at hand while others
+/// travel.
 const JOBS: usize = 8;
 
 /// The vocabulary of a server, as far as it is read.
@@ -90,8 +91,8 @@ fn key(file: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Returns the vocabulary that the flags name, with its options as JSON: names and files as they are here, and every other
-/// name as the server knows it.
+/// Returns the vocabulary that the flags name, with its options as JSON: names and files as they are here, and every
+/// other name as the server knows it.
 fn vocabulary(arguments: &LabelArguments, config: &Config, client: &Client) -> Result<(VocabularyDefinition, Value)> {
     let source = arguments.vocabulary.source(arguments.request.protocol)?;
     let limits = &config.limits.vocabulary;
