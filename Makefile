@@ -15,8 +15,9 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page page-pictures page-speed test-reliability \
-    test-shutdown test-faults test-contract test-clients fuzz parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page page-pictures page-speed \
+    test-reliability test-shutdown test-faults test-contract test-clients test-interop fuzz parity bench methods deny env install \
+    clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +75,10 @@ test-contract: ## the API's document against the server, by Schemathesis (its pa
 	@$(cargo) build $(locked)
 	@tools/contract/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
 
+test-interop: ## files and protocols with the programs that people use (their packages into .venv-interop)
+	@$(cargo) build $(locked)
+	@tools/interop/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
 parity: build ## compare with the Python references at full size (fetches their packages into .venv)
 	@$(with_libtorch) tools/parity/run
 
@@ -117,4 +122,4 @@ install: build ## put the server and the libraries it needs under PREFIX (defaul
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract .venv-clients tools/clients/typescript/node_modules
+	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop tools/clients/typescript/node_modules

@@ -8,14 +8,17 @@
 pub mod access;
 pub mod api;
 pub mod cli;
+pub mod client;
 pub mod clip;
 pub mod config;
 pub mod dense;
 pub mod engine;
 pub mod evaluation;
+pub mod formats;
 pub mod image;
 pub mod label_map;
 pub mod labeller;
+pub mod labelling;
 pub mod models;
 pub mod scores;
 pub mod support;

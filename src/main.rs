@@ -8,7 +8,7 @@ fn main() {
         Ok(()) => 0,
         Err(error) => {
             cli::explain(&*error);
-            1
+            cli::status_of(&*error)
         }
     };
     cli::end(status)

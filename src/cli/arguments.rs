@@ -42,6 +42,11 @@ pub struct ModelArguments {
 }
 
 impl ModelArguments {
+    /// Returns the name or path as given.
+    pub fn name(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     /// Returns the given settings, nested like the configuration file.
     pub fn settings(&self) -> Dict {
         self.place.settings(self.model.as_slice())

@@ -3,7 +3,17 @@
 use std::error::Error;
 use std::io::Write;
 
+use super::label::SomeSkipped;
 use crate::telemetry;
+
+/// Returns the exit status for an error: 3 for a run that came to its end without some images, 1 for every other. clap
+/// ends with 2 for flags that it refuses.
+pub fn status_of(error: &(dyn Error + 'static)) -> i32 {
+    match error.is::<SomeSkipped>() {
+        true => SomeSkipped::STATUS,
+        false => 1,
+    }
+}
 
 /// Says why a command failed: in the log where that is JSON, else as a line of text.
 pub fn explain(error: &dyn Error) {

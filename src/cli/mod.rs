@@ -1,21 +1,26 @@
 //! The command line. Each command has a file with a struct of its arguments and a function `run`.
 
 mod arguments;
+mod classes;
 mod compare;
 mod disk;
+mod doctor;
 mod ending;
 mod eval;
 mod fetch;
 mod key;
+mod label;
 mod measure;
+mod models;
 mod output;
+mod segment;
 mod serve;
 mod train;
 mod vocab;
 
 use clap::{Parser, Subcommand};
 
-pub use ending::{end, explain};
+pub use ending::{end, explain, status_of};
 
 /// Open-vocabulary dense labelling: label maps from CLIP weights alone (MaskCLIP).
 #[derive(Debug, Parser)]
@@ -35,6 +40,14 @@ enum Command {
     Key(key::KeyArguments),
     /// Manage named vocabularies and text embeddings on disk, with or without a running server.
     Vocab(vocab::VocabArguments),
+    /// Label one image, and show it with the classes' colours over it.
+    Segment(segment::SegmentArguments),
+    /// Label files and folders of images, into the formats of other programs.
+    Label(label::LabelArguments),
+    /// List the models that are here and those that can be fetched.
+    Models(models::ModelsArguments),
+    /// Say what the program works with here: device, precision, memory, store, weights, and the time of a pass.
+    Doctor(doctor::DoctorArguments),
     /// Measure label maps against the truths of a data set: mIoU and accuracies, in total and per class.
     Eval(eval::EvalArguments),
     /// Measure every combination of settings and print one table: attentions, smoothing, resolutions, corruptions, ...
@@ -54,6 +67,10 @@ impl Cli {
             Command::Fetch(arguments) => fetch::run(arguments),
             Command::Key(arguments) => key::run(arguments),
             Command::Vocab(arguments) => vocab::run(arguments),
+            Command::Segment(arguments) => segment::run(arguments),
+            Command::Label(arguments) => label::run(arguments),
+            Command::Models(arguments) => models::run(arguments),
+            Command::Doctor(arguments) => doctor::run(arguments),
             Command::Eval(arguments) => eval::run(arguments),
             Command::Compare(arguments) => compare::run(arguments),
             Command::Train(arguments) => train::run(arguments),

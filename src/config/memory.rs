@@ -115,6 +115,14 @@ impl MemorySum {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
     }
 
+    /// Returns the sum and the limit in words.
+    pub fn summary(&self) -> String {
+        let limit = self.limit.map_or("nobody tells how much there is".to_owned(), |limit| {
+            format!("there are {} MB", megabytes(limit))
+        });
+        format!("the settings can take {} MB, {limit}", megabytes(self.bytes()))
+    }
+
     /// Checks that the sum fits the memory that there is.
     ///
     /// # Errors

@@ -18,8 +18,9 @@ pub use confusion::{ConfusionMatrix, PairCount};
 pub use contact_sheet::contact_sheet;
 pub use corruption::{Corruption, CorruptionKind};
 pub use dataset::{
-    CocoTruths, CvatTruths, Dataset, DatasetError, FolderLayout, ImageFile, LabelMapping, LabelStudioTruths, Layout,
-    LeftOut, Legend, LegendError, Sample, Shape, Shapes, Truth, TruthCode, TruthFiles, TruthForm, find_images,
+    CocoTruths, CvatTruths, Dataset, DatasetError, DrawingOrder, FolderLayout, ImageFile, LabelMapping,
+    LabelStudioTruths, Layout, LeftOut, Legend, LegendError, Sample, Shape, Shapes, Truth, TruthCode, TruthFiles,
+    TruthForm, find_images,
 };
 pub use metrics::{ClassMetrics, Metrics, ZeroShot};
 pub use record::{ImageRecord, Recorder, StateError};

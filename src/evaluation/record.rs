@@ -5,13 +5,12 @@
 //! measured with. So one state can serve many runs, and after a change of settings no line matches.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::confusion::PairCount;
+use crate::support::{LineError, LineFile, ReadLines};
 
 /// The record of one measured image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +66,7 @@ pub enum StateError {
 #[derive(Debug, Default)]
 pub struct Recorder {
     records: HashMap<String, ImageRecord>,
-    file: Option<(File, PathBuf)>,
+    file: Option<(LineFile, PathBuf)>,
 }
 
 impl Recorder {
@@ -85,35 +84,26 @@ impl Recorder {
             path: path.to_owned(),
             source,
         };
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(failed)?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(failed)?;
-        // Text after the last line break was being written when the process ended.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let foreign = |line, reason: String| StateError::Foreign {
+            path: path.to_owned(),
+            line,
+            reason,
+        };
         let mut records = HashMap::new();
-        for (line, text) in (1..).zip(text[..whole].lines()) {
-            let Line { key, record } = serde_json::from_str(text).map_err(|error| StateError::Foreign {
-                path: path.to_owned(),
-                line,
-                reason: error.to_string(),
-            })?;
+        let read = ReadLines::open(path, |_, line| {
+            let Line { key, record } = serde_json::from_slice(line)?;
             records.insert(key, record);
+            Ok::<_, serde_json::Error>(())
+        });
+        let read = read.map_err(|error| match error {
+            LineError::Io(source) => failed(source),
+            LineError::Line(line, error) => foreign(line, error.to_string()),
+        })?;
+        // Text after the last line break was being written when the process ended, unless the file is another one.
+        if records.is_empty() && !read.rest.is_empty() && !read.rest.starts_with(b"{\"key\":") {
+            return Err(foreign(1, "it has no whole line".to_owned()));
         }
-        if whole == 0 && !text.is_empty() && !text.starts_with("{\"key\":") {
-            return Err(StateError::Foreign {
-                path: path.to_owned(),
-                line: 1,
-                reason: "it has no whole line".to_owned(),
-            });
-        }
-        file.set_len(whole as u64).map_err(failed)?;
-        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let file = read.go_on().map_err(failed)?;
         Ok(Self {
             records,
             file: Some((file, path.to_owned())),
@@ -132,9 +122,8 @@ impl Recorder {
     pub fn add(&mut self, key: String, record: ImageRecord) -> Result<(), StateError> {
         let line = Line { key, record };
         if let Some((file, path)) = &mut self.file {
-            let mut text = serde_json::to_string(&line).expect("a record is plain data");
-            text.push('\n');
-            file.write_all(text.as_bytes()).map_err(|source| StateError::Io {
+            let text = serde_json::to_string(&line).expect("a record is plain data");
+            file.append(text).map_err(|source| StateError::Io {
                 path: path.clone(),
                 source,
             })?;

@@ -3,6 +3,7 @@
 //! Owns the meaning of a label map (pixel values, the unlabelled value, confidence) and its encoders. Knows nothing of
 //! tensors, of HTTP, or of the origin of scores.
 
+mod brush_rle;
 mod coco_rle;
 mod encode;
 mod enlarge;
@@ -16,6 +17,7 @@ mod png;
 mod statistics;
 mod style;
 
+pub use brush_rle::brush_rle;
 pub use coco_rle::{CocoMask, coco_runs};
 pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence, encode_probabilities, encode_range};
 pub use enlarge::enlarge;

@@ -1,13 +1,14 @@
 //! Small helpers that belong to no room: caches with a limit in bytes, seeded random numbers, conversions of lengths,
 //! checks of settings, look-up of values by name and the form of names, text from outside, excerpts of texts, work on
-//! threads that may block, texts of panics, regular files alone, the walk over folders, and files that are written as a
-//! whole.
+//! threads that may block, texts of panics, regular files alone, the walk over folders, files of lines that grow, and
+//! files that are written as a whole.
 
 mod blocking;
 mod byte_lru;
 mod excerpt;
 mod folder;
 mod lengths;
+mod line_file;
 mod names;
 mod panics;
 mod plain_text;
@@ -22,6 +23,7 @@ pub(crate) use byte_lru::ByteLru;
 pub(crate) use excerpt::{excerpt, without_middle};
 pub(crate) use folder::{FoundFile, WalkError, find_files};
 pub(crate) use lengths::{to_i64, to_usize};
+pub(crate) use line_file::{LineError, LineFile, ReadLines};
 pub(crate) use names::{is_plain_name, named};
 pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use plain_text::{plain_json, plain_text, visible};
@@ -30,4 +32,4 @@ pub(crate) use regular_file::{open_regular_file, read_regular_file, read_regular
 pub use settings::OutOfRange;
 pub(crate) use settings::{at_least_one, in_range};
 pub(crate) use shared_lru::SharedLru;
-pub(crate) use whole_file::{remove_remainders, sync_folder_of, write_whole_file};
+pub(crate) use whole_file::{WholeFile, remove_remainders, replace_file, sync_folder_of, write_whole_file};

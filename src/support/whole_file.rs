@@ -3,8 +3,10 @@
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tempfile::NamedTempFile;
 
 /// The permissions of a new plain file before the process's umask removes some of them.
 const PLAIN_FILE: u32 = 0o666;
@@ -25,20 +27,82 @@ const REMAINDER_AGE: Duration = Duration::from_secs(60);
 /// Fails when the folder cannot be written. Unless only the flush of the new name to the disk fails, the file at the
 /// path is then unchanged.
 pub(crate) fn write_whole_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(path.file_name().unwrap_or_default());
-    prefix.push(".");
-    let mut file = tempfile::Builder::new()
-        .prefix(&prefix)
-        .suffix(ENDING)
-        .permissions(Permissions::from_mode(PLAIN_FILE))
-        .tempfile_in(folder_of(path))?;
-    // Tells that a process is writing it. Some file systems have no locks.
-    let _ = file.as_file().try_lock();
+    let mut file = WholeFile::create(path)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    sync_folder_of(path)
+    file.finish()
+}
+
+/// Writes or replaces a whole file as [`write_whole_file`] does, without waiting for the disk. After a loss of power
+/// the file may be empty or missing. The temporary file lies in another folder of the same file system.
+///
+/// # Errors
+/// The same as [`write_whole_file`].
+pub(crate) fn replace_file(path: &Path, bytes: &[u8], temporary: &Path) -> io::Result<()> {
+    let mut file = WholeFile::create_in(path, temporary)?;
+    file.write_all(bytes)?;
+    file.take_name()
+}
+
+/// A file that is written piece by piece and takes its name when it is whole, as [`write_whole_file`] writes one.
+#[derive(Debug)]
+pub(crate) struct WholeFile {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl WholeFile {
+    /// Begins the file beside its path.
+    ///
+    /// # Errors
+    /// Fails when the folder cannot be written.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        Self::create_in(path, folder_of(path))
+    }
+
+    /// Begins the file in another folder of the same file system.
+    ///
+    /// # Errors
+    /// Fails when that folder cannot be written.
+    pub(crate) fn create_in(path: &Path, folder: &Path) -> io::Result<Self> {
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(path.file_name().unwrap_or_default());
+        prefix.push(".");
+        let file = tempfile::Builder::new()
+            .prefix(&prefix)
+            .suffix(ENDING)
+            .permissions(Permissions::from_mode(PLAIN_FILE))
+            .tempfile_in(folder)?;
+        // Tells that a process is writing it. Some file systems have no locks.
+        let _ = file.as_file().try_lock();
+        let path = path.to_owned();
+        Ok(Self { file, path })
+    }
+
+    /// Gives the file its name. When the function returns, the file and its name are on the disk.
+    ///
+    /// # Errors
+    /// Fails when the folder cannot be written.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        self.file.as_file().sync_all()?;
+        let path = self.path.clone();
+        self.take_name()?;
+        sync_folder_of(&path)
+    }
+
+    fn take_name(self) -> io::Result<()> {
+        self.file.persist(&self.path)?;
+        Ok(())
+    }
+}
+
+impl Write for WholeFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Removes the temporary files that killed processes have left in a folder: those that are older than a minute and that

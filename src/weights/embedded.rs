@@ -34,8 +34,11 @@ const DEMO_VIT: EmbeddedModel = EmbeddedModel {
 };
 
 impl EmbeddedModel {
+    /// All embedded models, the default first.
+    pub const ALL: [Self; 2] = [DEMO, DEMO_VIT];
+
     /// Returns the embedded model with this name.
     pub fn named(name: &str) -> Option<Self> {
-        [DEMO, DEMO_VIT].into_iter().find(|model| model.name == name)
+        Self::ALL.into_iter().find(|model| model.name == name)
     }
 }

@@ -10,8 +10,8 @@ pub(crate) const ROOMS: &Table = &[
     ("main", "cli"),
     (
         "cli",
-        "config api access training evaluation engine models labeller weights dense clip vocabulary scores \
-         telemetry support",
+        "config client api access labelling training evaluation engine models labeller weights dense clip formats \
+         label_map vocabulary scores image telemetry support",
     ),
     (
         "config",
@@ -22,6 +22,8 @@ pub(crate) const ROOMS: &Table = &[
         "access engine labeller dense label_map vocabulary image telemetry support",
     ),
     ("access", "support"),
+    ("client", "labelling formats support"),
+    ("labelling", "formats label_map image support"),
     (
         "training",
         "evaluation engine models labeller dense label_map vocabulary scores image support",
@@ -36,6 +38,7 @@ pub(crate) const ROOMS: &Table = &[
     ("weights", "clip support"),
     ("dense", "clip label_map scores support"),
     ("clip", "support"),
+    ("formats", "label_map scores image"),
     ("label_map", "scores"),
     ("vocabulary", "scores telemetry support"),
     ("scores", ""),

@@ -130,3 +130,40 @@ fn the_version_names_the_build() {
         "{text}"
     );
 }
+
+#[test]
+fn the_doctor_says_what_it_found_and_times_a_pass() {
+    let output = run(&["doctor", "--device", "cpu"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for part in [
+        "program           maskclip ",
+        "threads           ",
+        "store             none",
+        "device            cpu, float32",
+        "model             demo",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(
+        text.lines()
+            .last()
+            .unwrap()
+            .starts_with("pass              640 x 480 pixels in "),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_models_are_listed_with_what_is_here() {
+    let text = String::from_utf8(run(&["models"]).stdout).unwrap();
+    assert!(text.contains("demo                      compiled in"), "{text}");
+    assert!(
+        text.contains("ViT-B-16 ") && text.contains("maskclip fetch NAME"),
+        "{text}"
+    );
+}

@@ -6,6 +6,7 @@ mod commands;
 mod evaluation;
 mod fetch;
 mod keys;
+mod label;
 mod lifecycle;
 mod loopback;
 mod memory;

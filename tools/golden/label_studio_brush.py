@@ -1,6 +1,6 @@
 """Writes tests/golden/label_studio_brush.json: brush strokes as Label Studio's converter packs them.
 
-The tests in src/evaluation/dataset/label_studio.rs read it. Run it from the repository's root, with NumPy, Pillow and
+The tests in src/evaluation/dataset/label_studio.rs and src/label_map/brush_rle.rs read it. Run it from the repository's root, with NumPy, Pillow and
 label-studio-sdk: python tools/golden/label_studio_brush.py
 """
 

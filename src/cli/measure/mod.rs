@@ -301,7 +301,7 @@ pub fn tell_skipped(results: &EvaluationResults) -> Result<()> {
 /// Returns which classes a flag names, `[classes]`. The flag holds names separated by commas, or the path of a text
 /// file.
 pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<bool>> {
-    let names = match is_no_folder(text) {
+    let names = match !names_no_file(text) {
         true => names(&read(Path::new(text))?)?,
         false => text.split(',').map(|name| visible(name).into_owned()).collect(),
     };
@@ -315,9 +315,8 @@ pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<boo
 
 /// Returns the vocabulary that `--classes` names: the text file at this path, or the vocabulary of this name.
 pub fn find_vocabulary(name: &str, registry: &VocabularyRegistry, config: &Config) -> Result<VocabularyDefinition> {
-    if is_no_folder(name) {
-        let text = parse_vocabulary(&read(Path::new(name))?).map_err(|error| format!("--classes {name}: {error}"))?;
-        return Ok(VocabularyDefinition::new(text, &config.limits.vocabulary)?);
+    if !names_no_file(name) {
+        return find_file(name, config);
     }
     let vocabulary = registry.get(name);
     let vocabulary = vocabulary.map_err(|error| format!("--classes {name} is no file, and {error}"))?;
@@ -325,6 +324,12 @@ pub fn find_vocabulary(name: &str, registry: &VocabularyRegistry, config: &Confi
         list: vocabulary.list.as_ref().clone(),
         options: vocabulary.options,
     })
+}
+
+/// Returns the vocabulary of the text file at this path.
+pub fn find_file(path: &str, config: &Config) -> Result<VocabularyDefinition> {
+    let text = parse_vocabulary(&read(Path::new(path))?).map_err(|error| format!("--classes {path}: {error}"))?;
+    Ok(VocabularyDefinition::new(text, &config.limits.vocabulary)?)
 }
 
 /// Returns the list with the background that `--background` names: a text file of names, the shipped names, or none.
@@ -346,10 +351,9 @@ fn names(text: &str) -> Result<Vec<String>> {
     Ok(names.chain(background).collect())
 }
 
-/// Returns whether a text is the path of something other than a folder. What cannot be read is then an error of its
-/// own.
-fn is_no_folder(text: &str) -> bool {
-    std::fs::metadata(text).is_ok_and(|found| !found.is_dir())
+/// Returns whether a text is not the path of something other than a folder. What cannot be read is an error of its own.
+pub fn names_no_file(text: &str) -> bool {
+    std::fs::metadata(text).map_or(true, |found| found.is_dir())
 }
 
 fn read(file: &Path) -> Result<String> {

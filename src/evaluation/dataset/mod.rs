@@ -24,7 +24,7 @@ pub use folder::{FolderLayout, ImageFile, TruthFiles, find_images};
 pub use label_studio::LabelStudioTruths;
 pub use layout::Layout;
 pub use legend::{Legend, LegendError, TruthCode};
-pub use shapes::{Shape, Shapes};
+pub use shapes::{DrawingOrder, Shape, Shapes};
 pub use truth::{LabelMapping, Truth, TruthForm};
 
 /// Images with their truths, in the order of their names.

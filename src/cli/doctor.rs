@@ -1,0 +1,157 @@
+//! `maskclip doctor`: says what the program would work with here, and times a pass.
+
+use std::io::Cursor;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Instant;
+
+use bytes::Bytes;
+use clap::Args;
+
+use super::arguments::{ConfigArguments, ModelArguments};
+use super::disk::OpenStore;
+use super::measure::Result;
+use super::output::print;
+use crate::engine::{Engine, ImageSource, OutputOptions, SegmentFields, SegmentRequest, Timings, VocabularyChoice};
+use crate::image::RgbImage;
+use crate::label_map::LabelMapFormat;
+use crate::labeller::ModelInfo;
+use crate::models::Place;
+use crate::telemetry::MetricsRegistry;
+use crate::vocabulary::Class;
+
+/// Sides of the image that is timed, in pixels.
+const IMAGE: [u32; 2] = [640, 480];
+
+/// Passes that are timed; the first one also embeds texts and warms up.
+const PASSES: usize = 4;
+
+/// Arguments of `maskclip doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    #[command(flatten)]
+    model: ModelArguments,
+}
+
+/// Prints one finding a line. A defect ends the command after the findings before it.
+pub fn run(arguments: DoctorArguments) -> Result<()> {
+    tell("program", format!("maskclip {}", crate::LONG_VERSION))?;
+    let config = arguments.config.start(arguments.model.settings())?;
+    tell(
+        "processors",
+        std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+    )?;
+    let models = config.asked_models();
+    let (entry, workers) = (&config.models[0], config.engine.workers);
+    let threads = Place::find(entry, &config.model, workers)?.threads;
+    tell(
+        "threads",
+        format!("{threads} of libtorch in each of {workers} workers (model.threads, engine.workers)"),
+    )?;
+    let memory = config.memory(&models.sizes()?);
+    tell("memory", memory.summary())?;
+    tell("folder of models", with_state(&config.model.folder()))?;
+    let store = match config.vocabulary.store_path.file() {
+        Some(path) => with_state(&path),
+        None => "none: vocabularies end with the program".to_owned(),
+    };
+    tell("store", store)?;
+    let disk = OpenStore::for_reading(&config.vocabulary);
+    let served = models.find_first()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let begin = Instant::now();
+        let settings = config.engine_settings().for_commands();
+        let engine = Engine::start(settings, vec![served], disk.get(), &MetricsRegistry::new());
+        let model = engine.ready().await?.remove(0);
+        let loaded = begin.elapsed().as_secs_f64();
+        tell_model(&model, loaded)?;
+        tell_passes(&engine).await?;
+        memory.check()?;
+        Ok(())
+    })
+}
+
+fn tell_model(model: &ModelInfo, loaded: f64) -> Result<()> {
+    let ModelInfo {
+        name,
+        architecture,
+        weights_sha256,
+        precision,
+        device,
+        ..
+    } = model;
+    tell("model", format!("{name}, {architecture}, loaded in {loaded:.2} s"))?;
+    tell("weights", format!("SHA-256 {weights_sha256}"))?;
+    tell("device", format!("{device}, {}", precision.name()))
+}
+
+/// Times passes over an image of noise, whose features nothing can know beforehand.
+async fn tell_passes(engine: &Engine) -> Result<()> {
+    let [width, height] = IMAGE;
+    let class = |name: &str| Class {
+        name: name.to_owned(),
+        synonyms: Vec::new(),
+    };
+    let fields = SegmentFields {
+        vocabulary: Some(VocabularyChoice::Inline(
+            ["a thing", "another thing"].map(class).to_vec(),
+        )),
+        output: OutputOptions {
+            label_map: LabelMapFormat::Png,
+            ..OutputOptions::default()
+        },
+        ..SegmentFields::default()
+    };
+    for pass in 0..PASSES {
+        let pixels = RgbImage::from_fn(width, height, |x, y| {
+            let seed = (x ^ y).wrapping_mul(2_654_435_761).wrapping_add(pass as u32);
+            ::image::Rgb([(seed >> 24) as u8, (seed >> 16) as u8, (seed >> 8) as u8])
+        });
+        let mut file = Cursor::new(Vec::new());
+        pixels.write_to(&mut file, ::image::ImageFormat::Png)?;
+        let request = SegmentRequest {
+            image: ImageSource::Upload(Bytes::from(file.into_inner())),
+            fields: fields.clone(),
+        };
+        let begin = Instant::now();
+        let Timings {
+            text_seconds,
+            model_seconds,
+            label_map_seconds,
+            ..
+        } = engine.segment(request).await?.timings;
+        let whole = begin.elapsed().as_secs_f64();
+        let name = if pass == 0 { "first pass" } else { "pass" };
+        if pass == 0 || pass == PASSES - 1 {
+            let ms = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
+            tell(
+                name,
+                format!(
+                    "{width} x {height} pixels in {}: texts {}, model {}, label map {}",
+                    ms(whole),
+                    ms(text_seconds),
+                    ms(model_seconds),
+                    ms(label_map_seconds)
+                ),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns a path with whether something is there.
+fn with_state(path: &Path) -> String {
+    let state = if path.exists() {
+        "is there"
+    } else {
+        "does not exist yet"
+    };
+    format!("{} {state}", path.display())
+}
+
+fn tell(what: &str, found: impl std::fmt::Display) -> Result<()> {
+    Ok(print(&format!("{what:<17} {found}\n"))?)
+}

@@ -1,0 +1,170 @@
+//! Labels in this process: an engine of its own answers.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::arguments::LabelArguments;
+use super::{Job, class_labels, inputs, request_of};
+use crate::api::ClassBody;
+use crate::cli::disk::OpenStore;
+use crate::cli::measure::{Result, resolve};
+use crate::config::Config;
+use crate::engine::{
+    ClassResult, Engine, ImageSource, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
+    VocabularyChoice,
+};
+use crate::formats::{ClassMask, ClassMeasures};
+use crate::label_map::EncodedLabelMap;
+use crate::labeller::ModelInfo;
+use crate::labelling::{Answer, Plan, Refusal};
+use crate::telemetry::MetricsRegistry;
+use crate::vocabulary::{VocabularyDefinition, VocabularyRegistry};
+
+/// How long a request waits that the engine cannot take at the moment.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Labels with the model of the settings.
+pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
+    let inputs = inputs(arguments)?;
+    let model = config.asked_models().find_first()?;
+    let store = OpenStore::for_reading(&config.vocabulary);
+    let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+    let registry = VocabularyRegistry::new(limits, store.get(), SystemTime::now());
+    let vocabulary = arguments
+        .vocabulary
+        .vocabulary(arguments.request.protocol, &registry, config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        let mut settings = config.engine_settings().for_commands();
+        settings.queue.max_batch = usize::from(arguments.run.max_batch);
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // One image at each worker, one waiting for it, and one before and one behind the model for each processor.
+        let jobs = 2 * settings.queue.workers + 2 * processors;
+        let jobs = jobs.min(settings.queue.queue_capacity);
+        let engine = Engine::start(settings, vec![model], store.get(), &MetricsRegistry::new());
+        let model = engine.ready().await?.remove(0);
+        let mut fields = arguments.fields()?;
+        fields.vocabulary = Some(VocabularyChoice::Defined(vocabulary.clone()));
+        fields.features.deadline_seconds = Some(config.engine.max_deadline_seconds);
+        let options = resolve(&fields, engine.settings(), &vocabulary.options, &model)?;
+        engine.embed_for(&fields).await?;
+        let plan = plan(arguments, &vocabulary, &options, &model);
+        let job = Job::open(arguments, config, inputs, &plan, options.input.orientation, jobs)?;
+        let patience = Duration::from_secs_f64(config.engine.max_deadline_seconds);
+        let ask = move |image: Bytes| ask(Arc::clone(&engine), fields.clone(), image, patience);
+        job.work(ask).await
+    });
+    // After an error, dropping it would wait for images that are given up.
+    runtime.shutdown_background();
+    done
+}
+
+fn plan(
+    arguments: &LabelArguments,
+    vocabulary: &VocabularyDefinition,
+    options: &SegmentOptions,
+    model: &ModelInfo,
+) -> Plan {
+    let classes: Vec<ClassBody> = vocabulary.list.classes().iter().cloned().map(Into::into).collect();
+    let given = json!({"classes": classes, "background": {"names": vocabulary.list.background()}});
+    let mut request = request_of(given, arguments);
+    // What the flags leave open depends on the settings.
+    let SegmentOptions {
+        background,
+        templates,
+        synonyms,
+        dense,
+        input,
+        ..
+    } = options;
+    request["resolved"] = format!("{background:?} {templates:?} {synonyms:?} {dense:?} {input:?}").into();
+    let names = vocabulary.list.classes().iter().map(|class| class.name.as_str());
+    Plan {
+        version: crate::VERSION.to_owned(),
+        model: json!({
+            "name": model.name,
+            "weights_sha256": model.weights_sha256,
+            "precision": model.precision.name(),
+        }),
+        request,
+        classes: class_labels(names, &arguments.results.style()),
+        unlabelled: arguments.results.unlabelled,
+        keeps_endings: arguments.results.keep_endings,
+    }
+}
+
+/// Asks the engine for the labels of an image. Waits while the engine cannot take it, as after a model that failed.
+async fn ask(
+    engine: Arc<Engine>,
+    fields: SegmentFields,
+    image: Bytes,
+    patience: Duration,
+) -> std::result::Result<Answer, Refusal> {
+    let begin = Instant::now();
+    loop {
+        let request = SegmentRequest {
+            image: ImageSource::Upload(image.clone()),
+            fields: fields.clone(),
+        };
+        match engine.segment(request).await {
+            Ok(segmentation) => return Ok(answer_of(segmentation)),
+            Err(error) if is_of_the_moment(&error) && begin.elapsed() < patience => tokio::time::sleep(RETRY).await,
+            Err(error) if is_of_the_run(&error) => return Err(Refusal::Run(error.to_string())),
+            Err(error) => return Err(Refusal::Image(error.to_string())),
+        }
+    }
+}
+
+/// Returns the answer of an engine that was asked for run lengths.
+fn answer_of(segmentation: Segmentation) -> Answer {
+    let EncodedLabelMap::CocoRle(masks) = segmentation.label_map else {
+        unreachable!("run lengths were asked for");
+    };
+    let measures = |class: ClassResult| ClassMeasures {
+        pixels: class.statistics.pixels,
+        bounding_box: class.statistics.bounding_box,
+        mean_confidence: class.statistics.mean_confidence,
+        max_confidence: class.statistics.max_confidence,
+        presence: class.statistics.presence,
+        similarity: class.similarity,
+        image_probability: class.image_probability,
+    };
+    Answer {
+        model: segmentation.model,
+        width: segmentation.width,
+        height: segmentation.height,
+        classes: segmentation.classes.into_iter().map(measures).collect(),
+        masks: masks.into_iter().map(ClassMask::from).collect(),
+        confidence: segmentation.confidence_map,
+        warnings: segmentation
+            .warnings
+            .into_iter()
+            .map(|warning| warning.message)
+            .collect(),
+    }
+}
+
+/// Returns whether the same request may be answered later.
+fn is_of_the_moment(error: &SegmentError) -> bool {
+    matches!(
+        error,
+        SegmentError::ModelUnavailable { .. } | SegmentError::Overloaded { .. } | SegmentError::TooBusy { .. }
+    )
+}
+
+/// Returns whether no other image would fare better.
+fn is_of_the_run(error: &SegmentError) -> bool {
+    matches!(
+        error,
+        SegmentError::Field(_)
+            | SegmentError::Vocabulary(_)
+            | SegmentError::UnknownModel { .. }
+            | SegmentError::Unsupported(_)
+            | SegmentError::ModelUnavailable { .. }
+            | SegmentError::Unavailable(_)
+    )
+}

@@ -1,0 +1,371 @@
+//! `maskclip label`: labels folders of images into the formats of other programs.
+
+mod arguments;
+mod local;
+mod progress;
+mod remote;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::measure::Result;
+use super::output::{note, print};
+use super::serve::shutdown_signal;
+use crate::config::Config;
+use crate::formats::{ClassLabel, Subject};
+use crate::image::Orientation;
+use crate::label_map::LabelStyle;
+use crate::labelling::{
+    Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, Plan, Refusal, RunFolder, collect,
+};
+use crate::support::plain_text;
+
+use arguments::Shard;
+use progress::Progress;
+
+pub use arguments::LabelArguments;
+
+/// How often a watched folder is looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// Most skipped images that are listed on the terminal. The file lists all.
+const MOST_LISTED: usize = 20;
+
+/// The error of a run that came to its end, but could not label every image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SomeSkipped {
+    skipped: usize,
+    images: usize,
+}
+
+impl SomeSkipped {
+    /// The exit status of such a run.
+    pub const STATUS: i32 = 3;
+}
+
+impl fmt::Display for SomeSkipped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { skipped, images } = self;
+        write!(
+            formatter,
+            "{skipped} of {images} images could not be labelled; skipped.csv lists them"
+        )
+    }
+}
+
+impl std::error::Error for SomeSkipped {}
+
+/// Labels images, or merges the results of runs. Prints the files about all images to standard output.
+pub fn run(arguments: LabelArguments) -> Result<()> {
+    if arguments.run.merge {
+        return merge(&arguments);
+    }
+    let config = arguments.config.start(arguments.model.settings())?;
+    match arguments.run.server {
+        None => local::run(&arguments, &config),
+        Some(_) => remote::run(&arguments, &config),
+    }
+}
+
+/// Writes the files about all images of several runs.
+fn merge(arguments: &LabelArguments) -> Result<()> {
+    let folders: Vec<&Path> = arguments.inputs.iter().map(Path::new).collect();
+    let first = Plan::of(folders[0])?;
+    for folder in &folders[1..] {
+        first.check(&Plan::of(folder)?, folder)?;
+    }
+    let output = RunFolder::create(&arguments.results.out)?;
+    let subject = subject(&first.classes, arguments);
+    let collected = collect(&folders, &output, &subject, &arguments.results.formats())?;
+    for file in &collected.files {
+        print(&format!("{}\n", file.display()))?;
+    }
+    tell_skipped(
+        &collected
+            .skipped
+            .iter()
+            .map(|skipped| (&*skipped.file_name, &*skipped.reason))
+            .collect::<Vec<_>>(),
+    );
+    ending(collected.skipped.len(), collected.images)
+}
+
+fn subject(classes: &[ClassLabel], arguments: &LabelArguments) -> Subject {
+    Subject {
+        classes: classes.to_vec(),
+        image_prefix: arguments.results.image_prefix.clone(),
+    }
+}
+
+/// Returns the classes as formats name them.
+fn class_labels<'a>(names: impl Iterator<Item = &'a str>, style: &LabelStyle) -> Vec<ClassLabel> {
+    let label = |(name, id): (&str, u16)| ClassLabel {
+        name: name.to_owned(),
+        color: style.color(id),
+    };
+    names.zip(0..).map(label).collect()
+}
+
+/// Returns where the images are. A text `-` stands for the lines of standard input.
+fn inputs(arguments: &LabelArguments) -> Result<Inputs> {
+    let mut texts = Vec::with_capacity(arguments.inputs.len());
+    for text in &arguments.inputs {
+        if text == "-" {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes)?;
+            let list = plain_text(bytes).map_err(|error| format!("standard input: {error}"))?;
+            texts.extend(list.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+        } else {
+            texts.push(text.clone());
+        }
+    }
+    let keeps_endings = arguments.results.keep_endings;
+    Ok(Inputs::new(&texts, Naming { keeps_endings })?)
+}
+
+/// A run with everything but whoever labels an image.
+struct Job<'a> {
+    arguments: &'a LabelArguments,
+    inputs: Inputs,
+    subject: Subject,
+    run: Arc<LabelRun>,
+    journal: Journal,
+    shard: Shard,
+}
+
+impl<'a> Job<'a> {
+    /// Opens the folder of a run.
+    ///
+    /// # Errors
+    /// When it holds labels of other settings, or cannot be written.
+    fn open(
+        arguments: &'a LabelArguments,
+        config: &Config,
+        inputs: Inputs,
+        plan: &Plan,
+        orientation: Orientation,
+        jobs: usize,
+    ) -> Result<Self> {
+        let results = &arguments.results;
+        let folder = RunFolder::create(&results.out)?;
+        plan.keep(folder.path())?;
+        let shard = arguments.run.shard.unwrap_or(Shard::WHOLE);
+        let journal = folder.journal(shard.index, shard.count)?;
+        Ok(Self {
+            arguments,
+            inputs,
+            subject: subject(&plan.classes, arguments),
+            run: Arc::new(LabelRun {
+                folder,
+                formats: results.formats(),
+                classes: plan.classes.clone(),
+                style: results.style(),
+                drawing: results.drawing(),
+                orientation,
+                max_image_pixels: config.limits.input.max_image_pixels,
+                jobs: arguments.run.jobs.map_or(jobs, usize::from),
+            }),
+            journal,
+            shard,
+        })
+    }
+
+    /// Labels all images, and with `--watch` those that come later.
+    async fn work<A, F>(mut self, ask: A) -> Result<()>
+    where
+        A: Fn(Bytes) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = std::result::Result<Answer, Refusal>> + Send + 'static,
+    {
+        if self.arguments.run.watch {
+            return self.watch(ask).await;
+        }
+        let images = self.find()?;
+        if images.is_empty() && self.shard == Shard::WHOLE {
+            return Err("there is no image".into());
+        }
+        let end = self.label(&images, &ask).await?;
+        self.journal.finish()?;
+        self.collect()?;
+        tell(&end);
+        ending(end.skipped.len(), images.len())
+    }
+
+    /// Labels images as they come, until a signal ends it.
+    async fn watch<A, F>(mut self, ask: A) -> Result<()>
+    where
+        A: Fn(Bytes) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = std::result::Result<Answer, Refusal>> + Send + 'static,
+    {
+        let mut stop = std::pin::pin!(shutdown_signal()?);
+        let (mut changes, mut end) = (Changes::default(), EndOfRun::default());
+        loop {
+            let images = changes.of(self.find()?);
+            let more = tokio::select! {
+                () = &mut stop => break,
+                more = self.label(&images, &ask) => more?,
+            };
+            if more.labelled + more.skipped.len() > 0 {
+                self.journal.finish()?;
+                self.collect()?;
+            }
+            end.add(more);
+            tokio::select! {
+                () = &mut stop => break,
+                () = tokio::time::sleep(WATCH_EVERY) => {}
+            }
+        }
+        self.journal.finish()?;
+        let skipped = self.collect()?.map_or(Vec::new(), |collected| collected.skipped);
+        end.skipped = skipped;
+        tell(&end);
+        ending(end.skipped.len(), end.skipped.len() + end.labelled + end.known)
+    }
+
+    /// Returns the images of the shard.
+    fn find(&self) -> Result<Vec<Input>> {
+        let Shard { index, count } = self.shard;
+        let mut images = self.inputs.find()?;
+        images.retain(|image| image.is_in_shard(index, count));
+        Ok(images)
+    }
+
+    async fn label<A, F>(&mut self, images: &[Input], ask: &A) -> Result<EndOfRun>
+    where
+        A: Fn(Bytes) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = std::result::Result<Answer, Refusal>> + Send + 'static,
+    {
+        if images.is_empty() {
+            return Ok(EndOfRun::default());
+        }
+        let mut progress = Progress::new(images.len());
+        let end = self
+            .run
+            .label(images, &mut self.journal, ask.clone(), |is_new| progress.pass(is_new))
+            .await;
+        progress.end();
+        Ok(end?)
+    }
+
+    /// Writes the files about all images, if this is the last shard.
+    fn collect(&self) -> Result<Option<Collected>> {
+        let folder = &self.run.folder;
+        if self.shard.count > 1 && !folder.is_finished(self.shard.count)? {
+            note("other shards are not done: the last one writes the files about all images");
+            return Ok(None);
+        }
+        let collected = collect(&[folder.path()], folder, &self.subject, &self.run.formats)?;
+        for file in &collected.files {
+            print(&format!("{}\n", file.display()))?;
+        }
+        Ok(Some(collected))
+    }
+}
+
+/// The size and the time of change of a file, `None` where it cannot be looked at.
+type FileLook = Option<(u64, SystemTime)>;
+
+/// Notices files that are new or have changed, once nobody writes them any more.
+#[derive(Default)]
+struct Changes {
+    /// The files at the last look, by their names.
+    before: HashMap<String, FileLook>,
+    /// The files as they were taken.
+    taken: HashMap<String, FileLook>,
+}
+
+impl Changes {
+    /// Returns the images whose files have been the same at this look and the last, and not been taken so.
+    fn of(&mut self, images: Vec<Input>) -> Vec<Input> {
+        let look = |image: &Input| {
+            let found = std::fs::metadata(&image.path).ok()?;
+            Some((found.len(), found.modified().ok()?))
+        };
+        let mut now = HashMap::with_capacity(images.len());
+        let mut settled = Vec::new();
+        for image in images {
+            let look = look(&image);
+            let name = image.file_name.clone();
+            if self.before.get(&name) == Some(&look) && self.taken.get(&name) != Some(&look) {
+                self.taken.insert(name.clone(), look);
+                settled.push(image);
+            }
+            now.insert(name, look);
+        }
+        self.before = now;
+        settled
+    }
+}
+
+/// Says what a run came to.
+fn tell(end: &EndOfRun) {
+    for warning in &end.warnings {
+        note(format!("warning: {warning}"));
+    }
+    tell_skipped(
+        &end.skipped
+            .iter()
+            .map(|skipped| (&*skipped.file_name, &*skipped.reason))
+            .collect::<Vec<_>>(),
+    );
+    let known = match end.known {
+        0 => String::new(),
+        known => format!(", {known} were labelled before"),
+    };
+    note(format!("{} images labelled{known}", end.labelled));
+}
+
+fn tell_skipped(skipped: &[(&str, &str)]) {
+    for (file_name, reason) in skipped.iter().take(MOST_LISTED) {
+        note(format!("skipped: {file_name}: {reason}"));
+    }
+    if let Some(more) = skipped.len().checked_sub(MOST_LISTED).filter(|more| *more > 0) {
+        note(format!("skipped: {more} more"));
+    }
+}
+
+/// Returns the error of a run that could not label every image.
+fn ending(skipped: usize, images: usize) -> Result<()> {
+    match skipped {
+        0 => Ok(()),
+        skipped => Err(SomeSkipped { skipped, images }.into()),
+    }
+}
+
+/// Returns the request as JSON with its classes and background: what a plan records, and what a server is sent.
+fn request_of(vocabulary: Value, arguments: &LabelArguments) -> Value {
+    let mut request = vocabulary;
+    arguments.report(&mut request);
+    request
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_taken_once_it_is_settled_and_again_when_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let image = Input {
+            file_name: "a.png".to_owned(),
+            name: "a".to_owned(),
+            path: path.clone(),
+        };
+        let mut changes = Changes::default();
+        let mut taken = || changes.of(vec![image.clone()]).len();
+        std::fs::write(&path, "beginning").unwrap();
+        assert_eq!(taken(), 0);
+        std::fs::write(&path, "beginning and end").unwrap();
+        assert_eq!([taken(), taken(), taken()], [0, 1, 0]);
+        std::fs::write(&path, "something else, and longer").unwrap();
+        assert_eq!([taken(), taken(), taken()], [0, 1, 0]);
+    }
+}

@@ -1,0 +1,127 @@
+//! Label maps as pictures: drawn over their images, and as the ids of segments.
+
+use std::io::Cursor;
+
+use ::image::codecs::jpeg::JpegEncoder;
+use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use ::image::{ExtendedColorType, ImageEncoder};
+
+use super::coco::category_id;
+use crate::image::RgbImage;
+use crate::label_map::LabelMap;
+use crate::scores::UNLABELLED;
+
+/// Draws the colours of classes over an image of the same size. `opacity` is the share of the colour, 0 to 1. Pixels
+/// without a class stay as they are.
+pub fn drawn_over(image: &RgbImage, labels: &[u16], color: impl Fn(u16) -> [u8; 3], opacity: f32) -> RgbImage {
+    let mut drawn = image.clone();
+    for (pixel, &label) in drawn.pixels_mut().zip(labels) {
+        if label != UNLABELLED {
+            let color = color(label);
+            for (channel, over) in pixel.0.iter_mut().zip(color) {
+                let mixed = f32::from(*channel) * (1.0 - opacity) + f32::from(over) * opacity;
+                *channel = mixed.round() as u8;
+            }
+        }
+    }
+    drawn
+}
+
+/// Writes the ids of a panoptic segmentation as an RGB PNG: red + 256 green + 65536 blue is the id of the class plus 1,
+/// and 0 for pixels without a class.
+pub fn panoptic_png(map: &LabelMap) -> Vec<u8> {
+    let id = |&label: &u16| if label == UNLABELLED { 0 } else { category_id(label) };
+    let color = |label| {
+        let [red, green, blue, _] = id(label).to_le_bytes();
+        [red, green, blue]
+    };
+    let samples: Vec<u8> = map.labels.iter().flat_map(color).collect();
+    write_png(&samples, map.width, map.height, ExtendedColorType::Rgb8)
+}
+
+/// Writes the labels as a grey PNG, of 8 bits, or of 16 bits above 255 classes. Pixels without a class have
+/// `unlabelled`, or the largest value.
+pub fn grey_png(map: &LabelMap, unlabelled: Option<u16>) -> Vec<u8> {
+    let value = |&label: &u16| match (label, unlabelled) {
+        (UNLABELLED, Some(value)) => value,
+        _ => label,
+    };
+    if map.classes.len() <= usize::from(u8::MAX) {
+        // Ids go up to 254, and the low byte of the value for unlabelled pixels is 255.
+        let samples: Vec<u8> = map.labels.iter().map(|label| value(label).to_le_bytes()[0]).collect();
+        write_png(&samples, map.width, map.height, ExtendedColorType::L8)
+    } else {
+        let samples: Vec<u8> = map.labels.iter().flat_map(|label| value(label).to_ne_bytes()).collect();
+        write_png(&samples, map.width, map.height, ExtendedColorType::L16)
+    }
+}
+
+/// Writes an image as a PNG.
+pub fn png(image: &RgbImage) -> Vec<u8> {
+    write_png(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
+}
+
+/// Writes an image as a JPEG of a quality from 1 to 100. Returns `None` for a side of more than 65535 pixels, which a
+/// JPEG cannot have.
+pub fn jpeg(image: &RgbImage, quality: u8) -> Option<Vec<u8>> {
+    let mut file = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut file, quality);
+    encoder
+        .write_image(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
+        .ok()?;
+    Some(file)
+}
+
+fn write_png(samples: &[u8], width: u32, height: u32, color: ExtendedColorType) -> Vec<u8> {
+    let mut file = Cursor::new(Vec::new());
+    PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Adaptive)
+        .write_image(samples, width, height, color)
+        .expect("the samples fill the image, and writing to memory cannot fail");
+    file.into_inner()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::{cat_and_dog, labelled};
+    use super::*;
+
+    #[test]
+    fn colours_are_mixed_and_pixels_without_a_class_stay() {
+        let image = RgbImage::from_raw(2, 1, vec![100, 0, 255, 7, 8, 9]).unwrap();
+        let drawn = drawn_over(&image, &[3, UNLABELLED], |_| [0, 200, 0], 0.25);
+        assert_eq!(drawn.as_raw(), &[75, 50, 191, 7, 8, 9]);
+        let read = ::image::load_from_memory(&png(&drawn)).unwrap();
+        assert_eq!(read.to_rgb8(), drawn);
+        let read = ::image::load_from_memory(&jpeg(&drawn, 90).unwrap()).unwrap();
+        assert_eq!((read.width(), read.height()), (2, 1));
+        assert_eq!(jpeg(&RgbImage::new(65_536, 1), 90), None);
+    }
+
+    #[test]
+    fn the_ids_of_segments_are_those_of_classes_plus_one() {
+        let read = ::image::load_from_memory(&panoptic_png(&cat_and_dog().label_map().unwrap())).unwrap();
+        let read = read.to_rgb8();
+        let pixels = [(0, 0), (3, 0), (1, 1)].map(|(x, y)| read.get_pixel(x, y).0);
+        assert_eq!(pixels, [[1, 0, 0], [2, 0, 0], [0, 0, 0]]);
+        let many = labelled("a.png", 2, &[300, UNLABELLED], 301).label_map().unwrap();
+        let read = ::image::load_from_memory(&panoptic_png(&many)).unwrap().to_rgb8();
+        assert_eq!(read.get_pixel(0, 0).0, [45, 1, 0]);
+    }
+
+    #[test]
+    fn grey_maps_have_8_or_16_bits() {
+        let read = |classes, labels: &[u16], unlabelled| {
+            let map = labelled("a.png", labels.len() as u32, labels, classes)
+                .label_map()
+                .unwrap();
+            ::image::load_from_memory(&grey_png(&map, unlabelled)).unwrap()
+        };
+        let few = read(3, &[0, 2, UNLABELLED], None);
+        assert_eq!(few.as_luma8().unwrap().as_raw(), &[0, 2, 255]);
+        let few = read(3, &[0, 2, UNLABELLED], Some(9));
+        assert_eq!(few.as_luma8().unwrap().as_raw(), &[0, 2, 9]);
+        let many = read(300, &[0, 299, UNLABELLED], None);
+        assert_eq!(many.as_luma16().unwrap().as_raw(), &[0, 299, 65_535]);
+    }
+}

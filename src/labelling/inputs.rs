@@ -1,0 +1,288 @@
+//! The images of a run: files, folders, patterns and lists, each image with the name under which its results stand.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::image::FILE_ENDINGS;
+use crate::support::{WalkError, find_files};
+
+/// An image of a run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Input {
+    /// Its path below the folder that it was found in, with its ending and with `/` between folders.
+    pub file_name: String,
+    /// The same without the ending, unless the run keeps endings. The image's results have this name.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// How results are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Naming {
+    /// Whether the ending of an image stays in the name of its results, as in `a.jpg.png`.
+    pub keeps_endings: bool,
+}
+
+/// Why the images of a run cannot be listed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A folder cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A text is neither a file nor a pattern.
+    #[error("there is no {0}")]
+    Missing(String),
+    /// A text has the signs of a pattern and is none.
+    #[error("{pattern} is no pattern: {reason}")]
+    Pattern {
+        /// The text.
+        pattern: String,
+        /// The cause.
+        reason: String,
+    },
+    /// Two images would have results of one name.
+    #[error(
+        "{} and {} have results of one name, {name}: --keep-endings tells a.jpg from a.png, and the folder above both \
+         tells their folders apart", one.display(), other.display()
+    )]
+    OneName {
+        /// The name.
+        name: String,
+        /// The first image.
+        one: PathBuf,
+        /// The second image.
+        other: PathBuf,
+    },
+}
+
+impl From<WalkError> for InputError {
+    fn from(WalkError { path, source }: WalkError) -> Self {
+        Self::Unreadable { path, source }
+    }
+}
+
+/// Where the images of a run are looked for.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// Files, folders and patterns.
+    places: Vec<Place>,
+    naming: Naming,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// A folder with all its subfolders.
+    Folder(PathBuf),
+    /// A file, with the folder below which its name counts.
+    File(PathBuf, PathBuf),
+    /// A pattern as shells have them, with the folder before its first sign.
+    Pattern(String, PathBuf),
+}
+
+impl Inputs {
+    /// Sorts texts into folders, files, and patterns such as `photos/**/*.jpg`. The names of files count below the one
+    /// folder that holds them all.
+    ///
+    /// # Errors
+    /// [`InputError`] for a text that is none of these.
+    pub fn new(texts: &[String], naming: Naming) -> Result<Self, InputError> {
+        let (mut places, mut files) = (Vec::with_capacity(texts.len()), Vec::new());
+        for text in texts {
+            let path = PathBuf::from(text);
+            if path.is_dir() {
+                places.push(Place::Folder(path));
+            } else if path.exists() || path.is_symlink() {
+                files.push(path);
+            } else if let Some(sign) = text.find(['*', '?', '[']) {
+                let folder = text[..sign].rfind('/').map_or("", |slash| &text[..=slash]);
+                glob::Pattern::new(text).map_err(|error| InputError::Pattern {
+                    pattern: text.clone(),
+                    reason: error.to_string(),
+                })?;
+                places.push(Place::Pattern(text.clone(), PathBuf::from(folder)));
+            } else {
+                return Err(InputError::Missing(text.clone()));
+            }
+        }
+        let above = folder_above(&files);
+        places.extend(files.into_iter().map(|file| Place::File(file, above.clone())));
+        Ok(Self { places, naming })
+    }
+
+    /// Returns the images that are there now, sorted by name, each once.
+    ///
+    /// # Errors
+    /// [`InputError`] when a folder cannot be read, or two images would have results of one name.
+    pub fn find(&self) -> Result<Vec<Input>, InputError> {
+        let mut found = Vec::new();
+        for place in &self.places {
+            match place {
+                Place::Folder(folder) => {
+                    let files = find_files(folder, &FILE_ENDINGS)?.files;
+                    found.extend(files.into_iter().map(|file| self.input(folder, file.path)));
+                }
+                Place::File(file, above) => found.push(self.input(above, file.clone())),
+                Place::Pattern(pattern, above) => {
+                    let matches = glob::glob(pattern).map_err(|error| InputError::Pattern {
+                        pattern: pattern.clone(),
+                        reason: error.to_string(),
+                    })?;
+                    for path in matches {
+                        let path = path.map_err(|error| InputError::Unreadable {
+                            path: error.path().to_owned(),
+                            source: error.into(),
+                        })?;
+                        if is_image(&path) {
+                            found.push(self.input(above, path));
+                        }
+                    }
+                }
+            }
+        }
+        found.sort();
+        found.dedup();
+        check_names(&found)?;
+        Ok(found)
+    }
+
+    fn input(&self, folder: &Path, path: PathBuf) -> Input {
+        let within = path.strip_prefix(folder).unwrap_or(&path);
+        let file_name: Vec<_> = within
+            .components()
+            .filter_map(|part| match part {
+                Component::Normal(name) => Some(name.to_string_lossy()),
+                _ => None,
+            })
+            .collect();
+        let file_name = file_name.join("/");
+        let start = file_name.rfind('/').map_or(0, |slash| slash + 1);
+        let name = match file_name[start..].rfind('.') {
+            Some(dot) if dot > 0 && !self.naming.keeps_endings => file_name[..start + dot].to_owned(),
+            _ => file_name.clone(),
+        };
+        Input { file_name, name, path }
+    }
+}
+
+impl Input {
+    /// Returns whether the image belongs to a shard, of which there are `shards`, counted from 0. Every image belongs
+    /// to one, by a digest of its name, so that it stays there whatever comes beside it.
+    pub fn is_in_shard(&self, shard: u32, shards: u32) -> bool {
+        let digest = Sha256::digest(&self.file_name);
+        let number = digest[..8]
+            .iter()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte));
+        number % u64::from(shards) == u64::from(shard)
+    }
+}
+
+/// Returns whether a path found by a pattern has the ending of an image.
+fn is_image(path: &Path) -> bool {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    FILE_ENDINGS.iter().any(|ending| name.ends_with(ending)) && !path.is_dir()
+}
+
+/// Returns the folder that holds all files.
+fn folder_above(files: &[PathBuf]) -> PathBuf {
+    let mut folders = files.iter().map(|file| file.parent().unwrap_or(Path::new("")));
+    let Some(first) = folders.next() else {
+        return PathBuf::new();
+    };
+    folders.fold(first.to_owned(), |above, folder| {
+        let common = above.components().zip(folder.components());
+        common
+            .take_while(|(one, other)| one == other)
+            .map(|(one, _)| one)
+            .collect()
+    })
+}
+
+fn check_names(found: &[Input]) -> Result<(), InputError> {
+    let mut owners: HashMap<&str, &Path> = HashMap::with_capacity(found.len());
+    for Input { name, path, .. } in found {
+        if let Some(one) = owners.insert(name, path) {
+            return Err(InputError::OneName {
+                name: name.clone(),
+                one: one.to_owned(),
+                other: path.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        folder
+    }
+
+    fn names(folder: &Path, texts: &[&str], naming: Naming) -> Result<Vec<String>, String> {
+        let texts: Vec<_> = texts
+            .iter()
+            .map(|text| folder.join(text).display().to_string())
+            .collect();
+        let found = Inputs::new(&texts, naming).and_then(|inputs| inputs.find());
+        let found = found.map_err(|error| error.to_string().replace(&format!("{}/", folder.display()), ""))?;
+        Ok(found.into_iter().map(|input| input.name).collect())
+    }
+
+    #[test]
+    fn names_count_below_what_was_named() {
+        let folder = folder(&["a/one.jpg", "a/b/two.PNG", "a/b/notes.txt", "c/three.webp"]);
+        let names = |texts: &[&str]| names(folder.path(), texts, Naming::default()).unwrap();
+        assert_eq!(names(&["a"]), ["b/two", "one"]);
+        assert_eq!(names(&["a/b", "c"]), ["three", "two"]);
+        assert_eq!(names(&["a/one.jpg"]), ["one"]);
+        assert_eq!(names(&["a/one.jpg", "a/b/two.PNG", "a/one.jpg"]), ["b/two", "one"]);
+        assert_eq!(names(&["a/**/*"]), ["b/two", "one"]);
+        assert_eq!(names(&["*/t*.webp"]), ["c/three"]);
+    }
+
+    #[test]
+    fn results_of_one_name_are_refused_unless_endings_stay() {
+        let folder = folder(&["a.jpg", "a.png", "b/x.jpg", "c/x.jpg"]);
+        let refused = |texts: &[&str]| names(folder.path(), texts, Naming::default()).unwrap_err();
+        assert!(refused(&["a.jpg", "a.png"]).starts_with("a.jpg and a.png have results of one name, a:"));
+        assert!(refused(&["b", "c"]).starts_with("b/x.jpg and c/x.jpg have results of one name, x:"));
+        let kept = names(folder.path(), &["."], Naming { keeps_endings: true }).unwrap();
+        assert_eq!(kept, ["a.jpg", "a.png", "b/x.jpg", "c/x.jpg"]);
+        assert_eq!(refused(&["none.jpg"]), "there is no none.jpg");
+        assert!(refused(&["x[.jpg"]).starts_with("x[.jpg is no pattern:"));
+    }
+
+    #[test]
+    fn every_image_is_in_one_shard_and_stays_there() {
+        let images: Vec<String> = (0..200).map(|number| format!("{number}.jpg")).collect();
+        let images: Vec<&str> = images.iter().map(String::as_str).collect();
+        let folder = folder(&images);
+        let found = Inputs::new(&[folder.path().display().to_string()], Naming::default())
+            .unwrap()
+            .find()
+            .unwrap();
+        let sizes: Vec<usize> = (0..3)
+            .map(|shard| found.iter().filter(|input| input.is_in_shard(shard, 3)).count())
+            .collect();
+        assert_eq!(sizes.iter().sum::<usize>(), 200);
+        assert!(sizes.iter().all(|&size| size > 40), "{sizes:?}");
+        assert!(found.iter().all(|input| input.is_in_shard(0, 1)));
+    }
+}

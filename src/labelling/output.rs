@@ -1,0 +1,183 @@
+//! The formats of a run's results, and the files that each image has of its own.
+
+use crate::formats::{
+    ClassLabel, Collection, Georeference, LabelledImage, drawn_over, geotiff, grey_png, jpeg, npz, panoptic_png, png,
+    yolo_polygons,
+};
+use crate::image::RgbImage;
+use crate::label_map::{EncodedLabelMap, LabelMap, LabelMapFormat, LabelStyle, encode};
+
+/// A format of results.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum OutputFormat {
+    /// An indexed PNG of class ids for each image, 16-bit grey above 255 classes.
+    Png,
+    /// A grey PNG of class ids for each image.
+    PngGrey,
+    /// Each image with the classes' colours over it, as a PNG.
+    Overlay,
+    /// The same as a JPEG.
+    OverlayJpeg,
+    /// A grey PNG for each image: the probability of each pixel's own label times 255.
+    Confidence,
+    /// A text file of polygons for each image, as YOLO reads them, and the names of the classes.
+    Yolo,
+    /// COCO's instances with run lengths.
+    Coco,
+    /// COCO's instances with polygons.
+    CocoPolygons,
+    /// COCO's panoptic segmentation: a PNG for each image, and a JSON.
+    Panoptic,
+    /// Tasks of Label Studio with brush strokes, and the labelling configuration.
+    LabelStudio,
+    /// CVAT's XML for images, with masks.
+    Cvat,
+    /// Datumaro's JSON, with masks.
+    Datumaro,
+    /// Arrays for NumPy for each image: labels, confidence, and the measures of each class.
+    Numpy,
+    /// A TIFF of class ids for each image, with the georeference of the image.
+    Geotiff,
+    /// The measures of every class in every image as comma-separated values.
+    Csv,
+    /// The same as Parquet.
+    Parquet,
+}
+
+/// How images are drawn over.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawing {
+    /// The share of the classes' colours, 0 to 1.
+    pub opacity: f32,
+    /// The quality of JPEGs, 1 to 100.
+    pub jpeg_quality: u8,
+}
+
+/// Everything that an image's own files are made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Material<'a> {
+    pub image: &'a LabelledImage,
+    pub map: &'a LabelMap,
+    /// The image's pixels, if a format needs them.
+    pub pixels: Option<&'a RgbImage>,
+    /// The confidence map as a PNG, if a format needs it.
+    pub confidence: Option<&'a [u8]>,
+    /// Where the image lies on the earth, if a format needs it and the image says so.
+    pub georeference: Option<&'a Georeference>,
+    pub classes: &'a [ClassLabel],
+    pub style: &'a LabelStyle,
+    pub drawing: Drawing,
+}
+
+impl OutputFormat {
+    /// Returns the path of an image's own file in the folder of the run, if the format has such files.
+    pub fn path(self, name: &str) -> Option<String> {
+        let (folder, ending) = match self {
+            Self::Png => ("masks", "png"),
+            Self::PngGrey => ("grey", "png"),
+            Self::Overlay => ("overlays", "png"),
+            Self::OverlayJpeg => ("overlays", "jpg"),
+            Self::Confidence => ("confidence", "png"),
+            Self::Yolo => ("yolo/labels", "txt"),
+            Self::Panoptic => ("panoptic", "png"),
+            Self::Numpy => ("numpy", "npz"),
+            Self::Geotiff => ("geotiff", "tif"),
+            Self::Coco
+            | Self::CocoPolygons
+            | Self::LabelStudio
+            | Self::Cvat
+            | Self::Datumaro
+            | Self::Csv
+            | Self::Parquet => return None,
+        };
+        Some(format!("{folder}/{name}.{ending}"))
+    }
+
+    /// Returns the collection of the format, if it has a file about all images.
+    pub fn collection(self) -> Option<Collection> {
+        match self {
+            Self::Coco => Some(Collection::Coco),
+            Self::CocoPolygons => Some(Collection::CocoPolygons),
+            Self::Panoptic => Some(Collection::Panoptic),
+            Self::LabelStudio => Some(Collection::LabelStudio),
+            Self::Cvat => Some(Collection::Cvat),
+            Self::Datumaro => Some(Collection::Datumaro),
+            Self::Csv => Some(Collection::Csv),
+            Self::Png
+            | Self::PngGrey
+            | Self::Overlay
+            | Self::OverlayJpeg
+            | Self::Confidence
+            | Self::Yolo
+            | Self::Numpy
+            | Self::Geotiff
+            | Self::Parquet => None,
+        }
+    }
+
+    /// Returns whether an image's own file needs the pixels of the image.
+    pub(super) fn needs_pixels(self) -> bool {
+        matches!(self, Self::Overlay | Self::OverlayJpeg)
+    }
+
+    /// Returns whether an image's own file needs the confidence map.
+    pub fn needs_confidence(self) -> bool {
+        matches!(self, Self::Confidence | Self::Numpy)
+    }
+
+    /// Writes an image's own file. Returns `None` if the format has none.
+    ///
+    /// # Errors
+    /// A reason in words when the format cannot hold the image.
+    pub(super) fn encode(self, material: Material<'_>) -> Result<Option<Vec<u8>>, String> {
+        let Material { image, map, style, .. } = material;
+        let overlay = || {
+            let pixels = material.pixels.expect("the pixels of this format are decoded");
+            drawn_over(pixels, &map.labels, |id| style.color(id), material.drawing.opacity)
+        };
+        Ok(Some(match self {
+            Self::Png => match encode(map, LabelMapFormat::Png, style) {
+                EncodedLabelMap::Png(file) => file,
+                _ => unreachable!("a PNG was asked for"),
+            },
+            Self::PngGrey => grey_png(map, style.unlabelled),
+            Self::Overlay => png(&overlay()),
+            Self::OverlayJpeg => jpeg(&overlay(), material.drawing.jpeg_quality)
+                .ok_or("a JPEG has at most 65535 pixels in a row or column; take overlay")?,
+            Self::Confidence => material.confidence.ok_or(NO_CONFIDENCE)?.to_vec(),
+            Self::Yolo => yolo_polygons(image).ok_or(MISFIT)?.into_bytes(),
+            Self::Panoptic => panoptic_png(map),
+            Self::Numpy => {
+                let confidence = material.confidence.ok_or(NO_CONFIDENCE)?;
+                let confidence = ::image::load_from_memory(confidence).map_err(|error| error.to_string())?;
+                npz(image, map, material.classes, confidence.into_luma8().as_raw())
+            }
+            Self::Geotiff => geotiff(map, style.unlabelled, material.georeference),
+            Self::Coco
+            | Self::CocoPolygons
+            | Self::LabelStudio
+            | Self::Cvat
+            | Self::Datumaro
+            | Self::Csv
+            | Self::Parquet => return Ok(None),
+        }))
+    }
+}
+
+/// The text for an answer that lacks what was asked for.
+const NO_CONFIDENCE: &str = "the answer has no confidence map";
+
+/// The text for masks that do not fit their image.
+pub(super) const MISFIT: &str = "its masks do not fit its size";
