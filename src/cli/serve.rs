@@ -168,7 +168,7 @@ fn example(scheme: &str, address: SocketAddr) -> String {
 }
 
 /// Returns the address that a client on this machine can use. A wildcard address becomes the loopback address.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
