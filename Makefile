@@ -15,8 +15,9 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page test-reliability \
-    test-shutdown test-faults test-contract fuzz parity bench methods deny env install clean
+.PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page \
+    test-reliability test-shutdown test-faults test-contract test-dashboard dashboard fuzz parity bench methods deny \
+    env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,9 +47,15 @@ architecture: ## check the direction of imports; print the rooms of src and writ
 test: export OMP_NUM_THREADS ?= 1
 test: export OMP_WAIT_POLICY ?= passive
 # Doctests first, so that the last lines of a run are about the tests proper.
-test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
+test: lint test-rules ## lint, then every test: documentation, unit, API, golden, end-to-end
 	@$(cargo) test --doc $(locked)
 	@$(cargo) test --tests $(locked)
+
+test-rules: ## Prometheus' rules for alerts, checked and tested where there is a promtool
+	@if command -v promtool >/dev/null; then \
+	    promtool check rules docker/prometheus-rules.yml && promtool check config --syntax-only docker/prometheus.yml && \
+	    promtool test rules tools/monitoring/rules.test.yml; \
+	    else echo "There is no promtool (Debian's package prometheus), so rules are not tested."; fi
 
 test-sanitized: ## the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs GCC)
 	@$(with_libtorch) tools/sanitizers/run
@@ -66,6 +73,13 @@ test-shutdown: ## SIGTERM at 100 random moments of loading, embedding, labelling
 test-faults: export FAULT_SECONDS ?= 60
 test-faults: ## a model that panics, and one that cannot be loaded for a minute, beside another (FAULT_SECONDS=600)
 	@$(cargo) test --test api $(locked) -- supervision::faults:: --nocapture
+
+test-dashboard: ## every query of the dashboard by a Prometheus over a server under load (needs prometheus)
+	@$(cargo) build $(locked)
+	@$(PYTHON) tools/monitoring/dashboard.py "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+dashboard: build ## draw the dashboard of a server under load into docs/dashboard.png (matplotlib goes into .venv-monitoring)
+	@tools/monitoring/draw "$${CARGO_TARGET_DIR:-target}/release/maskclip" docs/dashboard.png
 
 fuzz: ## libFuzzer on everything that reads what others send, an hour a target (ARGS="300 image"; needs cargo-fuzz)
 	@$(with_libtorch) tools/fuzz/run $(ARGS)
@@ -105,4 +119,4 @@ install: build ## put the server and the libraries it needs under PREFIX (defaul
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract
+	@rm -rf .venv .venv-bench .venv-contract .venv-monitoring
