@@ -16,8 +16,8 @@ locked := $(if $(CI),--locked)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page \
-    test-reliability test-shutdown test-faults test-contract test-dashboard dashboard fuzz parity bench methods deny \
-    env install clean
+    test-reliability test-shutdown test-faults test-contract test-dashboard test-proxies dashboard fuzz parity bench \
+    methods deny env install clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ test-faults: ## a model that panics, and one that cannot be loaded for a minute,
 test-dashboard: ## every query of the dashboard by a Prometheus over a server under load (needs prometheus)
 	@$(cargo) build $(locked)
 	@$(PYTHON) tools/monitoring/dashboard.py "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+test-proxies: ## the configurations for nginx and Caddy in front of a server, those that are installed
+	@$(cargo) build $(locked)
+	@$(PYTHON) tools/proxies/test "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
 
 dashboard: build ## draw the dashboard of a server under load into docs/dashboard.png (matplotlib goes into .venv-monitoring)
 	@tools/monitoring/draw "$${CARGO_TARGET_DIR:-target}/release/maskclip" docs/dashboard.png
