@@ -16,8 +16,8 @@ locked := $(if $(CI),--locked)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page \
-    test-reliability test-shutdown test-faults test-contract test-dashboard test-proxies dashboard fuzz parity bench \
-    methods deny env install clean
+    test-reliability test-shutdown test-faults test-contract test-container test-dashboard test-proxies dashboard fuzz \
+    parity bench methods deny env install image clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ test-faults: export FAULT_SECONDS ?= 60
 test-faults: ## a model that panics, and one that cannot be loaded for a minute, beside another (FAULT_SECONDS=600)
 	@$(cargo) test --test api $(locked) -- supervision::faults:: --nocapture
 
+test-container: ## the server in a container, with the options that people run it with (needs a Docker Engine, or docker.io and root)
+	@$(cargo) build $(locked)
+	@$(with_libtorch) tools/container/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+
 test-dashboard: ## every query of the dashboard by a Prometheus over a server under load (needs prometheus)
 	@$(cargo) build $(locked)
 	@$(PYTHON) tools/monitoring/dashboard.py "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
@@ -116,11 +120,14 @@ env: ## print what to set before calling cargo directly: eval "$$(make env)"
 
 # The program finds ../lib from wherever the folder is moved to.
 install: build ## put the server and the libraries it needs under PREFIX (default /opt/maskclip)
-	@install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(PREFIX)/licenses"
-	@install -s "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$(DESTDIR)$(PREFIX)/bin"
-	@folder=$$($(with_libtorch)) && cp -P "$$folder"/lib/*.so* "$(DESTDIR)$(PREFIX)/lib"
-	@cp -r LICENSE NOTICE $$($(with_libtorch))/licenses/. "$(DESTDIR)$(PREFIX)/licenses"
+	@folder=$$($(with_libtorch)) && tools/dist/stage "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$$folder" \
+	    "$(DESTDIR)$(PREFIX)" "$(PREFIX)/bin"
+
+image: version = $(shell sed -n '0,/^version = /s/^version = "\(.*\)"$$/\1/p' Cargo.toml)
+image: ## the container image "maskclip", all of docker/Dockerfile (minutes; ARGS="--target cuda --secret id=ca,src=FILE")
+	@DOCKER_BUILDKIT=1 "$${DOCKER:-docker}" build --file docker/Dockerfile --tag maskclip --build-arg VERSION=$(version) \
+	    --build-arg COMMIT=$$(git rev-parse --short=12 HEAD) $(ARGS) .
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract .venv-monitoring
+	@rm -rf .venv .venv-bench .venv-contract .venv-monitoring .cache/container
