@@ -16,8 +16,8 @@ locked := $(if $(CI),--locked)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page \
-    test-reliability test-shutdown test-faults test-contract test-container test-dashboard test-proxies dashboard fuzz \
-    parity bench methods deny env install image clean
+    test-reliability test-shutdown test-faults test-contract test-container test-dashboard test-dist test-proxies \
+    dashboard fuzz parity bench methods deny env install image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ test-proxies: ## the configurations for nginx and Caddy in front of a server, th
 	@$(cargo) build $(locked)
 	@$(PYTHON) tools/proxies/test "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
 
+test-dist: build ## archive, wheel and Debian package, each installed on a bare system (needs patchelf and a Docker Engine)
+	@$(with_libtorch) tools/dist/test "$${CARGO_TARGET_DIR:-target}/release/maskclip" target/dist
+
 dashboard: build ## draw the dashboard of a server under load into docs/dashboard.png (matplotlib goes into .venv-monitoring)
 	@tools/monitoring/draw "$${CARGO_TARGET_DIR:-target}/release/maskclip" docs/dashboard.png
 
@@ -127,6 +130,15 @@ image: version = $(shell sed -n '0,/^version = /s/^version = "\(.*\)"$$/\1/p' Ca
 image: ## the container image "maskclip", all of docker/Dockerfile (minutes; ARGS="--target cuda --secret id=ca,src=FILE")
 	@DOCKER_BUILDKIT=1 "$${DOCKER:-docker}" build --file docker/Dockerfile --tag maskclip --build-arg VERSION=$(version) \
 	    --build-arg COMMIT=$$(git rev-parse --short=12 HEAD) $(ARGS) .
+
+dist: build ## the archive of a release, its bill of materials and its digest, in target/dist (needs patchelf)
+	@$(with_libtorch) sh -c 'tools/dist/archive "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$$LIBTORCH" target/dist'
+
+deb: build ## the Debian package, in target/dist (needs cargo-deb and patchelf)
+	@$(with_libtorch) sh -c 'tools/dist/deb "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$$LIBTORCH" target/dist'
+
+wheel: build ## the Python wheel, in target/dist (needs patchelf)
+	@tools/dist/wheel "$${CARGO_TARGET_DIR:-target}/release/maskclip" target/dist
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
