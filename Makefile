@@ -15,9 +15,9 @@ locked := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build serve check fmt lint architecture test test-repeatedly test-sanitized test-page page-pictures page-speed \
-    test-reliability test-shutdown test-faults test-contract test-clients test-interop fuzz parity bench methods deny env install \
-    clean
+.PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
+    page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
+    test-dist test-proxies dashboard fuzz parity bench methods deny env install image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,9 +47,15 @@ architecture: ## check the direction of imports; print the rooms of src and writ
 test: export OMP_NUM_THREADS ?= 1
 test: export OMP_WAIT_POLICY ?= passive
 # Doctests first, so that the last lines of a run are about the tests proper.
-test: lint ## lint, then every test: documentation, unit, API, golden, end-to-end
+test: lint test-rules ## lint, then every test: documentation, unit, API, golden, end-to-end
 	@$(cargo) test --doc $(locked)
 	@$(cargo) test --tests $(locked)
+
+test-rules: ## Prometheus' rules for alerts, checked and tested where there is a promtool
+	@if command -v promtool >/dev/null; then \
+	    promtool check rules docker/prometheus-rules.yml && promtool check config --syntax-only docker/prometheus.yml && \
+	    promtool test rules tools/monitoring/rules.test.yml; \
+	    else echo "There is no promtool (Debian's package prometheus), so rules are not tested."; fi
 
 test-sanitized: ## the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs GCC)
 	@$(with_libtorch) tools/sanitizers/run
@@ -67,6 +73,24 @@ test-shutdown: ## SIGTERM at 100 random moments of loading, embedding, labelling
 test-faults: export FAULT_SECONDS ?= 60
 test-faults: ## a model that panics, and one that cannot be loaded for a minute, beside another (FAULT_SECONDS=600)
 	@$(cargo) test --test api $(locked) -- supervision::faults:: --nocapture
+
+test-container: ## the server in a container, with the options that people run it with (needs a Docker Engine, or docker.io and root)
+	@$(cargo) build $(locked)
+	@$(with_libtorch) tools/container/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+
+test-dashboard: ## every query of the dashboard by a Prometheus over a server under load (needs prometheus)
+	@$(cargo) build $(locked)
+	@$(PYTHON) tools/monitoring/dashboard.py "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+test-proxies: ## the configurations for nginx and Caddy in front of a server, those that are installed
+	@$(cargo) build $(locked)
+	@$(PYTHON) tools/proxies/test "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+
+test-dist: build ## archive, wheel and Debian package, each installed on a bare system (needs patchelf and a Docker Engine)
+	@$(with_libtorch) tools/dist/test "$${CARGO_TARGET_DIR:-target}/release/maskclip" target/dist
+
+dashboard: build ## draw the dashboard of a server under load into docs/dashboard.png (matplotlib goes into .venv-monitoring)
+	@tools/monitoring/draw "$${CARGO_TARGET_DIR:-target}/release/maskclip" docs/dashboard.png
 
 fuzz: ## libFuzzer on everything that reads what others send, an hour a target (ARGS="300 image"; needs cargo-fuzz)
 	@$(with_libtorch) tools/fuzz/run $(ARGS)
@@ -115,11 +139,24 @@ env: ## print what to set before calling cargo directly: eval "$$(make env)"
 
 # The program finds ../lib from wherever the folder is moved to.
 install: build ## put the server and the libraries it needs under PREFIX (default /opt/maskclip)
-	@install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(PREFIX)/licenses"
-	@install -s "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$(DESTDIR)$(PREFIX)/bin"
-	@folder=$$($(with_libtorch)) && cp -P "$$folder"/lib/*.so* "$(DESTDIR)$(PREFIX)/lib"
-	@cp -r LICENSE NOTICE $$($(with_libtorch))/licenses/. "$(DESTDIR)$(PREFIX)/licenses"
+	@folder=$$($(with_libtorch)) && tools/dist/stage "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$$folder" \
+	    "$(DESTDIR)$(PREFIX)" "$(PREFIX)/bin"
+
+image: version = $(shell sed -n '0,/^version = /s/^version = "\(.*\)"$$/\1/p' Cargo.toml)
+image: ## the container image "maskclip", all of docker/Dockerfile (minutes; ARGS="--target cuda --secret id=ca,src=FILE")
+	@DOCKER_BUILDKIT=1 "$${DOCKER:-docker}" build --file docker/Dockerfile --tag maskclip --build-arg VERSION=$(version) \
+	    --build-arg COMMIT=$$(git rev-parse --short=12 HEAD) $(ARGS) .
+
+dist: build ## the archive of a release, its bill of materials and its digest, in target/dist (needs patchelf)
+	@$(with_libtorch) sh -c 'tools/dist/archive "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$$LIBTORCH" target/dist'
+
+deb: build ## the Debian package, in target/dist (needs cargo-deb and patchelf)
+	@$(with_libtorch) sh -c 'tools/dist/deb "$${CARGO_TARGET_DIR:-target}/release/maskclip" "$$LIBTORCH" target/dist'
+
+wheel: build ## the Python wheel, in target/dist (needs patchelf)
+	@tools/dist/wheel "$${CARGO_TARGET_DIR:-target}/release/maskclip" target/dist
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop tools/clients/typescript/node_modules
+	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .cache/container
+	@rm -rf tools/clients/typescript/node_modules

@@ -49,10 +49,15 @@ pub struct ServerWarning {
 enum ServerWarningCode {
     /// The server listens beyond this machine and needs no keys.
     NoKeys,
+    /// Named vocabularies end with the server: the store that the settings ask for cannot be used.
+    NotDurable,
 }
 
 /// The warning of a server that everybody on the network may use.
 pub(super) const NO_KEYS: &str = "the server listens beyond this machine, and everybody who reaches it may do everything: there are no keys (access.keys_file)";
+
+/// The warning of a server without the store that its settings ask for.
+const NOT_DURABLE: &str = "named vocabularies are held in memory only and are lost when the server ends: the store on disk cannot be used (vocabulary.store_path); the log says why";
 
 /// Is the process alive?
 ///
@@ -113,7 +118,11 @@ fn warnings(state: &AppState) -> Vec<ServerWarning> {
         code: ServerWarningCode::NoKeys,
         message: NO_KEYS,
     });
-    no_keys.into_iter().collect()
+    let not_durable = state.engine.lacks_store().then_some(ServerWarning {
+        code: ServerWarningCode::NotDurable,
+        message: NOT_DURABLE,
+    });
+    no_keys.into_iter().chain(not_durable).collect()
 }
 
 /// The problems of `GET /health/ready`.

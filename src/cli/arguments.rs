@@ -15,7 +15,7 @@ use crate::telemetry;
 #[derive(Debug, Args)]
 pub struct ConfigArguments {
     /// A YAML file whose settings replace the compiled-in defaults (config/default.yaml explains every key).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "MASKCLIP_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 

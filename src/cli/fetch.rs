@@ -1,11 +1,10 @@
 //! `maskclip fetch`: downloads published weights into the folder of models, with a progress bar on a terminal.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use figment::value::{Dict, Value};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
+use super::arguments::ConfigArguments;
 use super::output::{note, print};
 use crate::clip::Activation;
 use crate::config::Config;
@@ -27,9 +26,8 @@ pub struct FetchArguments {
     /// Do not use the network (setting fetch.offline); tell what is missing.
     #[arg(long)]
     offline: bool,
-    /// A YAML file whose settings replace the compiled-in defaults (config/default.yaml explains every key).
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArguments,
 }
 
 impl FetchArguments {
@@ -45,7 +43,7 @@ impl FetchArguments {
 
 /// Fetches one model, or lists all. Only the path of the weights or the list goes to standard output.
 pub fn run(arguments: FetchArguments) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(arguments.config.as_deref(), arguments.settings())?;
+    let config = Config::load(arguments.config.config.as_deref(), arguments.settings())?;
     let folder = config.model.folder();
     let Some(name) = arguments.name else {
         let mut lines = vec![columns(["name", "size", "activation", "here", "licence"])];

@@ -3,11 +3,13 @@
 mod arguments;
 mod classes;
 mod compare;
+mod completions;
 mod disk;
 mod doctor;
 mod ending;
 mod eval;
 mod fetch;
+mod health;
 mod key;
 mod label;
 mod measure;
@@ -36,6 +38,8 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Download the published weights of a model.
     Fetch(fetch::FetchArguments),
+    /// Ask a server on this machine whether it is ready. The status is 0 if it is.
+    Health(health::HealthArguments),
     /// Make API keys.
     Key(key::KeyArguments),
     /// Manage named vocabularies and text embeddings on disk, with or without a running server.
@@ -54,6 +58,11 @@ enum Command {
     Compare(compare::CompareArguments),
     /// Train a segmentation network on unlabelled images, with the model as its teacher (MaskCLIP+).
     Train(train::TrainArguments),
+    /// Print the completions of commands and flags for a shell.
+    Completions(completions::CompletionsArguments),
+    /// Write the manual pages into a folder.
+    #[command(hide = true)]
+    Man(completions::ManArguments),
 }
 
 impl Cli {
@@ -65,6 +74,7 @@ impl Cli {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
             Command::Fetch(arguments) => fetch::run(arguments),
+            Command::Health(arguments) => health::run(arguments),
             Command::Key(arguments) => key::run(arguments),
             Command::Vocab(arguments) => vocab::run(arguments),
             Command::Segment(arguments) => segment::run(arguments),
@@ -74,6 +84,8 @@ impl Cli {
             Command::Eval(arguments) => eval::run(arguments),
             Command::Compare(arguments) => compare::run(arguments),
             Command::Train(arguments) => train::run(arguments),
+            Command::Completions(arguments) => completions::run(arguments),
+            Command::Man(arguments) => completions::run_man(arguments),
         }
     }
 }

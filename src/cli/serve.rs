@@ -54,10 +54,18 @@ impl ServeArguments {
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
-    let config = arguments.config.start(arguments.settings())?;
+    let mut config = arguments.config.start(arguments.settings())?;
     // A missing model or device is reported before the server listens.
     let models = config.asked_models().find_all()?;
-    let memory = config.memory(&config.asked_models().sizes()?);
+    let sizes = config.asked_models().sizes()?;
+    let lowered = config.fit_memory(&sizes);
+    if !lowered.is_empty() {
+        tracing::info!(
+            ?lowered,
+            "the defaults do not fit the memory that there is, so they are lowered"
+        );
+    }
+    let memory = config.memory(&sizes);
     memory.check()?;
     let access = Arc::new(Access::open(config.access.clone())?);
     let store = OpenStore::for_keeping(&config.vocabulary)?;
@@ -169,7 +177,7 @@ fn example(scheme: &str, address: SocketAddr) -> String {
 }
 
 /// Returns the address that a client on this machine can use. A wildcard address becomes the loopback address.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -7,10 +7,14 @@ use figment::value::{Dict, Map};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::Config;
+use super::fit::unset_budgets;
 use crate::support::{OutOfRange, read_regular_text};
 use crate::vocabulary::StorePath;
 
 const DEFAULT_YAML: &str = include_str!("../../config/default.yaml");
+
+/// The name of the layer that the program brings along.
+const DEFAULTS: &str = "the compiled-in defaults";
 
 /// Prefix of settings in the environment. Two underscores separate section and key.
 const ENVIRONMENT_PREFIX: &str = "MASKCLIP_";
@@ -50,7 +54,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when a layer cannot be read or has an unknown key, or a value is outside its range.
     pub fn load(file: Option<&Path>, flags: Dict) -> Result<Self, ConfigError> {
-        let mut layers = Figment::from(Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML)?);
+        let mut layers = Figment::from(Yaml::parse(DEFAULTS.to_owned(), DEFAULT_YAML)?);
         if let Some(path) = file {
             let text = read_regular_text(path).map_err(|source| ConfigError::Unreadable {
                 path: path.to_owned(),
@@ -67,7 +71,7 @@ impl Config {
 
     /// Returns the compiled-in defaults for tests: a free port on the loopback address and no store on disk.
     pub fn for_testing() -> Self {
-        let defaults = Yaml::parse("the compiled-in defaults".to_owned(), DEFAULT_YAML);
+        let defaults = Yaml::parse(DEFAULTS.to_owned(), DEFAULT_YAML);
         let mut config = defaults
             .and_then(|yaml| Self::from_layers(Figment::from(yaml)))
             .expect("the defaults are tested to be valid");
@@ -77,7 +81,8 @@ impl Config {
     }
 
     fn from_layers(layers: Figment) -> Result<Self, ConfigError> {
-        let config: Self = layers.extract().map_err(|error| ConfigError::Key(Box::new(error)))?;
+        let mut config: Self = layers.extract().map_err(|error| ConfigError::Key(Box::new(error)))?;
+        config.memory.unset_budgets = unset_budgets(&layers, DEFAULTS);
         config.check()?;
         Ok(config)
     }

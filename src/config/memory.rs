@@ -1,6 +1,7 @@
 //! The memory that a configuration can take at most, as a sum over its keys, and the comparison with what there is.
 //! `docs/memory.md` shows the sum and how its constants were measured.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -20,10 +21,10 @@ const WEIGHT_GROWTH: u64 = 2;
 const PASS_BYTES_PER_PIXEL: u64 = 200;
 
 /// Most bytes that hyper buffers of a connection's request, its own default.
-const CONNECTION_BYTES: u64 = 8192 + 100 * 4096;
+pub(super) const CONNECTION_BYTES: u64 = 8192 + 100 * 4096;
 
 /// Bytes of a primitive that oneDNN keeps.
-const PRIMITIVE_BYTES: u64 = 650_000;
+pub(super) const PRIMITIVE_BYTES: u64 = 650_000;
 
 /// The memory that the process may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ const PRIMITIVE_BYTES: u64 = 650_000;
 pub struct MemorySettings {
     /// Most bytes that the settings may add up to; 0 takes the container's limit, or else the machine's RAM.
     pub limit_bytes: u64,
+    /// The keys with a default that may be lowered, because nobody has set them.
+    #[serde(skip)]
+    pub(super) unset_budgets: BTreeSet<&'static str>,
 }
 
 /// A part of the sum: the keys that decide about it, and its bytes.
@@ -63,8 +67,7 @@ impl Config {
     /// Returns the memory that the settings can take at most, with models of these sizes.
     pub fn memory(&self, models: &[ModelBytes]) -> MemorySum {
         let workers = self.engine.workers as u64;
-        let on_cpu = models.iter().filter(|model| model.is_on_cpu).count() as u64;
-        let pass = self.limits.input.max_input_pixels.saturating_mul(PASS_BYTES_PER_PIXEL);
+        let pixels = self.limits.input.max_input_pixels;
         let mut parts = vec![MemoryPart::new("the program and libtorch", PROGRAM_BYTES)];
         parts.extend(models.iter().filter(|model| model.is_on_cpu).map(|model| {
             let weights = model.file_bytes.saturating_mul(WEIGHT_GROWTH);
@@ -74,7 +77,7 @@ impl Config {
         parts.extend([
             MemoryPart::new(
                 "engine.workers x models x limits.max_input_pixels",
-                pass.saturating_mul(workers.saturating_mul(on_cpu)),
+                pixels.saturating_mul(self.pass_bytes_per_pixel(models)),
             ),
             MemoryPart::new(
                 "model.kept_primitives",
@@ -97,6 +100,12 @@ impl Config {
             bytes => Some(bytes),
         };
         MemorySum { parts, limit }
+    }
+
+    /// Returns the bytes that each pixel of the largest input takes, in all workers on a CPU together.
+    pub(super) fn pass_bytes_per_pixel(&self, models: &[ModelBytes]) -> u64 {
+        let on_cpu = models.iter().filter(|model| model.is_on_cpu).count() as u64;
+        PASS_BYTES_PER_PIXEL.saturating_mul((self.engine.workers as u64).saturating_mul(on_cpu))
     }
 }
 
@@ -121,6 +130,11 @@ impl MemorySum {
             format!("there are {} MB", megabytes(limit))
         });
         format!("the settings can take {} MB, {limit}", megabytes(self.bytes()))
+    }
+
+    /// Returns the bytes by which the sum exceeds the memory that there is.
+    pub(super) fn excess(&self) -> u64 {
+        self.limit.map_or(0, |limit| self.bytes().saturating_sub(limit))
     }
 
     /// Checks that the sum fits the memory that there is.

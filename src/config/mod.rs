@@ -5,10 +5,12 @@
 //! section declares its struct.
 
 mod available_memory;
+mod fit;
 mod limits;
 mod load;
 mod memory;
 
+pub use fit::Lowered;
 pub use limits::LimitsSettings;
 pub use load::ConfigError;
 pub use memory::{MemorySettings, MemorySum, TooMuchMemory};

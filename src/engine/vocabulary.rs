@@ -10,8 +10,8 @@ use super::request::{Background, SegmentError, VocabularyChoice};
 use super::{Caller, Engine};
 use crate::support::{is_plain_name, run_blocking};
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, RecentList, Stored, TemplateSet, Urgency, VocabularyDefinition, VocabularyError,
-    VocabularyOptions, VocabularyRegistry,
+    ClassList, NamedVocabulary, RecentList, StorePath, Stored, TemplateSet, Urgency, VocabularyDefinition,
+    VocabularyError, VocabularyOptions, VocabularyRegistry,
 };
 
 impl Engine {
@@ -54,6 +54,11 @@ impl Engine {
     /// Returns whether named vocabularies outlive the server.
     pub fn is_durable(&self) -> bool {
         self.registry.is_durable()
+    }
+
+    /// Returns whether named vocabularies end with the server, though the settings ask for a store on disk.
+    pub fn lacks_store(&self) -> bool {
+        !self.is_durable() && self.settings.vocabulary.store_path != StorePath::None
     }
 
     /// Returns the class lists that recent requests of the caller sent along, most recent first.

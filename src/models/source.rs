@@ -19,7 +19,7 @@ pub enum ModelError {
     NotFound(String),
     /// A published model has not been downloaded.
     #[error(
-        "the model {name} is not in {folder}: `maskclip fetch {name}` gets it ({licence})",
+        "the model {name} is not in {folder} (model.folder): `maskclip fetch {name}` gets it ({licence})",
         folder = folder.display()
     )]
     NotFetched {

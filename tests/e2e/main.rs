@@ -5,6 +5,7 @@
 mod commands;
 mod evaluation;
 mod fetch;
+mod health;
 mod keys;
 mod label;
 mod lifecycle;

@@ -27,10 +27,11 @@ TRIES = 10_000
 
 
 @contextmanager
-def server_with_keys(program: Path, *names: str, **settings: str) -> Iterator[tuple[Server, list[str]]]:
-    """A server that answers with a key alone, and a key of each name."""
+def server_with_keys(program: Path, *names: str, scopes: str = "use", **settings: str) -> Iterator[tuple[Server, list[str]]]:
+    """A server that answers with a key alone, and a key of each name with these scopes."""
     with tempfile.TemporaryDirectory() as folder:
-        made = [subprocess.run([program, "key", "new", name], capture_output=True, check=True, text=True).stdout for name in names]
+        commands = [[program, "key", "new", name, "--scopes", scopes] for name in names]
+        made = [subprocess.run(command, capture_output=True, check=True, text=True).stdout for command in commands]
         keys, lines = zip(*(output.split("\n", 1) for output in made))
         file = Path(folder) / "keys.yaml"
         file.write_text("".join(lines))

@@ -78,6 +78,17 @@ pub enum FetchError {
     /// The hub does not state the digest of its file.
     #[error("{0} does not state the file's digest (X-Linked-Etag), as the hub does: the answer is not the hub's")]
     NoDigest(String),
+    /// The folder of models cannot be written.
+    #[error(
+        "{folder} cannot be written: {source}. Models go into this folder (model.folder): name another, or let this user \
+         write it", folder = folder.display()
+    )]
+    Folder {
+        /// The folder of models.
+        folder: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// A file cannot be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {

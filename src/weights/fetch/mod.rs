@@ -9,7 +9,7 @@ mod http;
 mod partial;
 
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -123,7 +123,7 @@ impl Fetch<'_> {
                 path.display()
             ));
         }
-        fs::create_dir_all(self.folder).map_err(FetchError::at(self.folder))?;
+        fs::create_dir_all(self.folder).map_err(|source| self.unwritable(source))?;
         match from {
             Some(Supply::File(path)) => self.import(path, progress),
             _ if self.settings.offline => Err(self.offline()),
@@ -385,7 +385,20 @@ impl Fetch<'_> {
         let mut name = path.to_owned().into_os_string();
         name.push(".partial");
         let path = PathBuf::from(name);
-        Partial::open(&path, || progress.say("waiting for another fetch of this model")).map_err(FetchError::at(&path))
+        Partial::open(&path, || progress.say("waiting for another fetch of this model")).map_err(|source| match source
+            .kind()
+        {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => self.unwritable(source),
+            _ => FetchError::at(&path)(source),
+        })
+    }
+
+    /// The error of a folder of models that cannot be written.
+    fn unwritable(&self, source: std::io::Error) -> FetchError {
+        FetchError::Folder {
+            folder: self.folder.to_owned(),
+            source,
+        }
     }
 
     fn expected(&self, digest_needed: bool) -> Expected {

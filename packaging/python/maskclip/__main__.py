@@ -1,0 +1,5 @@
+"""`python -m maskclip`."""
+
+from . import main
+
+main()
