@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::problem::KeyProblems;
-use super::wire::{Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision};
-use crate::engine::InputLimits;
+use super::wire::{Attention, ClassBody, KeySmoothingMethod, ModelKind, Precision, Refinement};
+use crate::engine::{DefaultSettings, InputLimits};
 use crate::labeller::{ModelInfo, StudentInfo};
 use crate::vocabulary::VocabularyLimits;
 
@@ -117,9 +117,14 @@ pub struct Model {
     /// Short side of its input when neither the request nor `defaults.short_side` names one, in pixels.
     #[schema(example = 448)]
     pub short_side: u32,
+    /// Factors on the short side when the request names none.
+    #[schema(example = json!([1.0]))]
+    pub scales: Vec<f64>,
     /// Factor on cosines, or a student's products, when the request names none.
     #[schema(example = 100.0)]
     pub temperature: f32,
+    /// How scores are refined at the image's size when the request does not say.
+    pub refinement: Refinement,
     /// What its last attention can do; nothing of a student's.
     pub attentions: Vec<Attention>,
     /// The key smoothing it can do; a student has no keys.
@@ -156,9 +161,13 @@ pub struct Teacher {
 }
 
 impl Model {
-    /// A model as clients see it. `temperature` is the setting.
-    fn new(info: &ModelInfo, ready: bool, temperature: f32) -> Self {
-        let kind = info.kind();
+    /// A model as clients see it, with the values that requests get which name none.
+    fn new(info: &ModelInfo, ready: bool, defaults: &DefaultSettings) -> Self {
+        let (kind, own) = (info.kind(), &info.options);
+        let scales = match defaults.scales.as_slice() {
+            [] => &own.scales,
+            _ => &defaults.scales,
+        };
         Self {
             name: info.name.clone(),
             kind: kind.into(),
@@ -170,8 +179,10 @@ impl Model {
             device: info.device.clone(),
             embedding_dimension: info.embedding_dimension,
             patch_pixels: info.patch_pixels,
-            short_side: info.short_side,
-            temperature: kind.temperature(temperature, info.temperature),
+            short_side: own.short_side,
+            scales: scales.clone(),
+            temperature: kind.temperature(defaults.temperature, own.temperature),
+            refinement: defaults.refinement.unwrap_or(own.refinement).into(),
             attentions: info.attentions.iter().copied().map(Into::into).collect(),
             key_smoothings: kind.key_smoothings().iter().copied().map(Into::into).collect(),
             student: info.student.as_ref().map(Student::from),
@@ -207,9 +218,10 @@ impl From<&StudentInfo> for Student {
 )]
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
     let settings = state.engine.settings();
-    let temperature = settings.defaults.temperature;
     let models = state.engine.models();
-    let models = models.iter().map(|(info, ready)| Model::new(info, *ready, temperature));
+    let models = models
+        .iter()
+        .map(|(info, ready)| Model::new(info, *ready, &settings.defaults));
     Json(ModelList {
         models: models.collect(),
         limits: Limits::new(
