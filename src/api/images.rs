@@ -49,7 +49,7 @@ pub struct ImageBody {
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 4_294_967_295_u32, example = 448)]
     #[serde(default, deserialize_with = "optional_whole_number")]
     pub short_side: Option<u32>,
-    /// Factors on the short side, at most `limits.max_scales`; `defaults.scales` without it.
+    /// Factors on the short side, at most `limits.max_scales`; `defaults.scales`, then the model's own, without it.
     #[schema(min_items = 1, example = json!([0.75, 1, 1.5]))]
     pub scales: Option<Vec<f64>>,
     /// How the image's pixels are turned: `exif` without it. Requests about the held image name it again.

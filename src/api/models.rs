@@ -48,15 +48,15 @@ pub struct Defaults {
     /// Short side of the model's input in pixels; 0 for the model's own, its `short_side`.
     #[schema(example = 0)]
     pub short_side: u32,
-    /// Factors on the short side.
+    /// Factors on the short side; empty for the model's own, its `scales`.
     #[schema(example = json!([1.0]))]
     pub scales: Vec<f64>,
     /// How an image comes to the size of the model's input.
     pub resize: Resize,
     /// Windows over the model's input, null for none.
     pub window: Option<DefaultWindow>,
-    /// What is done to scores at the image's size.
-    pub refinement: Refinement,
+    /// What is done to scores at the image's size; null for the model's own, its `refinement`.
+    pub refinement: Option<Refinement>,
 }
 
 /// Square windows, one after the other.
@@ -87,7 +87,7 @@ impl From<&DefaultSettings> for Defaults {
                 side: window.side,
                 stride: window.stride,
             }),
-            refinement: settings.refinement.into(),
+            refinement: settings.refinement.map(Into::into),
         }
     }
 }
@@ -196,9 +196,14 @@ pub struct Model {
     /// Short side of its input when neither the request nor `defaults.short_side` names one, in pixels.
     #[schema(example = 448)]
     pub short_side: u32,
+    /// Factors on the short side when the request names none.
+    #[schema(example = json!([1.0]))]
+    pub scales: Vec<f64>,
     /// Factor on cosines, or a student's products, when the request names none.
     #[schema(example = 100.0)]
     pub temperature: f32,
+    /// How scores are refined at the image's size when the request does not say.
+    pub refinement: Refinement,
     /// What its last attention can do; nothing of a student's.
     pub attentions: Vec<Attention>,
     /// The key smoothing it can do; a student has no keys.
@@ -235,9 +240,13 @@ pub struct Teacher {
 }
 
 impl Model {
-    /// A model as clients see it. `temperature` is the setting.
-    fn new(info: &ModelInfo, ready: bool, temperature: f32) -> Self {
-        let kind = info.kind();
+    /// A model as clients see it, with the values that requests get which name none.
+    fn new(info: &ModelInfo, ready: bool, defaults: &DefaultSettings) -> Self {
+        let (kind, own) = (info.kind(), &info.options);
+        let scales = match defaults.scales.as_slice() {
+            [] => &own.scales,
+            _ => &defaults.scales,
+        };
         Self {
             name: info.name.clone(),
             kind: kind.into(),
@@ -249,8 +258,10 @@ impl Model {
             device: info.device.clone(),
             embedding_dimension: info.embedding_dimension,
             patch_pixels: info.patch_pixels,
-            short_side: info.short_side,
-            temperature: kind.temperature(temperature, info.temperature),
+            short_side: own.short_side,
+            scales: scales.clone(),
+            temperature: kind.temperature(defaults.temperature, own.temperature),
+            refinement: defaults.refinement.unwrap_or(own.refinement).into(),
             attentions: info.attentions.iter().copied().map(Into::into).collect(),
             key_smoothings: kind.key_smoothings().iter().copied().map(Into::into).collect(),
             student: info.student.as_ref().map(Student::from),
@@ -289,7 +300,7 @@ pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList
     let models = state.engine.models();
     let models = models
         .iter()
-        .map(|(info, ready)| Model::new(info, *ready, defaults.temperature));
+        .map(|(info, ready)| Model::new(info, *ready, defaults));
     Json(ModelList {
         models: models.collect(),
         limits: Limits::new(&state),

@@ -14,8 +14,9 @@ use super::native::Pointwise;
 use super::positions::{PositionResampling, PositionalEmbedding};
 use super::transformer::multi_head_attention;
 
-/// Pixels of the image per cell of the last map. The stem halves the size twice; layers 2, 3 and 4 halve it once each.
-const STRIDE_PIXELS: i64 = 32;
+/// Pixels of the image per cell of the map before layer 4. The stem halves the size twice; layers 2 and 3 halve it once
+/// each.
+const PIXELS_BEFORE_LAST: i64 = 16;
 
 /// Output channels of a bottleneck per inner channel.
 pub(super) const EXPANSION: i64 = 4;
@@ -32,15 +33,18 @@ pub struct ModifiedResNet {
     conv3: Convolution,
     /// The bottlenecks of `layer1` to `layer4`.
     layers: [Vec<Bottleneck>; 4],
+    /// The stride of layer 4: 2 as published; 1 leaves maps of twice the height and width.
+    last_stride: i64,
     pub(crate) attnpool: AttentionPool,
 }
 
 impl ModifiedResNet {
     /// Takes the tower's tensors, `visual.…`, from `weights`. Every size but the heads' width comes from their shapes.
+    /// `last_stride` is the stride of layer 4, 1 or 2. The tensors are the same for both.
     ///
     /// # Errors
     /// Fails when a tensor is missing or does not fit the others.
-    pub fn load(weights: &mut Weights, head_width: i64) -> Result<Self, CheckpointError> {
+    pub fn load(weights: &mut Weights, head_width: i64, last_stride: i64) -> Result<Self, CheckpointError> {
         let width = weights.size("visual.conv3.weight", 0);
         let half = width / 2;
         let conv1 = Convolution::load(weights, "visual.conv1", "visual.bn1", [half, 3, 3, 3])?;
@@ -60,24 +64,26 @@ impl ModifiedResNet {
                 })
                 .collect::<Result<Vec<_>, _>>()
         };
-        let layers = [layer(1, 1)?, layer(2, 2)?, layer(3, 2)?, layer(4, 2)?];
+        let layers = [layer(1, 1)?, layer(2, 2)?, layer(3, 2)?, layer(4, last_stride)?];
         let attnpool = AttentionPool::load(weights, "visual.attnpool", channels, head_width)?;
         Ok(Self {
             conv1,
             conv2,
             conv3,
             layers,
+            last_stride,
             attnpool,
         })
     }
 
     /// Encodes images `[batch, 3, height, width]` as CLIP's image features `[batch, embedding]`, which are not of unit
-    /// length. `height` and `width` must be whole multiples of 32.
+    /// length. `height` and `width` must be whole multiples of [`ModifiedResNet::patch_pixels`].
     pub fn encode_image(&self, image: &Tensor) -> Tensor {
         self.attnpool.pool(&self.last_map(image))
     }
 
-    /// Computes the map of the last stage: `[batch, 3, height, width]` to `[batch, channels, height / 32, width / 32]`.
+    /// Computes the map of the last stage: `[batch, 3, height, width]` to `[batch, channels, height / p, width / p]`,
+    /// where p is [`ModifiedResNet::patch_pixels`].
     pub(crate) fn last_map(&self, image: &Tensor) -> Tensor {
         let x = self.conv1.forward(&channels_last(image), 2).relu_();
         let x = self.conv2.forward(&x, 1).relu_();
@@ -88,12 +94,12 @@ impl ModifiedResNet {
 
     /// Returns how many pixels of the image, along each side, make one cell of the last map.
     pub fn patch_pixels(&self) -> i64 {
-        STRIDE_PIXELS
+        PIXELS_BEFORE_LAST * self.last_stride
     }
 
     /// Returns the side in pixels of the square images that the model was trained on.
     pub fn training_pixels(&self) -> i64 {
-        self.attnpool.positional_embedding.side() * STRIDE_PIXELS
+        self.attnpool.positional_embedding.side() * self.patch_pixels()
     }
 
     /// Returns the length of the image feature.
@@ -111,17 +117,21 @@ impl ModifiedResNet {
         self.attnpool.c_proj.device()
     }
 
-    /// Returns a name such as "RN50" for published sizes, otherwise the sizes themselves.
+    /// Returns a name such as "RN50" for published sizes, otherwise the sizes themselves. A last stride of 1 is said.
     pub fn architecture(&self) -> String {
         let blocks = self.layers.each_ref().map(Vec::len);
         let width = self.conv3.weight.size()[0];
-        match (blocks, width) {
+        let name = match (blocks, width) {
             ([3, 4, 6, 3], 64) => "RN50".to_owned(),
             ([3, 4, 23, 3], 64) => "RN101".to_owned(),
             ([4, 6, 10, 6], 80) => "RN50x4".to_owned(),
             ([6, 8, 18, 8], 96) => "RN50x16".to_owned(),
             ([3, 15, 36, 10], 128) => "RN50x64".to_owned(),
             ([a, b, c, d], width) => format!("ModifiedResNet ({a}, {b}, {c}, {d}) width {width}"),
+        };
+        match self.last_stride {
+            1 => format!("{name}, last stride 1"),
+            _ => name,
         }
     }
 }

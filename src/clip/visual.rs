@@ -21,7 +21,7 @@ impl VisualTower {
     /// Fails when the checkpoint holds neither tower, or when a tensor is missing or does not fit the others.
     pub fn load(weights: &mut Weights, config: &ModelConfig) -> Result<Self, CheckpointError> {
         if weights.shape("visual.layer1.0.conv1.weight").is_some() {
-            ModifiedResNet::load(weights, config.visual_head_width).map(Self::ModifiedResNet)
+            ModifiedResNet::load(weights, config.visual_head_width, config.last_stride).map(Self::ModifiedResNet)
         } else if weights.shape("visual.class_embedding").is_some() {
             VisionTransformer::load(weights, config.activation, config.visual_head_width).map(Self::VisionTransformer)
         } else {

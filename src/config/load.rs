@@ -289,7 +289,7 @@ mod tests {
         assert!(error.contains("stride"), "{error}");
         let config = load_text("defaults:\n  window: {side: 224, stride: 112}\n  refinement: pamr\n").expect("valid");
         assert_eq!(config.defaults.window, Some(Window { side: 224, stride: 112 }));
-        assert_eq!(config.defaults.refinement, Refinement::Pamr);
+        assert_eq!(config.defaults.refinement, Some(Refinement::Pamr));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::slots::Slot;
 use super::weight::Weight;
 use super::worker::{Job, JobError, Ticket};
 use super::{Caller, Engine, Stage};
-use crate::labeller::{CLIP_TEMPERATURE, ModelInfo};
+use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
 use crate::telemetry::{first_line, note, note_stage};
 use crate::vocabulary::{TemplateSet, TooManyWaiting};
@@ -148,8 +148,8 @@ impl Engine {
         Surroundings {
             settings: &self.settings,
             model: (&host.name, host.kind),
-            // Values are checked before the model is known to be loaded. Then its own factor takes this one's place.
-            temperature: CLIP_TEMPERATURE,
+            // Values are checked before the model is known to be loaded.
+            own: None,
         }
     }
 
@@ -332,9 +332,9 @@ impl<'engine> AdmittedRequest<'engine> {
     }
 
     /// Returns the settings and the model against which the fields of the request are resolved.
-    pub(super) fn surroundings(&self) -> Surroundings<'engine> {
+    pub(super) fn surroundings(&self) -> Surroundings<'_> {
         Surroundings {
-            temperature: self.model.temperature,
+            own: Some(&self.model.options),
             ..self.engine.surroundings(self.host)
         }
     }

@@ -30,14 +30,14 @@ pub struct DefaultSettings {
     pub background_area: f64,
     /// Short side of the model's input in pixels; 0 means the model's own.
     pub short_side: u32,
-    /// Factors on the short side. The image is scored at each of these sizes.
+    /// Factors on the short side. The image is scored at each of these sizes. Empty for the model's own.
     pub scales: Vec<f64>,
     /// How the image is resized to the model's input.
     pub resize: Resize,
     /// Windows over the model's input. Without windows the model sees the input as a whole.
     pub window: Option<Window>,
-    /// How scores are refined at the image's size.
-    pub refinement: Refinement,
+    /// How scores are refined at the image's size; `None` for the model's own.
+    pub refinement: Option<Refinement>,
 }
 
 impl DefaultSettings {
@@ -79,16 +79,16 @@ impl DefaultSettings {
         )?;
         in_range(
             "defaults.scales",
-            (1..=limits.max_scales).contains(&self.scales.len()),
+            self.scales.len() <= limits.max_scales,
             format!("{} of them", self.scales.len()),
-            &format!("1 to limits.max_scales = {} of them", limits.max_scales),
+            &format!("at most limits.max_scales = {} of them", limits.max_scales),
         )?;
         for &scale in &self.scales {
             in_range("defaults.scales", scale > 0.0 && scale.is_finite(), scale, "above 0")?;
         }
         in_range(
             "defaults.scales",
-            self.scales.len() == 1 || self.key_smoothing != KeySmoothingMethod::Formula,
+            self.scales.len() <= 1 || self.key_smoothing != KeySmoothingMethod::Formula,
             format!("{} of them", self.scales.len()),
             "a single scale if defaults.key_smoothing is formula",
         )?;

@@ -183,7 +183,7 @@ impl AdmittedRequest<'_> {
     ) -> Result<SeenImage, SegmentError> {
         let options = &dense.features;
         let features = &self.engine.features;
-        let model = (self.host.name.as_str(), self.model.short_side);
+        let model = (self.host.name.as_str(), self.model.options.short_side);
         let digest = digest.filter(|_| features.is_on());
         let key = digest.map(|digest| FeatureKey::new(digest, model, options, input));
         let cached = key
@@ -343,7 +343,7 @@ impl AdmittedRequest<'_> {
     ) -> Result<(Vec<(u32, u32)>, u64), SegmentError> {
         let limits = &self.engine.settings.input_limits;
         let patch_pixels = self.model.patch_pixels;
-        let short_side = input.short_side.unwrap_or(self.model.short_side);
+        let short_side = input.short_side.unwrap_or(self.model.options.short_side);
         let mut sizes = Vec::with_capacity(input.scales.len());
         for &scale in &input.scales {
             let short_side = cost::scaled_short_side(short_side, scale, limits)?;

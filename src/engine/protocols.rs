@@ -171,7 +171,7 @@ impl Protocol {
             scales: vec![1.0],
             resize: Resize::Mmcv,
             window,
-            refinement,
+            refinement: Some(refinement),
         }
     }
 
@@ -411,12 +411,12 @@ mod tests {
     #[test]
     fn attentions_and_refinements_are_the_released_ones() {
         let parts = |name: &str| (settings(name).attention, settings(name).refinement);
-        assert_eq!(parts("sclip-stuff"), (Attention::Sclip, Refinement::None));
-        assert_eq!(parts("naclip-stuff"), (Attention::Naclip, Refinement::Pamr));
-        assert_eq!(parts("resclip-stuff"), (Attention::Resclip, Refinement::None));
+        assert_eq!(parts("sclip-stuff"), (Attention::Sclip, Some(Refinement::None)));
+        assert_eq!(parts("naclip-stuff"), (Attention::Naclip, Some(Refinement::Pamr)));
+        assert_eq!(parts("resclip-stuff"), (Attention::Resclip, Some(Refinement::None)));
         assert_eq!(
             parts("pearl-stuff"),
-            (Attention::PearlNewtonSchulz, Refinement::PearlPropagation)
+            (Attention::PearlNewtonSchulz, Some(Refinement::PearlPropagation))
         );
     }
 

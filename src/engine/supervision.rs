@@ -192,7 +192,7 @@ fn load_and_warm(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerE
         .embed_texts(&["warm-up".to_owned()], TemplateSet::Simple)?
         .remove(0);
     refuse_non_finite(&embedding.vector, "text tower")?;
-    let side = info.short_side as usize;
+    let side = info.options.short_side as usize;
     let input = ModelInput {
         image_height: side,
         image_width: side,

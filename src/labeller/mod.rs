@@ -2,6 +2,8 @@
 //!
 //! This room owns the trait and the description of a model. It knows neither how a model computes nor who calls it.
 
+mod options;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use crate::dense::{Attention, DenseOptions, FeatureOptions, KeySmoothingMethod, 
 use crate::image::{ModelInput, Normalisation};
 use crate::scores::{DenseScores, ScoreMap};
 use crate::vocabulary::{Class, Classifier, TemplateSet, TextEmbedding, is_background};
+
+pub use options::ModelOptions;
 
 /// A model that scores images against texts. It lives on one worker thread and never leaves it.
 pub trait Labeller {
@@ -120,11 +124,8 @@ pub struct ModelInfo {
     pub embedding_dimension: usize,
     /// Both sides of the input are multiples of this many pixels: the patch size of a ViT, the stride of a ResNet.
     pub patch_pixels: u32,
-    /// Short side of the input in pixels when a request names none.
-    pub short_side: u32,
-    /// Factor on cosines, or on a student's products, before the softmax when neither a request nor the settings name
-    /// one: the scale that CLIP learned, 1 for a student.
-    pub temperature: f32,
+    /// What the model is asked with where neither a request nor the settings say.
+    pub options: ModelOptions,
     /// Mean and deviation for the normalisation of pixels.
     pub normalisation: Normalisation,
     /// The attentions that the model can compute; empty for a student.

@@ -3,15 +3,16 @@
 use tch::Kind;
 
 use super::labeller::NetworkLabeller;
+use super::options_file::OptionsFile;
 use super::place::Place;
 use super::source::{ClipSource, ModelError};
 use super::text_encoder::TextEncoder;
-use crate::clip::{self, Clip, VisualTower, Weights};
-use crate::dense::{self, MAX_TEMPERATURE};
+use crate::clip::{self, Clip, VisualTower, Weights, checkpoint};
+use crate::dense::{self, MAX_TEMPERATURE, Refinement};
 use crate::image::Normalisation;
-use crate::labeller::{CLIP_TEMPERATURE, LabellerError, ModelInfo};
+use crate::labeller::{CLIP_TEMPERATURE, LabellerError, ModelInfo, ModelOptions};
 
-/// Short side of the input in pixels for models without a recommendation of their own.
+/// Short side of the input in pixels for models without a file of options.
 const SHORT_SIDE: u32 = 448;
 
 /// A loaded CLIP, on one thread.
@@ -47,15 +48,17 @@ impl ClipModel {
         let failed = |reason: &dyn std::fmt::Display| LabellerError::Load(format!("{}: {reason}", self.source));
         // Loads the weights first: if the file holds none, a missing configuration beside it is not the error to
         // report.
-        let (weights, config) = match &self.source {
+        let (weights, config, options) = match &self.source {
             ClipSource::Embedded(model) => (
                 Weights::from_bytes(model.weights, self.place.device, Kind::Float).map_err(|error| failed(&error))?,
                 clip::ModelConfig::parse(model.config).map_err(|error| failed(&error))?,
+                OptionsFile::parse(model.options).map_err(|error| failed(&error))?,
             ),
             ClipSource::Path(path) => {
                 let weights = Weights::load(path, self.place.device, Kind::Float).map_err(|error| failed(&error))?;
                 let config = clip::ModelConfig::find(weights.format(), path).map_err(|error| failed(&error))?;
-                (weights, config)
+                let file = checkpoint::weights_file(path).map_err(|error| failed(&error))?;
+                (weights, config, OptionsFile::beside(&file)?)
             }
         };
         let precision = self.place.clip_precision;
@@ -72,8 +75,12 @@ impl ClipModel {
             device: self.place.device_name(),
             embedding_dimension: clip.text.embedding_dimension(),
             patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch's side in pixels fits 32 bits"),
-            temperature: usable_temperature(clip.temperature),
-            short_side: embedded.map_or(SHORT_SIDE, |model| model.short_side),
+            options: options.or(ModelOptions {
+                short_side: SHORT_SIDE,
+                scales: vec![1.0],
+                temperature: usable_temperature(clip.temperature),
+                refinement: Refinement::None,
+            }),
             normalisation: Normalisation {
                 mean: config.mean.unwrap_or(Normalisation::CLIP.mean),
                 std: config.std.unwrap_or(Normalisation::CLIP.std),

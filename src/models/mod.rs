@@ -7,6 +7,7 @@
 
 mod clip_model;
 mod labeller;
+mod options_file;
 mod place;
 mod settings;
 mod source;

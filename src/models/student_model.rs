@@ -4,13 +4,14 @@ use tch::Tensor;
 
 use super::clip_model::ClipModel;
 use super::labeller::NetworkLabeller;
+use super::options_file::OptionsFile;
 use super::place::Place;
 use super::source::ModelError;
 use super::student::{LoadError, Mode, Network, StudentCard, StudentFiles};
 use crate::clip::checkpoint;
-use crate::dense::{DenseError, DenseFeatures, FeatureOptions, FeatureSource};
+use crate::dense::{DenseError, DenseFeatures, FeatureOptions, FeatureSource, Refinement};
 use crate::image::Normalisation;
-use crate::labeller::{LabellerError, ModelInfo, Precision, StudentInfo, TeacherInfo};
+use crate::labeller::{LabellerError, ModelInfo, ModelOptions, Precision, StudentInfo, TeacherInfo};
 use crate::support::to_i64;
 use crate::vocabulary::Class;
 
@@ -72,7 +73,8 @@ impl StudentModel {
         let stored = self.files.load(card, self.place.device).map_err(failed)?;
         let (texts, teacher) = self.teacher.load()?.into_text_encoder();
         self.check_teacher(&teacher)?;
-        let info = self.info(teacher, precision, stored.background.is_some());
+        let options = OptionsFile::beside(self.files.weights())?;
+        let info = self.info(teacher, precision, stored.background.is_some(), options);
         Ok(StudentLabeller {
             network: stored.network,
             input: (self.place.device, precision.kind()),
@@ -109,7 +111,13 @@ impl StudentModel {
     }
 
     /// What the loaded student is, beside the teacher whose text tower it has.
-    fn info(&self, teacher: ModelInfo, precision: Precision, learned_background: bool) -> ModelInfo {
+    fn info(
+        &self,
+        teacher: ModelInfo,
+        precision: Precision,
+        learned_background: bool,
+        options: OptionsFile,
+    ) -> ModelInfo {
         let card = &self.card;
         let (network, vocabulary) = (&card.plan.network, &card.plan.vocabulary);
         let [mean, std] = card.plan.normalisation;
@@ -124,9 +132,13 @@ impl StudentModel {
             device: self.place.device_name(),
             embedding_dimension: teacher.embedding_dimension,
             patch_pixels: STRIDE_PIXELS,
-            // Students are trained without a factor (MaskCLIP, section 3.4).
-            temperature: 1.0,
-            short_side: card.plan.settings.short_side,
+            options: options.or(ModelOptions {
+                short_side: card.plan.settings.short_side,
+                scales: vec![1.0],
+                // Students are trained without a factor (MaskCLIP, section 3.4).
+                temperature: 1.0,
+                refinement: Refinement::None,
+            }),
             normalisation: Normalisation { mean, std },
             attentions: Vec::new(),
             training_words: teacher.training_words,

@@ -11,8 +11,8 @@ pub struct EmbeddedModel {
     pub config: &'static str,
     /// The words of the captions in the model's training, one per line, in lower case.
     pub training_words: &'static str,
-    /// The short side of the input, in pixels, with which the model gives its best results.
-    pub short_side: u32,
+    /// What the model is best asked with, in the form of the file `maskclip.json`.
+    pub options: &'static str,
 }
 
 /// The default model: a small CLIP with a ResNet, trained on scenes of drawings (docs/embedded-model.md).
@@ -21,7 +21,7 @@ pub const DEMO: EmbeddedModel = EmbeddedModel {
     weights: include_bytes!("../../models/demo/model.safetensors"),
     config: include_str!("../../models/demo/config.json"),
     training_words: include_str!("../../models/demo/training_words.txt"),
-    short_side: 256,
+    options: include_str!("../../models/demo/maskclip.json"),
 };
 
 /// A small CLIP with a ViT, trained by the same recipe. It is weaker and serves the attentions that only a ViT has.
@@ -30,7 +30,7 @@ const DEMO_VIT: EmbeddedModel = EmbeddedModel {
     weights: include_bytes!("../../models/demo-vit/model.safetensors"),
     config: include_str!("../../models/demo-vit/config.json"),
     training_words: include_str!("../../models/demo-vit/training_words.txt"),
-    short_side: 160,
+    options: include_str!("../../models/demo-vit/maskclip.json"),
 };
 
 impl EmbeddedModel {

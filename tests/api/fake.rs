@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use maskclip::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, ScoreOptions};
+use maskclip::dense::{Attention, DenseOptions, FeatureOptions, Refinement, RefinementOptions, ScoreOptions};
 use maskclip::image::{ModelInput, Normalisation, NormalisedImage};
 use maskclip::labeller::{
-    ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, Precision, ServedModel, StudentInfo,
-    TeacherInfo,
+    ImageFeatures, Labeller, LabellerError, LabellerFactory, ModelInfo, ModelKind, ModelOptions, Precision,
+    ServedModel, StudentInfo, TeacherInfo,
 };
 use maskclip::scores::DenseScores;
 use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap};
@@ -166,6 +166,11 @@ impl Control {
 
     /// Returns a CLIP that obeys this control.
     pub fn model(&self) -> ServedModel {
+        self.model_of(info)
+    }
+
+    /// Returns a CLIP of another description that obeys this control.
+    pub fn model_of(&self, info: fn() -> ModelInfo) -> ServedModel {
         self.served("colours", ModelKind::Clip, info)
     }
 
@@ -239,8 +244,12 @@ pub fn info() -> ModelInfo {
         device: "cpu".to_owned(),
         embedding_dimension: 4,
         patch_pixels: PATCH_PIXELS,
-        temperature: 100.0,
-        short_side: 8,
+        options: ModelOptions {
+            short_side: 8,
+            scales: vec![1.0],
+            temperature: 100.0,
+            refinement: Refinement::None,
+        },
         normalisation: Normalisation::CLIP,
         attentions: vec![
             Attention::Clip,
@@ -262,7 +271,10 @@ pub fn student_info() -> ModelInfo {
         synonyms: Vec::new(),
     };
     ModelInfo {
-        temperature: 1.0,
+        options: ModelOptions {
+            temperature: 1.0,
+            ..teacher.options.clone()
+        },
         // Its own name. It is served under another one.
         name: "student".to_owned(),
         weights_sha256: "5d".repeat(32),

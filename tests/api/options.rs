@@ -226,7 +226,7 @@ async fn an_attention_that_compares_cells_is_limited_in_them() {
 #[tokio::test]
 async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
     let app = App::start_with(|config| {
-        config.defaults.refinement = Refinement::Pamr;
+        config.defaults.refinement = Some(Refinement::Pamr);
         // 16 x 8 pixels with 4 bytes for each of 2 texts and 48 other values.
         config.limits.input.max_refinement_bytes = 128 * 4 * 50;
     })
@@ -358,7 +358,7 @@ fn a_protocol_brings_the_constants_of_its_method() {
         let surroundings = Surroundings {
             settings: &settings,
             model: ("demo-vit", ModelKind::Clip),
-            temperature: 100.0,
+            own: None,
         };
         let options = fields.resolve(surroundings, &VocabularyOptions::default());
         options.expect("a protocol is within the limits").dense

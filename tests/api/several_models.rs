@@ -91,7 +91,9 @@ async fn all_models_are_listed_with_what_each_is_and_can_do() {
             "embedding_dimension": 4,
             "patch_pixels": 4,
             "short_side": 8,
+            "scales": [1.0],
             "temperature": 1.0,
+            "refinement": "none",
             "attentions": [],
             "key_smoothings": ["none"],
             "student": {

@@ -56,6 +56,9 @@ fn labels(model: EmbeddedModel, kind: Kind) -> Vec<i64> {
         .collect();
     let text = tch::no_grad(|| clip.text.encode_ensembles(&prompts, 1));
 
+    let options: serde_json::Value = serde_json::from_str(model.options).expect("the model's options are JSON");
+    let short_side = options["short_side"].as_u64().and_then(|side| side.try_into().ok());
+    let short_side = short_side.expect("the model says its short side");
     let mut labels = Vec::new();
     for style in ["in-style", "openmoji"] {
         for number in (0..64).step_by(SCENES_APART) {
@@ -64,7 +67,7 @@ fn labels(model: EmbeddedModel, kind: Kind) -> Vec<i64> {
             let pixels = image::decode(&bytes, Orientation::Exif, 1 << 24).expect("a scene is a picture");
             let (width, height) = pixels.dimensions();
             let patch = u32::try_from(clip.visual.patch_pixels()).expect("a patch is some pixels wide");
-            let size = Resize::Bicubic.working_size(width, height, model.short_side, patch, 1 << 24);
+            let size = Resize::Bicubic.working_size(width, height, short_side, patch, 1 << 24);
             let size = size.expect("a scene is within the limit");
             let input = image::preprocess(&pixels, size.0, size.1, Resize::Bicubic, &Normalisation::CLIP);
             // [3 * height * width] -> [3, height, width]

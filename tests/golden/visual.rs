@@ -174,6 +174,26 @@ fn a_resnet_refuses_the_attention_that_needs_a_residual() {
     );
 }
 
+/// The weights are those of `resnet`.
+#[test]
+fn a_last_stage_without_a_stride_is_the_python_references() {
+    let (mut weights, config) = open_tower("visual_resnet");
+    let config = ModelConfig {
+        last_stride: 1,
+        ..config
+    };
+    let tower = VisualTower::load(&mut weights, &config).expect("the golden weights are a whole tower");
+    assert_eq!((tower.patch_pixels(), tower.training_pixels()), (16, 48));
+    assert_eq!(
+        tower.architecture(),
+        "ModifiedResNet (1, 2, 1, 1) width 16, last stride 1"
+    );
+    let arrays = Arrays::read("resnet_fine", "visual_resnet_fine_arrays.safetensors");
+    let mut comparison = Comparison::default();
+    compare(&tower, &arrays, &mut comparison);
+    comparison.conclude();
+}
+
 #[test]
 fn heads_that_do_not_divide_the_width_are_refused() {
     let (mut weights, config) = open_tower("visual_vit_gelu");

@@ -1,4 +1,4 @@
-"""Dense labels from a CLIP: MaskCLIP, its two refinements, and the unchanged baseline."""
+"""Dense labels from a CLIP: MaskCLIP, its two refinements, PAMR, and the unchanged baseline."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ import model as network
 from vocabulary import templates
 
 SCALE = 100.0  # CLIP's learned temperature at its clip value
+DISTANCES = (8, 16)  # of PAMR's neighbours, in pixels
+DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+SPREADS = 10  # how often PAMR's scores spread
+SOFTNESS = 0.1  # PAMR divides differences of colour by this share of their deviation
 DENOISE = 0.5  # a class is dropped from a picture if its probability never reaches this
 
 
@@ -105,12 +109,18 @@ def classifier(model: CLIP, words: list[str]) -> torch.Tensor:
 
 
 def labels(
-    found: Dense, texts: torch.Tensor, groups: torch.Tensor, size: tuple[int, int], denoise: bool, smooth: bool
+    found: Dense,
+    texts: torch.Tensor,
+    groups: torch.Tensor,
+    size: tuple[int, int],
+    denoise: bool,
+    smooth: bool,
+    refined_by: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The label map of a picture, [H, W].
 
     `texts` [P, D] are phrases and `groups` [P] their classes. A class has the score of its best phrase after the
-    softmax.
+    softmax. If `refined_by`, the model's input [3, h, w], is given, PAMR refines the scores by its colours.
     """
     logits = SCALE * torch.einsum("pd,dhw->phw", texts, found.features)
     if denoise:
@@ -122,7 +132,40 @@ def labels(
         keys = found.keys.flatten(1)
         logits = logits.softmax(0).flatten(1) @ keys.T @ keys
         return merged(_enlarge(logits.unflatten(1, grid), size), groups).argmax(0)
-    return merged(_enlarge(logits, size).softmax(0), groups).argmax(0)
+    scores = _enlarge(logits, size)
+    if refined_by is not None:
+        scores = pamr(scores, _enlarge(refined_by, size))
+    return merged(scores.softmax(0), groups).argmax(0)
+
+
+def pamr(scores: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+    """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, section 3.3) of scores [P, H, W].
+
+    `picture` is [3, H, W]. The constants are those that the released code of MaskCLIP's successors shares.
+    """
+    around = torch.stack(_neighbours(picture))
+    patterns = torch.cat([around, picture[None].expand(len(DISTANCES), -1, -1, -1)])  # the centre, for each distance
+    unit = SOFTNESS * patterns.std(0) + 1e-8
+    weights = (-((around - picture).abs() / unit).mean(1)).softmax(0)
+    for _ in range(SPREADS):
+        spread = torch.zeros_like(scores)
+        for weight, neighbour in zip(weights, _neighbours(scores)):
+            spread.addcmul_(weight, neighbour)
+        scores = spread
+    return scores
+
+
+def _neighbours(maps: torch.Tensor) -> list[torch.Tensor]:
+    """The 16 neighbours of every pixel of maps [M, H, W], [M, H, W] each; what lies outside repeats the border."""
+    margin = max(DISTANCES)
+    height, width = maps.shape[1:]
+    padded = F.pad(maps[None], (margin,) * 4, mode="replicate")[0]
+    views = []
+    for distance in DISTANCES:
+        for down, right in DIRECTIONS:
+            top, left = margin + down * distance, margin + right * distance
+            views.append(padded[:, top : top + height, left : left + width])
+    return views
 
 
 def merged(scores: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

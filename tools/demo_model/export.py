@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -56,8 +57,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     save_file(tensors(arguments.weights), arguments.out / "model.safetensors", metadata={"format": "pt"})
-    sidecar = {
-        "model_cfg": network.CONFIGS[arguments.config],
+    config = network.CONFIGS[arguments.config]
+    sidecar: dict[str, Any] = {
+        "model_cfg": config.model,
         "preprocess_cfg": {
             "mean": network.MEAN,
             "std": network.STD,
@@ -65,6 +67,8 @@ def main() -> None:
             "resize_mode": "shortest",
         },
     }
+    if config.last_stride != 2:
+        sidecar["last_stride"] = config.last_stride
     (arguments.out / "config.json").write_text(json.dumps(sidecar, indent=2) + "\n")
     (arguments.out / "training_words.txt").write_text("".join(f"{word}\n" for word in training_words()))
 

@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer
+from torch import nn
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 # The text width is 64, because the token embedding has 49,408 rows of it. The other weights belong to the picture side.
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3}
-CONFIGS: dict[str, dict] = {
-    "resnet": {
-        "embed_dim": 128,
-        "vision_cfg": {"image_size": 128, "layers": [1, 2, 3, 2], "width": 24, "head_width": 64, "patch_size": None},
-        "text_cfg": TEXT,
-        "quick_gelu": True,
-    },
-    "vit": {
-        "embed_dim": 128,
-        "vision_cfg": {"image_size": 128, "layers": 6, "width": 192, "head_width": 64, "patch_size": 16},
-        "text_cfg": TEXT,
-        "quick_gelu": True,
-    },
+
+
+@dataclass(frozen=True)
+class Config:
+    """A network: open_clip's configuration, and the stride of a ResNet's last stage, which is 2 as published.
+
+    With a stride of 1 a ResNet has the same weights, and maps of 16 pixels a position instead of 32.
+    """
+
+    model: dict[str, Any]
+    last_stride: int = 2
+
+    @classmethod
+    def read(cls, sidecar: Path) -> Config:
+        """The configuration in an exported model's config.json."""
+        raw = json.loads(sidecar.read_text())
+        return cls(raw["model_cfg"], raw.get("last_stride", 2))
+
+
+RESNET = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 128, "layers": [1, 2, 3, 2], "width": 24, "head_width": 64, "patch_size": None},
+    "text_cfg": TEXT,
+    "quick_gelu": True,
 }
+VIT = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 128, "layers": 6, "width": 192, "head_width": 64, "patch_size": 16},
+    "text_cfg": TEXT,
+    "quick_gelu": True,
+}
+CONFIGS = {"resnet": Config(RESNET), "resnet-fine": Config(RESNET, last_stride=1), "vit": Config(VIT)}
 
 
-def build(config: dict) -> CLIP:
+def build(config: Config) -> CLIP:
     """A CLIP with fresh weights."""
-    return CLIP(**config)
+    model = CLIP(**config.model)
+    if config.last_stride == 1:
+        first = model.visual.layer4[0]
+        first.avgpool = nn.Identity()
+        first.downsample[0] = nn.Identity()
+    return model
+
+
+def position_pixels(model: CLIP) -> int:
+    """The pixels along a side of one position of the dense map."""
+    visual = model.visual
+    if isinstance(visual, VisionTransformer):
+        return visual.patch_size[0]
+    return 16 if isinstance(visual.layer4[0].avgpool, nn.Identity) else 32
 
 
 class Tokens:
@@ -75,7 +112,7 @@ def text_features(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def trunk(visual: ModifiedResNet, pictures: torch.Tensor) -> torch.Tensor:
-    """The last stage's map, [N, C, H/32, W/32]."""
+    """The last stage's map, [N, C, H/32, W/32], or [N, C, H/16, W/16] if the last stage has a stride of 1."""
     x = visual.stem(pictures)
     return visual.layer4(visual.layer3(visual.layer2(visual.layer1(x))))
 

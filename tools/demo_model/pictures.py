@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import colorsys
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw
 
 import dense
 import evaluate
+import model as network
 
 LEGEND = 20  # pixels of a legend line
 
@@ -33,7 +33,7 @@ def shades(count: int) -> np.ndarray:
 def labelled(model: CLIP, scene: Image.Image, classes: list[str], short: int, denoise: bool) -> np.ndarray:
     """The class of every pixel, [H, W]. A class may be several phrases, separated by bars."""
     phrases = [(phrase, index) for index, name in enumerate(classes) for phrase in name.split("|")]
-    fed = dense.fitted(scene, short, evaluate.multiple(model))
+    fed = dense.fitted(scene, short, network.position_pixels(model))
     size = (scene.height, scene.width)
     texts = dense.classifier(model, [phrase for phrase, _ in phrases])
     groups = torch.tensor([index for _, index in phrases])
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("scenes", type=Path, nargs="+")
     arguments = parser.parse_args()
-    model = evaluate.restored(arguments.weights, json.loads(arguments.config.read_text())["model_cfg"])
+    model = evaluate.restored(arguments.weights, network.Config.read(arguments.config))
     classes = [name.strip() for name in arguments.classes.split(";")]
     panels = []
     for path in arguments.scenes:

@@ -16,7 +16,9 @@ import drawings
 import evaluate
 import export
 import model as network
+import scenes
 import train
+import vocabulary
 import world
 from vocabulary import things
 
@@ -54,7 +56,7 @@ class Scenes(unittest.TestCase):
         recipe = world.Recipe(tuple(known.by_name()), most=3)
         made = [[world.scene(np.random.default_rng(i), recipe, known.by_name()) for i in range(80)] for _ in range(2)]
         self.assertEqual({s.pattern for s in made[0]}, set(world.PATTERNS) | {p for p, *_ in world.STUFF.values()})
-        first, second = (world.render(scenes, known, 64, 0.8)[0] for scenes in made)
+        first, second = (world.render(some, known, 64, 0.8)[0] for some in made)
         self.assertTrue(torch.equal(first, second))
 
     def test_colours_are_named(self) -> None:
@@ -66,12 +68,12 @@ class Scenes(unittest.TestCase):
 class Captions(unittest.TestCase):
     def test_truth_follows_what_captions_mention(self) -> None:
         known = squares()
-        scenes = [plain(world.Placed(0, 0.5, 0.5, 0.4, 0, False, 0)), plain(world.Placed(1, 0.5, 0.5, 0.4, 0, False, 0))]
+        two = [plain(world.Placed(index, 0.5, 0.5, 0.4, 0, False, 0)) for index in range(2)]
         written = [[captions.Caption("a photo of a tiger.", ("tiger",), THING)], [captions.Caption("a red food", ("red food",), THING)]]
-        true = captions.truth(written, [captions.phrases(s, known) for s in scenes])
+        true = captions.truth(written, [captions.phrases(scene, known) for scene in two])
         self.assertEqual(true.tolist(), [[True, False], [False, True]])
         shared = [[captions.Caption("a blue background", ("blue background",), BACKGROUND)]] * 2
-        self.assertTrue(captions.truth(shared, [captions.phrases(s, known) for s in scenes]).all())
+        self.assertTrue(captions.truth(shared, [captions.phrases(scene, known) for scene in two]).all())
 
     def test_own_captions_are_true_and_their_words_are_listed(self) -> None:
         known = squares()
@@ -91,11 +93,12 @@ class Network(unittest.TestCase):
         self.texts = ["a photo of a tiger.", "the close-up of two o'clock lemons, on a striped background"]
 
     def test_features_are_open_clips(self) -> None:
-        picture = torch.randn(2, 3, 128, 128)
         reference, tokens = open_clip.SimpleTokenizer()(self.texts), network.Tokens()(self.texts)
         self.assertTrue(torch.equal(reference[:, : tokens.shape[1]], tokens))
-        for config in network.CONFIGS.values():
+        for name, config in network.CONFIGS.items():
             model = network.build(config).eval()
+            side = 64 if name == "resnet-fine" else 128  # open_clip's pool wants 4 x 4 positions
+            picture = torch.randn(2, 3, side, side)
             with torch.inference_mode():
                 torch.testing.assert_close(network.image_features(model, picture)[0], model.encode_image(picture))
                 torch.testing.assert_close(network.text_features(model, tokens), model.encode_text(reference))
@@ -108,6 +111,14 @@ class Network(unittest.TestCase):
                 wanted = dense.dense(model, picture, method).features.flatten(1).T
                 found = F.normalize(network.image_features(model, picture)[1][0], dim=1)
                 torch.testing.assert_close(found, wanted)
+
+    def test_a_position_is_16_pixels_if_the_last_stage_keeps_the_size(self) -> None:
+        for name, pixels in (("resnet", 32), ("resnet-fine", 16), ("vit", 16)):
+            model = network.build(network.CONFIGS[name]).eval()
+            self.assertEqual(network.position_pixels(model), pixels)
+            with torch.inference_mode():
+                found = dense.dense(model, torch.randn(1, 3, 96, 128), "maskclip")
+            self.assertEqual(found.features.shape[1:], (96 // pixels, 128 // pixels))
 
     def test_the_vits_last_block_without_the_change(self) -> None:
         model = network.build(network.CONFIGS["vit"]).eval()
@@ -148,10 +159,44 @@ class Losses(unittest.TestCase):
 
 
 class Evaluation(unittest.TestCase):
-    def test_iou_by_hand(self) -> None:
-        tally = evaluate.Tally(2)
-        tally.add(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 0], [1, 1]]))
-        self.assertEqual([round(v, 1) for v in tally.iou().tolist()], [50.0, 66.7])
+    def test_figures_by_hand(self) -> None:
+        tally = evaluate.Tally(3)  # the last class is neither there nor predicted, so the mean leaves it out
+        tally.add(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 0], [1, 1]]), torch.tensor([[0, 0], [1, 1]]))
+        self.assertEqual([round(v, 1) for v in tally.iou().tolist()], [50.0, 66.7, 0.0])
+        self.assertEqual(round(tally.mean_iou(), 1), 58.3)
+        self.assertEqual(tally.share_right(), 100)
+        tally.add(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 1, 1]]), torch.tensor([[1, 1, 1]]))
+        self.assertEqual(tally.share_right(), 50)
+
+    def test_pamr_leaves_constants_and_follows_colours(self) -> None:
+        picture = torch.zeros(3, 40, 40)
+        picture[:, :, 20:] = 1
+        constant = torch.full((1, 40, 40), -0.3)
+        torch.testing.assert_close(dense.pamr(constant, picture), constant)
+        scores = torch.zeros(1, 40, 40)
+        scores[:, :, 24:] = 1  # four pixels too narrow
+        refined = dense.pamr(scores, picture)[0, 20]
+        self.assertGreater(refined[22], 0.5)
+        self.assertLess(refined[17], 0.5)
+
+    def test_a_scenes_words_are_its_drawings_names_and_names_that_are_true_of_none(self) -> None:
+        shown = things()
+        known = drawings.Drawings(torch.zeros(len(shown), 4, 72, 72), shown, ["noto"] * len(shown), [None] * len(shown))
+        rng, recipe = np.random.default_rng(0), scenes.ALL_NAMES.recipe(tuple(known.by_name()))
+        for _ in range(50):
+            scene = world.scene(rng, recipe, known.by_name())
+            if scenes.distinct(scene, known):
+                words = scenes.candidates(rng, scene, known, 20)
+                present = [shown[placed.drawing] for placed in scene.placed]
+                self.assertEqual(len(set(words)), 20)
+                self.assertLessEqual({thing.names[0] for thing in present}, set(words))
+                self.assertEqual(sum(word in thing.names for thing in present for word in words), len(present))
+
+    def test_no_training_has_a_seed_of_a_set(self) -> None:
+        seeds = [chosen.seed for chosen in scenes.SETS.values()]
+        self.assertEqual(len(seeds), len(set(seeds)))
+        for path in (vocabulary.HERE / "schedules").iterdir():
+            self.assertNotIn(train.Schedule.read(path).seed, seeds)
 
     def test_denoising_drops_the_unsure_and_never_all(self) -> None:
         features = F.normalize(torch.eye(3)[:, :, None].repeat(1, 1, 1), dim=0)

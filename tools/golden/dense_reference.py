@@ -32,7 +32,16 @@ def at_size(visual: nn.Module, height: int, width: int, antialias: bool = False)
 
 
 def cell_pixels(visual: nn.Module) -> int:
-    return 32 if isinstance(visual, ModifiedResNet) else visual.patch_size[0]
+    if not isinstance(visual, ModifiedResNet):
+        return visual.patch_size[0]
+    return 16 if isinstance(visual.layer4[0].avgpool, nn.Identity) else 32
+
+
+def keep_size_of_last_stage(visual: ModifiedResNet) -> None:
+    """Gives the last stage a stride of 1 instead of 2."""
+    first = visual.layer4[0]
+    first.avgpool = nn.Identity()
+    first.downsample[0] = nn.Identity()
 
 
 def inputs_of(module: nn.Module, run: Callable[[], object]) -> Tensor:

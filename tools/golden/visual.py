@@ -6,6 +6,8 @@ For each model of MODELS it writes into tests/golden:
 - visual_<model>_arrays.safetensors: text embeddings and, per image size, the image, CLIP's own feature, and for every
   attention the dense features and what tests/golden/visual.rs compares.
 
+`resnet` is written a second time as `resnet_fine`: the same weights, with a stride of 1 in the last stage.
+
 CLIP's parts are open_clip's modules. MaskCLIP's parts are written from the paper, here and in dense_reference.py, with
 the N x N matrices that the server never builds. Everything is in 64 bits.
 """
@@ -18,7 +20,7 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from dense_reference import at_size, cell_pixels, dense_features
+from dense_reference import at_size, cell_pixels, dense_features, keep_size_of_last_stage
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -48,10 +50,13 @@ MODELS = {
 # Height x width: the training grid, another square grid, a wide one, a tall one.
 SIZES = {16: [(64, 64), (96, 96), (48, 112), (128, 64)], 32: [(96, 96), (160, 160), (64, 192), (224, 96)]}
 
+# Of the second ResNet, whose training grid is that of 48 pixels.
+FINE_SIZES = [(48, 48), (80, 80), (32, 96), (112, 48)]
+
 # The same owners and thresholds as in tests/golden/visual.rs.
 CLASS_OF_QUERY = [0, 0, 1, 2, 3, 4, None]  # None: background
 # So high that some classes are certain somewhere, and so low that some cells are not.
-TEMPERATURE = {"vit_quick_gelu": 20.0, "vit_gelu": 20.0, "resnet": 100.0}
+TEMPERATURE = {"vit_quick_gelu": 20.0, "vit_gelu": 20.0, "resnet": 100.0, "resnet_fine": 100.0}
 DENOISING_THRESHOLD = 0.5
 SMOOTHING_THRESHOLD = 0.7
 DROPPED_COSINE = -100.0
@@ -190,13 +195,17 @@ def dense_arrays(
 def write(name: str, config: dict, seed: int) -> None:
     visual = randomised(config, seed)
     arrays = dense_arrays(name, visual, SIZES[cell_pixels(visual)], TEMPERATURE[name], seed + 1)
+    save_file(arrays, GOLDEN / f"visual_{name}_arrays.safetensors")
     stored = {
         f"visual.{key}": value if value.dtype == torch.int64 else value.half()
         for key, value in visual.state_dict().items()
     }
     save_file(stored, GOLDEN / f"visual_{name}.safetensors")
     (GOLDEN / f"visual_{name}.json").write_text(json.dumps(config, indent=4) + "\n")
-    save_file(arrays, GOLDEN / f"visual_{name}_arrays.safetensors")
+    if name == "resnet":
+        keep_size_of_last_stage(visual)
+        arrays = dense_arrays("resnet_fine", visual, FINE_SIZES, TEMPERATURE["resnet_fine"], seed + 1)
+        save_file(arrays, GOLDEN / "visual_resnet_fine_arrays.safetensors")
 
 
 if __name__ == "__main__":

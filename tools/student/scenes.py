@@ -34,16 +34,18 @@ def composed(folder: Path, style: str, count: int) -> Iterator[tuple[np.ndarray,
     styles = drawings.TRAINING_STYLES if style == "in-style" else (drawings.UNSEEN_STYLE,)
     known = drawings.load(folder, styles)
     by_name = known.by_name()
+    family = scenes.TWENTY
+    recipe = family.recipe(scenes.CLASSES)
     rng = np.random.default_rng(SEEDS[style])
     batch: list[world.Scene] = []
     for index in range(count):
         while True:
-            scene = world.scene(rng, scenes.RECIPE, by_name)
-            if len(scene.placed) == scenes.RECIPE.most:
+            scene = world.scene(rng, recipe, by_name)
+            if len(scene.placed) == recipe.most:
                 break
         batch.append(scene)
         if len(batch) == BATCH or index + 1 == count:
-            pictures, owner = world.render(batch, known, scenes.SIDE, change=0.0)
+            pictures, owner = world.render(batch, known, family.side, change=0.0)
             for scene, picture, owned in zip(batch, pictures, owner):
                 names = [known.things[placed.drawing].names[0] for placed in scene.placed]
                 classes = torch.tensor([0, *(1 + scenes.CLASSES.index(name) for name in names)], dtype=torch.uint8)

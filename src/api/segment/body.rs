@@ -81,7 +81,7 @@ pub struct SegmentBody {
     pub short_side: Option<u32>,
     /// Factors on the short side: the image is scored at each of these sizes, and cosines are averaged at the image's size.
     /// Costs the time of all of them; does not go with the key smoothing `formula`. At most `limits.max_scales`;
-    /// `defaults.scales`, one alone unless set otherwise, without it.
+    /// `defaults.scales`, then the model's own, without it.
     #[schema(min_items = 1, example = json!([0.75, 1, 1.5]))]
     pub scales: Option<Vec<f64>>,
     /// How the image's pixels are turned: `exif`, as the file's EXIF (or TIFF) orientation says and viewers show it; `stored`,
@@ -98,7 +98,7 @@ pub struct SegmentBody {
     /// What is done to scores at the image's size: `none`; `pamr`, pixel-adaptive mask refinement, which moves the labels'
     /// borders to those of the colours; or `pearl-propagation`, by which scores flow to unsure neighbours of one colour and one
     /// meaning. Takes memory and time for every pixel and text, at most `limits.max_refinement_bytes`;
-    /// `defaults.refinement` without it.
+    /// `defaults.refinement`, then the model's own, without it.
     pub refinement: Option<Refinement>,
     /// Factor on cosines before the softmax: more makes probabilities sharper. Without it `defaults.temperature`, which is the
     /// scale that the model learned unless set otherwise (100 for OpenAI's models, 31.5 for `demo`; `GET /v1/models` has each

@@ -257,7 +257,7 @@ pub fn resolve(
     let surroundings = Surroundings {
         settings,
         model: (model.name.as_str(), model.kind()),
-        temperature: model.temperature,
+        own: Some(&model.options),
     };
     let resolved = fields.resolve(surroundings, options);
     Ok(resolved.map_err(|error| match error {

@@ -422,7 +422,7 @@ fn planned_teacher(info: &ModelInfo, request: &SegmentOptions, pseudo_labels: Ps
     let whole_images = match pseudo_labels {
         PseudoLabels::EachView | PseudoLabels::None => None,
         PseudoLabels::Once => Some(PlannedInput {
-            short_side: request.input.short_side.unwrap_or(info.short_side),
+            short_side: request.input.short_side.unwrap_or(info.options.short_side),
             scales: request.input.scales.clone(),
             resize: request.input.resize,
         }),

@@ -1,8 +1,8 @@
 //! The only builder of requests. It takes the fields that a caller names and fills in every default.
 //!
 //! This file owns the checks of values and the order of defaults: the request first, then its protocol or its
-//! vocabulary, then the settings. Each caller names fields in its own words, such as a JSON path or a flag;
-//! [`FieldError`] supports both.
+//! vocabulary, then the settings, then the model's own options. Each caller names fields in its own words, such as a
+//! JSON path or a flag; [`FieldError`] supports both.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::dense::{
 use crate::engine::{DefaultSettings, EngineSettings, InputLimits, Protocol};
 use crate::image::{Orientation, Resize};
 use crate::label_map::LabelStyle;
-use crate::labeller::ModelKind;
+use crate::labeller::{CLIP_TEMPERATURE, ModelKind, ModelOptions};
 use crate::vocabulary::{Class, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions};
 
 /// The fields of a request to label an image. `None` means that the caller did not name the field.
@@ -188,8 +188,9 @@ pub struct Surroundings<'a> {
     pub settings: &'a EngineSettings,
     /// Name and kind of the model that will answer.
     pub model: (&'a str, ModelKind),
-    /// The factor on cosines that the model brings.
-    pub temperature: f32,
+    /// The options that the model brings; `None` before it is known to be loaded. Then the values of OpenAI's models
+    /// take their place.
+    pub own: Option<&'a ModelOptions>,
 }
 
 impl SegmentFields {
@@ -206,7 +207,7 @@ impl SegmentFields {
     }
 
     /// Checks every value against its range and its limit and fills in the fields left out: from the protocol if there
-    /// is one, else from the options of the vocabulary, else from the settings.
+    /// is one, else from the options of the vocabulary, else from the settings, else from the model.
     ///
     /// # Errors
     /// [`SegmentError::Field`] when a value is refused. [`SegmentError::Unsupported`] when the request names an
@@ -216,20 +217,25 @@ impl SegmentFields {
         surroundings: Surroundings<'_>,
         vocabulary: &VocabularyOptions,
     ) -> Result<SegmentOptions, SegmentError> {
-        let Surroundings { settings, model, .. } = surroundings;
-        let (_, kind) = model;
+        let Surroundings {
+            settings,
+            model: (_, kind),
+            own,
+        } = surroundings;
         let protocol = self.features.protocol;
         let defaults = match protocol {
             Some(protocol) => protocol.settings(),
             None => settings.defaults.with(vocabulary),
         };
-        let (features, key_smoothing, input) = self.features.resolve_with(settings, model, &defaults)?;
+        let (features, key_smoothing, input) = self.features.resolve_with(surroundings, &defaults)?;
         let denoising = self.prompt_denoising.unwrap_or(defaults.prompt_denoising);
         let denoising = share(Field::PromptDenoising, denoising)?;
-        let own = surroundings.temperature;
-        let temperature = self.temperature.unwrap_or(kind.temperature(defaults.temperature, own));
+        let own_temperature = own.map_or(CLIP_TEMPERATURE, |own| own.temperature);
+        let of_kind = kind.temperature(defaults.temperature, own_temperature);
+        let temperature = self.temperature.unwrap_or(of_kind);
         check_temperature(temperature)?;
-        let refinement = self.refinement.unwrap_or(defaults.refinement);
+        let refinement = self.refinement.or(defaults.refinement);
+        let refinement = refinement.or(own.map(|own| own.refinement)).unwrap_or_default();
         let cells = protocol.map_or(PROPAGATION_CELLS, Protocol::propagation_cells);
         Ok(SegmentOptions {
             background: self.background.resolve(settings, &defaults)?,
@@ -257,10 +263,9 @@ impl FeatureFields {
     /// # Errors
     /// The same as [`SegmentFields::resolve`].
     pub fn resolve(&self, surroundings: Surroundings<'_>) -> Result<(FeatureOptions, InputOptions), SegmentError> {
-        let Surroundings { settings, model, .. } = surroundings;
         let of_protocol = self.protocol.map(Protocol::settings);
-        let defaults = of_protocol.as_ref().unwrap_or(&settings.defaults);
-        let (features, _, input) = self.resolve_with(settings, model, defaults)?;
+        let defaults = of_protocol.as_ref().unwrap_or(&surroundings.settings.defaults);
+        let (features, _, input) = self.resolve_with(surroundings, defaults)?;
         Ok((features, input))
     }
 
@@ -290,10 +295,14 @@ impl FeatureFields {
 
     fn resolve_with(
         &self,
-        settings: &EngineSettings,
-        (model, kind): (&str, ModelKind),
+        surroundings: Surroundings<'_>,
         defaults: &DefaultSettings,
     ) -> Result<(FeatureOptions, KeySmoothing, InputOptions), SegmentError> {
+        let Surroundings {
+            settings,
+            model: (model, kind),
+            own,
+        } = surroundings;
         self.check_kind(model, kind)?;
         let limits = &settings.input_limits;
         let short_side = match self.short_side {
@@ -317,14 +326,20 @@ impl FeatureFields {
             keys: key_smoothing.keys(),
             constants: constants.unwrap_or_default().read_by(attention),
         };
-        let scales = self.scales.as_ref().unwrap_or(&defaults.scales);
+        let scales = match (&self.scales, defaults.scales.as_slice(), own) {
+            (Some(scales), ..) => scales.as_slice(),
+            // The formula has no meaning at several scales, so it is no choice of the model's that it stands against.
+            (None, [], Some(own)) if key_smoothing != KeySmoothing::Formula => &own.scales,
+            (None, [], _) => &[1.0],
+            (None, scales, _) => scales,
+        };
         check_scales(scales, limits)?;
         if scales.len() > 1 && key_smoothing == KeySmoothing::Formula {
             return Err(FieldError::FormulaAtScales.into());
         }
         let input = InputOptions {
             short_side,
-            scales: scales.clone(),
+            scales: scales.to_vec(),
             resize: self.resize.unwrap_or(defaults.resize),
             orientation: self.orientation.unwrap_or_default(),
         };

@@ -12,9 +12,9 @@ use ::image::Rgb;
 use tch::{Device, Kind, Tensor};
 
 use super::*;
-use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, ScoreOptions};
+use crate::dense::{Attention, DenseOptions, FeatureOptions, Refinement, RefinementOptions, ScoreOptions};
 use crate::image::{ModelInput, Normalisation, Orientation, RgbImage};
-use crate::labeller::{ImageFeatures, Labeller, ModelInfo, Precision};
+use crate::labeller::{ImageFeatures, Labeller, ModelInfo, ModelOptions, Precision};
 use crate::models::DenseFeatureGrid;
 use crate::models::student::{
     Backbone, CARD_FILE, Head, Mode, Network, NetworkConfig, Parameters, Plan, PlannedData, PlannedTeacher,
@@ -160,8 +160,12 @@ fn teacher(certainty: f32, answers: usize) -> ColourTeacher {
             device: "cpu".to_owned(),
             embedding_dimension: 3,
             patch_pixels: 8,
-            temperature: 100.0,
-            short_side: SIDE,
+            options: ModelOptions {
+                short_side: SIDE,
+                scales: vec![1.0],
+                temperature: 100.0,
+                refinement: Refinement::None,
+            },
             normalisation: Normalisation::CLIP,
             attentions: vec![Attention::Maskclip],
             training_words: None,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ModelConfig, check_normalisation, family, head_width};
+use super::{ModelConfig, PUBLISHED_STRIDE, check_normalisation, family, head_width};
 use crate::clip::Activation;
 
 /// Every LayerNorm of this crate adds this to the variance.
@@ -56,6 +56,7 @@ pub(super) fn parse(config: &str, preprocessor: Option<&str>) -> Result<ModelCon
         activation: activation(&vision.hidden_act)?,
         visual_head_width: vision.head_width("vision_config", 768, 12)?,
         text_head_width: text.head_width("text_config", 512, 8)?,
+        last_stride: PUBLISHED_STRIDE,
         mean: preprocessor.image_mean,
         std: preprocessor.image_std,
     })
@@ -185,6 +186,7 @@ mod tests {
             activation: Activation::Gelu,
             visual_head_width: 64,
             text_head_width: 64,
+            last_stride: 2,
             mean: Some([0.5, 0.25, 0.125]),
             std: Some([0.25, 0.5, 1.0]),
         };
@@ -229,6 +231,7 @@ mod tests {
             activation: Activation::QuickGelu,
             visual_head_width: 64,
             text_head_width: 64,
+            last_stride: 2,
             mean: None,
             std: None,
         };

@@ -16,6 +16,9 @@ use crate::support::read_regular_text;
 /// Channels per head in every model of OpenAI and most models of open_clip.
 const HEAD_WIDTH: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
+/// The stride of the last stage in every published ResNet.
+pub(super) const PUBLISHED_STRIDE: i64 = 2;
+
 /// The interpolation that resizes images, and open_clip's name for it.
 const BICUBIC: &str = "bicubic";
 
@@ -28,6 +31,9 @@ pub struct ModelConfig {
     pub visual_head_width: i64,
     /// Channels per attention head of the text tower.
     pub text_head_width: i64,
+    /// The stride of a ResNet's last stage, 2 as published. With 1, which only the configuration of a model trained so
+    /// says, a cell of the map is 16 pixels wide instead of 32. A ViT has no such stage.
+    pub last_stride: i64,
     /// Mean of each channel, in RGB order, that normalises pixels in 0 to 1; `None` where the files do not say it.
     pub mean: Option<[f32; 3]>,
     /// Standard deviation of each channel, in RGB order, that normalises pixels; `None` where the files do not say it.
@@ -40,6 +46,7 @@ impl ModelConfig {
         activation: Activation::QuickGelu,
         visual_head_width: HEAD_WIDTH.get() as i64,
         text_head_width: HEAD_WIDTH.get() as i64,
+        last_stride: PUBLISHED_STRIDE,
         mean: None,
         std: None,
     };
@@ -111,12 +118,21 @@ impl ModelConfig {
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         let value: serde_json::Value = serde_json::from_str(text)?;
         family::check(value.get("model_cfg").unwrap_or(&value))?;
-        let (model, preprocess) = if value.get("model_cfg").is_some() {
-            let file: HubFile = serde_json::from_value(value)?;
-            (file.model_cfg, file.preprocess_cfg)
-        } else {
-            (serde_json::from_value(value)?, Preprocess::default())
+        let file: HubFile = match value.get("model_cfg") {
+            Some(_) => serde_json::from_value(value)?,
+            None => HubFile {
+                model_cfg: serde_json::from_value(value)?,
+                preprocess_cfg: Preprocess::default(),
+                last_stride: PUBLISHED_STRIDE,
+            },
         };
+        let (model, preprocess) = (file.model_cfg, file.preprocess_cfg);
+        if !(1..=PUBLISHED_STRIDE).contains(&file.last_stride) {
+            return Err(serde::de::Error::custom(format!(
+                "last_stride is {}: the last stage of a ResNet has the stride 1 or {PUBLISHED_STRIDE} here",
+                file.last_stride
+            )));
+        }
         check_normalisation(
             ["mean", "std"].map(|name| format!("preprocess_cfg.{name}")),
             preprocess.mean,
@@ -135,6 +151,7 @@ impl ModelConfig {
             },
             visual_head_width: model.vision_cfg.head_width.get().into(),
             text_head_width: model.text_cfg.head_width()?,
+            last_stride: file.last_stride,
             mean: preprocess.mean,
             std: preprocess.std,
         })
@@ -146,6 +163,9 @@ struct HubFile {
     model_cfg: Model,
     #[serde(default)]
     preprocess_cfg: Preprocess,
+    /// Not of open_clip's: what its classes cannot say.
+    #[serde(default = "published_stride")]
+    last_stride: i64,
 }
 
 #[derive(Default, Deserialize)]
@@ -256,6 +276,10 @@ fn refused(path: PathBuf, error: &serde_json::Error) -> CheckpointError {
     }
 }
 
+fn published_stride() -> i64 {
+    PUBLISHED_STRIDE
+}
+
 fn usual_head_width() -> NonZeroU32 {
     HEAD_WIDTH
 }
@@ -288,6 +312,7 @@ mod tests {
             activation: Activation::QuickGelu,
             visual_head_width: 64,
             text_head_width: 64,
+            last_stride: 2,
             mean: None,
             std: None,
         };
@@ -300,10 +325,21 @@ mod tests {
             activation: Activation::Gelu,
             visual_head_width: 80,
             text_head_width: 64,
+            last_stride: 2,
             mean: Some([0.5, 0.25, 0.125]),
             std: Some([0.25, 0.5, 1.0]),
         };
         assert_eq!(ModelConfig::parse(HUB_VIT_H_14).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_stride_of_the_last_stage_stands_beside_the_model() {
+        let with = |stride: &str| ModelConfig::parse(&HUB_VIT_H_14.replacen('{', &format!("{{{stride}"), 1));
+        assert_eq!(with(r#""last_stride": 1,"#).unwrap().last_stride, 1);
+        assert_eq!(
+            with(r#""last_stride": 4,"#).unwrap_err().to_string(),
+            "last_stride is 4: the last stage of a ResNet has the stride 1 or 2 here"
+        );
     }
 
     #[test]
