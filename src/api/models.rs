@@ -298,9 +298,7 @@ impl From<&StudentInfo> for Student {
 pub(super) async fn list_models(State(state): State<AppState>) -> Json<ModelList> {
     let defaults = &state.engine.settings().defaults;
     let models = state.engine.models();
-    let models = models
-        .iter()
-        .map(|(info, ready)| Model::new(info, *ready, defaults));
+    let models = models.iter().map(|(info, ready)| Model::new(info, *ready, defaults));
     Json(ModelList {
         models: models.collect(),
         limits: Limits::new(&state),

@@ -88,10 +88,10 @@ async fn the_list_says_what_requests_get_that_do_not_say_otherwise() {
             "background_threshold": 0.25,
             "background_area": 0.0,
             "short_side": 0,
-            "scales": [1.0],
+            "scales": [],
             "resize": "bicubic",
             "window": null,
-            "refinement": "none",
+            "refinement": null,
         })
     );
 }
