@@ -26,7 +26,7 @@ pub use collection::Collection;
 pub use columns::ParquetTable;
 pub use geotiff::{Georeference, geotiff};
 pub use polygons::{Polygon, outlines};
-pub use rasters::{drawn_over, grey_png, jpeg, panoptic_png, png};
+pub use rasters::{drawn_over, jpeg, panoptic_png, png};
 pub use yolo::{yolo_dataset, yolo_polygons};
 
 /// A class as formats name it.

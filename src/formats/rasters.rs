@@ -39,23 +39,6 @@ pub fn panoptic_png(map: &LabelMap) -> Vec<u8> {
     write_png(&samples, map.width, map.height, ExtendedColorType::Rgb8)
 }
 
-/// Writes the labels as a grey PNG, of 8 bits, or of 16 bits above 255 classes. Pixels without a class have
-/// `unlabelled`, or the largest value.
-pub fn grey_png(map: &LabelMap, unlabelled: Option<u16>) -> Vec<u8> {
-    let value = |&label: &u16| match (label, unlabelled) {
-        (UNLABELLED, Some(value)) => value,
-        _ => label,
-    };
-    if map.classes.len() <= usize::from(u8::MAX) {
-        // Ids go up to 254, and the low byte of the value for unlabelled pixels is 255.
-        let samples: Vec<u8> = map.labels.iter().map(|label| value(label).to_le_bytes()[0]).collect();
-        write_png(&samples, map.width, map.height, ExtendedColorType::L8)
-    } else {
-        let samples: Vec<u8> = map.labels.iter().flat_map(|label| value(label).to_ne_bytes()).collect();
-        write_png(&samples, map.width, map.height, ExtendedColorType::L16)
-    }
-}
-
 /// Writes an image as a PNG.
 pub fn png(image: &RgbImage) -> Vec<u8> {
     write_png(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
@@ -107,21 +90,5 @@ mod tests {
         let many = labelled("a.png", 2, &[300, UNLABELLED], 301).label_map().unwrap();
         let read = ::image::load_from_memory(&panoptic_png(&many)).unwrap().to_rgb8();
         assert_eq!(read.get_pixel(0, 0).0, [45, 1, 0]);
-    }
-
-    #[test]
-    fn grey_maps_have_8_or_16_bits() {
-        let read = |classes, labels: &[u16], unlabelled| {
-            let map = labelled("a.png", labels.len() as u32, labels, classes)
-                .label_map()
-                .unwrap();
-            ::image::load_from_memory(&grey_png(&map, unlabelled)).unwrap()
-        };
-        let few = read(3, &[0, 2, UNLABELLED], None);
-        assert_eq!(few.as_luma8().unwrap().as_raw(), &[0, 2, 255]);
-        let few = read(3, &[0, 2, UNLABELLED], Some(9));
-        assert_eq!(few.as_luma8().unwrap().as_raw(), &[0, 2, 9]);
-        let many = read(300, &[0, 299, UNLABELLED], None);
-        assert_eq!(many.as_luma16().unwrap().as_raw(), &[0, 299, 65_535]);
     }
 }

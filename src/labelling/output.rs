@@ -1,7 +1,7 @@
 //! The formats of a run's results, and the files that each image has of its own.
 
 use crate::formats::{
-    ClassLabel, Collection, Georeference, LabelledImage, drawn_over, geotiff, grey_png, jpeg, npz, panoptic_png, png,
+    ClassLabel, Collection, Georeference, LabelledImage, drawn_over, geotiff, jpeg, npz, panoptic_png, png,
     yolo_polygons,
 };
 use crate::image::RgbImage;
@@ -148,11 +148,8 @@ impl OutputFormat {
             drawn_over(pixels, &map.labels, |id| style.color(id), material.drawing.opacity)
         };
         Ok(Some(match self {
-            Self::Png => match encode(map, LabelMapFormat::Png, style) {
-                EncodedLabelMap::Png(file) => file,
-                _ => unreachable!("a PNG was asked for"),
-            },
-            Self::PngGrey => grey_png(map, style.unlabelled),
+            Self::Png => label_png(map, LabelMapFormat::Png, style),
+            Self::PngGrey => label_png(map, LabelMapFormat::PngGrey, style),
             Self::Overlay => png(&overlay()),
             Self::OverlayJpeg => jpeg(&overlay(), material.drawing.jpeg_quality)
                 .ok_or("a JPEG has at most 65535 pixels in a row or column; take overlay")?,
@@ -173,6 +170,14 @@ impl OutputFormat {
             | Self::Csv
             | Self::Parquet => return Ok(None),
         }))
+    }
+}
+
+/// Writes a label map in one of the two forms that are PNGs.
+fn label_png(map: &LabelMap, format: LabelMapFormat, style: &LabelStyle) -> Vec<u8> {
+    match encode(map, format, style) {
+        EncodedLabelMap::Png(file) | EncodedLabelMap::PngGrey(file) => file,
+        _ => unreachable!("a PNG was asked for"),
     }
 }
 
