@@ -1,6 +1,7 @@
 //! Which key opens which route: the scopes that the document names for each operation, and the check of a request's
 //! key against them. From here on a request has a [`Caller`]: the client of its key, or nobody in particular.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,6 +9,8 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use utoipa::Modify;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation;
@@ -128,8 +131,8 @@ impl Gate {
     /// # Errors
     /// [`ApiError::Unauthorized`] when there is none, or the server does not know it.
     fn key(&self, headers: &HeaderMap) -> Result<Arc<ApiKey>, ApiError> {
-        let text = bearer(headers).ok_or(ApiError::Unauthorized { is_unknown: false })?;
-        let key = self.access.find(text);
+        let text = key_text(headers).ok_or(ApiError::Unauthorized { is_unknown: false })?;
+        let key = self.access.find(&text);
         key.ok_or(ApiError::Unauthorized { is_unknown: true })
     }
 }
@@ -181,6 +184,26 @@ fn admit(key: &ApiKey, scopes: &[Scope]) -> Result<InFlight, ApiError> {
         name: key.name().to_owned(),
         scopes: scopes.to_vec(),
     })
+}
+
+/// The key that a request brings along: a bearer's token, or the password of `Basic`, for clients such as Label Studio
+/// that know nothing else.
+fn key_text(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
+    let token = bearer(headers).map(Cow::Borrowed);
+    token.or_else(|| password(headers).map(Cow::Owned))
+}
+
+/// The password of `Authorization: Basic CREDENTIALS` (RFC 7617). The user's name does not matter.
+fn password(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, credentials) = value.split_at_checked("Basic ".len())?;
+    let credentials = scheme
+        .eq_ignore_ascii_case(b"Basic ")
+        .then(|| credentials.trim_ascii())?;
+    let credentials = BASE64_STANDARD.decode(credentials).ok()?;
+    let colon = credentials.iter().position(|byte| *byte == b':')?;
+    let password = credentials[colon + 1..].to_vec();
+    Some(password).filter(|password| !password.is_empty())
 }
 
 /// The token of `Authorization: Bearer TOKEN`. The scheme's case does not matter (RFC 9110, section 11.1).
@@ -241,6 +264,22 @@ mod tests {
             assert_eq!(token(value), None, "{value}");
         }
         assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_password_stands_for_a_token_whatever_the_user() {
+        let key = |value: &str| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+            key_text(&headers).map(Cow::into_owned)
+        };
+        // user:a:b, :abc
+        assert_eq!(key("Basic dXNlcjphOmI=").as_deref(), Some(&b"a:b"[..]));
+        assert_eq!(key("basic OmFiYw==").as_deref(), Some(&b"abc"[..]));
+        assert_eq!(key("Bearer abc").as_deref(), Some(&b"abc"[..]));
+        // user, user:
+        for value in ["Basic dXNlcg==", "Basic dXNlcjo=", "Basic", "Basic ?"] {
+            assert_eq!(key(value), None, "{value}");
+        }
     }
 
     #[test]

@@ -63,6 +63,16 @@ pub enum ApiError {
     /// No route has the path.
     #[error("nothing is served at {}; GET /docs lists the routes", excerpt(.0))]
     RouteNotFound(String),
+    /// No model has the name in the path, or it has no such version.
+    #[error("no model is called {:?}{}; there is {}", excerpt(model), of_version(version.as_deref()), served.join(", "))]
+    ModelNotFound {
+        /// The name in the path.
+        model: String,
+        /// The version in the path.
+        version: Option<String>,
+        /// The names of the served models.
+        served: Vec<String>,
+    },
     /// The route does not answer the method.
     #[error("{} is not answered here; the Allow header lists the methods that are", excerpt(.0.as_str()))]
     MethodNotAllowed(Method),
@@ -126,6 +136,14 @@ pub enum ApiError {
         /// The setting that was exceeded.
         limit: Option<Limit>,
     },
+    /// One of several things that a request asks for has this error.
+    #[error("{path}: {error}")]
+    At {
+        /// Which of them, as in `input[1]`.
+        path: String,
+        /// What is wrong with it.
+        error: Box<Self>,
+    },
     /// The engine refused or failed.
     #[error(transparent)]
     Segment(#[from] SegmentError),
@@ -158,9 +176,16 @@ impl ApiError {
         }
     }
 
+    /// This error of one of several things that a request asks for.
+    pub fn at(self, path: String) -> Self {
+        let error = Box::new(self);
+        Self::At { path, error }
+    }
+
     /// The kind of problem this is: the one mapping from errors to statuses.
     pub fn kind(&self) -> ProblemType {
         match self {
+            Self::At { error, .. } => error.kind(),
             Self::Malformed(_) => ProblemType::Malformed,
             Self::Unauthorized { .. } => ProblemType::Unauthorized,
             Self::Forbidden { .. } => ProblemType::Forbidden,
@@ -168,6 +193,7 @@ impl ApiError {
             Self::ForeignOrigin { .. } => ProblemType::ForeignOrigin,
             Self::ForeignHost { .. } => ProblemType::ForeignHost,
             Self::RouteNotFound(_) => ProblemType::RouteNotFound,
+            Self::ModelNotFound { .. } => ProblemType::ModelNotFound,
             Self::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
             Self::NotAcceptable { .. } => ProblemType::NotAcceptable,
             Self::RequestTooLarge { .. } => ProblemType::RequestTooLarge,
@@ -189,13 +215,7 @@ impl ApiError {
                 VocabularyError::NotStored { .. } => ProblemType::NotStored,
                 VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
             },
-            Self::Segment(SegmentError::Image(error)) => match error {
-                DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
-                DecodeError::UnknownFormat { .. }
-                | DecodeError::UnreadFormat { .. }
-                | DecodeError::CutShort
-                | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
-            },
+            Self::Segment(SegmentError::Image(error)) => of_image(error),
             Self::Segment(SegmentError::ImageNotHeld) => ProblemType::ImageNotHeld,
             Self::Segment(SegmentError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,
             Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
@@ -225,6 +245,7 @@ impl ApiError {
     /// The setting that was exceeded.
     fn limit(&self) -> Option<Limit> {
         match self {
+            Self::At { error, .. } => error.limit(),
             Self::Invalid { limit, .. } => limit.clone(),
             Self::Quota(QuotaError::Rate { limit, .. }) => {
                 Some(Limit::fractional("access.requests_per_second", *limit))
@@ -258,6 +279,7 @@ impl ApiError {
     /// Seconds after which a repeat is worth a try; none where waiting does not help.
     pub(super) fn retry_after_seconds(&self) -> Option<u64> {
         match self {
+            Self::At { error, .. } => error.retry_after_seconds(),
             Self::Segment(
                 SegmentError::Overloaded { retry_seconds, .. }
                 | SegmentError::ShareTaken { retry_seconds, .. }
@@ -328,6 +350,7 @@ impl ApiError {
             instance: None,
             path: match self {
                 Self::Invalid { path, .. } => path.clone(),
+                Self::At { path, .. } => Some(path.clone()),
                 // Two fields, one of which is missing.
                 Self::Segment(SegmentError::Field(error)) if error.field() == Field::Vocabulary => None,
                 Self::Segment(SegmentError::Field(error)) => Some(error.field().path()),
@@ -359,6 +382,24 @@ impl From<ExceededLimit> for Limit {
             LimitValue::Fractional(value) => Self::fractional(key, value),
         }
     }
+}
+
+/// The kind of problem that an image was refused for.
+fn of_image(error: &DecodeError) -> ProblemType {
+    match error {
+        DecodeError::TooManyPixels { .. } => ProblemType::ImageTooLarge,
+        DecodeError::UnknownFormat { .. }
+        | DecodeError::UnreadFormat { .. }
+        | DecodeError::CutShort
+        | DecodeError::Undecodable(_) => ProblemType::UndecodableImage,
+    }
+}
+
+/// The version of a model in words.
+fn of_version(version: Option<&str>) -> String {
+    version.map_or_else(String::new, |version| {
+        format!(" with a version {:?} (all have version 1)", excerpt(version))
+    })
 }
 
 /// The names of scopes, joined.

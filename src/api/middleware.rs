@@ -17,7 +17,8 @@ use super::client_address::ClientAddress;
 use super::error::ApiError;
 use super::http_metrics::{CLIENT_LEFT, HttpMetrics, Outcome};
 use super::lifecycle::{Lifecycle, Phase};
-use super::problem::{PROBLEM_JSON, Problem, ProblemType};
+use super::problem::{Problem, ProblemType};
+use super::protocols::ErrorForm;
 use super::request_body::BodyProgress;
 use crate::support::panic_message;
 use crate::telemetry::{RequestTrace, TraceParent, Traces, within};
@@ -56,7 +57,14 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
 /// Routes that orchestrators and Prometheus ask every few seconds.
-const PROBES: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
+const PROBES: [&str; 6] = [
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/v2/health/live",
+    "/v2/health/ready",
+];
 
 /// Takes an id from the request that is not short and plain enough for logs, so that the request gets a new one.
 pub(super) async fn drop_strange_request_id(mut request: Request) -> Request {
@@ -107,7 +115,8 @@ pub(super) async fn observe(
     });
     record.answered(response.status().as_u16(), problem.as_ref());
     if let Some(problem) = problem {
-        write_problem(&mut response, &problem);
+        let form = ErrorForm::of_route(&record.route, record.method);
+        write_problem(&mut response, &problem, form);
     }
     if let Some(place) = place {
         let place = HeaderValue::try_from(place).expect("digits and hyphens");
@@ -387,13 +396,12 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Puts the problem into the response's body.
-fn write_problem(response: &mut Response, problem: &Problem) {
-    let body = serde_json::to_vec(problem).expect("a problem is plain strings and numbers");
-    *response.body_mut() = Body::from(body);
+/// Puts the problem into the response's body, in the form of the route's clients.
+fn write_problem(response: &mut Response, problem: &Problem, form: ErrorForm) {
+    *response.body_mut() = Body::from(form.body(problem));
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
 }
 
 /// The answer when a handler panicked.

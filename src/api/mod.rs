@@ -8,6 +8,7 @@ mod authorisation;
 mod base_path;
 mod body;
 mod browsers;
+mod classify;
 mod client_address;
 mod compression;
 mod connection;
@@ -26,6 +27,7 @@ mod middleware;
 mod models;
 mod page;
 mod problem;
+mod protocols;
 mod request_body;
 mod segment;
 mod serve;
@@ -61,6 +63,7 @@ use error::ApiError;
 use http_metrics::{HttpMetrics, KeyMetrics};
 use middleware::{Observer, X_REQUEST_ID};
 use problem::Problem;
+use protocols::{ErrorMessage, OpenAiError};
 
 pub use document::openapi_yaml;
 pub use lifecycle::{Lifecycle, Phase};
@@ -181,6 +184,8 @@ fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(segment::segment))
         .routes(routes!(segment::batch::segment_batch))
+        .routes(routes!(classify::classify))
+        .routes(routes!(protocols::create_embeddings))
         .routes(routes!(images::post_image))
         .routes(routes!(images::get_image, images::delete_image))
         .routes(routes!(similar::post_similar))
@@ -192,12 +197,26 @@ fn documented() -> OpenApiRouter<AppState> {
         ))
         .routes(routes!(vocabularies::get_vocabulary_status))
         .routes(routes!(models::list_models))
+        .routes(routes!(protocols::get_inference_server))
+        .routes(routes!(protocols::get_inference_liveness))
+        .routes(routes!(protocols::get_inference_readiness))
+        .routes(routes!(protocols::get_inference_model))
+        .routes(routes!(protocols::get_inference_model_version))
+        .routes(routes!(protocols::get_inference_model_readiness))
+        .routes(routes!(protocols::get_inference_model_version_readiness))
+        .routes(routes!(protocols::list_inference_models))
+        .routes(routes!(protocols::infer))
+        .routes(routes!(protocols::infer_by_version))
+        .routes(routes!(protocols::get_backend_health))
+        .routes(routes!(protocols::set_up_backend))
+        .routes(routes!(protocols::predict_tasks))
+        .routes(routes!(protocols::take_note_of_event))
         .routes(routes!(health::get_liveness))
         .routes(routes!(health::get_readiness))
         .routes(routes!(metrics::get_metrics))
         .routes(routes!(docs::get_openapi))
         .routes(routes!(docs::get_docs))
-        .routes(routes!(page::get_page))
+        .routes(routes!(page::get_page, protocols::post_hub_task))
 }
 
 /// Makes a counter for every documented status of every route exist from the start.
@@ -225,12 +244,14 @@ fn declare_metrics(openapi: &utoipa::openapi::OpenApi, metrics: &HttpMetrics) {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "MaskCLIP server", description = include_str!("openapi.md"), license(name = "Apache-2.0", identifier = "Apache-2.0")),
-    components(schemas(Problem)),
+    components(schemas(Problem, ErrorMessage, OpenAiError)),
     modifiers(&KeyScheme),
     tags(
         (name = "segmentation", description = "An image and a list of classes in, a label map and confidences out."),
+        (name = "embeddings", description = "Whole images and texts: their vectors in CLIP's one space, and the classes of an image."),
         (name = "vocabularies", description = "Class lists with a name, embedded before they are needed."),
         (name = "models", description = "What is loaded and what it can do."),
+        (name = "protocols", description = "What clients of other servers speak."),
         (name = "operations", description = "For orchestrators and monitoring."),
         (name = "documentation", description = "For people."),
     ),

@@ -134,6 +134,10 @@ pub struct Limits {
     pub max_confidence_pixels: u64,
     /// Bytes of the probability maps of one request before they are encoded, one for each map and pixel.
     pub max_probability_bytes: u64,
+    /// Texts and images of one request for embeddings.
+    pub max_embedding_inputs: usize,
+    /// Characters of a text in a request for embeddings.
+    pub max_embedding_characters: usize,
 }
 
 impl Limits {
@@ -161,6 +165,8 @@ impl Limits {
             max_raw_pixels: input.max_raw_pixels,
             max_confidence_pixels: input.max_confidence_pixels,
             max_probability_bytes: input.max_probability_bytes,
+            max_embedding_inputs: input.max_embedding_inputs,
+            max_embedding_characters: input.max_embedding_characters,
         }
     }
 }

@@ -33,6 +33,8 @@ pub enum ProblemType {
     VocabularyNotFound,
     /// No image is held under the id.
     ImageNotHeld,
+    /// No model has the name that the path names.
+    ModelNotFound,
     /// The route does not answer the method.
     MethodNotAllowed,
     /// No form of the answer suits `Accept`.
@@ -89,7 +91,7 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Malformed,
         Self::Unauthorized,
         Self::Forbidden,
@@ -97,6 +99,7 @@ impl ProblemType {
         Self::RouteNotFound,
         Self::VocabularyNotFound,
         Self::ImageNotHeld,
+        Self::ModelNotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
         Self::RequestTimeout,
@@ -133,7 +136,9 @@ impl ProblemType {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
-            Self::RouteNotFound | Self::VocabularyNotFound | Self::ImageNotHeld => StatusCode::NOT_FOUND,
+            Self::RouteNotFound | Self::VocabularyNotFound | Self::ImageNotHeld | Self::ModelNotFound => {
+                StatusCode::NOT_FOUND
+            }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -165,6 +170,7 @@ impl ProblemType {
             Self::RouteNotFound => "/problems/route-not-found",
             Self::VocabularyNotFound => "/problems/vocabulary-not-found",
             Self::ImageNotHeld => "/problems/image-not-held",
+            Self::ModelNotFound => "/problems/model-not-found",
             Self::MethodNotAllowed => "/problems/method-not-allowed",
             Self::NotAcceptable => "/problems/not-acceptable",
             Self::RequestTimeout => "/problems/request-timeout",
@@ -210,6 +216,7 @@ impl ProblemType {
             Self::RouteNotFound => "Nothing is served here",
             Self::VocabularyNotFound => "No such vocabulary",
             Self::ImageNotHeld => "The image is not held",
+            Self::ModelNotFound => "No such model",
             Self::MethodNotAllowed => "The route does not answer this method",
             Self::NotAcceptable => "No acceptable form of the answer",
             Self::RequestTimeout => "The body did not come in time",
@@ -262,6 +269,10 @@ impl ProblemType {
             Self::ImageNotHeld => {
                 "No image is held under this id: there never was one, or it has expired (`images.keep_seconds`), been deleted, or \
                  made room for others (`images.held_bytes`). Send the image again."
+            }
+            Self::ModelNotFound => {
+                "No model has the name, or no version the number, that the path names; `GET /v1/models` lists those that \
+                 are loaded."
             }
             Self::MethodNotAllowed => "The `Allow` header lists the methods that are answered.",
             Self::NotAcceptable => "`Accept` excludes every form this route can answer in; `detail` lists them.",

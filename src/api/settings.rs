@@ -14,7 +14,18 @@ use crate::support::{OutOfRange, in_range};
 pub(super) const ANY: &str = "*";
 
 /// What the routes begin with.
-const FIRST_OF_ROUTES: [&str; 6] = ["assets", "docs", "health", "metrics", "openapi.yaml", "v1"];
+const FIRST_OF_ROUTES: [&str; 10] = [
+    "assets",
+    "docs",
+    "health",
+    "metrics",
+    "openapi.yaml",
+    "predict",
+    "setup",
+    "v1",
+    "v2",
+    "webhook",
+];
 
 /// The listening socket, its connections and the life of the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +46,8 @@ pub struct ServerSettings {
     pub forwarded_header: ForwardedHeader,
     /// The path under which a proxy passes requests on, as in `/maskclip`; empty for none.
     pub base_path: String,
+    /// The folder of the files that were uploaded to Label Studio, `media/upload` in its data folder; `None` for none.
+    pub label_studio_uploads: Option<PathBuf>,
     /// Whether the log has class names, and what else a request says.
     pub log_class_names: bool,
     /// Connections that are open at once. Further ones wait in the operating system's queue.

@@ -75,7 +75,7 @@ fn from_json<T: UploadBody>(bytes: Bytes, held: &HeldBytes) -> Result<Upload<T>,
 
 /// The bytes of base64 or of a data URI (RFC 2397) that is base64. White space is passed over, since many encoders break
 /// lines, and both alphabets are read (RFC 4648, sections 4 and 5).
-fn decode_base64(text: String) -> Result<Bytes, ApiError> {
+pub(super) fn decode_base64(text: String) -> Result<Bytes, ApiError> {
     let scheme_is = |scheme: &str| {
         let start = text.trim_start().get(..scheme.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))

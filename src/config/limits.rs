@@ -57,6 +57,8 @@ struct LimitKeys {
     max_raw_pixels: u64,
     max_confidence_pixels: u64,
     max_probability_bytes: u64,
+    max_embedding_inputs: usize,
+    max_embedding_characters: usize,
 }
 
 impl From<LimitKeys> for LimitsSettings {
@@ -85,6 +87,8 @@ impl From<LimitKeys> for LimitsSettings {
                 max_raw_pixels: keys.max_raw_pixels,
                 max_confidence_pixels: keys.max_confidence_pixels,
                 max_probability_bytes: keys.max_probability_bytes,
+                max_embedding_inputs: keys.max_embedding_inputs,
+                max_embedding_characters: keys.max_embedding_characters,
             },
         }
     }
@@ -119,6 +123,8 @@ impl From<LimitsSettings> for LimitKeys {
             max_raw_pixels: input.max_raw_pixels,
             max_confidence_pixels: input.max_confidence_pixels,
             max_probability_bytes: input.max_probability_bytes,
+            max_embedding_inputs: input.max_embedding_inputs,
+            max_embedding_characters: input.max_embedding_characters,
         }
     }
 }

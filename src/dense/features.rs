@@ -170,6 +170,11 @@ impl DenseFeatures {
         unit_rows(&self.cells)
     }
 
+    /// Returns the feature of the whole image scaled to unit length, `[embedding]`, in float32.
+    pub fn unit_pooled(&self) -> Tensor {
+        unit_rows(&self.pooled)
+    }
+
     /// Computes the cosines of the cells with texts, `[queries, embedding]` in float32, which must have unit length for
     /// [`Comparison::Cosine`]. Returns `[queries, cells]`. Runs the attention's second pass if it has one.
     pub(super) fn cosines(&self, text: &Tensor) -> Tensor {

@@ -378,6 +378,8 @@ mod tests {
             max_raw_pixels: 100,
             max_confidence_pixels: 200,
             max_probability_bytes: 300,
+            max_embedding_inputs: 4,
+            max_embedding_characters: 100,
         }
     }
 

@@ -301,7 +301,7 @@ impl AdmittedRequest<'_> {
         )))
     }
 
-    async fn header(&self, bytes: Bytes, orientation: Orientation) -> Result<ImageHeader, SegmentError> {
+    pub(super) async fn header(&self, bytes: Bytes, orientation: Orientation) -> Result<ImageHeader, SegmentError> {
         self.enter(Stage::Decode);
         let max_pixels = self.engine.settings.input_limits.max_image_pixels;
         let read = move || image::read_header(&bytes, orientation, max_pixels);

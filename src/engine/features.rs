@@ -180,6 +180,10 @@ mod tests {
         fn similar_to(&self, _: (f64, f64)) -> Result<ScoreMap, LabellerError> {
             unreachable!("nothing is compared here")
         }
+
+        fn pooled(&self) -> Result<Vec<f32>, LabellerError> {
+            unreachable!("no image is embedded here")
+        }
     }
 
     const ALICE: CallerId = CallerId(1);

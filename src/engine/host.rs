@@ -19,6 +19,8 @@ use crate::labeller::{LabellerError, ModelInfo, ModelKind, ServedModel};
 pub(super) struct ModelHost {
     pub(super) name: String,
     pub(super) kind: ModelKind,
+    /// Returns how many tokens the model reads of a text.
+    pub(super) count_tokens: fn(&str) -> usize,
     pub(super) queue: Arc<JobQueue<Job>>,
     /// The times of the model's work.
     pub(super) times: Arc<ServiceTimes>,
@@ -28,7 +30,12 @@ pub(super) struct ModelHost {
 impl ModelHost {
     /// Starts the workers and returns at once.
     pub(super) fn start(model: ServedModel, settings: &EngineSettings, metrics: &EngineMetrics) -> Self {
-        let ServedModel { name, kind, factory } = model;
+        let ServedModel {
+            name,
+            kind,
+            factory,
+            count_tokens,
+        } = model;
         metrics.declare_model(&name);
         let queue = Arc::new(JobQueue::new(metrics.queue_depth(&name)));
         let times = Arc::default();
@@ -48,6 +55,7 @@ impl ModelHost {
         Self {
             name,
             kind,
+            count_tokens,
             queue,
             times,
             workers,

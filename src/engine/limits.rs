@@ -34,6 +34,10 @@ pub struct InputLimits {
     /// `limits.max_probability_bytes`: largest number of bytes of the probability maps of one request before they are
     /// encoded, one for each map and pixel of the image.
     pub max_probability_bytes: u64,
+    /// `limits.max_embedding_inputs`: largest number of texts and images in one request for embeddings.
+    pub max_embedding_inputs: usize,
+    /// `limits.max_embedding_characters`: largest number of characters of a text in a request for embeddings.
+    pub max_embedding_characters: usize,
 }
 
 impl InputLimits {
@@ -49,6 +53,8 @@ impl InputLimits {
         at_least_one("limits.max_windows", self.max_windows as u64)?;
         at_least_one("limits.max_paired_cells", self.max_paired_cells as u64)?;
         at_least_one("limits.max_score_bytes", self.max_score_bytes)?;
-        at_least_one("limits.max_pixel_texts", self.max_pixel_texts)
+        at_least_one("limits.max_pixel_texts", self.max_pixel_texts)?;
+        at_least_one("limits.max_embedding_inputs", self.max_embedding_inputs as u64)?;
+        at_least_one("limits.max_embedding_characters", self.max_embedding_characters as u64)
     }
 }

@@ -29,6 +29,7 @@ mod supervision;
 mod text;
 mod vocabulary;
 mod weight;
+mod whole_image;
 mod worker;
 
 use std::num::NonZeroUsize;
@@ -54,10 +55,11 @@ pub use limits::InputLimits;
 pub use model_state::{ModelState, ModelStatus};
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
-    Background, BackgroundFields, BackgroundNames, ClassResult, ExceededLimit, FeatureFields, Field, FieldError,
-    HeldImage, ImageRequest, ImageSource, InputOptions, KeySmoothingFields, LimitValue, OutputOptions, ProbabilityMaps,
-    SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Similarity, SimilarityRequest,
-    Surroundings, Timings, VocabularyChoice, Warning, WarningCode, WindowFields,
+    Background, BackgroundFields, BackgroundNames, ClassResult, ClassScore, Classification, EmbedError, EmbedInput,
+    EmbedRequest, Embeddings, ExceededLimit, FeatureFields, Field, FieldError, HeldImage, ImageRequest, ImageSource,
+    InputOptions, KeySmoothingFields, LimitValue, OutputOptions, ProbabilityMaps, SegmentError, SegmentFields,
+    SegmentOptions, SegmentRequest, Segmentation, Similarity, SimilarityRequest, Surroundings, Timings,
+    VocabularyChoice, Warning, WarningCode, WindowFields,
 };
 pub use settings::{EngineSettings, ImageSettings, QueueSettings, ReadyWhen};
 pub use stage::Stage;

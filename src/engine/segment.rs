@@ -261,7 +261,11 @@ impl AdmittedRequest<'_> {
         Ok(weight)
     }
 
-    async fn embed(&mut self, texts: &[String], templates: TemplateSet) -> Result<EmbeddedTexts, SegmentError> {
+    pub(super) async fn embed(
+        &mut self,
+        texts: &[String],
+        templates: TemplateSet,
+    ) -> Result<EmbeddedTexts, SegmentError> {
         self.enter(Stage::Text);
         let start = Instant::now();
         let missing = self.engine.missing_texts(&self.model, texts, templates).await;
@@ -297,7 +301,7 @@ impl AdmittedRequest<'_> {
         .await
     }
 
-    fn warnings(
+    pub(super) fn warnings(
         &self,
         background: &Background,
         list: &ClassList,

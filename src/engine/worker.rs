@@ -33,6 +33,8 @@ use crate::vocabulary::{Classifier, Interest, TemplateSet, TextEmbedding, Urgenc
 pub enum Job {
     /// Compute an image's features.
     Extract(ExtractJob),
+    /// Compute the embedding of an image as a whole.
+    EmbedImage(EmbedImageJob),
     /// Score an image.
     Score(ScoreJob),
     /// Compare an image with one of its points.
@@ -49,6 +51,16 @@ pub struct ExtractJob {
     pub options: FeatureOptions,
     /// The channel for the features.
     pub ticket: Ticket<Arc<dyn ImageFeatures>>,
+}
+
+/// A request for the embedding of an image as a whole.
+pub struct EmbedImageJob {
+    /// The model's input.
+    pub input: ModelInput,
+    /// The options that decide which features to compute.
+    pub options: FeatureOptions,
+    /// The channel for the embedding, `[embedding_dimension]`, of unit length.
+    pub ticket: Ticket<Vec<f32>>,
 }
 
 /// A request for an image's scores.
@@ -357,7 +369,7 @@ fn answer_without_a_pass(context: &JobContext, labeller: &mut dyn Labeller, job:
             job.ticket.answer(embeddings.map(Some));
         }
         Job::Embed(job) => job.ticket.answer(Ok(None)),
-        Job::Extract(_) | Job::Score(_) | Job::Similar(_) => {}
+        Job::Extract(_) | Job::EmbedImage(_) | Job::Score(_) | Job::Similar(_) => {}
     }
 }
 
@@ -365,7 +377,8 @@ impl Job {
     /// Returns the pixels that the model must process and the options for it, or `None` if the job needs no pass.
     fn pixels(&self) -> Option<(&ModelInput, &FeatureOptions)> {
         match self {
-            Self::Extract(ExtractJob { input, options, .. }) => Some((input, options)),
+            Self::Extract(ExtractJob { input, options, .. })
+            | Self::EmbedImage(EmbedImageJob { input, options, .. }) => Some((input, options)),
             Self::Score(ScoreJob {
                 input: FeatureInput::Pixels(input),
                 options,
@@ -388,6 +401,7 @@ impl Job {
     fn is_wanted(&self) -> bool {
         match self {
             Self::Extract(job) => job.ticket.is_wanted(),
+            Self::EmbedImage(job) => job.ticket.is_wanted(),
             Self::Score(job) => job.ticket.is_wanted(),
             Self::Similar(job) => job.ticket.is_wanted(),
             Self::Embed(job) => job.ticket.is_wanted() && job.interest.urgency() > Urgency::Nobody,
@@ -398,6 +412,7 @@ impl Job {
     pub fn refuse(mut self) {
         match &mut self {
             Self::Extract(job) => job.ticket.reply(Err(JobError::Refused)),
+            Self::EmbedImage(job) => job.ticket.reply(Err(JobError::Refused)),
             Self::Score(job) => job.ticket.reply(Err(JobError::Refused)),
             Self::Similar(job) => job.ticket.reply(Err(JobError::Refused)),
             Self::Embed(job) => job.ticket.reply(Err(JobError::Refused)),
@@ -407,6 +422,7 @@ impl Job {
     fn begin(&mut self) {
         match self {
             Self::Extract(job) => job.ticket.begin(),
+            Self::EmbedImage(job) => job.ticket.begin(),
             Self::Score(job) => job.ticket.begin(),
             Self::Similar(job) => job.ticket.begin(),
             Self::Embed(job) => job.ticket.begin(),
@@ -417,6 +433,7 @@ impl Job {
     fn finish(&mut self, labeller: &mut dyn Labeller, features: Result<Arc<dyn ImageFeatures>, LabellerError>) {
         match self {
             Self::Extract(job) => job.ticket.answer(features),
+            Self::EmbedImage(job) => job.ticket.answer(features.and_then(|features| features.pooled())),
             Self::Score(ScoreJob {
                 input: FeatureInput::Pixels(input),
                 classifier,
@@ -435,7 +452,7 @@ impl Queued for Job {
     fn turn(&self) -> Turn {
         match self {
             _ if !self.is_wanted() => Turn::Unwanted,
-            Self::Extract(_) | Self::Score(_) | Self::Similar(_) => Turn::Image,
+            Self::Extract(_) | Self::EmbedImage(_) | Self::Score(_) | Self::Similar(_) => Turn::Image,
             Self::Embed(job) if job.interest.urgency() == Urgency::Request => Turn::Texts,
             Self::Embed(_) => Turn::TextsAhead,
         }
@@ -444,6 +461,7 @@ impl Queued for Job {
     fn caller(&self) -> &Caller {
         match self {
             Self::Extract(job) => &job.ticket.caller,
+            Self::EmbedImage(job) => &job.ticket.caller,
             Self::Score(job) => &job.ticket.caller,
             Self::Similar(job) => &job.ticket.caller,
             Self::Embed(job) => &job.ticket.caller,

@@ -8,8 +8,10 @@ mod embedded;
 mod format;
 mod header;
 mod jpeg;
+mod pixels;
 mod repair;
 mod resize;
+mod square;
 mod tiff;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use ::image::RgbImage;
 pub use decode::{decode, read_header};
 pub use header::ImageHeader;
-pub use resize::{InputTooLarge, Resize, preprocess};
+pub use pixels::encode_pixels;
+pub use resize::{InputTooLarge, Resize, preprocess, preprocess_square};
 
 /// Endings of image files in lower case: the usual ones of the formats that are read. Commands find the images of a folder
 /// by them.

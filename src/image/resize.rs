@@ -4,6 +4,7 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
+use super::square::middle_square;
 use super::{Normalisation, NormalisedImage, RgbImage};
 
 /// The error for a model input larger than the server allows.
@@ -141,6 +142,22 @@ pub fn preprocess(
         Resize::Bicubic => bicubic(image, width, height),
         Resize::Mmcv => bilinear(image, width, height),
     };
+    normalised(&pixels, width, height, normalisation)
+}
+
+/// Resizes an image so that its short side is `side`, cuts out the square in its middle, and normalises it. The result is
+/// what CLIP was trained on: torchvision's `Resize` with Pillow's antialiased bicubic, and `CenterCrop`. Its values are theirs to
+/// the bit.
+///
+/// # Panics
+///
+/// Panics when `side` or a side of the image is 0.
+pub fn preprocess_square(image: &RgbImage, side: u32, normalisation: &Normalisation) -> NormalisedImage {
+    normalised(&middle_square(image, side), side, side, normalisation)
+}
+
+/// Normalises interleaved RGB bytes.
+fn normalised(pixels: &[u8], width: u32, height: u32, normalisation: &Normalisation) -> NormalisedImage {
     let plane = width as usize * height as usize;
     let mut values = Vec::with_capacity(3 * plane);
     for channel in 0..3 {

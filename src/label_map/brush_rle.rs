@@ -1,9 +1,9 @@
 //! Masks as Label Studio's brush strokes: run lengths in bits, as its converter packs them.
 //!
 //! A stroke is an RGBA image whose four channels are 255 inside of the mask and 0 outside. It is packed by
-//! @thi.ng/rle-pack (<https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack>): the number of values, the bits of
-//! a value, the bits of each of four lengths, then the runs. A run is a 1, the place of its length among the four, its
-//! length less one, and its value.
+//! @thi.ng/rle-pack (<https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack>): the number of values, the
+//! bits of a value, the bits of each of four lengths, then the runs. A run is a 1, the place of its length among the
+//! four, its length less one, and its value.
 
 /// The bits of a value, and the bits of each of the four lengths of a run.
 const VALUE_BITS: u32 = 8;
@@ -72,7 +72,7 @@ struct BitWriter {
 
 impl BitWriter {
     fn write(&mut self, value: u32, bits: u32) {
-        self.pending = self.pending << bits | u64::from(value);
+        self.pending = (self.pending << bits) | u64::from(value);
         self.pending_bits += bits;
         while self.pending_bits >= 8 {
             self.pending_bits -= 8;

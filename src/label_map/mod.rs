@@ -23,6 +23,7 @@ pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence, enc
 pub use enlarge::enlarge;
 pub use kernel::{label_map, label_map_unless, label_map_with_probabilities};
 pub use palette::palette_color;
+pub use png::grey_png;
 pub use style::LabelStyle;
 
 /// The options of [`label_map`].

@@ -61,7 +61,7 @@ fn grey_16_bit_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
 }
 
 /// Writes `[height, width]` bytes as an 8-bit grey PNG.
-pub(super) fn grey_png(width: u32, height: u32, samples: &[u8]) -> Vec<u8> {
+pub fn grey_png(width: u32, height: u32, samples: &[u8]) -> Vec<u8> {
     write_png(width, height, ColorType::Grayscale, BitDepth::Eight, None, samples)
 }
 

@@ -90,6 +90,13 @@ pub trait ImageFeatures: Send + Sync {
     /// # Errors
     /// When the model fails.
     fn similar_to(&self, place: (f64, f64)) -> Result<ScoreMap, LabellerError>;
+
+    /// Returns the feature of the whole image at its first size, of unit length: CLIP's own image embedding where the
+    /// size is [`ModelInfo::training_side`] in square.
+    ///
+    /// # Errors
+    /// When the model fails, or the image was seen through windows.
+    fn pooled(&self) -> Result<Vec<f32>, LabellerError>;
 }
 
 /// Why a model could not answer. Requests with errors of their own are refused before they reach the model.
@@ -126,6 +133,9 @@ pub struct ModelInfo {
     pub patch_pixels: u32,
     /// What the model is asked with where neither a request nor the settings say.
     pub options: ModelOptions,
+    /// Side in pixels of the squares that the model was trained on, and whose embeddings are comparable with those of its
+    /// texts; `None` for a student, which embeds no whole images.
+    pub training_side: Option<u32>,
     /// Mean and deviation for the normalisation of pixels.
     pub normalisation: Normalisation,
     /// The attentions that the model can compute; empty for a student.
@@ -251,4 +261,6 @@ pub struct ServedModel {
     pub kind: ModelKind,
     /// Creates the model on each worker's thread.
     pub factory: LabellerFactory,
+    /// Returns how many tokens the model's text tower reads of a text, the first and the last included.
+    pub count_tokens: fn(&str) -> usize,
 }

@@ -81,6 +81,9 @@ impl ClipModel {
                 temperature: usable_temperature(clip.temperature),
                 refinement: Refinement::None,
             }),
+            training_side: Some(
+                u32::try_from(clip.visual.training_pixels()).expect("the side of an image in pixels fits 32 bits"),
+            ),
             normalisation: Normalisation {
                 mean: config.mean.unwrap_or(Normalisation::CLIP.mean),
                 std: config.std.unwrap_or(Normalisation::CLIP.std),

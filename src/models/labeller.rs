@@ -166,6 +166,15 @@ impl ImageFeatures for TensorFeatures {
     fn similar_to(&self, place: (f64, f64)) -> Result<ScoreMap, LabellerError> {
         Ok(self.views().similar_to(place))
     }
+
+    fn pooled(&self) -> Result<Vec<f32>, LabellerError> {
+        let views = self.views();
+        let whole = views
+            .first_whole()
+            .ok_or_else(|| LabellerError::Model("an image seen through windows has no embedding".to_owned()))?;
+        let embedding = tch::no_grad(|| whole.unit_pooled().to_device(Device::Cpu).contiguous()); // [embedding]
+        Vec::try_from(embedding).map_err(|error: tch::TchError| LabellerError::Model(error.to_string()))
+    }
 }
 
 /// Returns an image's pixels as a tensor `[3, height, width]` of 32-bit floats.

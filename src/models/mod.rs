@@ -15,10 +15,11 @@ pub mod student;
 mod student_model;
 mod text_encoder;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tch::Device;
 
+use crate::clip::Tokenizer;
 use crate::labeller::{Labeller, LabellerError, ModelKind, ServedModel};
 
 pub use clip_model::{ClipLabeller, ClipModel};
@@ -31,6 +32,9 @@ pub use text_encoder::TextEncoder;
 
 use source::ModelSource;
 use student::{LoadError, StudentFiles};
+
+/// Tokens that every published CLIP's text tower reads of a text.
+const CONTEXT_LENGTH: usize = 77;
 
 /// Why the models in the settings cannot be used. The text begins with the model's path in the settings.
 #[derive(Debug, thiserror::Error)]
@@ -277,6 +281,14 @@ impl FoundModel {
             name,
             kind,
             factory: Arc::new(load),
+            count_tokens,
         }
     }
+}
+
+/// Returns how many tokens a text tower reads of a text. All of CLIP's have one tokenizer, and students have their
+/// teacher's.
+fn count_tokens(text: &str) -> usize {
+    static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::new(CONTEXT_LENGTH));
+    TOKENIZER.encode(text).ids.len()
 }

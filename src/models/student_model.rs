@@ -139,6 +139,7 @@ impl StudentModel {
                 temperature: 1.0,
                 refinement: Refinement::None,
             }),
+            training_side: None,
             normalisation: Normalisation { mean, std },
             attentions: Vec::new(),
             training_words: teacher.training_words,

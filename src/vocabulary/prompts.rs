@@ -47,6 +47,8 @@ pub enum TemplateSet {
     Imagenet80,
     /// Only the template "a photo of a {}."
     Simple,
+    /// No template: the text as it is.
+    None,
 }
 
 impl TemplateSet {
@@ -61,6 +63,7 @@ impl TemplateSet {
             Self::Maskclip85 => &MASKCLIP_85,
             Self::Imagenet80 => &MASKCLIP_85[..IMAGENET_TEMPLATES],
             Self::Simple => &["a photo of a {}."],
+            Self::None => &["{}"],
         }
     }
 
@@ -92,6 +95,7 @@ mod tests {
         assert_eq!(count(TemplateSet::Maskclip85), 85);
         assert_eq!(count(TemplateSet::Imagenet80), 80);
         assert_eq!(count(TemplateSet::Simple), 1);
+        assert_eq!(count(TemplateSet::None), 1);
     }
 
     #[test]
@@ -119,6 +123,7 @@ mod tests {
             TemplateSet::Simple.prompts("{} sign").collect::<Vec<_>>(),
             ["a photo of a {} sign."]
         );
+        assert_eq!(TemplateSet::None.prompts("{} sign").collect::<Vec<_>>(), ["{} sign"]);
         assert_eq!(
             TemplateSet::Maskclip85.prompts("cat").nth(80).as_deref(),
             Some("there is a cat in the scene.")

@@ -13,6 +13,8 @@ use crate::support::{App, DOCUMENT, Reply, post_json, request, segment_json, wit
 const OPERATIONS: &[(&str, &str, &[Scope])] = &[
     ("POST", "/v1/segment", &[Scope::Use]),
     ("POST", "/v1/segment/batch", &[Scope::Use]),
+    ("POST", "/v1/classify", &[Scope::Use]),
+    ("POST", "/v1/embeddings", &[Scope::Use]),
     ("POST", "/v1/images", &[Scope::Use]),
     ("GET", "/v1/images/{id}", &[Scope::Use]),
     ("DELETE", "/v1/images/{id}", &[Scope::Use]),
@@ -28,11 +30,34 @@ const OPERATIONS: &[(&str, &str, &[Scope])] = &[
     ("DELETE", "/v1/vocabularies/{name}", &[Scope::Vocabularies]),
     ("GET", "/v1/models", &[Scope::Use, Scope::Models]),
     ("GET", "/metrics", &[Scope::Metrics]),
+    ("GET", "/v2", &[Scope::Use, Scope::Models]),
+    ("GET", "/v2/health/live", &[]),
+    ("GET", "/v2/health/ready", &[]),
+    ("GET", "/v2/models/{model}", &[Scope::Use, Scope::Models]),
+    ("GET", "/v2/models/{model}/ready", &[Scope::Use, Scope::Models]),
+    (
+        "GET",
+        "/v2/models/{model}/versions/{version}",
+        &[Scope::Use, Scope::Models],
+    ),
+    (
+        "GET",
+        "/v2/models/{model}/versions/{version}/ready",
+        &[Scope::Use, Scope::Models],
+    ),
+    ("POST", "/v2/models/{model}/infer", &[Scope::Use]),
+    ("POST", "/v2/models/{model}/versions/{version}/infer", &[Scope::Use]),
+    ("POST", "/v2/repository/index", &[Scope::Use, Scope::Models]),
+    ("GET", "/health", &[]),
+    ("POST", "/setup", &[Scope::Use]),
+    ("POST", "/predict", &[Scope::Use]),
+    ("POST", "/webhook", &[Scope::Use]),
     ("GET", "/health/live", &[]),
     ("GET", "/health/ready", &[]),
     ("GET", "/openapi.yaml", &[]),
     ("GET", "/docs", &[]),
     ("GET", "/", &[]),
+    ("POST", "/", &[Scope::Use]),
 ];
 
 /// The key of a name, as its client sends it.
@@ -68,6 +93,7 @@ fn a_key_for_each_scope(config: &mut Config) {
 /// The request of an operation without a body.
 fn operation(method: &str, path: &str) -> Request<Body> {
     let path = path.replace("{name}", "none").replace("{id}", "none");
+    let path = path.replace("{model}", "none").replace("{version}", "1");
     let method: Method = method.parse().unwrap();
     request(method, &path).body(Body::empty()).unwrap()
 }

@@ -201,6 +201,7 @@ impl Control {
             name: name.to_owned(),
             kind,
             factory,
+            count_tokens: |text| 2 + text.split_whitespace().count(),
         }
     }
 
@@ -250,6 +251,7 @@ pub fn info() -> ModelInfo {
             temperature: 100.0,
             refinement: Refinement::None,
         },
+        training_side: Some(8),
         normalisation: Normalisation::CLIP,
         attentions: vec![
             Attention::Clip,
@@ -279,6 +281,7 @@ pub fn student_info() -> ModelInfo {
         name: "student".to_owned(),
         weights_sha256: "5d".repeat(32),
         attentions: Vec::new(),
+        training_side: None,
         student: Some(StudentInfo {
             classes: ["red", "blue"].map(class).into(),
             background: Vec::new(),
@@ -460,6 +463,16 @@ impl ImageFeatures for ColourFeatures {
             image_probability,
             denoising_dropped_all: false,
         })
+    }
+
+    /// Returns the mean colour of the first size.
+    fn pooled(&self) -> Result<Vec<f32>, LabellerError> {
+        let cells = &self.grids[0].cells;
+        let sum = cells.iter().fold([0.0; 4], |sum, cell| {
+            std::array::from_fn(|channel| sum[channel] + cell[channel])
+        });
+        let length = dot(&sum, &sum).sqrt().max(1e-6);
+        Ok(sum.map(|channel| channel / length).into())
     }
 }
 

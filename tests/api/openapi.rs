@@ -39,9 +39,12 @@ async fn every_documented_operation_is_served() {
             let method: Method = method.to_uppercase().parse().unwrap();
             let reply = app
                 .send(
-                    request(method.clone(), &path.replace("{name}", "none").replace("{id}", "none"))
-                        .body(Body::empty())
-                        .unwrap(),
+                    request(
+                        method.clone(),
+                        &path.replace("{model}", "colours").replace(['{', '}'], ""),
+                    )
+                    .body(Body::empty())
+                    .unwrap(),
                 )
                 .await;
             assert_ne!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");

@@ -358,14 +358,14 @@ async fn what_has_the_wrong_shape_is_422_with_its_path() {
             "there is no field background.thresh; there are names, threshold, area",
         ),
         (
-            json!({"templates": "none"}),
+            json!({"templates": "some"}),
             "templates",
-            "templates must be one of maskclip-85, imagenet-80, simple, not \"none\"",
+            "templates must be one of maskclip-85, imagenet-80, simple, none, not \"some\"",
         ),
         (
             json!({"templates": 3}),
             "templates",
-            "templates must be one of maskclip-85, imagenet-80, simple, not 3",
+            "templates must be one of maskclip-85, imagenet-80, simple, none, not 3",
         ),
         (
             json!({"key_smoothing": "some"}),

@@ -27,6 +27,7 @@ def before_call(context, case, kwargs):
         # Schemathesis takes 0 for a text of any pattern.
         if case.headers and case.headers.get(name) == "0":
             del case.headers[name]
+    speak(case)
     body = case.body
     if not isinstance(body, dict):
         return
@@ -40,6 +41,8 @@ def before_call(context, case, kwargs):
         # On the wire every part is bytes, so that one of another type would be an image like any other.
         if isinstance(images, list) and all(isinstance(image, (bytes, str)) for image in images):
             body["image"] = [PNG for _ in images]
+    if is_form and case.path == "/v1/classify":
+        complete(body, is_batch=False)
     if isinstance(body.get("image"), (bytes, str)):
         body["image"] = PNG if is_form else base64.b64encode(PNG).decode()
     for fields in (body, request):
@@ -48,6 +51,112 @@ def before_call(context, case, kwargs):
     case.body = body
     # Otherwise Schemathesis judges the changed body anew, and then calls a null inside a form's JSON part invalid.
     case._record_starting_state()
+
+
+IMAGE = "data:image/png;base64," + base64.b64encode(PNG).decode()
+CONFIGURATION = (
+    '<View><Image name="image" value="$image"/>'
+    '<BrushLabels name="label" toName="image"><Label value="tiger"/></BrushLabels></View>'
+)
+
+
+def speak(case):
+    """Mends requests of the protocols of other servers."""
+    body, query = case.body, case.query or {}
+    if case.headers:
+        # What a text says is not in its schema, and this one would have to be the length of the body's JSON.
+        case.headers.pop("inference-header-content-length", None)
+    if isinstance(body, dict):
+        case.body = body = copy.deepcopy(body)
+    if case.path == "/v1/embeddings" and isinstance(body, dict):
+        mend_inputs(body)
+    elif case.path == "/" and case.method == "POST":
+        if isinstance(body, bytes):
+            case.body = PNG
+        mend_hub_task(body if isinstance(body, dict) else {}, query)
+        case.query = query
+    elif case.path == "/setup" and isinstance(body, dict) and isinstance(body.get("schema"), str):
+        body["schema"] = CONFIGURATION
+    elif case.path == "/predict" and isinstance(body, dict):
+        mend_prediction(body)
+    elif case.path.endswith("/infer") and isinstance(body, dict):
+        mend_inference(body)
+
+
+def mend_inputs(body):
+    inputs = body.get("input")
+    if inputs == []:
+        body["input"] = ["tiger"]
+    for value in inputs if isinstance(inputs, list) else [inputs]:
+        if isinstance(value, dict) and isinstance(value.get("image"), str):
+            value["image"] = IMAGE
+
+
+def mend_hub_task(body, query):
+    parameters = body.get("parameters")
+    parameters = parameters if isinstance(parameters, dict) else {}
+    if isinstance(body.get("inputs"), str):
+        body["inputs"] = IMAGE
+    if isinstance(query.get("model"), str):
+        query["model"] = "demo"
+    for name in ("classes", "vocabulary"):
+        query.pop(name, None)
+    if parameters.get("candidate_labels") is None:
+        parameters.pop("hypothesis_template", None)
+        query["classes"] = "tiger,lemon"
+    elif parameters.get("hypothesis_template") is not None:
+        query.pop("templates", None)
+
+
+def mend_prediction(body):
+    if isinstance(body.get("label_config"), str):
+        body["label_config"] = CONFIGURATION
+    tasks = body.get("tasks")
+    for task in tasks if isinstance(tasks, list) else []:
+        if isinstance(task, dict) and isinstance(task.get("data"), dict):
+            task["data"]["image"] = IMAGE
+
+
+def mend_inference(body):
+    """Tensors of the right types become tensors that the model reads."""
+    inputs = body.get("inputs")
+    if isinstance(inputs, list) and all(is_tensor(value) for value in inputs):
+        body["inputs"] = [
+            {"name": "image", "datatype": "BYTES", "shape": [1], "data": [IMAGE]},
+            {"name": "classes", "datatype": "BYTES", "shape": [1], "data": ["tiger"]},
+        ]
+    if isinstance(body.get("parameters"), dict):
+        body["parameters"] = {}
+    outputs = body.get("outputs")
+    if isinstance(outputs, list) and all(is_output(value) for value in outputs):
+        # Each once.
+        body["outputs"] = list({value["name"]: value for value in outputs}.values())
+
+
+def is_output(value):
+    return isinstance(value, dict) and value.get("name") in ("label_map", "scores", "classes")
+
+
+def is_tensor(value):
+    return (
+        isinstance(value, dict)
+        and set(value) <= {"name", "shape", "datatype", "parameters", "data"}
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("datatype"), str)
+        and isinstance(value.get("shape"), list)
+        and all(is_count(side) for side in value["shape"])
+        and is_place(value.get("parameters", {}))
+        and isinstance(value.get("data", []), (list, type(None)))
+    )
+
+
+def is_place(value):
+    """Whether it says where the elements of a tensor are."""
+    return isinstance(value, dict) and set(value) <= {"binary_data_size"} and is_count(value.get("binary_data_size", 0), None)
+
+
+def is_count(value, *others):
+    return value in others or is_number(value, -1, 2**63 - 1) and value == int(value)
 
 
 def complete(form, is_batch):

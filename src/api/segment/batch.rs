@@ -165,7 +165,8 @@ pub(in crate::api) async fn segment_batch(
     if body.image_id.is_some() {
         return Err(ApiError::invalid("image_id", "the images of a batch are in its parts"));
     }
-    note_classes(&body, state.server.log_class_names);
+    let with_names = state.server.log_class_names;
+    note_classes(body.vocabulary.as_deref(), body.classes.as_deref(), with_names);
     let queue = &state.engine.settings().queue;
     let at_a_time = queue.max_batch.max(LEAST_AT_A_TIME).min(queue.queue_capacity);
     let patience = patience(&state, &body);

@@ -54,8 +54,8 @@ pub struct SegmentBody {
     /// mistake.
     pub background: Option<BackgroundBody>,
     /// Prompt templates that every name is put into: `imagenet-80`, CLIP's own for ImageNet; `maskclip-85`, these and
-    /// five "... in the scene"; `simple`, "a photo of a {}." alone, the quickest to embed. `defaults.templates`
-    /// without it.
+    /// five "... in the scene"; `simple`, "a photo of a {}." alone, the quickest to embed; `none`, the name as it is.
+    /// `defaults.templates` without it.
     pub templates: Option<TemplateSet>,
     /// What the synonyms of a class come to: `mean`, one query with the mean of their embeddings; `max`, a query each, and
     /// the class has the largest of its own probabilities. More synonyms make a class stronger under `max`.
@@ -162,7 +162,7 @@ impl SegmentBody {
     ///
     /// # Errors
     /// When the body has both classes and a vocabulary's name, a color that is none, or a form of the label map twice.
-    pub(super) fn into_fields(self) -> Result<SegmentFields, ApiError> {
+    pub(in crate::api) fn into_fields(self) -> Result<SegmentFields, ApiError> {
         check_forms(&self.output.label_maps)?;
         let style = LabelStyle {
             unlabelled: self.output.unlabelled.map(unlabelled).transpose()?,
@@ -181,7 +181,7 @@ impl SegmentBody {
                 window: self.window.map(Into::into),
                 deadline_seconds: self.deadline_seconds,
             },
-            vocabulary: vocabulary(self.classes, self.vocabulary)?,
+            vocabulary: chosen_vocabulary(self.classes, self.vocabulary)?,
             background: self.background.map(Into::into).unwrap_or_default(),
             templates: self.templates.map(Into::into),
             synonyms: self.synonyms.map(Into::into),
@@ -205,20 +205,27 @@ impl SegmentBody {
     }
 }
 
-/// Writes into the document which fields of a [`SegmentBody`] exclude each other, and of which one is needed. A schema says so
-/// by what it is `not`, which programs that make clients pass over; for `oneOf` they would make a type for each case.
+/// Writes into the document which fields of a [`SegmentBody`], and of the body of `POST /v1/classify`, exclude each other, and
+/// of which one is needed. A schema says so by what it is `not`, which programs that make clients pass over; for `oneOf` they
+/// would make a type for each case.
 pub(crate) fn write_exclusions(openapi: &mut OpenApi) {
     let components = openapi.components.as_mut().expect("the document has schemas");
-    let Some(RefOr::T(Schema::Object(schema))) = components.schemas.get_mut("SegmentBody") else {
-        unreachable!("the body is an object of the document");
-    };
-    let excluded = json!([
-        both(["image", "image_id"]),
-        none(&["image", "image_id"]),
-        both(["classes", "vocabulary"]),
-        none(&["classes", "vocabulary", "protocol"]),
-    ]);
-    schema.extensions = Some(Extensions::from_iter([("not", json!({"anyOf": excluded}))]));
+    let of_classes: [(&str, &[&str]); 2] = [
+        ("SegmentBody", &["classes", "vocabulary", "protocol"]),
+        ("ClassifyBody", &["classes", "vocabulary"]),
+    ];
+    for (name, classes) in of_classes {
+        let Some(RefOr::T(Schema::Object(schema))) = components.schemas.get_mut(name) else {
+            unreachable!("the body is an object of the document");
+        };
+        let excluded = json!([
+            both(["image", "image_id"]),
+            none(&["image", "image_id"]),
+            both(["classes", "vocabulary"]),
+            none(classes),
+        ]);
+        schema.extensions = Some(Extensions::from_iter([("not", json!({"anyOf": excluded}))]));
+    }
 }
 
 /// The schema of objects that have both fields.
@@ -271,7 +278,10 @@ fn colors(texts: &[Color]) -> Result<Vec<[u8; 3]>, ApiError> {
 }
 
 /// The classes or the name of a vocabulary, whichever the body has.
-fn vocabulary(classes: Option<Vec<ClassBody>>, name: Option<String>) -> Result<Option<VocabularyChoice>, ApiError> {
+pub(in crate::api) fn chosen_vocabulary(
+    classes: Option<Vec<ClassBody>>,
+    name: Option<String>,
+) -> Result<Option<VocabularyChoice>, ApiError> {
     match (classes, name) {
         (Some(_), Some(_)) => Err(ApiError::Invalid {
             path: None,

@@ -25,10 +25,11 @@ use crate::engine::{Caller, ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
 use crate::support::{excerpt, run_blocking};
 use crate::telemetry::note;
-use body::{OutputBody, SegmentBody};
+use body::OutputBody;
 
-pub(super) use body::write_exclusions;
+pub(super) use body::{SegmentBody, chosen_vocabulary, write_exclusions};
 use reply::SegmentReply;
+pub(super) use reply::{VocabularyState, WarningReply};
 
 /// Codes of the warnings, separated by commas, when the answer is the PNG itself.
 pub(super) const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
@@ -141,7 +142,8 @@ pub(super) async fn segment(
     let Upload { image, body } = upload::read::<SegmentBody>(request, &state, arrival.body()).await?;
     let mut body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
     let image = image_source(image, body.image_id.take())?;
-    note_classes(&body, state.server.log_class_names);
+    let with_names = state.server.log_class_names;
+    note_classes(body.vocabulary.as_deref(), body.classes.as_deref(), with_names);
     if media_type == PNG {
         require_png(&body.output)?;
     }
@@ -165,18 +167,18 @@ pub(super) async fn segment(
 }
 
 /// Says in the request's span which vocabulary it names, and its classes where the settings want them in the log.
-fn note_classes(body: &SegmentBody, with_names: bool) {
-    if let Some(vocabulary) = &body.vocabulary {
+pub(super) fn note_classes(vocabulary: Option<&str>, classes: Option<&[ClassBody]>, with_names: bool) {
+    if let Some(vocabulary) = vocabulary {
         note("vocabulary", excerpt(vocabulary));
     }
-    if with_names && let Some(classes) = &body.classes {
+    if with_names && let Some(classes) = classes {
         let names: Vec<_> = classes.iter().map(ClassBody::name).take(MAX_LOGGED_CLASSES).collect();
         tracing::Span::current().record("class_names", names.join(", "));
     }
 }
 
 /// The one image that a request is about.
-fn image_source(image: Option<Bytes>, id: Option<String>) -> Result<ImageSource, ApiError> {
+pub(super) fn image_source(image: Option<Bytes>, id: Option<String>) -> Result<ImageSource, ApiError> {
     match (image, id) {
         (Some(image), None) => Ok(ImageSource::Upload(image)),
         (None, Some(id)) => Ok(ImageSource::Held(id)),

@@ -128,6 +128,7 @@ counterparts! {
         #[strum(serialize = "imagenet-80")]
         Imagenet80,
         Simple,
+        None,
     }
 
     /// What the synonyms of a class come to.

@@ -64,7 +64,7 @@ pub struct ScoringArguments {
     /// How scores are refined at the image's size (field refinement): none, pamr or pearl-propagation.
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     refinement: Vec<String>,
-    /// Prompt templates (field templates): maskclip-85, imagenet-80 or simple.
+    /// Prompt templates (field templates): maskclip-85, imagenet-80, simple or none.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     templates: Vec<String>,
     /// Factor on cosines before the softmax (field temperature). By default the model's own: 100 for OpenAI's.

@@ -2,6 +2,7 @@
 
 mod field_error;
 mod fields;
+mod whole_image;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub use fields::{
     BackgroundFields, BackgroundNames, FeatureFields, KeySmoothingFields, SegmentFields, SegmentOptions, Surroundings,
     VocabularyChoice, WindowFields,
 };
+pub use whole_image::{ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings};
 
 /// A request to label one image.
 #[derive(Debug, Clone)]

@@ -132,6 +132,10 @@ impl ImageFeatures for Colours {
     fn similar_to(&self, _: (f64, f64)) -> Result<ScoreMap, LabellerError> {
         unreachable!("training compares no places")
     }
+
+    fn pooled(&self) -> Result<Vec<f32>, LabellerError> {
+        unreachable!("training embeds no whole images")
+    }
 }
 
 impl TeachingLabeller for ColourTeacher {
@@ -166,6 +170,7 @@ fn teacher(certainty: f32, answers: usize) -> ColourTeacher {
                 temperature: 100.0,
                 refinement: Refinement::None,
             },
+            training_side: None,
             normalisation: Normalisation::CLIP,
             attentions: vec![Attention::Maskclip],
             training_words: None,

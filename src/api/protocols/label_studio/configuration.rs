@@ -1,0 +1,161 @@
+//! The labelling configuration of a Label Studio project: which controls label which image, with which labels.
+
+use roxmltree::{Document, Node, ParsingOptions};
+
+use crate::api::error::ApiError;
+use crate::support::excerpt;
+
+/// Most elements and attributes of a configuration.
+const MAX_NODES: u32 = 100_000;
+
+/// What a region is drawn with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// A mask: `BrushLabels`.
+    Brush,
+    /// The box around a class: `RectangleLabels`.
+    Rectangle,
+}
+
+impl Shape {
+    /// The shape of a control's tag.
+    fn of_tag(tag: &str) -> Option<Self> {
+        match tag {
+            "BrushLabels" => Some(Self::Brush),
+            "RectangleLabels" => Some(Self::Rectangle),
+            _ => None,
+        }
+    }
+
+    /// The name of the shape in a region: its `type`, and the key of its labels.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Brush => "brushlabels",
+            Self::Rectangle => "rectanglelabels",
+        }
+    }
+}
+
+/// A control whose regions the server can draw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Control {
+    pub(super) shape: Shape,
+    /// The control's name, `from_name` of a region.
+    pub(super) name: String,
+    /// The name of the image that it labels, `to_name` of a region.
+    pub(super) image: String,
+    /// The field of a task's data that has the image.
+    pub(super) field: String,
+    /// The labels in their order.
+    pub(super) labels: Vec<String>,
+}
+
+/// Reads the controls of a labelling configuration.
+///
+/// # Errors
+/// When the text is no XML, or has no control whose regions the server can draw.
+pub(super) fn controls(xml: &str) -> Result<Vec<Control>, ApiError> {
+    let refused = |detail: String| ApiError::invalid("label_config", detail);
+    let options = ParsingOptions {
+        nodes_limit: MAX_NODES,
+        ..ParsingOptions::default()
+    };
+    let document = Document::parse_with_options(xml, options)
+        .map_err(|error| refused(format!("the labelling configuration is no XML: {error}")))?;
+    let elements = || document.descendants().filter(Node::is_element);
+    let image_field = |name: &str| {
+        let mut images = elements().filter(|element| element.has_tag_name("Image"));
+        let image = images.find(|image| image.attribute("name") == Some(name))?;
+        image.attribute("value")?.strip_prefix('$')
+    };
+    let mut controls = Vec::new();
+    for element in elements() {
+        let Some(shape) = Shape::of_tag(element.tag_name().name()) else {
+            continue;
+        };
+        let (Some(name), Some(image)) = (element.attribute("name"), element.attribute("toName")) else {
+            return Err(refused(format!("{} needs name and toName", element.tag_name().name())));
+        };
+        let Some(field) = image_field(image) else {
+            let image = excerpt(image);
+            return Err(refused(format!(
+                "there is no <Image name={image:?} value=\"$...\"/> for the labels"
+            )));
+        };
+        let labels = element.children().filter(|child| child.has_tag_name("Label"));
+        let labels: Vec<_> = labels
+            .filter_map(|label| label.attribute("value"))
+            .map(str::to_owned)
+            .collect();
+        if labels.is_empty() {
+            return Err(refused(format!("{} has no labels", element.tag_name().name())));
+        }
+        controls.push(Control {
+            shape,
+            name: name.to_owned(),
+            image: image.to_owned(),
+            field: field.to_owned(),
+            labels,
+        });
+    }
+    if controls.is_empty() {
+        return Err(refused(
+            "the labelling configuration has neither BrushLabels nor RectangleLabels of an Image, which are what this server labels"
+                .to_owned(),
+        ));
+    }
+    Ok(controls)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn refusal(xml: &str) -> String {
+        controls(xml).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn controls_name_their_image_and_labels() {
+        let xml = r#"<View><!-- what to look for -->
+            <Image name="photo" value="$image" zoom="true"/>
+            <BrushLabels name="masks" toName="photo"><Label value="cat" background="red"/><Label value="a &amp; b"/></BrushLabels>
+            <View><RectangleLabels name="boxes" toName="photo"><Label value="cat"/></RectangleLabels></View>
+            <Choices name="choice" toName="photo"><Choice value="good"/></Choices>
+        </View>"#;
+        let control = |shape, name: &str, labels: &[&str]| Control {
+            shape,
+            name: name.to_owned(),
+            image: "photo".to_owned(),
+            field: "image".to_owned(),
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+        };
+        let expected = [
+            control(Shape::Brush, "masks", &["cat", "a & b"]),
+            control(Shape::Rectangle, "boxes", &["cat"]),
+        ];
+        assert_eq!(controls(xml).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_labelled_is_said() {
+        assert!(refusal("<View>").starts_with("the labelling configuration is no XML"));
+        assert!(
+            refusal("<View><Text name='t' value='$t'/></View>").contains("neither BrushLabels nor RectangleLabels")
+        );
+        let brush = |inside: &str, rest: &str| {
+            format!("<View><BrushLabels name='b' toName='i'>{inside}</BrushLabels>{rest}</View>")
+        };
+        let label = "<Label value='cat'/>";
+        assert!(refusal(&brush(label, "")).contains("there is no <Image name=\"i\""));
+        assert!(refusal(&brush("", "<Image name='i' value='$image'/>")).contains("BrushLabels has no labels"));
+        assert!(refusal("<View><BrushLabels name='b'/></View>").contains("needs name and toName"));
+    }
+
+    #[test]
+    fn entities_do_not_grow_without_end() {
+        let bomb = r#"<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]><View>&b;</View>"#;
+        assert!(refusal(bomb).starts_with("the labelling configuration is no XML"));
+    }
+}

@@ -1,0 +1,381 @@
+//! Label Studio's machine learning backend: `/health`, `/setup`, `/predict` and `/webhook`.
+//!
+//! Label Studio sends tasks with the labelling configuration of their project. The labels of its controls are the
+//! classes. Nothing is kept of a project between two requests.
+
+mod configuration;
+mod source;
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
+use uuid::Uuid;
+
+use super::masks::{each_pixel, masks};
+use crate::api::AppState;
+use crate::api::body::read_json;
+use crate::api::error::ApiError;
+use crate::api::problem::{self, NoProblems, ProblemType};
+use crate::engine::{
+    Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, ImageSource, OutputOptions, SegmentFields,
+    SegmentRequest, Segmentation, VocabularyChoice,
+};
+use crate::label_map::{CocoMask, LabelMapFormat, brush_rle};
+use crate::support::run_blocking;
+use crate::vocabulary::Class;
+use configuration::{Control, Shape, controls};
+
+/// The answer of a backend that is there.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BackendHealth {
+    /// Always `UP`.
+    #[schema(example = "UP")]
+    status: &'static str,
+    /// What labels.
+    #[schema(example = "MaskCLIP")]
+    model_class: &'static str,
+}
+
+/// Is the backend there?
+///
+/// What Label Studio asks of a machine learning backend. It says nothing of the models; `/health/ready` does.
+#[utoipa::path(
+    get,
+    path = "/health",
+    operation_id = "get_backend_health",
+    security(()),
+    tag = "protocols",
+    responses((status = 200, description = "It is.", body = BackendHealth), NoProblems),
+)]
+pub(in crate::api) async fn get_backend_health() -> Json<BackendHealth> {
+    Json(BackendHealth {
+        status: "UP",
+        model_class: "MaskCLIP",
+    })
+}
+
+/// A project that wants this backend.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct SetupBody {
+    /// The labelling configuration, as XML.
+    #[schema(example = json!(EXAMPLE_CONFIGURATION))]
+    pub schema: String,
+}
+
+/// A labelling configuration for the document.
+const EXAMPLE_CONFIGURATION: &str = "<View><Image name=\"image\" value=\"$image\"/><BrushLabels name=\"label\" toName=\"image\"><Label value=\"tiger\"/><Label value=\"lemon\"/></BrushLabels></View>";
+
+/// What labels the project.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SetupReply {
+    /// The model that answers.
+    #[schema(example = "demo")]
+    pub model_version: String,
+}
+
+/// Connect a Label Studio project
+///
+/// Checks that the labelling configuration has a control whose regions the server can draw: `BrushLabels` or
+/// `RectangleLabels` of an `Image`. Other fields of the request do not count, and nothing is kept.
+#[utoipa::path(
+    post,
+    path = "/setup",
+    operation_id = "set_up_backend",
+    security(("ApiKey" = ["use"])),
+    tag = "protocols",
+    request_body(content = SetupBody, description = "The project."),
+    responses((status = 200, description = "The project can be labelled.", body = SetupReply), SetupProblems),
+)]
+pub(in crate::api) async fn set_up_backend(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<SetupReply>, ApiError> {
+    let held = state.engine.body(&caller);
+    let body: SetupBody = read_json(request, &state, &held).await?;
+    controls(&body.schema)?;
+    Ok(Json(SetupReply {
+        model_version: model_version(&state),
+    }))
+}
+
+/// Tasks to label.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct PredictBody {
+    /// The tasks.
+    #[schema(example = json!([{"id": 1, "data": {"image": crate::api::wire::EXAMPLE_IMAGE}}]))]
+    pub tasks: Vec<PredictTask>,
+    /// The labelling configuration of their project, as XML.
+    #[schema(example = json!(EXAMPLE_CONFIGURATION))]
+    pub label_config: String,
+}
+
+/// A task to label.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct PredictTask {
+    /// Its data. The field that the configuration names has the image: as a data URI, or as the path of an uploaded
+    /// file, `/data/upload/...`, where `server.label_studio_uploads` says where these are. Addresses are not fetched.
+    #[schema(value_type = Object)]
+    pub data: Map<String, Value>,
+}
+
+/// The labels of tasks.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PredictReply {
+    /// One prediction for each task, in their order.
+    pub results: Vec<Prediction>,
+    /// The model that answered.
+    #[schema(example = "demo")]
+    pub model_version: String,
+}
+
+/// The labels of a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Prediction {
+    /// The regions in Label Studio's form: brush strokes and rectangles.
+    #[schema(value_type = Vec<Object>)]
+    pub result: Vec<Value>,
+    /// The mean score of the regions, 0 without one.
+    #[schema(minimum = 0, maximum = 1)]
+    pub score: f32,
+    /// The model that answered.
+    #[schema(example = "demo")]
+    pub model_version: String,
+}
+
+/// Label tasks of Label Studio
+///
+/// The labels of the configuration's controls are the classes. `BrushLabels` get a stroke for each class that has
+/// pixels, and `RectangleLabels` the box around them. Pixels that show something else belong to none: the shipped list
+/// of stuff names (`vocabulary.background`) competes with the labels. Tasks are labelled by the first model, one after
+/// the other. If one cannot be, none is.
+#[utoipa::path(
+    post,
+    path = "/predict",
+    operation_id = "predict_tasks",
+    security(("ApiKey" = ["use"])),
+    tag = "protocols",
+    request_body(content = PredictBody, description = "Tasks and the configuration of their project."),
+    responses((status = 200, description = "The labels.", body = PredictReply), PredictProblems),
+)]
+pub(in crate::api) async fn predict_tasks(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<PredictReply>, ApiError> {
+    let arrival = state.engine.arrive(&caller)?;
+    let held = arrival.body().clone();
+    let mut arrival = Some(arrival);
+    let PredictBody { tasks, label_config } = read_json(request, &state, &held).await?;
+    let controls = controls(&label_config)?;
+    let mut results = Vec::with_capacity(tasks.len());
+    for (index, task) in tasks.into_iter().enumerate() {
+        let mut regions = Vec::new();
+        for control in &controls {
+            let at = |error: ApiError| error.at(format!("tasks[{index}].data.{}", control.field));
+            let Some(Value::String(value)) = task.data.get(&control.field) else {
+                return Err(at(ApiError::Malformed("the image is missing".to_owned())));
+            };
+            let image = source::image(&state, value.clone(), &held).await.map_err(at)?;
+            let arrival = match arrival.take() {
+                Some(arrival) => arrival,
+                None => state.engine.arrive(&caller)?,
+            };
+            let labelled = label(&state, arrival, image, control).await.map_err(at)?;
+            regions.extend(labelled);
+        }
+        results.push(prediction(&state, regions));
+    }
+    Ok(Json(PredictReply {
+        results,
+        model_version: model_version(&state),
+    }))
+}
+
+/// The regions of one control on one image.
+async fn label(
+    state: &AppState,
+    arrival: Arrival,
+    image: bytes::Bytes,
+    control: &Control,
+) -> Result<Vec<Value>, ApiError> {
+    let class = |label: &String| Class {
+        name: label.clone(),
+        synonyms: Vec::new(),
+    };
+    let fields = SegmentFields {
+        vocabulary: Some(VocabularyChoice::Inline(control.labels.iter().map(class).collect())),
+        background: BackgroundFields {
+            names: BackgroundNames::Shipped,
+            ..BackgroundFields::default()
+        },
+        output: OutputOptions {
+            label_map: LabelMapFormat::CocoRle,
+            ..OutputOptions::default()
+        },
+        ..SegmentFields::default()
+    };
+    let image = ImageSource::Upload(image);
+    let segmentation = state
+        .engine
+        .segment_arrived(arrival, SegmentRequest { image, fields })
+        .await?;
+    let control = control.clone();
+    Ok(run_blocking(move || regions(segmentation, &control)).await)
+}
+
+/// The regions of a label map in Label Studio's form.
+fn regions(segmentation: Segmentation, control: &Control) -> Vec<Value> {
+    let Segmentation {
+        width,
+        height,
+        classes,
+        label_map,
+        ..
+    } = segmentation;
+    let region = |mask: CocoMask| {
+        let id = usize::from(mask.class_id);
+        let mut value = match control.shape {
+            Shape::Brush => json!({"format": "rle", "rle": stroke(&mask)}),
+            Shape::Rectangle => rectangle(&classes[id], width, height)?,
+        };
+        // The label as the configuration has it: the class list leaves out white space around a name.
+        value[control.shape.name()] = json!([control.labels[id]]);
+        let score = classes[id].statistics.mean_confidence.filter(|score| score.is_finite());
+        Some(json!({
+            "id": Uuid::new_v4().simple().to_string(),
+            "type": control.shape.name(),
+            "from_name": control.name,
+            "to_name": control.image,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "value": value,
+            "score": score.unwrap_or(0.0),
+        }))
+    };
+    masks(label_map).into_iter().filter_map(region).collect()
+}
+
+/// A mask as a brush stroke.
+fn stroke(mask: &CocoMask) -> Vec<u8> {
+    let [height, width] = mask.size.map(|side| side as usize);
+    let mut pixels = vec![false; height * width];
+    each_pixel(mask, |pixel| pixels[pixel] = true);
+    brush_rle(pixels.into_iter())
+}
+
+/// The box around a class in percent of the image, or `None` when it has no pixels.
+fn rectangle(class: &ClassResult, width: u32, height: u32) -> Option<Value> {
+    let [left, top, box_width, box_height] = class.statistics.bounding_box?;
+    let percent = |pixels: u32, side: u32| 100.0 * f64::from(pixels) / f64::from(side);
+    Some(json!({
+        "x": percent(left, width),
+        "y": percent(top, height),
+        "width": percent(box_width, width),
+        "height": percent(box_height, height),
+        "rotation": 0,
+    }))
+}
+
+/// A prediction with its regions.
+fn prediction(state: &AppState, result: Vec<Value>) -> Prediction {
+    let scores: Vec<f64> = result.iter().filter_map(|region| region["score"].as_f64()).collect();
+    let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+    Prediction {
+        result,
+        score: mean as f32,
+        model_version: model_version(state),
+    }
+}
+
+/// The name of the model that labels tasks.
+fn model_version(state: &AppState) -> String {
+    let names = state.engine.names();
+    names.first().map_or_else(String::new, |(name, _)| (*name).to_owned())
+}
+
+/// An event.
+#[derive(ToSchema)]
+#[schema(value_type = Object)]
+#[expect(dead_code, reason = "describes the body in the OpenAPI document")]
+struct WebhookEvent(Map<String, Value>);
+
+/// The answer to an event.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WebhookReply {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    status: &'static str,
+}
+
+/// Take note of an event
+///
+/// Label Studio tells backends of annotations, and of the wish for a training. This one learns nothing from them, and
+/// answers so that Label Studio goes on.
+#[utoipa::path(
+    post,
+    path = "/webhook",
+    operation_id = "take_note_of_event",
+    security(("ApiKey" = ["use"])),
+    tag = "protocols",
+    request_body(
+        description = "The event, which is not kept.",
+        content((inline(WebhookEvent) = "application/json")),
+    ),
+    responses((status = 200, description = "Noted.", body = WebhookReply), SetupProblems),
+)]
+pub(in crate::api) async fn take_note_of_event(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<WebhookReply>, ApiError> {
+    let held = state.engine.body(&caller);
+    let _event: Map<String, Value> = read_json(request, &state, &held).await?;
+    Ok(Json(WebhookReply { status: "ok" }))
+}
+
+/// The problems of `POST /setup` and `POST /webhook`.
+struct SetupProblems;
+
+impl IntoResponses for SetupProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::with_key(&[
+            ProblemType::Malformed,
+            ProblemType::RequestTimeout,
+            ProblemType::RequestTooLarge,
+            ProblemType::UnsupportedMediaType,
+            ProblemType::UnsupportedContentEncoding,
+            ProblemType::InvalidRequest,
+            ProblemType::Overloaded,
+        ])
+    }
+}
+
+/// The problems of `POST /predict`.
+struct PredictProblems;
+
+impl IntoResponses for PredictProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::with_key(&[
+            ProblemType::Malformed,
+            ProblemType::RequestTimeout,
+            ProblemType::RequestTooLarge,
+            ProblemType::ImageTooLarge,
+            ProblemType::UnsupportedMediaType,
+            ProblemType::UnsupportedContentEncoding,
+            ProblemType::InvalidRequest,
+            ProblemType::UndecodableImage,
+            ProblemType::UnsupportedByModel,
+            ProblemType::Overloaded,
+            ProblemType::Unavailable,
+            ProblemType::ModelUnavailable,
+            ProblemType::DeadlineExceeded,
+        ])
+    }
+}

@@ -1,0 +1,104 @@
+//! Requests about whole images and texts, and their results, as plain data.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{FeatureFields, SegmentError, Timings, Warning};
+use crate::engine::CostError;
+
+/// A request for embeddings.
+#[derive(Debug, Clone)]
+pub struct EmbedRequest {
+    /// What to embed, in the order of the result.
+    pub inputs: Vec<EmbedInput>,
+    /// The fields that the caller names. Only the model, the orientation and the deadline count.
+    pub fields: FeatureFields,
+}
+
+/// Something to embed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EmbedInput {
+    /// A text, which no prompt template is put around.
+    Text(String),
+    /// An encoded image (JPEG, PNG, ...), not decoded yet.
+    Image(Bytes),
+}
+
+/// The embeddings of texts and images in one space.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// Name of the model that answered.
+    pub model: String,
+    /// One vector for each input, in their order. Each has unit length, except for a text that a student learned.
+    pub vectors: Vec<Arc<[f32]>>,
+    /// Tokens of all texts, those included that begin and end a text.
+    pub tokens: usize,
+    /// Whether a text was too long for the model and lost its end.
+    pub truncated: bool,
+}
+
+/// Why a request for embeddings has no result.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct EmbedError {
+    /// The index of the input at fault, if one of them is.
+    pub input: Option<usize>,
+    /// What is wrong.
+    #[source]
+    pub error: SegmentError,
+}
+
+impl EmbedError {
+    /// An error that one input has caused.
+    pub(in crate::engine) fn of_input(index: usize, error: SegmentError) -> Self {
+        Self {
+            input: Some(index),
+            error,
+        }
+    }
+}
+
+impl From<SegmentError> for EmbedError {
+    fn from(error: SegmentError) -> Self {
+        Self { input: None, error }
+    }
+}
+
+impl From<CostError> for EmbedError {
+    fn from(error: CostError) -> Self {
+        SegmentError::from(error).into()
+    }
+}
+
+/// The classes that an image shows as a whole.
+#[derive(Debug, Clone)]
+pub struct Classification {
+    /// Name of the model that answered.
+    pub model: String,
+    /// Width of the image in pixels, after orientation.
+    pub width: u32,
+    /// Height of the image in pixels, after orientation.
+    pub height: u32,
+    /// Id of the class list with its templates. Equal lists have equal ids.
+    pub vocabulary_id: String,
+    /// Number of texts in the class list. All of them have embeddings now.
+    pub vocabulary_texts: usize,
+    /// One entry per class, in the order of the request.
+    pub classes: Vec<ClassScore>,
+    /// Warnings for the caller.
+    pub warnings: Vec<Warning>,
+    /// Seconds that each stage took.
+    pub timings: Timings,
+}
+
+/// How far an image as a whole shows a class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassScore {
+    /// The class's name, as given.
+    pub name: String,
+    /// The probability of the class, relative to the class list, 0 to 1.
+    pub probability: f32,
+    /// The raw cosine of the class's text and the image, -1 to 1.
+    pub similarity: f32,
+}
