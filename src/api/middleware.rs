@@ -15,10 +15,10 @@ use tracing::{Instrument, Span};
 
 use super::client_address::ClientAddress;
 use super::error::ApiError;
+use super::error_form::ErrorForm;
 use super::http_metrics::{CLIENT_LEFT, HttpMetrics, Outcome};
 use super::lifecycle::{Lifecycle, Phase};
 use super::problem::{Problem, ProblemType};
-use super::protocols::ErrorForm;
 use super::request_body::BodyProgress;
 use crate::support::panic_message;
 use crate::telemetry::{RequestTrace, TraceParent, Traces, within};

@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::ErrorForm;
 use super::masks::{masks, pixels};
 use crate::api::AppState;
 use crate::api::body::{JSON_COPIES, media_type, parse_json, read_bytes};
 use crate::api::error::ApiError;
+use crate::api::error_form::ErrorForm;
 use crate::api::problem::ProblemType;
 use crate::api::upload::decode_base64;
 use crate::api::wire::{Name, object};

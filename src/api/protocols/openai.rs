@@ -15,10 +15,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::ErrorForm;
 use crate::api::AppState;
 use crate::api::body::{JSON_COPIES, media_type, parse_json, read_bytes, unsupported_media_type};
 use crate::api::error::ApiError;
+use crate::api::error_form::ErrorForm;
 use crate::api::problem::{Limit, ProblemType};
 use crate::api::segment::MASKCLIP_WARNINGS;
 use crate::api::upload::decode_base64;

@@ -16,12 +16,12 @@ use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::ErrorForm;
 use super::masks::each_pixel;
 use crate::VERSION;
 use crate::api::AppState;
 use crate::api::body::{JSON_COPIES, parse_json, read_bytes};
 use crate::api::error::ApiError;
+use crate::api::error_form::ErrorForm;
 use crate::api::metered::held_bytes;
 use crate::api::problem::ProblemType;
 use crate::api::segment::SegmentBody;

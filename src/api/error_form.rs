@@ -7,11 +7,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response};
 
-use crate::api::problem::{self, PROBLEM_JSON, Problem, ProblemType};
+use super::problem::{self, PROBLEM_JSON, Problem, ProblemType};
 
 /// The body of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::api) enum ErrorForm {
+pub(super) enum ErrorForm {
     /// RFC 9457 problem details.
     Problem,
     /// OpenAI's: an object `error` with a message, a type and a code.
@@ -22,7 +22,7 @@ pub(in crate::api) enum ErrorForm {
 
 impl ErrorForm {
     /// Returns the form for the clients of a route.
-    pub(in crate::api) fn of_route(route: &str, method: &str) -> Self {
+    pub(super) fn of_route(route: &str, method: &str) -> Self {
         match route {
             "/v1/embeddings" => Self::OpenAi,
             "/" if method == Method::POST.as_str() => Self::Message,
@@ -32,7 +32,7 @@ impl ErrorForm {
     }
 
     /// Returns the media type of the body.
-    pub(in crate::api) fn media_type(self) -> &'static str {
+    pub(super) fn media_type(self) -> &'static str {
         match self {
             Self::Problem => PROBLEM_JSON,
             Self::OpenAi | Self::Message => "application/json",
@@ -40,7 +40,7 @@ impl ErrorForm {
     }
 
     /// Returns the body that tells of a problem.
-    pub(in crate::api) fn body(self, problem: &Problem) -> Vec<u8> {
+    pub(super) fn body(self, problem: &Problem) -> Vec<u8> {
         let body = match self {
             Self::Problem => serde_json::to_vec(problem),
             Self::OpenAi => serde_json::to_vec(&OpenAiError::from(problem)),
@@ -50,12 +50,12 @@ impl ErrorForm {
     }
 
     /// Returns the problems of a route that needs a key, one response for each status.
-    pub(in crate::api) fn with_key(self, kinds: &[ProblemType]) -> BTreeMap<String, RefOr<Response>> {
+    pub(super) fn with_key(self, kinds: &[ProblemType]) -> BTreeMap<String, RefOr<Response>> {
         self.written(problem::with_key(kinds))
     }
 
     /// Returns the problems of a route that needs no key, one response for each status.
-    pub(in crate::api) fn without_key(self, kinds: &[ProblemType]) -> BTreeMap<String, RefOr<Response>> {
+    pub(super) fn without_key(self, kinds: &[ProblemType]) -> BTreeMap<String, RefOr<Response>> {
         self.written(problem::responses(kinds))
     }
 
