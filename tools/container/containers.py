@@ -16,7 +16,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
-AT_LAST = 120
+AT_LAST = 300
 """The most seconds that anything may take on a busy machine."""
 
 
@@ -59,6 +59,17 @@ class Container:
 
         until(f"{self.name} is healthy", is_healthy)
 
+    def until_ready(self) -> None:
+        """Asks from outside, as a client would. A check inside takes an engine long on a busy machine."""
+        inside = ["nsenter", "--net", "--target", str(self.state()["Pid"]), "curl", "--fail", "--silent", "--output", os.devnull]
+
+        def is_answered() -> bool:
+            state = self.state()
+            assert state["Running"], f"it ended with {state['ExitCode']}:\n{self.logs()}"
+            return subprocess.run([*inside, "http://127.0.0.1:8080/health/ready"]).returncode == 0
+
+        until(f"{self.name} is ready", is_answered)
+
     def end(self) -> int:
         """Waits for the end. Returns the exit code."""
         until("it ends", lambda: not self.state()["Running"])
@@ -80,6 +91,14 @@ class Container:
         return [path.read_text().strip() for path in Path(f"/proc/{self.state()['Pid']}/task").glob("*/comm")]
 
 
+def remove(name: str) -> None:
+    """Removes a container. An engine on a busy machine may give up waiting for its end at the first try."""
+    for _ in range(5):
+        if subprocess.run([DOCKER, "rm", "--force", "--volumes", name], capture_output=True).returncode == 0:
+            return
+        time.sleep(1)
+
+
 @contextlib.contextmanager
 def started(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterator[Container]:
     """Starts an image with options of `docker run` and removes the container at the end."""
@@ -88,7 +107,7 @@ def started(image: str, *options: str, command: tuple[str, ...] = ()) -> Iterato
         docker("run", "--detach", "--name", name, *options, image, *command)
         yield Container(name)
     finally:
-        docker("rm", "--force", "--volumes", name, check=False)
+        remove(name)
 
 
 @contextlib.contextmanager
