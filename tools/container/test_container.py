@@ -23,7 +23,7 @@ OFTEN = ["--health-interval", "1s", "--health-retries", "2", "--health-start-per
 
 
 def started(*options: str, command: tuple[str, ...] = ()) -> contextlib.AbstractContextManager[Container]:
-    return containers.started(IMAGE, *OFTEN, *options, command=command)
+    return containers.started(IMAGE, "--no-healthcheck", *options, command=command)
 
 
 class ContainerTest(unittest.TestCase):
@@ -59,7 +59,7 @@ class ContainerTest(unittest.TestCase):
 
     def test_hardened_it_answers_and_keeps_vocabularies(self) -> None:
         with started(*HARDENED) as container:
-            container.until_healthy()
+            container.until_ready()
             self.assert_labels(readme_curl(container.address()))
             self.assertTrue(json.loads(get(f"{container.address()}/v1/vocabularies"))["durable"])
             status = Path(f"/proc/{container.state()['Pid']}/status").read_text()
@@ -68,13 +68,13 @@ class ContainerTest(unittest.TestCase):
 
     def test_without_a_network_it_answers_on_its_own_loopback(self) -> None:
         with started("--network", "none") as container:
-            container.until_healthy()
+            container.until_ready()
             inside = ("nsenter", "--net", "--target", str(container.state()["Pid"]))
             self.assert_labels(readme_curl("http://127.0.0.1:8080", inside))
 
     def test_the_limit_of_memory_is_obeyed(self) -> None:
         with started("--memory", "1g", "--memory-swap", "1g") as container:
-            container.until_healthy()
+            container.until_ready()
             address = container.address()
             self.assertEqual(metric(address, "maskclip_memory_limit_bytes"), 1 << 30)
             self.assertLessEqual(metric(address, "maskclip_memory_expected_bytes"), 1 << 30)
@@ -92,7 +92,7 @@ class ContainerTest(unittest.TestCase):
         counted = {}
         for cpus in ("1.5", "2"):
             with started("--cpus", cpus) as container:
-                container.until_healthy()
+                container.until_ready()
                 address = container.address()
                 readme_curl(address)
                 begun = time.monotonic()
@@ -106,7 +106,7 @@ class ContainerTest(unittest.TestCase):
     def test_weights_come_from_a_volume(self) -> None:
         models = ["--volume", f"{REPOSITORY}/models:/models:ro"]
         with started(*HARDENED, *models, command=("serve", "--model", "/models/demo")) as container:
-            container.until_healthy()
+            container.until_ready()
             self.assert_labels(readme_curl(container.address()))
 
     def test_what_cannot_be_written_is_named_by_its_setting(self) -> None:
@@ -123,7 +123,7 @@ class ContainerTest(unittest.TestCase):
     def test_stopped_under_load_it_answers_what_it_has_accepted(self) -> None:
         clients = 8
         with started("--env", "MASKCLIP_SERVER__DRAIN_SECONDS=100") as container:
-            container.until_healthy()
+            container.until_ready()
             address = container.address()
             picture = (REPOSITORY / "examples" / "picnic.png").read_bytes()
             answers: list[int] = []
@@ -147,19 +147,20 @@ class ContainerTest(unittest.TestCase):
         with volume() as state:
             mounted = ["--volume", f"{state}:/var/lib/maskclip"]
             with started(*HARDENED, *mounted) as container:
-                container.until_healthy()
+                container.until_ready()
                 put = send(f"{container.address()}/v1/vocabularies/fruit", {"classes": ["lemon", "cherry"]}, "PUT")
                 self.assertIn(put[0], (200, 201, 202))
                 docker("stop", container.name)
                 self.assertEqual(container.end(), 0)
             # Another user of the same group.
             with started("--read-only", "--user", "654321:0", *mounted) as container:
-                container.until_healthy()
+                container.until_ready()
                 kept = json.loads(get(f"{container.address()}/v1/vocabularies/fruit"))
                 self.assertEqual(kept["classes"], ["lemon", "cherry"])
 
     def test_health_is_starting_then_healthy_then_unhealthy(self) -> None:
-        with started("--env", "MASKCLIP_SERVER__UNREADY_SECONDS=3600", "--env", "MASKCLIP_SERVER__LISTEN=0.0.0.0:9000") as container:
+        settings = ["--env", "MASKCLIP_SERVER__UNREADY_SECONDS=3600", "--env", "MASKCLIP_SERVER__LISTEN=0.0.0.0:9000"]
+        with containers.started(IMAGE, *OFTEN, *settings) as container:
             self.assertEqual(container.health(), "starting")
             container.until_healthy()
             # A server that does not answer.
