@@ -135,6 +135,11 @@ async fn errors_are_texts() {
             "must have one {}",
         ),
         (
+            with_parameters("/", json!({"candidate_labels": ["red", " "]})),
+            unprocessable,
+            "label 1 is empty",
+        ),
+        (
             post_json("/?classes=red", &json!({"inputs": "?"})),
             StatusCode::BAD_REQUEST,
             "inputs: image is not base64",

@@ -71,7 +71,7 @@ def speak(case):
     if case.path == "/v1/embeddings" and isinstance(body, dict):
         mend_inputs(body)
     elif case.path == "/" and case.method == "POST":
-        if isinstance(body, bytes):
+        if case.media_type == "application/octet-stream":
             case.body = PNG
         mend_hub_task(body if isinstance(body, dict) else {}, query)
         case.query = query
@@ -186,6 +186,10 @@ def mend(fields, has_image):
         fields["deadline_seconds"] = SECONDS
     if is_number(fields.get("temperature"), 0, 1000):
         fields["temperature"] = max(fields["temperature"], 0.01)
+    for name in ("x", "y"):
+        # Of an image of 8 x 8 pixels.
+        if is_number(fields.get(name)) and fields[name] >= 0:
+            fields[name] = min(fields[name], 7)
     if is_whole(fields.get("short_side")):
         fields["short_side"] = min(fields["short_side"], 448)
     scales = fields.get("scales")

@@ -30,7 +30,7 @@ use crate::engine::{
     SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
 };
 use crate::label_map::{LabelMapFormat, grey_png};
-use crate::support::{excerpt, run_blocking};
+use crate::support::{excerpt, run_blocking, visible};
 use crate::vocabulary::{Class, TemplateSet};
 
 /// The sentence that Hugging Face's pipeline puts labels into when the request has none.
@@ -217,6 +217,11 @@ impl Task {
         let labels = parameters.candidate_labels.unwrap_or_default();
         if address.vocabulary.is_some() || !address.classes.is_empty() {
             let detail = "candidate_labels and the classes or the vocabulary of the address exclude each other";
+            return Err(ApiError::invalid("parameters.candidate_labels", detail));
+        }
+        // In a sentence an empty label would go unseen.
+        if let Some(place) = labels.iter().position(|label| visible(label).is_empty()) {
+            let detail = format!("label {place} is empty");
             return Err(ApiError::invalid("parameters.candidate_labels", detail));
         }
         let template = parameters.hypothesis_template.as_deref();
