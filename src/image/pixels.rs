@@ -3,7 +3,7 @@
 use ::image::ExtendedColorType;
 use ::image::codecs::bmp::BmpEncoder;
 
-/// Writes pixels, `[height, width, 3]` in RGB order, as a file that [`decode`](super::decode) reads back to the bit.
+/// Writes pixels, `[height, width, 3]` in RGB order, as a file that [`decode`](fn@super::decode) reads back to the bit.
 ///
 /// # Errors
 /// When the sides do not come to the number of bytes, or are too long for a file.
