@@ -22,6 +22,7 @@ import {
   paste,
   segmentRaw,
   server,
+  shownCommand,
   takeClasses,
 } from "./support.js";
 
@@ -311,8 +312,7 @@ pageTest(
     assert.ok(await page.locator("#option-attention").isDisabled());
     assert.ok(await page.locator("#option-key-smoothing").isDisabled());
     assert.match(await page.locator("#trained-on").textContent(), /trained on tiger;/);
-    await page.locator("#curl summary").click();
-    const command = await page.locator("#curl-command").inputValue();
+    const command = await shownCommand(page);
     assert.ok(command.includes('"model":"student"') && !command.includes("attention"), command);
   },
   {
@@ -362,8 +362,7 @@ pageTest(
     await page.locator("#key").press("Tab");
     await labelled(page);
     assert.deepEqual(await legend(page), examples[0].classes.map(nameOf));
-    await page.locator("#curl summary").click();
-    const command = await page.locator("#curl-command").inputValue();
+    const command = await shownCommand(page);
     assert.ok(command.includes('"Authorization: Bearer $MASKCLIP_KEY"') && !command.includes(key), command);
     await page.reload();
     await labelled(page);

@@ -99,6 +99,13 @@ export async function paste(page, text) {
   }, text);
 }
 
+/** Opens the fold of the command, which the page fills once the browser has opened it, and returns the command. */
+export async function shownCommand(page) {
+  await page.locator("#curl summary").click();
+  await page.waitForFunction(() => document.getElementById("curl-command").value !== "");
+  return page.locator("#curl-command").inputValue();
+}
+
 /** Names in the legend. */
 export function legend(page) {
   return page.locator("#legend tbody tr th").allTextContents();
