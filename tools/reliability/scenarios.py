@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import math
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -137,6 +140,11 @@ async def dear(program: Path, seconds: float) -> list[Row]:
     return rows
 
 
+OVERLOAD_PARTS = 5
+"""The load of `overload` comes in so many parts. What the server can do at most is measured before each and after the
+last, since the speed of a machine changes by a tenth within minutes."""
+
+
 async def overload(program: Path, seconds: float) -> list[Row]:
     """Ten times as many requests as the server can answer. Every image is new, so that no features are cached."""
     count = 0
@@ -146,25 +154,47 @@ async def overload(program: Path, seconds: float) -> list[Row]:
         count += 1
         return {**ORDINARY, "image": marked_base64(PICNIC, count), "short_side": 896, "output": {"label_map": "none"}}
 
-    with Server(program) as server:
+    during = seconds / OVERLOAD_PARTS
+    maxima: list[float] = []
+    replies: list[Reply] = []
+    in_time = 0
+    with server_apart(program) as server:
         await warm(server)
-        sustainable = await closed_loop(server.port, value, clients=4, seconds=max(20.0, seconds / 20))
-        started = time.monotonic()
-        replies = await open_loop(server.port, value, 10 * sustainable, seconds)
-        elapsed = time.monotonic() - started
-        answered = [reply for reply in replies if reply.status == 200]
-        refused = [reply.seconds for reply in replies if reply.status == 429]
-        goodput = len([reply for reply in answered if reply.sent_at + reply.seconds <= started + seconds]) / seconds
-        last = quantile([reply.seconds for reply in answered], 0.99)
-        slowest = quantile(refused, 0.99)
-        passed = goodput >= 0.95 * sustainable and last <= 30 and slowest <= REFUSAL_SECONDS
-        passed &= len(answered) + len(refused) == len(replies)
-        reached = (
-            f"{goodput:.2f} of {sustainable:.2f} a second ({goodput / sustainable:.0%}), {statuses(replies)}, accepted p99 {last:.1f} s, "
-            f"429 p99 {1000 * slowest:.0f} ms (median {1000 * quantile(refused, 0.5):.0f}), {elapsed:.0f} s"
-        )
-        bar = "goodput 95 % of the maximum, p99 of the accepted within the deadline, the rest 429 within 50 ms"
-        return [Row(f"10 times the sustainable load for {seconds:.0f} s", bar, reached, passed)]
+        maximum = functools.partial(closed_loop, server.port, value, clients=4, seconds=max(10.0, during / 6))
+        for _ in range(OVERLOAD_PARTS):
+            maxima.append(await maximum())
+            started = time.monotonic()
+            part = await open_loop(server.port, value, 10 * maxima[-1], during)
+            in_time += sum(reply.status == 200 and reply.sent_at + reply.seconds <= started + during for reply in part)
+            replies += part
+        maxima.append(await maximum())
+    goodput, sustainable = in_time / seconds, statistics.mean(maxima)
+    refused = [reply.seconds for reply in replies if reply.status == 429]
+    last = quantile([reply.seconds for reply in replies if reply.status == 200], 0.99)
+    slowest = quantile(refused, 0.99)
+    passed = goodput >= 0.95 * sustainable and last <= 30 and slowest <= REFUSAL_SECONDS
+    passed &= all(reply.status in (200, 429) for reply in replies)
+    reached = (
+        f"{goodput:.2f} of {sustainable:.2f} a second ({goodput / sustainable:.0%}; maxima {min(maxima):.2f} to {max(maxima):.2f}), "
+        f"{statuses(replies)}, accepted p99 {last:.1f} s, 429 p99 {1000 * slowest:.0f} ms (median {1000 * quantile(refused, 0.5):.0f})"
+    )
+    bar = "goodput 95 % of the maximum, p99 of the accepted within the deadline, the rest 429 within 50 ms"
+    test = f"10 times the sustainable load for {seconds:.0f} s in {OVERLOAD_PARTS} parts, the client on a processor of its own"
+    return [Row(test, bar, reached, passed)]
+
+
+@contextlib.contextmanager
+def server_apart(program: Path) -> Iterator[Server]:
+    """A server on all processors but one, which is left to this process: what the load costs to make is not the server's."""
+    processors = os.sched_getaffinity(0)
+    client = {max(processors)}
+    os.sched_setaffinity(0, processors - client or client)
+    try:
+        with Server(program) as server:
+            os.sched_setaffinity(0, client)
+            yield server
+    finally:
+        os.sched_setaffinity(0, processors)
 
 
 async def closed_loop(port: int, value: Callable[[], Any], clients: int, seconds: float, key: str | None = None) -> float:
