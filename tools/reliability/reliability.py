@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import connections
+import folders
 import hostile
 import keys
 import scenarios
@@ -22,7 +23,8 @@ import shapes
 from kills import kills
 from server import REPOSITORY
 
-SCENARIOS = scenarios.SCENARIOS | connections.SCENARIOS | shapes.SCENARIOS | hostile.SCENARIOS | keys.SCENARIOS | {"kills": kills}
+GROUPS = (scenarios, connections, shapes, hostile, keys, folders)
+SCENARIOS = {name: scenario for group in GROUPS for name, scenario in group.SCENARIOS.items()} | {"kills": kills}
 
 
 def main() -> int:

@@ -77,10 +77,13 @@ class Server:
     def forget_peak(self) -> None:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as reply:
+            return reply.read().decode()
+
     def metric(self, name: str) -> int:
         """The value of a metric without labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as reply:
-            found = re.search(rf"^{name} (\d+)$", reply.read().decode(), re.MULTILINE)
+        found = re.search(rf"^{name} (\d+)$", self.metrics(), re.MULTILINE)
         assert found, f"the server has the metric {name}"
         return int(found[1])
 
