@@ -4,7 +4,7 @@ use crate::formats::{
     ClassLabel, Collection, Georeference, LabelledImage, drawn_over, geotiff, jpeg, npz, panoptic_png, png,
     yolo_polygons,
 };
-use crate::image::RgbImage;
+use crate::image::{Orientation, RgbImage, decode};
 use crate::label_map::{EncodedLabelMap, LabelMap, LabelMapFormat, LabelStyle, encode};
 
 /// A format of results.
@@ -158,8 +158,9 @@ impl OutputFormat {
             Self::Panoptic => panoptic_png(map),
             Self::Numpy => {
                 let confidence = material.confidence.ok_or(NO_CONFIDENCE)?;
-                let confidence = ::image::load_from_memory(confidence).map_err(|error| error.to_string())?;
-                npz(image, map, material.classes, confidence.into_luma8().as_raw())
+                let confidence = decode(confidence, Orientation::Stored, u64::MAX).map_err(|error| error.to_string())?;
+                let confidence: Vec<u8> = confidence.pixels().map(|grey| grey.0[0]).collect();
+                npz(image, map, material.classes, &confidence)
             }
             Self::Geotiff => geotiff(map, style.unlabelled, material.georeference),
             Self::Coco
