@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Extension, Request, State};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::segment::{VocabularyState, WarningReply, chosen_vocabulary, image_source, note_classes};
 use super::upload::{self, Upload, UploadBody};
-use super::wire::{ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, TemplateSet, Timings, without_image};
+use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, TemplateSet, Timings};
 use crate::engine::{
     BackgroundFields, Caller, ClassScore, Classification, FeatureFields, SegmentFields, SegmentRequest,
 };
@@ -103,19 +103,7 @@ pub struct ClassifyForm {
 }
 
 /// [`ClassifyBody`] as a part of a form.
-struct ClassifyBodyInForm;
-
-impl PartialSchema for ClassifyBodyInForm {
-    fn schema() -> RefOr<Schema> {
-        without_image::<ClassifyBody>()
-    }
-}
-
-impl ToSchema for ClassifyBodyInForm {
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        ClassifyBody::schemas(schemas);
-    }
-}
+type ClassifyBodyInForm = BodyInForm<ClassifyBody>;
 
 /// What an image shows as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
