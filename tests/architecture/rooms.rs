@@ -19,7 +19,7 @@ pub(crate) const ROOMS: &Table = &[
     ),
     (
         "api",
-        "access engine labeller dense label_map vocabulary image telemetry support",
+        "access engine labeller dense formats label_map vocabulary scores image telemetry support",
     ),
     ("access", "support"),
     ("client", "labelling formats support"),

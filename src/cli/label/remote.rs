@@ -15,6 +15,7 @@ use crate::cli::input::read_text;
 use crate::cli::measure::{Result, find_file, names_no_file, with_background};
 use crate::client::Client;
 use crate::config::Config;
+use crate::engine::ProbabilityMaps;
 use crate::image::Orientation;
 use crate::labelling::Plan;
 use crate::support::run_blocking;
@@ -69,6 +70,7 @@ pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
     request["output"] = json!({
         "label_map": "coco-rle",
         "confidence_map": output.confidence_map,
+        "probability_maps": (output.probability_maps == ProbabilityMaps::All).then_some("all"),
         "unlabelled": style.unlabelled,
         "colors": colors,
     });
