@@ -88,6 +88,10 @@ impl UploadBody for ClassifyBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
     }
+
+    fn deadline_seconds(&mut self) -> &mut Option<f64> {
+        &mut self.deadline_seconds
+    }
 }
 
 /// The parts of a multipart request.
@@ -100,6 +104,9 @@ pub struct ClassifyForm {
     image: Option<Vec<u8>>,
     /// Everything else, as JSON without `image`.
     request: ClassifyBodyInForm,
+    /// `deadline_seconds` of `request`, as a part of its own.
+    #[schema(value_type = f64, required = false, exclusive_minimum = 0, example = 30)]
+    deadline_seconds: Option<f64>,
 }
 
 /// [`ClassifyBody`] as a part of a form.

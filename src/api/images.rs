@@ -68,6 +68,10 @@ impl UploadBody for ImageBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
     }
+
+    fn deadline_seconds(&mut self) -> &mut Option<f64> {
+        &mut self.deadline_seconds
+    }
 }
 
 /// The parts of a multipart request.
@@ -81,6 +85,9 @@ pub struct ImageForm {
     /// Everything else, as JSON without `image`.
     #[schema(required = false)]
     request: ImageBodyInForm,
+    /// `deadline_seconds` of `request`, as a part of its own.
+    #[schema(value_type = f64, required = false, exclusive_minimum = 0, example = 30)]
+    deadline_seconds: Option<f64>,
 }
 
 /// [`ImageBody`] as a part of a form.

@@ -233,6 +233,10 @@ impl UploadBody for SegmentBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
     }
+
+    fn deadline_seconds(&mut self) -> &mut Option<f64> {
+        &mut self.deadline_seconds
+    }
 }
 
 /// Checks that the further forms are different ones.
