@@ -55,6 +55,8 @@ struct Reply {
     classes: Vec<ReplyClass>,
     label_map: LabelMap,
     confidence_map: Option<Encoded>,
+    #[serde(default)]
+    probability_maps: Vec<ProbabilityMap>,
     warnings: Vec<Warning>,
 }
 
@@ -87,6 +89,12 @@ struct Mask {
 
 #[derive(Deserialize)]
 struct Encoded {
+    data: String,
+}
+
+#[derive(Deserialize)]
+struct ProbabilityMap {
+    class_id: u16,
     data: String,
 }
 
@@ -169,6 +177,11 @@ impl Client {
             .confidence_map
             .map(|map| BASE64_STANDARD.decode(map.data))
             .transpose();
+        let probability = |map: ProbabilityMap| {
+            let file = BASE64_STANDARD.decode(map.data);
+            file.map(|file| (map.class_id, file))
+        };
+        let probabilities: Result<Vec<_>, _> = reply.probability_maps.into_iter().map(probability).collect();
         let measures = |class: ReplyClass| ClassMeasures {
             pixels: class.pixels,
             bounding_box: class.bbox,
@@ -189,6 +202,7 @@ impl Client {
             classes: reply.classes.into_iter().map(measures).collect(),
             masks: reply.label_map.data.into_iter().map(mask).collect(),
             confidence: confidence.map_err(|error| not_understood(error.to_string()))?,
+            probabilities: probabilities.map_err(|error| not_understood(error.to_string()))?,
             warnings: reply.warnings.into_iter().map(|warning| warning.message).collect(),
         })
     }

@@ -71,19 +71,49 @@ export async function postImage(url, image, fields, options) {
   return (await send(url, { method: "POST", body: form, ...options })).json();
 }
 
+/**
+ * Sends images in one form with the fields of all. Gives a line of the answer for each, in the order in which they are
+ * done: `{ index, result }`.
+ *
+ * @throws {RequestProblem} if the server refuses all of them, or one
+ */
+export async function* postBatch(url, images, fields, options) {
+  const form = new FormData();
+  for (const image of images) form.append("image", image.blob, image.name);
+  form.append("request", JSON.stringify(fields));
+  const { body } = await send(url, { method: "POST", body: form, ...options });
+  for await (const line of lines(body)) {
+    const { problem, status, retry_after_seconds, ...labelled } = JSON.parse(line);
+    if (problem) throw toProblem(problem, status, retry_after_seconds ?? 0);
+    yield labelled;
+  }
+}
+
+/** The lines of a stream of bytes. */
+async function* lines(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    const parts = value.split("\n");
+    parts[0] = rest + parts[0];
+    rest = parts.pop();
+    yield* parts;
+  }
+  if (rest) yield rest;
+}
+
 /** Reads problem details (RFC 9457). Of any other page, such as a proxy's, only the status is shown. */
 async function problemOf(response) {
-  const { type, title, detail, instance, limit, path } = await response.json().catch(() => ({}));
+  const details = await response.json().catch(() => ({}));
+  return toProblem(details, response.status, Number(response.headers.get("Retry-After")) || 0);
+}
+
+function toProblem({ type, title, detail, instance, limit, path }, status, retrySeconds) {
   const record = !detail && instance ? `The server’s log has the details under ${instance}.` : "";
-  return new RequestProblem({
-    title: title ?? `The server answered ${response.status}`,
-    detail: detail ?? record,
-    type,
-    status: response.status,
-    limit,
-    path,
-    retrySeconds: Number(response.headers.get("Retry-After")) || 0,
-  });
+  const named = title ?? `The server answered ${status}`;
+  return new RequestProblem({ title: named, detail: detail ?? record, type, status, limit, path, retrySeconds });
 }
 
 /** What a user can do about a problem; nothing if that is known to its detail alone. */

@@ -13,7 +13,7 @@ import { element } from "./dom.js";
 import { Downloads } from "./downloads.js";
 import { Images } from "./images.js";
 import { listenForKey } from "./key.js";
-import { label, Labelling } from "./labelling.js";
+import { label, labelAll, Labelling } from "./labelling.js";
 import { Legend } from "./legend.js";
 import { likenessTo } from "./likeness.js";
 import { Options } from "./options.js";
@@ -47,7 +47,7 @@ const suggestions = new Suggestions();
 new ClassInput(words, suggestions);
 const vocabularies = new Vocabularies(words);
 const past = new Past();
-const downloads = new Downloads(stage, labelAll);
+const downloads = new Downloads(stage, labelForFiles);
 const curl = new CurlPanel(
   () => curlCommand(images.current, requestFields()),
   () => (images.current && !images.current.exampleUrl ? images.current.name : null),
@@ -135,18 +135,12 @@ function possibleFields(fields, model) {
   return rest;
 }
 
-/** Labels every image of the tab for a download, one after the other. */
-async function labelAll(tell) {
+/** Labels every image of the tab for a download. */
+async function labelForFiles(tell) {
   const fields = { ...requestFields(), output: { label_map: "png", confidence_map: true } };
-  const labelled = [];
-  for (const image of images.list) {
-    tell(labelled.length, images.list.length);
-    const { signal } = new AbortController();
-    const result = await label(image, fields, server.limits.max_request_bytes, signal);
-    labelled.push({ name: image.name, result });
-  }
-  tell(labelled.length, labelled.length);
-  return labelled;
+  const all = [...images.list];
+  const results = await labelAll(all, fields, server.limits, (done) => tell(done, all.length));
+  return all.map(({ name }, i) => ({ name, result: results[i] }));
 }
 
 // --- what the page shows of the question ---

@@ -1,7 +1,7 @@
 // Asks the server for label maps. An image is sent once, by POST /v1/images; class lists then ask about its id. Of
 // several questions the last one wins: an older one is aborted, and its answer is never shown.
 
-import { isAbort, postImage, postJson, RequestProblem } from "./api.js";
+import { isAbort, postBatch, postImage, postJson, RequestProblem } from "./api.js";
 import { Result } from "./result.js";
 import { megabytes } from "./text.js";
 
@@ -64,6 +64,11 @@ export class GivenImage {
       if (problem.type !== IMAGE_TOO_LARGE_TO_HOLD) throw problem;
       return { id: null, timings: {} };
     }
+  }
+
+  /** Whether the image was sent, so that its id may stand for it. */
+  get isSent() {
+    return this.#holding !== null;
   }
 
   /** Notes that the server holds the image no more. */
@@ -142,6 +147,57 @@ export async function label(image, fields, maxBytes, signal, enter) {
   for (const correction of image.corrections) await applyCorrection(image, fields, result, correction, signal);
   signal.throwIfAborted();
   return result;
+}
+
+/** More bytes than a part of a form has beside its file. */
+const PART_BYTES = 1024;
+
+/**
+ * Labels images and applies the user's corrections of them. Those that were never sent go in batches.
+ *
+ * @param {GivenImage[]} images
+ * @param {object} fields the request's fields without the images
+ * @param {{max_request_bytes: number, max_batch_images: number}} limits
+ * @param {(done: number) => void} tell told how many images are done
+ * @returns {Promise<Result[]>} in the order of the images
+ */
+export async function labelAll(images, fields, limits, tell) {
+  const { signal } = new AbortController();
+  const results = new Map();
+  const keep = (image, result) => tell(results.set(image, result).size);
+  tell(0);
+  for (const batch of batches(
+    images.filter(({ isSent }) => !isSent),
+    fields,
+    limits,
+  )) {
+    for await (const { index, result: reply } of postBatch("v1/segment/batch", batch, fields, { signal })) {
+      const [image, result] = [batch[index], await Result.read(reply, 0)];
+      for (const correction of image.corrections) await applyCorrection(image, fields, result, correction, signal);
+      keep(image, result);
+    }
+  }
+  for (const image of images) {
+    if (!results.has(image)) keep(image, await label(image, fields, limits.max_request_bytes, signal));
+  }
+  return images.map((image) => results.get(image));
+}
+
+/** Divides images into batches that the server takes. One alone is no batch. */
+function batches(images, fields, limits) {
+  const room = limits.max_request_bytes - PART_BYTES - new TextEncoder().encode(JSON.stringify(fields)).length;
+  const found = [[]];
+  let bytes = 0;
+  for (const image of images) {
+    const more = image.blob.size + PART_BYTES;
+    if (found.at(-1).length === limits.max_batch_images || bytes + more > room) {
+      found.push([]);
+      bytes = 0;
+    }
+    found.at(-1).push(image);
+    bytes += more;
+  }
+  return found.filter(({ length }) => length > 1);
 }
 
 /** Gives a region what the model says without the class that the user has refused there. */

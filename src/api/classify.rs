@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Extension, Request, State};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::segment::{VocabularyState, WarningReply, chosen_vocabulary, image_source, note_classes};
 use super::upload::{self, Upload, UploadBody};
-use super::wire::{ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, TemplateSet, Timings, without_image};
+use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, TemplateSet, Timings};
 use crate::engine::{
     BackgroundFields, Caller, ClassScore, Classification, FeatureFields, SegmentFields, SegmentRequest,
 };
@@ -88,6 +88,10 @@ impl UploadBody for ClassifyBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
     }
+
+    fn deadline_seconds(&mut self) -> &mut Option<f64> {
+        &mut self.deadline_seconds
+    }
 }
 
 /// The parts of a multipart request.
@@ -100,22 +104,13 @@ pub struct ClassifyForm {
     image: Option<Vec<u8>>,
     /// Everything else, as JSON without `image`.
     request: ClassifyBodyInForm,
+    /// `deadline_seconds` of `request`, as a part of its own.
+    #[schema(value_type = f64, required = false, exclusive_minimum = 0, example = 30)]
+    deadline_seconds: Option<f64>,
 }
 
 /// [`ClassifyBody`] as a part of a form.
-struct ClassifyBodyInForm;
-
-impl PartialSchema for ClassifyBodyInForm {
-    fn schema() -> RefOr<Schema> {
-        without_image::<ClassifyBody>()
-    }
-}
-
-impl ToSchema for ClassifyBodyInForm {
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        ClassifyBody::schemas(schemas);
-    }
-}
+type ClassifyBodyInForm = BodyInForm<ClassifyBody>;
 
 /// What an image shows as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]

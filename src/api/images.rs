@@ -8,18 +8,18 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload, UploadBody};
 use super::wire::{
-    Attention, EXAMPLE_IMAGE, KeySmoothingBody, Orientation, Resize, Timings, WindowBody, optional_whole_number,
-    without_image,
+    Attention, BodyInForm, EXAMPLE_IMAGE, KeySmoothingBody, Orientation, Resize, Timings, WindowBody, feature_fields,
+    optional_whole_number,
 };
-use crate::engine::{Caller, FeatureFields, ImageRequest, Protocol};
+use crate::engine::{Caller, ImageRequest, Protocol};
 
 /// An image, and how a model looks at it. The fields are those of a request to segment; requests that say the same later find the
 /// features. Unknown fields are refused.
@@ -64,26 +64,13 @@ pub struct ImageBody {
     pub deadline_seconds: Option<f64>,
 }
 
-impl ImageBody {
-    fn into_fields(self) -> FeatureFields {
-        FeatureFields {
-            model: self.model,
-            protocol: self.protocol,
-            attention: self.attention.map(Into::into),
-            key_smoothing: self.key_smoothing.map(Into::into),
-            short_side: self.short_side,
-            scales: self.scales,
-            orientation: self.orientation.map(Into::into),
-            resize: self.resize.map(Into::into),
-            window: self.window.map(Into::into),
-            deadline_seconds: self.deadline_seconds,
-        }
-    }
-}
-
 impl UploadBody for ImageBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
+    }
+
+    fn deadline_seconds(&mut self) -> &mut Option<f64> {
+        &mut self.deadline_seconds
     }
 }
 
@@ -98,22 +85,13 @@ pub struct ImageForm {
     /// Everything else, as JSON without `image`.
     #[schema(required = false)]
     request: ImageBodyInForm,
+    /// `deadline_seconds` of `request`, as a part of its own.
+    #[schema(value_type = f64, required = false, exclusive_minimum = 0, example = 30)]
+    deadline_seconds: Option<f64>,
 }
 
 /// [`ImageBody`] as a part of a form.
-struct ImageBodyInForm;
-
-impl PartialSchema for ImageBodyInForm {
-    fn schema() -> RefOr<Schema> {
-        without_image::<ImageBody>()
-    }
-}
-
-impl ToSchema for ImageBodyInForm {
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        ImageBody::schemas(schemas);
-    }
-}
+type ImageBodyInForm = BodyInForm<ImageBody>;
 
 /// An image that is held.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -199,7 +177,8 @@ pub(super) async fn post_image(
     let arrival = state.engine.arrive(&caller)?;
     let Upload { image, body } = upload::read::<ImageBody>(request, &state, arrival.body()).await?;
     let image = image.ok_or_else(|| ApiError::invalid("image", "an image is required"))?;
-    let fields = body.unwrap_or_default().into_fields();
+    let body = body.unwrap_or_default();
+    let fields = feature_fields!(body);
     let request = ImageRequest { image, fields };
     let held = state.engine.hold_image(arrival, request).await?;
     let location = format!("images/{}", held.id);

@@ -14,10 +14,11 @@ use utoipa::{IntoResponses, ToSchema};
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
 use super::wire::{
-    Attention, KeySmoothingBody, MapFormat, Orientation, Resize, Timings, WindowBody, optional_whole_number,
+    Attention, KeySmoothingBody, MapFormat, Orientation, Resize, Timings, WindowBody, feature_fields,
+    optional_whole_number,
 };
 use super::{AppState, body};
-use crate::engine::{Caller, FeatureFields, Protocol, Similarity, SimilarityRequest};
+use crate::engine::{Caller, Protocol, Similarity, SimilarityRequest};
 
 /// A point of an image, and how a model looks at the image. Unknown fields are refused.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -126,27 +127,10 @@ pub(super) async fn post_similar(
     let request = SimilarityRequest {
         image_id,
         point: (body.x, body.y),
-        fields: body.into_fields(),
+        fields: feature_fields!(body),
     };
     let similarity = state.engine.similarity(arrival, request).await?;
     Ok(Json(similarity.try_into()?))
-}
-
-impl SimilarityBody {
-    fn into_fields(self) -> FeatureFields {
-        FeatureFields {
-            model: self.model,
-            protocol: self.protocol,
-            attention: self.attention.map(Into::into),
-            key_smoothing: self.key_smoothing.map(Into::into),
-            short_side: self.short_side,
-            scales: self.scales,
-            orientation: self.orientation.map(Into::into),
-            resize: self.resize.map(Into::into),
-            window: self.window.map(Into::into),
-            deadline_seconds: self.deadline_seconds,
-        }
-    }
 }
 
 impl TryFrom<Similarity> for SimilarityReply {

@@ -16,6 +16,9 @@ use super::metered::metered;
 use crate::engine::HeldBytes;
 use crate::support::{excerpt, run_blocking};
 
+/// The part of a form with the deadline, which clients without JSON can send.
+pub(super) const DEADLINE: &str = "deadline_seconds";
+
 /// What the route reads, for errors.
 const SUPPORTED: &str = "application/json or multipart/form-data";
 
@@ -26,9 +29,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// A JSON body that can have an image inside.
-pub(super) trait UploadBody: DeserializeOwned + Send + 'static {
+pub(super) trait UploadBody: DeserializeOwned + Default + Send + 'static {
     /// Takes the image out, as it was written.
     fn take_image(&mut self) -> Option<String>;
+
+    /// The field `deadline_seconds`, which may also be a part of its own in a form.
+    fn deadline_seconds(&mut self) -> &mut Option<f64>;
 }
 
 /// What a request brought along.
@@ -150,11 +156,12 @@ async fn from_multipart<T: UploadBody>(
     state: &AppState,
     held: &HeldBytes,
 ) -> Result<Upload<T>, ApiError> {
-    let (mut image, mut body) = (None, None);
+    let (mut image, mut body, mut deadline) = (None, None, None);
     let take = |Part { name, bytes, .. }: Part| {
         let slot = match name.as_str() {
             "image" => &mut image,
             "request" => &mut body,
+            DEADLINE => &mut deadline,
             _ => return Err(unknown_part(&name)),
         };
         if slot.is_some() {
@@ -174,7 +181,29 @@ async fn from_multipart<T: UploadBody>(
             "the image comes as the part image, not inside the part request",
         ));
     }
+    if let Some(deadline) = deadline {
+        set_deadline(body.get_or_insert_default().deadline_seconds(), &deadline)?;
+    }
     Ok(Upload { image, body })
+}
+
+/// Sets the deadline of a body to that of the part [`DEADLINE`].
+///
+/// # Errors
+/// 422 for a part that is no number, and for a body that has a deadline already.
+pub(super) fn set_deadline(field: &mut Option<f64>, part: &[u8]) -> Result<(), ApiError> {
+    let refused = |detail: &str| Err(ApiError::invalid(DEADLINE, detail));
+    if field.is_some() {
+        return refused("deadline_seconds is a part, and inside the part request too");
+    }
+    let number = std::str::from_utf8(part).ok().and_then(|text| text.trim().parse().ok());
+    match number.filter(|number: &f64| number.is_finite()) {
+        Some(seconds) => {
+            *field = Some(seconds);
+            Ok(())
+        }
+        None => refused("the part deadline_seconds is no number"),
+    }
 }
 
 /// A part of a multipart form.
@@ -219,7 +248,10 @@ pub(super) async fn read_parts(
 
 /// A 422 for a part that no form has.
 pub(super) fn unknown_part(name: &str) -> ApiError {
-    ApiError::invalid(name, format!("unknown part {name:?}, expected image and request"))
+    ApiError::invalid(
+        name,
+        format!("unknown part {name:?}, expected image, request and deadline_seconds"),
+    )
 }
 
 /// Reads the JSON of the part `request`.

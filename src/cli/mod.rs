@@ -10,6 +10,7 @@ mod ending;
 mod eval;
 mod fetch;
 mod health;
+mod input;
 mod key;
 mod label;
 mod measure;

@@ -1,7 +1,7 @@
 //! `maskclip vocab`: manages named vocabularies from a shell, in the same store on disk as the server.
 
-use std::io::{self, IsTerminal, Read};
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,17 +9,16 @@ use clap::{Args, Subcommand};
 use figment::value::Dict;
 
 use super::arguments::{ConfigArguments, ModelsArguments, one_of};
+use super::input::{read_classes, read_classes_from_standard_input};
 use super::output::{note, print};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::labeller::{ModelInfo, ServedModel};
-use crate::support::{plain_text, read_regular_text};
 use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::VocabularyLimits;
 use crate::vocabulary::{
     DiskStore, NamedVocabulary, Stored, Synonyms, TemplateSet, VocabularyDefinition, VocabularyError,
-    VocabularyOptions, VocabularyRegistry, VocabularyText, form_advice, parse_class, parse_vocabulary,
-    write_vocabulary,
+    VocabularyOptions, VocabularyRegistry, VocabularyText, form_advice, parse_class, write_vocabulary,
 };
 
 /// Pause between two updates of the progress line.
@@ -178,8 +177,10 @@ fn run_on(
         }
         VocabCommand::Remove { name } => Ok(registry.delete(&name, |_| true)?),
         VocabCommand::Import { name, file, replace } => {
-            let text = read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-            let text = parse_vocabulary(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+            let text = match file.as_os_str() == "-" {
+                true => read_classes_from_standard_input()?,
+                false => read_classes(&file)?,
+            };
             define(registry, &name, text, replace, &config.limits.vocabulary)
         }
         VocabCommand::Export { name, file } => {
@@ -309,13 +310,4 @@ async fn embed_one(
 
 fn text_of(vocabulary: &NamedVocabulary) -> String {
     write_vocabulary(&vocabulary.list, &vocabulary.options)
-}
-
-fn read(file: &Path) -> io::Result<String> {
-    if file.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        io::stdin().read_to_end(&mut bytes)?;
-        return plain_text(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
-    }
-    read_regular_text(file)
 }

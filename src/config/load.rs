@@ -9,7 +9,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use super::Config;
 use super::fit::unset_budgets;
 use crate::support::{OutOfRange, read_regular_text};
-use crate::vocabulary::StorePath;
+use crate::vocabulary::{EmbedAhead, StorePath};
 
 const DEFAULT_YAML: &str = include_str!("../../config/default.yaml");
 
@@ -69,7 +69,8 @@ impl Config {
         Self::from_layers(layers.merge(environment).merge(Serialized::defaults(flags)))
     }
 
-    /// Returns the compiled-in defaults for tests: a free port on the loopback address and no store on disk.
+    /// Returns the compiled-in defaults for tests: a free port on the loopback address, no store on disk, and no texts
+    /// that nobody asked for.
     pub fn for_testing() -> Self {
         let defaults = Yaml::parse(DEFAULTS.to_owned(), DEFAULT_YAML);
         let mut config = defaults
@@ -77,6 +78,7 @@ impl Config {
             .expect("the defaults are tested to be valid");
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.vocabulary.store_path = StorePath::None;
+        config.vocabulary.embed_ahead = EmbedAhead::None;
         config
     }
 
@@ -310,6 +312,19 @@ mod tests {
             .expect_err("empty")
             .to_string();
         assert!(error.contains("vocabulary.store_path"), "{error}");
+    }
+
+    #[test]
+    fn shipped_background_names_are_embedded_ahead_unless_set_otherwise() {
+        let ahead = |text: &str| load_text(text).map(|config| config.vocabulary.embed_ahead);
+        let unset = ahead("vocabulary:\n  recent_lists: 5\n").expect("valid");
+        assert_eq!(unset, EmbedAhead::Background);
+        let vocabularies = ahead("vocabulary:\n  embed_ahead: vocabularies\n").expect("valid");
+        assert_eq!(vocabularies, EmbedAhead::Vocabularies);
+        let error = ahead("vocabulary:\n  embed_ahead: all\n")
+            .expect_err("unknown")
+            .to_string();
+        assert!(error.contains("vocabulary.embed_ahead"), "{error}");
     }
 
     #[test]

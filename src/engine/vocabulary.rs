@@ -10,9 +10,12 @@ use super::request::{Background, SegmentError, VocabularyChoice};
 use super::{Caller, Engine};
 use crate::support::{is_plain_name, run_blocking};
 use crate::vocabulary::{
-    ClassList, NamedVocabulary, RecentList, StorePath, Stored, TemplateSet, Urgency, VocabularyDefinition,
+    ClassList, EmbedAhead, NamedVocabulary, RecentList, StorePath, Stored, TemplateSet, Urgency, VocabularyDefinition,
     VocabularyError, VocabularyOptions, VocabularyRegistry,
 };
+
+/// What stands for the shipped background names among the digests of vocabularies.
+const BACKGROUND: &str = "background";
 
 impl Engine {
     /// Returns the vocabulary that the caller knows by this name.
@@ -122,7 +125,7 @@ impl Engine {
     /// Embeds the texts of a class list for every model that is ready, one model after the other.
     async fn embed_for_all(&self, list: &ClassList, templates: TemplateSet) {
         for host in &self.models {
-            match self.embed_missing(host, list, templates).await {
+            match self.embed_missing(host, &list.texts(), templates).await {
                 // `keep_embedded` takes the list up when the model is ready.
                 Ok(()) | Err(SegmentError::ModelUnavailable { .. } | SegmentError::Unavailable(_)) => {}
                 Err(error) => {
@@ -133,18 +136,16 @@ impl Engine {
         }
     }
 
-    /// Embeds those texts of a class list that have no embeddings for a model.
+    /// Embeds those of some texts that have no embeddings for a model.
     async fn embed_missing(
         &self,
         host: &ModelHost,
-        list: &ClassList,
+        texts: &[String],
         templates: TemplateSet,
     ) -> Result<(), SegmentError> {
         let model = self.ready_model(host)?;
-        let (embedded, total) = self.embedded(&model, list, templates).await;
-        if embedded < total {
-            let texts = list.texts();
-            self.embed(&Caller::default(), &texts, templates, host, &model, Urgency::Background)
+        if self.missing_texts(&model, texts, templates).await > 0 {
+            self.embed(&Caller::default(), texts, templates, host, &model, Urgency::Background)
                 .await?;
         }
         Ok(())
@@ -152,30 +153,77 @@ impl Engine {
 
     /// Starts a task for each model. Whenever the model becomes ready, the task embeds what is missing of all defined
     /// vocabularies: those that were defined while the model was not ready, and those whose embedding an earlier
-    /// process or a failure cut off. The tasks end with the engine. Must be called inside a tokio runtime.
+    /// process or a failure cut off. Then it embeds the shipped texts that the settings name. The tasks end with the
+    /// engine. Must be called inside a tokio runtime.
     pub fn keep_embedded(self: &Arc<Self>) {
         for (model, host) in self.models.iter().enumerate() {
             tokio::spawn(keep_embedded(Arc::downgrade(self), model, host.changes()));
         }
     }
 
-    /// Embeds what is missing of all defined vocabularies for a model, but for those whose digests are in `given_up`.
-    /// Stops when the model does not answer any more.
+    /// Embeds what is missing for a model of all defined vocabularies and of the shipped texts that the settings name, but
+    /// for those in `given_up`. Stops when the model does not answer any more.
     async fn embed_defined(&self, host: &ModelHost, given_up: &mut HashSet<String>) {
-        for vocabulary in self.with_registry(VocabularyRegistry::list).await {
-            let NamedVocabulary { name, list, .. } = &*vocabulary;
-            if vocabulary.shipped || given_up.contains(&vocabulary.digest) {
-                continue;
+        let vocabularies = self.with_registry(VocabularyRegistry::list).await;
+        let (shipped, defined): (Vec<_>, Vec<_>) = vocabularies.into_iter().partition(|named| named.shipped);
+        let ahead = self.settings.vocabulary.embed_ahead;
+        for vocabulary in defined {
+            if !self.embed_named(host, &vocabulary, given_up).await {
+                return;
             }
-            let templates = self.settings.defaults.with(&vocabulary.options).templates;
-            match self.embed_missing(host, list, templates).await {
-                Ok(()) => {}
-                Err(SegmentError::ModelUnavailable { .. } | SegmentError::Unavailable(_)) => return,
-                Err(error) => {
-                    let model = &host.name;
-                    tracing::warn!(%error, model, name, "could not embed a vocabulary; its first request will embed it");
-                    given_up.insert(vocabulary.digest.clone());
+        }
+        if ahead != EmbedAhead::None {
+            let (texts, templates) = (&self.settings.vocabulary.background, self.settings.defaults.templates);
+            if !self
+                .embed_unless_given_up(host, ("vocabulary.background", BACKGROUND), texts, templates, given_up)
+                .await
+            {
+                return;
+            }
+        }
+        if ahead == EmbedAhead::Vocabularies {
+            for vocabulary in shipped {
+                if !self.embed_named(host, &vocabulary, given_up).await {
+                    return;
                 }
+            }
+        }
+    }
+
+    /// Embeds what is missing of a named vocabulary as [`Engine::embed_unless_given_up`] does.
+    async fn embed_named(
+        &self,
+        host: &ModelHost,
+        vocabulary: &NamedVocabulary,
+        given_up: &mut HashSet<String>,
+    ) -> bool {
+        let NamedVocabulary { name, list, digest, .. } = vocabulary;
+        let templates = self.settings.defaults.with(&vocabulary.options).templates;
+        self.embed_unless_given_up(host, (&**name, &**digest), &list.texts(), templates, given_up)
+            .await
+    }
+
+    /// Embeds what is missing of texts with a name for people and a key, unless `given_up` has the key. Adds it there
+    /// when the model fails. Returns whether the model still answers.
+    async fn embed_unless_given_up(
+        &self,
+        host: &ModelHost,
+        (name, key): (&str, &str),
+        texts: &[String],
+        templates: TemplateSet,
+        given_up: &mut HashSet<String>,
+    ) -> bool {
+        if given_up.contains(key) {
+            return true;
+        }
+        match self.embed_missing(host, texts, templates).await {
+            Ok(()) => true,
+            Err(SegmentError::ModelUnavailable { .. } | SegmentError::Unavailable(_)) => false,
+            Err(error) => {
+                let model = &host.name;
+                tracing::warn!(%error, model, name, "could not embed texts ahead; their first request will embed them");
+                given_up.insert(key.to_owned());
+                true
             }
         }
     }

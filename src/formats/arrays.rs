@@ -70,6 +70,22 @@ pub fn npz(image: &LabelledImage, map: &LabelMap, classes: &[ClassLabel], confid
     archive.0.finish().expect("writing to memory cannot fail").into_inner()
 }
 
+/// Writes the probabilities of all classes in an image as arrays:
+///
+/// - `probabilities`, `[classes, height, width]` uint8, the probability of each class in each pixel times 255, whichever
+///   class won there;
+/// - `classes`, `[classes]`, the names.
+///
+/// `probabilities` holds `[classes, height, width]` bytes; `size` is `[height, width]`.
+pub fn probabilities_npz(size: [u32; 2], classes: &[ClassLabel], probabilities: &[u8]) -> Vec<u8> {
+    let [height, width] = size.map(|side| side as usize);
+    let (name_kind, names) = texts(classes);
+    let mut archive = Archive(ZipWriter::new(Cursor::new(Vec::new())));
+    archive.add("probabilities", "|u1", &[classes.len(), height, width], probabilities);
+    archive.add("classes", &name_kind, &[classes.len()], &names);
+    archive.0.finish().expect("writing to memory cannot fail").into_inner()
+}
+
 fn bytes<const N: usize>(values: impl Iterator<Item = [u8; N]>) -> Vec<u8> {
     values.flatten().collect()
 }
@@ -119,23 +135,33 @@ mod tests {
     use super::super::testing::{cat_and_dog, subject};
     use super::*;
 
+    /// Returns the head and the values of an array.
+    fn array(file: &[u8], name: &str) -> (String, Vec<u8>) {
+        let mut archive = ZipArchive::new(Cursor::new(file)).unwrap();
+        let mut bytes = Vec::new();
+        let mut array = archive.by_name(&format!("{name}.npy")).unwrap();
+        array.read_to_end(&mut bytes).unwrap();
+        let head = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        assert_eq!((10 + head) % 64, 0);
+        let text = String::from_utf8(bytes[10..10 + head].to_vec()).unwrap();
+        (text.trim_end().to_owned(), bytes[10 + head..].to_vec())
+    }
+
+    #[test]
+    fn probabilities_are_class_by_class() {
+        let values: Vec<u8> = (0..3 * 2 * 4).collect();
+        let file = probabilities_npz([2, 4], &subject().classes, &values);
+        let head = "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 2, 4, ), }";
+        assert_eq!(array(&file, "probabilities"), (head.to_owned(), values));
+        let (head, _) = array(&file, "classes");
+        assert_eq!(head, "{'descr': '<U12', 'fortran_order': False, 'shape': (3, ), }");
+    }
+
     #[test]
     fn every_array_has_its_head_and_its_values() {
         let image = cat_and_dog();
         let file = npz(&image, &image.label_map().unwrap(), &subject().classes, &[7; 12]);
-        let mut archive = ZipArchive::new(Cursor::new(file)).unwrap();
-        let mut array = |name: &str| {
-            let mut bytes = Vec::new();
-            archive
-                .by_name(&format!("{name}.npy"))
-                .unwrap()
-                .read_to_end(&mut bytes)
-                .unwrap();
-            let head = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-            assert_eq!((10 + head) % 64, 0);
-            let text = String::from_utf8(bytes[10..10 + head].to_vec()).unwrap();
-            (text.trim_end().to_owned(), bytes[10 + head..].to_vec())
-        };
+        let array = |name: &str| array(&file, name);
         let (head, values) = array("labels");
         assert_eq!(head, "{'descr': '<u2', 'fortran_order': False, 'shape': (3, 4, ), }");
         assert_eq!(values[..8], [0, 0, 0, 0, 0, 0, 1, 0]);

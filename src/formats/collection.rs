@@ -3,6 +3,7 @@
 //! A collection consists of parts, such as the images and the annotations of COCO. Every image adds an entry to each
 //! part, and entries do not depend on each other, so that they can be made in any order and written with little memory.
 
+use super::label_studio::LabelStudioTool as Tool;
 use super::{LabelledImage, Numbers, Subject, coco, cvat, datumaro, label_studio, table};
 
 /// A format for the annotations of many images in one file.
@@ -28,6 +29,8 @@ pub enum Collection {
     Panoptic,
     /// Tasks of Label Studio with brush strokes as predictions.
     LabelStudio,
+    /// Tasks of Label Studio with polygons as predictions.
+    LabelStudioPolygons,
     /// CVAT's XML for images, with masks.
     Cvat,
     /// Datumaro's JSON, with masks.
@@ -44,6 +47,7 @@ impl Collection {
             Self::CocoPolygons => "coco-polygons.json",
             Self::Panoptic => "panoptic.json",
             Self::LabelStudio => "label-studio.json",
+            Self::LabelStudioPolygons => "label-studio-polygons.json",
             Self::Cvat => "cvat.xml",
             Self::Datumaro => "datumaro/annotations/default.json",
             Self::Csv => "statistics.csv",
@@ -55,7 +59,7 @@ impl Collection {
         match self {
             Self::Coco | Self::CocoPolygons => coco::instances_frame(subject),
             Self::Panoptic => coco::panoptic_frame(subject),
-            Self::LabelStudio => vec!["[\n".to_owned(), "\n]\n".to_owned()],
+            Self::LabelStudio | Self::LabelStudioPolygons => vec!["[\n".to_owned(), "\n]\n".to_owned()],
             Self::Cvat => cvat::frame(subject),
             Self::Datumaro => datumaro::frame(subject),
             Self::Csv => table::frame(),
@@ -66,7 +70,12 @@ impl Collection {
     pub fn separator(self) -> &'static str {
         match self {
             Self::Cvat | Self::Csv => "",
-            Self::Coco | Self::CocoPolygons | Self::Panoptic | Self::LabelStudio | Self::Datumaro => ",\n",
+            Self::Coco
+            | Self::CocoPolygons
+            | Self::Panoptic
+            | Self::LabelStudio
+            | Self::LabelStudioPolygons
+            | Self::Datumaro => ",\n",
         }
     }
 
@@ -77,7 +86,8 @@ impl Collection {
             Self::Coco => Some(coco::with_run_lengths(image, numbers)),
             Self::CocoPolygons => coco::with_polygons(image, numbers),
             Self::Panoptic => Some(coco::panoptic(image, numbers)),
-            Self::LabelStudio => label_studio::task(image, subject, numbers),
+            Self::LabelStudio => label_studio::task(image, subject, numbers, Tool::Brush),
+            Self::LabelStudioPolygons => label_studio::task(image, subject, numbers, Tool::Polygon),
             Self::Cvat => cvat::image(image, subject, numbers),
             Self::Datumaro => Some(datumaro::item(image)),
             Self::Csv => Some(table::rows(image, subject)),
@@ -87,7 +97,14 @@ impl Collection {
     /// Returns files that go with the collection, by their names: what a program wants to be told of the classes.
     pub fn companions(self, subject: &Subject) -> Vec<(&'static str, String)> {
         match self {
-            Self::LabelStudio => vec![("label-studio.xml", label_studio::labelling_configuration(subject))],
+            Self::LabelStudio => vec![(
+                "label-studio.xml",
+                label_studio::labelling_configuration(subject, Tool::Brush),
+            )],
+            Self::LabelStudioPolygons => vec![(
+                "label-studio-polygons.xml",
+                label_studio::labelling_configuration(subject, Tool::Polygon),
+            )],
             Self::Coco | Self::CocoPolygons | Self::Panoptic | Self::Cvat | Self::Datumaro | Self::Csv => Vec::new(),
         }
     }

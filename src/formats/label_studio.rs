@@ -3,34 +3,90 @@
 
 use serde_json::{Value, json};
 
-use super::{LabelledImage, Numbers, Subject, in_xml};
-use crate::label_map::brush_rle;
+use super::{ClassMask, LabelledImage, Numbers, Polygon, Subject, in_xml, outlines};
+use crate::label_map::{LabelMap, brush_rle};
 
 /// The names of the control and the object tag in [`labelling_configuration`].
 const CONTROL: &str = "label";
 const OBJECT: &str = "image";
 
+/// What regions are drawn with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabelStudioTool {
+    /// A stroke for each class.
+    Brush,
+    /// A polygon for each connected region of a class. Holes are reached by cuts.
+    Polygon,
+}
+
+impl LabelStudioTool {
+    /// The tag of the control in a labelling configuration.
+    fn tag(self) -> &'static str {
+        match self {
+            Self::Brush => "BrushLabels",
+            Self::Polygon => "PolygonLabels",
+        }
+    }
+
+    /// The type of its regions, and the key of their labels.
+    fn region_type(self) -> &'static str {
+        match self {
+            Self::Brush => "brushlabels",
+            Self::Polygon => "polygonlabels",
+        }
+    }
+
+    /// Returns the regions of a class: the `value` of each, without its labels. None where the class has no pixels.
+    pub fn shapes(self, map: &LabelMap, class_id: u16) -> Vec<Value> {
+        match self {
+            Self::Brush if !map.labels.contains(&class_id) => Vec::new(),
+            Self::Brush => {
+                let stroke = brush_rle(map.labels.iter().map(|&label| label == class_id));
+                vec![json!({"format": "rle", "rle": stroke})]
+            }
+            Self::Polygon => {
+                let size = [map.width, map.height];
+                let shape = |polygon: Polygon| json!({"points": polygon.in_percent(size), "closed": true});
+                outlines(map, class_id).into_iter().map(shape).collect()
+            }
+        }
+    }
+}
+
 /// Returns the task of an image.
-pub(super) fn task(image: &LabelledImage, subject: &Subject, numbers: Numbers) -> Option<Vec<String>> {
+pub(super) fn task(
+    image: &LabelledImage,
+    subject: &Subject,
+    numbers: Numbers,
+    tool: LabelStudioTool,
+) -> Option<Vec<String>> {
     let map = image.label_map()?;
-    let region = |class_id: u16| {
+    let region = |class_id: u16, id: String, mut value: Value| {
+        value[tool.region_type()] = json!([subject.classes[usize::from(class_id)].name]);
         json!({
-            "id": format!("class-{class_id}"),
-            "type": "brushlabels",
+            "id": id,
+            "type": tool.region_type(),
             "from_name": CONTROL,
             "to_name": OBJECT,
             "original_width": image.width,
             "original_height": image.height,
             "image_rotation": 0,
             "score": image.classes[usize::from(class_id)].mean_confidence,
-            "value": {
-                "format": "rle",
-                "rle": brush_rle(map.labels.iter().map(|&label| label == class_id)),
-                "brushlabels": [subject.classes[usize::from(class_id)].name],
-            },
+            "value": value,
         })
     };
-    let regions: Vec<Value> = image.masks.iter().map(|mask| region(mask.class_id)).collect();
+    let of_class = |&ClassMask { class_id, .. }: &ClassMask| {
+        let shapes = tool.shapes(&map, class_id).into_iter().zip(1..);
+        let numbered = |(shape, number): (Value, u32)| {
+            let id = match tool {
+                LabelStudioTool::Brush => format!("class-{class_id}"),
+                LabelStudioTool::Polygon => format!("class-{class_id}-{number}"),
+            };
+            region(class_id, id, shape)
+        };
+        shapes.map(numbered).collect::<Vec<_>>()
+    };
+    let regions: Vec<Value> = image.masks.iter().flat_map(of_class).collect();
     let task = json!({
         "id": numbers.image,
         "data": {OBJECT: format!("{}{}", subject.image_prefix, image.file_name)},
@@ -40,30 +96,36 @@ pub(super) fn task(image: &LabelledImage, subject: &Subject, numbers: Numbers) -
 }
 
 /// Returns the labelling configuration of a project for these tasks.
-pub(super) fn labelling_configuration(subject: &Subject) -> String {
+pub(super) fn labelling_configuration(subject: &Subject, tool: LabelStudioTool) -> String {
+    let tag = tool.tag();
     let mut text = format!(
-        "<View>\n  <Image name=\"{OBJECT}\" value=\"${OBJECT}\" zoom=\"true\"/>\n  <BrushLabels name=\"{CONTROL}\" \
+        "<View>\n  <Image name=\"{OBJECT}\" value=\"${OBJECT}\" zoom=\"true\"/>\n  <{tag} name=\"{CONTROL}\" \
          toName=\"{OBJECT}\">\n"
     );
     for class in &subject.classes {
         let (name, color) = (in_xml(&class.name), hex::encode(class.color));
         text.push_str(&format!("    <Label value=\"{name}\" background=\"#{color}\"/>\n"));
     }
-    text.push_str("  </BrushLabels>\n</View>\n");
+    text.push_str(&format!("  </{tag}>\n</View>\n"));
     text
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::testing::{FIRST, cat_and_dog, subject};
+    use super::super::testing::{FIRST, cat_and_dog, labelled, subject};
+    use super::LabelStudioTool as Tool;
     use super::*;
+
+    fn regions(image: &LabelledImage, tool: LabelStudioTool) -> Vec<Value> {
+        let task: Value = serde_json::from_str(&task(image, &subject(), FIRST, tool).unwrap()[0]).unwrap();
+        assert_eq!(task["data"], json!({"image": format!("/data/{}", image.file_name)}));
+        task["predictions"][0]["result"].as_array().unwrap().clone()
+    }
 
     #[test]
     fn a_task_has_a_stroke_for_each_class_with_pixels() {
-        let task: Value = serde_json::from_str(&task(&cat_and_dog(), &subject(), FIRST).unwrap()[0]).unwrap();
-        assert_eq!(task["data"], json!({"image": "/data/pets/a.jpg"}));
-        let regions = task["predictions"][0]["result"].as_array().unwrap();
+        let regions = regions(&cat_and_dog(), Tool::Brush);
         let labels: Vec<_> = regions
             .iter()
             .map(|region| &region["value"]["brushlabels"][0])
@@ -74,9 +136,61 @@ mod tests {
     }
 
     #[test]
+    fn a_task_has_a_polygon_for_each_region_and_cuts_reach_holes() {
+        // Two cats, one around a dog.
+        let image = labelled(
+            "a.png",
+            5,
+            &[0, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 1, 1, 1, 1, 0],
+            2,
+        );
+        let regions = regions(&image, Tool::Polygon);
+        let found: Vec<_> = regions
+            .iter()
+            .map(|region| (region["id"].as_str().unwrap(), &region["value"]["polygonlabels"][0]))
+            .collect();
+        let dog = &json!("<dog> & \"co\"");
+        assert_eq!(
+            found,
+            [
+                ("class-0-1", &json!("cat")),
+                ("class-0-2", &json!("cat")),
+                ("class-1-1", dog),
+                ("class-1-2", dog),
+            ]
+        );
+        let around = json!([
+            [0, 0],
+            [60, 0],
+            [60, 75],
+            [0, 75],
+            [0, 25],
+            [20, 25],
+            [20, 50],
+            [40, 50],
+            [40, 25],
+            [20, 25],
+            [0, 25]
+        ]);
+        let points =
+            |region: &Value| -> Vec<[f64; 2]> { serde_json::from_value(region["value"]["points"].clone()).unwrap() };
+        assert_eq!(
+            points(&regions[0]),
+            serde_json::from_value::<Vec<[f64; 2]>>(around).unwrap()
+        );
+        assert_eq!(
+            points(&regions[1]),
+            [[80.0, 0.0], [100.0, 0.0], [100.0, 100.0], [80.0, 100.0]]
+        );
+        assert_eq!(regions[0]["type"], "polygonlabels");
+    }
+
+    #[test]
     fn the_configuration_lists_the_classes_with_their_colours() {
-        let text = labelling_configuration(&subject());
+        let text = labelling_configuration(&subject(), Tool::Brush);
         assert!(text.contains("<Label value=\"cat\" background=\"#800000\"/>"), "{text}");
         assert!(text.contains("value=\"&lt;dog&gt; &amp; &quot;co&quot;\""), "{text}");
+        let polygons = labelling_configuration(&subject(), Tool::Polygon);
+        assert_eq!(polygons, text.replace("BrushLabels", "PolygonLabels"));
     }
 }

@@ -18,13 +18,14 @@ mod yolo;
 
 use serde::{Deserialize, Serialize};
 
-use crate::label_map::{ClassStatistics, CocoMask, LabelMap, coco_runs};
+use crate::label_map::{ClassStatistics, CocoMask, LabelMap, coco_pixels};
 use crate::scores::UNLABELLED;
 
-pub use arrays::npz;
+pub use arrays::{npz, probabilities_npz};
 pub use collection::Collection;
 pub use columns::ParquetTable;
 pub use geotiff::{Georeference, geotiff};
+pub use label_studio::LabelStudioTool;
 pub use polygons::{Polygon, outlines};
 pub use rasters::{drawn_over, jpeg, panoptic_png, png};
 pub use yolo::{yolo_dataset, yolo_polygons};
@@ -161,21 +162,10 @@ impl From<ClassMeasures> for Measures {
 impl LabelledImage {
     /// Returns the label map without confidence, or `None` where the masks do not fit the image.
     pub fn label_map(&self) -> Option<LabelMap> {
-        let (width, height) = (self.width as usize, self.height as usize);
-        let mut labels = vec![UNLABELLED; width * height];
+        let mut labels = vec![UNLABELLED; self.width as usize * self.height as usize];
         for mask in &self.masks {
-            let mut start = 0;
-            for (place, length) in coco_runs(&mask.counts)?.into_iter().enumerate() {
-                let end = start + length as usize;
-                if end > labels.len() {
-                    return None;
-                }
-                if place % 2 == 1 {
-                    for position in start..end {
-                        labels[position % height * width + position / height] = mask.class_id;
-                    }
-                }
-                start = end;
+            for pixel in coco_pixels(&mask.counts, [self.height, self.width])? {
+                labels[pixel] = mask.class_id;
             }
         }
         Some(LabelMap {

@@ -33,6 +33,12 @@ pub fn outlines(map: &LabelMap, class_id: u16) -> Vec<Polygon> {
 }
 
 impl Polygon {
+    /// Returns [`as_one_line`](Self::as_one_line) in percent of the sides of an image, `[width, height]` in pixels.
+    pub fn in_percent(&self, size: [u32; 2]) -> Vec<[f64; 2]> {
+        let percent = |corner: Corner| [0, 1].map(|axis| 100.0 * f64::from(corner[axis]) / f64::from(size[axis]));
+        self.as_one_line().into_iter().map(percent).collect()
+    }
+
     /// Returns the region as one closed line, for formats that have no holes. A cut leads to each hole and back on the
     /// same way, so that it takes no area.
     pub fn as_one_line(&self) -> Vec<Corner> {

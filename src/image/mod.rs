@@ -8,9 +8,12 @@ mod embedded;
 mod format;
 mod header;
 mod jpeg;
+mod pass_order;
 mod pixels;
 mod repair;
 mod resize;
+#[cfg(test)]
+mod resize_cases;
 mod square;
 mod tiff;
 

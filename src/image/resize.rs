@@ -4,6 +4,7 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
+use super::pass_order::PassOrder;
 use super::square::middle_square;
 use super::{Normalisation, NormalisedImage, RgbImage};
 
@@ -181,17 +182,13 @@ fn normalised(pixels: &[u8], width: u32, height: u32, normalisation: &Normalisat
 
 /// Computes Pillow's `Image.resize((width, height), BICUBIC)` as interleaved RGB bytes.
 ///
-/// Each axis has one pass, which rounds and clips to 8 bits. The order of the passes therefore matters where the filter
-/// overshoots. It is Pillow 13's order: columns first, unless the image grows wider and lower. The crate's own order
-/// for bytes is the opposite.
+/// Each axis has one pass, which rounds and clips to 8 bits, in Pillow's order. The crate's own order is another.
 fn bicubic(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
     let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
         .expect("an RgbImage holds three bytes per pixel");
-    let rows_first = width > image.width() && height < image.height();
-    let mut between = if rows_first {
-        Image::new(image.width(), height, PixelType::U8x3)
-    } else {
-        Image::new(width, image.height(), PixelType::U8x3)
+    let mut between = match PassOrder::of(image.dimensions(), (width.into(), height.into())) {
+        PassOrder::RowsFirst => Image::new(image.width(), height, PixelType::U8x3),
+        PassOrder::ColumnsFirst => Image::new(width, image.height(), PixelType::U8x3),
     };
     let mut result = Image::new(width, height, PixelType::U8x3);
     let bicubic = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
@@ -220,38 +217,8 @@ fn bilinear(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use serde::Deserialize;
-
+    use super::super::resize_cases::{cases, load};
     use super::*;
-
-    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/resize");
-
-    /// One entry of cases.json, written by tools/golden/resize.py.
-    #[derive(Deserialize)]
-    struct Case {
-        source: String,
-        width: u32,
-        height: u32,
-        /// The file of Pillow's bicubic result.
-        expected: String,
-        /// The file of the bilinear result without antialiasing.
-        bilinear: String,
-    }
-
-    fn load(name: &str) -> RgbImage {
-        ::image::open(Path::new(FOLDER).join(name))
-            .expect("a golden image is there")
-            .into_rgb8()
-    }
-
-    fn cases() -> Vec<Case> {
-        let cases = std::fs::read(Path::new(FOLDER).join("cases.json")).expect("the golden cases are there");
-        let cases: Vec<Case> = serde_json::from_slice(&cases).expect("the golden cases are JSON");
-        assert!(cases.len() > 10);
-        cases
-    }
 
     fn assert_within_one(resized: &[u8], expected: &str) {
         let expected_pixels = load(expected);

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::RgbImage;
+use super::pass_order::PassOrder;
 
 /// Bits behind the point of a weight.
 const WEIGHT_BITS: u32 = 22;
@@ -22,15 +23,12 @@ const CHANNELS: usize = 3;
 /// Pixels outside of the square are not computed, so that a long thin image costs no more than its pixels.
 pub(super) fn middle_square(image: &RgbImage, side: u32) -> Vec<u8> {
     let shorter = image.width().min(image.height());
-    let resized = |length: u32| (u64::from(side) * u64::from(length) / u64::from(shorter)) as usize;
+    let resized = |length: u32| u64::from(side) * u64::from(length) / u64::from(shorter);
     let axis = |length: u32| {
-        let resized = resized(length);
+        let resized = resized(length) as usize;
         Axis::new(length as usize, resized, middle(resized, side as usize))
     };
-    let order = Order::of(
-        (image.width() as usize, image.height() as usize),
-        (resized(image.width()), resized(image.height())),
-    );
+    let order = PassOrder::of(image.dimensions(), (resized(image.width()), resized(image.height())));
     resample(image, &axis(image.width()), &axis(image.height()), order)
 }
 
@@ -39,26 +37,6 @@ fn middle(length: usize, side: usize) -> Range<usize> {
     let beyond = length - side;
     let begin = beyond / 2 + (beyond % 2) * (beyond / 2 % 2);
     begin..begin + side
-}
-
-/// Which axis is resized first. Each pass rounds and clips to 8 bits, so the order matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    ColumnsFirst,
-    RowsFirst,
-}
-
-impl Order {
-    /// Pillow 13's order, by width and height before and after: rows first where more than twice as many rows as
-    /// columns go.
-    fn of((width, height): (usize, usize), (to_width, to_height): (usize, usize)) -> Self {
-        let fewer_rows = height.saturating_sub(to_height);
-        let fewer_columns = width.saturating_sub(to_width);
-        match fewer_rows > 2 * fewer_columns {
-            true => Self::RowsFirst,
-            false => Self::ColumnsFirst,
-        }
-    }
 }
 
 /// The wanted pixels of a resized axis, each a weighted sum of pixels before.
@@ -116,15 +94,15 @@ fn bicubic(x: f64) -> f64 {
 }
 
 /// Resizes an image along both axes, as interleaved RGB bytes.
-fn resample(image: &RgbImage, columns: &Axis, rows: &Axis, order: Order) -> Vec<u8> {
+fn resample(image: &RgbImage, columns: &Axis, rows: &Axis, order: PassOrder) -> Vec<u8> {
     let width = image.width() as usize;
     match order {
-        Order::ColumnsFirst => {
+        PassOrder::ColumnsFirst => {
             let between = across(image.as_raw(), width, rows.span(), (columns, 0));
             let wanted = 0..columns.0.len();
             down(&between, columns.0.len(), wanted, (rows, rows.span().start))
         }
-        Order::RowsFirst => {
+        PassOrder::RowsFirst => {
             let span = columns.span();
             let between = down(image.as_raw(), width, span.clone(), (rows, 0));
             across(&between, span.len(), 0..rows.0.len(), (columns, span.start))
@@ -176,45 +154,21 @@ fn clipped(sum: i32) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use serde::Deserialize;
-
+    use super::super::resize_cases::{cases, load};
     use super::*;
 
-    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/resize");
-
-    /// One entry of cases.json, written by tools/golden/resize.py.
-    #[derive(Deserialize)]
-    struct Case {
-        source: String,
-        width: u32,
-        height: u32,
-        /// The file of Pillow's bicubic result.
-        expected: String,
-    }
-
-    fn load(name: &str) -> RgbImage {
-        ::image::open(Path::new(FOLDER).join(name))
-            .expect("a golden image is there")
-            .into_rgb8()
-    }
-
     /// The whole of an image at another size.
-    fn resized(image: &RgbImage, width: usize, height: usize) -> Vec<u8> {
-        let size = (image.width() as usize, image.height() as usize);
-        let columns = Axis::new(size.0, width, 0..width);
-        let rows = Axis::new(size.1, height, 0..height);
-        resample(image, &columns, &rows, Order::of(size, (width, height)))
+    fn resized(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
+        let axis = |length: u32, to: u32| Axis::new(length as usize, to as usize, 0..to as usize);
+        let (columns, rows) = (axis(image.width(), width), axis(image.height(), height));
+        let order = PassOrder::of(image.dimensions(), (width.into(), height.into()));
+        resample(image, &columns, &rows, order)
     }
 
     #[test]
     fn the_pixels_are_pillows_to_the_bit() {
-        let cases = std::fs::read(Path::new(FOLDER).join("cases.json")).expect("the golden cases are there");
-        let cases: Vec<Case> = serde_json::from_slice(&cases).expect("the golden cases are JSON");
-        assert!(cases.len() > 10);
-        for case in cases {
-            let found = resized(&load(&case.source), case.width as usize, case.height as usize);
+        for case in cases() {
+            let found = resized(&load(&case.source), case.width, case.height);
             assert!(found == *load(&case.expected).as_raw(), "{}", case.expected);
         }
     }
@@ -232,11 +186,10 @@ mod tests {
             let image = RgbImage::from_fn(width, height, |x, y| {
                 ::image::Rgb([(x * 37 + y * 11) as u8, (x * y * 5) as u8, (x * x + 3 * y) as u8])
             });
-            let [whole_width, whole_height] =
-                [width, height].map(|length| (side * length / width.min(height)) as usize);
+            let [whole_width, whole_height] = [width, height].map(|length| side * length / width.min(height));
             let whole = resized(&image, whole_width, whole_height);
-            let begin = |length: usize| ((length as f64 - f64::from(side)) / 2.0).round_ties_even() as usize;
-            let (left, side) = (begin(whole_width), side as usize);
+            let begin = |length: u32| ((f64::from(length) - f64::from(side)) / 2.0).round_ties_even() as usize;
+            let (left, whole_width, side) = (begin(whole_width), whole_width as usize, side as usize);
             let rows = (begin(whole_height)..)
                 .take(side)
                 .map(|row| (row * whole_width + left) * 3);

@@ -18,6 +18,16 @@ pub struct CocoMask {
     pub counts: String,
 }
 
+impl CocoMask {
+    /// Returns the positions of the mask's pixels, each counted row by row.
+    ///
+    /// # Panics
+    /// Panics when the counts are no runs, or leave the mask.
+    pub fn pixels(&self) -> impl Iterator<Item = usize> {
+        coco_pixels(&self.counts, self.size).expect("a mask has run lengths that add up to its size")
+    }
+}
+
 /// Returns one mask for each class that has pixels, lowest id first. The function walks over the map once.
 pub(super) fn coco_masks(map: &LabelMap) -> Vec<CocoMask> {
     let (width, height) = (map.width as usize, map.height as usize);
@@ -125,6 +135,24 @@ pub fn coco_runs(text: &str) -> Option<Vec<u32>> {
     Some(lengths)
 }
 
+/// Returns the positions of the pixels of a mask of `[height, width]`, each counted row by row. Returns `None` for a
+/// text that is no runs, and for runs that leave the mask.
+pub fn coco_pixels(counts: &str, size: [u32; 2]) -> Option<impl Iterator<Item = usize> + use<>> {
+    let [height, width] = size.map(|side| side as usize);
+    let lengths = coco_runs(counts)?;
+    let total: usize = lengths.iter().map(|&length| length as usize).sum();
+    if total > height * width {
+        return None;
+    }
+    let runs = lengths.into_iter().scan(0, |end, length| {
+        let start = *end;
+        *end += length as usize;
+        Some(start..*end)
+    });
+    let inside = runs.skip(1).step_by(2).flatten();
+    Some(inside.map(move |position| position % height * width + position / height))
+}
+
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
@@ -216,6 +244,9 @@ mod tests {
         for golden in goldens() {
             let map = label_map(&golden);
             for mask in coco_masks(&map) {
+                let mut pixels: Vec<usize> = mask.pixels().collect();
+                pixels.sort_unstable();
+                assert_eq!(pixels, decode(&mask), "{}, class {}", golden.name, mask.class_id);
                 let own: Vec<usize> = (0..map.labels.len())
                     .filter(|&pixel| map.labels[pixel] == mask.class_id)
                     .collect();
@@ -231,6 +262,20 @@ mod tests {
         for text in ["P", "\u{e9}", "!", "N", "ooooooooo0"] {
             assert_eq!(coco_runs(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn pixels_are_counted_row_by_row_and_none_leaves_the_mask() {
+        // A zero, three ones down the columns, two zeros.
+        let mask = CocoMask {
+            class_id: 0,
+            size: [2, 3],
+            counts: "132".to_owned(),
+        };
+        assert_eq!(mask.pixels().collect::<Vec<_>>(), [3, 1, 4]);
+        assert!(coco_pixels("132", [2, 2]).is_none());
+        assert!(coco_pixels("!", [2, 3]).is_none());
+        assert_eq!(coco_pixels("", [0, 0]).map(Iterator::count), Some(0));
     }
 
     #[test]

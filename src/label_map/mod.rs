@@ -18,7 +18,7 @@ mod statistics;
 mod style;
 
 pub use brush_rle::brush_rle;
-pub use coco_rle::{CocoMask, coco_runs};
+pub use coco_rle::{CocoMask, coco_pixels, coco_runs};
 pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence, encode_probabilities, encode_range};
 pub use enlarge::enlarge;
 pub use kernel::{label_map, label_map_unless, label_map_with_probabilities};

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::image::FILE_ENDINGS;
-use crate::support::{WalkError, find_files};
+use crate::support::{WalkError, check_pattern, find_files, find_matches};
 
 /// An image of a run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +104,7 @@ impl Inputs {
                 files.push(path);
             } else if let Some(sign) = text.find(['*', '?', '[']) {
                 let folder = text[..sign].rfind('/').map_or("", |slash| &text[..=slash]);
-                glob::Pattern::new(text).map_err(|error| InputError::Pattern {
+                check_pattern(text).map_err(|error| InputError::Pattern {
                     pattern: text.clone(),
                     reason: error.to_string(),
                 })?;
@@ -132,19 +132,8 @@ impl Inputs {
                 }
                 Place::File(file, above) => found.push(self.input(above, file.clone())),
                 Place::Pattern(pattern, above) => {
-                    let matches = glob::glob(pattern).map_err(|error| InputError::Pattern {
-                        pattern: pattern.clone(),
-                        reason: error.to_string(),
-                    })?;
-                    for path in matches {
-                        let path = path.map_err(|error| InputError::Unreadable {
-                            path: error.path().to_owned(),
-                            source: error.into(),
-                        })?;
-                        if is_image(&path) {
-                            found.push(self.input(above, path));
-                        }
-                    }
+                    let files = find_matches(pattern, &FILE_ENDINGS)?;
+                    found.extend(files.into_iter().map(|file| self.input(above, file)));
                 }
             }
         }
@@ -183,12 +172,6 @@ impl Input {
             .fold(0, |number, &byte| number << 8 | u64::from(byte));
         number % u64::from(shards) == u64::from(shard)
     }
-}
-
-/// Returns whether a path found by a pattern has the ending of an image.
-fn is_image(path: &Path) -> bool {
-    let name = path.to_string_lossy().to_ascii_lowercase();
-    FILE_ENDINGS.iter().any(|ending| name.ends_with(ending)) && !path.is_dir()
 }
 
 /// Returns the folder that holds all files.

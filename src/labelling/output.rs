@@ -2,9 +2,9 @@
 
 use crate::formats::{
     ClassLabel, Collection, Georeference, LabelledImage, drawn_over, geotiff, jpeg, npz, panoptic_png, png,
-    yolo_polygons,
+    probabilities_npz, yolo_polygons,
 };
-use crate::image::RgbImage;
+use crate::image::{Orientation, RgbImage, decode};
 use crate::label_map::{EncodedLabelMap, LabelMap, LabelMapFormat, LabelStyle, encode};
 
 /// A format of results.
@@ -42,12 +42,16 @@ pub enum OutputFormat {
     Panoptic,
     /// Tasks of Label Studio with brush strokes, and the labelling configuration.
     LabelStudio,
+    /// The same with polygons.
+    LabelStudioPolygons,
     /// CVAT's XML for images, with masks.
     Cvat,
     /// Datumaro's JSON, with masks.
     Datumaro,
     /// Arrays for NumPy for each image: labels, confidence, and the measures of each class.
     Numpy,
+    /// Arrays for NumPy for each image: the probability of every class in every pixel.
+    NumpyProbabilities,
     /// A TIFF of class ids for each image, with the georeference of the image.
     Geotiff,
     /// The measures of every class in every image as comma-separated values.
@@ -74,6 +78,8 @@ pub(super) struct Material<'a> {
     pub pixels: Option<&'a RgbImage>,
     /// The confidence map as a PNG, if a format needs it.
     pub confidence: Option<&'a [u8]>,
+    /// The probability map of each class as a PNG, by ascending id, if a format needs them.
+    pub probabilities: &'a [(u16, Vec<u8>)],
     /// Where the image lies on the earth, if a format needs it and the image says so.
     pub georeference: Option<&'a Georeference>,
     pub classes: &'a [ClassLabel],
@@ -93,10 +99,12 @@ impl OutputFormat {
             Self::Yolo => ("yolo/labels", "txt"),
             Self::Panoptic => ("panoptic", "png"),
             Self::Numpy => ("numpy", "npz"),
+            Self::NumpyProbabilities => ("probabilities", "npz"),
             Self::Geotiff => ("geotiff", "tif"),
             Self::Coco
             | Self::CocoPolygons
             | Self::LabelStudio
+            | Self::LabelStudioPolygons
             | Self::Cvat
             | Self::Datumaro
             | Self::Csv
@@ -112,6 +120,7 @@ impl OutputFormat {
             Self::CocoPolygons => Some(Collection::CocoPolygons),
             Self::Panoptic => Some(Collection::Panoptic),
             Self::LabelStudio => Some(Collection::LabelStudio),
+            Self::LabelStudioPolygons => Some(Collection::LabelStudioPolygons),
             Self::Cvat => Some(Collection::Cvat),
             Self::Datumaro => Some(Collection::Datumaro),
             Self::Csv => Some(Collection::Csv),
@@ -122,6 +131,7 @@ impl OutputFormat {
             | Self::Confidence
             | Self::Yolo
             | Self::Numpy
+            | Self::NumpyProbabilities
             | Self::Geotiff
             | Self::Parquet => None,
         }
@@ -135,6 +145,11 @@ impl OutputFormat {
     /// Returns whether an image's own file needs the confidence map.
     pub fn needs_confidence(self) -> bool {
         matches!(self, Self::Confidence | Self::Numpy)
+    }
+
+    /// Returns whether an image's own file needs the probability maps of all classes.
+    pub fn needs_probabilities(self) -> bool {
+        matches!(self, Self::NumpyProbabilities)
     }
 
     /// Writes an image's own file. Returns `None` if the format has none.
@@ -158,18 +173,38 @@ impl OutputFormat {
             Self::Panoptic => panoptic_png(map),
             Self::Numpy => {
                 let confidence = material.confidence.ok_or(NO_CONFIDENCE)?;
-                let confidence = ::image::load_from_memory(confidence).map_err(|error| error.to_string())?;
-                npz(image, map, material.classes, confidence.into_luma8().as_raw())
+                npz(image, map, material.classes, &grey_values(confidence, map)?)
+            }
+            Self::NumpyProbabilities => {
+                let ids = material.probabilities.iter().map(|(id, _)| usize::from(*id));
+                if !ids.eq(0..material.classes.len()) {
+                    return Err("the answer has no probability map of each class".to_owned());
+                }
+                let mut values = Vec::with_capacity(material.classes.len() * map.labels.len());
+                for (_, file) in material.probabilities {
+                    values.extend(grey_values(file, map)?);
+                }
+                probabilities_npz([map.height, map.width], material.classes, &values)
             }
             Self::Geotiff => geotiff(map, style.unlabelled, material.georeference),
             Self::Coco
             | Self::CocoPolygons
             | Self::LabelStudio
+            | Self::LabelStudioPolygons
             | Self::Cvat
             | Self::Datumaro
             | Self::Csv
             | Self::Parquet => return Ok(None),
         }))
+    }
+}
+
+/// Returns the values of a grey PNG of the size of the label map, `[height, width]`.
+fn grey_values(file: &[u8], map: &LabelMap) -> Result<Vec<u8>, String> {
+    let pixels = decode(file, Orientation::Stored, u64::MAX).map_err(|error| error.to_string())?;
+    match pixels.dimensions() == (map.width, map.height) {
+        true => Ok(pixels.pixels().map(|grey| grey.0[0]).collect()),
+        false => Err(MISFIT.to_owned()),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Answer {
     pub masks: Vec<ClassMask>,
     /// The confidence map as a PNG, if it was asked for.
     pub confidence: Option<Vec<u8>>,
+    /// The probability maps that were asked for as PNGs, each with the id of its class, by ascending id.
+    pub probabilities: Vec<(u16, Vec<u8>)>,
     /// Warnings for people.
     pub warnings: Vec<String>,
 }
@@ -173,6 +175,7 @@ impl LabelRun {
             classes,
             masks,
             confidence,
+            probabilities,
             warnings,
         } = answer;
         let image = LabelledImage {
@@ -196,6 +199,7 @@ impl LabelRun {
             map: &map,
             pixels: pixels.as_ref(),
             confidence: confidence.as_deref(),
+            probabilities: &probabilities,
             georeference: georeference.as_ref(),
             classes: &self.classes,
             style: &self.style,

@@ -1,8 +1,9 @@
-//! The walk over folders: which files of a folder count, and which are passed over.
+//! The walk over folders, and the search for patterns: which files count, and which are passed over.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use glob::{MatchOptions, Pattern, PatternError, glob_with};
 use walkdir::WalkDir;
 
 /// Files of a folder with certain endings.
@@ -80,6 +81,39 @@ pub(crate) fn find_files(folder: &Path, endings: &[&str]) -> Result<FoundFiles, 
     Ok(found)
 }
 
+/// Checks that a text is a pattern as shells have them, such as `photos/**/*.jpg`.
+///
+/// # Errors
+/// [`PatternError`] for an open bracket and the like.
+pub(crate) fn check_pattern(pattern: &str) -> Result<(), PatternError> {
+    Pattern::new(pattern).map(drop)
+}
+
+/// Finds the files that a pattern names and whose names end with one of `endings`, in upper or lower case. As in shells
+/// and in [`find_files`], a hidden file is found by a pattern alone that has its dot.
+///
+/// # Errors
+/// [`WalkError`] for a folder that cannot be read.
+pub(crate) fn find_matches(pattern: &str, endings: &[&str]) -> Result<Vec<PathBuf>, WalkError> {
+    let options = MatchOptions {
+        require_literal_leading_dot: true,
+        ..MatchOptions::new()
+    };
+    let matches = glob_with(pattern, options).expect("whoever asks has checked the pattern");
+    let mut found = Vec::new();
+    for path in matches {
+        let path = path.map_err(|error| WalkError {
+            path: error.path().to_owned(),
+            source: error.into(),
+        })?;
+        let name = path.to_string_lossy();
+        if endings.iter().any(|ending| strip_ending(&name, ending).is_some()) && !path.is_dir() {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
 /// Returns a file's name without an ending, which may be in upper or lower case.
 fn strip_ending<'a>(name: &'a str, ending: &str) -> Option<&'a str> {
     let (stem, rest) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
@@ -119,6 +153,34 @@ mod tests {
         assert_eq!(names(folder.path(), &[".jpg", ".jpeg"]), ["a", "b", "deep/d", "ü"]);
         assert_eq!(find_files(folder.path(), &[".jpg", ".jpeg"]).unwrap().hidden, 2);
         assert_eq!(names(folder.path(), &["e.jpg.TXT"]), [""]);
+    }
+
+    #[test]
+    fn a_pattern_finds_what_the_walk_finds() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("deep/.thumbnails")).unwrap();
+        fs::create_dir(folder.path().join("folder.jpg")).unwrap();
+        let files = [
+            "a.JPG",
+            "._a.jpg",
+            "b.txt",
+            "deep/c.jpeg",
+            "deep/.c.jpeg",
+            "deep/.thumbnails/c.jpg",
+        ];
+        for name in files {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let found = |pattern: &str| -> Vec<String> {
+            let pattern = folder.path().join(pattern).display().to_string();
+            let found = find_matches(&pattern, &[".jpg", ".jpeg"]).unwrap().into_iter();
+            let within = |path: PathBuf| path.strip_prefix(folder.path()).unwrap().display().to_string();
+            found.map(within).collect()
+        };
+        assert_eq!(found("*"), ["a.JPG"]);
+        assert_eq!(found("**/*"), ["a.JPG", "deep/c.jpeg"]);
+        assert_eq!(found("deep/.*"), ["deep/.c.jpeg"]);
+        assert!(check_pattern("a[").is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::StorePath;
+use super::{EmbedAhead, StorePath};
 use crate::support::{OutOfRange, at_least_one, in_range};
 
 /// Limits on class lists and named vocabularies. An error about a limit names its settings key.
@@ -105,6 +105,8 @@ pub struct VocabularySettings {
     pub recent_bytes: u64,
     /// Background names for requests that say `background: true`.
     pub background: Vec<String>,
+    /// The shipped texts that are embedded before anybody asks for them.
+    pub embed_ahead: EmbedAhead,
 }
 
 /// The longest time that a change may wait for others, so that waiting changes do not pile up.

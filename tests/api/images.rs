@@ -257,6 +257,55 @@ async fn multipart_forms_bring_the_image_or_its_id() {
 }
 
 #[tokio::test]
+async fn a_deadline_is_a_field_of_every_form() {
+    let app = App::start().await;
+    let image = red_and_blue();
+    for path in ["/v1/images", "/v1/segment", "/v1/segment/batch", "/v1/classify"] {
+        let send = async |deadline: &str, more: Value| {
+            let mut fields = if path == "/v1/images" {
+                json!({})
+            } else {
+                json!({"classes": ["red"]})
+            };
+            fields
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            let fields = fields.to_string();
+            let parts = [
+                ("image", &*image),
+                ("request", fields.as_bytes()),
+                ("deadline_seconds", deadline.as_bytes()),
+            ];
+            app.send(post_multipart(path, multipart(&parts))).await
+        };
+        assert!(send("30", json!({})).await.status.is_success(), "{path}");
+        for (deadline, more, detail) in [
+            (
+                "300.5",
+                json!({}),
+                "deadline_seconds must be above 0 and at most engine.max_deadline_seconds = 300, not 300.5",
+            ),
+            ("soon", json!({}), "the part deadline_seconds is no number"),
+            (
+                "30",
+                json!({"deadline_seconds": 30}),
+                "deadline_seconds is a part, and inside the part request too",
+            ),
+        ] {
+            let reply = send(deadline, more).await;
+            assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+            let problem = reply.json();
+            assert_eq!(
+                (&problem["path"], &problem["detail"]),
+                (&json!("deadline_seconds"), &json!(detail)),
+                "{path}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_same_bytes_sent_again_are_not_looked_at_again() {
     let app = App::start().await;
     assert_eq!(app.looks(with_image(json!({"classes": ["red"]}))).await, MISS);

@@ -10,6 +10,9 @@ use crate::support::{App, post_json, red_and_blue};
 const BRUSH: &str = "<View><Image name='photo' value='$image'/><BrushLabels name='masks' toName='photo'>\
     <Label value='green'/><Label value='red'/><Label value='blue'/></BrushLabels></View>";
 
+const OUTLINES: &str = "<View><Image name='photo' value='$image'/><PolygonLabels name='outlines' toName='photo'>\
+    <Label value='red'/><Label value='blue'/></PolygonLabels></View>";
+
 const BOXES: &str = "<View><Image name='photo' value='$image'/><RectangleLabels name='boxes' toName='photo'>\
     <Label value='red'/><Label value='blue'/></RectangleLabels></View>";
 
@@ -77,6 +80,26 @@ async fn labels_get_brush_strokes() {
 }
 
 #[tokio::test]
+async fn labels_get_a_polygon_for_each_region_in_percent() {
+    let app = App::start().await;
+    let body = prediction(OUTLINES, &[&data_uri()]);
+    let reply = app.send(post_json("/predict", &body)).await.ok();
+    let regions = reply["results"][0]["result"].as_array().unwrap();
+    let polygon = |left: f64, label: &str| {
+        let right = left + 50.0;
+        let points = [[left, 0.0], [right, 0.0], [right, 100.0], [left, 100.0]];
+        json!({"points": points, "closed": true, "polygonlabels": [label]})
+    };
+    let values: Vec<_> = regions.iter().map(|region| &region["value"]).collect();
+    assert_eq!(values, [&polygon(0.0, "red"), &polygon(50.0, "blue")]);
+    assert!(
+        regions
+            .iter()
+            .all(|region| region["type"] == "polygonlabels" && region["from_name"] == "outlines")
+    );
+}
+
+#[tokio::test]
 async fn labels_get_rectangles_in_percent() {
     let app = App::start().await;
     let body = prediction(BOXES, &[&data_uri(), &data_uri()]);
@@ -140,7 +163,7 @@ async fn what_cannot_be_labelled_is_said() {
     assert!(detail.contains("server.label_studio_uploads does not say"), "{detail}");
     let (status, path, detail) = predict("<View/>", &[&uri]).await;
     assert_eq!((status, path), (422, json!("label_config")));
-    assert!(detail.contains("neither BrushLabels nor"), "{detail}");
+    assert!(detail.contains("none of BrushLabels, PolygonLabels and"), "{detail}");
     let missing = json!({"tasks": [{"data": {}}], "label_config": BRUSH});
     assert_eq!(
         app.send(post_json("/predict", &missing)).await.json()["path"],

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
-use maskclip::vocabulary::DiskStore;
+use maskclip::vocabulary::{DiskStore, EmbedAhead};
 use serde_json::{Value, json};
 
 use crate::fake::Control;
@@ -69,6 +69,24 @@ async fn a_vocabulary_is_defined_embedded_used_and_dropped() {
     assert_eq!(delete(&app, "paint", &[]).await.status, StatusCode::NO_CONTENT);
     assert_eq!(app.get("/v1/vocabularies/paint").await.status, StatusCode::NOT_FOUND);
     assert_eq!(delete(&app, "paint", &[]).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn shipped_texts_are_embedded_before_anybody_asks_where_the_settings_say_so() {
+    let app = App::start_with(|config| config.vocabulary.embed_ahead = EmbedAhead::Background).await;
+    let names = app.engine.settings().vocabulary.background.len() as u64;
+    until(async || app.metric("maskclip_vocabulary_misses_total").await == names).await;
+    let body = with_image(json!({"classes": ["tree"], "background": true}));
+    app.segment(&body).await.ok();
+    let misses = app.metric("maskclip_vocabulary_misses_total").await;
+    assert_eq!(misses, names, "the class is a background name, too");
+
+    let app = App::start_with(|config| config.vocabulary.embed_ahead = EmbedAhead::Vocabularies).await;
+    until(async || {
+        let status = app.get("/v1/vocabularies/voc-21/status").await.ok();
+        status["ready"] == true
+    })
+    .await;
 }
 
 #[tokio::test]

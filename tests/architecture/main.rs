@@ -6,6 +6,7 @@
 mod circles;
 mod dependencies;
 mod diagram;
+mod owners;
 mod resolve;
 mod rooms;
 mod rules;
@@ -14,7 +15,7 @@ mod sources;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use rooms::{CRATES, ROOMS};
+use rooms::{CRATES, OWNERS, ROOMS};
 use sources::{Files, Source};
 
 /// The folder of this package.
@@ -53,6 +54,11 @@ fn a_crate_is_named_only_in_the_rooms_that_may_know_it() {
 #[test]
 fn no_modules_of_a_room_use_each_other_in_a_circle() {
     assert_none(&circles::circles(&LIBRARY));
+}
+
+#[test]
+fn what_people_give_is_read_in_one_place() {
+    assert_none(&owners::violations(&Files::below(package(), "src"), &LIBRARY, OWNERS));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The two tables that this program holds the code to. A change of a table is a decision about the architecture.
+//! The tables that this program holds the code to. A change of a table is a decision about the architecture.
 
 /// Names, each with the names that a rule allows it, separated by spaces.
 pub(crate) type Table = [(&'static str, &'static str)];
@@ -19,7 +19,7 @@ pub(crate) const ROOMS: &Table = &[
     ),
     (
         "api",
-        "access engine labeller dense label_map vocabulary image telemetry support",
+        "access engine labeller dense formats label_map vocabulary scores image telemetry support",
     ),
     ("access", "support"),
     ("client", "labelling formats support"),
@@ -62,4 +62,85 @@ pub(crate) const CRATES: &Table = &[
     ("opentelemetry", "telemetry"),
     ("prost", "telemetry"),
     ("rusqlite", "vocabulary"),
+];
+
+/// Work that only some files do, told by the names that they write for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Owned {
+    pub(crate) work: &'static str,
+    pub(crate) names: &'static [&'static str],
+    pub(crate) files: &'static [&'static str],
+}
+
+/// What people give the program is read one way, whichever command or route reads it.
+pub(crate) const OWNERS: &[Owned] = &[
+    Owned {
+        work: "walking over the folders of others",
+        names: &["WalkDir", "glob_with"],
+        files: &["src/support/folder.rs"],
+    },
+    Owned {
+        work: "listing a folder of the program's own, of a cache or of the system",
+        names: &["read_dir"],
+        files: &[
+            "src/clip/checkpoint/hub.rs",
+            "src/clip/native/primitives.rs",
+            "src/labelling/journal.rs",
+            "src/support/whole_file.rs",
+        ],
+    },
+    Owned {
+        work: "opening images",
+        names: &[
+            "ImageReader",
+            "JpegDecoder",
+            "TiffDecoder",
+            "PngDecoder",
+            "WebPDecoder",
+            "GifDecoder",
+            "BmpDecoder",
+            "load_from_memory",
+            "load_from_memory_with_format",
+        ],
+        files: &["src/image/decode.rs", "src/image/jpeg.rs", "src/image/tiff.rs"],
+    },
+    Owned {
+        work: "reading the samples of a PNG or the tags of a TIFF as they are stored",
+        names: &["Decoder"],
+        files: &[
+            "src/evaluation/dataset/truth.rs",
+            "src/formats/geotiff.rs",
+            "src/image/tiff.rs",
+        ],
+    },
+    Owned {
+        work: "reading texts from outside",
+        names: &["stdin", "plain_text"],
+        files: &[
+            "src/cli/input.rs",
+            "src/support/mod.rs",
+            "src/support/plain_text.rs",
+            "src/support/regular_file.rs",
+        ],
+    },
+    Owned {
+        work: "reading a text of the system, a hub's cache or a server",
+        names: &["read_to_string"],
+        files: &[
+            "src/clip/checkpoint/hub.rs",
+            "src/cli/health.rs",
+            "src/config/available_memory.rs",
+        ],
+    },
+    Owned {
+        work: "reading lists of classes",
+        names: &["parse_vocabulary"],
+        files: &[
+            "src/cli/input.rs",
+            "src/vocabulary/disk/definitions.rs",
+            "src/vocabulary/mod.rs",
+            "src/vocabulary/shipped.rs",
+            "src/vocabulary/text_form.rs",
+        ],
+    },
 ];

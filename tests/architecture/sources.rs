@@ -49,6 +49,11 @@ impl Files {
         )
     }
 
+    /// The text of a file.
+    pub(crate) fn text(&self, name: &str) -> &str {
+        &self.0[name]
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
@@ -393,7 +398,7 @@ fn is_punct(token: Option<&TokenTree>, character: char) -> bool {
 }
 
 /// Whether it is `#[cfg(test)]`.
-fn is_for_tests(attribute: &Attribute) -> bool {
+pub(crate) fn is_for_tests(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg")
         && attribute
             .parse_args::<syn::Path>()

@@ -532,6 +532,51 @@ fn masks_are_measured_alike_in_every_form_that_people_keep() {
     assert_eq!(figures(&instances), figures(&values));
 }
 
+/// Writes EXIF with an orientation into a JPEG.
+fn turn(path: &Path, orientation: u8) {
+    let jpeg = std::fs::read(path).unwrap();
+    let tiff = [
+        &b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"[..],
+        &[orientation, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    let exif = [&b"Exif\0\0"[..], &tiff].concat();
+    let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
+    let segment = [&[0xff, 0xe1][..], &length, &exif].concat();
+    std::fs::write(path, [&jpeg[..2], &segment, &jpeg[2..]].concat()).unwrap();
+}
+
+#[test]
+fn a_truth_on_stored_pixels_of_a_turned_image_is_told_and_measured_on_demand() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(path("images")).unwrap();
+    RgbImage::new(32, 48).save(path("images/a.jpg")).unwrap();
+    turn(&root.join("images/a.jpg"), 6);
+    GrayImage::new(32, 48).save(path("images/a.truth.png")).unwrap();
+    std::fs::write(path("classes.txt"), "cat\ndog\n").unwrap();
+    let classes = path("classes.txt");
+    let images = path("images");
+    let refused = outcome(&[
+        "eval",
+        &images,
+        "--classes",
+        &classes,
+        "--short-side",
+        "32",
+        "--templates",
+        "simple",
+    ]);
+    let refused = refused.unwrap_err();
+    assert!(
+        refused.contains("has 48 x 32 pixels after its EXIF orientation 6 turned it"),
+        "{refused}"
+    );
+    let (report, _) = measured(root, &["--classes", &classes, "--orientation", "stored"]);
+    assert_eq!(report["classes"][0]["truth_pixels"], 32 * 48);
+}
+
 #[test]
 fn what_is_odd_about_a_run_is_said_at_its_end_and_files_that_cannot_be_read_are_skipped_on_demand() {
     let folder = tempfile::tempdir().unwrap();

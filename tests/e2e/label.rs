@@ -27,7 +27,7 @@ const REQUEST: [&str; 6] = [
 ];
 
 const EVERY_FORMAT: &str = "png,png-grey,overlay,overlay-jpeg,confidence,yolo,coco,coco-polygons,panoptic,label-studio,\
-                            cvat,datumaro,numpy,geotiff,csv,parquet";
+                            label-studio-polygons,cvat,datumaro,numpy,numpy-probabilities,geotiff,csv,parquet";
 
 /// Returns a folder with the first scenes, half of them in a subfolder.
 fn scenes(count: usize) -> tempfile::TempDir {
@@ -199,8 +199,11 @@ fn every_format_says_the_same() {
         "datumaro/annotations/default.json",
         "label-studio.json",
         "label-studio.xml",
+        "label-studio-polygons.json",
+        "label-studio-polygons.xml",
         "geotiff/deep/00.tif",
         "numpy/deep/00.npz",
+        "probabilities/deep/00.npz",
         "panoptic.json",
         "statistics.csv",
         "statistics.parquet",

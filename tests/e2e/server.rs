@@ -260,7 +260,7 @@ pub fn shell(line: &str, folder: &Path, store: &Path) -> Command {
     command
 }
 
-/// Removes the settings of whoever runs the tests, and the store on disk. Sets float32, so that the processor does not
+/// Removes the settings of whoever runs the tests, the store on disk, and texts that nobody asked for. Sets float32, so that the processor does not
 /// choose the precision. Waiting threads leave the processor to the programs of other tests.
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MASKCLIP_")) {
@@ -268,6 +268,7 @@ fn without_settings(mut command: Command) -> Command {
     }
     command
         .env(STORE_PATH, "none")
+        .env("MASKCLIP_VOCABULARY__EMBED_AHEAD", "none")
         .env("MASKCLIP_MODEL__PRECISION", "float32")
         // Settings of tests are small, whatever memory the machine of the tests has.
         .env("MASKCLIP_MEMORY__LIMIT_BYTES", "1000000000000");

@@ -172,7 +172,7 @@ const WRAPPERS: [&str; 22] = [
     "model_state_dict.pt",
     "model_name_and_state_dict.pt",
     "module.pt",
-    "lightning.pt",
+    "lightning.ckpt",
     "averages_beside.pt",
     "training_protocol_2.pt",
     "training_protocol_3.pt",

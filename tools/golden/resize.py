@@ -27,6 +27,7 @@ def sources(random):
         "waves": waves.round().astype(np.uint8),
         "column": noise[:, :1],
         "row": noise[:1],
+        "tall": np.where(random.random((120, 40, 1)) < 0.5, 0, 255).repeat(3, axis=2).astype(np.uint8),
     }
 
 
@@ -37,6 +38,8 @@ SIZES = {
     "waves": [(48, 32), (32, 48), (160, 112)],
     "column": [(1, 16), (16, 64), (16, 5)],
     "row": [(16, 1), (64, 16), (5, 16)],
+    # On both sides of the limit at which Pillow resizes rows first, and far from it.
+    "tall": [(20, 80), (20, 79), (30, 24), (64, 24)],
 }
 
 

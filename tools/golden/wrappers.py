@@ -3,7 +3,7 @@
 It writes into tests/golden/wrappers, for tests/golden/checkpoints.rs:
 - expected.safetensors: the tensors under open_clip's names, in 32 bits;
 - every other file: the same tensors in one way in which people have them. PyTorch writes prefixes, element types and
-  pickles itself. Lightning's files are dictionaries of the form that Lightning documents.
+  pickles itself, and Lightning its checkpoint, after a step of its own trainer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import argparse
 import collections
 import pathlib
 import random
+import tempfile
 
 import numpy
 import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -34,6 +37,43 @@ class Few(nn.Module):
         with torch.no_grad():
             self.visual.conv1.weight.copy_(sign * torch.arange(24.0).reshape(2, 3, 2, 2))
             self.text_projection.copy_(sign * (torch.arange(12.0).reshape(4, 3) - 5) / 4)
+
+
+class Lit(LightningModule):
+    """The model inside Lightning's, whose optimiser makes steps of the length 0."""
+
+    def __init__(self, lr: float, logs: pathlib.PurePosixPath) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = Few()
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        loss = sum((parameter * batch.mean()).sum() for parameter in self.model.parameters())
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        optimiser = torch.optim.AdamW(self.model.parameters(), lr=self.hparams.lr)
+        return [optimiser], [torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 10)]
+
+
+def save_by_lightning(path: pathlib.Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        callback = ModelCheckpoint(dirpath=folder, monitor="loss")
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            callbacks=[callback],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(Lit(0.0, pathlib.PurePosixPath("logs")), torch.utils.data.DataLoader(torch.ones(4, 1)))
+        # The folder's name is another one each time.
+        callback.dirpath, callback.best_model_path, callback.kth_best_model_path = "logs", "logs/best.ckpt", ""
+        callback.best_k_models = {callback.best_model_path: callback.best_model_score}
+        trainer.save_checkpoint(path)
 
 
 def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,16 +124,6 @@ def main() -> None:
         "model_state_dict": {"epoch": 1, "model_state_dict": state, "optimizer_state_dict": beside["optimizer"]},
         "model_name_and_state_dict": {"model": "ViT-B-16", "state_dict": state},
         "module": {"module": state, "lr_scheduler": None},
-        "lightning": {
-            "epoch": 1,
-            "global_step": 10,
-            "pytorch-lightning_version": "2.5.0",
-            "state_dict": prefixed("model.", state),
-            "loops": {"fit_loop": {"state_dict": {}}},
-            "callbacks": {"ModelCheckpoint{'monitor': 'loss'}": {"best_model_score": torch.tensor(0.5)}},
-            "optimizer_states": [beside["optimizer"]],
-            "hyper_parameters": argparse.Namespace(lr=5e-4),
-        },
         "averages_beside": {"state_dict": other, "state_dict_ema": state},
     }
     for name, value in pickles.items():
@@ -102,6 +132,7 @@ def main() -> None:
         training = {**beside, "state_dict": prefixed("module.", state)}
         torch.save(training, GOLDEN / f"training_protocol_{protocol}.pt", pickle_protocol=protocol)
 
+    save_by_lightning(GOLDEN / "lightning.ckpt")
     save_file(state, GOLDEN / "expected.safetensors")
     for name, prefix in ("data_parallel", "module."), ("compiled", "_orig_mod."), ("model", "model."):
         save_file(prefixed(prefix, state), GOLDEN / f"{name}.safetensors")

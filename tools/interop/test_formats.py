@@ -25,9 +25,11 @@ FORMATS = [
     "coco-polygons",
     "panoptic",
     "label-studio",
+    "label-studio-polygons",
     "cvat",
     "datumaro",
     "numpy",
+    "numpy-probabilities",
     "csv",
     "parquet",
 ]
@@ -180,6 +182,27 @@ def test_label_studios_converter_reads_brush_strokes(output, maps):
         same(masks(map), found)
 
 
+def test_label_studios_check_takes_polygons_which_cover_the_pixels(output, maps):
+    from label_studio_sdk.label_interface import LabelInterface
+    from pycocotools import mask as coco
+
+    interface = LabelInterface((output / "label-studio-polygons.xml").read_text())
+    tasks = json.loads((output / "label-studio-polygons.json").read_text())
+    assert len(tasks) == len(maps)
+    for task in tasks:
+        (prediction,) = task["predictions"]
+        assert interface.validate_prediction(prediction)
+        map = maps[name_of(task["data"]["image"])]
+        height, width = map.shape
+        drawn = np.full(map.shape, NONE)
+        for region in prediction["result"]:
+            (label,) = region["value"]["polygonlabels"]
+            corners = np.array(region["value"]["points"]) / 100 * [width, height]
+            mask = coco.decode(coco.merge(coco.frPyObjects([corners.round().ravel().tolist()], height, width)))
+            drawn[mask.astype(bool)] = CLASSES.index(label)
+        assert np.array_equal(drawn, map)
+
+
 def test_supervision_reads_yolos_polygons(output, images, maps):
     import supervision
 
@@ -266,6 +289,20 @@ def test_numpy_reads_arrays(output, maps):
             assert arrays["presence"].dtype == np.float32 and (np.abs(arrays["similarity"]) <= 1).all()
 
 
+def test_numpy_reads_the_probabilities_of_all_classes(output, maps):
+    for name, map in maps.items():
+        with np.load(output / f"probabilities/{name}.npz") as arrays:
+            probabilities = arrays["probabilities"].astype(int)
+            assert arrays["classes"].tolist() == CLASSES
+        assert probabilities.shape == (len(CLASSES), *map.shape)
+        confidence = np.array(Image.open(output / f"confidence/{name}.png"))
+        own = np.take_along_axis(probabilities, np.where(map == NONE, 0, map)[None], axis=0)[0]
+        labelled = map != NONE
+        # Rounded from float32 on two ways.
+        assert abs(own - confidence)[labelled].max() <= 1
+        assert (probabilities.max(axis=0) - own)[labelled].max() <= 1
+
+
 def test_rasterio_finds_the_map_where_the_image_lies(maskclip, tmp_path):
     import rasterio
     from rasterio.transform import from_origin
@@ -282,8 +319,12 @@ def test_rasterio_finds_the_map_where_the_image_lies(maskclip, tmp_path):
     }
     images = tmp_path / "images"
     images.mkdir()
-    # The same pixels in strips and in tiles.
-    layouts = {"strips": {}, "tiles": {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}}
+    # The same pixels in strips and in tiles, of which those at the edges are whole or cut off.
+    layouts = {
+        "strips": {},
+        "tiles": {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"},
+        "other-tiles": {"tiled": True, "blockxsize": 112, "blockysize": 48},
+    }
     for name, layout in layouts.items():
         with rasterio.open(images / f"{name}.tif", "w", **profile, **layout) as file:
             file.write(scene.transpose(2, 0, 1))
@@ -296,4 +337,4 @@ def test_rasterio_finds_the_map_where_the_image_lies(maskclip, tmp_path):
             assert labels.nodata == NONE and labels.count == 1
             found[name] = labels.read(1)
             assert np.array_equal(found[name], np.array(Image.open(out / f"masks/{name}.png")))
-    assert np.array_equal(found["strips"], found["tiles"])
+    assert all(np.array_equal(labels, found["strips"]) for labels in found.values())

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
+from pycocotools import mask as coco
 
 CONFIGURATION = """
 <View>
   <Image name="image" value="$image"/>
   <BrushLabels name="masks" toName="image"><Label value="tiger"/><Label value="lemon"/></BrushLabels>
+  <PolygonLabels name="outlines" toName="image"><Label value="tiger"/><Label value="lemon"/></PolygonLabels>
   <RectangleLabels name="boxes" toName="image"><Label value="tiger"/><Label value="lemon"/></RectangleLabels>
 </View>
 """
@@ -36,12 +38,16 @@ def test_predictions_are_valid_and_strokes_are_the_pixels_of_the_boxes(server, p
     assert interface.validate_prediction(prediction, return_errors=True) == []
 
     regions = {(region["type"], *region["value"][region["type"]]): region for region in prediction["result"]}
+    outlines = [region["value"] for region in prediction["result"] if region["type"] == "polygonlabels"]
     for label in ("tiger", "lemon"):
         region = regions["brushlabels", label]
         width, height = region["original_width"], region["original_height"]
         mask = brush.decode_rle(region["value"]["rle"]).reshape(height, width, 4)
         assert (mask == mask[:, :, :1]).all() and set(np.unique(mask)) == {0, 255}
         rows, columns = np.nonzero(mask[:, :, 3])
+        polygons = [np.array(one["points"]) / 100 * [width, height] for one in outlines if one["polygonlabels"] == [label]]
+        drawn = coco.frPyObjects([polygon.round().ravel().tolist() for polygon in polygons], height, width)
+        assert np.array_equal(coco.decode(coco.merge(drawn)) > 0, mask[:, :, 3] > 0)
         box = regions["rectanglelabels", label]["value"]
         found = [box["x"] * width / 100, box["y"] * height / 100, box["width"] * width / 100, box["height"] * height / 100]
         expected = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]

@@ -52,6 +52,9 @@ pub struct BatchForm {
     image: ImageParts,
     /// Everything else, as JSON without `image` and `image_id`.
     request: BatchBody,
+    /// `deadline_seconds` of `request`, as a part of its own.
+    #[schema(value_type = f64, required = false, exclusive_minimum = 0, example = 30)]
+    deadline_seconds: Option<f64>,
 }
 
 /// One file or more.
@@ -327,7 +330,7 @@ async fn read(
     held: &HeldBytes,
 ) -> Result<(Vec<BatchImage>, SegmentBody), ApiError> {
     let limit = state.max_batch_images;
-    let (mut images, mut body) = (Vec::new(), None);
+    let (mut images, mut body, mut deadline) = (Vec::new(), None, None);
     let take = |Part { name, file_name, bytes }: Part| match name.as_str() {
         "image" if images.len() == limit => Err(ApiError::Invalid {
             path: Some("image".to_owned()),
@@ -339,9 +342,12 @@ async fn read(
             images.push(BatchImage { name, bytes });
             Ok(())
         }
-        "request" if body.is_some() => Err(ApiError::invalid("request", "the part request comes twice")),
-        "request" => {
-            body = Some(bytes);
+        "request" | upload::DEADLINE => {
+            let slot = if name == "request" { &mut body } else { &mut deadline };
+            if slot.is_some() {
+                return Err(ApiError::invalid(&name, format!("the part {name} comes twice")));
+            }
+            *slot = Some(bytes);
             Ok(())
         }
         _ => Err(upload::unknown_part(&name)),
@@ -351,7 +357,11 @@ async fn read(
         return Err(ApiError::invalid("image", "a batch has at least one part image"));
     }
     let body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
-    Ok((images, upload::parse_part(body).await?))
+    let mut body: SegmentBody = upload::parse_part(body).await?;
+    if let Some(deadline) = deadline {
+        upload::set_deadline(body.deadline_seconds(), &deadline)?;
+    }
+    Ok((images, body))
 }
 
 /// How long an image of a batch waits for room: as long as its deadline.

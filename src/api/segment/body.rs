@@ -14,9 +14,9 @@ use crate::api::error::ApiError;
 use crate::api::upload::UploadBody;
 use crate::api::wire::{
     Attention, ClassBody, FurtherLabelMapFormat, KeySmoothingBody, LabelMapFormat, Orientation, Refinement, Resize,
-    Synonyms, TemplateSet, WindowBody, object, optional_whole_number,
+    Synonyms, TemplateSet, WindowBody, feature_fields, object, optional_whole_number,
 };
-use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields, VocabularyChoice};
+use crate::engine::{OutputOptions, Protocol, SegmentFields, VocabularyChoice};
 use crate::label_map::LabelStyle;
 use crate::support::excerpt;
 
@@ -169,18 +169,7 @@ impl SegmentBody {
             colors: colors(&self.output.colors)?,
         };
         Ok(SegmentFields {
-            features: FeatureFields {
-                model: self.model,
-                protocol: self.protocol,
-                attention: self.attention.map(Into::into),
-                key_smoothing: self.key_smoothing.map(Into::into),
-                short_side: self.short_side,
-                scales: self.scales,
-                orientation: self.orientation.map(Into::into),
-                resize: self.resize.map(Into::into),
-                window: self.window.map(Into::into),
-                deadline_seconds: self.deadline_seconds,
-            },
+            features: feature_fields!(self),
             vocabulary: chosen_vocabulary(self.classes, self.vocabulary)?,
             background: self.background.map(Into::into).unwrap_or_default(),
             templates: self.templates.map(Into::into),
@@ -243,6 +232,10 @@ fn none(fields: &[&str]) -> Value {
 impl UploadBody for SegmentBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
+    }
+
+    fn deadline_seconds(&mut self) -> &mut Option<f64> {
+        &mut self.deadline_seconds
     }
 }
 

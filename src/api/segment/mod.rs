@@ -12,14 +12,14 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::error::ApiError;
 use super::metered::held_bytes;
 use super::problem::{self, ProblemType};
 use super::upload::{self, Upload};
-use super::wire::{ClassBody, EXAMPLE_IMAGE, LabelMapFormat, without_image};
+use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, LabelMapFormat};
 use super::{AppState, accept};
 use crate::engine::{Caller, ImageSource, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
@@ -50,22 +50,13 @@ pub struct SegmentForm {
     image: Option<Vec<u8>>,
     /// Everything else, as JSON without `image`.
     request: SegmentBodyInForm,
+    /// `deadline_seconds` of `request`, as a part of its own.
+    #[schema(value_type = f64, required = false, exclusive_minimum = 0, example = 30)]
+    deadline_seconds: Option<f64>,
 }
 
 /// [`SegmentBody`] as a part of a form.
-struct SegmentBodyInForm;
-
-impl PartialSchema for SegmentBodyInForm {
-    fn schema() -> RefOr<Schema> {
-        without_image::<SegmentBody>()
-    }
-}
-
-impl ToSchema for SegmentBodyInForm {
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        SegmentBody::schemas(schemas);
-    }
-}
+type SegmentBodyInForm = BodyInForm<SegmentBody>;
 
 /// A PNG file.
 #[derive(ToSchema)]

@@ -5,6 +5,7 @@
 
 mod classes;
 mod enums;
+mod features;
 mod form;
 mod further_format;
 mod key_smoothing;
@@ -21,7 +22,8 @@ pub use enums::{
     Attention, KeySmoothingMethod, LabelMapFormat, ModelKind, Orientation, Precision, Refinement, Resize, Synonyms,
     TemplateSet, WarningCode,
 };
-pub use form::without_image;
+pub(super) use features::feature_fields;
+pub use form::{BodyInForm, without_image};
 pub use further_format::FurtherLabelMapFormat;
 pub use key_smoothing::KeySmoothingBody;
 pub use map_format::MapFormat;

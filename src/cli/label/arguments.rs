@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::arguments::{ConfigArguments, ModelArguments, one_of};
 use crate::cli::classes::VocabularyArguments;
 use crate::cli::measure::{RequestArguments, Result, set_all};
-use crate::engine::{FeatureFields, OutputOptions, Protocol, SegmentFields};
+use crate::engine::{FeatureFields, OutputOptions, ProbabilityMaps, Protocol, SegmentFields};
 use crate::label_map::{LabelMapFormat, LabelStyle};
 use crate::labelling::{Drawing, OutputFormat};
 
@@ -76,7 +76,7 @@ pub struct ResultArguments {
     /// Colours of the first classes, as in '#ff8000,#0080ff' (field output.colors). The others have the usual ones.
     #[arg(long, value_name = "#RRGGBB", value_delimiter = ',', value_parser = parse_color)]
     colors: Vec<Color>,
-    /// What stands before an image's path in label-studio, as in '/data/local-files/?d=photos/'.
+    /// What stands before an image's path in label-studio and label-studio-polygons, as in '/data/local-files/?d=photos/'.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub image_prefix: String,
     /// Keep the endings of images in the names of their results, as in a.jpg.png.
@@ -198,6 +198,10 @@ impl ResultArguments {
         OutputOptions {
             label_map: LabelMapFormat::CocoRle,
             confidence_map: self.format.iter().any(|format| format.needs_confidence()),
+            probability_maps: match self.format.iter().any(|format| format.needs_probabilities()) {
+                true => ProbabilityMaps::All,
+                false => ProbabilityMaps::None,
+            },
             ..OutputOptions::default()
         }
     }

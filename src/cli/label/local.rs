@@ -140,6 +140,7 @@ fn answer_of(segmentation: Segmentation) -> Answer {
         classes: segmentation.classes.into_iter().map(measures).collect(),
         masks: masks.into_iter().map(ClassMask::from).collect(),
         confidence: segmentation.confidence_map,
+        probabilities: segmentation.probability_maps,
         warnings: segmentation
             .warnings
             .into_iter()

@@ -7,7 +7,6 @@ mod remote;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::input::read_standard_input;
 use super::measure::Result;
 use super::output::{note, print};
 use super::serve::shutdown_signal;
@@ -25,7 +25,6 @@ use crate::label_map::LabelStyle;
 use crate::labelling::{
     Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, Plan, Refusal, RunFolder, collect,
 };
-use crate::support::plain_text;
 
 use arguments::Shard;
 use progress::Progress;
@@ -118,9 +117,7 @@ fn inputs(arguments: &LabelArguments) -> Result<Inputs> {
     let mut texts = Vec::with_capacity(arguments.inputs.len());
     for text in &arguments.inputs {
         if text == "-" {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes)?;
-            let list = plain_text(bytes).map_err(|error| format!("standard input: {error}"))?;
+            let list = read_standard_input()?;
             texts.extend(list.lines().filter(|line| !line.is_empty()).map(str::to_owned));
         } else {
             texts.push(text.clone());

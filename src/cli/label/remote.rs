@@ -11,12 +11,14 @@ use super::arguments::LabelArguments;
 use super::{Job, class_labels, inputs, request_of};
 use crate::api::ClassBody;
 use crate::cli::classes::listed;
+use crate::cli::input::read_text;
 use crate::cli::measure::{Result, find_file, names_no_file, with_background};
 use crate::client::Client;
 use crate::config::Config;
+use crate::engine::ProbabilityMaps;
 use crate::image::Orientation;
 use crate::labelling::Plan;
-use crate::support::{read_regular_text, run_blocking};
+use crate::support::run_blocking;
 use crate::vocabulary::{Class, VocabularyDefinition, VocabularyText};
 
 /// The number of images that are on their way at once by default: the server's model has one at hand while others
@@ -68,6 +70,7 @@ pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
     request["output"] = json!({
         "label_map": "coco-rle",
         "confidence_map": output.confidence_map,
+        "probability_maps": (output.probability_maps == ProbabilityMaps::All).then_some("all"),
         "unlabelled": style.unlabelled,
         "colors": colors,
     });
@@ -87,8 +90,7 @@ pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
 }
 
 fn key(file: &Path) -> Result<String> {
-    let text = read_regular_text(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    Ok(text.trim().to_owned())
+    Ok(read_text(file)?.trim().to_owned())
 }
 
 /// Returns the vocabulary that the flags name, with its options as JSON: names and files as they are here, and every

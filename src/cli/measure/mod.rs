@@ -14,6 +14,7 @@ use strum::VariantNames;
 
 use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::OpenStore;
+use super::input::read_classes;
 use super::output::note;
 use crate::api::ClassBody;
 use crate::config::Config;
@@ -24,11 +25,9 @@ use crate::evaluation::{
     RunWarningCode, SkippedImage, Subject,
 };
 use crate::labeller::ModelInfo;
-use crate::support::{read_regular_text, visible};
+use crate::support::visible;
 use crate::telemetry::MetricsRegistry;
-use crate::vocabulary::{
-    Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, form_advice, parse_vocabulary,
-};
+use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, form_advice};
 
 use truths::{TruthArguments, TruthSource};
 
@@ -302,7 +301,7 @@ pub fn tell_skipped(results: &EvaluationResults) -> Result<()> {
 /// file.
 pub fn classes_named(list: &ClassList, text: &str, flag: &str) -> Result<Vec<bool>> {
     let names = match !names_no_file(text) {
-        true => names(&read(Path::new(text))?)?,
+        true => names(Path::new(text))?,
         false => text.split(',').map(|name| visible(name).into_owned()).collect(),
     };
     let mut named = vec![false; list.classes().len()];
@@ -328,7 +327,7 @@ pub fn find_vocabulary(name: &str, registry: &VocabularyRegistry, config: &Confi
 
 /// Returns the vocabulary of the text file at this path.
 pub fn find_file(path: &str, config: &Config) -> Result<VocabularyDefinition> {
-    let text = parse_vocabulary(&read(Path::new(path))?).map_err(|error| format!("--classes {path}: {error}"))?;
+    let text = read_classes(Path::new(path))?;
     Ok(VocabularyDefinition::new(text, &config.limits.vocabulary)?)
 }
 
@@ -337,16 +336,16 @@ pub fn with_background(list: &ClassList, background: &str, config: &Config) -> R
     let names = match background {
         "none" => Vec::new(),
         "shipped" => config.vocabulary.background.clone(),
-        file => names(&read(Path::new(file))?)?,
+        file => names(Path::new(file))?,
     };
     Ok(list.with_background(&names, &config.limits.vocabulary)?)
 }
 
-/// Returns all names in a text, including synonyms and background names.
-fn names(text: &str) -> Result<Vec<String>> {
+/// Returns all names in a file, including synonyms and background names.
+fn names(file: &Path) -> Result<Vec<String>> {
     let VocabularyText {
         classes, background, ..
-    } = parse_vocabulary(text)?;
+    } = read_classes(file)?;
     let names = classes.iter().flat_map(Class::texts).map(str::to_owned);
     Ok(names.chain(background).collect())
 }
@@ -354,10 +353,6 @@ fn names(text: &str) -> Result<Vec<String>> {
 /// Returns whether a text is not the path of something other than a folder. What cannot be read is an error of its own.
 pub fn names_no_file(text: &str) -> bool {
     std::fs::metadata(text).map_or(true, |found| found.is_dir())
-}
-
-fn read(file: &Path) -> Result<String> {
-    Ok(read_regular_text(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
 }
 
 impl Bench {

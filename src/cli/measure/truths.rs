@@ -7,10 +7,10 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{LayoutChoice, Result};
+use crate::cli::input::read_text;
 use crate::evaluation::{
     CocoTruths, CvatTruths, Dataset, FolderLayout, LabelMapping, LabelStudioTruths, Layout, Legend, TruthForm,
 };
-use crate::support::read_regular_text;
 use crate::vocabulary::ClassList;
 
 /// The flags about truths. All of them are for folders: published data sets have their own.
@@ -85,7 +85,7 @@ impl TruthSource {
 
 /// Reads a file of annotations: XML is CVAT's, a list in JSON Label Studio's, an object COCO's.
 fn annotations(file: &Path) -> Result<TruthSource> {
-    let text = read_regular_text(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let text = read_text(file)?;
     Ok(match text.trim_start().chars().next() {
         Some('<') => TruthSource::Cvat(CvatTruths::parse(file, &text)?),
         Some('[') => TruthSource::LabelStudio(LabelStudioTruths::parse(file, &text)?),
@@ -135,7 +135,7 @@ impl TruthArguments {
             file.display()
         );
         refuse(&["--ignore", "--reduce-zero-label"], why)?;
-        let text = read_regular_text(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+        let text = read_text(file)?;
         let legend = Legend::parse(&text).map_err(|error| format!("--truth-classes {}: {error}", file.display()))?;
         Ok(TruthSource::Legend(legend))
     }

@@ -247,6 +247,24 @@ pageTest("all images are downloaded at once", async (page) => {
   }
 });
 
+pageTest("images that were never shown are labelled in one request", async (page) => {
+  await takeClasses(page, ["tiger", "lemon", "whale"]);
+  const files = await Promise.all(examples.slice(0, 3).map((example, i) => fileOf(example, `own-${i}.png`)));
+  await asking(page, () => page.locator("#file").setInputFiles(files));
+  const asked = [];
+  page.on("request", (request) => asked.push(new URL(request.url()).pathname));
+  const { bytes } = await download(page, "save-all-coco");
+  const { images } = JSON.parse(bytes);
+  // The example of the start stands first.
+  assert.deepEqual(
+    images.map(({ file_name }) => file_name),
+    [examples[0].image, "own-0.png", "own-1.png", "own-2.png"],
+  );
+  assert.equal(asked.filter((path) => path.endsWith("/v1/segment/batch")).length, 1);
+  assert.equal(asked.filter((path) => path.endsWith("/v1/images")).length, 0);
+  assert.equal(asked.filter((path) => path.endsWith("/v1/segment")).length, 2);
+});
+
 pageTest("the address brings settings back", async (page) => {
   await page.locator("#settings summary").click();
   await asking(page, () => page.getByRole("button", { name: examples[2].title }).click());

@@ -20,20 +20,18 @@ use crate::api::error::ApiError;
 use crate::api::error_form::ErrorForm;
 use crate::api::metered::held_bytes;
 use crate::api::problem::ProblemType;
-use crate::api::protocols::masks::each_pixel;
+use crate::api::protocols::masks;
 use crate::api::segment::SegmentBody;
 use crate::api::upload::decode_base64;
 use crate::api::wire::{ClassBody, Name};
 use crate::engine::{Caller, ImageSource, OutputOptions, SegmentFields, SegmentRequest, Segmentation};
 use crate::image::encode_pixels;
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
+use crate::scores::UNLABELLED;
 use crate::support::{excerpt, run_blocking};
 
 /// How many bytes of a body are its JSON, where tensors follow as bytes.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-
-/// The label of pixels that belong to no class.
-const UNLABELLED: u16 = u16::MAX;
 
 /// Parameters of a request that are about how it is sent, not about what it asks for.
 const OF_TRANSPORT: [&str; 2] = ["binary_data_output", "timeout"];
@@ -433,7 +431,7 @@ fn reply(segmentation: Segmentation, id: Option<String>, outputs: &[(OutputName,
 }
 
 /// The label of each pixel, row by row.
-fn labels(label_map: EncodedLabelMap, (width, height): (u32, u32), classes: usize) -> Vec<u16> {
+fn labels(label_map: EncodedLabelMap, size: (u32, u32), classes: usize) -> Vec<u16> {
     let label = |value: u16| {
         if usize::from(value) < classes {
             value
@@ -443,13 +441,7 @@ fn labels(label_map: EncodedLabelMap, (width, height): (u32, u32), classes: usiz
     };
     match label_map {
         EncodedLabelMap::Raw(rows) => rows.into_iter().flatten().map(label).collect(),
-        EncodedLabelMap::CocoRle(masks) => {
-            let mut labels = vec![UNLABELLED; width as usize * height as usize];
-            for mask in masks {
-                each_pixel(&mask, |pixel| labels[pixel] = mask.class_id);
-            }
-            labels
-        }
+        EncodedLabelMap::CocoRle(masks) => masks::labels(&masks, size),
         EncodedLabelMap::Png(_) | EncodedLabelMap::PngGrey(_) | EncodedLabelMap::None => {
             unreachable!("the engine was asked for labels")
         }

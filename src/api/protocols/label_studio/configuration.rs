@@ -13,6 +13,8 @@ const MAX_NODES: u32 = 100_000;
 pub(super) enum Shape {
     /// A mask: `BrushLabels`.
     Brush,
+    /// A polygon for each connected region: `PolygonLabels`.
+    Polygon,
     /// The box around a class: `RectangleLabels`.
     Rectangle,
 }
@@ -22,6 +24,7 @@ impl Shape {
     fn of_tag(tag: &str) -> Option<Self> {
         match tag {
             "BrushLabels" => Some(Self::Brush),
+            "PolygonLabels" => Some(Self::Polygon),
             "RectangleLabels" => Some(Self::Rectangle),
             _ => None,
         }
@@ -31,6 +34,7 @@ impl Shape {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Brush => "brushlabels",
+            Self::Polygon => "polygonlabels",
             Self::Rectangle => "rectanglelabels",
         }
     }
@@ -100,7 +104,8 @@ pub(super) fn controls(xml: &str) -> Result<Vec<Control>, ApiError> {
     }
     if controls.is_empty() {
         return Err(refused(
-            "the labelling configuration has neither BrushLabels nor RectangleLabels of an Image, which are what this server labels"
+            "the labelling configuration has none of BrushLabels, PolygonLabels and RectangleLabels of an Image, which are \
+             what this server labels"
                 .to_owned(),
         ));
     }
@@ -122,6 +127,7 @@ mod tests {
             <Image name="photo" value="$image" zoom="true"/>
             <BrushLabels name="masks" toName="photo"><Label value="cat" background="red"/><Label value="a &amp; b"/></BrushLabels>
             <View><RectangleLabels name="boxes" toName="photo"><Label value="cat"/></RectangleLabels></View>
+            <PolygonLabels name="outlines" toName="photo"><Label value="cat"/></PolygonLabels>
             <Choices name="choice" toName="photo"><Choice value="good"/></Choices>
         </View>"#;
         let control = |shape, name: &str, labels: &[&str]| Control {
@@ -134,6 +140,7 @@ mod tests {
         let expected = [
             control(Shape::Brush, "masks", &["cat", "a & b"]),
             control(Shape::Rectangle, "boxes", &["cat"]),
+            control(Shape::Polygon, "outlines", &["cat"]),
         ];
         assert_eq!(controls(xml).unwrap(), expected);
     }
@@ -141,9 +148,7 @@ mod tests {
     #[test]
     fn what_cannot_be_labelled_is_said() {
         assert!(refusal("<View>").starts_with("the labelling configuration is no XML"));
-        assert!(
-            refusal("<View><Text name='t' value='$t'/></View>").contains("neither BrushLabels nor RectangleLabels")
-        );
+        assert!(refusal("<View><Text name='t' value='$t'/></View>").contains("none of BrushLabels, PolygonLabels and"));
         let brush = |inside: &str, rest: &str| {
             format!("<View><BrushLabels name='b' toName='i'>{inside}</BrushLabels>{rest}</View>")
         };

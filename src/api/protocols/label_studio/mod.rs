@@ -16,7 +16,7 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
-use super::masks::{each_pixel, masks};
+use super::masks::{labels, masks};
 use crate::api::AppState;
 use crate::api::body::read_json;
 use crate::api::error::ApiError;
@@ -25,7 +25,8 @@ use crate::engine::{
     Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, ImageSource, OutputOptions, SegmentFields,
     SegmentRequest, Segmentation, VocabularyChoice,
 };
-use crate::label_map::{CocoMask, LabelMapFormat, brush_rle};
+use crate::formats::LabelStudioTool;
+use crate::label_map::{CocoMask, LabelMap, LabelMapFormat};
 use crate::support::run_blocking;
 use crate::vocabulary::Class;
 use configuration::{Control, Shape, controls};
@@ -80,8 +81,8 @@ pub struct SetupReply {
 
 /// Connect a Label Studio project
 ///
-/// Checks that the labelling configuration has a control whose regions the server can draw: `BrushLabels` or
-/// `RectangleLabels` of an `Image`. Other fields of the request do not count, and nothing is kept.
+/// Checks that the labelling configuration has a control whose regions the server can draw: `BrushLabels`,
+/// `PolygonLabels` or `RectangleLabels` of an `Image`. Other fields of the request do not count, and nothing is kept.
 #[utoipa::path(
     post,
     path = "/setup",
@@ -137,7 +138,7 @@ pub struct PredictReply {
 /// The labels of a task.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Prediction {
-    /// The regions in Label Studio's form: brush strokes and rectangles.
+    /// The regions in Label Studio's form: brush strokes, polygons and rectangles.
     #[schema(value_type = Vec<Object>)]
     pub result: Vec<Value>,
     /// The mean score of the regions, 0 without one.
@@ -151,8 +152,9 @@ pub struct Prediction {
 /// Label tasks of Label Studio
 ///
 /// The labels of the configuration's controls are the classes. `BrushLabels` get a stroke for each class that has
-/// pixels, and `RectangleLabels` the box around them. Pixels that show something else belong to none: the shipped list
-/// of stuff names (`vocabulary.background`) competes with the labels. Tasks are labelled by the first model, one after
+/// pixels, `PolygonLabels` a polygon for each of its connected regions, in which a cut leads to each hole, and
+/// `RectangleLabels` the box around them. Pixels that show something else belong to none: the shipped list of stuff
+/// names (`vocabulary.background`) competes with the labels. Tasks are labelled by the first model, one after
 /// the other. If one cannot be, none is.
 #[utoipa::path(
     post,
@@ -238,16 +240,11 @@ fn regions(segmentation: Segmentation, control: &Control) -> Vec<Value> {
         label_map,
         ..
     } = segmentation;
-    let region = |mask: CocoMask| {
-        let id = usize::from(mask.class_id);
-        let mut value = match control.shape {
-            Shape::Brush => json!({"format": "rle", "rle": stroke(&mask)}),
-            Shape::Rectangle => rectangle(&classes[id], width, height)?,
-        };
+    let region = |id: usize, mut value: Value| {
         // The label as the configuration has it: the class list leaves out white space around a name.
         value[control.shape.name()] = json!([control.labels[id]]);
         let score = classes[id].statistics.mean_confidence.filter(|score| score.is_finite());
-        Some(json!({
+        json!({
             "id": Uuid::new_v4().simple().to_string(),
             "type": control.shape.name(),
             "from_name": control.name,
@@ -257,17 +254,26 @@ fn regions(segmentation: Segmentation, control: &Control) -> Vec<Value> {
             "image_rotation": 0,
             "value": value,
             "score": score.unwrap_or(0.0),
-        }))
+        })
     };
-    masks(label_map).into_iter().filter_map(region).collect()
-}
-
-/// A mask as a brush stroke.
-fn stroke(mask: &CocoMask) -> Vec<u8> {
-    let [height, width] = mask.size.map(|side| side as usize);
-    let mut pixels = vec![false; height * width];
-    each_pixel(mask, |pixel| pixels[pixel] = true);
-    brush_rle(pixels.into_iter())
+    let masks = masks(label_map);
+    let map = LabelMap {
+        width,
+        height,
+        labels: labels(&masks, (width, height)),
+        confidence: None,
+        classes: classes.iter().map(|class| class.statistics.clone()).collect(),
+    };
+    let of_class = |mask: &CocoMask| {
+        let id = usize::from(mask.class_id);
+        let shapes = match control.shape {
+            Shape::Brush => LabelStudioTool::Brush.shapes(&map, mask.class_id),
+            Shape::Polygon => LabelStudioTool::Polygon.shapes(&map, mask.class_id),
+            Shape::Rectangle => Vec::from_iter(rectangle(&classes[id], width, height)),
+        };
+        shapes.into_iter().map(|shape| region(id, shape)).collect::<Vec<_>>()
+    };
+    masks.iter().flat_map(of_class).collect()
 }
 
 /// The box around a class in percent of the image, or `None` when it has no pixels.
