@@ -17,7 +17,7 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies test-chart dashboard fuzz parity bench methods deny env install image dist deb wheel clean
+    test-dist test-proxies test-chart test-ray dashboard fuzz parity bench methods deny env install image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,11 @@ test-proxies: ## the files for nginx, HAProxy, Caddy (those that are installed) 
 test-chart: ## the Helm chart and KServe's examples without a cluster (their packages into .venv-chart)
 	@$(cargo) build $(locked)
 	@tools/chart/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+test-ray: export RAY_IMAGES ?= 200
+test-ray: ## examples/ray on two nodes of which one is killed (packages into .venv-ray; RAY_IMAGES=2000)
+	@$(cargo) build $(locked)
+	@tools/ray/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
 
 test-dist: build ## archive, wheel and Debian package, each installed on a bare system (needs patchelf and a Docker Engine)
 	@$(with_libtorch) tools/dist/test "$${CARGO_TARGET_DIR:-target}/release/maskclip" target/dist
@@ -162,6 +167,6 @@ wheel: build ## the Python wheel, in target/dist (needs patchelf)
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .venv-chart .venv-proxies
+	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .venv-chart .venv-ray .venv-proxies
 	@rm -rf .cache/container
 	@rm -rf tools/clients/typescript/node_modules
