@@ -55,7 +55,7 @@ fn assert_not_held(reply: &Reply) {
         "title": "The image is not held",
         "status": 404,
         "detail": "no image is held under this id: there never was one, or it has expired, been deleted, or made room for \
-                   others; send the image again",
+                   others, or the replica that holds it cannot be asked; send the image again",
         "instance": REQUEST_ID,
     }));
 }
