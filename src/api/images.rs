@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
+use super::routing::with_image;
 use super::upload::{self, Upload, UploadBody};
 use super::wire::{
     Attention, BodyInForm, EXAMPLE_IMAGE, KeySmoothingBody, Orientation, Resize, Timings, WindowBody, feature_fields,
@@ -171,7 +172,11 @@ pub struct HeldImageReply {
     ),
     responses(
         (status = 201, description = "The image is held.", body = ImageReply,
-            headers(("location" = String, description = "Where it can be dropped, relative to this address: `images/{id}`."))),
+            headers(
+                ("location" = String, description = "Where it can be dropped, relative to this address: `images/{id}`."),
+                ("x-maskclip-image" = String,
+                    description = "SHA-256 of the encoded image, by which a proxy finds the replica that has its features."),
+            )),
         PostProblems,
     ),
 )]
@@ -198,7 +203,8 @@ pub(super) async fn post_image(
         features_cached: held.features_cached,
         timings: held.timings.into(),
     };
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(reply)).into_response())
+    let response = (StatusCode::CREATED, [(header::LOCATION, location)], Json(reply)).into_response();
+    Ok(with_image(response, Some(&held.image_sha256)))
 }
 
 /// Is an image still held?
@@ -213,7 +219,12 @@ pub(super) async fn post_image(
     security(("ApiKey" = ["use"])),
     tag = "segmentation",
     params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
-    responses((status = 200, description = "The image is held.", body = HeldImageReply), HeldProblems),
+    responses(
+        (status = 200, description = "The image is held.", body = HeldImageReply,
+            headers(("x-maskclip-image" = String,
+                description = "SHA-256 of the encoded image, by which a proxy finds the replica that has its features."))),
+        HeldProblems,
+    ),
 )]
 pub(super) async fn get_image(
     State(state): State<AppState>,
@@ -229,7 +240,8 @@ pub(super) async fn get_image(
         bytes: status.bytes,
         expires_in_seconds: status.expires_in.as_secs_f64(),
     };
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(reply)).into_response())
+    let response = ([(header::CACHE_CONTROL, "no-store")], Json(reply)).into_response();
+    Ok(with_image(response, Some(&status.sha256)))
 }
 
 /// Drop an image

@@ -126,6 +126,7 @@ impl AdmittedRequest<'_> {
             width,
             height,
             expires_in: self.engine.images.lifetime(),
+            image_sha256: digest.to_string(),
             is_shared,
             features_cached,
             timings: self.timings,

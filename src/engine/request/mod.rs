@@ -80,6 +80,8 @@ pub struct HeldImage {
     pub height: u32,
     /// How long the image is held from now on, unless other images need the room.
     pub expires_in: Duration,
+    /// SHA-256 of the image's bytes in lower-case hexadecimal digits.
+    pub image_sha256: String,
     /// Whether other replicas know the image, too; `None` where nothing is shared.
     pub is_shared: Option<bool>,
     /// Whether the features were cached already, so that the model did no work.
@@ -112,6 +114,8 @@ pub struct Similarity {
     pub columns: u32,
     /// Cells from top to bottom.
     pub rows: u32,
+    /// SHA-256 of the image's bytes in lower-case hexadecimal digits.
+    pub image_sha256: Option<String>,
     /// The cosine of each cell's feature with the point's, as an 8-bit grey PNG with a pixel for each cell.
     pub map: Vec<u8>,
     /// The cosines for which the values 0 and 255 stand. Those between are spread evenly.
@@ -226,6 +230,9 @@ pub struct Segmentation {
     pub warnings: Vec<Warning>,
     /// Whether the image's features were cached already, so that the model did not compute them.
     pub features_cached: bool,
+    /// SHA-256 of the image's bytes in lower-case hexadecimal digits; `None` where no features are kept, and the image was
+    /// sent along.
+    pub image_sha256: Option<String>,
     /// Seconds that each stage took.
     pub timings: Timings,
     /// The bytes of `engine.work_bytes` that the result takes, free once the last clone is dropped.
