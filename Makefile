@@ -17,7 +17,7 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies test-chart test-ray dashboard fuzz parity bench methods deny env install image dist deb wheel clean
+    test-dist test-proxies test-chart test-ray test-shared dashboard fuzz parity bench methods deny env install image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,11 @@ test-ray: export RAY_IMAGES ?= 200
 test-ray: ## examples/ray on two nodes of which one is killed (packages into .venv-ray; RAY_IMAGES=2000)
 	@$(cargo) build $(locked)
 	@tools/ray/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+test-shared: export OMP_NUM_THREADS ?= 1
+test-shared: export OMP_WAIT_POLICY ?= passive
+test-shared: ## replicas over a Redis that is killed, paused, cut off and full (needs redis-server; ARGS=a_paused_redis)
+	@$(with_libtorch) tools/shared/run $(ARGS)
 
 test-dist: build ## archive, wheel and Debian package, each installed on a bare system (needs patchelf and a Docker Engine)
 	@$(with_libtorch) tools/dist/test "$${CARGO_TARGET_DIR:-target}/release/maskclip" target/dist

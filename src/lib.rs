@@ -21,6 +21,7 @@ pub mod labeller;
 pub mod labelling;
 pub mod models;
 pub mod scores;
+pub mod shared;
 pub mod support;
 pub mod telemetry;
 pub mod training;

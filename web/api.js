@@ -128,6 +128,7 @@ export function adviceOn({ type, status, limit, path, retrySeconds }) {
     case "/problems/unavailable":
     case "/problems/model-unavailable":
     case "/problems/store-busy":
+    case "/problems/shared-state-unavailable":
       return `Try again${wait || " in a moment"}.`;
     case "/problems/deadline-exceeded":
       return "Ask for fewer classes, a smaller short side, no refinement, or another model.";

@@ -17,6 +17,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::error::ApiError;
 use super::middleware::X_REQUEST_ID;
+use super::routing::{X_MASKCLIP_IMAGE, X_MASKCLIP_REPLICA};
 use super::segment::MASKCLIP_WARNINGS;
 use super::settings::{ANY, ServerSettings};
 
@@ -132,6 +133,8 @@ impl BrowserRules {
                 header::WWW_AUTHENTICATE,
                 X_REQUEST_ID,
                 MASKCLIP_WARNINGS,
+                X_MASKCLIP_IMAGE,
+                X_MASKCLIP_REPLICA,
             ])
             .max_age(PREFLIGHT_AGE);
         (!self.origins.is_empty()).then_some(layer)

@@ -212,11 +212,13 @@ impl ApiError {
                 | VocabularyError::TooManyBytes { .. }
                 | VocabularyError::ShareTaken { .. } => ProblemType::TooManyVocabularies,
                 VocabularyError::StoreBusy { .. } => ProblemType::StoreBusy,
-                VocabularyError::NotStored { .. } => ProblemType::NotStored,
+                VocabularyError::NotShared { .. } => ProblemType::SharedStateUnavailable,
+                VocabularyError::NotStored { .. } | VocabularyError::SharedFull { .. } => ProblemType::NotStored,
                 VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
             },
             Self::Segment(SegmentError::Image(error)) => of_image(error),
             Self::Segment(SegmentError::ImageNotHeld) => ProblemType::ImageNotHeld,
+            Self::Segment(SegmentError::NotShared(_)) => ProblemType::SharedStateUnavailable,
             Self::Segment(SegmentError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,
             Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
             Self::Segment(
@@ -293,8 +295,11 @@ impl ApiError {
                 Some((wait.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
             }
             Self::Quota(QuotaError::InFlight { .. })
-            | Self::Segment(SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. })
-            | Self::Vocabulary(VocabularyError::StoreBusy { .. }) => Some(RETRY_AFTER_SECONDS),
+            | Self::Segment(
+                SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. } | SegmentError::NotShared(_),
+            )
+            | Self::Vocabulary(VocabularyError::StoreBusy { .. } | VocabularyError::NotShared { .. })
+            | Self::Segment(SegmentError::Vocabulary(VocabularyError::NotShared { .. })) => Some(RETRY_AFTER_SECONDS),
             _ => None,
         }
     }

@@ -29,9 +29,22 @@ pub struct Health {
     status: &'static str,
     /// Every model, in the order of the settings.
     models: Vec<ModelHealth>,
+    /// What replicas have in common; only where they share anything (`shared.url`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_state: Option<SharedStateHealth>,
     /// What whoever runs the server should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<ServerWarning>,
+}
+
+/// Whether what replicas have in common can be reached.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum SharedStateHealth {
+    /// It can.
+    Reachable,
+    /// It cannot: this replica answers from what it has, and refuses changes of vocabularies.
+    Unreachable,
 }
 
 /// Something about the server that whoever runs it should know.
@@ -51,6 +64,8 @@ enum ServerWarningCode {
     NoKeys,
     /// Named vocabularies end with the server: the store that the settings ask for cannot be used.
     NotDurable,
+    /// What replicas have in common cannot be reached.
+    SharedStateUnreachable,
 }
 
 /// The warning of a server that everybody on the network may use.
@@ -58,6 +73,9 @@ pub(super) const NO_KEYS: &str = "the server listens beyond this machine, and ev
 
 /// The warning of a server without the store that its settings ask for.
 const NOT_DURABLE: &str = "named vocabularies are held in memory only and are lost when the server ends: the store on disk cannot be used (vocabulary.store_path); the log says why";
+
+/// The warning of a replica that is cut off from what replicas have in common.
+const SHARED_STATE_UNREACHABLE: &str = "what the replicas have in common cannot be reached (shared.url): this replica answers from what it has, and refuses changes of named vocabularies; the log says why";
 
 /// Is the process alive?
 ///
@@ -79,6 +97,8 @@ pub(super) async fn get_liveness() -> Json<Liveness> {
 /// Only while each model has a warm worker: the model loaded and run once. With `engine.ready_when: any` one such model
 /// is enough. A failure means that requests should go elsewhere. While one model of several recovers from a failure,
 /// requests to the others are answered all the same.
+///
+/// A replica that cannot reach what replicas have in common stays ready, and says so in `shared_state` and `warnings`.
 ///
 /// Either reply lists the state of every model: in `models` of the answer or of the problem. Neither this route nor
 /// `/health/live` needs a key, because orchestrators have none.
@@ -102,6 +122,13 @@ pub(super) async fn get_readiness(State(state): State<AppState>) -> Result<Json<
             return Ok(Json(Health {
                 status: "ready",
                 models,
+                shared_state: state
+                    .engine
+                    .reaches_shared_state()
+                    .map(|is_reachable| match is_reachable {
+                        true => SharedStateHealth::Reachable,
+                        false => SharedStateHealth::Unreachable,
+                    }),
                 warnings: warnings(&state),
             }));
         }
@@ -122,7 +149,12 @@ fn warnings(state: &AppState) -> Vec<ServerWarning> {
         code: ServerWarningCode::NotDurable,
         message: NOT_DURABLE,
     });
-    no_keys.into_iter().chain(not_durable).collect()
+    let is_cut_off = state.engine.reaches_shared_state() == Some(false);
+    let cut_off = is_cut_off.then_some(ServerWarning {
+        code: ServerWarningCode::SharedStateUnreachable,
+        message: SHARED_STATE_UNREACHABLE,
+    });
+    no_keys.into_iter().chain(not_durable).chain(cut_off).collect()
 }
 
 /// The problems of `GET /health/ready`.

@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::AppState;
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
+use super::routing::with_image;
 use super::upload::{self, Upload, UploadBody};
 use super::wire::{
     Attention, BodyInForm, EXAMPLE_IMAGE, KeySmoothingBody, Orientation, Resize, Timings, WindowBody, feature_fields,
@@ -112,6 +113,12 @@ pub struct ImageReply {
     /// Seconds from now for which it is held (`images.keep_seconds`), unless more recently used ones need the room.
     #[schema(example = 3600)]
     pub expires_in_seconds: f64,
+    /// Whether the other replicas of this server know the image, too; only where replicas share images (`shared.url`). False
+    /// for one with more bytes than `shared.max_image_bytes`, and while the shared state is out of reach or full: others then
+    /// answer 404, `/problems/image-not-held`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = true)]
+    pub shared: Option<bool>,
     /// Whether what the model makes of the image was held already.
     #[schema(example = false)]
     pub features_cached: bool,
@@ -165,7 +172,11 @@ pub struct HeldImageReply {
     ),
     responses(
         (status = 201, description = "The image is held.", body = ImageReply,
-            headers(("location" = String, description = "Where it can be dropped, relative to this address: `images/{id}`."))),
+            headers(
+                ("location" = String, description = "Where it can be dropped, relative to this address: `images/{id}`."),
+                ("x-maskclip-image" = String,
+                    description = "SHA-256 of the encoded image, by which a proxy finds the replica that has its features."),
+            )),
         PostProblems,
     ),
 )]
@@ -188,10 +199,12 @@ pub(super) async fn post_image(
         width: held.width,
         height: held.height,
         expires_in_seconds: held.expires_in.as_secs_f64(),
+        shared: held.is_shared,
         features_cached: held.features_cached,
         timings: held.timings.into(),
     };
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(reply)).into_response())
+    let response = (StatusCode::CREATED, [(header::LOCATION, location)], Json(reply)).into_response();
+    Ok(with_image(response, Some(&held.image_sha256)))
 }
 
 /// Is an image still held?
@@ -206,7 +219,12 @@ pub(super) async fn post_image(
     security(("ApiKey" = ["use"])),
     tag = "segmentation",
     params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
-    responses((status = 200, description = "The image is held.", body = HeldImageReply), HeldProblems),
+    responses(
+        (status = 200, description = "The image is held.", body = HeldImageReply,
+            headers(("x-maskclip-image" = String,
+                description = "SHA-256 of the encoded image, by which a proxy finds the replica that has its features."))),
+        HeldProblems,
+    ),
 )]
 pub(super) async fn get_image(
     State(state): State<AppState>,
@@ -214,7 +232,7 @@ pub(super) async fn get_image(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(id) = id?;
-    let status = state.engine.held_image(&caller, &id)?;
+    let status = state.engine.held_image(&caller, &id).await?;
     let reply = HeldImageReply {
         image_id: id,
         width: status.width,
@@ -222,13 +240,15 @@ pub(super) async fn get_image(
         bytes: status.bytes,
         expires_in_seconds: status.expires_in.as_secs_f64(),
     };
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(reply)).into_response())
+    let response = ([(header::CACHE_CONTROL, "no-store")], Json(reply)).into_response();
+    Ok(with_image(response, Some(&status.sha256)))
 }
 
 /// Drop an image
 ///
 /// Requests that use it already are answered. What models made of its bytes goes with it. On a server with keys, what other
-/// clients left stays: their images are answered with 404 as if there were none.
+/// clients left stays: their images are answered with 404 as if there were none. Where replicas share images (`shared.url`), no
+/// other answers from it either; while they cannot be told, the answer is 503, and the image is dropped on this replica alone.
 #[utoipa::path(
     delete,
     path = "/v1/images/{id}",
@@ -236,7 +256,7 @@ pub(super) async fn get_image(
     security(("ApiKey" = ["use"])),
     tag = "segmentation",
     params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
-    responses((status = 204, description = "Dropped."), HeldProblems),
+    responses((status = 204, description = "Dropped."), DropProblems),
 )]
 pub(super) async fn delete_image(
     State(state): State<AppState>,
@@ -244,7 +264,7 @@ pub(super) async fn delete_image(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Path(id) = id?;
-    state.engine.drop_image(&caller, &id)?;
+    state.engine.drop_image(&caller, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -273,7 +293,20 @@ impl IntoResponses for PostProblems {
     }
 }
 
-/// The problems of `GET /v1/images/{id}` and `DELETE /v1/images/{id}`.
+/// The problems of `DELETE /v1/images/{id}`.
+struct DropProblems;
+
+impl IntoResponses for DropProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problem::with_key(&[
+            ProblemType::Malformed,
+            ProblemType::ImageNotHeld,
+            ProblemType::SharedStateUnavailable,
+        ])
+    }
+}
+
+/// The problems of `GET /v1/images/{id}`.
 struct HeldProblems;
 
 impl IntoResponses for HeldProblems {

@@ -30,6 +30,7 @@ mod page;
 mod problem;
 mod protocols;
 mod request_body;
+mod routing;
 mod segment;
 mod serve;
 mod settings;
@@ -44,8 +45,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{Method, Uri};
-use axum::middleware::{from_fn, from_fn_with_state, map_request, map_request_with_state, map_response};
+use axum::http::{HeaderValue, Method, Uri};
+use axum::middleware::{
+    from_fn, from_fn_with_state, map_request, map_request_with_state, map_response, map_response_with_state,
+};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::decompression::RequestDecompressionLayer;
@@ -129,6 +132,7 @@ pub fn router(state: AppState) -> Router {
         rules: BrowserRules::new(&state.server),
         proxies: TrustedProxies::new(&state.server),
         gate,
+        replica: routing::replica(state.server.replica.as_deref()),
     };
     let observer = Observer {
         metrics,
@@ -140,11 +144,12 @@ pub fn router(state: AppState) -> Router {
     base_path::under(&base, routes.with_state(state))
 }
 
-/// From whom requests are taken.
+/// From whom requests are taken, and who answers.
 struct Edge {
     rules: BrowserRules,
     proxies: TrustedProxies,
     gate: Gate,
+    replica: Option<HeaderValue>,
 }
 
 /// What happens around every request, from the inside out.
@@ -176,6 +181,7 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
         .layer(map_request(compression::drop_hopeless_accept_encoding))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
         .layer(map_response(browsers::protect))
+        .layer(map_response_with_state(edge.replica, routing::name_replica))
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid))
         .layer(map_request(middleware::drop_strange_request_id))
 }
@@ -299,6 +305,7 @@ mod tests {
                 Callers::default(),
                 key_metrics,
             ),
+            replica: None,
         };
         let router = with_layers(
             Router::new().route("/panic", get(get_panic)),

@@ -85,13 +85,15 @@ pub enum ProblemType {
     DeadlineExceeded,
     /// Another process holds the store on disk.
     StoreBusy,
-    /// A change could not be written to disk.
+    /// What replicas have in common cannot be reached.
+    SharedStateUnavailable,
+    /// A change could not be written to disk, or the shared state is full.
     NotStored,
 }
 
 impl ProblemType {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Malformed,
         Self::Unauthorized,
         Self::Forbidden,
@@ -124,6 +126,7 @@ impl ProblemType {
         Self::Unavailable,
         Self::ModelUnavailable,
         Self::StoreBusy,
+        Self::SharedStateUnavailable,
         Self::DeadlineExceeded,
         Self::NotStored,
     ];
@@ -153,7 +156,9 @@ impl ProblemType {
             Self::Quota | Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unavailable | Self::ModelUnavailable | Self::StoreBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::ModelUnavailable | Self::StoreBusy | Self::SharedStateUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::NotStored => StatusCode::INSUFFICIENT_STORAGE,
         }
@@ -194,6 +199,7 @@ impl ProblemType {
             Self::Unavailable => "/problems/unavailable",
             Self::ModelUnavailable => "/problems/model-unavailable",
             Self::StoreBusy => "/problems/store-busy",
+            Self::SharedStateUnavailable => "/problems/shared-state-unavailable",
             Self::DeadlineExceeded => "/problems/deadline-exceeded",
             Self::NotStored => "/problems/not-stored",
         }
@@ -240,6 +246,7 @@ impl ProblemType {
             Self::Unavailable => "The server is not ready",
             Self::ModelUnavailable => "The model is not ready",
             Self::StoreBusy => "The store of vocabularies is busy",
+            Self::SharedStateUnavailable => "The shared state cannot be reached",
             Self::DeadlineExceeded => "The deadline passed",
             Self::NotStored => "The change could not be stored",
         }
@@ -268,7 +275,7 @@ impl ProblemType {
             Self::VocabularyNotFound => "No vocabulary has this name. Define it, then repeat the request.",
             Self::ImageNotHeld => {
                 "No image is held under this id: there never was one, or it has expired (`images.keep_seconds`), been deleted, or \
-                 made room for others (`images.held_bytes`). Send the image again."
+                 made room for others (`images.held_bytes`), or the replica that holds it cannot be asked. Send the image again."
             }
             Self::ModelNotFound => {
                 "No model has the name, or no version the number, that the path names; `GET /v1/models` lists those that \
@@ -344,9 +351,13 @@ impl ProblemType {
                 "Another process has held the store (`vocabulary.store_path`) for longer than \
                  `vocabulary.store_wait_seconds`. Nothing was changed. Wait for `Retry-After` seconds."
             }
+            Self::SharedStateUnavailable => {
+                "What the replicas of this server have in common (`shared.url`) cannot be reached, and the change would be known to \
+                 one of them alone. Requests that change nothing are answered. Wait for `Retry-After` seconds."
+            }
             Self::NotStored => {
-                "The disk of the store (`vocabulary.store_path`) is full or cannot be written; the log has the reason. \
-                 Nothing was changed, and requests that change nothing are answered."
+                "The disk of the store (`vocabulary.store_path`) is full or cannot be written, or the shared state (`shared.url`) \
+                 is full; the log has the reason. Nothing was changed, and requests that change nothing are answered."
             }
             Self::DeadlineExceeded => {
                 "No result within `deadline_seconds`. Texts that were embedded by then are kept, so a repeat is faster."
@@ -514,6 +525,7 @@ fn response(kinds: &[ProblemType]) -> utoipa::openapi::Response {
                 | ProblemType::Overloaded
                 | ProblemType::ModelUnavailable
                 | ProblemType::StoreBusy
+                | ProblemType::SharedStateUnavailable
                 | ProblemType::DeadlineExceeded
         )
     }) {

@@ -46,6 +46,8 @@ pub struct ServerSettings {
     pub forwarded_header: ForwardedHeader,
     /// The path under which a proxy passes requests on, as in `/maskclip`; empty for none.
     pub base_path: String,
+    /// The name of this replica, which every reply has in a header; `None` for none.
+    pub replica: Option<String>,
     /// The folder of the files that were uploaded to Label Studio, `media/upload` in its data folder; `None` for none.
     pub label_studio_uploads: Option<PathBuf>,
     /// Whether the log has class names, and what else a request says.
@@ -134,7 +136,10 @@ impl ServerSettings {
             in_range("server.cors_origins", is_origin(origin), origin, range)?;
         }
         let base = "empty, or a path with / before each part, as in /maskclip, that does not begin as a route does";
-        in_range("server.base_path", is_base_path(&self.base_path), &self.base_path, base)
+        in_range("server.base_path", is_base_path(&self.base_path), &self.base_path, base)?;
+        let replica = self.replica.as_deref().unwrap_or("-");
+        let range = "1 to 253 letters, digits, '-', '_' and '.', as names of hosts have";
+        in_range("server.replica", is_replica(replica), replica, range)
     }
 
     /// The time limits of one connection.
@@ -179,6 +184,12 @@ fn is_base_path(text: &str) -> bool {
         || (text.starts_with('/')
             && parts.clone().all(is_part)
             && parts.next().is_some_and(|first| !FIRST_OF_ROUTES.contains(&first)))
+}
+
+/// Whether a text is a value of `server.replica`.
+fn is_replica(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=253).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
 fn is_lower(text: &str) -> bool {
@@ -226,6 +237,16 @@ mod tests {
             "/docs/x",
         ] {
             assert!(!is_base_path(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_replica_is_called_as_hosts_are() {
+        for text in ["maskclip-7d9f5-x2k", "gpu_1.rack-2", "A"] {
+            assert!(is_replica(text), "{text}");
+        }
+        for text in ["", "a b", "a\r\nb", "a:80", &"a".repeat(254)] {
+            assert!(!is_replica(text), "{text}");
         }
     }
 

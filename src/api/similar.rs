@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::error::ApiError;
 use super::problem::{self, ProblemType};
+use super::routing::with_image;
 use super::wire::{
     Attention, KeySmoothingBody, MapFormat, Orientation, Resize, Timings, WindowBody, feature_fields,
     optional_whole_number,
@@ -113,14 +115,19 @@ pub struct SimilarityMap {
     tag = "segmentation",
     params(("id" = String, Path, description = "The image's id.", example = "6f1c2ab09d3e4f5781a2b3c4d5e6f708")),
     request_body(content = SimilarityBody),
-    responses((status = 200, description = "The cosines.", body = SimilarityReply), SimilarityProblems),
+    responses(
+        (status = 200, description = "The cosines.", body = SimilarityReply,
+            headers(("x-maskclip-image" = String,
+                description = "SHA-256 of the encoded image, by which a proxy finds the replica that has its features."))),
+        SimilarityProblems,
+    ),
 )]
 pub(super) async fn post_similar(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
     request: Request,
-) -> Result<Json<SimilarityReply>, ApiError> {
+) -> Result<Response, ApiError> {
     let Path(image_id) = id?;
     let arrival = state.engine.arrive(&caller)?;
     let body: SimilarityBody = body::read_json(request, &state, arrival.body()).await?;
@@ -130,7 +137,9 @@ pub(super) async fn post_similar(
         fields: feature_fields!(body),
     };
     let similarity = state.engine.similarity(arrival, request).await?;
-    Ok(Json(similarity.try_into()?))
+    let sha256 = similarity.image_sha256.clone();
+    let reply = Json(SimilarityReply::try_from(similarity)?);
+    Ok(with_image(reply.into_response(), sha256.as_deref()))
 }
 
 impl TryFrom<Similarity> for SimilarityReply {
@@ -149,6 +158,7 @@ impl TryFrom<Similarity> for SimilarityReply {
             range,
             features_cached,
             timings,
+            image_sha256: _,
         } = similarity;
         if !range.iter().all(|cosine| cosine.is_finite()) {
             return Err(ApiError::Internal(format!(

@@ -585,6 +585,7 @@ impl IntoResponses for PutProblems {
             ProblemType::Overloaded,
             ProblemType::Unavailable,
             ProblemType::StoreBusy,
+            ProblemType::SharedStateUnavailable,
             ProblemType::NotStored,
         ])
     }
@@ -610,6 +611,7 @@ impl IntoResponses for DeleteProblems {
             ProblemType::VocabularyReadOnly,
             ProblemType::PreconditionFailed,
             ProblemType::StoreBusy,
+            ProblemType::SharedStateUnavailable,
             ProblemType::NotStored,
         ])
     }

@@ -23,6 +23,7 @@ use crate::config::{Config, MemorySum};
 use crate::engine::Engine;
 use crate::labeller::ServedModel;
 use crate::models::ModelSettings;
+use crate::shared::SharedState;
 use crate::support::run_blocking;
 use crate::telemetry::{self, MetricsPush, MetricsRegistry, Traces};
 use crate::vocabulary::DiskStore;
@@ -98,8 +99,10 @@ async fn serve(
     memory.register(&metrics);
     let traces = Traces::start(&config.telemetry.otlp);
     let push = MetricsPush::start(&config.telemetry.otlp, metrics.clone());
-    let engine = Engine::start(config.engine_settings(), models, disk, &metrics);
+    let shared = SharedState::start(&config.shared, &metrics).await?;
+    let engine = Engine::start_replica(config.engine_settings(), models, disk, shared, &metrics);
     engine.keep_embedded();
+    engine.keep_in_step();
     let state = AppState {
         engine: Arc::clone(&engine),
         metrics,

@@ -1,4 +1,5 @@
-//! `maskclip vocab`: manages named vocabularies from a shell, in the same store on disk as the server.
+//! `maskclip vocab`: manages named vocabularies from a shell, in the same store on disk as the server, or in what replicas
+//! have in common.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use super::output::{note, print};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::labeller::{ModelInfo, ServedModel};
+use crate::shared::SharedState;
 use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::VocabularyLimits;
 use crate::vocabulary::{
@@ -145,21 +147,20 @@ pub fn run(arguments: VocabArguments) -> CommandResult {
     };
     let config = arguments.config.start(flags)?;
     let disk = open_disk(&config)?;
-    let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
-    let registry = VocabularyRegistry::new(limits, Some(Arc::clone(&disk)), SystemTime::now());
-    let done = run_on(arguments.command, &config, &registry, &disk);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(run_on(arguments.command, &config, &disk));
     disk.close();
     done
 }
 
-fn run_on(
-    command: VocabCommand,
-    config: &Config,
-    registry: &VocabularyRegistry,
-    disk: &Arc<DiskStore>,
-) -> CommandResult {
+async fn run_on(command: VocabCommand, config: &Config, disk: &Arc<DiskStore>) -> CommandResult {
+    let shared = SharedState::start(&config.shared, &MetricsRegistry::new()).await?;
+    let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+    let registry = VocabularyRegistry::with_shared(limits, Some(Arc::clone(disk)), shared.clone(), SystemTime::now());
+    let registry = Arc::new(registry);
+    registry.take_over_shared().await?;
     match command {
-        VocabCommand::List => list(registry),
+        VocabCommand::List => list(&registry),
         VocabCommand::Show { name } => Ok(print(&text_of(&*registry.get(&name)?))?),
         VocabCommand::Add {
             name,
@@ -173,15 +174,15 @@ fn run_on(
                 background,
                 options: options.into(),
             };
-            define(registry, &name, text, replace, &config.limits.vocabulary)
+            define(&registry, name, text, replace, &config.limits.vocabulary).await
         }
-        VocabCommand::Remove { name } => Ok(registry.delete(&name, |_| true)?),
+        VocabCommand::Remove { name } => Ok(registry.delete_in_turn(name, |_| true).await?),
         VocabCommand::Import { name, file, replace } => {
             let text = match file.as_os_str() == "-" {
                 true => read_classes_from_standard_input()?,
                 false => read_classes(&file)?,
             };
-            define(registry, &name, text, replace, &config.limits.vocabulary)
+            define(&registry, name, text, replace, &config.limits.vocabulary).await
         }
         VocabCommand::Export { name, file } => {
             let text = text_of(&*registry.get(&name)?);
@@ -191,10 +192,7 @@ fn run_on(
             let vocabularies = names.iter().map(|name| registry.get(name));
             let vocabularies = vocabularies.collect::<Result<Vec<_>, _>>()?;
             let models = config.asked_models().find_all()?;
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?
-                .block_on(embed(config, models, Arc::clone(disk), &vocabularies, templates))
+            embed(config, models, disk, shared, &vocabularies, templates).await
         }
     }
 }
@@ -219,17 +217,18 @@ fn list(registry: &VocabularyRegistry) -> CommandResult {
     Ok(print(&lines.collect::<String>())?)
 }
 
-fn define(
-    registry: &VocabularyRegistry,
-    name: &str,
+async fn define(
+    registry: &Arc<VocabularyRegistry>,
+    name: String,
     text: VocabularyText,
     replace: bool,
     limits: &VocabularyLimits,
 ) -> CommandResult {
     let definition = VocabularyDefinition::new(text, limits)?;
     form_advice(&definition.list).iter().for_each(note);
-    let condition = |current: Option<&str>| replace || current.is_none();
-    let (vocabulary, stored) = match registry.put(name, definition, condition, SystemTime::now()) {
+    let condition = move |current: Option<&str>| replace || current.is_none();
+    let put = registry.put_in_turn(name.clone(), definition, condition, SystemTime::now());
+    let (vocabulary, stored) = match put.await {
         Err(VocabularyError::Changed { .. }) => {
             return Err(format!("the vocabulary {name:?} exists already; use --replace to replace it").into());
         }
@@ -249,17 +248,19 @@ fn define(
 async fn embed(
     config: &Config,
     models: Vec<ServedModel>,
-    disk: Arc<DiskStore>,
+    disk: &Arc<DiskStore>,
+    shared: Option<Arc<SharedState>>,
     vocabularies: &[Arc<NamedVocabulary>],
     templates: Option<TemplateSet>,
 ) -> CommandResult {
     let metrics = &MetricsRegistry::new();
-    let engine = Engine::start(config.engine_settings(), models, Some(Arc::clone(&disk)), metrics);
+    let disk_store = Some(Arc::clone(disk));
+    let engine = Engine::start_replica(config.engine_settings(), models, disk_store, shared, metrics);
     let models = engine.ready().await?;
     for vocabulary in vocabularies {
         let templates = templates.unwrap_or_else(|| config.defaults.with(&vocabulary.options).templates);
         for model in &models {
-            embed_one(&engine, model, vocabulary, templates, &disk).await?;
+            embed_one(&engine, model, vocabulary, templates, disk).await?;
         }
     }
     Ok(())

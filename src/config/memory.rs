@@ -95,6 +95,8 @@ impl Config {
             MemoryPart::new("vocabulary.definitions_bytes", self.vocabulary.definitions_bytes),
             MemoryPart::new("vocabulary.recent_bytes", self.vocabulary.recent_bytes),
         ]);
+        let shared = self.shared.image_bytes();
+        parts.extend((shared > 0).then(|| MemoryPart::new("shared.max_image_bytes", shared)));
         let limit = match self.memory.limit_bytes {
             0 => available_memory(),
             bytes => Some(bytes),

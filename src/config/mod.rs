@@ -21,6 +21,7 @@ use crate::access::AccessSettings;
 use crate::api::ServerSettings;
 use crate::engine::{DefaultSettings, EngineSettings, ImageSettings, QueueSettings};
 use crate::models::{AskedModels, ModelEntry, ModelSettings, one_or_several};
+use crate::shared::SharedSettings;
 use crate::support::{OutOfRange, in_range};
 use crate::telemetry::TelemetrySettings;
 use crate::vocabulary::VocabularySettings;
@@ -49,6 +50,8 @@ pub struct Config {
     pub images: ImageSettings,
     /// The store of text embeddings and the recent class lists.
     pub vocabulary: VocabularySettings,
+    /// What all replicas have in common.
+    pub shared: SharedSettings,
     /// The default values of request fields.
     pub defaults: DefaultSettings,
     /// The memory that the process may take.
@@ -72,6 +75,7 @@ impl Config {
         self.engine.check(&self.limits.vocabulary)?;
         self.images.check()?;
         self.vocabulary.check(&self.limits.vocabulary)?;
+        self.shared.check()?;
         self.defaults.check(&self.limits.input)?;
         self.telemetry.check()
     }

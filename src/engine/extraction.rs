@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::admission::{AdmittedRequest, CurrentStage};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
-use super::images::{EncodedImage, HeldImageStatus};
+use super::images::EncodedImage;
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
 use super::weight::{Dimensions, Weight};
 use super::worker::{ExtractJob, FeatureInput, Job};
-use super::{Arrival, Caller, Engine, Stage, cost};
+use super::{Arrival, Engine, Stage, cost};
 use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
 use crate::labeller::{ImageFeatures, ModelKind};
@@ -42,26 +42,6 @@ impl Engine {
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         let held = admitted.hold_image(image, options, input);
         stage.until(arrived, deadline, held).await
-    }
-
-    /// Returns what is known of an image that the caller left. Does not count as use.
-    ///
-    /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id.
-    pub fn held_image(&self, caller: &Caller, id: &str) -> Result<HeldImageStatus, SegmentError> {
-        let status = self.images.status(caller.id(), id, Instant::now());
-        status.ok_or(SegmentError::ImageNotHeld)
-    }
-
-    /// Drops an image that the caller left, and all features computed from its bytes for the caller.
-    ///
-    /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id.
-    pub fn drop_image(&self, caller: &Caller, id: &str) -> Result<(), SegmentError> {
-        let image = self.images.remove(caller.id(), id, Instant::now());
-        let image = image.ok_or(SegmentError::ImageNotHeld)?;
-        self.features.drop_image(caller.id(), image.digest);
-        Ok(())
     }
 }
 
@@ -136,7 +116,9 @@ impl AdmittedRequest<'_> {
             self.hold_features(key, features, size, options.keys);
         }
         let image = EncodedImage { bytes: image, digest };
-        let id = self.engine.images.hold(self.caller.id(), image, size, Instant::now());
+        let images = &self.engine.images;
+        let id = images.hold(self.caller.id(), image.clone(), size, Instant::now());
+        let is_shared = self.engine.share_image(&self.caller, &id, &image, size).await;
         let (width, height) = size;
         Ok(HeldImage {
             id: id.to_string(),
@@ -144,6 +126,8 @@ impl AdmittedRequest<'_> {
             width,
             height,
             expires_in: self.engine.images.lifetime(),
+            image_sha256: digest.to_string(),
+            is_shared,
             features_cached,
             timings: self.timings,
         })
@@ -160,8 +144,7 @@ impl AdmittedRequest<'_> {
             }
             ImageSource::Upload(bytes) => Ok((bytes.clone(), None)),
             ImageSource::Held(id) => {
-                let held = self.engine.images.get(self.caller.id(), id, Instant::now());
-                let EncodedImage { bytes, digest } = held.ok_or(SegmentError::ImageNotHeld)?;
+                let EncodedImage { bytes, digest } = self.engine.find_image(&self.caller, id).await?;
                 Ok((bytes, Some(digest)))
             }
         }

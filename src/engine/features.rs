@@ -4,6 +4,7 @@
 //! This file owns which features are kept and for how long; workers compute them. Features live in memory only, because
 //! they are of use to the loaded models alone.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -18,7 +19,14 @@ use crate::support::{ByteLru, SharedLru};
 
 /// SHA-256 of an encoded image's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct ImageDigest([u8; 32]);
+pub(super) struct ImageDigest(pub(super) [u8; 32]);
+
+/// Lower-case hexadecimal digits, as `sha256sum` prints them.
+impl fmt::Display for ImageDigest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&hex::encode(self.0))
+    }
+}
 
 impl ImageDigest {
     /// Returns the digest of the bytes. Takes milliseconds for a few megabytes.

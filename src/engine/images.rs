@@ -47,7 +47,7 @@ struct Held {
 }
 
 /// What is known of a held image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldImageStatus {
     /// Width of the image in pixels, after the orientation with which it was left.
     pub width: u32,
@@ -57,6 +57,8 @@ pub struct HeldImageStatus {
     pub bytes: u64,
     /// How long the image is still held, unless other images need the room.
     pub expires_in: Duration,
+    /// SHA-256 of the bytes in lower-case hexadecimal digits.
+    pub sha256: String,
 }
 
 /// The present size of the held images.
@@ -103,22 +105,31 @@ impl HeldImages {
     pub(super) fn hold(&self, caller: CallerId, image: EncodedImage, size: (u32, u32), now: Instant) -> Arc<str> {
         // 122 random bits from the operating system.
         let id: Arc<str> = Uuid::new_v4().simple().to_string().into();
+        self.hold_as(caller, Arc::clone(&id), image, size, (now, now + self.lifetime));
+        id
+    }
+
+    /// Holds an image under an id that another replica has given it, from now until `end`.
+    pub(super) fn hold_as(
+        &self,
+        caller: CallerId,
+        id: Arc<str>,
+        image: EncodedImage,
+        size: (u32, u32),
+        (now, end): (Instant, Instant),
+    ) {
         // An upload's buffer may be larger than the image in it, so the bytes are copied.
         let image = EncodedImage {
             bytes: Bytes::copy_from_slice(&image.bytes),
             ..image
         };
-        let (bytes, end) = (entry_bytes(&image.bytes), now + self.lifetime);
+        let bytes = entry_bytes(&image.bytes);
         let mut state = self.state();
         state.expire(now);
         state.ends.insert((end, caller, Arc::clone(&id)));
-        for (of, id, held) in state
-            .held
-            .insert(caller, Arc::clone(&id), Held { image, size, end }, bytes)
-        {
+        for (of, id, held) in state.held.insert(caller, id, Held { image, size, end }, bytes) {
             state.ends.remove(&(held.end, of, id));
         }
-        id
     }
 
     /// Returns the caller's image with this id. Counts as use, but does not extend the image's lifetime.
@@ -138,6 +149,7 @@ impl HeldImages {
             height: size.1,
             bytes: image.bytes.len() as u64,
             expires_in: *end - now,
+            sha256: image.digest.to_string(),
         })
     }
 
@@ -258,8 +270,9 @@ mod tests {
             height: 3,
             bytes: 1,
             expires_in: Duration::from_secs(40),
+            sha256: ImageDigest::of(b"a").to_string(),
         };
-        assert_eq!(images.status(ALICE, &id, later), Some(status));
+        assert_eq!(images.status(ALICE, &id, later), Some(status.clone()));
         assert_eq!(images.status(BOB, &id, later), None);
         images.hold(ALICE, image(b"b"), SIZE, later);
         assert_eq!(images.status(ALICE, &id, later), Some(status));

@@ -22,6 +22,7 @@ mod queue;
 mod request;
 mod segment;
 mod settings;
+mod shared_images;
 mod similar;
 mod slots;
 mod stage;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 use crate::labeller::{LabellerError, ModelInfo, ServedModel};
+use crate::shared::{SharedState, SharedTexts};
 use crate::telemetry::{MetricsRegistry, note};
 use crate::vocabulary::{
     DiskStore, EmbeddingStore, RecentLists, VocabularyRegistry, VocabularySettings, register_lists,
@@ -108,6 +110,8 @@ pub struct Engine {
     embeddings: Arc<EmbeddingStore>,
     registry: Arc<VocabularyRegistry>,
     recent: Arc<RecentLists>,
+    /// What all replicas have in common, if this engine is one of several.
+    shared: Option<Arc<SharedState>>,
 }
 
 impl Engine {
@@ -123,6 +127,21 @@ impl Engine {
         disk: Option<Arc<DiskStore>>,
         registry: &MetricsRegistry,
     ) -> Arc<Self> {
+        Self::start_replica(settings, models, disk, None, registry)
+    }
+
+    /// Starts an engine like [`Engine::start`] that has vocabularies, text embeddings and held images in common with other
+    /// replicas.
+    ///
+    /// # Panics
+    /// When `models` is empty.
+    pub fn start_replica(
+        settings: EngineSettings,
+        models: Vec<ServedModel>,
+        disk: Option<Arc<DiskStore>>,
+        shared: Option<Arc<SharedState>>,
+        registry: &MetricsRegistry,
+    ) -> Arc<Self> {
         assert!(!models.is_empty(), "the settings have at least one model");
         let metrics = EngineMetrics::new(registry);
         let models = models
@@ -130,7 +149,9 @@ impl Engine {
             .map(|model| ModelHost::start(model, &settings, &metrics));
         let models = models.collect();
         let max_waiting_texts = settings.queue.max_waiting_texts;
-        let embeddings = EmbeddingStore::new(settings.vocabulary.cache_bytes, max_waiting_texts, disk.clone());
+        let shared_texts = shared.clone().map(|shared| shared as Arc<dyn SharedTexts>);
+        let cache_bytes = settings.vocabulary.cache_bytes;
+        let embeddings = EmbeddingStore::with_shared(cache_bytes, max_waiting_texts, disk.clone(), shared_texts);
         embeddings.register(registry);
         let features = Arc::new(FeatureCache::new(settings.images.cache_bytes));
         let lifetime = Duration::from_secs_f64(settings.images.keep_seconds);
@@ -141,7 +162,8 @@ impl Engine {
         metrics::register_budgets(registry, &bodies, &work);
         metrics.requests_capacity.set(settings.queue.queue_capacity as i64);
         let limits = settings.vocabulary.registry_limits(&settings.vocabulary_limits);
-        let vocabularies = Arc::new(VocabularyRegistry::new(limits, disk, SystemTime::now()));
+        let vocabularies = VocabularyRegistry::with_shared(limits, disk, shared.clone(), SystemTime::now());
+        let vocabularies = Arc::new(vocabularies);
         let VocabularySettings {
             recent_lists,
             recent_bytes,
@@ -160,6 +182,7 @@ impl Engine {
             embeddings,
             registry: vocabularies,
             recent,
+            shared,
             settings,
             metrics,
             models,
@@ -208,6 +231,11 @@ impl Engine {
         } else {
             Readiness::Recovering
         }
+    }
+
+    /// Returns whether what replicas have in common can be reached; `None` where nothing is shared.
+    pub fn reaches_shared_state(&self) -> Option<bool> {
+        self.shared.as_ref().map(|shared| shared.is_reachable())
     }
 
     /// Returns the state of every model in the order of the settings.

@@ -140,11 +140,10 @@ impl AdmittedRequest<'_> {
         if let Some(key) = prepared.key {
             self.hold_features(key, features, size, dense.features.keys);
         }
-        let (width, height) = size;
         Ok(Segmentation {
             model: self.model.name.clone(),
-            width,
-            height,
+            width: size.0,
+            height: size.1,
             vocabulary_id: list.id(options.templates),
             vocabulary_texts: texts.len(),
             classes,
@@ -155,6 +154,7 @@ impl AdmittedRequest<'_> {
             probability_maps: encoded.probability_maps,
             warnings,
             features_cached,
+            image_sha256: digest.map(|digest| digest.to_string()),
             timings: self.timings,
             held_bytes: self.held_bytes(),
         })

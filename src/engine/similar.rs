@@ -53,6 +53,7 @@ impl AdmittedRequest<'_> {
     ) -> Result<Similarity, SegmentError> {
         self.check(&options)?;
         let (image, digest) = self.image(&source).await?;
+        let image_sha256 = digest.map(|digest| digest.to_string());
         let dense = DenseOptions {
             features: options,
             ..DenseOptions::default()
@@ -96,6 +97,7 @@ impl AdmittedRequest<'_> {
             height,
             columns,
             rows,
+            image_sha256,
             map,
             range,
             features_cached,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::caller::Share;
 use super::host::{ModelHost, StateChanges};
@@ -16,6 +16,9 @@ use crate::vocabulary::{
 
 /// What stands for the shipped background names among the digests of vocabularies.
 const BACKGROUND: &str = "background";
+
+/// How often a replica without requests looks for what others have defined.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Returns the vocabulary that the caller knows by this name.
@@ -73,7 +76,7 @@ impl Engine {
     /// `templates` for every model that is ready, when no request waits for texts. [`Engine::keep_embedded`] does so
     /// for the others once they are. [`Engine::embedded`] tells how many texts are done.
     ///
-    /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
+    /// `condition` is that of [`VocabularyRegistry::put_in_turn`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`SegmentError::Vocabulary`] when the name is refused, the condition does not hold, there is no room, or the
@@ -161,6 +164,24 @@ impl Engine {
         }
     }
 
+    /// Starts a task that takes over what other replicas define, also while no request asks for a vocabulary. So a shared
+    /// state that lost what this replica knows gets it back. The task ends with the engine. Must be called inside a tokio
+    /// runtime.
+    pub fn keep_in_step(self: &Arc<Self>) {
+        if self.shared.is_none() {
+            return;
+        }
+        let engine = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while let Some(engine) = engine.upgrade() {
+                // Where it fails, the shared state's own task says so.
+                let _ = engine.registry.take_over_shared().await;
+                drop(engine);
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        });
+    }
+
     /// Embeds what is missing for a model of all defined vocabularies and of the shipped texts that the settings name, but
     /// for those in `given_up`. Stops when the model does not answer any more.
     async fn embed_defined(&self, host: &ModelHost, given_up: &mut HashSet<String>) {
@@ -228,7 +249,7 @@ impl Engine {
         }
     }
 
-    /// Deletes the vocabulary that the caller knows by this name. `condition` is that of [`VocabularyRegistry::put`].
+    /// Deletes the vocabulary that the caller knows by this name. `condition` is that of [`VocabularyRegistry::put_in_turn`].
     ///
     /// # Errors
     /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the change cannot
@@ -243,8 +264,10 @@ impl Engine {
         self.registry.delete_in_turn(name, condition).await
     }
 
-    /// Calls `ask` on the registry, on the blocking pool because it reads the disk.
+    /// Calls `ask` on the registry, on the blocking pool because it reads the disk. What other replicas have changed is
+    /// known by then, unless the shared state cannot be reached.
     async fn with_registry<T: Send + 'static>(&self, ask: impl FnOnce(&VocabularyRegistry) -> T + Send + 'static) -> T {
+        let _ = self.registry.take_over_shared().await;
         let registry = Arc::clone(&self.registry);
         run_blocking(move || ask(&registry)).await
     }

@@ -6,6 +6,10 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::TemplateSet;
+use super::checksum::checksum;
+
+/// Whether the text was cut off, in the first byte after the checksum.
+const TRUNCATED: u8 = 1;
 
 /// The embedding that a model computes from a text.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +18,33 @@ pub struct TextEmbedding {
     pub vector: Arc<[f32]>,
     /// Whether a prompt with the text was too long for the model and lost its end.
     pub truncated: bool,
+}
+
+impl TextEmbedding {
+    /// Returns the embedding as bytes that replicas share: a checksum over key and content, a byte of flags, and the
+    /// vector.
+    pub(super) fn to_bytes(&self, key: &[u8; 32]) -> Vec<u8> {
+        let mut content = Vec::with_capacity(1 + 4 * self.vector.len());
+        content.push(if self.truncated { TRUNCATED } else { 0 });
+        content.extend(self.vector.iter().flat_map(|value| value.to_le_bytes()));
+        let mut bytes = checksum(&[key, &content]).to_vec();
+        bytes.append(&mut content);
+        bytes
+    }
+
+    /// Reads what [`TextEmbedding::to_bytes`] wrote. Returns `None` for bytes that are damaged, or of another key.
+    pub(super) fn from_bytes(key: &[u8; 32], bytes: &[u8]) -> Option<Self> {
+        let (found, content) = bytes.split_first_chunk::<16>()?;
+        let (flags, vector) = content.split_first()?;
+        let (values, rest) = vector.as_chunks::<4>();
+        if *found != checksum(&[key, content]) || !rest.is_empty() || values.is_empty() {
+            return None;
+        }
+        Some(Self {
+            vector: values.iter().map(|value| f32::from_le_bytes(*value)).collect(),
+            truncated: flags & TRUNCATED != 0,
+        })
+    }
 }
 
 /// Texts with the embedding of each.
@@ -65,6 +96,29 @@ impl EmbeddingKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_embedding_is_read_as_it_was_written_and_neither_damaged_nor_of_another_key() {
+        for truncated in [false, true] {
+            let embedding = TextEmbedding {
+                vector: [0.25, -1.5].into(),
+                truncated,
+            };
+            let bytes = embedding.to_bytes(&[1; 32]);
+            assert_eq!(TextEmbedding::from_bytes(&[1; 32], &bytes), Some(embedding));
+            assert_eq!(TextEmbedding::from_bytes(&[2; 32], &bytes), None);
+            for place in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[place] ^= 1;
+                assert_eq!(TextEmbedding::from_bytes(&[1; 32], &damaged), None, "byte {place}");
+                assert_eq!(
+                    TextEmbedding::from_bytes(&[1; 32], &bytes[..place]),
+                    None,
+                    "{place} bytes"
+                );
+            }
+        }
+    }
 
     #[test]
     fn everything_an_embedding_depends_on_is_in_its_digest() {

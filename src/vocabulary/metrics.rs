@@ -26,6 +26,11 @@ impl EmbeddingStore {
                     statistics.disk_hits,
                 ),
                 Reading::Counter(
+                    "maskclip_vocabulary_shared_hits_total",
+                    "Text embeddings that other replicas had computed (shared.url).",
+                    statistics.shared_hits,
+                ),
+                Reading::Counter(
                     "maskclip_vocabulary_misses_total",
                     "Text embeddings that had to be computed.",
                     statistics.misses,
@@ -105,6 +110,7 @@ mod tests {
         for name in [
             "maskclip_vocabulary_hits_total 0",
             "maskclip_vocabulary_disk_hits_total 0",
+            "maskclip_vocabulary_shared_hits_total 0",
             "maskclip_vocabulary_misses_total 0",
             "maskclip_waiting_texts 0",
             "maskclip_waiting_texts_capacity 7",

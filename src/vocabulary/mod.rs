@@ -4,6 +4,7 @@
 //! them. It knows nothing of tensors or HTTP.
 
 mod advice;
+mod checksum;
 mod classes;
 mod definition;
 mod disk;
@@ -157,6 +158,18 @@ pub enum VocabularyError {
         name: String,
         /// Whether the disk is full.
         is_full: bool,
+    },
+    /// The change was not made, because replicas share their vocabularies and the shared state cannot be reached.
+    #[error("the vocabulary {name:?} was not changed: the shared state (shared.url) cannot be reached")]
+    NotShared {
+        /// The name asked for.
+        name: String,
+    },
+    /// The change was not made, because the shared state has no memory left.
+    #[error("the vocabulary {name:?} was not changed: the shared state (shared.url) is full")]
+    SharedFull {
+        /// The name asked for.
+        name: String,
     },
     /// The classes or the background were refused.
     #[error(transparent)]

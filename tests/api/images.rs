@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use maskclip::engine::Readiness;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::fake::{Action, Control};
 use crate::support::{
@@ -55,7 +56,7 @@ fn assert_not_held(reply: &Reply) {
         "title": "The image is not held",
         "status": 404,
         "detail": "no image is held under this id: there never was one, or it has expired, been deleted, or made room for \
-                   others; send the image again",
+                   others, or the replica that holds it cannot be asked; send the image again",
         "instance": REQUEST_ID,
     }));
 }
@@ -110,6 +111,31 @@ async fn an_image_is_left_asked_about_and_dropped() {
     assert_not_held(&app.drop_image(&id).await);
     // The image's features were dropped with it.
     assert_eq!(app.looks(with_image(json!({"classes": ["red"]}))).await, MISS);
+}
+
+#[tokio::test]
+async fn replies_about_an_image_name_it_by_its_digest_and_every_reply_names_the_replica() {
+    let app = App::start_with(|config| config.server.replica = Some("gpu-1".to_owned())).await;
+    let posted = app.post_image(json!({})).await;
+    let id = id_of(&posted);
+    let sha256 = hex::encode(Sha256::digest(red_and_blue()));
+    let similar = post_json(&format!("/v1/images/{id}/similar"), &json!({"x": 1, "y": 1}));
+    for reply in [
+        posted,
+        app.get(&format!("/v1/images/{id}")).await,
+        app.segment(&json!({"image_id": id, "classes": ["red"]})).await,
+        app.segment(&with_image(json!({"classes": ["red"]}))).await,
+        app.send(similar).await,
+    ] {
+        assert_eq!(reply.header("x-maskclip-image"), sha256);
+        assert_eq!(reply.header("x-maskclip-replica"), "gpu-1");
+    }
+    let reply = app.get("/v1/nothing").await;
+    assert!(!reply.headers.contains_key("x-maskclip-image"));
+    assert_eq!(reply.header("x-maskclip-replica"), "gpu-1");
+    let nameless = App::start_with(|config| config.images.cache_bytes = 0).await;
+    let reply = nameless.segment(&with_image(json!({"classes": ["red"]}))).await;
+    assert!(!reply.headers.contains_key("x-maskclip-image") && !reply.headers.contains_key("x-maskclip-replica"));
 }
 
 #[tokio::test]

@@ -11,11 +11,11 @@ pub(crate) const ROOMS: &Table = &[
     (
         "cli",
         "config client api access labelling training evaluation engine models labeller weights dense clip formats \
-         label_map vocabulary scores image telemetry support",
+         label_map vocabulary shared scores image telemetry support",
     ),
     (
         "config",
-        "api access engine models labeller weights dense vocabulary telemetry support",
+        "api access engine models labeller weights dense vocabulary shared telemetry support",
     ),
     (
         "api",
@@ -31,7 +31,7 @@ pub(crate) const ROOMS: &Table = &[
     ("evaluation", "engine labeller label_map scores image support"),
     (
         "engine",
-        "labeller dense label_map vocabulary scores image telemetry support",
+        "labeller dense label_map vocabulary shared scores image telemetry support",
     ),
     ("models", "labeller weights dense clip vocabulary scores image support"),
     ("labeller", "dense vocabulary scores image"),
@@ -40,7 +40,8 @@ pub(crate) const ROOMS: &Table = &[
     ("clip", "support"),
     ("formats", "label_map scores image"),
     ("label_map", "scores"),
-    ("vocabulary", "scores telemetry support"),
+    ("vocabulary", "shared scores telemetry support"),
+    ("shared", "telemetry support"),
     ("scores", ""),
     ("image", ""),
     ("telemetry", "support"),
@@ -58,9 +59,10 @@ pub(crate) const CRATES: &Table = &[
     ("tower", "api"),
     ("utoipa", "api"),
     // A room registers its own metrics.
-    ("prometheus", "api engine telemetry"),
+    ("prometheus", "api engine shared telemetry"),
     ("opentelemetry", "telemetry"),
     ("prost", "telemetry"),
+    ("redis", "shared"),
     ("rusqlite", "vocabulary"),
 ];
 

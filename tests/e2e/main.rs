@@ -11,6 +11,7 @@ mod label;
 mod lifecycle;
 mod loopback;
 mod memory;
+mod replicas;
 mod segment;
 mod server;
 mod shutdown;

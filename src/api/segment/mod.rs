@@ -18,6 +18,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::error::ApiError;
 use super::metered::held_bytes;
 use super::problem::{self, ProblemType};
+use super::routing::with_image;
 use super::upload::{self, Upload};
 use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, LabelMapFormat};
 use super::{AppState, accept};
@@ -118,8 +119,12 @@ struct PngFile(Vec<u8>);
                 })),
                 (inline(PngFile) = "image/png"),
             ),
-            headers(("maskclip-warnings" = String,
-                description = "Codes of the warnings separated by commas; only with `image/png`, only when there are any."))),
+            headers(
+                ("maskclip-warnings" = String,
+                    description = "Codes of the warnings separated by commas; only with `image/png`, only when there are any."),
+                ("x-maskclip-image" = String,
+                    description = "SHA-256 of the encoded image, by which a proxy finds the replica that has its features."),
+            )),
         SegmentProblems,
     ),
 )]
@@ -145,14 +150,17 @@ pub(super) async fn segment(
         && let EncodedLabelMap::Png(png) | EncodedLabelMap::PngGrey(png) = segmentation.label_map
     {
         let png = held_bytes(png, segmentation.held_bytes);
-        return Ok(png_response(png, &segmentation.warnings));
+        let response = png_response(png, &segmentation.warnings);
+        return Ok(with_image(response, segmentation.image_sha256.as_deref()));
     }
     // Serialising a raw label map takes long enough to hold up other requests.
     run_blocking(move || {
         let held = segmentation.held_bytes.clone();
+        let sha256 = segmentation.image_sha256.clone();
         let reply = serde_json::to_vec(&SegmentReply::try_from(segmentation)?);
         let reply = reply.expect("a reply is plain data with finite numbers");
-        Ok(([(header::CONTENT_TYPE, JSON)], held_bytes(reply, held)).into_response())
+        let response = ([(header::CONTENT_TYPE, JSON)], held_bytes(reply, held)).into_response();
+        Ok(with_image(response, sha256.as_deref()))
     })
     .await
 }

@@ -15,6 +15,7 @@ use super::model_state::ModelState;
 use crate::dense::DenseError;
 use crate::image::{DecodeError, InputTooLarge, Orientation, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
+use crate::shared::SharedError;
 use crate::support::excerpt;
 use crate::vocabulary::ClassList;
 use crate::vocabulary::{ClassListAdvice, TooManyWaiting, VocabularyError};
@@ -79,6 +80,10 @@ pub struct HeldImage {
     pub height: u32,
     /// How long the image is held from now on, unless other images need the room.
     pub expires_in: Duration,
+    /// SHA-256 of the image's bytes in lower-case hexadecimal digits.
+    pub image_sha256: String,
+    /// Whether other replicas know the image, too; `None` where nothing is shared.
+    pub is_shared: Option<bool>,
     /// Whether the features were cached already, so that the model did no work.
     pub features_cached: bool,
     /// Seconds that each stage took.
@@ -109,6 +114,8 @@ pub struct Similarity {
     pub columns: u32,
     /// Cells from top to bottom.
     pub rows: u32,
+    /// SHA-256 of the image's bytes in lower-case hexadecimal digits.
+    pub image_sha256: Option<String>,
     /// The cosine of each cell's feature with the point's, as an 8-bit grey PNG with a pixel for each cell.
     pub map: Vec<u8>,
     /// The cosines for which the values 0 and 255 stand. Those between are spread evenly.
@@ -223,6 +230,9 @@ pub struct Segmentation {
     pub warnings: Vec<Warning>,
     /// Whether the image's features were cached already, so that the model did not compute them.
     pub features_cached: bool,
+    /// SHA-256 of the image's bytes in lower-case hexadecimal digits; `None` where no features are kept, and the image was
+    /// sent along.
+    pub image_sha256: Option<String>,
     /// Seconds that each stage took.
     pub timings: Timings,
     /// The bytes of `engine.work_bytes` that the result takes, free once the last clone is dropped.
@@ -356,10 +366,13 @@ pub enum SegmentError {
     Unsupported(String),
     /// No image is held under the id: it never existed, has expired, was deleted, or made room for others.
     #[error(
-        "no image is held under this id: there never was one, or it has expired, been deleted, or made room for others; send the \
-         image again"
+        "no image is held under this id: there never was one, or it has expired, been deleted, or made room for others, or the \
+         replica that holds it cannot be asked; send the image again"
     )]
     ImageNotHeld,
+    /// What was dropped here may still be held by other replicas, which cannot be told now.
+    #[error("the image is dropped on this replica; others may hold it until it expires, because {0}")]
+    NotShared(SharedError),
     /// The image alone needs more bytes than all held images may have.
     #[error("holding the image takes {bytes} bytes, more than images.held_bytes = {limit}")]
     ImageTooLargeToHold {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, named_params};
 
 use super::super::VocabularyDefinition;
+use super::super::checksum::checksum;
 use super::super::text_form::{parse_vocabulary, write_vocabulary};
+use super::DiskError;
 use super::database::{CarryOver, Database, FileKind};
-use super::{DiskError, checksum};
 
 /// "Mskc" in the header. Format 1 had a table of embeddings as well, which earlier versions still make and use. It is
 /// emptied and otherwise left alone, so that they can share the file.
@@ -156,6 +157,27 @@ impl DefinitionFile {
             Ok(connection.execute(delete, [name, expected])? > 0)
         });
         unless_moved(deleted)
+    }
+
+    /// Writes definitions, whatever the file has under their names, and deletes those of some other names. Waits for other
+    /// processes until `deadline`.
+    pub(in crate::vocabulary) fn mirror(
+        &self,
+        definitions: &[Definition],
+        deleted: &[String],
+        deadline: Instant,
+    ) -> Result<(), DiskError> {
+        self.0.write(deadline, |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for definition in definitions {
+                StoredRow::of(definition).write(&transaction)?;
+            }
+            for name in deleted {
+                transaction.execute("DELETE FROM vocabularies WHERE name = ?1", [name])?;
+            }
+            transaction.commit()?;
+            Ok(())
+        })
     }
 
     /// Writes the definitions whose names are not in the file. Waits for other processes until `deadline`.

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, named_params, params};
 
+use super::super::checksum::checksum;
 use super::super::embedding::TextEmbedding;
+use super::DiskError;
 use super::database::{CarryOver, Database, FileKind, remove_files};
-use super::{DiskError, checksum};
 
 /// "Mske" in the header. Raise the format with changes of the table, and when a build embeds the same text differently:
 /// a file of another format is made anew at the next start.

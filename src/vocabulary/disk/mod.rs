@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::ErrorCode;
-use sha2::{Digest, Sha256};
 
 pub(super) use definitions::{ChangeMark, Definition, DefinitionFile, Definitions};
 use embeddings::EmbeddingFile;
@@ -168,17 +167,6 @@ fn embeddings_path(definitions: &Path) -> PathBuf {
         name.push(extension);
     }
     definitions.with_file_name(name)
-}
-
-/// Returns the first half of SHA-256 over the parts with their lengths.
-fn checksum(parts: &[&[u8]]) -> [u8; 16] {
-    let mut digest = Sha256::new();
-    for part in parts {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
-    }
-    let digest: [u8; 32] = digest.finalize().into();
-    *digest.first_chunk().expect("32 bytes begin with 16 bytes")
 }
 
 #[cfg(test)]

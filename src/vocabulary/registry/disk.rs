@@ -1,4 +1,5 @@
-//! The registry's definitions on disk: how they are written, and how those of other processes are taken over.
+//! The registry's definitions on disk: how they are written, and how those of other processes are taken over. Where
+//! replicas share their definitions, the file is this replica's copy, which it reads at the start alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::super::disk::{ChangeMark, Definition, Definitions, DiskError, DiskStore};
 use super::super::{VocabularyDefinition, VocabularyError};
 use super::{Defined, NamedVocabulary, VocabularyRegistry};
+use crate::support::run_blocking;
 
 /// How long a reader who finds a new file waits for another process, before the definitions are written to it.
 const RESTORING_WAIT: Duration = Duration::from_millis(250);
@@ -16,6 +18,7 @@ impl VocabularyRegistry {
     /// caller reads it, returns the known ones.
     pub(super) fn refreshed(&self) -> MutexGuard<'_, Defined> {
         if let Some(disk) = &self.disk
+            && self.shared.is_none()
             && let Ok(mut seen) = self.seen.try_lock()
         {
             self.refresh(disk, &mut seen);
@@ -79,6 +82,16 @@ impl VocabularyRegistry {
         }
     }
 
+    /// Writes to the copy on disk what has changed in the shared state. Goes on without a copy that cannot be written.
+    pub(super) async fn copy_to_disk(&self, definitions: Vec<Definition>, deleted: Vec<String>) {
+        let Some(disk) = self.disk.clone() else { return };
+        let deadline = self.deadline();
+        let written = run_blocking(move || disk.definitions().mirror(&definitions, &deleted, deadline)).await;
+        if let Err(error) = written {
+            tracing::warn!(%error, "could not write shared vocabularies to this replica's copy on disk");
+        }
+    }
+
     /// Writes a definition in place of the present one. Returns false if another process has changed that.
     pub(super) fn put_on_disk(
         &self,
@@ -137,7 +150,7 @@ impl Defined {
     }
 }
 
-fn definition(vocabulary: &NamedVocabulary) -> Definition {
+pub(super) fn definition(vocabulary: &NamedVocabulary) -> Definition {
     Definition {
         name: vocabulary.name.clone(),
         vocabulary: VocabularyDefinition {

@@ -3,9 +3,11 @@
 //! This file owns their names and the rules for changes. Definitions live in memory, and with a [`DiskStore`] also on
 //! disk, where other processes may change them. Every call looks for such changes, which takes a short read and waits
 //! for nobody: what cannot be read now is answered from memory. A change takes turns with other changes, and may wait
-//! for another process that holds the file. [`store`](super::store) owns the embeddings. The caller provides the time.
+//! for another process that holds the file. Replicas that share their definitions have them in common instead, and the
+//! file is a copy. [`store`](super::store) owns the embeddings. The caller provides the time.
 
 mod disk;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -16,7 +18,10 @@ use std::time::{Instant, SystemTime};
 use super::disk::{ChangeMark, DiskStore};
 use super::shipped::shipped;
 use super::{ClassList, RegistryLimits, VocabularyDefinition, VocabularyError, VocabularyOptions};
+use crate::shared::SharedState;
 use crate::support::{is_plain_name, run_blocking};
+
+use shared::Shared;
 
 /// Number of attempts at a change while other processes are faster.
 const ATTEMPTS: usize = 10;
@@ -34,8 +39,8 @@ pub struct NamedVocabulary {
     pub digest: String,
     /// Whether the vocabulary is shipped with the server and thus read-only.
     pub shipped: bool,
-    /// When the definition was made, to the second if it has been on disk. For a shipped vocabulary, when the server
-    /// started.
+    /// When the definition was made, to the second if it has been on disk or shared. For a shipped vocabulary, when the
+    /// server started.
     pub defined_at: SystemTime,
     /// Estimated bytes that the definition takes in memory.
     pub bytes: u64,
@@ -67,7 +72,7 @@ impl NamedVocabulary {
     }
 }
 
-/// The result of [`VocabularyRegistry::put`].
+/// The result of [`VocabularyRegistry::put_in_turn`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// The name was not in use before.
@@ -88,6 +93,8 @@ pub struct VocabularyRegistry {
     turn: tokio::sync::Mutex<()>,
     limits: RegistryLimits,
     disk: Option<Arc<DiskStore>>,
+    /// What replicas have in common, if this is one of several.
+    shared: Option<Shared>,
 }
 
 /// The vocabularies that clients have defined.
@@ -110,6 +117,16 @@ impl VocabularyRegistry {
     /// Creates a registry of the shipped vocabularies and those on disk. The limits hold for new definitions, not for
     /// those that are on disk already.
     pub fn new(limits: RegistryLimits, disk: Option<Arc<DiskStore>>, now: SystemTime) -> Self {
+        Self::with_shared(limits, disk, None, now)
+    }
+
+    /// Creates a registry like [`VocabularyRegistry::new`] that shares its definitions with those of other replicas.
+    pub fn with_shared(
+        limits: RegistryLimits,
+        disk: Option<Arc<DiskStore>>,
+        shared: Option<Arc<SharedState>>,
+        now: SystemTime,
+    ) -> Self {
         let shipped =
             shipped().map(|(name, definition)| (name.to_owned(), NamedVocabulary::new(name, definition, true, now)));
         let registry = Self {
@@ -119,15 +136,17 @@ impl VocabularyRegistry {
             turn: tokio::sync::Mutex::default(),
             limits,
             disk,
+            shared: shared.map(Shared::new),
         };
         // Later readers do not wait for one who reads the disk. The first of them must not find nothing.
         registry.refresh_now();
         registry
     }
 
-    /// Returns whether definitions outlive the process: there is a store on disk, and its file is open.
+    /// Returns whether definitions outlive the process: replicas share them, or there is a store on disk, and its file
+    /// is open.
     pub fn is_durable(&self) -> bool {
-        self.disk.as_ref().is_some_and(|disk| disk.definitions().is_open())
+        self.shared.is_some() || self.disk.as_ref().is_some_and(|disk| disk.definitions().is_open())
     }
 
     /// Returns the number of vocabularies that clients have defined and the sum of their bytes, as far as this process
@@ -177,28 +196,12 @@ impl VocabularyRegistry {
 
     /// Defines a vocabulary, new or in place of an older definition. `condition` decides whether the caller wants the
     /// change, from the digest of the present definition, or `None` if there is none. It is called again if another
-    /// process changes the definition in the meantime. Blocks while it waits for its turn or for the disk.
+    /// process or replica changes the definition in the meantime. Changes take turns, and only the one whose turn it is
+    /// takes a thread of the blocking pool. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`VocabularyError`] when the name is not allowed or shipped, the condition does not hold, there is no room for
-    /// the definition, or it cannot be written to disk.
-    pub fn put(
-        &self,
-        name: &str,
-        definition: impl Into<VocabularyDefinition>,
-        condition: impl Fn(Option<&str>) -> bool,
-        now: SystemTime,
-    ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
-        let deadline = self.deadline();
-        let _turn = self.turn.blocking_lock();
-        self.put_now(name, &definition.into(), condition, now, deadline)
-    }
-
-    /// Defines a vocabulary like [`VocabularyRegistry::put`], for async callers. Only the change whose turn it is takes
-    /// a thread of the blocking pool.
-    ///
-    /// # Errors
-    /// Those of [`VocabularyRegistry::put`].
+    /// the definition, or it cannot be written to disk or shared with other replicas.
     pub async fn put_in_turn(
         self: &Arc<Self>,
         name: String,
@@ -206,43 +209,39 @@ impl VocabularyRegistry {
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
         now: SystemTime,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
-        self.in_turn(name, move |registry, name, deadline| {
-            registry.put_now(name, &definition, condition, now, deadline)
+        self.in_turn(name, async move |registry, name, deadline| {
+            if registry.shared.is_some() {
+                return registry.put_shared(&name, &definition, condition, deadline).await;
+            }
+            run_blocking(move || registry.put_now(&name, &definition, condition, now, deadline)).await
         })
         .await
     }
 
-    /// Deletes a vocabulary. `condition` is that of [`put`](Self::put).
+    /// Deletes a vocabulary. `condition` is that of [`put_in_turn`](Self::put_in_turn).
     ///
     /// # Errors
     /// [`VocabularyError`] when no vocabulary has the name, it is shipped, the condition does not hold, or the change
-    /// cannot be written to disk.
-    pub fn delete(&self, name: &str, condition: impl Fn(Option<&str>) -> bool) -> Result<(), VocabularyError> {
-        let deadline = self.deadline();
-        let _turn = self.turn.blocking_lock();
-        self.delete_now(name, condition, deadline)
-    }
-
-    /// Deletes a vocabulary like [`VocabularyRegistry::delete`], for async callers.
-    ///
-    /// # Errors
-    /// Those of [`VocabularyRegistry::delete`].
+    /// cannot be written to disk or shared with other replicas.
     pub async fn delete_in_turn(
         self: &Arc<Self>,
         name: String,
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
     ) -> Result<(), VocabularyError> {
-        self.in_turn(name, move |registry, name, deadline| {
-            registry.delete_now(name, condition, deadline)
+        self.in_turn(name, async move |registry, name, deadline| {
+            if registry.shared.is_some() {
+                return registry.delete_shared(&name, condition, deadline).await;
+            }
+            run_blocking(move || registry.delete_now(&name, condition, deadline)).await
         })
         .await
     }
 
-    /// Runs a change on the blocking pool once it is its turn.
-    async fn in_turn<T: Send + 'static>(
+    /// Runs a change once it is its turn.
+    async fn in_turn<T: Send + 'static, F: Future<Output = Result<T, VocabularyError>> + Send>(
         self: &Arc<Self>,
         name: String,
-        change: impl FnOnce(&Self, &str, Instant) -> Result<T, VocabularyError> + Send + 'static,
+        change: impl FnOnce(Arc<Self>, String, Instant) -> F + Send + 'static,
     ) -> Result<T, VocabularyError> {
         let deadline = self.deadline();
         let registry = Arc::clone(self);
@@ -251,8 +250,7 @@ impl VocabularyRegistry {
             let Ok(_turn) = tokio::time::timeout_at(deadline.into(), registry.turn.lock()).await else {
                 return Err(registry.busy(&name));
             };
-            let registry = Arc::clone(&registry);
-            run_blocking(move || change(&registry, &name, deadline)).await
+            change(Arc::clone(&registry), name, deadline).await
         });
         match change.await {
             Ok(changed) => changed,

@@ -30,6 +30,28 @@ fn put(
         .map(|(_, stored)| stored)
 }
 
+impl VocabularyRegistry {
+    /// Defines a vocabulary as [`VocabularyRegistry::put_in_turn`] does, and waits for its turn and the disk.
+    fn put(
+        &self,
+        name: &str,
+        definition: impl Into<VocabularyDefinition>,
+        condition: impl Fn(Option<&str>) -> bool,
+        now: SystemTime,
+    ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
+        let deadline = self.deadline();
+        let _turn = self.turn.blocking_lock();
+        self.put_now(name, &definition.into(), condition, now, deadline)
+    }
+
+    /// Deletes a vocabulary as [`VocabularyRegistry::delete_in_turn`] does, and waits for its turn and the disk.
+    fn delete(&self, name: &str, condition: impl Fn(Option<&str>) -> bool) -> Result<(), VocabularyError> {
+        let deadline = self.deadline();
+        let _turn = self.turn.blocking_lock();
+        self.delete_now(name, condition, deadline)
+    }
+}
+
 /// The condition of a caller who accepts any state.
 fn always(_: Option<&str>) -> bool {
     true

@@ -1,13 +1,15 @@
-//! Text embeddings, each computed once. They are held in memory and, with a [`DiskStore`], on disk.
+//! Text embeddings, each computed once. They are held in memory and, with a [`DiskStore`], on disk. Replicas that share
+//! them compute each once over all of them.
 //!
 //! This file owns which embeddings are held in memory and for how long, and how many texts may wait to be computed.
 //! Those who need the same new text share one computation. A computation goes from chunk to chunk for as long as
 //! anybody waits: what a dropped request has had embedded by then stays. A [`TextEmbedder`] computes the embeddings,
-//! and the caller keeps the deadline. A failing disk costs time, never an answer.
+//! and the caller keeps the deadline. A failing disk or shared state costs time, never an answer.
 
 mod pending;
+mod provision;
+mod shared;
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,16 +21,13 @@ use tokio::sync::{Notify, oneshot};
 use super::TemplateSet;
 use super::disk::DiskStore;
 use super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
+use crate::shared::SharedTexts;
 use crate::support::{ByteLru, run_blocking};
 
 pub use pending::{Interest, Urgency};
 
 use pending::{Pending, Waiter};
-
-/// Largest number of tokens in a chunk, without the tokens of the templates' own words. The embedder gets one chunk at
-/// a time, so that images get their turn between the chunks of a long vocabulary. A chunk holds about 20 class names
-/// with 85 templates, or 1,800 with one template.
-const CHUNK_TOKENS: usize = 16_384;
+use provision::Provision;
 
 /// Least time that a store on disk has to write its log back.
 const CLOSING_LIMIT: Duration = Duration::from_secs(2);
@@ -83,6 +82,8 @@ pub struct StoreStatistics {
     pub hits: u64,
     /// Requested texts since the start that were on disk.
     pub disk_hits: u64,
+    /// Requested texts since the start that another replica had shared.
+    pub shared_hits: u64,
     /// Requested texts since the start that had to be computed.
     pub misses: u64,
     /// Texts that wait to be computed, or are being computed now.
@@ -103,8 +104,11 @@ pub struct StoreStatistics {
 #[derive(Debug)]
 pub struct EmbeddingStore {
     disk: Option<Arc<DiskStore>>,
+    /// What replicas have in common, if this is one of several.
+    shared: Option<Arc<dyn SharedTexts>>,
     hits: AtomicU64,
     disk_hits: AtomicU64,
+    shared_hits: AtomicU64,
     misses: AtomicU64,
     max_waiting: usize,
     /// Wakes those who wait for room when some texts wait no more.
@@ -133,10 +137,22 @@ impl EmbeddingStore {
     /// Creates a store that holds at most `capacity_bytes` bytes in memory and also uses the embeddings on disk. The
     /// least recently used texts are dropped from memory first. At most `max_waiting` texts wait to be computed.
     pub fn new(capacity_bytes: u64, max_waiting: usize, disk: Option<Arc<DiskStore>>) -> Arc<Self> {
+        Self::with_shared(capacity_bytes, max_waiting, disk, None)
+    }
+
+    /// Creates a store like [`EmbeddingStore::new`] that shares its embeddings with those of other replicas.
+    pub fn with_shared(
+        capacity_bytes: u64,
+        max_waiting: usize,
+        disk: Option<Arc<DiskStore>>,
+        shared: Option<Arc<dyn SharedTexts>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             disk,
+            shared,
             hits: AtomicU64::new(0),
             disk_hits: AtomicU64::new(0),
+            shared_hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             max_waiting,
             has_room: Notify::new(),
@@ -169,8 +185,8 @@ impl EmbeddingStore {
         let (found, claims) = self.find(space, texts, urgency);
         let (refuse, refused) = oneshot::channel();
         if !claims.is_empty() {
-            let provided = provide(Arc::clone(self), claims, space.templates, embedder, urgency, refuse);
-            tokio::spawn(provided);
+            let provision = Provision::new(Arc::clone(self), claims, space.templates, embedder, urgency);
+            tokio::spawn(provision.run(refuse));
         }
         // A refusal does not wait for texts that others compute.
         tokio::select! {
@@ -200,21 +216,40 @@ impl EmbeddingStore {
         Ok(())
     }
 
-    /// Returns how many of the texts are held in memory or on disk. A text that is still to be written to disk does not
-    /// count, so that what counts outlives the process where that is possible. Does not count as use.
+    /// Returns how many of the texts are held in memory or on disk, or shared by other replicas; those that are shared
+    /// are held from then on. A text that is still to be written to disk does not count, so that what counts outlives
+    /// the process where that is possible. Does not count as use.
     pub async fn embedded(&self, space: &EmbeddingSpace, texts: &[String]) -> usize {
         let keys = texts.iter().map(|text| EmbeddingKey::new(space, text));
         let (held, missing): (Vec<_>, Vec<_>) = {
             let state = self.state();
             keys.partition(|key| state.held.contains(key))
         };
-        let Some(disk) = self.disk.clone() else {
-            return held.len();
-        };
-        let kept = held.len() - disk.count_unwritten(held.iter());
-        match missing.is_empty() {
-            true => kept,
-            false => kept + run_blocking(move || disk.count(&missing)).await,
+        let unwritten = self.disk.as_ref().map_or(0, |disk| disk.count_unwritten(held.iter()));
+        let kept = held.len() - unwritten;
+        if missing.is_empty() {
+            return kept;
+        }
+        let (missing, on_disk) = self.count_on_disk(missing).await;
+        if on_disk == missing.len() || self.shared.is_none() {
+            return kept + on_disk;
+        }
+        let missing = self.hold_shared(missing).await;
+        let shared = texts.len() - held.len() - missing.len();
+        kept + shared + self.count_on_disk(missing).await.1
+    }
+
+    /// Returns the keys with how many of them are on disk.
+    async fn count_on_disk(&self, keys: Vec<EmbeddingKey>) -> (Vec<EmbeddingKey>, usize) {
+        match self.disk.clone() {
+            None => (keys, 0),
+            Some(disk) => {
+                run_blocking(move || {
+                    let count = disk.count(&keys);
+                    (keys, count)
+                })
+                .await
+            }
         }
     }
 
@@ -242,6 +277,7 @@ impl EmbeddingStore {
         StoreStatistics {
             hits: self.hits.load(Ordering::Relaxed),
             disk_hits: self.disk_hits.load(Ordering::Relaxed),
+            shared_hits: self.shared_hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             waiting: state.waiting,
             max_waiting: self.max_waiting,
@@ -306,16 +342,19 @@ impl EmbeddingStore {
         others
     }
 
-    /// Settles the claims of a chunk. Its embeddings are written to disk behind the requests that wait for them.
-    fn settle_and_keep(&self, chunk: Vec<Claim>, embeddings: Vec<TextEmbedding>) {
+    /// Settles the claims of a chunk. Its embeddings are written to disk behind the requests that wait for them. Returns
+    /// them for other replicas.
+    fn settle_and_keep(&self, chunk: Vec<Claim>, embeddings: Vec<TextEmbedding>) -> Vec<(EmbeddingKey, TextEmbedding)> {
         self.misses.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        let keys = chunk.iter().map(|claim| claim.key.clone());
+        let entries: Vec<_> = keys.zip(embeddings.iter().cloned()).collect();
         if let Some(disk) = &self.disk {
-            let keys = chunk.iter().map(|claim| claim.key.clone());
-            disk.write_behind(keys.zip(embeddings.iter().cloned()).collect());
+            disk.write_behind(entries.clone());
         }
         for (claim, embedding) in chunk.into_iter().zip(embeddings) {
             claim.settle(Ok(embedding));
         }
+        entries
     }
 
     /// Counts claims among the texts that wait. Where there is no room for all of them, none is counted.
@@ -398,86 +437,6 @@ impl Drop for Claim {
         }
         self.pending.settle(Err(EmbeddingError::Interrupted));
     }
-}
-
-/// Provides the texts of all claims from the disk, or computes them chunk by chunk. The first failure ends all
-/// remaining claims.
-async fn provide(
-    store: Arc<EmbeddingStore>,
-    claims: Vec<Claim>,
-    templates: TemplateSet,
-    embedder: Arc<dyn TextEmbedder>,
-    urgency: Urgency,
-    refuse: oneshot::Sender<TooManyWaiting>,
-) {
-    let claims = store.settle_from_disk(claims).await;
-    let mut claims = match with_room(&store, claims, urgency).await {
-        Ok(claims) => claims,
-        Err((claims, error)) => {
-            // Sending fails only if nobody waits any more.
-            let _ = refuse.send(error);
-            return fail(claims, Vec::new(), &error.into());
-        }
-    };
-    loop {
-        claims = store.drop_unwanted(claims);
-        if claims.is_empty() {
-            return;
-        }
-        claims.sort_by_key(|claim| Reverse(claim.pending.urgency()));
-        let rest = claims.split_off(chunk_length(claims.iter().map(|claim| &*claim.key.text), templates));
-        let mut chunk = std::mem::replace(&mut claims, rest);
-        let texts = chunk.iter().map(|claim| claim.key.text.clone()).collect();
-        let pending = |claims: &[Claim]| claims.iter().map(|claim| Arc::clone(&claim.pending)).collect();
-        let interest = Interest::new(pending(&chunk), pending(&claims));
-        match embedder.embed(texts, templates, interest).await {
-            Ok(Some(embeddings)) if embeddings.len() == chunk.len() => store.settle_and_keep(chunk, embeddings),
-            Ok(Some(embeddings)) => {
-                let error = format!("{} embeddings came back for {} texts", embeddings.len(), chunk.len());
-                return fail(chunk, claims, &EmbeddingError::Failed(error));
-            }
-            // Somebody may have joined since; then the text is in the next chunk.
-            Ok(None) => claims.append(&mut chunk),
-            Err(error) => return fail(chunk, claims, &error),
-        }
-    }
-}
-
-/// Returns the claims once they count among the texts that wait. Background work waits for room.
-async fn with_room(
-    store: &EmbeddingStore,
-    mut claims: Vec<Claim>,
-    urgency: Urgency,
-) -> Result<Vec<Claim>, (Vec<Claim>, TooManyWaiting)> {
-    loop {
-        // Created before the look, so that no wake-up is missed.
-        let has_room = store.has_room.notified();
-        match store.take_room(&mut claims) {
-            Ok(()) => return Ok(claims),
-            Err(error) if urgency != Urgency::Background || error.texts > error.limit => return Err((claims, error)),
-            Err(_) => has_room.await,
-        }
-        claims = store.drop_unwanted(claims);
-    }
-}
-
-/// Returns how many of the texts form the next chunk, at least one.
-fn chunk_length<'a>(texts: impl Iterator<Item = &'a str>, templates: TemplateSet) -> usize {
-    // A token is at least one byte long, and a prompt has about two more tokens for the end of its sentence.
-    let most_tokens = |text: &str| templates.templates().len() * (text.len() + 2);
-    let totals = texts.scan(0, |total, text| {
-        *total += most_tokens(text);
-        Some(*total)
-    });
-    totals.take_while(|total| *total <= CHUNK_TOKENS).count().max(1)
-}
-
-fn fail(chunk: Vec<Claim>, rest: Vec<Claim>, error: &EmbeddingError) {
-    tracing::warn!(%error, texts = chunk.len() + rest.len(), "could not embed texts");
-    chunk
-        .into_iter()
-        .chain(rest)
-        .for_each(|claim| claim.settle(Err(error.clone())));
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Tests of the store under concurrency, failure, cancellation and memory pressure.
 #![allow(clippy::unwrap_used)]
 
+use super::provision::{CHUNK_TOKENS, chunk_length};
 use super::*;
+use crate::shared::{Claimed, FakeTexts, Token};
 
 use tokio::sync::Semaphore;
 
@@ -519,4 +521,108 @@ async fn what_the_memory_has_no_room_for_is_read_again() {
     }
     assert_eq!(embedder.calls().len(), 1);
     assert_eq!((store.statistics().disk_hits, store.statistics().texts), (2, 0));
+}
+
+/// Returns two stores that share their embeddings, as two replicas do, and what they have in common.
+fn replicas() -> ([Arc<EmbeddingStore>; 2], Arc<FakeTexts>) {
+    let common = Arc::new(FakeTexts::default());
+    let stores = [(); 2].map(|()| EmbeddingStore::with_shared(ROOMY, 1000, None, Some(common.clone())));
+    (stores, common)
+}
+
+/// Returns the texts that a store had from others, and those that it computed.
+fn shared_and_computed(store: &EmbeddingStore) -> (u64, u64) {
+    let statistics = store.statistics();
+    (statistics.shared_hits, statistics.misses)
+}
+
+#[tokio::test]
+async fn replicas_that_are_asked_for_a_text_at_once_compute_it_once() {
+    let ([here, there], common) = replicas();
+    let (first, second) = (FirstByte::gated(&[]), FirstByte::open(&[]));
+    let computing = started(&here, &first, &["a", "b"]).await;
+    first.called(1).await;
+    let waiting = started(&there, &second, &["b", "c"]).await;
+    second.called(1).await;
+    assert_eq!(second.calls(), [["c"]], "what nobody computes is computed meanwhile");
+    first.permits.add_permits(1);
+    assert_eq!(computing.await.unwrap(), Ok(vec![97., 98.]));
+    assert_eq!(waiting.await.unwrap(), Ok(vec![98., 99.]));
+    assert_eq!(
+        (shared_and_computed(&here), shared_and_computed(&there)),
+        ((0, 2), (1, 1))
+    );
+    quiet(&here).await;
+    assert_eq!(resolve(&here, &first, &["c"]).await, Ok(vec![99.]));
+    assert_eq!((shared_and_computed(&here), common.counts()), ((1, 2), (3, 0)));
+}
+
+#[tokio::test]
+async fn what_others_have_shared_counts_as_embedded_and_is_held() {
+    let ([here, there], common) = replicas();
+    let embedder = FirstByte::open(&[]);
+    resolve(&here, &embedder, &["a", "b"]).await.unwrap();
+    while common.counts() != (2, 0) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(there.embedded(&space("w"), &texts(&["a", "b", "c"])).await, 2);
+    assert_eq!(there.embedded(&space("v"), &texts(&["a"])).await, 0, "other weights");
+    common.set_down(true);
+    assert_eq!(resolve(&there, &embedder, &["b", "a"]).await, Ok(vec![98., 97.]));
+    assert_eq!(embedder.calls(), [["a", "b"]]);
+}
+
+#[tokio::test]
+async fn without_the_shared_state_each_replica_computes_what_it_needs() {
+    let ([here, there], common) = replicas();
+    let embedder = FirstByte::open(&[]);
+    common.set_down(true);
+    for store in [&here, &there] {
+        assert_eq!(resolve(store, &embedder, &["a"]).await, Ok(vec![97.]));
+        assert_eq!(shared_and_computed(store), (0, 1));
+    }
+    common.set_down(false);
+    assert_eq!(common.counts(), (0, 0));
+    resolve(&here, &embedder, &["b"]).await.unwrap();
+    assert_eq!(resolve(&there, &embedder, &["b"]).await, Ok(vec![98.]));
+    assert_eq!(shared_and_computed(&there), (1, 1));
+}
+
+#[tokio::test]
+async fn a_replica_that_fails_or_is_not_wanted_gives_its_duty_back() {
+    let ([here, there], common) = replicas();
+    let failing = FirstByte::open(&[Behaviour::Fail]);
+    assert!(resolve(&here, &failing, &["a"]).await.is_err());
+    assert_eq!(common.counts(), (0, 0));
+    let unwanted = FirstByte::open(&[Behaviour::FindItUnwanted]);
+    assert_eq!(resolve(&there, &unwanted, &["a"]).await, Ok(vec![97.]));
+    assert_eq!(unwanted.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn the_duty_of_a_replica_that_is_gone_ends_and_another_computes() {
+    let ([here, _], common) = replicas();
+    let key = EmbeddingKey::new(&space("w"), "a").digest();
+    let claimed = crate::shared::SharedTexts::claim(&*common, &[key], Token::new()).await;
+    assert_eq!(claimed, Ok(vec![Claimed::Ours]));
+    let embedder = FirstByte::open(&[]);
+    let waiting = started(&here, &embedder, &["a"]).await;
+    assert!(embedder.calls().is_empty() && !waiting.is_finished());
+    common.end_duties();
+    assert_eq!(waiting.await.unwrap(), Ok(vec![97.]));
+}
+
+#[tokio::test]
+async fn damaged_embeddings_of_others_are_computed_again_and_replaced() {
+    let ([here, there], common) = replicas();
+    let embedder = FirstByte::open(&[]);
+    resolve(&here, &embedder, &["a"]).await.unwrap();
+    quiet(&here).await;
+    while common.counts() != (1, 0) {
+        tokio::task::yield_now().await;
+    }
+    common.damage();
+    assert_eq!(there.embedded(&space("w"), &texts(&["a"])).await, 0);
+    assert_eq!(resolve(&there, &embedder, &["a"]).await, Ok(vec![97.]));
+    assert_eq!(shared_and_computed(&there), (0, 1));
 }

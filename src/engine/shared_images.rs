@@ -1,0 +1,186 @@
+//! Held images in common with other replicas.
+//!
+//! This replica's images are its near copy: an image that another replica took is read once, and held here from then on
+//! for as long as there. What was deleted on another replica is not used here, unless the shared state cannot be
+//! reached. Features are never shared: each replica computes its own.
+
+use std::time::{Duration, Instant};
+
+use super::features::ImageDigest;
+use super::images::{EncodedImage, HeldImageStatus};
+use super::request::SegmentError;
+use super::{Caller, Engine};
+use crate::shared::{ImageState, SharedError, SharedImage, SharedState};
+use crate::support::run_blocking;
+
+/// Number of hexadecimal digits of an id.
+const ID_DIGITS: usize = 32;
+
+impl Engine {
+    /// Shares an image that was taken here with other replicas. Returns whether they know it now; `None` where nothing is
+    /// shared.
+    pub(super) async fn share_image(
+        &self,
+        caller: &Caller,
+        id: &str,
+        image: &EncodedImage,
+        size: (u32, u32),
+    ) -> Option<bool> {
+        let shared = self.shared.as_ref()?;
+        let lifetime = self.images.lifetime();
+        let image = SharedImage {
+            size,
+            digest: image.digest.0,
+            bytes: image.bytes.clone(),
+        };
+        let written = shared.write_image(owner(caller), id, &image, lifetime).await;
+        Some(written.unwrap_or(false))
+    }
+
+    /// Returns the caller's image with this id, whichever replica took it.
+    ///
+    /// # Errors
+    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, as far as this replica can know.
+    pub(super) async fn find_image(&self, caller: &Caller, id: &str) -> Result<EncodedImage, SegmentError> {
+        let here = || self.images.get(caller.id(), id, Instant::now());
+        let Some(shared) = self.shared.as_ref().filter(|_| is_id(id)) else {
+            return here().ok_or(SegmentError::ImageNotHeld);
+        };
+        match shared.look_at_image(owner(caller), id).await {
+            Ok(ImageState::Deleted) => {
+                self.forget_image(caller, id);
+                Err(SegmentError::ImageNotHeld)
+            }
+            Ok(ImageState::There { expires_in, .. }) => match here() {
+                Some(image) => Ok(image),
+                None => self.fetch_image(shared, caller, id, expires_in).await,
+            },
+            Ok(ImageState::Unknown) | Err(_) => here().ok_or(SegmentError::ImageNotHeld),
+        }
+    }
+
+    /// Reads an image that another replica took, and holds it here if there is room.
+    async fn fetch_image(
+        &self,
+        shared: &SharedState,
+        caller: &Caller,
+        id: &str,
+        expires_in: Duration,
+    ) -> Result<EncodedImage, SegmentError> {
+        let read = shared.read_image(owner(caller), id).await;
+        let Ok(Some(SharedImage { size, digest, bytes })) = read else {
+            return Err(SegmentError::ImageNotHeld);
+        };
+        let hashed = bytes.clone();
+        let image = EncodedImage {
+            digest: run_blocking(move || ImageDigest::of(&hashed)).await,
+            bytes,
+        };
+        if image.digest != ImageDigest(digest) {
+            tracing::warn!("an image in the shared state is damaged; going on without it");
+            return Err(SegmentError::ImageNotHeld);
+        }
+        let is_held = self.images.get(caller.id(), id, Instant::now()).is_some();
+        if !is_held && self.images.check(&image.bytes).is_ok() {
+            let now = Instant::now();
+            let times = (now, now + expires_in);
+            self.images.hold_as(caller.id(), id.into(), image.clone(), size, times);
+        }
+        Ok(image)
+    }
+
+    /// Returns what is known of an image that the caller left, on whichever replica. Does not count as use.
+    ///
+    /// # Errors
+    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, as far as this replica can know.
+    pub async fn held_image(&self, caller: &Caller, id: &str) -> Result<HeldImageStatus, SegmentError> {
+        let here = || {
+            let status = self.images.status(caller.id(), id, Instant::now());
+            status.ok_or(SegmentError::ImageNotHeld)
+        };
+        let Some(shared) = self.shared.as_ref().filter(|_| is_id(id)) else {
+            return here();
+        };
+        match shared.look_at_image(owner(caller), id).await {
+            Ok(ImageState::Deleted) => Err(SegmentError::ImageNotHeld),
+            Ok(ImageState::There {
+                size: (width, height),
+                digest,
+                bytes,
+                expires_in,
+            }) => Ok(HeldImageStatus {
+                width,
+                height,
+                bytes,
+                expires_in,
+                sha256: ImageDigest(digest).to_string(),
+            }),
+            Ok(ImageState::Unknown) | Err(_) => here(),
+        }
+    }
+
+    /// Drops an image that the caller left, on whichever replica, and all features computed here from its bytes for the
+    /// caller. Those of other replicas go when the id is used there.
+    ///
+    /// # Errors
+    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, and [`SegmentError::NotShared`] when
+    /// it is dropped here, and other replicas cannot know.
+    pub async fn drop_image(&self, caller: &Caller, id: &str) -> Result<(), SegmentError> {
+        let was_here = self.forget_image(caller, id);
+        let was_there = match self.shared.as_ref().filter(|_| is_id(id)) {
+            None => false,
+            Some(shared) => {
+                let dropped = shared.drop_image(owner(caller), id, self.images.lifetime(), was_here);
+                dropped.await?
+            }
+        };
+        match was_here || was_there {
+            true => Ok(()),
+            false => Err(SegmentError::ImageNotHeld),
+        }
+    }
+
+    /// Drops an image and its features here. Returns whether it was held.
+    fn forget_image(&self, caller: &Caller, id: &str) -> bool {
+        let image = self.images.remove(caller.id(), id, Instant::now());
+        let digest = image.map(|image| image.digest);
+        if let Some(digest) = digest {
+            self.features.drop_image(caller.id(), digest);
+        }
+        digest.is_some()
+    }
+}
+
+/// Returns whose image it is, in the shared state. Numbers of callers are those of one engine, and names of all.
+fn owner(caller: &Caller) -> &str {
+    caller.name().unwrap_or_default()
+}
+
+/// Returns whether a text can be the id of an image. Others are not asked for, whatever they say.
+fn is_id(text: &str) -> bool {
+    text.len() == ID_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl From<SharedError> for SegmentError {
+    fn from(error: SharedError) -> Self {
+        Self::NotShared(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_are_asked_for() {
+        assert!(is_id("0123456789abcdef0123456789abcdef"));
+        for text in [
+            "",
+            "0123",
+            "0123456789ABCDEF0123456789abcdef",
+            "bob/56789abcdef0123456789abcdef01",
+        ] {
+            assert!(!is_id(text), "{text}");
+        }
+    }
+}
