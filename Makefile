@@ -17,7 +17,8 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies test-chart test-ray test-shared dashboard fuzz parity bench methods deny env install image dist deb wheel clean
+    test-dist test-proxies test-chart test-ray test-shared test-replicas replicas dashboard fuzz parity bench methods deny env install \
+    image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +101,16 @@ test-shared: export OMP_WAIT_POLICY ?= passive
 test-shared: ## replicas over a Redis that is killed, paused, cut off and full (needs redis-server; ARGS=a_paused_redis)
 	@$(with_libtorch) tools/shared/run $(ARGS)
 
+test-replicas: ## two replicas behind nginx or HAProxy: kept features by route, and a replica that is killed
+	@$(cargo) build $(locked)
+	@cd tools/replicas && $(PYTHON) -m unittest --quiet test_simulate
+	@$(PYTHON) tools/replicas/measure.py "$${CARGO_TARGET_DIR:-target}/debug/maskclip" --seconds 6 hits kill
+
+replicas: build ## what two replicas answer and what a proxy costs, on an idle machine, beside the model of tools/replicas/simulate.py
+	@mkdir -p .cache
+	@$(PYTHON) tools/replicas/measure.py "$${CARGO_TARGET_DIR:-target}/release/maskclip" --json .cache/replicas.json $(ARGS)
+	@$(PYTHON) tools/replicas/simulate.py compare .cache/replicas.json
+
 test-dist: build ## archive, wheel and Debian package, each installed on a bare system (needs patchelf and a Docker Engine)
 	@$(with_libtorch) tools/dist/test "$${CARGO_TARGET_DIR:-target}/release/maskclip" target/dist
 
@@ -173,5 +184,5 @@ wheel: build ## the Python wheel, in target/dist (needs patchelf)
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
 	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .venv-chart .venv-ray .venv-proxies
-	@rm -rf .cache/container
+	@rm -rf .cache/container .cache/replicas.json
 	@rm -rf tools/clients/typescript/node_modules

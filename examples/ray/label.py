@@ -4,12 +4,13 @@
     examples/ray/label.py photos --classes tiger,lemon,grass --out labels
     examples/ray/label.py s3://bucket/images.parquet --classes classes.txt --out s3://bucket/labels --actors 8 --cpus 4
 
-Each actor starts a `maskclip serve` of its own on its node and asks it through the Python client. README.md beside this file says
-what is needed on the nodes, what the files hold, and what happens when a node fails.
+Each actor starts a `maskclip serve` of its own on its node and asks it through the Python client. README.md beside
+this file says what is needed on the nodes, what the files hold, and what happens when a node fails.
 
-The images are divided into parts, of which each becomes one file, `part-000017.parquet`, which takes its name when it is whole.
-A part that is labelled twice, since its node failed after the first time, replaces its file by an equal one; a part whose file is
-there is not labelled again. So every image is in the files exactly once, however often nodes, actors or the run itself end.
+The images are divided into parts, of which each becomes one file, `part-000017.parquet`, which takes its name when it
+is whole. A part that is labelled twice, since its node failed after the first time, replaces its file by an equal
+one; a part whose file is there is not labelled again. So every image is in the files exactly once, however often
+nodes, actors or the run itself end.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ SCHEMA = pyarrow.schema(
 )
 
 Part = dict[str, Any]
-"""The number of a part and where its images are: `{"part": 17, "paths": [...]}` or `{"part": 17, "file": ..., "group": 2}`."""
+"""The number of a part and where its images are: `{"part": 17, "paths": [...]}` or `{"part": 17, "file": ...,
+"group": 2}`."""
 
 
 def main() -> None:
@@ -92,7 +94,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", help="a folder of images, or a Parquet file or a folder of such; a path or an address that pyarrow reads")
+    parser.add_argument("source", help="a folder of images or Parquet files, or one such file: a path, or an address for pyarrow")
     parser.add_argument("--classes", required=True, help="names, separated by commas, or a file with a name in each line")
     parser.add_argument("--out", required=True, help="the folder for the Parquet files")
     parser.add_argument("--model", default="demo", help="the name or path of the model on each node")
@@ -127,7 +129,8 @@ def _parts(source: pyarrow.fs.FileSystem, root: str, arguments: argparse.Namespa
     paths = sorted(one.path for one in files if one.is_file)
     tables = [path for path in paths if path.endswith(".parquet")]
     if tables:
-        places = [(path, group) for path in tables for group in range(pyarrow.parquet.ParquetFile(source.open_input_file(path)).num_row_groups)]
+        groups = {path: pyarrow.parquet.ParquetFile(source.open_input_file(path)).num_row_groups for path in tables}
+        places = [(path, group) for path, count in groups.items() for group in range(count)]
         for number, (path, group) in enumerate(places):
             yield {"part": number, "file": path, "group": group}
         return
@@ -193,7 +196,8 @@ class Labeller:
         with self.out.open_output_stream(partial) as file:
             pyarrow.parquet.write_table(table, file)
         self.out.move(partial, name)
-        return {"number": part["part"], "images": len(rows), "failed": sum(one["error"] is not None for one in rows), "node": node[:8]}
+        failed = sum(one["error"] is not None for one in rows)
+        return {"number": part["part"], "images": len(rows), "failed": failed, "node": node[:8]}
 
     def _images(self, part: Part) -> Iterator[tuple[str, bytes]]:
         """The names and the encoded bytes of a part's images."""
@@ -203,7 +207,8 @@ class Labeller:
                     yield path, file.read()
             return
         names, images = self.arguments["name_column"], self.arguments["image_column"]
-        table = pyarrow.parquet.ParquetFile(self.source.open_input_file(part["file"])).read_row_group(part["group"], [names, images])
+        file = pyarrow.parquet.ParquetFile(self.source.open_input_file(part["file"]))
+        table = file.read_row_group(part["group"], [names, images])
         yield from zip(table[names].to_pylist(), table[images].to_pylist())
 
     def _labelled(self, images: list[tuple[str, bytes]]) -> list[dict[str, Any]]:
@@ -265,7 +270,8 @@ def _row(name: str, item: Any) -> dict[str, Any]:
         for one in result.classes
     ]
     label_map = base64.b64decode(result.reply["label_map"]["data"])
-    return {"image": name, "width": result.width, "height": result.height, "label_map": label_map, "classes": classes, "error": None}
+    size = {"width": result.width, "height": result.height}
+    return {"image": name, **size, "label_map": label_map, "classes": classes, "error": None}
 
 
 def _end_with_parent() -> None:

@@ -1,7 +1,7 @@
 """Checks objects of Kubernetes and of those who extend it by their published schemas; an unknown field is an error.
 
-Kubernetes' own kinds by kubernetes-validate, KEDA's and the Prometheus operator's by cloudcoil's models, KServe's by the models
-of its Python package, the Gateway API's HTTPRoute by the schema beside this file.
+Kubernetes' own kinds by kubernetes-validate, KEDA's and the Prometheus operator's by cloudcoil's models, KServe's by
+the models of its Python package, the Gateway API's HTTPRoute by the schema beside this file.
 """
 
 from __future__ import annotations

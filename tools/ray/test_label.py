@@ -47,7 +47,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    # Two processors each by Ray's own count, of which an actor takes one: the other node has room for those of a lost one.
+    # Two processors each by Ray's own count, of which an actor takes one: the other node has room for those of a lost
+    # one.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()

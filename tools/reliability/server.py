@@ -21,14 +21,14 @@ START_SECONDS = 120
 class Server:
     """`maskclip serve` with a store of its own. Settings are environment variables, such as `ENGINE__WORKERS=2`."""
 
-    def __init__(self, program: Path, **settings: str) -> None:
+    def __init__(self, program: Path, port: int = 0, **settings: str) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="maskclip-reliability-")
         self.log = Path(self.folder.name) / "log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MASKCLIP_")}
         environment |= {"MASKCLIP_VOCABULARY__STORE_PATH": str(Path(self.folder.name) / "store.sqlite3")}
         environment |= {f"MASKCLIP_{name}": value for name, value in settings.items()}
         with self.log.open("wb") as log:
-            command = [str(program), "serve", "--listen", "127.0.0.1:0"]
+            command = [str(program), "serve", "--listen", f"127.0.0.1:{port}"]
             self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log)
         self.port = self._announced_port()
 
