@@ -337,6 +337,23 @@ def test_a_statefulset_keeps_what_its_pods_have() -> None:
     assert one["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Retain"
 
 
+def test_replicas_share_a_redis() -> None:
+    objects = render(values("statefulset"))
+    shared = settings(objects)["shared"]
+    assert shared["url"] == "rediss://redis.example:6380/0"
+    mounts = {mount["mountPath"] for mount in container(objects)["volumeMounts"]}
+    assert {str(Path(shared[key]).parent) for key in ("password_file", "ca_file")} <= mounts
+    ports = [port["port"] for rule in objects["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]]
+    assert ports == [53, 53, 443, 6380]
+    (port,) = render({"shared": {"url": "redis://redis"}})["NetworkPolicy"]["spec"]["egress"][1]["ports"]
+    assert port["port"] == 6379
+
+
+def test_each_pod_says_its_name() -> None:
+    (entry,) = [entry for entry in container(render({}))["env"] if entry["name"] == "MASKCLIP_SERVER__REPLICA"]
+    assert entry["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
 @pytest.mark.parametrize("name, kind", [("keda", "ScaledObject"), ("hpa-ingress", "HorizontalPodAutoscaler")])
 def test_autoscaling_alone_decides_on_replicas(name: str, kind: str) -> None:
     objects = render(values(name))

@@ -5,6 +5,7 @@
     simulate.py routing                 a thousand replicas: by turns, by the image, and by the image with a bound
     simulate.py scaling                 a load that grows eightfold: autoscaling by queue wait and by processors
     simulate.py start                   a thousand replicas that start at once: where their weights come from
+    simulate.py shared                  what a thousand replicas ask of a common Redis
 
 The model: a replica works on one request at a time, in the order in which they came, as a server on its processors
 does. A request takes the time of a whole pass, or of a kept image if the replica has its features; these times are
@@ -451,13 +452,32 @@ def start(count: int = 1000, per_node: int = 8) -> None:
         row(name, f"{size:.0f} GB", assumed, f"{size / rate:.0f} s")
 
 
+def shared(count: int = 1000) -> None:
+    """Operations and bytes a second between replicas and a common Redis, by what is asked of it. Sizes are assumed."""
+    requests, text, image = 0.75 * count / PASS_SECONDS, 512 * 4, 400_000
+    print(f"{count} replicas, {requests:.0f} requests a second, {text} bytes a text and {image} an image\n")
+    row("what", "operations a second", "Gbit/s")
+    row("---", "---", "---")
+    cases = [
+        ("known class lists: every text is in a replica's own memory", 0, 0),
+        ("1 % of requests with 20 new names: claimed, written, given back", 0.01 * 20 * 3, 0.01 * 20 * text),
+        ("a tenth of the requests upload an image, which is written once", 0.1, 0.1 * image),
+        ("all go by an id, by turns: each looks, and all but one in a thousand read the image", 2, image),
+        ("all go by an id, routed by the image: each looks, and one in a hundred reads it", 1.01, 0.01 * image),
+    ]
+    for name, operations, size in cases:
+        row(name, f"{requests * operations:.0f}", f"{8 * requests * size / 1e9:.2f}")
+    start = count * 200 * text
+    print(f"\nA start of all at once reads 200 texts each: {start / 1e6:.0f} MB, {8 * start / 10e9:.1f} s at 10 Gbit/s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     scenarios = parser.add_subparsers(required=True)
     one = scenarios.add_parser("compare")
     one.add_argument("measured", type=Path)
     one.set_defaults(run=lambda arguments: compare(arguments.measured))
-    for name, run in {"routing": routing, "scaling": scaling, "start": start}.items():
+    for name, run in {"routing": routing, "scaling": scaling, "start": start, "shared": shared}.items():
         scenarios.add_parser(name).set_defaults(run=lambda arguments, run=run: run())
     arguments = parser.parse_args()
     arguments.run(arguments)

@@ -50,7 +50,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and .Values.gpu.enabled (not (dig "model" "device" "" $config)) -}}
 {{- $_ := set $config "model" (merge (dict "device" "cuda:0") (default dict $config.model)) -}}
 {{- end -}}
+{{- with .Values.shared -}}
+{{- if .url -}}
+{{- $shared := dict "url" .url -}}
+{{- if .passwordSecret -}}{{- $_ := set $shared "password_file" "/etc/maskclip/redis/password" -}}{{- end -}}
+{{- if .caSecret -}}{{- $_ := set $shared "ca_file" "/etc/maskclip/redis-ca/ca.crt" -}}{{- end -}}
+{{- $_ := set $config "shared" (merge $shared (default dict $config.shared)) -}}
+{{- end -}}
+{{- end -}}
 {{- toYaml $config -}}
+{{- end -}}
+
+{{/* The port of Redis, whose default is 6379. */}}
+{{- define "maskclip.redisPort" -}}
+{{- $host := (urlParse .Values.shared.url).host -}}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default "6379" -}}
 {{- end -}}
 
 {{- define "maskclip.port" -}}
@@ -82,6 +96,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   value: {{ .Values.config.model.folder | quote }}
 - name: MASKCLIP_VOCABULARY__STORE_PATH
   value: {{ .Values.config.vocabulary.store_path | quote }}
+# In X-MaskCLIP-Replica of replies.
+- name: MASKCLIP_SERVER__REPLICA
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
@@ -107,6 +126,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.tls.secret }}
 - name: tls
   mountPath: /etc/maskclip/tls
+  readOnly: true
+{{- end }}
+{{- if .Values.shared.passwordSecret }}
+- name: redis
+  mountPath: /etc/maskclip/redis
+  readOnly: true
+{{- end }}
+{{- if .Values.shared.caSecret }}
+- name: redis-ca
+  mountPath: /etc/maskclip/redis-ca
   readOnly: true
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
@@ -147,6 +176,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - name: tls
   secret:
     secretName: {{ .Values.tls.secret }}
+    defaultMode: 0440
+{{- end }}
+{{- if .Values.shared.passwordSecret }}
+- name: redis
+  secret:
+    secretName: {{ .Values.shared.passwordSecret }}
+    defaultMode: 0440
+{{- end }}
+{{- if .Values.shared.caSecret }}
+- name: redis-ca
+  secret:
+    secretName: {{ .Values.shared.caSecret }}
     defaultMode: 0440
 {{- end }}
 {{- with .Values.extraVolumes }}
