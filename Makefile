@@ -17,7 +17,8 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies test-chart test-ray dashboard fuzz parity bench methods deny env install image dist deb wheel clean
+    test-dist test-proxies test-chart test-ray reference dashboard fuzz parity bench methods deny env install image dist \
+    deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,10 @@ lint: ## format check, clippy and rustdoc, warnings denied
 architecture: ## check the direction of imports; print the rooms of src and write them into docs/architecture.md
 	@UPDATE_ARCHITECTURE=1 $(cargo) test --quiet --test architecture $(locked); status=$$?; \
 	    sed -n '/^<!-- `make architecture`/,/^```$$/{/^<!--/d;/^```/d;p}' docs/architecture.md; exit $$status
+
+reference: ## write the book's pages of commands, settings, routes and metrics from the code
+	@UPDATE_REFERENCE=1 $(cargo) test --quiet --test api $(locked) reference::
+	@UPDATE_REFERENCE=1 $(cargo) test --quiet --test architecture $(locked) the_book
 
 # Test programs run a test per core, on models so small that threads of libtorch would mostly wait for each other, busily.
 test: export OMP_NUM_THREADS ?= 1
