@@ -17,8 +17,8 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies test-chart test-ray reference dashboard fuzz parity bench methods deny env install image dist \
-    deb wheel clean
+    test-dist test-proxies test-chart test-ray test-book book book-pictures reference dashboard fuzz parity bench methods deny \
+    env install image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,16 @@ test-dist: build ## archive, wheel and Debian package, each installed on a bare 
 dashboard: build ## draw the dashboard of a server under load into docs/dashboard.png (matplotlib goes into .venv-monitoring)
 	@tools/monitoring/draw "$${CARGO_TARGET_DIR:-target}/release/maskclip" docs/dashboard.png
 
+book: ## the book of docs/ in target/book/html, its links checked (needs mdbook and hyperlink)
+	@tools/book/build
+
+test-book: ## every command of the book and of the READMEs against the server (its packages into .venv-book; ARGS="docs/tutorial.md")
+	@$(cargo) build $(locked)
+	@$(with_libtorch) tools/book/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+book-pictures: build ## make the pictures of the book's explanations in docs/pictures
+	@$(with_libtorch) tools/book/pictures "$${CARGO_TARGET_DIR:-target}/release/maskclip"
+
 fuzz: ## libFuzzer on everything that reads what others send, an hour a target (ARGS="300 image"; needs cargo-fuzz)
 	@$(with_libtorch) tools/fuzz/run $(ARGS)
 
@@ -173,5 +183,5 @@ wheel: build ## the Python wheel, in target/dist (needs patchelf)
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
 	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .venv-chart .venv-ray .venv-proxies
-	@rm -rf .cache/container
+	@rm -rf .venv-book .cache/container
 	@rm -rf tools/clients/typescript/node_modules
