@@ -17,8 +17,8 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies test-chart test-ray test-shared test-replicas replicas dashboard fuzz parity bench methods deny env install \
-    image dist deb wheel clean
+    test-dist test-proxies test-chart test-ray test-shared test-replicas replicas test-book book book-pictures reference dashboard \
+    fuzz parity bench methods deny env install image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ lint: ## format check, clippy and rustdoc, warnings denied
 architecture: ## check the direction of imports; print the rooms of src and write them into docs/architecture.md
 	@UPDATE_ARCHITECTURE=1 $(cargo) test --quiet --test architecture $(locked); status=$$?; \
 	    sed -n '/^<!-- `make architecture`/,/^```$$/{/^<!--/d;/^```/d;p}' docs/architecture.md; exit $$status
+
+reference: ## write the book's pages of commands, settings, routes and metrics from the code
+	@UPDATE_REFERENCE=1 $(cargo) test --quiet --test api $(locked) reference::
+	@UPDATE_REFERENCE=1 $(cargo) test --quiet --test architecture $(locked) the_book
 
 # Test programs run a test per core, on models so small that threads of libtorch would mostly wait for each other, busily.
 test: export OMP_NUM_THREADS ?= 1
@@ -117,6 +121,16 @@ test-dist: build ## archive, wheel and Debian package, each installed on a bare 
 dashboard: build ## draw the dashboard of a server under load into docs/dashboard.png (matplotlib goes into .venv-monitoring)
 	@tools/monitoring/draw "$${CARGO_TARGET_DIR:-target}/release/maskclip" docs/dashboard.png
 
+book: ## the book of docs/ in target/book/html, its links checked (needs mdbook and hyperlink)
+	@tools/book/build
+
+test-book: ## every command of the book and of the READMEs against the server (its packages into .venv-book; ARGS="docs/tutorial.md")
+	@$(cargo) build $(locked)
+	@$(with_libtorch) tools/book/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+book-pictures: build ## make the pictures of the book's explanations in docs/pictures
+	@$(with_libtorch) tools/book/pictures "$${CARGO_TARGET_DIR:-target}/release/maskclip"
+
 fuzz: ## libFuzzer on everything that reads what others send, an hour a target (ARGS="300 image"; needs cargo-fuzz)
 	@$(with_libtorch) tools/fuzz/run $(ARGS)
 
@@ -184,5 +198,5 @@ wheel: build ## the Python wheel, in target/dist (needs patchelf)
 clean: ## remove what was built and the Python environments (libtorch stays in the cache folder)
 	@cargo clean
 	@rm -rf .venv .venv-bench .venv-contract .venv-clients .venv-interop .venv-monitoring .venv-chart .venv-ray .venv-proxies
-	@rm -rf .cache/container .cache/replicas.json
+	@rm -rf .venv-book .cache/container .cache/replicas.json
 	@rm -rf tools/clients/typescript/node_modules

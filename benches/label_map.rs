@@ -1,6 +1,6 @@
 //! Measures the step from scores to a label map with confidence, on all cores and on one.
 //!
-//! Run it with `cargo bench --bench label_map`. docs/performance.md has the figures and their comparisons.
+//! Run it with `cargo bench --bench label_map`. docs/experiments.md has the figures.
 
 #![allow(missing_docs)]
 

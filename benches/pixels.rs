@@ -2,7 +2,7 @@
 //! without the model.
 //!
 //! Run it with `cargo bench --bench pixels`. The upload is a JPEG of 1152 x 864 pixels, quality 90, 4:2:2, tiled from
-//! one photograph. The label map has 20 classes. docs/performance.md has the figures.
+//! one photograph. The label map has 20 classes. docs/experiments.md has the figures.
 
 #![allow(missing_docs)]
 

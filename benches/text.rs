@@ -1,5 +1,5 @@
 //! Measures the text tower at ViT-B/16's size on random weights. It encodes a chunk of a vocabulary as the engine
-//! passes it, a single class, and a single prompt, in both precisions of a CPU. docs/performance.md has the figures
+//! passes it, a single class, and a single prompt, in both precisions of a CPU. docs/experiments.md has the figures
 //! beside open_clip's.
 #![allow(clippy::disallowed_types)] // A tower consists of tensors.
 

@@ -24,6 +24,9 @@ struct Web;
 #[folder = "examples/"]
 #[exclude = "scenes/*"]
 #[exclude = "maps/*"]
+#[exclude = "ray/*"]
+#[exclude = "*.py"]
+#[exclude = "*.sh"]
 struct Examples;
 
 /// Where the page finds [`Examples`] below `/assets/`.

@@ -155,21 +155,19 @@ impl MemorySum {
 
     /// Registers the gauges of the sum and of the limit. A limit that nobody tells is 0.
     pub fn register(&self, metrics: &MetricsRegistry) {
-        let gauges = [
-            (
+        let value = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        metrics
+            .gauge(
                 "maskclip_memory_expected_bytes",
                 "Most bytes of memory that the settings add up to.",
-                self.bytes(),
-            ),
-            (
+            )
+            .set(value(self.bytes()));
+        metrics
+            .gauge(
                 "maskclip_memory_limit_bytes",
                 "Bytes of memory that the process may take: memory.limit_bytes, the container's limit, or the RAM.",
-                self.limit.unwrap_or(0),
-            ),
-        ];
-        for (name, help, bytes) in gauges {
-            metrics.gauge(name, help).set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        }
+            )
+            .set(value(self.limit.unwrap_or(0)));
     }
 }
 

@@ -37,6 +37,7 @@ mod otlp;
 mod outputs;
 mod overload;
 mod page;
+mod reference;
 mod segment;
 mod several_models;
 mod shutdown;

@@ -6,6 +6,7 @@
 mod circles;
 mod dependencies;
 mod diagram;
+mod metrics;
 mod owners;
 mod resolve;
 mod rooms;
@@ -78,5 +79,22 @@ fn the_document_shows_the_rooms() {
     assert!(
         document == current,
         "docs/architecture.md does not show the rooms of the code; run: make architecture"
+    );
+}
+
+#[test]
+fn the_book_lists_the_metrics() {
+    let path = package().join("docs/metrics.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (words, _) = page.split_once(metrics::MARK).expect("the page has the mark");
+    let table = metrics::table(&metrics::registered(&Files::below(package(), "src")));
+    let current = [words, metrics::MARK, &table].concat();
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        std::fs::write(&path, &current).unwrap();
+        return;
+    }
+    assert!(
+        page == current,
+        "docs/metrics.md does not list the metrics of the code; run: make reference"
     );
 }

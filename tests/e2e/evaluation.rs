@@ -636,7 +636,7 @@ fn what_is_odd_about_a_run_is_said_at_its_end_and_files_that_cannot_be_read_are_
     );
 }
 
-/// The folders that docs/evaluation.md names, with the stand-ins that are written there.
+/// The folders that docs/papers.md names, with the stand-ins that are written there.
 const DOCUMENTED: [(&str, &str); 5] = [
     ("VOCdevkit/VOC2012", "voc-20"),
     ("VOCdevkit/VOC2010", "pascal-context-59"),
@@ -645,13 +645,13 @@ const DOCUMENTED: [(&str, &str); 5] = [
     ("ADEChallengeData2016", "ade20k"),
 ];
 
-/// The start of the commands in docs/evaluation.md that measure the protocols of all methods in turn.
+/// The start of the commands in docs/papers.md that measure the protocols of all methods in turn.
 const EVERY_METHOD: &str = "for method in ";
 
 #[test]
 fn every_protocol_is_among_the_documented_commands() {
     let methods = <ProtocolMethod as VariantNames>::VARIANTS.join(" ");
-    let document = include_str!("../../docs/evaluation.md");
+    let document = include_str!("../../docs/papers.md");
     for data in <ProtocolData as VariantArray>::VARIANTS {
         let line = document.lines().find(|line| {
             line.starts_with(&format!("{EVERY_METHOD}{methods}; do maskclip eval "))
@@ -679,7 +679,7 @@ fn the_documented_commands_for_the_papers_tables_run() {
     let mut unpacked = File::create(folder.path().join("tiny.pt")).unwrap();
     std::io::copy(&mut flate2::read::GzDecoder::new(weights), &mut unpacked).unwrap();
 
-    let document = include_str!("../../docs/evaluation.md");
+    let document = include_str!("../../docs/papers.md");
     let is_command = |line: &&str| line.starts_with("maskclip ") || line.starts_with(EVERY_METHOD);
     let commands: Vec<&str> = document.lines().filter(is_command).collect();
     assert!(commands.len() > 20, "{commands:?}");

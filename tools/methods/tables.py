@@ -1,13 +1,14 @@
-"""Prints the tables of docs/methods.md.
+"""Prints the tables of docs/methods.md, and that of docs/words.md.
 
 The tables have every variant on the embedded models' 64 scenes, clean and corrupted, and on the 64 clean scenes of a
-style that the models never saw.
+style that the models never saw, each model at its own temperature. The table of words has what background names and
+thresholds are worth.
 
-    make methods        # builds first; this script needs only Python's standard library
+    make methods                                    # builds first; this script needs only Python's standard library
+    python3 tools/methods/tables.py --background    # the table of docs/words.md alone
 
 `maskclip compare` measures each line. It keeps its state in target/methods/, so a run continues where another was
-stopped. The figure of a corruption level is the mean of the mIoU over the eight corruptions. The milliseconds are those
-of the clean scenes.
+stopped. The figure of a corruption level is the mean of the mIoU over the eight corruptions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 from dataclasses import dataclass, field
@@ -87,7 +89,7 @@ def measured(table: Table, row: Row, levels: list[int]) -> list[dict]:
         str(TARGET / "release" / "maskclip"), "compare", str(SCENES / table.scenes),
         "--model", table.model,
         "--short-side", str(table.short_side),
-        "--temperature", "100",
+        "--precision", "float32",
         "--classes", str(SCENES / "classes.txt"),
         "--background", str(SCENES / "backgrounds.txt"),
         "--corruption", ",".join(corruptions),
@@ -99,6 +101,35 @@ def measured(table: Table, row: Row, levels: list[int]) -> list[dict]:
     return json.loads(found.read_text())["rows"]
 
 
+# What competes with the classes, each with the thresholds and areas that are measured, as flags.
+BACKGROUNDS = (
+    ("the class's name alone", "none", {"threshold": ("0.3", "0.5", "0.7")}),
+    ("the shipped names", "shipped", {"threshold": ("0.5",)}),
+    ("the scenes' own 15 names", str(SCENES / "backgrounds.txt"), {"threshold": ("0.3", "0.5", "0.7"), "area": ("0.01", "0.03", "0.1")}),
+)  # fmt: skip
+
+
+def background_table() -> None:
+    """What background names, thresholds and areas are worth on the ResNet's scenes."""
+    print("| background | mIoU | pixel accuracy | mean accuracy |\n|---|---:|---:|---:|")
+    for name, background, options in BACKGROUNDS:
+        rows = [(name, [])]
+        rows += [(f"... with {'an' if option == 'area' else 'a'} {option} of {value}", [f"--background-{option}", value])
+                 for option, values in options.items() for value in values]  # fmt: skip
+        for words, flags in rows:
+            found = WORK / "found.json"
+            WORK.mkdir(parents=True, exist_ok=True)
+            command = [
+                str(TARGET / "release" / "maskclip"), "compare", str(SCENES / "in-style"), "--short-side", "256",
+                "--precision", "float32", "--classes", str(SCENES / "classes.txt"), "--background", background,
+                "--json", str(found), *flags,
+            ]  # fmt: skip
+            subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+            row = json.loads(found.read_text())["rows"][0]
+            figures = (row["mean_iou"], row["pixel_accuracy"], row["mean_accuracy"])
+            print(f"| {words} | " + " | ".join(percent(figure) for figure in figures) + " |", flush=True)
+
+
 def line(row: Row, rows: list[dict], levels: list[int]) -> str:
     """One line of a table in Markdown."""
     clean = next(r for r in rows if r["corruption"] is None)
@@ -106,7 +137,6 @@ def line(row: Row, rows: list[dict], levels: list[int]) -> str:
     for level in levels:
         at_level = [r["mean_iou"] for r in rows if (r["corruption"] or "").endswith(f":{level}")]
         cells.append(percent(statistics.mean(at_level)))
-    cells.append(f"{clean['median_milliseconds']:.0f}")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -117,13 +147,18 @@ def percent(share: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--levels", type=int, nargs="*", default=LEVELS, help="levels of corruption; none for the clean scenes alone")
+    parser.add_argument("--only", default="", help="a regular expression: the lines whose names match, all of them without it")
+    parser.add_argument("--background", action="store_true", help="the table of docs/words.md alone")
     arguments = parser.parse_args()
+    if arguments.background:
+        background_table()
+        return
     for table in TABLES:
         levels = arguments.levels if table.corrupted else []
         print(f"\n### {table.model}, short side {table.short_side}, {table.scenes}\n")
-        print("| | clean | " + "".join(f"level {level} | " for level in levels) + "median ms |")
-        print("|---|---:|" + "---:|" * (len(levels) + 1), flush=True)
-        for row in table.rows:
+        print("| | clean | " + "".join(f"level {level} | " for level in levels))
+        print("|---|---:|" + "---:|" * len(levels), flush=True)
+        for row in filter(lambda row: re.search(arguments.only, row.name), table.rows):
             print(line(row, measured(table, row, levels), levels), flush=True)
 
 
