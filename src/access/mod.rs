@@ -148,6 +148,17 @@ mod tests {
             assert!(access.reload().is_err(), "{damaged:?}");
             assert!(finds(&new), "{damaged:?}");
         }
+        // A key in a wrong place is not repeated, since the error goes into the log.
+        for damaged in [
+            "- {name: bob, key: maskclip_secret, scopes: [use]}\n",
+            "- {name: bob, sha256: maskclip_secret, scopes: [use]}\n",
+            "maskclip_secret\n- {name: bob}\n",
+            "- {name: bob, sha256: \"12\", scopes: [maskclip_secret]}\n",
+        ] {
+            fs::write(&path, damaged).unwrap();
+            let error = access.reload().unwrap_err().to_string();
+            assert!(!error.contains("maskclip_secret"), "{error}");
+        }
         fs::remove_file(&path).unwrap();
         assert!(access.reload().is_err());
         assert!(finds(&new));

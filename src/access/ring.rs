@@ -62,12 +62,12 @@ pub enum KeysError {
         source: std::io::Error,
     },
     /// The file is not a list of keys.
-    #[error("the file of keys {} (access.keys_file) is not a list of keys: {reason}", path.display())]
+    #[error("the file of keys {} (access.keys_file) is not a list of entries with name, sha256 (64 hexadecimal digits) and scopes: see {place}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// The parser's error.
-        reason: String,
+        /// Where the parser gave up. Its own words would repeat what stands there, which may be a key.
+        place: String,
     },
     /// The file is empty. A server whose keys are all gone would answer nobody; a file that is being written looks the
     /// same.
@@ -224,6 +224,14 @@ fn client(
     Ok(client)
 }
 
+/// Returns where the parser of the file of keys gave up.
+fn place_of(error: &serde_saphyr::Error) -> String {
+    match error.location() {
+        Some(place) => format!("line {}, column {}", place.line(), place.column()),
+        None => "its end".to_owned(),
+    }
+}
+
 /// Reads a file of keys: a YAML list of entries.
 fn read_file(path: &Path) -> Result<Vec<KeyEntry>, KeysError> {
     let path_of_error = || path.to_owned();
@@ -233,7 +241,7 @@ fn read_file(path: &Path) -> Result<Vec<KeyEntry>, KeysError> {
     })?;
     let entries: Option<Vec<KeyEntry>> = serde_saphyr::from_str(&text).map_err(|error| KeysError::Syntax {
         path: path_of_error(),
-        reason: error.to_string(),
+        place: place_of(&error),
     })?;
     let entries = entries.unwrap_or_default();
     if entries.is_empty() {
@@ -308,23 +316,17 @@ mod tests {
             error
         };
         assert!(refused("").ends_with("has no keys"));
-        assert!(refused("name: alice\n").contains("is not a list of keys"));
+        assert!(refused("name: alice\n").contains("is not a list of entries with name"));
         let digest = "0".repeat(64);
-        for (entry, reason) in [
-            (format!("- {{sha256: \"{digest}\"}}\n"), "name"),
-            ("- {name: alice}\n".to_owned(), "sha256"),
-            ("- {name: alice, sha256: \"00\"}\n".to_owned(), "64 hexadecimal digits"),
-            (
-                format!("- {{name: alice, sha256: \"{digest}\", scopes: [all]}}\n"),
-                "all",
-            ),
-            (
-                format!("- {{name: alice, sha256: \"{digest}\", scope: [use]}}\n"),
-                "scope",
-            ),
+        for entry in [
+            format!("- {{sha256: \"{digest}\"}}\n"),
+            "- {name: alice}\n".to_owned(),
+            "- {name: alice, sha256: \"00\"}\n".to_owned(),
+            format!("- {{name: alice, sha256: \"{digest}\", scopes: [all]}}\n"),
+            format!("- {{name: alice, sha256: \"{digest}\", scope: [use]}}\n"),
         ] {
             let error = refused(&entry);
-            assert!(error.contains(reason), "{error}");
+            assert!(error.contains("see line 1, column"), "{error}");
         }
     }
 

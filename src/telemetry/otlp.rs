@@ -93,7 +93,10 @@ impl Collector {
     /// Returns the way to the collector in the settings, if there is one.
     pub(super) fn new(settings: &OtlpSettings) -> Option<Self> {
         let endpoint = settings.endpoint.as_ref()?;
-        let config = ureq::Agent::config_builder().timeout_global(Some(SEND_LIMIT));
+        // Another address would get the headers, which may hold a key. A redirect is a failure, as every other status is.
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(SEND_LIMIT))
+            .max_redirects(0);
         Some(Self {
             agent: config.build().into(),
             endpoint: endpoint.as_str().trim_end_matches('/').to_owned(),
@@ -113,8 +116,11 @@ impl Collector {
         }
         let sent = request
             .send(&message.encode_to_vec())
-            .map(|_| ())
-            .map_err(|error| error.to_string());
+            .map_err(|error| error.to_string())
+            .and_then(|reply| match reply.status() {
+                status if status.is_success() => Ok(()),
+                status => Err(format!("http status: {status}")),
+            });
         let was_failing = self.is_failing.swap(sent.is_err(), Ordering::Relaxed);
         match &sent {
             Err(error) if !was_failing => {
