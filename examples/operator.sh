@@ -21,10 +21,11 @@ monitoring=$(new_key monitoring metrics)
 maskclip serve >"$folder/log" 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
-until maskclip health 2>/dev/null; do
+until maskclip health >"$folder/health" 2>/dev/null; do
     kill -0 $server || { cat "$folder/log"; exit 1; }
     sleep 1
 done
+cat "$folder/health"
 
 status() {
     curl -s -o /dev/null -w '%{http_code}\n' "$@"

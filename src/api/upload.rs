@@ -187,22 +187,18 @@ async fn from_multipart<T: UploadBody>(
     Ok(Upload { image, body })
 }
 
-/// Sets the deadline of a body to that of the part [`DEADLINE`].
+/// Sets the deadline of a body to that of the part [`DEADLINE`], which counts before that of the part `request`.
 ///
 /// # Errors
-/// 422 for a part that is no number, and for a body that has a deadline already.
+/// 422 for a part that is no number.
 pub(super) fn set_deadline(field: &mut Option<f64>, part: &[u8]) -> Result<(), ApiError> {
-    let refused = |detail: &str| Err(ApiError::invalid(DEADLINE, detail));
-    if field.is_some() {
-        return refused("deadline_seconds is a part, and inside the part request too");
-    }
     let number = std::str::from_utf8(part).ok().and_then(|text| text.trim().parse().ok());
     match number.filter(|number: &f64| number.is_finite()) {
         Some(seconds) => {
             *field = Some(seconds);
             Ok(())
         }
-        None => refused("the part deadline_seconds is no number"),
+        None => Err(ApiError::invalid(DEADLINE, "the part deadline_seconds is no number")),
     }
 }
 
