@@ -104,7 +104,7 @@ pub struct ClassifyForm {
     image: Option<Vec<u8>>,
     /// Everything else, as JSON without `image`.
     request: ClassifyBodyInForm,
-    /// `deadline_seconds` of `request`, as a part of its own, which counts if both are there.
+    /// `deadline_seconds` of `request`, as a part of its own, and the shorter counts if both are there.
     #[schema(value_type = f64, required = false, exclusive_minimum = 0, example = 30)]
     deadline_seconds: Option<f64>,
 }

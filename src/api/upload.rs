@@ -187,7 +187,8 @@ async fn from_multipart<T: UploadBody>(
     Ok(Upload { image, body })
 }
 
-/// Sets the deadline of a body to that of the part [`DEADLINE`], which counts before that of the part `request`.
+/// Gives a body the deadline of the part [`DEADLINE`]. If the part `request` has one, too, the shorter counts: so one that is
+/// out of range is refused wherever it stands.
 ///
 /// # Errors
 /// 422 for a part that is no number.
@@ -195,7 +196,7 @@ pub(super) fn set_deadline(field: &mut Option<f64>, part: &[u8]) -> Result<(), A
     let number = std::str::from_utf8(part).ok().and_then(|text| text.trim().parse().ok());
     match number.filter(|number: &f64| number.is_finite()) {
         Some(seconds) => {
-            *field = Some(seconds);
+            *field = Some(field.map_or(seconds, |other| other.min(seconds)));
             Ok(())
         }
         None => Err(ApiError::invalid(DEADLINE, "the part deadline_seconds is no number")),

@@ -306,9 +306,10 @@ async fn a_deadline_is_a_field_of_every_form() {
             app.send(post_multipart(path, multipart(&parts))).await
         };
         assert!(send("30", json!({})).await.status.is_success(), "{path}");
-        // The part counts, and not the field of `request`.
-        let both = send("30", json!({"deadline_seconds": 300.5})).await;
-        assert!(both.status.is_success(), "{path}");
+        // Of two the shorter counts, and so does its range.
+        let both = async |seconds: f64| send("30", json!({"deadline_seconds": seconds})).await.status;
+        assert!(both(300.5).await.is_success(), "{path}");
+        assert_eq!(both(-1.0).await, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
         for (deadline, detail) in [
             (
                 "300.5",

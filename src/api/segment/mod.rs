@@ -51,7 +51,7 @@ pub struct SegmentForm {
     image: Option<Vec<u8>>,
     /// Everything else, as JSON without `image`.
     request: SegmentBodyInForm,
-    /// `deadline_seconds` of `request`, as a part of its own, which counts if both are there.
+    /// `deadline_seconds` of `request`, as a part of its own, and the shorter counts if both are there.
     #[schema(value_type = f64, required = false, exclusive_minimum = 0, example = 30)]
     deadline_seconds: Option<f64>,
 }
