@@ -19,14 +19,15 @@ START_SECONDS = 120
 
 
 class Server:
-    """`maskclip serve` with a store of its own. Settings are environment variables, such as `ENGINE__WORKERS=2`."""
+    """`maskclip serve` with a store of its own. Settings are environment variables, such as `ENGINE__WORKERS=2`; `more` are
+    others than the project's."""
 
-    def __init__(self, program: Path, port: int = 0, **settings: str) -> None:
+    def __init__(self, program: Path, more: dict[str, str] | None = None, port: int = 0, **settings: str) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="maskclip-reliability-")
         self.log = Path(self.folder.name) / "log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MASKCLIP_")}
         environment |= {"MASKCLIP_VOCABULARY__STORE_PATH": str(Path(self.folder.name) / "store.sqlite3")}
-        environment |= {f"MASKCLIP_{name}": value for name, value in settings.items()}
+        environment |= {f"MASKCLIP_{name}": value for name, value in settings.items()} | (more or {})
         with self.log.open("wb") as log:
             command = [str(program), "serve", "--listen", f"127.0.0.1:{port}"]
             self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log)

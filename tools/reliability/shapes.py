@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ UNIT = 32
 """The sides of all shapes are multiples of so many pixels. Every embedded model's patch divides them."""
 SMALLEST = 2
 """The shortest side in units."""
+MOST_OBLONG = 8
+"""How many times as long as its shorter side the longer one is at most."""
 CLIENTS = 2
 REST_SECONDS = 12
 """Longer than the 10 seconds after which the server returns free memory."""
@@ -50,12 +52,10 @@ async def shapes(program: Path, seconds: float) -> list[Row]:
 
 
 def distinct_shapes(count: int) -> list[Shape]:
-    """The `count` smallest widths and heights in pixels, by their longer side."""
-    side = SMALLEST
-    while (side - SMALLEST + 1) ** 2 < count:
-        side += 1
-    pairs = [(width, height) for width in range(SMALLEST, side + 1) for height in range(SMALLEST, side + 1)]
-    pairs.sort(key=lambda pair: (max(pair), pair))
+    """The `count` smallest widths and heights in pixels, by their product: the most shapes in the least time."""
+    sides = range(SMALLEST, count)
+    pairs = [(width, height) for width, height in product(sides, sides) if max(width, height) <= MOST_OBLONG * min(width, height)]
+    pairs.sort(key=lambda pair: (pair[0] * pair[1], pair))
     return [(width * UNIT, height * UNIT) for width, height in pairs[:count]]
 
 

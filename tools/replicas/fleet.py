@@ -37,7 +37,7 @@ class Replica(Server):
         # The process inherits it, so that it counts one processor from its start.
         os.sched_setaffinity(0, {core})
         try:
-            super().__init__(program, port, **settings)
+            super().__init__(program, port=port, **settings)
         finally:
             os.sched_setaffinity(0, own)
 

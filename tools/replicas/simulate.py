@@ -263,8 +263,8 @@ def compare(path: Path) -> None:
         replicas, clock = fleet(2, 0, lambda kept: rng.choice(one["service_seconds"]) + other)
         outcome = simulate(replicas, clock, by_turns(), new_images(), 3000, rate=one["open_rate"])
         what = f"at {one['open_rate']:.1f} a second"
-        beside(f"p50 {what}", outcome.percentile(0.5), one["open_p50"], " s")
-        beside(f"p95 {what}", outcome.percentile(0.95), one["open_p95"], " s")
+        beside(f"p50 {what}", 1000 * outcome.percentile(0.5), 1000 * one["open_p50"], " ms")
+        beside(f"p95 {what}", 1000 * outcome.percentile(0.95), 1000 * one["open_p95"], " ms")
     if one := measured.get("hits"):
         images, times = one["images"], one["times"]
         for room, share in (("all", 2.0), ("some", 0.6)):
