@@ -41,7 +41,7 @@ async def shapes(program: Path, seconds: float) -> list[Row]:
     rng = random.Random(1)
     every = distinct_shapes(count)
     rng.shuffle(every)
-    with Server(program, IMAGES__CACHE_BYTES="0") as server:
+    with Server(program, IMAGES__CACHE_BYTES="0", ENGINE__DEFAULT_DEADLINE_SECONDS="300") as server:
         print(f"requests 0: {server.resident_bytes() / 1e6:.0f} MB", flush=True)
         settled = await visit(server, (every[number % count] for number in range(first)), 0, first // READINGS)
         highest = await visit(server, (rng.choice(every) for _ in range(mixed)), first, mixed // READINGS)

@@ -6,6 +6,7 @@ method's result. So `Client` and `AsyncClient` share all of it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -41,6 +42,14 @@ class Wait:
 
 
 Steps = Generator[Union[Call, Wait], Optional[httpx.Response], T]
+
+
+def about(file: bytes, arguments: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    """Further arguments of httpx for a request about an image's file.
+
+    The header brings all of them to the replica that has the image's features, through a proxy that hashes it.
+    """
+    return {**(arguments or {}), "headers": {"x-maskclip-image": hashlib.sha256(file).hexdigest()}}
 
 
 def checked(response: httpx.Response) -> httpx.Response:
@@ -88,7 +97,7 @@ class Held:
 def hold(held: Held) -> Steps[HeldImage]:
     """Leaves an image with the server, unless it is there already."""
     if held.known is None:
-        call = Call("POST", "v1/images", form([(held.name, held.file)], held.options))
+        call = Call("POST", "v1/images", about(held.file, form([(held.name, held.file)], held.options)))
         body = yield from asked(call)
         known = HeldImage(body["image_id"], body["width"], body["height"], body["expires_in_seconds"])
         held.known = known
@@ -100,7 +109,7 @@ def release(held: Held) -> Steps[None]:
     known, held.known = held.known, None
     if known is not None:
         try:
-            yield Call("DELETE", f"v1/images/{known.image_id}")
+            yield Call("DELETE", f"v1/images/{known.image_id}", about(held.file))
         except ProblemError as error:
             if error.problem.type != "/problems/image-not-held":
                 raise
@@ -131,13 +140,14 @@ def segment(
             image.known = None
             reply = yield from segment_held(image, body)
     else:
-        reply = yield from asked(Call("POST", "v1/segment", form([(name, file)], body)))
+        reply = yield from asked(Call("POST", "v1/segment", about(file, form([(name, file)], body))))
     return Segmentation.of(reply, file, unlabelled, options.get("orientation", "exif"))
 
 
 def segment_held(image: Held, body: Mapping[str, Any]) -> Steps[Any]:
     known = yield from hold(image)
-    return (yield from asked(Call("POST", "v1/segment", {"json": {"image_id": known.image_id, **body}})))
+    arguments = {"json": {"image_id": known.image_id, **body}}
+    return (yield from asked(Call("POST", "v1/segment", about(image.file, arguments))))
 
 
 def models() -> Steps[Any]:
