@@ -102,33 +102,37 @@ fn forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     lines.flat_map(|line| line.split(',').map(address)).collect()
 }
 
-/// The addresses in the fields `for` of `Forwarded` (RFC 7239), in the same order.
+/// The addresses in the fields `for` of `Forwarded` (RFC 7239), in the same order. A line that ends inside of quotes is
+/// one element that cannot be read: whoever wrote its beginning may have opened them to swallow what proxies add.
 fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let lines = headers.get_all(header::FORWARDED).iter();
     let lines = lines.map(|line| line.to_str().unwrap_or_default());
     let of_element = |element: &str| {
-        let mut pairs = unquoted(element, ';')
+        let mut pairs = unquoted(element, ';')?
             .into_iter()
             .filter_map(|pair| pair.split_once('='));
         let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
         address(node.trim().trim_matches('"'))
     };
-    lines
-        .flat_map(|line| unquoted(line, ',').into_iter().map(of_element))
-        .collect()
+    let of_line = |line| match unquoted(line, ',') {
+        Some(elements) => elements.into_iter().map(of_element).collect(),
+        None => vec![None],
+    };
+    lines.flat_map(of_line).collect()
 }
 
-/// Splits a text at a separator that does not stand in quotes.
-fn unquoted(text: &str, separator: char) -> Vec<&str> {
+/// Splits a text at a separator that does not stand in quotes. `None` for a text that ends inside of quotes.
+fn unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
     let mut is_quoted = false;
     let mut is_escaped = false;
-    text.split(|letter| {
+    let parts = text.split(|letter| {
         let separates = letter == separator && !is_quoted;
         is_quoted ^= letter == '"' && !is_escaped;
         is_escaped = is_quoted && letter == '\\' && !is_escaped;
         separates
-    })
-    .collect()
+    });
+    let parts = parts.collect();
+    (!is_quoted).then_some(parts)
 }
 
 /// An address with or without a port, in brackets if it is one of IPv6 with a port.
@@ -201,6 +205,24 @@ mod tests {
                 expected,
                 "{line}"
             );
+        }
+    }
+
+    #[test]
+    fn quotes_that_a_client_leaves_open_hide_nothing_that_a_proxy_adds() {
+        for (lines, expected) in [
+            (&["for=9.9.9.9;x=\", for=203.0.113.7"][..], "10.0.0.1:5000"),
+            (&["for=9.9.9.9;x=\", for=\"[2001:db8::1]\""], "10.0.0.1:5000"),
+            (
+                &["for=9.9.9.9;x=\"\\\", for=\"[2001:db8::1]\";by=\"[fd00::1]\""],
+                "10.0.0.1:5000",
+            ),
+            (&["for=9.9.9.9;x=\"\\", "for=203.0.113.7"], "203.0.113.7"),
+            (&["for=9.9.9.9;x=\"", "for=10.0.0.2"], "10.0.0.2"),
+            (&["for=9.9.9.9", "for=1.1.1.1;x=\", for=203.0.113.7"], "10.0.0.1:5000"),
+        ] {
+            let lines: Vec<_> = lines.iter().map(|line| ("forwarded", *line)).collect();
+            assert_eq!(client(ForwardedHeader::Forwarded, &lines), expected, "{lines:?}");
         }
     }
 
