@@ -5,6 +5,7 @@
 //! page, and `Host` the name under which the browser found the server. The rules are those of Go's
 //! `http.CrossOriginProtection` and of Vite's `server.allowedHosts`.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl BrowserRules {
     pub(super) fn new(settings: &ServerSettings) -> Self {
         let hosts = &settings.allowed_hosts;
         // Beyond loopback, the server cannot know under which names its clients find it.
-        let is_any = hosts.iter().any(|host| host == ANY) || (hosts.is_empty() && !settings.listen.ip().is_loopback());
+        let is_any = hosts.iter().any(|host| host == ANY) || (hosts.is_empty() && !settings.is_on_loopback());
         Self {
             hosts: (!is_any).then(|| hosts.as_slice().into()),
             origins: settings.cors_origins.as_slice().into(),
@@ -102,8 +103,11 @@ impl BrowserRules {
     /// Whether the server is meant. An address is: a name that an attacker has pointed at this machine is none.
     fn is_allowed_host(&self, authority: &Authority) -> bool {
         let Some(hosts) = &self.hosts else { return true };
+        if !is_host_and_port(authority) {
+            return false;
+        }
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
-        let is_address = host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok();
+        let is_address = is_bracketed_address(&host) || host.parse::<Ipv4Addr>().is_ok();
         is_address || host == "localhost" || host.ends_with(".localhost") || hosts.contains(&host)
     }
 
@@ -139,6 +143,22 @@ impl BrowserRules {
             .max_age(PREFLIGHT_AGE);
         (!self.origins.is_empty()).then_some(layer)
     }
+}
+
+/// Whether an authority is a host, perhaps with a port, and nothing before or between them.
+fn is_host_and_port(authority: &Authority) -> bool {
+    let is_port = |rest: &str| {
+        rest.strip_prefix(':')
+            .is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let rest = authority.as_str().strip_prefix(authority.host());
+    rest.is_some_and(|rest| rest.is_empty() || is_port(rest))
+}
+
+/// Whether a host is an address of IPv6, which stands in brackets.
+fn is_bracketed_address(host: &str) -> bool {
+    let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    inside.is_some_and(|inside| inside.parse::<Ipv6Addr>().is_ok())
 }
 
 fn foreign_host(found: &str) -> ApiError {

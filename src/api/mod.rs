@@ -100,7 +100,7 @@ pub struct AppState {
 impl AppState {
     /// Whether other machines may use the server without a key.
     fn is_open_to_the_network(&self) -> bool {
-        !self.access.is_on() && !self.server.listen.ip().to_canonical().is_loopback()
+        !self.access.is_on() && !self.server.is_on_loopback()
     }
 }
 

@@ -120,6 +120,11 @@ impl ServerSettings {
         Ok(())
     }
 
+    /// Whether only this machine reaches the server. An address of IPv4 in the form of IPv6 is the address of IPv4.
+    pub(super) fn is_on_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
+    }
+
     /// How addresses of the server begin: `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }

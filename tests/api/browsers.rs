@@ -58,6 +58,7 @@ async fn on_loopback_addresses_and_localhost_are_names_of_the_server() {
         "LOCALHOST:1",
         "labels.localhost",
         "192.168.1.7:9000",
+        "[::ffff:127.0.0.1]:8080",
     ] {
         assert_eq!(get(&app, "/health/live", &[("host", host)]).await.status, 200, "{host}");
     }
@@ -68,6 +69,9 @@ async fn on_loopback_addresses_and_localhost_are_names_of_the_server() {
         "a b",
         "",
         "user@localhost@evil",
+        "evil.test@127.0.0.1",
+        "[::1]evil.test",
+        "[evil.test]",
     ] {
         assert_eq!(get(&app, "/health/live", &[("host", host)]).await.status, 421, "{host}");
     }
@@ -77,6 +81,17 @@ async fn on_loopback_addresses_and_localhost_are_names_of_the_server() {
     let whole = |host: &str| request(Method::GET, &format!("http://{host}/health/live")).body(Body::empty());
     assert_eq!(app.send(whole("localhost:8080").unwrap()).await.status, 200);
     assert_eq!(app.send(whole("evil.test").unwrap()).await.status, 421);
+}
+
+#[tokio::test]
+async fn loopback_is_loopback_however_its_address_is_written() {
+    for listen in ["127.0.0.1:0", "127.8.9.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+        let app = App::start_with(|config| config.server.listen = listen.parse().unwrap()).await;
+        let foreign = get(&app, "/health/ready", &[("host", "evil.test")]).await;
+        assert_eq!(foreign.status, 421, "{listen}");
+        let ready = get(&app, "/health/ready", &[("host", "[::ffff:127.0.0.1]")]).await.ok();
+        assert!(ready["warnings"].is_null(), "{listen}: {ready}");
+    }
 }
 
 #[tokio::test]
