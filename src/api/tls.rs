@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -18,12 +18,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::settings::TlsSettings;
+use crate::support::{read_regular_file, run_blocking};
 
 /// The versions of HTTP that are offered, the preferred one first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// The shortest time between two looks at the files.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest time that a handshake waits for a look at the files, which takes microseconds unless their file system
+/// does not answer.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +81,19 @@ impl Tls {
         })
     }
 
-    /// Reads the files again, changed or not, for connections to come.
+    /// Reads the files again, changed or not, for connections to come. Blocks.
     pub fn reload(&self) {
-        self.certificate.reload(&mut self.certificate.lock());
+        self.certificate.reload(&mut self.certificate.files());
     }
 
-    /// Shakes hands with a client.
+    /// Shakes hands with a client, with the certificate that is in the files now.
     pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        if self.certificate.is_look_due() {
+            let certificate = Arc::clone(&self.certificate);
+            let look = run_blocking(move || certificate.look());
+            // Without an answer in time, the certificate that is in use is good enough.
+            let _ = tokio::time::timeout(LOOK_LIMIT, look).await;
+        }
         self.acceptor.accept(stream).await
     }
 }
@@ -92,16 +103,17 @@ impl Tls {
 struct Certificate {
     settings: TlsSettings,
     provider: Arc<CryptoProvider>,
-    current: Mutex<Current>,
+    in_use: RwLock<Arc<CertifiedKey>>,
+    /// Held by whoever looks at the files, for as long as that takes. Handshakes do not wait for it.
+    files: Mutex<Files>,
 }
 
-/// What was read last.
+/// What is known of the files.
 #[derive(Debug)]
-struct Current {
-    key: Arc<CertifiedKey>,
-    /// What the files were when they were read, though reading may have failed.
+struct Files {
+    /// What they were when they were read last, though reading may have failed.
     versions: Versions,
-    /// When the files were looked at.
+    /// When they were looked at.
     looked: Instant,
 }
 
@@ -112,31 +124,53 @@ impl Certificate {
     fn read(settings: &TlsSettings, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let versions = versions(settings);
         let key = read(settings, &provider)?;
-        let current = Current {
-            key: Arc::new(key),
-            versions,
-            looked: Instant::now(),
-        };
+        let looked = Instant::now();
         Ok(Self {
             settings: settings.clone(),
             provider,
-            current: Mutex::new(current),
+            in_use: RwLock::new(Arc::new(key)),
+            files: Mutex::new(Files { versions, looked }),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Current> {
+    fn files(&self) -> MutexGuard<'_, Files> {
         // Nothing in here panics halfway.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what is known of the files, unless somebody is looking at them.
+    fn try_files(&self) -> Option<MutexGuard<'_, Files>> {
+        match self.files.try_lock() {
+            Ok(files) => Some(files),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Returns whether nobody has looked at the files for a while, or is looking at them.
+    fn is_look_due(&self) -> bool {
+        self.try_files()
+            .is_some_and(|files| files.looked.elapsed() >= LOOK_AGAIN)
+    }
+
+    /// Looks at the files, and reads them if they have changed. Blocks for as long as the file system does. Does
+    /// nothing while somebody else looks.
+    fn look(&self) {
+        let Some(mut files) = self.try_files() else { return };
+        files.looked = Instant::now();
+        if versions(&self.settings) != files.versions {
+            self.reload(&mut files);
+        }
     }
 
     /// Reads the files. What cannot be used changes nothing: the files may be half written, or one of them not yet.
-    fn reload(&self, current: &mut Current) {
+    fn reload(&self, files: &mut Files) {
         // Before reading: a change meanwhile is seen at the next look.
-        current.versions = versions(&self.settings);
-        current.looked = Instant::now();
+        files.versions = versions(&self.settings);
+        files.looked = Instant::now();
         match read(&self.settings, &self.provider) {
             Ok(key) => {
-                current.key = Arc::new(key);
+                *self.in_use.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
                 tracing::info!(certificate = %self.settings.certificate.display(), "the certificate was read again");
             }
             Err(error) => tracing::error!(%error, "the certificate cannot be read; the one before stays in use"),
@@ -145,16 +179,9 @@ impl Certificate {
 }
 
 impl ResolvesServerCert for Certificate {
-    /// Returns the certificate. Looks at the files, at most once a second: that takes microseconds.
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut current = self.lock();
-        if current.looked.elapsed() >= LOOK_AGAIN {
-            current.looked = Instant::now();
-            if versions(&self.settings) != current.versions {
-                self.reload(&mut current);
-            }
-        }
-        Some(Arc::clone(&current.key))
+        let in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(&in_use))
     }
 }
 
@@ -171,7 +198,9 @@ fn read(settings: &TlsSettings, provider: &CryptoProvider) -> Result<CertifiedKe
         path: path.to_owned(),
         reason,
     };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let bytes = |path: &Path| read_regular_file(path).map_err(|error| unreadable(path, error.to_string()));
+    let pem = bytes(certificate)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.map_err(|error| unreadable(certificate, error.to_string()))?;
     if chain.is_empty() {
         return Err(unreadable(
@@ -179,7 +208,7 @@ fn read(settings: &TlsSettings, provider: &CryptoProvider) -> Result<CertifiedKe
             "no certificate in PEM form is in it".to_owned(),
         ));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error.to_string()))?;
+    let private = PrivateKeyDer::from_pem_slice(&bytes(key)?).map_err(|error| unreadable(key, error.to_string()))?;
     CertifiedKey::from_der(chain, private, provider).map_err(|source| TlsError::Unusable {
         certificate: certificate.clone(),
         key: key.clone(),

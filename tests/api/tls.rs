@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -186,6 +187,29 @@ async fn files_that_cannot_be_used_leave_the_certificate_as_it_is() {
     connect(&socket, &SECOND, BOTH, &[]).await.unwrap();
 }
 
+/// On several threads, so that one that is kept waiting is seen by the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_named_pipe_in_place_of_a_file_keeps_nobody_waiting() {
+    let (socket, folder) = start(|_| ()).await;
+    for name in ["tls.crt", "tls.key"] {
+        let path = folder.path().join(name);
+        fs::remove_file(&path).unwrap();
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        // From then on the next connection looks at the files.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        connect(&socket, &FIRST, BOTH, &[]).await.unwrap();
+        let tls = socket.tls.clone().unwrap();
+        at_last(tokio::task::spawn_blocking(move || tls.reload()))
+            .await
+            .unwrap();
+        connect(&socket, &FIRST, BOTH, &[]).await.unwrap();
+        fs::remove_file(&path).unwrap();
+        FIRST.write(folder.path());
+    }
+    SECOND.write(folder.path());
+    at_last(async { while connect(&socket, &SECOND, BOTH, &[]).await.is_err() {} }).await;
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_shake_hands_has_as_long_as_for_a_head() {
     let (socket, _folder) = start(|config| config.server.head_seconds = 0.2).await;
@@ -241,6 +265,13 @@ fn files_that_cannot_be_used_are_named_at_the_start() {
     );
     fs::write(folder.path().join("tls.crt"), FIRST.chain).unwrap();
     assert!(error().contains("tls.key: "), "{}", error());
+    fs::create_dir(folder.path().join("tls.key")).unwrap();
+    assert!(
+        error().ends_with("tls.key: it is a folder, not a regular file"),
+        "{}",
+        error()
+    );
+    fs::remove_dir(folder.path().join("tls.key")).unwrap();
     fs::write(folder.path().join("tls.key"), SECOND.key).unwrap();
     assert!(
         error().contains("keys may not be consistent") || error().contains("KeyMismatch"),

@@ -116,6 +116,11 @@ pub(crate) const OWNERS: &[Owned] = &[
         ],
     },
     Owned {
+        work: "opening a file that people name, whatever kind it is (support::read_regular_file looks at that)",
+        names: &["pem_file_iter", "from_pem_file"],
+        files: &[],
+    },
+    Owned {
         work: "reading texts from outside",
         names: &["stdin", "plain_text"],
         files: &[
