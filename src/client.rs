@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::formats::{ClassMask, ClassMeasures};
 use crate::labelling::{Answer, Refusal};
-use crate::support::excerpt;
+use crate::support::{excerpt, without_secrets};
 
 /// How long a server may be busy or away before it is given up.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -158,7 +158,7 @@ impl Client {
             .map_err(|refusal| match refusal {
                 Refusal::Image(reason) | Refusal::Run(reason) => reason,
             })?;
-        serde_json::from_slice(&bytes).map_err(|error| format!("{}{path}: the answer is no JSON: {error}", self.base))
+        serde_json::from_slice(&bytes).map_err(|error| format!("{}: the answer is no JSON: {error}", self.shown(path)))
     }
 
     /// Asks for the labels of an image. `request` is the body without the image, and has to ask for COCO's run lengths.
@@ -171,7 +171,8 @@ impl Client {
         body["image"] = BASE64_STANDARD.encode(image).into();
         let body = body.to_string();
         let bytes = self.patiently(|| self.attempt("v1/segment", Some(&body)))?;
-        let not_understood = |reason: String| Refusal::Run(format!("{} gives another answer: {reason}", self.base));
+        let not_understood =
+            |reason: String| Refusal::Run(format!("{} gives another answer: {reason}", self.shown("")));
         let reply: Reply = serde_json::from_slice(&bytes).map_err(|error| not_understood(error.to_string()))?;
         let confidence = reply
             .confidence_map
@@ -223,6 +224,11 @@ impl Client {
         }
     }
 
+    /// Returns the address of a path, for people.
+    fn shown(&self, path: &str) -> String {
+        format!("{}{path}", without_secrets(&self.base))
+    }
+
     /// Sends one request: a POST with a body in JSON, or a GET.
     fn attempt(&self, path: &str, body: Option<&str>) -> Attempt {
         let address = format!("{}{path}", self.base);
@@ -244,7 +250,7 @@ impl Client {
             }
         };
         let away = |reason: String| Attempt::Busy {
-            reason: format!("{address}: {reason}"),
+            reason: format!("{}: {reason}", self.shown(path)),
             wait: Duration::from_secs(1),
         };
         let mut response = match sent {
@@ -265,7 +271,7 @@ impl Client {
         if status.is_success() {
             return Attempt::Answered(bytes);
         }
-        refused(&address, status, &bytes, wait)
+        refused(&self.shown(path), status, &bytes, wait)
     }
 }
 

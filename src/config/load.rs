@@ -101,7 +101,8 @@ impl Yaml {
         // An empty file, or one with comments only, changes nothing.
         let values: Option<Dict> = serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
             name: name.clone(),
-            reason: error.to_string(),
+            // The lines around the place, which the parser would show, may hold a password.
+            reason: error.without_snippet().to_string(),
         })?;
         Ok(Self {
             name,
@@ -278,6 +279,21 @@ mod tests {
     fn a_value_outside_its_range_is_refused_with_its_path() {
         for (text, expected) in OUT_OF_RANGE {
             assert_eq!(&load_text(text).expect_err("out of range").to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn no_error_repeats_a_password() {
+        for text in [
+            "shared:\n  url: redis://:secret@host\n  prefix: [\n",
+            "shared:\n  url: redis://:secret@ho st\n",
+            "shared:\n  url: redis://:secret@host/name\n",
+            "telemetry:\n  otlp:\n    headers: {x-api-key: secret}\n    headers: {x-api-key: secret}\n",
+            "telemetry:\n  otlp:\n    endpoint: ftp://user:secret@host\n",
+            "fetch:\n  hub: https://user:secret@host:port\n",
+        ] {
+            let error = load_text(text).expect_err("a mistake").to_string();
+            assert!(!error.contains("secret"), "{text}{error}");
         }
     }
 

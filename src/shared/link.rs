@@ -16,7 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::error::{SharedError, StartError};
 use super::metrics::{Operation, SharedMetrics};
-use super::settings::{IMAGES_AT_ONCE, SharedSettings};
+use super::settings::{IMAGES_AT_ONCE, SharedSettings, is_encrypted};
 use crate::support::{read_regular_file, read_regular_text};
 use crate::telemetry::MetricsRegistry;
 
@@ -225,7 +225,7 @@ fn is_refusal(error: &RedisError) -> bool {
 fn client(settings: &SharedSettings) -> Result<Option<Client>, StartError> {
     let Some(url) = &settings.url else { return Ok(None) };
     let unusable = |error: RedisError| StartError::Settings(error.to_string());
-    let mut info = url.0.as_str().into_connection_info().map_err(unusable)?;
+    let mut info = url.whole().as_str().into_connection_info().map_err(unusable)?;
     if let Some(file) = &settings.password_file {
         let password = read_regular_text(file).map_err(|error| unreadable("shared.password_file", file, error))?;
         let redis = info.redis_settings().clone().set_password(password.trim_end());
@@ -236,7 +236,7 @@ fn client(settings: &SharedSettings) -> Result<Option<Client>, StartError> {
         .as_ref()
         .map(|file| read_regular_file(file).map_err(|error| unreadable("shared.ca_file", file, error)));
     let client = match authorities.transpose()? {
-        Some(_) if !url.is_encrypted() => {
+        Some(_) if !is_encrypted(url) => {
             return Err(StartError::Settings(
                 "shared.ca_file is of use with rediss:// alone".to_owned(),
             ));
@@ -266,7 +266,6 @@ fn unreadable(key: &'static str, file: &std::path::Path, error: std::io::Error) 
 mod tests {
     use std::net::TcpListener;
 
-    use super::super::SharedUrl;
     use super::*;
 
     /// Starts on a port at which somebody listens who never says anything.
@@ -274,7 +273,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("redis://127.0.0.1:{}", listener.local_addr().unwrap().port());
         let settings = SharedSettings {
-            url: Some(SharedUrl(url.parse().unwrap())),
+            url: Some(url.parse().unwrap()),
             password_file: file.map(Into::into),
             timeout_seconds: 0.05,
             ..SharedSettings::for_testing()

@@ -16,7 +16,7 @@ pub use definitions::{Catalogue, Entry, PutOutcome, Value};
 pub use error::{SharedError, StartError};
 pub use images::{ImageState, SharedImage};
 pub use link::SharedState;
-pub use settings::{SharedSettings, SharedUrl};
+pub use settings::SharedSettings;
 #[cfg(test)]
 pub(crate) use texts::fake::FakeTexts;
 pub use texts::{Claimed, SharedFuture, SharedTexts, TextKey, Token};

@@ -1,20 +1,19 @@
 //! The settings of the state that replicas share.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::support::{OutOfRange, in_range};
+use crate::support::{OutOfRange, PrivateUrl, in_range};
 
 /// The settings of the state that replicas share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SharedSettings {
     /// The address of Redis, `redis://` or `rediss://`; `None` shares nothing.
-    pub url: Option<SharedUrl>,
+    pub url: Option<PrivateUrl>,
     /// A file with the password, in place of one in the address.
     pub password_file: Option<PathBuf>,
     /// A PEM file of certificate authorities to trust instead of the compiled-in ones, for `rediss://`.
@@ -63,8 +62,8 @@ impl SharedSettings {
     pub fn check(&self) -> Result<(), OutOfRange> {
         if let Some(url) = &self.url {
             let range = "an address such as redis://host:6379/0 or rediss://user:password@host";
-            in_range("shared.url", url.is_usable(), url, range)?;
-            let passwords = url.0.password().is_some() && self.password_file.is_some();
+            in_range("shared.url", is_usable(url.whole()), url, range)?;
+            let passwords = url.whole().password().is_some() && self.password_file.is_some();
             in_range(
                 "shared.password_file",
                 !passwords,
@@ -112,47 +111,22 @@ impl SharedSettings {
     }
 }
 
-/// The address of Redis. Texts for people do not show its password.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SharedUrl(pub(super) Url);
-
-impl SharedUrl {
-    /// Returns whether the address is one of Redis with a host.
-    fn is_usable(&self) -> bool {
-        matches!(self.0.scheme(), "redis" | "rediss")
-            && self.0.host_str().is_some_and(|host| !host.is_empty())
-            && self.0.query().is_none()
-            && self.0.fragment().is_none()
-            && self
-                .0
-                .path()
-                .trim_start_matches('/')
-                .bytes()
-                .all(|byte| byte.is_ascii_digit())
-    }
-
-    /// Returns whether the connection is encrypted.
-    pub(super) fn is_encrypted(&self) -> bool {
-        self.0.scheme() == "rediss"
-    }
+/// Returns whether an address is one of Redis with a host.
+fn is_usable(address: &Url) -> bool {
+    matches!(address.scheme(), "redis" | "rediss")
+        && address.host_str().is_some_and(|host| !host.is_empty())
+        && address.query().is_none()
+        && address.fragment().is_none()
+        && address
+            .path()
+            .trim_start_matches('/')
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
 }
 
-impl fmt::Display for SharedUrl {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        if shown.password().is_some() {
-            // Fails only for an address that cannot have a password, and this one has.
-            let _ = shown.set_password(Some("..."));
-        }
-        fmt::Display::fmt(&shown, formatter)
-    }
-}
-
-impl fmt::Debug for SharedUrl {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, formatter)
-    }
+/// Returns whether connections to an address are encrypted.
+pub(super) fn is_encrypted(address: &PrivateUrl) -> bool {
+    address.whole().scheme() == "rediss"
 }
 
 #[cfg(test)]
@@ -162,7 +136,7 @@ mod tests {
 
     fn with_url(url: &str) -> SharedSettings {
         SharedSettings {
-            url: Some(SharedUrl(url.parse().unwrap())),
+            url: Some(url.parse().unwrap()),
             ..SharedSettings::for_testing()
         }
     }
@@ -190,8 +164,8 @@ mod tests {
 
     #[test]
     fn no_text_shows_a_password() {
-        let url = SharedUrl("redis://user:secret@host".parse().unwrap());
-        assert_eq!(url.to_string(), "redis://user:...@host");
+        let refused = with_url("redis://user:secret@host/name").check().unwrap_err();
+        assert!(refused.to_string().ends_with("redis://user:...@host/name"), "{refused}");
         assert!(!format!("{:?}", with_url("redis://user:secret@host")).contains("secret"));
     }
 

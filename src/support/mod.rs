@@ -1,7 +1,7 @@
 //! Small helpers that belong to no room: caches with a limit in bytes, seeded random numbers, conversions of lengths,
 //! checks of settings, look-up of values by name and the form of names, text from outside, excerpts of texts, work on
-//! threads that may block, texts of panics, regular files alone, the walk over folders, files of lines that grow, and
-//! files that are written as a whole.
+//! threads that may block, texts of panics, addresses with passwords, regular files alone, the walk over folders, files
+//! of lines that grow, and files that are written as a whole.
 
 mod blocking;
 mod byte_lru;
@@ -12,6 +12,7 @@ mod line_file;
 mod names;
 mod panics;
 mod plain_text;
+mod private_url;
 mod random;
 mod regular_file;
 mod settings;
@@ -27,6 +28,8 @@ pub(crate) use line_file::{LineError, LineFile, ReadLines};
 pub(crate) use names::{is_plain_name, named};
 pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use plain_text::{plain_json, plain_text, visible};
+pub use private_url::PrivateUrl;
+pub(crate) use private_url::without_secrets;
 pub(crate) use random::Random;
 pub(crate) use regular_file::{open_regular_file, read_regular_file, read_regular_text};
 pub use settings::OutOfRange;

@@ -11,9 +11,8 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use prost::Message;
 use serde::{Deserialize, Serialize};
-use url::Url;
 
-use crate::support::{OutOfRange, in_range};
+use crate::support::{OutOfRange, PrivateUrl, in_range};
 
 /// The longest time that the collector may take for one message.
 pub(super) const SEND_LIMIT: Duration = Duration::from_secs(3);
@@ -23,7 +22,7 @@ pub(super) const SEND_LIMIT: Duration = Duration::from_secs(3);
 #[serde(deny_unknown_fields)]
 pub struct OtlpSettings {
     /// The collector's address, as in `http://127.0.0.1:4318`; `None` sends nothing.
-    pub endpoint: Option<Url>,
+    pub endpoint: Option<PrivateUrl>,
     /// Headers of each message, such as a key of the collector's.
     pub headers: BTreeMap<String, String>,
     /// The share of traces that are sent, 0 to 1, of those that begin here. Callers decide on theirs.
@@ -39,8 +38,12 @@ impl OtlpSettings {
     /// The first value outside its range.
     pub fn check(&self) -> Result<(), OutOfRange> {
         if let Some(endpoint) = &self.endpoint {
-            let is_http = matches!(endpoint.scheme(), "http" | "https");
-            in_range("telemetry.otlp.endpoint", is_http, endpoint, "an http or https address")?;
+            let whole = endpoint.whole();
+            let is_http = matches!(whole.scheme(), "http" | "https");
+            // Paths are added to its end.
+            let is_usable = is_http && whole.query().is_none() && whole.fragment().is_none();
+            let range = "an http or https address that ends with its path";
+            in_range("telemetry.otlp.endpoint", is_usable, endpoint, range)?;
         }
         for (name, value) in &self.headers {
             let is_header =
@@ -84,6 +87,8 @@ pub(super) fn resource() -> Resource {
 pub(super) struct Collector {
     agent: ureq::Agent,
     endpoint: String,
+    /// The endpoint as the log shows it.
+    shown: String,
     headers: BTreeMap<String, String>,
     /// Whether the last message was lost.
     is_failing: Arc<AtomicBool>,
@@ -99,7 +104,8 @@ impl Collector {
             .max_redirects(0);
         Some(Self {
             agent: config.build().into(),
-            endpoint: endpoint.as_str().trim_end_matches('/').to_owned(),
+            endpoint: without_slash(endpoint.whole().as_str()),
+            shown: without_slash(&endpoint.to_string()),
             headers: settings.headers.clone(),
             is_failing: Arc::default(),
         })
@@ -109,8 +115,8 @@ impl Collector {
     /// waits would take memory for as long as the collector is away. The log says so at the first of them, and when it
     /// is over.
     pub(super) fn send(&self, path: &str, message: &impl Message) -> Result<(), String> {
-        let url = format!("{}{path}", self.endpoint);
-        let mut request = self.agent.post(&url).content_type("application/x-protobuf");
+        let whole = format!("{}{path}", self.endpoint);
+        let mut request = self.agent.post(&whole).content_type("application/x-protobuf");
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
@@ -122,6 +128,7 @@ impl Collector {
                 status => Err(format!("http status: {status}")),
             });
         let was_failing = self.is_failing.swap(sent.is_err(), Ordering::Relaxed);
+        let url = format!("{}{path}", self.shown);
         match &sent {
             Err(error) if !was_failing => {
                 tracing::warn!(
@@ -134,5 +141,72 @@ impl Collector {
             _ => {}
         }
         sent
+    }
+}
+
+fn without_slash(address: &str) -> String {
+    address.trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::{Read, Seek};
+    use std::net::TcpListener;
+
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+
+    use super::*;
+
+    fn settings(endpoint: &str) -> OtlpSettings {
+        OtlpSettings {
+            endpoint: Some(endpoint.parse().unwrap()),
+            headers: BTreeMap::new(),
+            sample_ratio: 1.0,
+            metrics_seconds: 60.0,
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address_of_http_to_which_paths_can_be_added() {
+        for endpoint in ["http://127.0.0.1:4318", "https://user:secret@collector.example/otlp/"] {
+            assert_eq!(settings(endpoint).check(), Ok(()), "{endpoint}");
+        }
+        for endpoint in [
+            "grpc://collector",
+            "http://collector?token=secret",
+            "http://collector/#secret",
+            "ftp://user:secret@collector",
+        ] {
+            let error = settings(endpoint).check().unwrap_err();
+            assert_eq!(error.key, "telemetry.otlp.endpoint", "{endpoint}");
+            assert!(
+                !error.to_string().contains("token") && !error.to_string().contains("user:secret"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_log_says_which_collector_is_away_without_its_password() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        drop(taken);
+        let collector = Collector::new(&settings(&format!("http://user:secret@{address}/otlp/"))).unwrap();
+        let mut log = tempfile::tempfile().unwrap();
+        let writer = Arc::new(log.try_clone().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let message = ExportTraceServiceRequest::default();
+            collector.send("/v1/traces", &message).unwrap_err();
+        });
+        let mut lines = String::new();
+        log.rewind().unwrap();
+        log.read_to_string(&mut lines).unwrap();
+        assert!(
+            lines.contains(&format!("url=\"http://user:...@{address}/otlp/v1/traces\"")),
+            "{lines}"
+        );
+        assert!(!lines.contains("secret"), "{lines}");
     }
 }

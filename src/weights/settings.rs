@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
 
-use crate::support::{OutOfRange, at_least_one, in_range};
+use crate::support::{OutOfRange, PrivateUrl, at_least_one, in_range};
 
 /// The settings of fetching weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,7 +13,7 @@ pub struct FetchSettings {
     /// Whether the network must not be used.
     pub offline: bool,
     /// The address of the Hugging Face hub or of a mirror of it.
-    pub hub: Url,
+    pub hub: PrivateUrl,
     /// A PEM file of certificate authorities to trust instead of the compiled-in ones.
     pub certificates: Option<PathBuf>,
     /// Most bytes of a file whose length is not known beforehand.
@@ -30,7 +29,7 @@ impl FetchSettings {
         at_least_one("fetch.max_bytes", self.max_bytes)?;
         in_range(
             "fetch.hub",
-            matches!(self.hub.scheme(), "http" | "https"),
+            matches!(self.hub.whole().scheme(), "http" | "https"),
             &self.hub,
             "an http or https address",
         )

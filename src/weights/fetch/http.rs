@@ -13,7 +13,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 use url::Url;
 
-use crate::support::read_regular_file;
+use crate::support::{read_regular_file, without_secrets};
 
 /// Most redirects of one request.
 const MAX_REDIRECTS: usize = 10;
@@ -168,7 +168,7 @@ impl Client {
                     sha256,
                 }),
                 _ => Err(HttpError::WrongPart {
-                    address: address.to_string(),
+                    address: without_secrets(&address),
                     part,
                     start,
                 }),
@@ -187,7 +187,7 @@ impl Client {
                 self.get(&address, 0)
             }
             status => Err(HttpError::Status {
-                address: address.to_string(),
+                address: without_secrets(&address),
                 status,
             }),
         }
@@ -204,7 +204,7 @@ impl Client {
                 request = request.header(RANGE, format!("bytes={start}-"));
             }
             let reply = request.call().map_err(|error| HttpError::Unreachable {
-                address: address.to_string(),
+                address: without_secrets(&address),
                 reason: error.to_string(),
             })?;
             sha256 = sha256.or_else(|| text(reply.headers(), LINKED_DIGEST).and_then(parse_digest));
@@ -215,7 +215,7 @@ impl Client {
             address = redirect(&address, target)?;
         }
         Err(HttpError::Redirect {
-            address: address.to_string(),
+            address: without_secrets(&address),
             problem: format!("more than {MAX_REDIRECTS} times"),
         })
     }
@@ -242,7 +242,7 @@ fn read_certificates(path: &Path) -> Result<RootCerts, HttpError> {
 /// Returns the address that a redirect leads to. The location may be relative.
 fn redirect(from: &Url, location: &str) -> Result<Url, HttpError> {
     let refused = |problem: String| HttpError::Redirect {
-        address: from.to_string(),
+        address: without_secrets(from),
         problem,
     };
     let target = from

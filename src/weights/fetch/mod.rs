@@ -20,7 +20,7 @@ use http::Client;
 pub use http::HttpError;
 use partial::Partial;
 
-use crate::support::{open_regular_file, remove_remainders, write_whole_file};
+use crate::support::{open_regular_file, remove_remainders, without_secrets, write_whole_file};
 use crate::weights::{DownloadSource, FetchSettings, HUB_FILES, PublishedModel};
 
 /// Number of requests in a row without new bytes after which a download is given up.
@@ -167,7 +167,7 @@ impl Fetch<'_> {
             DownloadSource::Hub { repository } => {
                 let mut missing = None;
                 for (file, ending) in HUB_FILES {
-                    let url = hub_address(&self.settings.hub, repository, file);
+                    let url = hub_address(self.settings.hub.whole(), repository, file);
                     match self.download(&url, ending, &self.expected(true), progress) {
                         Err(FetchError::Http(error)) if error.is_not_found() => missing = Some(error),
                         outcome => return outcome,
@@ -219,7 +219,13 @@ impl Fetch<'_> {
                 resumed = false;
                 continue;
             }
-            return self.finish(partial, path, url.as_str(), sha256.map(String::as_str), vouched);
+            return self.finish(
+                partial,
+                path,
+                &without_secrets(url),
+                sha256.map(String::as_str),
+                vouched,
+            );
         }
     }
 
@@ -265,7 +271,7 @@ impl Fetch<'_> {
         let mut reply = client.get(url, partial.length())?;
         let digest_known = expected.sha256.is_some() || reply.sha256.is_some();
         if expected.digest_needed && !digest_known {
-            return Err(FetchError::NoDigest(url.to_string()));
+            return Err(FetchError::NoDigest(without_secrets(url)));
         }
         if reply.start > 0 && !digest_known {
             // Without a digest, nothing could tell whether the bytes received before belong to this file.
@@ -275,7 +281,7 @@ impl Fetch<'_> {
         if let (Some(offered), Some(expected)) = (reply.total, expected.bytes)
             && offered != expected
         {
-            return Err(self.wrong_size(url.as_str(), offered, expected));
+            return Err(self.wrong_size(&without_secrets(url), offered, expected));
         }
         let limit = expected.bytes.unwrap_or(self.settings.max_bytes);
         let cannot_write = |partial: &Partial| FetchError::at(partial.path());
@@ -283,13 +289,13 @@ impl Fetch<'_> {
             partial.restart().map_err(cannot_write(partial))?;
         }
         if total.is_some_and(|total| total > limit) {
-            return Err(self.too_large(url.as_str(), total));
+            return Err(self.too_large(&without_secrets(url), total));
         }
         progress.begin(partial.length(), total);
         let mut chunk = vec![0; CHUNK];
         loop {
             let count = reply.body.read(&mut chunk).map_err(|source| HttpError::Interrupted {
-                address: url.to_string(),
+                address: without_secrets(url),
                 received: partial.length(),
                 total,
                 reason: source.to_string(),
@@ -300,15 +306,15 @@ impl Fetch<'_> {
             partial.append(&chunk[..count]).map_err(cannot_write(partial))?;
             progress.advance(count as u64);
             if let Some(total) = total.filter(|&total| partial.length() > total) {
-                return Err(self.wrong_size(url.as_str(), partial.length(), total));
+                return Err(self.wrong_size(&without_secrets(url), partial.length(), total));
             }
             if partial.length() > limit {
-                return Err(self.too_large(url.as_str(), total));
+                return Err(self.too_large(&without_secrets(url), total));
             }
         }
         if total.is_some_and(|total| partial.length() < total) {
             return Err(HttpError::Interrupted {
-                address: url.to_string(),
+                address: without_secrets(url),
                 received: partial.length(),
                 total,
                 reason: "the server closed the connection".to_owned(),
@@ -452,7 +458,7 @@ impl Fetch<'_> {
             address: match self.model.source {
                 DownloadSource::Address { url, .. } => url.to_owned(),
                 DownloadSource::Hub { repository } => {
-                    hub_address(&self.settings.hub, repository, HUB_FILES[0].0).to_string()
+                    without_secrets(&hub_address(self.settings.hub.whole(), repository, HUB_FILES[0].0))
                 }
             },
         }
