@@ -88,6 +88,9 @@ async fn serve(
     // From here on a signal never ends the process by itself.
     let stop = stop_signal(Duration::from_secs_f64(config.server.unready_seconds))?;
     read_keys_at_hangup(&access)?;
+    if tls.is_none() && access.file().is_none() {
+        at_hangup(|| tracing::info!("SIGHUP: there is neither a file of keys nor a certificate to read again"))?;
+    }
     let listener = TcpListener::bind(config.server.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.server.listen))?;
@@ -200,8 +203,7 @@ fn start_tls(settings: Option<&TlsSettings>) -> Result<Option<Tls>, Box<dyn std:
     Ok(tls)
 }
 
-/// Does the work at each SIGHUP, which from then on does not end the process. Without any work it does, as it ends any
-/// other.
+/// Does the work at each SIGHUP, which from then on does not end the process.
 fn at_hangup(work: impl Fn() + Send + Sync + 'static) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let work = Arc::new(work);

@@ -105,6 +105,29 @@ fn a_key_is_changed_on_a_running_server_under_load_without_a_failed_request() {
 }
 
 #[test]
+fn a_hang_up_does_not_end_a_server_that_has_nothing_to_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let (key, line) = new_key("alice", "use");
+    let entry = line.trim_start_matches("- ").replace(": ", "=");
+    let mut command = maskclip();
+    command
+        .args(SERVE)
+        .env("MASKCLIP_ACCESS__KEYS", format!("[{}]", entry.trim_end()))
+        .stderr(File::create(&log).unwrap());
+    let server = Server::spawn(command);
+    for signals in 1..=2 {
+        server.signal("HUP");
+        until("the log says that it came", || {
+            let log = fs::read_to_string(&log).unwrap();
+            let line = "SIGHUP: there is neither a file of keys nor a certificate to read again";
+            log.matches(line).count() == signals
+        });
+        assert_eq!(status(&server, "/v1/models", &key), 200);
+    }
+}
+
+#[test]
 fn a_server_for_the_network_without_keys_warns_at_its_start() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
