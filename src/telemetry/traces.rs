@@ -6,20 +6,22 @@
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::context::FutureExt;
-use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
-use opentelemetry::{Context, KeyValue, Value};
+use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceContextExt, TraceState, Tracer, TracerProvider};
+use opentelemetry::{Context, KeyValue, SpanId, TraceFlags, TraceId, Value};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter,
 };
 
 use super::otlp::{Collector, OtlpSettings, SEND_LIMIT, resource};
+
+/// Longest `tracestate` that is kept, in characters: as much as the standard wants to be passed on. Every span of a
+/// request has a copy, and they wait for the collector.
+const MAX_TRACE_STATE: usize = 512;
 
 /// The longest time that a span waits for others before they are sent.
 const SEND_AFTER: Duration = Duration::from_secs(1);
@@ -137,14 +139,27 @@ pub fn within<F: Future>(trace: Option<&RequestTrace>, future: F) -> impl Future
 pub struct TraceParent(SpanContext);
 
 impl TraceParent {
-    /// Reads the headers of these names (W3C Trace Context). `None` where the first does not follow the standard.
+    /// Reads the headers of these names (W3C Trace Context, sections 3.2 and 3.3). `None` where the first does not
+    /// follow the standard: the SDK's own reader takes fewer digits and a sign, too.
     pub fn read(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
-        let headers = Headers {
-            traceparent,
-            tracestate,
-        };
-        let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &headers);
-        let parent = context.span().span_context().clone();
+        let mut parts = traceparent.splitn(5, '-');
+        let mut digits = |count| parts.next().filter(|part| are_digits(part, count));
+        let (version, trace_id, span_id, flags) = (digits(2)?, digits(32)?, digits(16)?, digits(2)?);
+        // Later versions may add parts. There is no version 255.
+        if version == "ff" || (version == "00" && parts.next().is_some()) {
+            return None;
+        }
+        // Of the flags, the server knows one.
+        let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?) & TraceFlags::SAMPLED;
+        let state = tracestate.filter(|state| state.len() <= MAX_TRACE_STATE);
+        let state: Option<TraceState> = state.and_then(|state| state.parse().ok());
+        let parent = SpanContext::new(
+            TraceId::from_hex(trace_id).ok()?,
+            SpanId::from_hex(span_id).ok()?,
+            flags,
+            true,
+            state.unwrap_or_default(),
+        );
         parent.is_valid().then_some(Self(parent))
     }
 
@@ -154,24 +169,9 @@ impl TraceParent {
     }
 }
 
-/// Headers, as the SDK asks for them.
-struct Headers<'request> {
-    traceparent: &'request str,
-    tracestate: Option<&'request str>,
-}
-
-impl Extractor for Headers<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        match name {
-            "traceparent" => Some(self.traceparent),
-            "tracestate" => self.tracestate,
-            _ => None,
-        }
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        vec!["traceparent", "tracestate"]
-    }
+/// Whether a text is so many hexadecimal digits, in lower case as the standard has them.
+fn are_digits(text: &str, count: usize) -> bool {
+    text.len() == count && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Notes in the log's span of the current request, where that has the field, and in its trace, what a field is.
@@ -235,11 +235,54 @@ mod tests {
             ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false),
             ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false),
             ("00-4bf92f3577b34da6a3ce929d0e0e473\"-00f067aa0ba902b7-01", false),
+            // All flags are allowed.
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff", true),
+            // A later version, which may have more to say.
+            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true),
+            (
+                "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-next",
+                true,
+            ),
+            ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-", false),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-next",
+                false,
+            ),
+            // Digits are in lower case, as many as there must be, and nothing else.
+            ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00F067AA0BA902B7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0A", false),
+            ("0A-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
+            ("00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-+0f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-+1", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e47361-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1", false),
+            ("0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7", false),
+            ("", false),
             ("nonsense", false),
         ] {
             let parent = TraceParent::read(header, None);
             let found = parent.map(|parent| parent.trace_id());
             assert_eq!(found.as_deref(), is_valid.then_some(trace), "{header}");
         }
+    }
+
+    #[test]
+    fn of_what_others_add_to_a_trace_no_more_is_kept_than_the_standard_wants() {
+        let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let kept = |state: &str| {
+            let parent = TraceParent::read(header, Some(state)).expect("the header is valid");
+            parent.0.trace_state().header()
+        };
+        assert_eq!(kept("vendor=value,other=1"), "vendor=value,other=1");
+        let longest = format!("vendor={}", "v".repeat(200));
+        assert_eq!(kept(&longest), longest);
+        let too_long = ["a", "b", "c"].map(|vendor| format!("{vendor}={}", "v".repeat(200)));
+        assert_eq!(kept(&too_long.join(",")), "");
+        assert_eq!(kept("no list"), "");
     }
 }
