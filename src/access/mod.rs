@@ -154,6 +154,7 @@ mod tests {
             "- {name: bob, sha256: maskclip_secret, scopes: [use]}\n",
             "maskclip_secret\n- {name: bob}\n",
             "- {name: bob, sha256: \"12\", scopes: [maskclip_secret]}\n",
+            &format!("- {{name: maskclip_secret+, sha256: \"{}\"}}\n", "0".repeat(64)),
         ] {
             fs::write(&path, damaged).unwrap();
             let error = access.reload().unwrap_err().to_string();

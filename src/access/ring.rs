@@ -10,10 +10,13 @@ use super::key::KeyDigest;
 use super::quota::{InFlight, Quota, QuotaError, QuotaLimits};
 use super::scope::Scope;
 use super::settings::{AccessSettings, KeyEntry, is_rate};
-use crate::support::{excerpt, is_plain_name, read_regular_text};
+use crate::support::{is_plain_name, read_regular_text};
 
 /// Most keys of a server.
 const MAX_KEYS: usize = 10_000;
+
+/// Digits of a digest by which an error names an entry.
+const SHOWN_DIGITS: usize = 8;
 
 /// Whoever has the keys of one name.
 #[derive(Debug)]
@@ -78,12 +81,12 @@ pub enum KeysError {
     },
     /// A key has a name that is not allowed.
     #[error(
-        "the name of a key must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-', the first a letter or digit, is \
-         {name}"
+        "the name of a key must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-', the first a letter or digit: see the \
+         entry whose sha256 begins with {digits}"
     )]
     Name {
-        /// The name.
-        name: String,
+        /// The first digits of the entry's digest.
+        digits: String,
     },
     /// A key opens nothing.
     #[error("the key {name} has no scopes")]
@@ -144,9 +147,8 @@ impl KeyRing {
         let mut clients = BTreeMap::new();
         let keys = entries.into_iter().map(|entry| {
             if !is_plain_name(&entry.name) {
-                return Err(KeysError::Name {
-                    name: excerpt(&entry.name),
-                });
+                let digits = entry.sha256.to_string().chars().take(SHOWN_DIGITS).collect();
+                return Err(KeysError::Name { digits });
             }
             if entry.scopes.is_empty() {
                 return Err(KeysError::NoScopes { name: entry.name });
@@ -287,8 +289,12 @@ mod tests {
     #[test]
     fn what_is_no_list_of_keys_is_refused_with_its_reason() {
         let refused = |entries| ring(entries).unwrap_err().to_string();
-        let nameless = vec![entry("Alice Liddell", "a")];
-        assert!(refused(nameless).ends_with("is Alice Liddell"));
+        let key_as_name = refused(vec![entry("maskclip_Secret", "a")]);
+        assert!(
+            key_as_name.ends_with("the entry whose sha256 begins with ca978112"),
+            "{key_as_name}"
+        );
+        assert!(!key_as_name.contains("maskclip_Secret"));
         let useless = vec![KeyEntry {
             scopes: Vec::new(),
             ..entry("a", "a")
