@@ -72,7 +72,7 @@ impl Quota {
         self.limits
     }
 
-    /// Counts a request. Never waits.
+    /// Counts a request that is under way until the result is dropped. Never waits.
     ///
     /// # Errors
     /// [`QuotaError`] when it is one too many.
@@ -83,13 +83,20 @@ impl Quota {
         if limit > 0 && before >= limit {
             return Err(QuotaError::InFlight { limit });
         }
-        if let Some(rate) = &self.rate {
-            rate.check().map_err(|refused| QuotaError::Rate {
-                limit: self.limits.requests_per_second,
-                wait: refused.wait_time_from(DefaultClock::default().now()),
-            })?;
-        }
+        self.count()?;
         Ok(request)
+    }
+
+    /// Counts what is as much work as a request, as part of one that is under way. Never waits.
+    ///
+    /// # Errors
+    /// [`QuotaError::Rate`] when it is too soon for it.
+    pub(super) fn count(&self) -> Result<(), QuotaError> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        rate.check().map_err(|refused| QuotaError::Rate {
+            limit: self.limits.requests_per_second,
+            wait: refused.wait_time_from(DefaultClock::default().now()),
+        })
     }
 }
 

@@ -47,6 +47,14 @@ impl ApiKey {
         self.client.quota.admit()
     }
 
+    /// Counts what is as much work as a request, as part of one of the client that is under way. Never waits.
+    ///
+    /// # Errors
+    /// [`QuotaError::Rate`] when it is too soon for it.
+    pub fn count(&self) -> Result<(), QuotaError> {
+        self.client.quota.count()
+    }
+
     /// Returns whether the key has one of the scopes.
     pub fn opens(&self, scopes: &[Scope]) -> bool {
         scopes.iter().any(|scope| self.scopes.contains(scope))
@@ -79,7 +87,7 @@ pub enum KeysError {
         /// The file.
         path: PathBuf,
     },
-    /// A key has a name that is not allowed.
+    /// A key has a name that is not allowed. It is not repeated, since it may be a key.
     #[error(
         "the name of a key must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-', the first a letter or digit: see the \
          entry whose sha256 begins with {digits}"

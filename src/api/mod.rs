@@ -87,7 +87,7 @@ pub struct AppState {
     pub traces: Traces,
     /// `limits.max_request_bytes`: bytes of a request's body.
     pub max_request_bytes: usize,
-    /// `limits.max_batch_images`: images of a batch.
+    /// `limits.max_batch_images`: images of a batch, and of tasks of Label Studio.
     pub max_batch_images: usize,
     /// The keys that requests need, if any.
     pub access: Arc<Access>,

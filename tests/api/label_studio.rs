@@ -1,10 +1,14 @@
 //! Label Studio's machine learning backend.
 
+use std::time::{Duration, Instant};
+
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use maskclip::access::{KeyEntry, Scope};
 use serde_json::{Value, json};
 
+use crate::access::{by, entry};
 use crate::support::{App, post_json, red_and_blue};
 
 const BRUSH: &str = "<View><Image name='photo' value='$image'/><BrushLabels name='masks' toName='photo'>\
@@ -174,4 +178,83 @@ async fn what_cannot_be_labelled_is_said() {
         app.send(post_json("/setup", &setup)).await.status,
         StatusCode::UNPROCESSABLE_ENTITY
     );
+}
+
+/// A configuration with so many controls of one image, which comes last.
+fn controls(count: usize) -> String {
+    let controls = (0..count).map(|number| {
+        format!("<BrushLabels name='{number}' toName='photo'><Label value='red'/><Label value='blue'/></BrushLabels>")
+    });
+    let controls: String = controls.collect();
+    format!("<View>{controls}<Image name='photo' value='$image'/></View>")
+}
+
+#[tokio::test]
+async fn a_request_has_as_many_images_to_label_as_a_batch_may_have() {
+    let app = App::start_with(|config| config.limits.max_batch_images = 4).await;
+    let uri = data_uri();
+    let predict = async |controls_of_each: usize, tasks: usize| {
+        let body = prediction(&controls(controls_of_each), &vec![uri.as_str(); tasks]);
+        app.send(post_json("/predict", &body)).await
+    };
+    for (controls, tasks) in [(1, 4), (2, 2), (4, 1)] {
+        let reply = predict(controls, tasks).await.ok();
+        let results = reply["results"].as_array().unwrap();
+        assert_eq!(results.len(), tasks);
+        for result in results {
+            assert_eq!(result["result"].as_array().unwrap().len(), 2 * controls);
+        }
+    }
+    let looks = app.control.looks();
+    let limit = json!({"name": "limits.max_batch_images", "value": 4});
+    let refused = predict(1, 5).await;
+    refused.assert_problem(&json!({
+        "type": "/problems/invalid-request", "title": "The request is invalid", "status": 422, "instance": "test-1",
+        "detail": "the tasks and the controls of their configuration make 5 images to label, more than \
+            limits.max_batch_images = 4",
+        "path": "tasks", "limit": limit,
+    }));
+    assert_eq!(predict(2, 3).await.json()["path"], "tasks");
+    let setup = app.send(post_json("/setup", &json!({"schema": controls(5)}))).await;
+    for refused in [predict(5, 1).await, setup] {
+        let problem = refused.json();
+        assert_eq!(
+            (&problem["path"], &problem["limit"]),
+            (&json!("label_config"), &limit),
+            "{problem}"
+        );
+    }
+    assert_eq!(app.control.looks(), looks, "nothing was labelled");
+}
+
+#[tokio::test]
+async fn each_image_counts_as_a_request_of_the_key() {
+    let app = App::start_with(|config| {
+        let slow = KeyEntry {
+            requests_per_second: Some(0.01),
+            ..entry("slow", &[Scope::Use])
+        };
+        let fast = KeyEntry {
+            requests_per_second: Some(4.0),
+            in_flight: Some(1),
+            ..entry("fast", &[Scope::Use])
+        };
+        config.access.keys = vec![slow, fast];
+    })
+    .await;
+    let uri = data_uri();
+    let predict = async |name: &str, tasks: usize| {
+        let body = prediction(BRUSH, &vec![uri.as_str(); tasks]);
+        app.send(by(name, post_json("/predict", &body))).await
+    };
+    // The second image would be in time after 100 seconds, and waits for 30 at most.
+    let refused = predict("slow", 2).await;
+    assert_eq!(
+        (refused.status, &refused.json()["type"]),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("/problems/quota"))
+    );
+    // Four images are in time at once, and each of the others a quarter of a second later.
+    let begin = Instant::now();
+    predict("fast", 6).await.ok();
+    assert!(begin.elapsed() >= Duration::from_millis(400), "{:?}", begin.elapsed());
 }

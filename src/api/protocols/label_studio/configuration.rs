@@ -1,8 +1,11 @@
 //! The labelling configuration of a Label Studio project: which controls label which image, with which labels.
 
+use std::collections::HashMap;
+
 use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::api::error::ApiError;
+use crate::api::problem::Limit;
 use crate::support::excerpt;
 
 /// Most elements and attributes of a configuration.
@@ -54,12 +57,12 @@ pub(super) struct Control {
     pub(super) labels: Vec<String>,
 }
 
-/// Reads the controls of a labelling configuration.
+/// Reads the controls of a labelling configuration, at most `limit` of them (`limits.max_batch_images`). Takes
+/// milliseconds for a long one.
 ///
 /// # Errors
-/// When the text is no XML, or has no control whose regions the server can draw.
-pub(super) fn controls(xml: &str) -> Result<Vec<Control>, ApiError> {
-    let refused = |detail: String| ApiError::invalid("label_config", detail);
+/// When the text is no XML, or has no control whose regions the server can draw, or too many.
+pub(super) fn controls(xml: &str, limit: usize) -> Result<Vec<Control>, ApiError> {
     let options = ParsingOptions {
         nodes_limit: MAX_NODES,
         ..ParsingOptions::default()
@@ -67,40 +70,29 @@ pub(super) fn controls(xml: &str) -> Result<Vec<Control>, ApiError> {
     let document = Document::parse_with_options(xml, options)
         .map_err(|error| refused(format!("the labelling configuration is no XML: {error}")))?;
     let elements = || document.descendants().filter(Node::is_element);
-    let image_field = |name: &str| {
-        let mut images = elements().filter(|element| element.has_tag_name("Image"));
-        let image = images.find(|image| image.attribute("name") == Some(name))?;
-        image.attribute("value")?.strip_prefix('$')
-    };
+    // The first of each name counts.
+    let mut images = HashMap::new();
+    for image in elements().filter(|element| element.has_tag_name("Image")) {
+        if let Some(name) = image.attribute("name") {
+            images.entry(name).or_insert(image);
+        }
+    }
     let mut controls = Vec::new();
     for element in elements() {
         let Some(shape) = Shape::of_tag(element.tag_name().name()) else {
             continue;
         };
-        let (Some(name), Some(image)) = (element.attribute("name"), element.attribute("toName")) else {
-            return Err(refused(format!("{} needs name and toName", element.tag_name().name())));
-        };
-        let Some(field) = image_field(image) else {
-            let image = excerpt(image);
-            return Err(refused(format!(
-                "there is no <Image name={image:?} value=\"$...\"/> for the labels"
-            )));
-        };
-        let labels = element.children().filter(|child| child.has_tag_name("Label"));
-        let labels: Vec<_> = labels
-            .filter_map(|label| label.attribute("value"))
-            .map(str::to_owned)
-            .collect();
-        if labels.is_empty() {
-            return Err(refused(format!("{} has no labels", element.tag_name().name())));
+        if controls.len() == limit {
+            return Err(ApiError::Invalid {
+                path: Some("label_config".to_owned()),
+                detail: format!(
+                    "the labelling configuration has more than limits.max_batch_images = {limit} controls, each of which is \
+                     an image to label"
+                ),
+                limit: Some(Limit::whole("limits.max_batch_images", limit as u64)),
+            });
         }
-        controls.push(Control {
-            shape,
-            name: name.to_owned(),
-            image: image.to_owned(),
-            field: field.to_owned(),
-            labels,
-        });
+        controls.push(control(element, shape, &images)?);
     }
     if controls.is_empty() {
         return Err(refused(
@@ -112,13 +104,48 @@ pub(super) fn controls(xml: &str) -> Result<Vec<Control>, ApiError> {
     Ok(controls)
 }
 
+/// Reads a control of one of the images.
+fn control(element: Node<'_, '_>, shape: Shape, images: &HashMap<&str, Node<'_, '_>>) -> Result<Control, ApiError> {
+    let (Some(name), Some(image)) = (element.attribute("name"), element.attribute("toName")) else {
+        return Err(refused(format!("{} needs name and toName", element.tag_name().name())));
+    };
+    let field = images
+        .get(image)
+        .and_then(|image| image.attribute("value")?.strip_prefix('$'));
+    let Some(field) = field else {
+        let image = excerpt(image);
+        return Err(refused(format!(
+            "there is no <Image name={image:?} value=\"$...\"/> for the labels"
+        )));
+    };
+    let labels = element.children().filter(|child| child.has_tag_name("Label"));
+    let labels: Vec<_> = labels
+        .filter_map(|label| label.attribute("value"))
+        .map(str::to_owned)
+        .collect();
+    if labels.is_empty() {
+        return Err(refused(format!("{} has no labels", element.tag_name().name())));
+    }
+    Ok(Control {
+        shape,
+        name: name.to_owned(),
+        image: image.to_owned(),
+        field: field.to_owned(),
+        labels,
+    })
+}
+
+fn refused(detail: String) -> ApiError {
+    ApiError::invalid("label_config", detail)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     fn refusal(xml: &str) -> String {
-        controls(xml).unwrap_err().to_string()
+        controls(xml, 100).unwrap_err().to_string()
     }
 
     #[test]
@@ -142,7 +169,12 @@ mod tests {
             control(Shape::Rectangle, "boxes", &["cat"]),
             control(Shape::Polygon, "outlines", &["cat"]),
         ];
-        assert_eq!(controls(xml).unwrap(), expected);
+        assert_eq!(controls(xml, 3).unwrap(), expected);
+        let refused = controls(xml, 2).unwrap_err().to_string();
+        assert!(
+            refused.contains("more than limits.max_batch_images = 2 controls"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -7,29 +7,38 @@ mod configuration;
 mod source;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Extension, Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use super::masks::{labels, masks};
+use crate::access::{ApiKey, QuotaError};
 use crate::api::AppState;
 use crate::api::body::read_json;
 use crate::api::error::ApiError;
-use crate::api::problem::{self, NoProblems, ProblemType};
+use crate::api::metered::held_bytes;
+use crate::api::problem::{self, Limit, NoProblems, ProblemType};
 use crate::engine::{
-    Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, ImageSource, OutputOptions, SegmentFields,
-    SegmentRequest, Segmentation, VocabularyChoice,
+    Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, HeldBytes, ImageSource, OutputOptions,
+    SegmentError, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
 };
 use crate::formats::LabelStudioTool;
 use crate::label_map::{CocoMask, LabelMap, LabelMapFormat};
 use crate::support::run_blocking;
 use crate::vocabulary::Class;
 use configuration::{Control, Shape, controls};
+
+const JSON: &str = "application/json";
 
 /// The answer of a backend that is there.
 #[derive(Debug, Serialize, ToSchema)]
@@ -99,16 +108,22 @@ pub(in crate::api) async fn set_up_backend(
 ) -> Result<Json<SetupReply>, ApiError> {
     let held = state.engine.body(&caller);
     let body: SetupBody = read_json(request, &state, &held).await?;
-    controls(&body.schema)?;
+    read_controls(&state, body.schema).await?;
     Ok(Json(SetupReply {
         model_version: model_version(&state),
     }))
 }
 
+/// Reads the controls of a labelling configuration where that holds up no other request.
+async fn read_controls(state: &AppState, xml: String) -> Result<Vec<Control>, ApiError> {
+    let limit = state.max_batch_images;
+    run_blocking(move || controls(&xml, limit)).await
+}
+
 /// Tasks to label.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct PredictBody {
-    /// The tasks.
+    /// The tasks. At most `limits.max_batch_images` of them if the configuration has one control, and fewer with more.
     #[schema(example = json!([{"id": 1, "data": {"image": crate::api::wire::EXAMPLE_IMAGE}}]))]
     pub tasks: Vec<PredictTask>,
     /// The labelling configuration of their project, as XML.
@@ -140,7 +155,7 @@ pub struct PredictReply {
 pub struct Prediction {
     /// The regions in Label Studio's form: brush strokes, polygons and rectangles.
     #[schema(value_type = Vec<Object>)]
-    pub result: Vec<Value>,
+    pub result: Vec<Box<RawValue>>,
     /// The mean score of the regions, 0 without one.
     #[schema(minimum = 0, maximum = 1)]
     pub score: f32,
@@ -156,6 +171,9 @@ pub struct Prediction {
 /// `RectangleLabels` the box around them. Pixels that show something else belong to none: the shipped list of stuff
 /// names (`vocabulary.background`) competes with the labels. Tasks are labelled by the first model, one after
 /// the other. If one cannot be, none is.
+///
+/// Each control of each task is an image to label, at most `limits.max_batch_images` of them, and counts as a request
+/// of the key. One that comes too soon for the key's quota waits, as long as the default deadline is.
 #[utoipa::path(
     post,
     path = "/predict",
@@ -168,13 +186,15 @@ pub struct Prediction {
 pub(in crate::api) async fn predict_tasks(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
+    key: Option<Extension<Arc<ApiKey>>>,
     request: Request,
-) -> Result<Json<PredictReply>, ApiError> {
+) -> Result<Response, ApiError> {
     let arrival = state.engine.arrive(&caller)?;
     let held = arrival.body().clone();
     let mut arrival = Some(arrival);
     let PredictBody { tasks, label_config } = read_json(request, &state, &held).await?;
-    let controls = controls(&label_config)?;
+    let controls = read_controls(&state, label_config).await?;
+    check_images(tasks.len().saturating_mul(controls.len()), state.max_batch_images)?;
     let mut results = Vec::with_capacity(tasks.len());
     for (index, task) in tasks.into_iter().enumerate() {
         let mut regions = Vec::new();
@@ -186,17 +206,72 @@ pub(in crate::api) async fn predict_tasks(
             let image = source::image(&state, value.clone(), &held).await.map_err(at)?;
             let arrival = match arrival.take() {
                 Some(arrival) => arrival,
-                None => state.engine.arrive(&caller)?,
+                None => {
+                    if let Some(Extension(key)) = &key {
+                        let patience = state.engine.settings().queue.default_deadline_seconds;
+                        count(key, Duration::from_secs_f64(patience)).await?;
+                    }
+                    state.engine.arrive(&caller)?
+                }
             };
             let labelled = label(&state, arrival, image, control).await.map_err(at)?;
+            hold(&state, &held, &labelled).map_err(at)?;
             regions.extend(labelled);
         }
         results.push(prediction(&state, regions));
     }
-    Ok(Json(PredictReply {
+    let reply = PredictReply {
         results,
         model_version: model_version(&state),
-    }))
+    };
+    // Strokes are long.
+    Ok(run_blocking(move || {
+        let reply = serde_json::to_vec(&reply).expect("a reply is plain data with finite numbers");
+        ([(header::CONTENT_TYPE, JSON)], held_bytes(reply, held)).into_response()
+    })
+    .await)
+}
+
+/// Checks that so many images may be labelled for one request.
+fn check_images(images: usize, limit: usize) -> Result<(), ApiError> {
+    if images <= limit {
+        return Ok(());
+    }
+    Err(ApiError::Invalid {
+        path: Some("tasks".to_owned()),
+        detail: format!(
+            "the tasks and the controls of their configuration make {images} images to label, more than \
+             limits.max_batch_images = {limit}"
+        ),
+        limit: Some(Limit::whole("limits.max_batch_images", limit as u64)),
+    })
+}
+
+/// Counts a further image as a request of the key. Waits until it is in time, if that is within `patience`.
+async fn count(key: &ApiKey, patience: Duration) -> Result<(), QuotaError> {
+    let until = Instant::now() + patience;
+    loop {
+        match key.count() {
+            Err(QuotaError::Rate { wait, .. }) if Instant::now() + wait < until => tokio::time::sleep(wait).await,
+            counted => return counted,
+        }
+    }
+}
+
+/// A region as JSON, which takes a tenth of the memory of its numbers.
+struct Region {
+    json: Box<RawValue>,
+    score: f64,
+}
+
+/// Adds regions, which wait for the others of their request, to the bytes of its body.
+fn hold(state: &AppState, held: &HeldBytes, regions: &[Region]) -> Result<(), ApiError> {
+    let bytes = regions.iter().map(|region| region.json.get().len() as u64).sum();
+    if held.try_grow(bytes) {
+        return Ok(());
+    }
+    let limit = state.engine.settings().queue.body_bytes;
+    Err(SegmentError::BodyBytes { limit }.into())
 }
 
 /// The regions of one control on one image.
@@ -205,7 +280,7 @@ async fn label(
     arrival: Arrival,
     image: bytes::Bytes,
     control: &Control,
-) -> Result<Vec<Value>, ApiError> {
+) -> Result<Vec<Region>, ApiError> {
     let class = |label: &String| Class {
         name: label.clone(),
         synonyms: Vec::new(),
@@ -232,7 +307,7 @@ async fn label(
 }
 
 /// The regions of a label map in Label Studio's form.
-fn regions(segmentation: Segmentation, control: &Control) -> Vec<Value> {
+fn regions(segmentation: Segmentation, control: &Control) -> Vec<Region> {
     let Segmentation {
         width,
         height,
@@ -244,7 +319,8 @@ fn regions(segmentation: Segmentation, control: &Control) -> Vec<Value> {
         // The label as the configuration has it: the class list leaves out white space around a name.
         value[control.shape.name()] = json!([control.labels[id]]);
         let score = classes[id].statistics.mean_confidence.filter(|score| score.is_finite());
-        json!({
+        let score = f64::from(score.unwrap_or(0.0));
+        let region = json!({
             "id": Uuid::new_v4().simple().to_string(),
             "type": control.shape.name(),
             "from_name": control.name,
@@ -253,8 +329,12 @@ fn regions(segmentation: Segmentation, control: &Control) -> Vec<Value> {
             "original_height": height,
             "image_rotation": 0,
             "value": value,
-            "score": score.unwrap_or(0.0),
-        })
+            "score": score,
+        });
+        Region {
+            json: to_raw_value(&region).expect("a region is plain data with finite numbers"),
+            score,
+        }
     };
     let masks = masks(label_map);
     let map = LabelMap {
@@ -290,14 +370,19 @@ fn rectangle(class: &ClassResult, width: u32, height: u32) -> Option<Value> {
 }
 
 /// A prediction with its regions.
-fn prediction(state: &AppState, result: Vec<Value>) -> Prediction {
-    let scores: Vec<f64> = result.iter().filter_map(|region| region["score"].as_f64()).collect();
-    let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+fn prediction(state: &AppState, regions: Vec<Region>) -> Prediction {
+    let scores: Vec<f64> = regions.iter().map(|region| region.score).collect();
     Prediction {
-        result,
-        score: mean as f32,
+        result: regions.into_iter().map(|region| region.json).collect(),
+        score: mean(&scores),
         model_version: model_version(state),
     }
+}
+
+/// The mean of scores, 0 without one. The sum of no numbers at all would be -0.
+fn mean(scores: &[f64]) -> f32 {
+    let sum = scores.iter().fold(0.0, |sum, score| sum + score);
+    (sum / scores.len().max(1) as f64) as f32
 }
 
 /// The name of the model that labels tasks.
@@ -383,5 +468,16 @@ impl IntoResponses for PredictProblems {
             ProblemType::ModelUnavailable,
             ProblemType::DeadlineExceeded,
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_score_of_a_prediction_is_the_mean_of_its_regions_and_zero_without_one() {
+        assert_eq!(mean(&[0.25, 0.75]), 0.5);
+        assert_eq!(serde_json::to_string(&mean(&[])).ok().as_deref(), Some("0.0"));
     }
 }
