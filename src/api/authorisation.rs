@@ -187,15 +187,18 @@ fn admit(key: &ApiKey, scopes: &[Scope]) -> Result<InFlight, ApiError> {
 }
 
 /// The key that a request brings along: a bearer's token, or the password of `Basic`, for clients such as Label Studio
-/// that know nothing else.
+/// that know nothing else. Several are as good as none: a proxy in front may have looked at another than this server.
 fn key_text(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
-    let token = bearer(headers).map(Cow::Borrowed);
-    token.or_else(|| password(headers).map(Cow::Owned))
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let token = bearer(value.as_bytes()).map(Cow::Borrowed);
+    token.or_else(|| password(value.as_bytes()).map(Cow::Owned))
 }
 
 /// The password of `Authorization: Basic CREDENTIALS` (RFC 7617). The user's name does not matter.
-fn password(headers: &HeaderMap) -> Option<Vec<u8>> {
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+fn password(value: &[u8]) -> Option<Vec<u8>> {
     let (scheme, credentials) = value.split_at_checked("Basic ".len())?;
     let credentials = scheme
         .eq_ignore_ascii_case(b"Basic ")
@@ -207,8 +210,7 @@ fn password(headers: &HeaderMap) -> Option<Vec<u8>> {
 }
 
 /// The token of `Authorization: Bearer TOKEN`. The scheme's case does not matter (RFC 9110, section 11.1).
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme
         .eq_ignore_ascii_case(b"Bearer ")
@@ -253,17 +255,23 @@ mod tests {
 
     #[test]
     fn a_bearer_token_is_read_whatever_the_case_of_its_scheme() {
-        let token = |value: &'static str| {
-            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
-            bearer(&headers).map(<[u8]>::to_vec)
-        };
+        let token = |value: &'static str| bearer(value.as_bytes()).map(<[u8]>::to_vec);
         for value in ["Bearer abc", "bearer abc", "BEARER  abc "] {
             assert_eq!(token(value).as_deref(), Some(&b"abc"[..]), "{value}");
         }
         for value in ["", "Bearer", "Bearer ", "Bearer   ", "Basic abc", "abc", "Bearerabc d"] {
             assert_eq!(token(value), None, "{value}");
         }
-        assert_eq!(bearer(&HeaderMap::new()), None);
+        assert_eq!(key_text(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn several_keys_are_as_good_as_none() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::AUTHORIZATION, "Bearer abc".parse().unwrap());
+        assert!(key_text(&headers).is_some());
+        headers.append(header::AUTHORIZATION, "Bearer abc".parse().unwrap());
+        assert_eq!(key_text(&headers), None);
     }
 
     #[test]
