@@ -26,8 +26,9 @@ impl Engine {
     /// # Errors
     /// [`VocabularyError::NotFound`] when none has that name.
     pub async fn vocabulary(&self, caller: &Caller, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
-        let name = self.known_name(caller, name)?;
-        self.with_registry(move |registry| registry.get(&name)).await
+        let whole = self.known_name(caller, name)?;
+        let found = self.with_registry(move |registry| registry.get(&whole)).await;
+        found.map_err(|error| error.about(name))
     }
 
     /// Returns the named vocabularies that the caller can use: shipped ones first, each part sorted by name.
@@ -91,12 +92,12 @@ impl Engine {
         templates: TemplateSet,
     ) -> Result<(Arc<NamedVocabulary>, Stored), SegmentError> {
         let whole = self.whole_name(caller, name);
-        let name = whole.ok_or_else(|| VocabularyError::InvalidName { name: name.to_owned() })?;
+        let whole = whole.ok_or_else(|| VocabularyError::InvalidName { name: name.to_owned() })?;
         let share = self.check_room(caller, &definition.list, templates).await?;
         let put = self
             .registry
-            .put_in_turn(name, definition, condition, SystemTime::now());
-        let (vocabulary, stored) = put.await?;
+            .put_in_turn(whole, definition, condition, SystemTime::now());
+        let (vocabulary, stored) = put.await.map_err(|error| error.about(name))?;
         let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
         tokio::spawn(async move {
             engine.embed_for_all(&list, templates).await;
@@ -260,8 +261,9 @@ impl Engine {
         name: &str,
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
     ) -> Result<(), VocabularyError> {
-        let name = self.known_name(caller, name)?;
-        self.registry.delete_in_turn(name, condition).await
+        let whole = self.known_name(caller, name)?;
+        let deleted = self.registry.delete_in_turn(whole, condition).await;
+        deleted.map_err(|error| error.about(name))
     }
 
     /// Calls `ask` on the registry, on the blocking pool because it reads the disk. What other replicas have changed is
@@ -289,10 +291,11 @@ impl Engine {
                 })
             }
             VocabularyChoice::Named(name) => {
-                let name = self.known_name(caller, &name)?;
-                let vocabulary = self
-                    .with_registry(move |registry| registry.get_for_request(&name))
-                    .await?;
+                let whole = self.known_name(caller, &name)?;
+                let found = self
+                    .with_registry(move |registry| registry.get_for_request(&whole))
+                    .await;
+                let vocabulary = found.map_err(|error| error.about(&name))?;
                 Ok(FoundVocabulary {
                     list: Arc::clone(&vocabulary.list),
                     options: vocabulary.options,

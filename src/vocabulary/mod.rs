@@ -175,3 +175,21 @@ pub enum VocabularyError {
     #[error(transparent)]
     Invalid(#[from] ClassListError),
 }
+
+impl VocabularyError {
+    /// Returns the same error about the name that was asked for. In a space of its own, a vocabulary has another name.
+    pub fn about(mut self, asked_for: &str) -> Self {
+        match &mut self {
+            Self::NotFound { name }
+            | Self::ReadOnly { name }
+            | Self::Changed { name, .. }
+            | Self::InvalidName { name }
+            | Self::StoreBusy { name, .. }
+            | Self::NotStored { name, .. }
+            | Self::NotShared { name }
+            | Self::SharedFull { name } => asked_for.clone_into(name),
+            Self::TooMany { .. } | Self::TooManyBytes { .. } | Self::ShareTaken { .. } | Self::Invalid(_) => {}
+        }
+        self
+    }
+}

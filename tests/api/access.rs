@@ -475,3 +475,14 @@ async fn named_vocabularies_are_common_unless_each_key_has_its_own() {
     assert_eq!(app.send(drop).await.status, StatusCode::NO_CONTENT);
     app.send(look("alice")).await.ok();
 }
+        // An error is about the name that was asked for.
+        for method in ["GET", "DELETE"] {
+            let missing = app
+                .send(by(name, operation(method, "/v1/vocabularies/nuts")))
+                .await
+                .json();
+            assert_eq!(missing["detail"], "no vocabulary is called \"nuts\"");
+        }
+        let missing = segment_json(&with_image(json!({"vocabulary": "nuts"})));
+        let missing = app.send(by(name, missing)).await.json();
+        assert_eq!(missing["detail"], "no vocabulary is called \"nuts\"");
