@@ -60,6 +60,13 @@ const OPERATIONS: &[(&str, &str, &[Scope])] = &[
     ("POST", "/", &[Scope::Use]),
 ];
 
+/// The page's and the documentation's files, which the document does not list and nobody needs a key for.
+const FILES: &[(&str, &str, &[Scope])] = &[
+    ("GET", "/docs/", &[]),
+    ("GET", "/docs/{*file}", &[]),
+    ("GET", "/assets/{*path}", &[]),
+];
+
 /// The key of a name, as its client sends it.
 pub fn key(name: &str) -> String {
     format!("maskclip_key-of-{name}")
@@ -94,6 +101,7 @@ fn a_key_for_each_scope(config: &mut Config) {
 fn operation(method: &str, path: &str) -> Request<Body> {
     let path = path.replace("{name}", "none").replace("{id}", "none");
     let path = path.replace("{model}", "none").replace("{version}", "1");
+    let path = path.replace("{*file}", "none").replace("{*path}", "none");
     let method: Method = method.parse().unwrap();
     request(method, &path).body(Body::empty()).unwrap()
 }
@@ -133,12 +141,35 @@ fn the_table_of_operations_is_the_documents() {
     assert_eq!((&scheme["type"], &scheme["scheme"]), (&json!("http"), &json!("bearer")));
 }
 
+/// What the router answers to, whoever has added it: each of its paths by each method.
+#[tokio::test]
+async fn the_table_has_every_route_of_the_router() {
+    let app = App::start().await;
+    let mut answered = Vec::new();
+    for path in app.routes() {
+        for method in [
+            "GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "OTHER",
+        ] {
+            let reply = app.send(operation(method, &path)).await;
+            if reply.status != StatusCode::METHOD_NOT_ALLOWED {
+                answered.push((method.to_owned(), path.clone()));
+            }
+        }
+    }
+    let table = OPERATIONS.iter().chain(FILES);
+    let table = table.map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned()));
+    let mut table: Vec<_> = table.collect();
+    table.sort();
+    answered.sort();
+    assert_eq!(answered, table);
+}
+
 /// Operations by keys: none, one that the server does not know, and one for each scope.
 #[tokio::test]
 async fn each_key_opens_what_its_scope_says_and_nothing_else() {
     let app = App::start_with(a_key_for_each_scope).await;
     let mut wrong = Vec::new();
-    for (method, path, scopes) in OPERATIONS {
+    for (method, path, scopes) in OPERATIONS.iter().chain(FILES) {
         let needs_key = (!scopes.is_empty()).then_some(StatusCode::UNAUTHORIZED);
         let without = app.send(operation(method, path)).await;
         let unknown = app.send(by("nobody", operation(method, path))).await;
@@ -299,9 +330,23 @@ async fn an_image_is_found_and_dropped_by_the_client_that_left_it_alone() {
     let id = held.json()["image_id"].as_str().unwrap().to_owned();
     let ask = |name| by(name, segment_json(&json!({"image_id": id, "classes": ["red"]})));
     let drop = |name| by(name, operation("DELETE", &format!("/v1/images/{id}")));
-    for refused in [ask("bob"), drop("bob")] {
-        let reply = app.send(refused).await;
-        let as_if_there_were_none = app.send(by("alice", operation("DELETE", "/v1/images/none"))).await;
+    // Every route that an id is given to, with the fields that it needs.
+    let with_id = |id: &str| {
+        let body = json!({"x": 1, "y": 1}).to_string();
+        let of_path = OPERATIONS.iter().filter(|(_, path, _)| path.contains("{id}"));
+        let of_path = of_path.map(|(method, path, _)| {
+            let method: Method = method.parse().unwrap();
+            let request = request(method, &path.replace("{id}", id)).header(header::CONTENT_TYPE, "application/json");
+            request.body(Body::from(body.clone())).unwrap()
+        });
+        let in_body = ["/v1/segment", "/v1/classify"];
+        let in_body = in_body.map(|path| post_json(path, &json!({"image_id": id, "classes": ["red"]})));
+        of_path.chain(in_body).collect::<Vec<_>>()
+    };
+    assert_eq!(with_id(&id).len(), 5);
+    for (refused, of_none) in with_id(&id).into_iter().zip(with_id("none")) {
+        let reply = app.send(by("bob", refused)).await;
+        let as_if_there_were_none = app.send(by("alice", of_none)).await;
         assert_eq!(reply.json(), as_if_there_were_none.json());
         assert_eq!(reply.json()["type"], "/problems/image-not-held");
     }
@@ -463,6 +508,17 @@ async fn named_vocabularies_are_common_unless_each_key_has_its_own() {
         assert_eq!(reply["classes"][0]["name"], class);
         let shipped = app.send(by(name, operation("GET", "/v1/vocabularies/voc-20"))).await;
         assert_eq!(shipped.status, StatusCode::OK);
+        // An error is about the name that was asked for.
+        for method in ["GET", "DELETE"] {
+            let missing = app
+                .send(by(name, operation(method, "/v1/vocabularies/nuts")))
+                .await
+                .json();
+            assert_eq!(missing["detail"], "no vocabulary is called \"nuts\"");
+        }
+        let missing = segment_json(&with_image(json!({"vocabulary": "nuts"})));
+        let missing = app.send(by(name, missing)).await.json();
+        assert_eq!(missing["detail"], "no vocabulary is called \"nuts\"");
     }
     // Another's space cannot be named.
     for name in ["alice%2Ffruit", "bob%2Falice%2Ffruit", "..%2Falice%2Ffruit"] {
@@ -475,14 +531,3 @@ async fn named_vocabularies_are_common_unless_each_key_has_its_own() {
     assert_eq!(app.send(drop).await.status, StatusCode::NO_CONTENT);
     app.send(look("alice")).await.ok();
 }
-        // An error is about the name that was asked for.
-        for method in ["GET", "DELETE"] {
-            let missing = app
-                .send(by(name, operation(method, "/v1/vocabularies/nuts")))
-                .await
-                .json();
-            assert_eq!(missing["detail"], "no vocabulary is called \"nuts\"");
-        }
-        let missing = segment_json(&with_image(json!({"vocabulary": "nuts"})));
-        let missing = app.send(by(name, missing)).await.json();
-        assert_eq!(missing["detail"], "no vocabulary is called \"nuts\"");

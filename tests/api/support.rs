@@ -84,6 +84,22 @@ impl App {
         }
     }
 
+    /// Returns the paths of all routes, as the router has them. The router tells them in its text for debugging alone.
+    pub fn routes(&self) -> Vec<String> {
+        let text = format!("{:?}", self.router);
+        let path = |entry: &str| {
+            let (_, path) = entry.split_once("): \"")?;
+            let (path, _) = path.split_once('"')?;
+            Some(path.to_owned())
+        };
+        let paths = text.split("RouteId(").skip(1).filter_map(path);
+        // What answers where no route is.
+        let mut paths: Vec<_> = paths.filter(|path| !path.contains("__private__")).collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
     /// Waits until the engine has reached the state.
     pub async fn until(&self, readiness: Readiness) {
         until(async || self.engine.readiness() == readiness).await;
