@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method};
 use axum::routing::post;
+use maskclip::access::Scope;
 use maskclip::config::Config;
 use maskclip::telemetry::MetricsPush;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -22,8 +23,9 @@ use prost::Message;
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 
+use crate::access::{by, entry, key};
 use crate::fake::Action;
-use crate::support::{App, Reply, segment_json, until, with_image};
+use crate::support::{App, Reply, request, segment_json, until, with_image};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -161,6 +163,21 @@ async fn a_request_is_a_span_of_its_callers_trace_with_a_span_for_each_stage() {
         (&resource["service.name"], &resource["service.version"]),
         (&json!("maskclip"), &json!(maskclip::VERSION))
     );
+}
+
+#[tokio::test]
+async fn a_trace_has_the_name_of_the_key_and_not_the_key() {
+    let collector = Collector::start().await;
+    let app = App::start_with(|config| {
+        collector.configure(config);
+        config.access.keys = vec![entry("alice", &[Scope::Use])];
+    });
+    let app = app.await;
+    let models = request(Method::GET, "/v1/models").body(Body::empty()).unwrap();
+    app.send(by("alice", models)).await.ok();
+    let span = collector.request_span("/v1/models").await;
+    assert_eq!(attributes(&span.attributes)["maskclip.key"], "alice");
+    assert!(!format!("{:?}", collector.spans()).contains(&key("alice")));
 }
 
 #[tokio::test]
