@@ -12,8 +12,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from client import Reply, head, marked_base64, send
@@ -24,6 +27,8 @@ RATE_OF_THE_GREEDY = 50
 """How many requests the greedy client sends for each one of the other."""
 TRIES = 10_000
 """Checks of each kind of key."""
+QUOTAS = {"ACCESS__REQUESTS_PER_SECOND": "1000000", "ACCESS__IN_FLIGHT": "1000"}
+"""Settings of quotas that nothing uses up."""
 
 
 @contextmanager
@@ -77,20 +82,74 @@ def load(port: int, rate: float, seconds: float, key: str) -> list[Reply]:
 
 async def key_cost(program: Path, seconds: float) -> list[Row]:
     """The same request to a server with keys and quotas, and to one without, in turns."""
-    quotas = {"ACCESS__REQUESTS_PER_SECOND": "1000000", "ACCESS__IN_FLIGHT": "1000"}
-    times: dict[str, list[float]] = {"with a key": [], "without": []}
-    with server_with_keys(program, "client", **quotas) as (closed, (key,)), Server(program) as opened:
-        requests = {"with a key": (closed.port, key), "without": (opened.port, None)}
-        connections = {name: Connection(port) for name, (port, _) in requests.items()}
-        for number in range(TRIES + 100):
-            for name, (_, text) in requests.items():
-                elapsed = connections[name].ask("/v1/models", text)
-                if number >= 100:
-                    times[name].append(elapsed)
+    with server_with_keys(program, "client", **QUOTAS) as (closed, (key,)), Server(program) as opened:
+        asks = {"with a key": Connection(closed.port).asks("/v1/models", key), "without": Connection(opened.port).asks("/v1/models")}
+        return [cost(f"{TRIES} times GET /v1/models, with a key and quotas and without", asks, (closed, opened))]
+
+
+async def edge_cost(program: Path, seconds: float) -> list[Row]:
+    """The same, with everything that may stand before a route: a key, quotas, names, origins, a proxy, a path, a trace."""
+    edge = {
+        "SERVER__ALLOWED_HOSTS": '["labels.example"]',
+        "SERVER__CORS_ORIGINS": '["https://labels.example"]',
+        "SERVER__TRUSTED_PROXIES": '["127.0.0.0/8"]',
+        "SERVER__BASE_PATH": "/maskclip",
+    }
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    fields = {"X-Forwarded-For": "203.0.113.7, 127.0.0.1", "Traceparent": trace, "Origin": "https://labels.example"}
+    with collector() as endpoint:
+        settings = QUOTAS | edge | {"TELEMETRY__OTLP__ENDPOINT": endpoint}
+        with server_with_keys(program, "client", **settings) as (guarded, (key,)), Server(program) as opened:
+            asks = {
+                "with all of it": Connection(guarded.port).asks("/maskclip/v1/models", key, fields),
+                "without": Connection(opened.port).asks("/v1/models"),
+            }
+            test = f"{TRIES} times GET /v1/models, with a key, quotas, a proxy, a path, an origin and a trace, and without"
+            return [cost(test, asks, (guarded, opened))]
+
+
+def in_turns(asks: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """The seconds of each of several requests, in turns, so that they share whatever else the machine does."""
+    times: dict[str, list[float]] = {name: [] for name in asks}
+    for number in range(TRIES + 100):
+        for name, ask in asks.items():
+            elapsed = ask()
+            if number >= 100:
+                times[name].append(elapsed)
+    return times
+
+
+def cost(test: str, asks: dict[str, Callable[[], float]], servers: tuple[Server, Server]) -> Row:
+    """How much longer the first of two requests takes, and how much more of the processors, which a busy machine changes less."""
+    before = [server.processor_seconds() for server in servers]
+    times = in_turns(asks)
+    used = [1e6 * (server.processor_seconds() - earlier) / (TRIES + 100) for server, earlier in zip(servers, before)]
     medians = {name: 1e6 * statistics.median(values) for name, values in times.items()}
-    cost = medians["with a key"] - medians["without"]
-    reached = "; ".join(f"{name}: {median:.1f} us" for name, median in medians.items()) + f": {cost:.1f} us"
-    return [Row(f"{TRIES} times GET /v1/models, with a key and quotas and without", "medians within 50 us", reached, cost <= 50)]
+    more, less = medians.values()
+    reached = "; ".join(f"{name}: {median:.1f} us" for name, median in medians.items()) + f": {more - less:.1f} us"
+    reached += f"; processor time {used[0]:.1f} and {used[1]:.1f} us"
+    return Row(test, "medians within 50 us", reached, more - less <= 50)
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """A collector of traces that takes whatever comes, and its address."""
+
+    class Taking(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Taking) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
 
 
 async def key_timing(program: Path, seconds: float) -> list[Row]:
@@ -99,13 +158,8 @@ async def key_timing(program: Path, seconds: float) -> list[Row]:
         near = key[:-1] + ("A" if key[-1] != "A" else "B")
         far = key[0] + ("A" * (len(key) - 1))
         kinds = {"right": key, "wrong in the last letter": near, "wrong in all": far}
-        times: dict[str, list[float]] = {name: [] for name in kinds}
         connection = Connection(server.port)
-        for number in range(TRIES + 100):
-            for name, text in kinds.items():
-                elapsed = connection.ask("/metrics", text)
-                if number >= 100:
-                    times[name].append(elapsed)
+        times = in_turns({name: connection.asks("/metrics", text) for name, text in kinds.items()})
     medians = {name: 1e6 * statistics.median(values) for name, values in times.items()}
     spread = 1e6 * (quantile(times["right"], 0.75) - quantile(times["right"], 0.25))
     reached = "; ".join(f"{name}: {median:.1f} us" for name, median in medians.items()) + f"; quartiles of the right one {spread:.1f} us apart"
@@ -122,9 +176,13 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def ask(self, path: str, key: str | None) -> float:
-        """The seconds from a request's first byte to the last one of its reply."""
+    def asks(self, path: str, key: str | None = None, fields: dict[str, str] | None = None) -> Callable[[], float]:
+        """What sends a request, and returns the seconds from its first byte to the last one of the reply."""
         request = head("GET", path, b"", key=key).replace(b"Connection: close\r\n", b"")
+        more = "".join(f"{name}: {value}\r\n" for name, value in (fields or {}).items())
+        return partial(self.ask, request.removesuffix(b"\r\n") + more.encode() + b"\r\n")
+
+    def ask(self, request: bytes) -> float:
         started = time.perf_counter()
         self.socket.sendall(request)
         received = b""
@@ -141,5 +199,6 @@ class Connection:
 SCENARIOS: dict[str, Callable[[Path, float], Awaitable[list[Row]]]] = {
     "greedy": greedy,
     "key-cost": key_cost,
+    "edge-cost": edge_cost,
     "key-timing": key_timing,
 }

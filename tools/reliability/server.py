@@ -68,6 +68,11 @@ class Server:
         except (urllib.error.URLError, OSError):
             return False
 
+    def processor_seconds(self) -> float:
+        """Seconds that all threads of the server have used of the processors."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def resident_bytes(self) -> int:
         return self._memory("VmRSS")
 
