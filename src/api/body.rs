@@ -10,10 +10,11 @@ use serde::de::DeserializeOwned;
 use super::AppState;
 use super::error::ApiError;
 use super::metered::{metered, promised_bytes};
+use super::problem::Limit;
 use super::wire::Object;
 use super::words::{Fault, of_syntax, root};
 use crate::engine::HeldBytes;
-use crate::support::{excerpt, plain_json};
+use crate::support::{excerpt, plain_json, run_blocking};
 
 /// The body's media type without parameters, in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -32,6 +33,10 @@ pub(super) fn unsupported_media_type(found: Option<String>, supported: &'static 
 
 /// How often the bytes of a JSON body exist at once while it is read: its text, and its values.
 pub(super) const JSON_COPIES: u64 = 2;
+
+/// Bytes that a value of JSON takes at most beside its text, from the largest that a list grows by: a class with its
+/// fields.
+const JSON_VALUE_BYTES: u64 = 160;
 
 /// Refuses a body at once whose promised length is above the limit or finds no room. A body of unknown length is
 /// refused when it has come too far.
@@ -79,11 +84,67 @@ pub(super) async fn read_bytes(
         })
 }
 
-/// A JSON body. Its bytes are added to `held`.
+/// The text of a JSON body. Its bytes and those of its values are added to `held`.
 ///
 /// # Errors
-/// 415 for another media type, and those of [`read_bytes`] and [`parse_json`].
-pub(super) async fn read_json<T: DeserializeOwned>(
+/// Those of [`read_bytes`] and [`admit_values`].
+pub(super) async fn read_json_text(request: Request, state: &AppState, held: &HeldBytes) -> Result<Bytes, ApiError> {
+    let text = read_bytes(request, state, held, JSON_COPIES).await?;
+    admit_values(&text, state, held)?;
+    Ok(text)
+}
+
+/// Adds the memory that a JSON text's values take to `held`, before they are made.
+///
+/// # Errors
+/// 422 above `limits.max_json_values`, 429 above what is left of `engine.body_bytes`.
+pub(super) fn admit_values(text: &[u8], state: &AppState, held: &HeldBytes) -> Result<(), ApiError> {
+    let (values, limit) = (most_values(text) as u64, state.max_json_values as u64);
+    if values > limit {
+        return Err(ApiError::Invalid {
+            path: None,
+            detail: format!("the request's JSON has more than limits.max_json_values = {limit} values"),
+            limit: Some(Limit::whole("limits.max_json_values", limit)),
+        });
+    }
+    if !held.try_grow(values * JSON_VALUE_BYTES) {
+        return Err(state.engine.body_refused().into());
+    }
+    Ok(())
+}
+
+/// Returns how many values a JSON text has at most: its lists and objects, and what is divided by commas.
+fn most_values(text: &[u8]) -> usize {
+    let mut count = 1;
+    let mut rest = text;
+    while let Some(place) = rest.iter().position(|byte| matches!(byte, b'"' | b',' | b'[' | b'{')) {
+        let found = rest[place];
+        rest = &rest[place + 1..];
+        if found == b'"' {
+            rest = after_string(rest);
+        } else {
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Returns what follows the end of a string whose first quote has been read.
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    while let Some(place) = memchr::memchr2(b'"', b'\\', rest) {
+        if rest[place] == b'"' {
+            return &rest[place + 1..];
+        }
+        rest = rest.get(place + 2..).unwrap_or_default();
+    }
+    &[]
+}
+
+/// A JSON body, which is parsed where it may take its time. Its bytes are added to `held`.
+///
+/// # Errors
+/// 415 for another media type, and those of [`read_json_text`] and [`parse_json`].
+pub(super) async fn read_json<T: DeserializeOwned + Send + 'static>(
     request: Request,
     state: &AppState,
     held: &HeldBytes,
@@ -92,7 +153,8 @@ pub(super) async fn read_json<T: DeserializeOwned>(
     if found.as_deref() != Some("application/json") {
         return Err(unsupported_media_type(found, "application/json"));
     }
-    parse_json(&read_bytes(request, state, held, JSON_COPIES).await?)
+    let text = read_json_text(request, state, held).await?;
+    run_blocking(move || parse_json(&text)).await
 }
 
 /// JSON of a known shape. A byte order mark before it is passed over (RFC 8259, section 8.1).
@@ -141,6 +203,26 @@ impl From<QueryRejection> for ApiError {
         match message.split_once(": ") {
             Some((name, said)) if !name.contains([' ', '`']) => Fault::read(name, said).into(),
             _ => Fault::read(".", &message).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_before_they_are_made() {
+        for (text, at_least, at_most) in [
+            ("1", 1, 1),
+            (r#"{"a": "b, [c], {d}"}"#, 1, 2),
+            (r#"["\\", "\"", ",,,,"]"#, 3, 4),
+            ("[[], [], []]", 4, 7),
+            (r#"{"a": 1, "b": [1, 2, 3]}"#, 6, 6),
+            (r#"["never ends, not even \"#, 1, 2),
+        ] {
+            let count = most_values(text.as_bytes());
+            assert!((at_least..=at_most).contains(&count), "{text}: {count}");
         }
     }
 }

@@ -87,6 +87,10 @@ pub struct AppState {
     pub traces: Traces,
     /// `limits.max_request_bytes`: bytes of a request's body.
     pub max_request_bytes: usize,
+    /// `limits.max_json_values`: values of a request's JSON.
+    pub max_json_values: usize,
+    /// `limits.max_label_config_bytes`: bytes of a labelling configuration.
+    pub max_label_config_bytes: usize,
     /// `limits.max_batch_images`: images of a batch, and of tasks of Label Studio.
     pub max_batch_images: usize,
     /// The keys that requests need, if any.

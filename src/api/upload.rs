@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::AppState;
-use super::body::{JSON_COPIES, check_promise, media_type, parse_json, read_bytes, unsupported_media_type};
+use super::body::{admit_values, check_promise, media_type, parse_json, read_json_text, unsupported_media_type};
 use super::error::ApiError;
 use super::metered::metered;
 use crate::engine::HeldBytes;
@@ -48,7 +48,7 @@ pub(super) struct Upload<T> {
 /// Reads a request. The bytes of its body are added to `held`, and those that are done with are given back.
 ///
 /// # Errors
-/// 415 for another media type, those of [`read_bytes`] and [`parse_json`], 400 for broken base64 and multipart, 422 for parts that
+/// 415 for another media type, those of [`read_json_text`] and [`parse_json`], 400 for broken base64 and multipart, 422 for parts that
 /// are unknown or come twice, and for an image inside the wrong one.
 pub(super) async fn read<T: UploadBody>(
     request: Request,
@@ -58,7 +58,7 @@ pub(super) async fn read<T: UploadBody>(
     let found = media_type(request.headers());
     match found.as_deref() {
         Some("application/json") => {
-            let (bytes, held) = (read_bytes(request, state, held, JSON_COPIES).await?, held.clone());
+            let (bytes, held) = (read_json_text(request, state, held).await?, held.clone());
             run_blocking(move || from_json(bytes, &held)).await
         }
         Some("multipart/form-data") => from_multipart(request, state, held).await,
@@ -172,7 +172,7 @@ async fn from_multipart<T: UploadBody>(
     };
     read_parts(request, state, held, take).await?;
     let mut body: Option<T> = match body {
-        Some(body) => Some(parse_part(body).await?),
+        Some(body) => Some(parse_part(body, state, held).await?),
         None => None,
     };
     if body.as_mut().and_then(T::take_image).is_some() {
@@ -251,11 +251,16 @@ pub(super) fn unknown_part(name: &str) -> ApiError {
     )
 }
 
-/// Reads the JSON of the part `request`.
+/// Reads the JSON of the part `request`. The bytes of its values are added to `held`.
 ///
 /// # Errors
-/// Those of [`parse_json`].
-pub(super) async fn parse_part<T: DeserializeOwned + Send + 'static>(body: Bytes) -> Result<T, ApiError> {
+/// Those of [`admit_values`] and [`parse_json`].
+pub(super) async fn parse_part<T: DeserializeOwned + Send + 'static>(
+    body: Bytes,
+    state: &AppState,
+    held: &HeldBytes,
+) -> Result<T, ApiError> {
+    admit_values(&body, state, held)?;
     run_blocking(move || parse_json(&body)).await
 }
 

@@ -111,6 +111,8 @@ async fn serve(
         metrics,
         traces: traces.clone(),
         max_request_bytes: config.limits.max_request_bytes,
+        max_json_values: config.limits.max_json_values,
+        max_label_config_bytes: config.limits.max_label_config_bytes,
         max_batch_images: config.limits.max_batch_images,
         access,
         server: config.server,

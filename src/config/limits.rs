@@ -12,6 +12,10 @@ use crate::vocabulary::VocabularyLimits;
 pub struct LimitsSettings {
     /// Largest number of bytes in a request's body.
     pub max_request_bytes: usize,
+    /// Largest number of values in a JSON body.
+    pub max_json_values: usize,
+    /// Largest number of bytes in a labelling configuration of Label Studio.
+    pub max_label_config_bytes: usize,
     /// Largest number of images in a batch.
     pub max_batch_images: usize,
     /// Limits on class lists and vocabularies.
@@ -27,6 +31,8 @@ impl LimitsSettings {
     /// [`OutOfRange`] for the first value outside its range.
     pub(super) fn check(&self) -> Result<(), OutOfRange> {
         at_least_one("limits.max_request_bytes", self.max_request_bytes as u64)?;
+        at_least_one("limits.max_json_values", self.max_json_values as u64)?;
+        at_least_one("limits.max_label_config_bytes", self.max_label_config_bytes as u64)?;
         at_least_one("limits.max_batch_images", self.max_batch_images as u64)?;
         self.vocabulary.check()?;
         self.input.check()
@@ -38,6 +44,8 @@ impl LimitsSettings {
 #[serde(deny_unknown_fields)]
 struct LimitKeys {
     max_request_bytes: usize,
+    max_json_values: usize,
+    max_label_config_bytes: usize,
     max_batch_images: usize,
     max_image_pixels: u64,
     max_classes: usize,
@@ -65,6 +73,8 @@ impl From<LimitKeys> for LimitsSettings {
     fn from(keys: LimitKeys) -> Self {
         Self {
             max_request_bytes: keys.max_request_bytes,
+            max_json_values: keys.max_json_values,
+            max_label_config_bytes: keys.max_label_config_bytes,
             max_batch_images: keys.max_batch_images,
             vocabulary: VocabularyLimits {
                 max_classes: keys.max_classes,
@@ -98,12 +108,16 @@ impl From<LimitsSettings> for LimitKeys {
     fn from(limits: LimitsSettings) -> Self {
         let LimitsSettings {
             max_request_bytes,
+            max_json_values,
+            max_label_config_bytes,
             max_batch_images,
             vocabulary,
             input,
         } = limits;
         Self {
             max_request_bytes,
+            max_json_values,
+            max_label_config_bytes,
             max_batch_images,
             max_image_pixels: input.max_image_pixels,
             max_classes: vocabulary.max_classes,

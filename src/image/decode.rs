@@ -292,6 +292,9 @@ mod tests {
                 limit: LIMIT
             })
         ));
+        // Within the limit, its memory counts.
+        let large = read_header(&file, Orientation::Exif, 1 << 30).expect("the header is whole");
+        assert!(large.decoding_bytes > 9 * 16_383 * 16_383, "{large:?}");
     }
 
     /// Computes the CRC-32 as PNG defines it.

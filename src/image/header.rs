@@ -5,6 +5,11 @@ use ::image::metadata::Orientation as ExifOrientation;
 use ::image::{ColorType, ImageDecoder, ImageFormat};
 
 use super::Orientation;
+use super::embedded::largest_embedded_frame;
+
+/// Bytes that a decoder takes for each pixel of a frame inside a container which is larger than the container says: three
+/// samples, and as many coefficients of 16 bits where the frame is a progressive JPEG.
+const EMBEDDED_PIXEL_BYTES: u64 = 9;
 
 /// What the header of an encoded image says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +37,13 @@ impl ImageHeader {
         let (width, height) = decoder.dimensions();
         let is_turned = orientation == Orientation::Exif && swaps_sides(turn);
         let pixels = u64::from(width) * u64::from(height);
+        let embedded = largest_embedded_frame(format, encoded);
+        let embedded = embedded.map_or(0, |(width, height)| u64::from(width) * u64::from(height));
+        let beyond = if embedded > pixels {
+            embedded.saturating_mul(EMBEDDED_PIXEL_BYTES)
+        } else {
+            0
+        };
         let decoded = decoder.total_bytes();
         let decoding = decoded.saturating_mul(copies(format, encoded));
         let turning = if is_turned { decoded.saturating_mul(2) } else { 0 };
@@ -39,7 +51,9 @@ impl ImageHeader {
         Self {
             width,
             height,
-            decoding_bytes: decoding.max(turning).max(converting(decoder.color_type(), pixels)),
+            decoding_bytes: (decoding.max(turning))
+                .max(converting(decoder.color_type(), pixels))
+                .saturating_add(beyond),
             orientation: turn.to_exif(),
         }
     }

@@ -29,6 +29,7 @@ const ENTRY_BYTES: usize = 12;
 /// When the headers are damaged, or the kind of pixels is not read.
 pub(super) fn open(bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(damaged)?;
+    check_parts(&mut decoder, bytes.len())?;
     let kind = Kind::of(&mut decoder);
     let plain = || TiffDecoder::new(Cursor::new(bytes));
     match kind {
@@ -57,6 +58,26 @@ pub(super) fn open(bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {
         },
         _ => Ok(Box::new(plain()?)),
     }
+}
+
+/// How often as much as the whole file its strips or tiles may take, by their own words. Some writers name too many bytes
+/// for the last one.
+const MOST_OF_THE_FILE: u64 = 4;
+
+/// Refuses a file whose strips or tiles all stand in the same bytes. Each of them is decoded on its own, so a small file
+/// could take hours.
+fn check_parts(decoder: &mut Decoder<Cursor<&[u8]>>, file_bytes: usize) -> ImageResult<()> {
+    for tag in [Tag::StripByteCounts, Tag::TileByteCounts] {
+        let Ok(Some(counts)) = decoder.find_tag_unsigned_vec::<u64>(tag) else {
+            continue;
+        };
+        let total = counts.iter().fold(0, |total: u64, &count| total.saturating_add(count));
+        // A single strip cannot lie in another one, and its count is often wrong.
+        if counts.len() > 1 && total > MOST_OF_THE_FILE.saturating_mul(file_bytes as u64) {
+            return Err(not_read("its strips or tiles overlap"));
+        }
+    }
+    Ok(())
 }
 
 /// What the tags say of the pixels.
@@ -333,4 +354,45 @@ fn damaged(error: tiff::TiffError) -> ImageError {
 
 fn not_read(reason: &'static str) -> ImageError {
     ImageError::Decoding(DecodingError::new(ImageFormat::Tiff.into(), reason))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A grey TIFF of one column whose strips, a row each, all stand in the same bytes.
+    fn strips_in_one_place(rows: u32, bytes: u32) -> Vec<u8> {
+        const LONG: u16 = 4;
+        let directory = 8 + 2 + 8 * 12 + 4;
+        let (offsets, counts) = (directory, directory + 4 * rows);
+        let pixels = counts + 4 * rows;
+        let entries: [(u16, u32, u32); 8] = [
+            (256, 1, 1),
+            (257, 1, rows),
+            (258, 1, 8),
+            (259, 1, 1),
+            (262, 1, u32::from(BLACK_IS_ZERO)),
+            (273, rows, offsets),
+            (278, 1, 1),
+            (279, rows, counts),
+        ];
+        let mut file = [b"II*\0".as_slice(), &8_u32.to_le_bytes(), &8_u16.to_le_bytes()].concat();
+        for (tag, count, value) in entries {
+            file.extend([tag.to_le_bytes(), LONG.to_le_bytes()].concat());
+            file.extend([count.to_le_bytes(), value.to_le_bytes()].concat());
+        }
+        file.extend([0; 4]);
+        file.extend(pixels.to_le_bytes().repeat(rows as usize));
+        file.extend(bytes.to_le_bytes().repeat(rows as usize));
+        file.extend(vec![7; bytes as usize]);
+        file
+    }
+
+    #[test]
+    fn strips_that_share_their_bytes_are_refused_beyond_a_few_times_the_file() {
+        assert!(open(&strips_in_one_place(16, 1)).is_ok());
+        let error = open(&strips_in_one_place(16, 4096)).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("its strips or tiles overlap"), "{error}");
+    }
 }

@@ -11,7 +11,9 @@ use maskclip::engine::{Engine, Readiness};
 use serde_json::json;
 
 use crate::fake::{Action, Control};
-use crate::support::{App, REQUEST_ID, multipart, png, request, segment_json, segment_multipart, with_image};
+use crate::support::{
+    App, REQUEST_ID, multipart, png, post_json, red_and_blue, request, segment_json, segment_multipart, with_image,
+};
 
 #[tokio::test]
 async fn broken_json_is_400() {
@@ -150,6 +152,44 @@ async fn a_body_with_too_many_bytes_is_413_in_both_encodings() {
         .assert_problem(&expected);
     let form = multipart(&[("image", &[0; 300]), ("request", b"{}")]);
     app.send(segment_multipart(form)).await.assert_problem(&expected);
+}
+
+#[tokio::test]
+async fn json_of_too_many_values_is_422_on_every_route_before_they_are_made() {
+    let app = App::start_with(|config| config.limits.max_json_values = 50).await;
+    let many = vec![json!([]); 60];
+    for path in [
+        "/v1/segment",
+        "/v1/classify",
+        "/v1/embeddings",
+        "/v1/images",
+        "/predict",
+        "/setup",
+        "/webhook",
+        "/v2/models/colours/infer",
+        "/",
+    ] {
+        let reply = app.send(post_json(path, &json!({"many": many}))).await;
+        assert_eq!(
+            reply.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{path}: {}",
+            reply.json()
+        );
+        let text = reply.json().to_string();
+        assert!(
+            text.contains("more than limits.max_json_values = 50 values"),
+            "{path}: {text}"
+        );
+    }
+    let image = red_and_blue();
+    let request = json!({"classes": vec!["red"; 60]}).to_string();
+    let form = segment_multipart(multipart(&[("image", &image), ("request", request.as_bytes())]));
+    let limit = json!({"name": "limits.max_json_values", "value": 50});
+    assert_eq!(app.send(form).await.json()["limit"], limit);
+    // What stands in texts is no value.
+    let few = with_image(json!({"classes": ["red", ",".repeat(60)]}));
+    assert_eq!(app.segment(&few).await.status, StatusCode::OK);
 }
 
 #[tokio::test]

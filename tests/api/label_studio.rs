@@ -258,3 +258,20 @@ async fn each_image_counts_as_a_request_of_the_key() {
     predict("fast", 6).await.ok();
     assert!(begin.elapsed() >= Duration::from_millis(400), "{:?}", begin.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_too_long_is_422() {
+    let app = App::start_with(|config| config.limits.max_label_config_bytes = 100).await;
+    let schema = format!("<View {}/>", "a='b' ".repeat(20));
+    for request in [
+        post_json("/setup", &json!({"schema": schema})),
+        post_json("/predict", &json!({"tasks": [], "label_config": schema})),
+    ] {
+        let reply = app.send(request).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(
+            reply.json()["limit"],
+            json!({"name": "limits.max_label_config_bytes", "value": 100})
+        );
+    }
+}

@@ -191,6 +191,8 @@ pub fn state(disk: Option<Arc<DiskStore>>, models: Vec<ServedModel>, change: imp
         metrics,
         traces: Traces::start(&config.telemetry.otlp),
         max_request_bytes: config.limits.max_request_bytes,
+        max_json_values: config.limits.max_json_values,
+        max_label_config_bytes: config.limits.max_label_config_bytes,
         max_batch_images: config.limits.max_batch_images,
         access: Arc::new(Access::open(config.access).expect("the keys are valid")),
         server: config.server,

@@ -19,7 +19,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::masks::{masks, pixels};
 use crate::api::AppState;
-use crate::api::body::{JSON_COPIES, media_type, parse_json, read_bytes};
+use crate::api::body::{media_type, parse_json, read_bytes, read_json_text};
 use crate::api::error::ApiError;
 use crate::api::error_form::ErrorForm;
 use crate::api::problem::ProblemType;
@@ -385,7 +385,7 @@ pub(in crate::api) async fn post_hub_task(
     let arrival = state.engine.arrive(&caller)?;
     let is_json = media_type(request.headers()).as_deref() == Some("application/json");
     let (image, parameters) = if is_json {
-        let bytes = read_bytes(request, &state, arrival.body(), JSON_COPIES).await?;
+        let bytes = read_json_text(request, &state, arrival.body()).await?;
         run_blocking(move || -> Result<_, ApiError> {
             let HubBody { inputs, parameters } = parse_json(&bytes)?;
             let image = decode_base64(inputs).map_err(|error| error.at("inputs".to_owned()))?;

@@ -16,7 +16,7 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::api::AppState;
-use crate::api::body::{JSON_COPIES, media_type, parse_json, read_bytes, unsupported_media_type};
+use crate::api::body::{media_type, parse_json, read_json_text, unsupported_media_type};
 use crate::api::error::ApiError;
 use crate::api::error_form::ErrorForm;
 use crate::api::problem::{Limit, ProblemType};
@@ -361,7 +361,7 @@ pub(in crate::api) async fn create_embeddings(
     if found.as_deref() != Some(JSON) {
         return Err(unsupported_media_type(found, JSON));
     }
-    let bytes = read_bytes(request, &state, arrival.body(), JSON_COPIES).await?;
+    let bytes = read_json_text(request, &state, arrival.body()).await?;
     let limits = state.engine.settings().input_limits.clone();
     let (request, format) = run_blocking(move || read_request(&bytes, &limits)).await?;
     let is_list = request.inputs.len() > 1;

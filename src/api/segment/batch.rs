@@ -357,7 +357,7 @@ async fn read(
         return Err(ApiError::invalid("image", "a batch has at least one part image"));
     }
     let body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
-    let mut body: SegmentBody = upload::parse_part(body).await?;
+    let mut body: SegmentBody = upload::parse_part(body, state, held).await?;
     if let Some(deadline) = deadline {
         upload::set_deadline(body.deadline_seconds(), &deadline)?;
     }

@@ -15,7 +15,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::tensors::{InputTensor, OutputTensor, TensorElements, Text, Values};
 use super::{MODEL_VERSION, ModelPath};
 use crate::api::AppState;
-use crate::api::body::{JSON_COPIES, parse_json, read_bytes};
+use crate::api::body::{JSON_COPIES, admit_values, parse_json, read_bytes};
 use crate::api::error::ApiError;
 use crate::api::error_form::ErrorForm;
 use crate::api::metered::held_bytes;
@@ -312,6 +312,8 @@ pub(in crate::api) async fn infer(
     let arrival = state.engine.arrive(&caller)?;
     let json_length = header_length(request.headers())?;
     let body = read_bytes(request, &state, arrival.body(), JSON_COPIES).await?;
+    let text = json_length.map_or(&body[..], |length| body.get(..length).unwrap_or_default());
+    admit_values(text, &state, arrival.body())?;
     let model = path.model;
     let inference = run_blocking(move || Inference::read(model, body, json_length)).await?;
     let Inference {

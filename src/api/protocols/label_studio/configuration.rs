@@ -2,14 +2,11 @@
 
 use std::collections::HashMap;
 
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::{Document, Node};
 
 use crate::api::error::ApiError;
 use crate::api::problem::Limit;
 use crate::support::excerpt;
-
-/// Most elements and attributes of a configuration.
-const MAX_NODES: u32 = 100_000;
 
 /// What a region is drawn with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +55,13 @@ pub(super) struct Control {
 }
 
 /// Reads the controls of a labelling configuration, at most `limit` of them (`limits.max_batch_images`). Takes
-/// milliseconds for a long one.
+/// the square of the attributes of one element, which `limits.max_label_config_bytes` bounds.
 ///
 /// # Errors
 /// When the text is no XML, or has no control whose regions the server can draw, or too many.
 pub(super) fn controls(xml: &str, limit: usize) -> Result<Vec<Control>, ApiError> {
-    let options = ParsingOptions {
-        nodes_limit: MAX_NODES,
-        ..ParsingOptions::default()
-    };
-    let document = Document::parse_with_options(xml, options)
-        .map_err(|error| refused(format!("the labelling configuration is no XML: {error}")))?;
+    let document =
+        Document::parse(xml).map_err(|error| refused(format!("the labelling configuration is no XML: {error}")))?;
     let elements = || document.descendants().filter(Node::is_element);
     // The first of each name counts.
     let mut images = HashMap::new();

@@ -14,6 +14,7 @@ use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
@@ -115,9 +116,22 @@ pub(in crate::api) async fn set_up_backend(
 }
 
 /// Reads the controls of a labelling configuration where that holds up no other request.
+///
+/// # Errors
+/// 422 above `limits.max_label_config_bytes`, and those of [`controls`].
 async fn read_controls(state: &AppState, xml: String) -> Result<Vec<Control>, ApiError> {
-    let limit = state.max_batch_images;
-    run_blocking(move || controls(&xml, limit)).await
+    let (bytes, limit) = (xml.len(), state.max_label_config_bytes);
+    if bytes > limit {
+        return Err(ApiError::Invalid {
+            path: Some("label_config".to_owned()),
+            detail: format!(
+                "the labelling configuration has {bytes} bytes, more than limits.max_label_config_bytes = {limit}"
+            ),
+            limit: Some(Limit::whole("limits.max_label_config_bytes", limit as u64)),
+        });
+    }
+    let most_controls = state.max_batch_images;
+    run_blocking(move || controls(&xml, most_controls)).await
 }
 
 /// Tasks to label.
@@ -427,7 +441,7 @@ pub(in crate::api) async fn take_note_of_event(
     request: Request,
 ) -> Result<Json<WebhookReply>, ApiError> {
     let held = state.engine.body(&caller);
-    let _event: Map<String, Value> = read_json(request, &state, &held).await?;
+    let _event: BTreeMap<String, IgnoredAny> = read_json(request, &state, &held).await?;
     Ok(Json(WebhookReply { status: "ok" }))
 }
 
