@@ -26,4 +26,4 @@ pub use metrics::{ClassMetrics, Metrics, ZeroShot};
 pub use record::{ImageRecord, Recorder, StateError};
 pub use report::{ClassReport, ImageReport, Report, Subject, Summary, table};
 pub use run::{EvaluationError, EvaluationResults, EvaluationRun, EvaluationTask, Measured, SkippedImage};
-pub use warnings::{RunWarning, RunWarningCode};
+pub use warnings::{RunWarning, RunWarningCode, classes_without_truth, images_turned, pixels_not_counted};

@@ -1,4 +1,5 @@
-//! What was odd about a run: things that often make figures other ones than were meant.
+//! What was odd about a run, or about the labels that a student learns from: things that often make figures other ones
+//! than were meant.
 
 use serde::Serialize;
 
@@ -46,24 +47,12 @@ impl EvaluationResults {
     /// itself leaves pixels uncounted.
     pub fn warnings(&self, dataset: &Dataset, names: &[String], is_published: bool) -> Vec<RunWarning> {
         let mut warnings = Vec::new();
-        let mut warn = |code, message: String| warnings.push(RunWarning { code, message });
         let classes = self.metrics.classes.iter().zip(names);
-        let absent: Vec<&str> = classes
-            .filter(|(class, _)| class.truth_pixels == 0)
-            .map(|(_, name)| name.as_str())
-            .collect();
-        if !absent.is_empty() {
-            let (count, all, listed) = (absent.len(), names.len(), listed(&absent));
-            let message = format!("{count} of {all} classes have no pixel in any truth: {listed}");
-            warn(RunWarningCode::ClassesWithoutTruth, message);
-        }
-        let share = self
-            .uncounted_share()
-            .filter(|share| *share >= LARGE_SHARE && !is_published);
-        if let Some(share) = share {
-            let message = format!("{:.1} % of the truths' pixels do not count", 100.0 * share);
-            warn(RunWarningCode::PixelsNotCounted, message);
-        }
+        let truth_pixels: Vec<(&str, u64)> = classes.map(|(class, name)| (&**name, class.truth_pixels)).collect();
+        warnings.extend(classes_without_truth(&truth_pixels));
+        let share = self.uncounted_share().filter(|_| !is_published);
+        warnings.extend(share.and_then(pixels_not_counted));
+        let mut warn = |code, message: String| warnings.push(RunWarning { code, message });
         if !dataset.uncounted_names.is_empty() {
             let names: Vec<&str> = dataset.uncounted_names.iter().map(String::as_str).collect();
             let (count, listed) = (names.len(), listed(&names));
@@ -72,12 +61,8 @@ impl EvaluationResults {
             warn(RunWarningCode::NamesNotCounted, message);
         }
         let turned = self.records.iter().filter(|record| record.is_turned).count();
-        if turned > 0 {
-            let message = format!(
-                "{turned} images were turned by their EXIF orientation; for truths that were drawn on the pixels as \
-                 stored, the orientation is `stored`"
-            );
-            warn(RunWarningCode::ImagesTurned, message);
+        if let Some(RunWarning { code, message }) = images_turned(turned) {
+            warn(code, message);
         }
         for message in dataset.left_out.messages() {
             warn(RunWarningCode::FilesLeftOut, message);
@@ -101,6 +86,40 @@ impl EvaluationResults {
         let counted: u64 = pairs.map(|pair| pair.pixels).sum();
         (uncounted + counted > 0).then(|| uncounted as f64 / (uncounted + counted) as f64)
     }
+}
+
+/// Returns a warning if a class has no pixel in any truth. `classes` has the name and the number of true pixels of
+/// each.
+pub fn classes_without_truth(classes: &[(&str, u64)]) -> Option<RunWarning> {
+    let absent: Vec<&str> = classes
+        .iter()
+        .filter(|(_, pixels)| *pixels == 0)
+        .map(|(name, _)| *name)
+        .collect();
+    let (count, all, listed) = (absent.len(), classes.len(), listed(&absent));
+    (count > 0).then(|| RunWarning {
+        code: RunWarningCode::ClassesWithoutTruth,
+        message: format!("{count} of {all} classes have no pixel in any truth: {listed}"),
+    })
+}
+
+/// Returns a warning if a large share of the truths' pixels, 0 to 1, does not count.
+pub fn pixels_not_counted(share: f64) -> Option<RunWarning> {
+    (share >= LARGE_SHARE).then(|| RunWarning {
+        code: RunWarningCode::PixelsNotCounted,
+        message: format!("{:.1} % of the truths' pixels do not count", 100.0 * share),
+    })
+}
+
+/// Returns a warning if images were turned by their EXIF orientation, of which there are `count`.
+pub fn images_turned(count: usize) -> Option<RunWarning> {
+    (count > 0).then(|| RunWarning {
+        code: RunWarningCode::ImagesTurned,
+        message: format!(
+            "{count} images were turned by their EXIF orientation; for truths that were drawn on the pixels as stored, \
+             the orientation is `stored`"
+        ),
+    })
 }
 
 impl LeftOut {

@@ -4,6 +4,7 @@
 //! kind of pixel (palette, grey, 16 bits, CMYK, alpha, rotated) to 8-bit RGB.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::io::{self, Cursor};
 use std::panic;
 
@@ -35,7 +36,8 @@ const OVERHEAD_BYTES: u64 = 64 << 20;
 ///   Adobe writes them, inverted, and mixes them to RGB without a profile.
 /// - It composites transparency on white.
 /// - It ignores embedded colour profiles (ICC) and takes samples as sRGB, as CLIP's training images were read.
-/// - It refuses a file of any format whose pixels are damaged or not all there. Faults of metadata are passed over.
+/// - It refuses a file of any format whose pixels are damaged or not all there, and a TIFF of floats that are not from
+///   0 to 1. Faults of metadata are passed over.
 ///
 /// # Untrusted input
 ///
@@ -74,6 +76,7 @@ fn decode_trusting(bytes: &[u8], orientation: Orientation, max_image_pixels: u64
     let whole = repaired(format, bytes);
     let (decoder, turn) = open(format, &whole, max_image_pixels)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(|error| refused(error, format, &whole))?;
+    check_range(&image)?;
     if orientation == Orientation::Exif {
         image.apply_orientation(turn);
     }
@@ -143,6 +146,11 @@ fn refused(error: ImageError, format: ImageFormat, bytes: &[u8]) -> DecodeError 
     {
         return DecodeError::CutShort;
     }
+    if let ImageError::Decoding(error) = &error
+        && let Some(reason) = error.source().and_then(|source| source.downcast_ref::<tiff::NotRead>())
+    {
+        return DecodeError::Undecodable(reason.to_string());
+    }
     match ends_early(format, bytes) {
         true => DecodeError::CutShort,
         false => DecodeError::Undecodable(error.to_string()),
@@ -165,6 +173,24 @@ fn ends_early(format: ImageFormat, bytes: &[u8]) -> bool {
         ImageFormat::Tiff if bytes.starts_with(b"II*") => number(4, u32::from_le_bytes) >= bytes.len(),
         ImageFormat::Tiff if bytes.starts_with(b"MM") => number(4, u32::from_be_bytes) >= bytes.len(),
         _ => false,
+    }
+}
+
+/// Refuses floats that are not from 0 to 1, which would become white or black: nothing says which value is meant to be
+/// white. What arithmetic adds to 0 and 1 is allowed.
+fn check_range(image: &DynamicImage) -> Result<(), DecodeError> {
+    let samples: &[f32] = match image {
+        DynamicImage::ImageRgb32F(pixels) => pixels,
+        DynamicImage::ImageRgba32F(pixels) => pixels,
+        _ => return Ok(()),
+    };
+    match samples.iter().all(|sample| (-0.01..=1.01).contains(sample)) {
+        true => Ok(()),
+        false => Err(DecodeError::Undecodable(
+            "its samples are floats that are not from 0 to 1, and nothing says which value is white: convert it to 8 \
+             or 16 bits"
+                .to_owned(),
+        )),
     }
 }
 

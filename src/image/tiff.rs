@@ -31,7 +31,12 @@ pub(super) fn open(bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(damaged)?;
     check_parts(&mut decoder, bytes.len())?;
     let kind = Kind::of(&mut decoder);
-    let plain = || TiffDecoder::new(Cursor::new(bytes));
+    let plain = || {
+        TiffDecoder::new(Cursor::new(bytes)).map_err(|error| match error {
+            ImageError::Unsupported(_) => not_read(kind.words()),
+            error => error,
+        })
+    };
     match kind {
         Kind {
             photometric: PALETTE,
@@ -88,6 +93,8 @@ struct Kind {
     samples: u16,
     /// Bits of the first sample.
     bits: u16,
+    /// What the bits of the first sample stand for, a value of the tag SampleFormat.
+    numbers: u16,
     /// The kind of opacity, if there is any.
     opacity: Option<u16>,
 }
@@ -102,10 +109,40 @@ impl Kind {
             photometric: first(Tag::PhotometricInterpretation).unwrap_or(u16::MAX),
             samples: first(Tag::SamplesPerPixel).unwrap_or(1),
             bits: first(Tag::BitsPerSample).unwrap_or(1),
+            numbers: first(Tag::SampleFormat).unwrap_or(1),
             opacity: first(Tag::ExtraSamples).filter(|kind| matches!(*kind, ASSOCIATED | UNASSOCIATED)),
         }
     }
+
+    /// Returns what the pixels are that are not read, in a sentence that says which ones are.
+    fn words(self) -> String {
+        let Self { samples, bits, .. } = self;
+        let colours = match self.photometric {
+            WHITE_IS_ZERO | BLACK_IS_ZERO => "grey",
+            RGB => "RGB",
+            PALETTE => "a palette",
+            5 => "CMYK",
+            6 => "YCbCr",
+            8..=10 => "CIE Lab",
+            _ => "colours of an unknown kind",
+        };
+        let numbers = match self.numbers {
+            1 => "whole numbers",
+            2 => "whole numbers with a sign",
+            3 => "floats",
+            _ => "numbers of an unknown kind",
+        };
+        format!(
+            "its pixels are {colours}, {samples} x {bits} bits, {numbers}; TIFFs are read in grey with and without \
+             opacity, RGB, CMYK and palettes, with whole numbers of 8 or 16 bits"
+        )
+    }
 }
+
+/// Why a TIFF that may be whole is not read, in this server's words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotRead(String);
 
 /// RGB with a fourth band: opacity by which the colours are multiplied, or something else.
 struct FourBands<'a> {
@@ -352,8 +389,8 @@ fn damaged(error: tiff::TiffError) -> ImageError {
     }
 }
 
-fn not_read(reason: &'static str) -> ImageError {
-    ImageError::Decoding(DecodingError::new(ImageFormat::Tiff.into(), reason))
+fn not_read(reason: impl Into<String>) -> ImageError {
+    ImageError::Decoding(DecodingError::new(ImageFormat::Tiff.into(), NotRead(reason.into())))
 }
 
 #[cfg(test)]

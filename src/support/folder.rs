@@ -52,7 +52,8 @@ pub(crate) fn find_files(folder: &Path, endings: &[&str]) -> Result<FoundFiles, 
             Err(error) => {
                 let path = error.path().unwrap_or(folder).to_owned();
                 if !path.is_symlink() {
-                    let source = error.into();
+                    let other = error.to_string();
+                    let source = error.into_io_error().unwrap_or_else(|| io::Error::other(other));
                     return Err(WalkError { path, source });
                 }
                 (path, error.depth(), false)
@@ -202,6 +203,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
         let error = find_files(&missing, &[".png"]).unwrap_err();
+        let said = error.source.to_string();
         assert_eq!((error.path, error.source.kind()), (missing, io::ErrorKind::NotFound));
+        assert_eq!(said, "No such file or directory (os error 2)", "the path is said once");
     }
 }

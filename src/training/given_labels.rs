@@ -9,7 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::images::{ENDING, ENDING_BESIDE, TrainingImages};
 use super::{TrainError, file_error};
-use crate::evaluation::{DatasetError, ImageFile, LabelMapping, Sample, Truth, TruthFiles};
+use crate::evaluation::{
+    DatasetError, ImageFile, LabelMapping, LeftOut, Sample, Truth, TruthFiles, classes_without_truth, images_turned,
+    pixels_not_counted,
+};
 use crate::scores::UNLABELLED;
 use crate::support::read_regular_file;
 
@@ -22,6 +25,20 @@ pub struct GivenLabels {
     queries: Vec<Option<u16>>,
     /// SHA-256 over the digests of the label maps, lower-case hexadecimal.
     pub sha256: String,
+    counts: Counts,
+}
+
+/// Numbers that show whether label maps mean what their reader takes them for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Counts {
+    /// Pixels of each class, `[classes]`.
+    pixels: Vec<u64>,
+    /// Pixels that mean no class.
+    uncounted: u64,
+    /// Images that were turned by their EXIF orientation.
+    turned: usize,
+    /// Label maps without an image.
+    without_image: usize,
 }
 
 impl GivenLabels {
@@ -64,17 +81,61 @@ impl GivenLabels {
                 let image = image.clone();
                 return Err(TrainError::LabelSize { image });
             }
-            Ok(Sha256::digest(bytes))
+            Ok((Sha256::digest(bytes), pixels_of(&labels, queries.len())))
         };
         let pairs = files.par_iter().zip(&images.files).zip(&images.sizes);
-        let digests: Vec<_> = pairs.map(check).collect::<Result<_, TrainError>>()?;
+        let checked: Vec<_> = pairs.map(check).collect::<Result<_, TrainError>>()?;
         let mut all = Sha256::new();
-        digests.iter().for_each(|digest| all.update(digest));
+        let mut counts = Counts {
+            pixels: vec![0; queries.len()],
+            uncounted: 0,
+            turned: images.turned,
+            without_image: truths.len() - files.len(),
+        };
+        for (digest, (pixels, uncounted)) in checked {
+            all.update(digest);
+            counts
+                .pixels
+                .iter_mut()
+                .zip(pixels)
+                .for_each(|(sum, of_image)| *sum += of_image);
+            counts.uncounted += uncounted;
+        }
         Ok(Self {
             files,
             queries,
             sha256: hex::encode(all.finalize()),
+            counts,
         })
+    }
+
+    /// Returns what often makes a student learn something else than was meant, in words. `names` are those of the
+    /// classes, in the order of their ids. `are_alone` says that no teacher labels the other pixels.
+    pub fn warnings(&self, names: &[&str], are_alone: bool) -> Vec<String> {
+        let Counts {
+            pixels,
+            uncounted,
+            turned,
+            without_image,
+        } = &self.counts;
+        let classes = names.iter().zip(pixels).zip(&self.queries);
+        let labelled: Vec<(&str, u64)> = classes
+            .filter(|(_, query)| query.is_some())
+            .map(|((name, pixels), _)| (*name, *pixels))
+            .collect();
+        let all = pixels.iter().sum::<u64>() + uncounted;
+        let uncounted_share = are_alone.then(|| *uncounted as f64 / all as f64);
+        let odd = [
+            classes_without_truth(&labelled),
+            uncounted_share.and_then(pixels_not_counted),
+            images_turned(*turned),
+        ];
+        let left_out = LeftOut {
+            truths_without_image: *without_image,
+            ..LeftOut::default()
+        };
+        let odd = odd.into_iter().flatten().map(|warning| warning.message);
+        odd.chain(left_out.messages()).collect()
     }
 
     /// Returns the student's query of every pixel of an image, or [`UNLABELLED`] where no label counts.
@@ -86,6 +147,18 @@ impl GivenLabels {
         }
         Ok(labels)
     }
+}
+
+/// Returns the number of pixels of each class, `[classes]`, and of those without a class.
+fn pixels_of(labels: &Truth, classes: usize) -> (Vec<u64>, u64) {
+    let (mut pixels, mut uncounted) = (vec![0; classes], 0);
+    for label in &labels.labels {
+        match pixels.get_mut(usize::from(*label)) {
+            Some(count) => *count += 1,
+            None => uncounted += 1,
+        }
+    }
+    (pixels, uncounted)
 }
 
 fn read(file: &Path, classes: usize) -> Result<Truth, TrainError> {

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainError, file_error};
 use crate::evaluation::{LeftOut, TruthFiles, find_images};
-use crate::image::{Orientation, decode};
+use crate::image::{Orientation, decode, read_header};
 use crate::support::read_regular_file;
 
 /// Ending of a label map, in place of its image's ending: in a folder of its own, and next to the images.
@@ -21,6 +21,8 @@ pub struct TrainingImages {
     pub files: Vec<PathBuf>,
     /// Width and height of each image in pixels.
     pub sizes: Vec<(u32, u32)>,
+    /// Number of images that were turned by their EXIF orientation.
+    pub turned: usize,
     /// SHA-256 over the paths within the folder and the digests of the files, lower-case hexadecimal.
     pub sha256: String,
     /// Files that cannot be decoded, each with the reason.
@@ -44,20 +46,23 @@ impl TrainingImages {
         found.sort();
         let look = |file: PathBuf| {
             let bytes = read_regular_file(&file).map_err(file_error(&file))?;
+            let header = read_header(&bytes, orientation, max_pixels);
+            let is_turned = orientation == Orientation::Exif && header.is_ok_and(|header| header.orientation != 1);
             let size = decode(&bytes, orientation, max_pixels).map(|image| image.dimensions());
-            Ok((file, Sha256::digest(bytes), size))
+            Ok((file, Sha256::digest(bytes), size, is_turned))
         };
         let looked_at: Vec<_> = found.into_par_iter().map(look).collect::<Result<_, TrainError>>()?;
         let mut all = Sha256::new();
         let mut images = Self {
             files: Vec::with_capacity(looked_at.len()),
             sizes: Vec::with_capacity(looked_at.len()),
+            turned: 0,
             sha256: String::new(),
             undecodable: Vec::new(),
             label_maps,
             left_out,
         };
-        for (file, digest, size) in looked_at {
+        for (file, digest, size, is_turned) in looked_at {
             match size {
                 Err(error) => images.undecodable.push((file, error.to_string())),
                 Ok(size) => {
@@ -67,6 +72,7 @@ impl TrainingImages {
                     all.update(digest);
                     images.files.push(file);
                     images.sizes.push(size);
+                    images.turned += usize::from(is_turned);
                 }
             }
         }
@@ -83,6 +89,9 @@ impl TrainingImages {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use ::image::ImageEncoder;
+    use ::image::codecs::jpeg::JpegEncoder;
+
     use super::*;
     use crate::image::RgbImage;
 
@@ -106,6 +115,21 @@ mod tests {
         assert!(images.undecodable[1].1.contains("limits.max_image_pixels"));
         // Files that are left out do not change the digest.
         assert_eq!((images.files, images.sha256), (whole.files, whole.sha256));
+    }
+
+    #[test]
+    fn images_that_exif_turns_are_counted() {
+        // A directory with one entry: the orientation 6.
+        let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = std::fs::File::create(folder.path().join("a.jpg")).unwrap();
+        let mut encoder = JpegEncoder::new(&mut file);
+        encoder.set_exif_metadata(exif.to_vec()).unwrap();
+        RgbImage::new(8, 6).write_with_encoder(encoder).unwrap();
+        for (orientation, turned, size) in [(Orientation::Exif, 1, (6, 8)), (Orientation::Stored, 0, (8, 6))] {
+            let images = TrainingImages::find(folder.path(), orientation, 100).unwrap();
+            assert_eq!((images.turned, images.sizes[0]), (turned, size));
+        }
     }
 
     #[test]

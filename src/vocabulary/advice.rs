@@ -2,7 +2,7 @@
 //!
 //! This file finds the advice and words it. The engine turns it into the codes of a reply.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 
 use super::classes::{fold, is_background};
@@ -34,6 +34,13 @@ pub enum ClassListAdvice {
     },
     /// Names begin with numbers, as in a numbered list.
     NumberedNames {
+        /// The first such name.
+        name: String,
+        /// Number of such names.
+        count: usize,
+    },
+    /// Names have signs around them that lists in JSON, CSV, YAML or a label map have.
+    SignsInNames {
         /// The first such name.
         name: String,
         /// Number of such names.
@@ -83,11 +90,18 @@ impl fmt::Display for ClassListAdvice {
                 )
             }
             Self::NumberedNames { name, count } => {
-                write!(f, "the number is read as a part of the name in {name:?}")?;
-                match count - 1 {
-                    0 => Ok(()),
-                    others => write!(f, ", and in {others} others"),
-                }
+                write!(
+                    f,
+                    "the number is read as a part of the name in {name:?}{}",
+                    and_others(*count)
+                )
+            }
+            Self::SignsInNames { name, count } => {
+                write!(
+                    f,
+                    "signs of JSON, CSV, YAML or a label map are read as a part of the name in {name:?}{}",
+                    and_others(*count)
+                )
             }
             Self::UnknownWords { class, words } => {
                 write!(
@@ -106,7 +120,16 @@ impl fmt::Display for ClassListAdvice {
     }
 }
 
-/// Returns all advice about a list. `embeddings` are those of its texts that are known. `surroundings` are
+/// Returns the end of a text about `count` names, of which it has named one.
+fn and_others(count: usize) -> String {
+    match count - 1 {
+        0 => String::new(),
+        others => format!(", and in {others} others"),
+    }
+}
+
+/// Returns the advice about a list that looks at more than its names; [`form_advice`](super::form_advice) gives the
+/// rest. `embeddings` are those of its texts that are known. `surroundings` are
 /// names of usual surroundings; they are given if the caller left the background open. `training_words` are the words
 /// of the model's training captions, lower case, if they are known.
 pub fn advice(
@@ -125,7 +148,6 @@ pub fn advice(
         }
         _ => {}
     }
-    advice.extend(duplicates(list.classes()));
     if let Some(known) = training_words {
         advice.extend(list.classes().iter().filter_map(|class| unknown_words(class, known)));
     }
@@ -146,19 +168,6 @@ fn any_stands_for(classes: &[Class], surroundings: &[String]) -> bool {
         let text = fold(text);
         is_named(&text) || words_of(&text).any(is_named)
     })
-}
-
-fn duplicates(classes: &[Class]) -> impl Iterator<Item = ClassListAdvice> {
-    let mut owners: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for class in classes {
-        for text in class.texts() {
-            owners.entry(fold(text)).or_default().push(class.name.clone());
-        }
-    }
-    owners
-        .into_iter()
-        .filter(|(_, classes)| classes.len() > 1)
-        .map(|(name, classes)| ClassListAdvice::Duplicate { name, classes })
 }
 
 fn unknown_words(class: &Class, known: &HashSet<String>) -> Option<ClassListAdvice> {
@@ -242,23 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_found_whatever_their_case_and_spacing_synonyms_included() {
-        assert_eq!(
-            said(&["Cat", "pet; dog;  CAT", "dog; dog"], &[], None),
-            [
-                "\"cat\" is a name of \"Cat\", \"pet\": equal names share their pixels by chance",
-                "\"dog\" is a name of \"pet\", \"dog\", \"dog\": equal names share their pixels by chance",
-            ]
-        );
-    }
-
-    #[test]
     fn words_the_model_never_saw_are_named_once_per_class() {
         let known = HashSet::from(["cat".to_owned(), "tree".to_owned(), "house".to_owned()]);
         assert_eq!(
             said(&["Tree-house; oak", "oak; Oak cat", "cat"], &[], Some(&known)),
             [
-                "\"oak\" is a name of \"Tree-house\", \"oak\": equal names share their pixels by chance",
                 "the model was trained without the words \"oak\" of the class \"Tree-house\"",
                 "the model was trained without the words \"oak\" of the class \"oak\"",
             ]

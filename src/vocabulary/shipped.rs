@@ -89,7 +89,7 @@ const FILES: [(&str, &str); 20] = [
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::classes::tests::limits;
-    use super::super::{Synonyms, VocabularyText};
+    use super::super::{Synonyms, VocabularyText, form_advice};
     use super::*;
     use crate::scores::UNLABELLED;
 
@@ -197,6 +197,7 @@ mod tests {
                 Ok(&definition),
                 "{name}"
             );
+            assert_eq!(form_advice(&definition.list), [], "{name}");
         }
     }
 }

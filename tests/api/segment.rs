@@ -487,6 +487,8 @@ async fn advice_comes_as_warnings() {
     assert_eq!(codes(json!(["red, blue"])).await, ["commas-in-name", "single-class"]);
     let numbered = codes(json!(["0: red", "1: blue"])).await;
     assert_eq!(numbered[0], "numbered-names", "{numbered:?}");
+    let signed = codes(json!(["- red", "- blue"])).await;
+    assert_eq!(signed[0], "signs-in-names", "{signed:?}");
     let long = "red ".repeat(30);
     assert_eq!(codes(json!(["blue", long])).await, ["text-truncated"]);
     assert_eq!(

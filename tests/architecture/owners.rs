@@ -1,7 +1,8 @@
 //! Work that is done in one place: names of functions and types that only some files may write.
 //!
 //! What an import is called does not matter here: a name counts wherever it stands, in a `use`, a path, a method or a
-//! macro. Code that exists for tests alone does not count.
+//! macro. A name of two parts, as in `image::open`, counts where one part follows the other. Code that exists for tests
+//! alone does not count.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +23,12 @@ pub(crate) fn violations(files: &Files, source: &Source, table: &[Owned]) -> Vec
         .iter()
         .filter(|module| module.has_file && !module.test_only);
     for module in product {
-        for (line, name) in names(files.text(&module.file)) {
-            let owned = table.iter().filter(|owned| owned.names.contains(&&*name));
+        let names = names(files.text(&module.file));
+        let before = std::iter::once("").chain(names.iter().map(|(_, name)| &**name));
+        for ((line, name), before) in names.iter().zip(before) {
+            let path = format!("{before}::{name}");
+            let is_written = |owned: &&Owned| owned.names.iter().any(|one| *one == name || *one == path);
+            let owned = table.iter().filter(is_written);
             for Owned { work, files, .. } in owned {
                 if files.contains(&&*module.file) {
                     owners.insert((*work, module.file.clone()));
@@ -113,7 +118,7 @@ mod tests {
 
     const TABLE: &[Owned] = &[Owned {
         work: "listing folders",
-        names: &["read_dir", "WalkDir"],
+        names: &["read_dir", "WalkDir", "glob::glob"],
         files: &["src/folder.rs"],
     }];
 
@@ -134,6 +139,8 @@ mod tests {
             "fn f(path: &Path) { path.read_dir(); }",
             "fn f() { println!(\"{}\", g(fs::read_dir(\"/\"))) }",
             "fn f() -> walkdir::WalkDir { g() }",
+            "fn f() { ::glob::glob(\"*\"); }",
+            "use glob::{glob, Pattern};",
         ] {
             let found = found(code);
             assert_eq!(found.len(), 1, "{code}: {found:?}");
@@ -148,6 +155,7 @@ mod tests {
             "/// Calls [`read_dir`](std::fs::read_dir).\nfn f() { \"read_dir\"; }",
             "#[cfg(test)] mod tests { fn f() { std::fs::read_dir(\"/\"); } }",
             "#[cfg(test)] fn f() { std::fs::read_dir(\"/\"); }",
+            "use glob::Pattern; fn glob() {}",
         ] {
             assert_eq!(found(code), [""; 0], "{code}");
         }

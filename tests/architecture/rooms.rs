@@ -78,7 +78,7 @@ pub(crate) struct Owned {
 pub(crate) const OWNERS: &[Owned] = &[
     Owned {
         work: "walking over the folders of others",
-        names: &["WalkDir", "glob_with"],
+        names: &["WalkDir", "glob_with", "glob::glob"],
         files: &["src/support/folder.rs"],
     },
     Owned {
@@ -103,6 +103,7 @@ pub(crate) const OWNERS: &[Owned] = &[
             "BmpDecoder",
             "load_from_memory",
             "load_from_memory_with_format",
+            "image::open",
         ],
         files: &["src/image/decode.rs", "src/image/jpeg.rs", "src/image/tiff.rs"],
     },

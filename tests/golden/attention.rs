@@ -70,9 +70,43 @@ fn resclip_repaired() {
     agrees_in_logits_alone(Attention::ResclipRepaired);
 }
 
+/// The released first pass looks at the colours of the whole input, this one at whole patches alone; docs/options.md
+/// says so.
+#[test]
+fn pixels_that_fill_no_patch_do_not_count_in_resclips_first_pass() {
+    let (tower, arrays) = (load("vit_12"), read("vit_12"));
+    let image = arrays.get("64x64.image");
+    let wider = image.constant_pad_nd([0, 5, 0, 3]);
+    let text = arrays.get("text");
+    let owners: Vec<_> = (0..).map(QueryOwner::Class).take(text.size()[0] as usize).collect();
+    let scores = |image: &Tensor| {
+        let (options, scoring) = (options(Attention::Resclip), ScoreOptions::default());
+        let scores = dense::score(&tower, std::slice::from_ref(image), text, &owners, &options, &scoring);
+        let grid = &scores.expect("a ViT computes this attention").map.grids[0];
+        Tensor::from_slice(&grid.values)
+    };
+    let difference = (scores(image) - scores(&wider)).abs().max().double_value(&[]);
+    assert!(difference <= TOLERANCE, "{difference:e}");
+}
+
 #[test]
 fn gem() {
     agrees_on_every_grid(Attention::Gem);
+}
+
+/// GEM's release interpolates positions with antialiasing, CLIP's towers here without. Off the trained grid of
+/// 8 x 8 cells that makes another answer of the whole tower; Python has the same above.
+#[test]
+fn gem_interpolates_positions_with_antialiasing_and_so_only_off_the_trained_grid() {
+    let (tower, arrays) = (load("vit_12"), read("vit_12"));
+    let difference = |size: &str| {
+        let image = arrays.get(&format!("{size}.image"));
+        let features = DenseFeatures::extract(&tower, image, &options(Attention::Gem)).expect("a ViT computes gem");
+        let clips = tower.encode_image(&image.unsqueeze(0)).squeeze_dim(0);
+        (features.pooled - clips).abs().max().double_value(&[])
+    };
+    assert!(difference("64x64") <= TOLERANCE, "{:e}", difference("64x64"));
+    assert!(difference("56x56") > 10.0 * TOLERANCE, "{:e}", difference("56x56"));
 }
 
 /// Returns the constants that tools/golden/attention.py uses. Each differs from its default.

@@ -108,6 +108,30 @@ fn the_activation_shows() {
     assert!(difference > 10.0 * TOLERANCE, "{difference:e}");
 }
 
+/// MaskCLIP's release runs OpenAI's weights with the exact GELU and ImageNet's mean and deviation. docs/papers.md says
+/// how to ask for that.
+#[test]
+fn the_constants_of_maskclips_release_are_obeyed_where_a_configuration_asks_for_them() {
+    let checkpoint = Checkpoint::unpack("vit", "open_clip.safetensors");
+    let own = checkpoint.load().expect("the golden is a whole model");
+    let config = fs::read_to_string(checkpoint.beside("open_clip.json")).expect("the configuration was unpacked");
+    let mut model: serde_json::Value = serde_json::from_str(&config).expect("the golden is JSON");
+    model["quick_gelu"] = false.into();
+    let imagenet = serde_json::json!({"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]});
+    let released = serde_json::json!({"model_cfg": model, "preprocess_cfg": imagenet});
+    fs::write(checkpoint.beside("open_clip.json"), released.to_string()).expect("the folder is writable");
+    let weights = checkpoint.weights().expect("the golden is whole");
+    let config = ModelConfig::find(weights.format(), &checkpoint.file).expect("both constants are known");
+    assert_eq!(
+        (config.mean, config.std),
+        (Some([0.485, 0.456, 0.406]), Some([0.229, 0.224, 0.225]))
+    );
+    let clip = Clip::load(weights, &config).expect("the exact GELU is known");
+    let image = arrays("vit")["image"].unsqueeze(0);
+    let difference = clip.visual.encode_image(&image) - own.visual.encode_image(&image);
+    assert!(difference.abs().max().double_value(&[]) > 10.0 * TOLERANCE);
+}
+
 #[test]
 fn a_hub_s_folder_is_a_checkpoint() {
     let checkpoint = Checkpoint::unpack("vit", "hugging_face.safetensors");

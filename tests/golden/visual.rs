@@ -137,6 +137,29 @@ fn compare_scores(tower: &VisualTower, arrays: &Arrays, size: &str, attention: A
     }
 }
 
+/// The paper's released pool adds no positions, CLIP's own does. Both are compared with Python above.
+#[test]
+fn the_papers_baseline_and_clips_own_pool_are_two_attentions() {
+    let (tower, arrays) = (
+        load("resnet"),
+        Arrays::read("resnet", "visual_resnet_arrays.safetensors"),
+    );
+    for size in arrays.sizes() {
+        let image = arrays.get(&format!("{size}.image"));
+        let cells = |attention| {
+            let options = FeatureOptions {
+                attention,
+                ..FeatureOptions::default()
+            };
+            let features = DenseFeatures::extract(&tower, image, &options).expect("a ResNet computes both");
+            features.cells
+        };
+        let difference = cells(Attention::Clip) - cells(Attention::ClipNoPositions);
+        let difference = difference.abs().max().double_value(&[]);
+        assert!(difference > 1e-2, "{size}: {difference:e}");
+    }
+}
+
 #[test]
 fn sizes_are_read_off_the_shapes() {
     let described = MODELS.map(|model| {

@@ -1,8 +1,9 @@
-"""Compares `maskclip eval` with figures that NumPy counts by itself, on photographs in a folder of your own.
+"""Compares `maskclip eval` with figures that NumPy counts by itself, on photographs in a folder of your own, or on the
+example scenes.
 
-The folder is named by the environment variable MASKCLIP_PHOTOGRAPHS; without it there is nothing to do. It has
-classes.tsv (a line per value: value and name, 0 for pixels without a class) and images/NAME.jpg with NAME.truth.png,
-grey PNGs of these values.
+The folder is named by the environment variable MASKCLIP_PHOTOGRAPHS. It has classes.tsv (a line per value: value and
+name, 0 for pixels without a class) and images/NAME.jpg with NAME.truth.png, grey PNGs of these values. Without the
+variable, a few scenes of examples/scenes become such a folder; tools/interop/test_evaluation.py runs that.
 
 The truths are measured in five forms: the values themselves, masks coded by colours, COCO's panoptic annotations,
 COCO's instances as run lengths, and CVAT's XML. `maskclip compare` measures the values once more. NumPy counts from the label maps that `maskclip serve` answers, and shares no code with
@@ -11,6 +12,7 @@ make two steps on the photographs and their truths.
 
 Run it from the repository's root, with NumPy, Pillow and pycocotools:
 MASKCLIP_PHOTOGRAPHS=FOLDER python tools/evaluation/photographs.py --program target/debug/maskclip
+python tools/evaluation/photographs.py --program target/debug/maskclip
 """
 
 import argparse
@@ -35,6 +37,8 @@ from pycocotools import mask
 OPTIONS = {"short_side": 96, "templates": "simple"}
 FLAGS = ["--short-side", "96", "--templates", "simple"]
 START_SECONDS = 120
+SCENES = Path("examples/scenes")
+SCENE_COUNT = 4
 # A build without optimisation on a busy machine is slow.
 SETTINGS = {
     "MASKCLIP_VOCABULARY__STORE_PATH": "none",
@@ -48,6 +52,20 @@ def read_classes(folder):
     lines = (folder / "classes.tsv").read_text().splitlines()[1:]
     pairs = (line.split("\t") for line in lines)
     return {int(value): name for value, name in pairs if int(value) != 0}
+
+
+def draw_folder(folder):
+    """Makes a folder of photographs from the first example scenes: JPEGs, with truths whose border is no class."""
+    # Pixels without an object would belong to a class called "background", and there are some that do not count.
+    names = ["surroundings", *(SCENES / "classes.txt").read_text().splitlines()[1:]]
+    lines = ["value\tname", "0\tunlabeled", *(f"{value}\t{name}" for value, name in enumerate(names, 1))]
+    (folder / "images").mkdir(parents=True)
+    (folder / "classes.tsv").write_text("\n".join(lines) + "\n")
+    for path in sorted((SCENES / "in-style").glob("*.truth.png"))[:SCENE_COUNT]:
+        stem = path.name.removesuffix(".truth.png")
+        values = np.pad(np.asarray(Image.open(path))[3:-3, 5:-5] + 1, ((3, 3), (5, 5)))
+        Image.fromarray(values.astype(np.uint8)).save(folder / "images" / path.name)
+        Image.open(path.with_name(f"{stem}.png")).convert("RGB").save(folder / "images" / f"{stem}.jpg", quality=90)
 
 
 def colour_of(value):
@@ -182,7 +200,9 @@ def mean_iou(sums):
 
 
 def run(command):
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Runs a command with the server's settings: in 16 bits, embeddings on disk may differ in their last digits."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command, env={**os.environ, **SETTINGS}, check=True, **quiet)
 
 
 def train(program, folder, names, work):
@@ -207,11 +227,18 @@ def main():
     parser.add_argument("--limit", type=int, help="the first images alone, as a build without optimisation needs it")
     arguments = parser.parse_args()
     program, limit = arguments.program, arguments.limit
-    folder = os.environ.get("MASKCLIP_PHOTOGRAPHS")
-    if not folder:
-        print("skipped: MASKCLIP_PHOTOGRAPHS names no folder of photographs")
-        return
-    folder = Path(folder)
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        given = os.environ.get("MASKCLIP_PHOTOGRAPHS")
+        folder = Path(given) if given else work / "scenes"
+        if not given:
+            draw_folder(folder)
+        wrong = compare(program, folder, work, limit)
+    sys.exit(1 if wrong else 0)
+
+
+def compare(program, folder, work, limit):
+    """Measures every form of the truths in a folder. Returns whether a count differs from NumPy's."""
     names = read_classes(folder)
     server = Server(program)
     try:
@@ -221,28 +248,26 @@ def main():
     expected = mean_iou(sums)
     print(f"NumPy: mIoU {expected!r}, {sums[1].sum()} counted pixels of {len(names)} classes")
     wrong = False
-    with tempfile.TemporaryDirectory() as work:
-        work = Path(work)
-        for form, flags in write_forms(folder, names, work).items():
-            report = work / f"{form}.json"
-            command = [program, "eval", str(folder / "images"), *flags, *FLAGS, "--json", str(report)]
-            command += [] if limit is None else ["--limit", str(limit)]
-            run(command)
-            report = json.loads(report.read_text())
-            keys = ["intersection_pixels", "truth_pixels", "predicted_pixels"]
-            theirs = np.array([[entry[key] for entry in report["classes"]] for key in keys])
-            same = np.array_equal(theirs, sums) and report["mean_iou"] == expected
-            wrong |= not same
-            print(f"{form}: mIoU {report['mean_iou']!r} on {report['images']} images, {'equal' if same else 'DIFFERENT'}")
-        report = work / "compare.json"
-        flags = ["--truth-classes", str(folder / "classes.tsv"), *FLAGS, "--json", str(report)]
-        run([program, "compare", str(folder / "images"), *flags, *([] if limit is None else ["--limit", str(limit)])])
-        [row] = json.loads(report.read_text())["rows"]
-        wrong |= row["mean_iou"] != expected
-        print(f"compare: mIoU {row['mean_iou']!r}, {'equal' if row['mean_iou'] == expected else 'DIFFERENT'}")
-        train(program, folder, names, work)
-        print("train: two steps")
-    sys.exit(1 if wrong else 0)
+    for form, flags in write_forms(folder, names, work).items():
+        report = work / f"{form}.json"
+        command = [program, "eval", str(folder / "images"), *flags, *FLAGS, "--json", str(report)]
+        command += [] if limit is None else ["--limit", str(limit)]
+        run(command)
+        report = json.loads(report.read_text())
+        keys = ["intersection_pixels", "truth_pixels", "predicted_pixels"]
+        theirs = np.array([[entry[key] for entry in report["classes"]] for key in keys])
+        same = np.array_equal(theirs, sums) and report["mean_iou"] == expected
+        wrong |= not same
+        print(f"{form}: mIoU {report['mean_iou']!r} on {report['images']} images, {'equal' if same else 'DIFFERENT'}")
+    report = work / "compare.json"
+    flags = ["--truth-classes", str(folder / "classes.tsv"), *FLAGS, "--json", str(report)]
+    run([program, "compare", str(folder / "images"), *flags, *([] if limit is None else ["--limit", str(limit)])])
+    [row] = json.loads(report.read_text())["rows"]
+    wrong |= row["mean_iou"] != expected
+    print(f"compare: mIoU {row['mean_iou']!r}, {'equal' if row['mean_iou'] == expected else 'DIFFERENT'}")
+    train(program, folder, names, work)
+    print("train: two steps")
+    return wrong
 
 
 if __name__ == "__main__":

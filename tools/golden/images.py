@@ -24,6 +24,15 @@ FOLDER = Path("tests/golden/images")
 GREYS = [10, 90, 170, 250]
 OPACITIES = [255, 128, 64, 0]
 CUT_SHORT = "the image is cut short: the file ends before its pixels do"
+SIGNED, FLOATS = 2, 3
+
+
+def not_read(pixels):
+    """The message for a TIFF of pixels that are not read."""
+    return (
+        f"the image cannot be decoded: its pixels are {pixels}; TIFFs are read in grey with and without opacity, RGB, "
+        "CMYK and palettes, with whole numbers of 8 or 16 bits"
+    )
 
 
 def middles(image):
@@ -65,7 +74,7 @@ def encoded(image, form, **options):
     return file.getvalue()
 
 
-def tiff(samples, photometric, extra=None, colour_map=None, order="<", big=False):
+def tiff(samples, photometric, extra=None, colour_map=None, order="<", big=False, numbers=None):
     """An uncompressed TIFF with the given tags alone. `samples` is an array of HEIGHT x WIDTH (x bands)."""
     samples = samples.reshape(HEIGHT, WIDTH, -1)
     bands, bits = samples.shape[2], samples.dtype.itemsize * 8
@@ -80,6 +89,8 @@ def tiff(samples, photometric, extra=None, colour_map=None, order="<", big=False
         entries.append((320, short, colour_map))
     if extra is not None:
         entries.append((338, short, [extra]))
+    if numbers is not None:
+        entries.append((339, short, [numbers] * bands))
     count, pointer, head = ("Q", "Q", 16) if big else ("H", "I", 8)
     field = struct.calcsize(f"={pointer}")
     entry_bytes = 4 + 2 * field
@@ -154,6 +165,21 @@ def tiffs(files, rgb, grey):
         files.add(f"{compression.removeprefix('tiff_')}.tif", f"TIFF, RGB, {compression.removeprefix('tiff_')}",
                   encoded(rgb, "TIFF", compression=compression))
     files.add("one-bit.tif", "TIFF, 1 bit", encoded(grey.convert("1"), "TIFF"))
+    files.add("cmyk.tif", "TIFF, CMYK", encoded(rgb.convert("CMYK"), "TIFF"))
+    floats = colours.astype(np.float32)
+    files.add("rgb-floats.tif", "TIFF, RGB, floats from 0 to 1", tiff(floats / 255, 2, numbers=FLOATS), colours=COLOURS)
+    files.add("rgb-floats-255.tif", "TIFF, RGB, floats from 0 to 255", tiff(floats, 2, numbers=FLOATS),
+              refused="the image cannot be decoded: its samples are floats that are not from 0 to 1, and nothing says "
+                      "which value is white: convert it to 8 or 16 bits")
+    files.add("grey-floats.tif", "TIFF, grey, floats", tiff(bytes_of(grey).astype(np.float32) / 255, 1, numbers=FLOATS),
+              refused=not_read("grey, 1 x 32 bits, floats"))
+    files.add("grey-signed.tif", "TIFF, grey, 16 bits with a sign",
+              tiff(bytes_of(grey).astype(np.int16) * 128, 1, numbers=SIGNED),
+              refused=not_read("grey, 1 x 16 bits, whole numbers with a sign"))
+    files.add("five-bands.tif", "TIFF, five grey bands", tiff(np.dstack([colours, grey_alpha]), 1, extra=0),
+              refused=not_read("grey, 5 x 8 bits, whole numbers"))
+    files.add("lab.tif", "TIFF, CIE Lab", encoded(rgb.convert("LAB"), "TIFF"),
+              refused=not_read("CIE Lab, 3 x 8 bits, whole numbers"))
     files.add("cut.tif", "TIFF, cut short", tiff(colours, 2)[:-200], refused=CUT_SHORT)
 
 

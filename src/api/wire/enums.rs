@@ -166,6 +166,7 @@ counterparts! {
         DuplicateClass,
         CommasInName,
         NumberedNames,
+        SignsInNames,
         UnknownWord,
         TextTruncated,
         DenoisingDroppedAll,

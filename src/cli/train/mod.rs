@@ -176,6 +176,9 @@ impl TrainArguments {
             GivenLabels::find(folder, &self.images, &images, queries)
         });
         let given = given.transpose()?;
+        if let Some(given) = &given {
+            tell_odd_labels(given, &list, settings.pseudo_labels == PseudoLabels::None);
+        }
         let plan = Plan {
             network,
             vocabulary: planned_vocabulary(&list, templates),
@@ -399,6 +402,13 @@ fn tell_left_out(images: &TrainingImages) {
         ));
     }
     images.left_out.messages().iter().for_each(note);
+}
+
+/// Says what is odd about labels that people drew. `are_alone` says that no teacher labels the other pixels.
+fn tell_odd_labels(given: &GivenLabels, list: &ClassList, are_alone: bool) {
+    let names: Vec<&str> = list.classes().iter().map(|class| class.name.as_str()).collect();
+    let warnings = given.warnings(&names, are_alone).into_iter();
+    warnings.for_each(|warning| note(format!("warning: {warning}")));
 }
 
 fn planned_labels(list: &ClassList, labelled: &[bool], given: &GivenLabels) -> PlannedLabels {

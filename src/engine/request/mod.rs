@@ -272,6 +272,7 @@ impl From<ClassListAdvice> for Warning {
             ClassListAdvice::Duplicate { .. } => WarningCode::DuplicateClass,
             ClassListAdvice::CommasInOnlyName { .. } => WarningCode::CommasInName,
             ClassListAdvice::NumberedNames { .. } => WarningCode::NumberedNames,
+            ClassListAdvice::SignsInNames { .. } => WarningCode::SignsInNames,
             ClassListAdvice::UnknownWords { .. } => WarningCode::UnknownWord,
             ClassListAdvice::TextTruncated { .. } => WarningCode::TextTruncated,
         };
@@ -297,6 +298,8 @@ pub enum WarningCode {
     CommasInName,
     /// Names begin with numbers, as in a numbered list.
     NumberedNames,
+    /// Names have signs around them that lists in JSON, CSV, YAML or a label map have.
+    SignsInNames,
     /// A class has words that do not occur in the model's training captions.
     UnknownWord,
     /// A name is too long for the model and lost its end.

@@ -19,6 +19,8 @@ use crate::scores::UNLABELLED;
 pub struct CocoTruths {
     path: PathBuf,
     file: AnnotationFile,
+    /// Whether images have segments in PNGs.
+    is_panoptic: bool,
 }
 
 /// The parts of the file that are read (<https://cocodataset.org/#format-data>).
@@ -77,6 +79,8 @@ enum Segmentation {
     Polygons(Vec<Vec<f64>>),
     Runs {
         counts: Counts,
+        /// Height and width of the mask in pixels.
+        size: Option<[f64; 2]>,
     },
     #[default]
     None,
@@ -99,8 +103,15 @@ impl CocoTruths {
             path: path.to_owned(),
             reason: format!("it has not the form of COCO's annotations: {error}"),
         })?;
-        let path = path.to_owned();
-        Ok(Self { path, file })
+        let is_panoptic = file
+            .annotations
+            .iter()
+            .any(|annotation| annotation.segments_info.is_some());
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            is_panoptic,
+        })
     }
 
     /// Returns the names of the categories, each once, in the order of the file.
@@ -164,20 +175,12 @@ impl CocoTruths {
             let truth = self.path.with_extension("").join(file);
             return Ok((truth, TruthForm::Segments(Arc::new(labels))));
         }
+        if self.is_panoptic {
+            return Err(invalid("it has no segments, as other images have".to_owned()));
+        }
         let mut objects = Vec::with_capacity(annotations.len());
         for annotation in annotations {
-            let shape = match &annotation.segmentation {
-                Segmentation::Polygons(polygons) if !polygons.is_empty() => Shape::Polygons(polygons.clone()),
-                Segmentation::Runs {
-                    counts: Counts::Lengths(lengths),
-                } => Shape::Runs(lengths.clone()),
-                Segmentation::Runs {
-                    counts: Counts::Text(text),
-                } => Shape::Runs(coco_runs(text).ok_or_else(|| invalid("run lengths cannot be read".to_owned()))?),
-                Segmentation::Polygons(_) | Segmentation::None => {
-                    return Err(invalid("an object has a box alone, and no mask".to_owned()));
-                }
-            };
+            let shape = annotation.segmentation.shape(image).map_err(invalid)?;
             let category = annotation.category_id;
             let category = category.ok_or_else(|| invalid("an object has no category".to_owned()))?;
             objects.push((class(category)?, shape));
@@ -190,6 +193,30 @@ impl CocoTruths {
             order: DrawingOrder::LargestFirst,
         };
         Ok((self.path.clone(), TruthForm::Shapes(Arc::new(shapes))))
+    }
+}
+
+impl Segmentation {
+    /// Returns the mask of an object in an image. The error is a reason in words.
+    fn shape(&self, image: &Image) -> Result<Shape, String> {
+        match self {
+            Self::Polygons(polygons) if !polygons.is_empty() => Ok(Shape::Polygons(polygons.clone())),
+            Self::Polygons(_) | Self::None => Err("an object has a box alone, and no mask".to_owned()),
+            Self::Runs {
+                size: Some([height, width]),
+                ..
+            } if [*height, *width] != [image.height, image.width].map(f64::from) => Err(format!(
+                "run lengths are of {width} x {height} pixels, and the image has {} x {}",
+                image.width, image.height
+            )),
+            Self::Runs { counts, .. } => match counts {
+                Counts::Lengths(lengths) => Ok(Shape::Runs(lengths.clone())),
+                Counts::Text(text) => {
+                    let lengths = coco_runs(text).ok_or("run lengths cannot be read")?;
+                    Ok(Shape::Runs(lengths))
+                }
+            },
+        }
     }
 }
 
@@ -310,6 +337,17 @@ mod tests {
         assert_eq!(
             refused(json!([image("a.png")]), unknown),
             "/truths.json is no truth: a.png: there is no category 8"
+        );
+        let turned = json!([{"image_id": 1, "category_id": 7, "segmentation": {"size": [3, 2], "counts": [2, 2, 2]}}]);
+        assert_eq!(
+            refused(json!([image("a.png")]), turned),
+            "/truths.json is no truth: a.png: run lengths are of 2 x 3 pixels, and the image has 3 x 2"
+        );
+        let other = json!({"id": 2, "file_name": "other.png", "width": 3, "height": 2});
+        let segments = json!([{"image_id": 1, "file_name": "a.png", "segments_info": []}]);
+        assert_eq!(
+            refused(json!([image("a.png"), other]), segments),
+            "/truths.json is no truth: other.png: it has no segments, as other images have"
         );
         assert_eq!(
             refused(json!([image("b.png")]), json!([])),

@@ -200,3 +200,38 @@ fn a_run_with_everything_ends_with_the_bits_of_an_unbroken_one() {
     assert_eq!(tensor("classifier").get(0), *tensor("background"));
     assert_eq!(tensor("classifier").get(1), Tensor::from_slice(&[0.0_f32, 0.6, 0.8]));
 }
+
+#[test]
+fn labels_that_often_mean_something_else_are_told() {
+    let world = World::new();
+    let folder = world.folder.path().join("labels");
+    draw_labels(&folder);
+    let names = ["red", "blue"];
+    let said = |labelled: [bool; 2], are_alone: bool| {
+        let given = given_labels(&world, labelled).unwrap().given.unwrap();
+        given.warnings(&names, are_alone)
+    };
+    assert_eq!(said([true, true], true), [""; 0]);
+
+    // Masks of 0 and 255 for two classes, as in many data sets, and one without an image.
+    for (number, edge) in EDGES {
+        let map = ::image::GrayImage::from_fn(80, 72, |x, _| ::image::Luma([if x < edge { 0 } else { 255 }]));
+        map.save(folder.join(format!("{number}.png"))).unwrap();
+    }
+    std::fs::copy(folder.join("1.png"), folder.join("lost.png")).unwrap();
+    let of_255: u32 = EDGES.iter().map(|(_, edge)| 80 - edge).sum();
+    let share = 100.0 * f64::from(of_255) / (80.0 * EDGES.len() as f64);
+    let uncounted = format!("{share:.1} % of the truths' pixels do not count");
+    let lost = "1 truths have no image and are left out".to_owned();
+    let absent = "1 of 2 classes have no pixel in any truth: blue".to_owned();
+    assert_eq!(
+        said([true, true], true),
+        [absent.clone(), uncounted.clone(), lost.clone()]
+    );
+    assert_eq!(said([true, false], true), [uncounted, lost.clone()]);
+    assert_eq!(
+        said([true, true], false),
+        [absent, lost],
+        "a teacher labels these pixels"
+    );
+}

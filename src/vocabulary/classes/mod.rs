@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization;
 
 use super::VocabularyLimits;
 use super::{Class, Classifier, EmbeddedTexts, Synonyms, TemplateSet};
@@ -132,8 +133,8 @@ impl ClassList {
         &self.classes
     }
 
-    /// Returns the id of the class with this name, else of the first that has it as a synonym. Upper and lower case count
-    /// as one if no name is exactly this.
+    /// Returns the id of the class with this name, else of the first that has it as a synonym. Upper and lower case,
+    /// and ways of composing a character, count as one if no name is exactly this.
     pub fn class_called(&self, name: &str) -> Option<u16> {
         let (name, folded) = (visible(name), fold(&visible(name)));
         let place = |is_it: &dyn Fn(&Class) -> bool| self.classes.iter().position(is_it);
@@ -336,9 +337,10 @@ struct Query<'a> {
     texts: Vec<&'a str>,
 }
 
-/// Returns a name as the model reads it: lower case, with single spaces.
+/// Returns a name as the model reads it: composed characters (NFC), lower case, with single spaces.
 pub(super) fn fold(name: &str) -> String {
-    name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+    let composed: String = name.nfc().collect();
+    composed.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
 /// Returns whether the model reads a text as the word "background". A class with this name stands for everything
