@@ -21,12 +21,12 @@ pub(super) enum ErrorForm {
 }
 
 impl ErrorForm {
-    /// Returns the form for the clients of a route.
-    pub(super) fn of_route(route: &str, method: &str) -> Self {
-        match route {
+    /// Returns the form for the clients of a path, or of a route in its place.
+    pub(super) fn of_path(path: &str, method: &str) -> Self {
+        match path {
             "/v1/embeddings" => Self::OpenAi,
             "/" if method == Method::POST.as_str() => Self::Message,
-            _ if route == "/v2" || route.starts_with("/v2/") => Self::Message,
+            _ if path == "/v2" || path.starts_with("/v2/") => Self::Message,
             _ => Self::Problem,
         }
     }
@@ -171,12 +171,12 @@ mod tests {
 
     #[test]
     fn each_protocol_has_the_form_of_its_clients() {
-        let form = |route| ErrorForm::of_route(route, "POST");
+        let form = |route| ErrorForm::of_path(route, "POST");
         assert_eq!(form("/v1/segment"), ErrorForm::Problem);
         assert_eq!(form("/v1/embeddings"), ErrorForm::OpenAi);
         assert_eq!(form("/"), ErrorForm::Message);
         assert_eq!(form("/v2/models/{model}/infer"), ErrorForm::Message);
-        assert_eq!(ErrorForm::of_route("/", "GET"), ErrorForm::Problem);
+        assert_eq!(ErrorForm::of_path("/", "GET"), ErrorForm::Problem);
     }
 
     #[test]

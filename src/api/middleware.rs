@@ -89,6 +89,13 @@ pub(super) async fn observe(
     let client = client.map(|Extension(client)| client);
     let is_probe = PROBES.contains(&&*route);
     let parent = trace_parent(request.headers());
+    // A path without a route has the form of the protocol to which it would belong.
+    let address = if route == UNMATCHED {
+        request.uri().path()
+    } else {
+        &*route
+    };
+    let form = ErrorForm::of_path(address, method_label(request.method()));
     let trace = match is_probe {
         true => None,
         false => observer.begin_trace(parent.as_ref(), &request, &route, client),
@@ -115,7 +122,6 @@ pub(super) async fn observe(
     });
     record.answered(response.status().as_u16(), problem.as_ref());
     if let Some(problem) = problem {
-        let form = ErrorForm::of_route(&record.route, record.method);
         write_problem(&mut response, &problem, form);
     }
     if let Some(place) = place {

@@ -70,7 +70,7 @@ async fn a_path_that_is_not_utf_8_is_400() {
 async fn a_path_without_a_route_is_404() {
     let app = App::start().await;
     for path in [
-        "/v2/segment",
+        "/v3/segment",
         "/docs/none.js",
         "/assets/none.js",
         "/assets/../Cargo.toml",

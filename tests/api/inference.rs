@@ -257,7 +257,7 @@ async fn errors_are_texts() {
         (
             with(json!({"parameters": {"colour": 1}})),
             unprocessable,
-            "unknown field `colour`",
+            "there is no field parameters.colour; there are",
         ),
         (
             with(json!({"parameters": {"image": "x"}})),
@@ -285,5 +285,20 @@ async fn errors_are_texts() {
         assert_eq!(reply.header("content-type"), "application/json");
         let error = reply.json()["error"].as_str().unwrap().to_owned();
         assert!(error.contains(told), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_served_of_the_protocol_is_404_in_its_form() {
+    let app = App::start().await;
+    for path in [
+        "/v2/models/colours/config",
+        "/v2/repository/models/colours/load",
+        "/v2/none",
+    ] {
+        let reply = app.get(path).await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND, "{path}");
+        let error = reply.json()["error"].as_str().unwrap().to_owned();
+        assert!(error.contains("nothing is served at"), "{path}: {error}");
     }
 }

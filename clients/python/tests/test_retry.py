@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -97,3 +97,20 @@ def test_a_batch_that_breaks_off_is_told() -> None:
     transport, _ = answers(httpx.Response(200, content=line))
     with Client(transport=transport) as client, pytest.raises(MaskclipError, match="1 images have no result"):
         list(client.segment_many([b"one", b"two"], ["cat"]))
+
+
+class Breaking(httpx.SyncByteStream):
+    """A reply that breaks off after its first line."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"\n"
+        raise httpx.RemoteProtocolError("peer closed connection")
+
+
+def test_a_batch_that_breaks_off_and_a_reply_of_something_else_are_errors_of_the_client() -> None:
+    transport, _ = answers(httpx.Response(200, stream=Breaking()), httpx.Response(200, text="<html>"))
+    with Client(transport=transport) as client:
+        with pytest.raises(MaskclipError, match="broke off: RemoteProtocolError"):
+            list(client.segment_many([b"image"], ["cat"]))
+        with pytest.raises(MaskclipError, match="no JSON: '<html>'"):
+            client.models()

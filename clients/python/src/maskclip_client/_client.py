@@ -199,7 +199,8 @@ class Client:
             else:
                 try:
                     if response.is_success:
-                        yield response
+                        with _broken_off():
+                            yield response
                         return
                     response.read()
                 finally:
@@ -252,6 +253,15 @@ class Image:
     def close(self) -> None:
         """Drops the image from the server."""
         self._client._run(operations.release(self._held))
+
+
+@contextmanager
+def _broken_off() -> Iterator[None]:
+    """Raises `MaskclipError` for a connection that breaks while a reply comes: some of it is read, so none is repeated."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise MaskclipError(f"the server broke off: {type(error).__name__}: {error}") from error
 
 
 def _wait(retry: Retry, attempt: int, outcome: Union[httpx.Response, httpx.TransportError]) -> Optional[float]:
@@ -414,7 +424,8 @@ class AsyncClient:
             else:
                 try:
                     if response.is_success:
-                        yield response
+                        with _broken_off():
+                            yield response
                         return
                     await response.aread()
                 finally:

@@ -75,7 +75,7 @@ def asked(call: Call) -> Steps[Any]:
     """Sends a request and returns the JSON of its reply."""
     response = yield call
     assert response is not None
-    return response.json()
+    return parsed(response.text)
 
 
 @dataclass
@@ -196,4 +196,15 @@ def _vocabulary(name: str) -> str:
 
 def line_of(text: str) -> Optional[dict[str, Any]]:
     """A line of a batch; `None` for an empty one."""
-    return json.loads(text) if text.strip() else None
+    return parsed(text) if text.strip() else None
+
+
+def parsed(text: str) -> Any:
+    """The value of a reply's JSON.
+
+    Raises `MaskclipError` where something else than the server has answered.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise MaskclipError(f"the reply is no JSON: {text[:80]!r}") from error

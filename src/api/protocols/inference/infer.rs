@@ -24,6 +24,7 @@ use crate::api::protocols::masks;
 use crate::api::segment::SegmentBody;
 use crate::api::upload::decode_base64;
 use crate::api::wire::{ClassBody, Name};
+use crate::api::words::Fault;
 use crate::engine::{Caller, ImageSource, OutputOptions, SegmentFields, SegmentRequest, Segmentation};
 use crate::image::encode_pixels;
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
@@ -259,10 +260,12 @@ fn read_fields(
         }
     }
     let body = serde_path_to_error::deserialize(Value::Object(parameters));
-    let mut body: SegmentBody = body.map_err(|error| ApiError::Invalid {
-        path: Some(format!("parameters.{}", error.path())),
-        detail: error.into_inner().to_string(),
-        limit: None,
+    let mut body: SegmentBody = body.map_err(|error| {
+        let path = match &*error.path().to_string() {
+            "." => "parameters".to_owned(),
+            path => format!("parameters.{path}"),
+        };
+        ApiError::from(Fault::read(&path, &error.into_inner().to_string()))
     })?;
     body.model = Some(model);
     body.classes = classes.map(|names| names.into_iter().map(|name| ClassBody::Name(Name(name))).collect());
