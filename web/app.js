@@ -118,7 +118,8 @@ function ask(pauseMilliseconds = 0) {
   labelling.ask((signal, enter) => label(image, fields, maxBytes, signal, enter), pauseMilliseconds);
   stage.compare(comparison.isOn, comparison.isOn ? comparison.titles(fields, standardOf) : undefined);
   if (!comparison.isOn) return otherLabelling.cancel();
-  const others = possibleFields(comparison.fieldsOf(fields), comparison.modelOf(fields));
+  const changed = comparison.fieldsOf(fields);
+  const others = possibleFields(changed, comparison.modelOf(changed));
   otherLabelling.ask((signal) => label(image, others, maxBytes, signal), pauseMilliseconds);
 }
 
@@ -174,7 +175,7 @@ function address() {
     classes: words.vocabulary ? "" : words.text(),
     vocabulary: words.vocabulary?.name,
     background: words.hasBackground ? "1" : "",
-    model: server.model && server.model !== server.models[0] ? server.model.name : "",
+    model: server.text,
     mode: stage.mode === MODES[0] ? "" : stage.mode,
     heat: stage.mode === "heat" ? stage.heatName : "",
     compare: comparison.text,

@@ -289,6 +289,29 @@ pageTest("the address brings settings back", async (page) => {
   assert.equal(await page.locator('[name="mode"]:checked').getAttribute("value"), "outline");
 });
 
+pageTest(
+  "an address brings a comparison and a model back, however late the models are known",
+  async (page) => {
+    const request = await page.waitForRequest(
+      (request) => request.url().endsWith("/v1/segment") && request.postDataJSON().attention === "clip",
+    );
+    assert.equal(request.postDataJSON().model, "demo-vit");
+    await page.waitForFunction(() => document.querySelectorAll(".overlay")[1].width > 0);
+    assert.equal(await page.locator("#compare").inputValue(), "attention=clip");
+    await page.waitForURL(/example=.*model=demo-vit.*compare=attention%3Dclip/);
+  },
+  {
+    url: `${server}/#compare=attention%3Dclip&model=demo-vit`,
+    isLabelled: false,
+    prepare: async (page) => {
+      await page.route("**/v1/models", async (route) => {
+        await new Promise((done) => setTimeout(done, 800));
+        await route.continue().catch(() => {});
+      });
+    },
+  },
+);
+
 pageTest("what was labelled before in this tab comes back at a click", async (page) => {
   await page.waitForTimeout(1500);
   await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());

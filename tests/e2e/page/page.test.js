@@ -253,6 +253,10 @@ pageTest("an option shows the value that it has, and a change can be taken back"
   assert.equal(await page.locator("#option-attention option").first().textContent(), `${defaults.attention} (default)`);
   assert.equal(await page.locator("#option-temperature").getAttribute("placeholder"), String(models[0].temperature));
   assert.equal(await page.locator("#option-short-side").getAttribute("placeholder"), String(models[0].short_side));
+  // The server leaves both to the model.
+  const refinements = await page.locator("#option-refinement option").allTextContents();
+  assert.deepEqual(refinements, [`${models[0].refinement} (default)`, "pamr", "pearl-propagation"]);
+  assert.equal(await page.locator("#option-scales").getAttribute("placeholder"), models[0].scales.join(", "));
   const slider = page.locator("#option-prompt-denoising");
   const output = page.locator('output[for="option-prompt-denoising"]');
   assert.equal(await output.textContent(), "0.00 (default)");

@@ -13,6 +13,7 @@ import {
   phone,
   pixelPosition,
   segmentRaw,
+  server,
   takeClasses,
 } from "./support.js";
 
@@ -205,6 +206,23 @@ pageTest("model is compared with model, and settings with settings that were kep
   await page.waitForFunction(() => document.querySelectorAll(".overlay")[1].width > 0);
   assert.deepEqual(asked.map(({ attention }) => attention ?? "").sort(), ["", "clip"]);
   assert.deepEqual(await page.locator(".picture-title").allTextContents(), ["now", "kept"]);
+});
+
+pageTest("every comparison that is offered shows a second picture", async (page) => {
+  await page.goto(`${server}/#option.short_side=112&option.templates=simple`); // quick in a debug build, too
+  await page.reload();
+  await labelled(page);
+  const compare = page.locator("#compare");
+  const offered = await compare.locator("option").evaluateAll((options) => options.map(({ value }) => value));
+  const fields = new Set(offered.map((value) => value.split("=")[0]));
+  for (const field of ["model", "attention", "refinement", "key_smoothing", "templates"]) assert.ok(fields.has(field));
+  for (const value of offered.filter(Boolean)) {
+    await compare.selectOption("");
+    await compare.selectOption(value);
+    await page.waitForFunction(() => document.querySelectorAll(".overlay")[1].width > 0);
+    assert.ok(await page.locator("#problem").isHidden(), value);
+    for (const title of await page.locator(".picture-title").allTextContents()) assert.match(title, /^[\w, -]+$/, value);
+  }
 });
 
 pageTest("a heat map shows one class's probability, and the pointer reads it", async (page) => {
