@@ -102,6 +102,7 @@ const otherLabelling = new Labelling({
 function ask(pauseMilliseconds = 0) {
   if (isRestoring) return;
   hideProblem();
+  stage.showLikeness(null);
   clearTimeout(rememberTimer);
   remember();
   const image = images.current;
@@ -295,7 +296,7 @@ stage.addEventListener("refuse", ({ detail: { x, y, name } }) => {
 });
 stage.addEventListener("likeness", async ({ detail: { x, y } }) => {
   try {
-    stage.showLikeness(await likenessTo(images.current, requestFields(), x, y));
+    await stage.awaitLikeness(likenessTo(images.current, requestFields(), x, y));
   } catch (problem) {
     showProblem(problem);
   }

@@ -22,6 +22,8 @@ export class Stage extends EventTarget {
   #highlighted = null;
   #hidden = new Set();
   #likeness = null;
+  /** Counts what shows a likeness or ends it: one that comes later is not shown. */
+  #likenessTurns = 0;
   #isPinned = false;
   mode = "fill";
   /** The class whose probability the heat map shows, or null for the largest one. */
@@ -64,7 +66,7 @@ export class Stage extends EventTarget {
 
   setImage(image) {
     this.#results = [null, null];
-    this.#likeness = null;
+    this.showLikeness(null);
     this.#isPinned = false;
     for (const picture of this.#pictures) picture.setImage(image);
     element("stage").hidden = false;
@@ -73,7 +75,6 @@ export class Stage extends EventTarget {
   /** Shows a result on the first picture (0) or on the second (1). */
   show(result, side = 0) {
     this.#results[side] = result;
-    if (side === 0) this.#likeness = null;
     this.#chooseColours();
     if (side === 0 && this.mode === "heat") this.#offerHeatClasses();
     this.#draw();
@@ -83,7 +84,7 @@ export class Stage extends EventTarget {
   /** Removes the results. */
   clear() {
     this.#results = [null, null];
-    this.#likeness = null;
+    this.showLikeness(null);
     for (const picture of this.#pictures) picture.clear();
   }
 
@@ -99,9 +100,22 @@ export class Stage extends EventTarget {
 
   /** Shows how like every place is to one point: `{ width, height, values, at }`. Null ends that. */
   showLikeness(likeness) {
+    this.#likenessTurns++;
     this.#likeness = likeness;
     element("likeness-note").hidden = likeness === null;
     this.#draw();
+  }
+
+  /** Shows a likeness that is on its way, unless the user has gone on by the time it is there. */
+  async awaitLikeness(coming) {
+    const turn = ++this.#likenessTurns;
+    const isAwaited = () => turn === this.#likenessTurns;
+    try {
+      const likeness = await coming;
+      if (isAwaited()) this.showLikeness(likeness);
+    } catch (problem) {
+      if (isAwaited()) throw problem;
+    }
   }
 
   /** Shows the heat map of a class. */

@@ -260,3 +260,28 @@ pageTest("what else looks like a point is shown at a click", async (page) => {
   await page.locator("#end-likeness").click();
   assert.deepEqual(await overlay(page), before);
 });
+
+pageTest("a likeness ends with the next question, and one that comes too late is not shown", async (page) => {
+  let isSlow = false;
+  await page.route("**/v1/images/*/similar", async (route) => {
+    if (isSlow) await new Promise((done) => setTimeout(done, 1000));
+    await route.continue().catch(() => {});
+  });
+  const askForLikeness = async () => {
+    await page.locator(".name", { hasText: "lemon" }).first().click();
+    await page.locator("#region-likeness").click();
+  };
+  const note = page.locator("#likeness-note");
+  await askForLikeness();
+  await note.waitFor();
+  await asking(page, () => page.locator("#class-input").pressSequentially("house"));
+  assert.ok(await note.isHidden(), "the labels are back");
+  isSlow = true;
+  const answer = page.waitForResponse("**/v1/images/*/similar");
+  await askForLikeness();
+  await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());
+  await answer;
+  await painted(page);
+  assert.ok(await note.isHidden());
+  assert.notEqual((await namesOnPicture(page)).length, 0, "the picture has its labels");
+});
