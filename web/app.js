@@ -16,6 +16,7 @@ import { listenForKey } from "./key.js";
 import { label, labelAll, Labelling } from "./labelling.js";
 import { Legend } from "./legend.js";
 import { likenessTo } from "./likeness.js";
+import { Missing } from "./missing.js";
 import { Options } from "./options.js";
 import { Past } from "./past.js";
 import { hideProblem, showProblem } from "./problem.js";
@@ -47,6 +48,7 @@ const suggestions = new Suggestions();
 new ClassInput(words, suggestions);
 const vocabularies = new Vocabularies(words);
 const past = new Past();
+const missing = new Missing();
 const downloads = new Downloads(stage, labelForFiles);
 const curl = new CurlPanel(
   () => curlCommand(images.current, requestFields()),
@@ -55,6 +57,10 @@ const curl = new CurlPanel(
 
 /** Whether changes are part of a larger one, at whose end the question is asked. */
 let isRestoring = false;
+/** Counts restorations: a slow one gives way to a later one. */
+let restorations = 0;
+/** The settings of an address whose vocabulary the server gives only with a key, or null. */
+let awaitingKey = null;
 let rememberTimer;
 let addressTimer;
 
@@ -212,43 +218,63 @@ function showCorrections() {
 
 // --- restoring ---
 
-/** Takes settings of an address, then asks once. */
+/**
+ * Fetches what settings of an address name, takes the settings and asks once. The image is that of `image`, or the
+ * settings' example. A later call, and an image that the user chooses in the meantime, take the place of this one.
+ */
 async function restore(settings, image = null) {
+  const turn = ++restorations;
+  missing.clear();
+  awaitingKey = null;
+  const [vocabulary, given] = await Promise.all([vocabularyOf(settings), image ? { image } : exampleOf(settings)]);
+  if (turn !== restorations) return;
   isRestoring = true;
-  try {
-    options.restore(settings.options ?? {});
-    server.choose(settings.model);
-    words.setBackground(Boolean(settings.background));
-    await restoreWords(settings);
-    stage.heatName = settings.heat ?? null;
-    stage.setMode(MODES.includes(settings.mode) ? settings.mode : MODES[0]);
-    comparison.choose(settings.compare ?? "");
-    const example = images.examples.find((each) => each.image === settings.example);
-    if (image) images.choose(image, { keepsWords: true });
-    else if (example) await images.takeExample(example, { example, keepsWords: hasWords(settings) });
-  } finally {
-    isRestoring = false;
-  }
+  options.restore(settings.options ?? {});
+  server.choose(settings.model);
+  words.setBackground(Boolean(settings.background));
+  const classes = parseClasses(settings.classes ?? "");
+  if (vocabulary) words.takeVocabulary(vocabulary);
+  else if (classes.length > 0) words.take(classes);
+  stage.heatName = settings.heat ?? null;
+  stage.setMode(MODES.includes(settings.mode) ? settings.mode : MODES[0]);
+  comparison.choose(settings.compare ?? "");
+  const keepsWords = Boolean(image || vocabulary || classes.length > 0);
+  if (given) images.choose(given.image, { example: given.example, keepsWords });
+  isRestoring = false;
   ask();
 }
 
-function hasWords({ classes, vocabulary }) {
-  return Boolean(classes || vocabulary);
+/** The vocabulary that settings name, or null. */
+async function vocabularyOf(settings) {
+  const { vocabulary } = settings;
+  if (!vocabulary) return null;
+  try {
+    return await getJson(`v1/vocabularies/${encodeURIComponent(vocabulary)}`);
+  } catch (problem) {
+    missing.set("vocabulary", vocabulary, problem.status === 404 ? null : problem);
+    if (problem.status === 401) awaitingKey = settings;
+    return null;
+  }
 }
 
-async function restoreWords({ classes, vocabulary }) {
-  if (classes) words.take(parseClasses(classes));
-  if (!vocabulary) return;
+/** The example that settings name, as `{ image, example }`; the first one in its place on an empty page. */
+async function exampleOf({ example: name }) {
+  const named = images.examples.find(({ image }) => image === name);
+  if (name && !named) missing.set("example", name);
+  const example = named ?? (images.current ? null : images.examples[0]);
+  if (!example) return null;
   try {
-    words.takeVocabulary(await getJson(`v1/vocabularies/${encodeURIComponent(vocabulary)}`));
+    return { example, image: await images.loadExample(example) };
   } catch (problem) {
-    showProblem(problem);
+    missing.set("example", example.image, problem);
+    return null;
   }
 }
 
 // --- wiring ---
 
 words.addEventListener("change", ({ detail: { isTyped } }) => {
+  if (!isRestoring) missing.set("vocabulary", null);
   options.setContext({ vocabulary: words.vocabulary });
   showWords();
   ask(isTyped ? TYPING_PAUSE_MILLISECONDS : 0);
@@ -258,6 +284,7 @@ server.addEventListener("change", () => {
   const { model, defaults, limits } = server;
   options.setContext({ model, defaults, limits, vocabulary: words.vocabulary });
   comparison.setModels(server.models, model);
+  missing.set("model", server.missing);
   showPhotographNote();
   ask();
 });
@@ -267,6 +294,10 @@ comparison.addEventListener("change", () => ask());
 comparison.addEventListener("keep", () => comparison.keep(requestFields(), server.model));
 
 images.addEventListener("choose", ({ detail: { image, example = null, keepsWords = false } }) => {
+  if (!isRestoring) {
+    restorations++;
+    missing.set("example", null);
+  }
   stage.setImage(image);
   clearSummary();
   element("image-name").textContent = `${image.name}, ${image.width} × ${image.height} pixels`;
@@ -338,6 +369,7 @@ addEventListener("hashchange", () => restore(readAddress(location.hash) ?? {}));
 listenForKey(() => {
   hideProblem();
   server.load();
+  if (awaitingKey) restore(awaitingKey);
 });
 
 /** Opens on the address's settings, or on the first example with its classes. */
@@ -347,7 +379,7 @@ async function start() {
   await images.loadExamples();
   for (const example of images.examples) suggestions.add(example.classes.map((text) => parseClass(text).name));
   const isFree = images.current === null; // the user may have been quicker
-  if (isFree) await restore({ example: images.examples[0]?.image, ...settings });
+  if (isFree) await restore(settings);
 }
 
 start();

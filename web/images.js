@@ -1,7 +1,7 @@
 // The images of this tab: choosing, dropping, pasting and photographing them, the examples, and the strip. Tells by the
 // event "choose" which image is to be shown.
 
-import { getJson } from "./api.js";
+import { getJson, RequestProblem } from "./api.js";
 import { element, make } from "./dom.js";
 import { GivenImage } from "./labelling.js";
 import { looksLikePhotograph } from "./photograph.js";
@@ -90,25 +90,31 @@ export class Images extends EventTarget {
     this.#showStrip();
   }
 
-  /** Shows an example, with its classes if `detail` does not say otherwise. */
-  async takeExample(example, detail = { example }) {
+  /**
+   * The image of an example, which stands in the list from then on.
+   *
+   * @throws {RequestProblem} if it cannot be loaded
+   */
+  async loadExample({ image: name }) {
+    const exampleUrl = `assets/examples/${name}`;
+    const find = () => this.list.find((each) => each.exampleUrl === exampleUrl);
+    if (find()) return find();
+    const response = await fetch(exampleUrl).catch(() => null);
+    const image = response?.ok ? await read(await response.blob(), name, exampleUrl) : null;
+    if (!image) throw new RequestProblem({ title: "The example could not be loaded", status: response?.status ?? 0 });
+    if (!find()) this.list.push(image);
+    return find();
+  }
+
+  /** Shows an example with its classes. */
+  async takeExample(example) {
     const choice = ++this.#choices;
-    const exampleUrl = `assets/examples/${example.image}`;
-    let image = this.list.find((each) => each.exampleUrl === exampleUrl);
-    if (!image) {
-      try {
-        image = await read(await (await fetch(exampleUrl)).blob(), example.image, exampleUrl);
-      } catch {
-        if (choice === this.#choices) {
-          showProblem({ title: "The example could not be loaded", status: 0 }, () => this.takeExample(example, detail));
-        }
-        return;
-      }
-      if (!image) return;
-      const isHere = this.list.some((each) => each.exampleUrl === exampleUrl);
-      if (!isHere) this.list.push(image);
+    try {
+      const image = await this.loadExample(example);
+      if (choice === this.#choices) this.choose(image, { example });
+    } catch (problem) {
+      if (choice === this.#choices) showProblem(problem, () => this.takeExample(example));
     }
-    if (choice === this.#choices) this.choose(image, detail);
   }
 
   // --- strip ---

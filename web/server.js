@@ -32,6 +32,12 @@ export class Server extends EventTarget {
     return this.model === this.models[0] ? "" : this.model.name;
   }
 
+  /** The name that was chosen although no model has it; null if there is none. */
+  get missing() {
+    const isThere = this.#wanted === "" || this.models.some(({ name }) => name === this.#wanted);
+    return isThere ? null : this.#wanted;
+  }
+
   /** Chooses a model; the default without a name. */
   choose(name) {
     this.#wanted = name ?? "";

@@ -69,7 +69,7 @@ export class Stage extends EventTarget {
     this.showLikeness(null);
     this.#isPinned = false;
     for (const picture of this.#pictures) picture.setImage(image);
-    element("stage").hidden = false;
+    element("stage").classList.remove("is-empty");
   }
 
   /** Shows a result on the first picture (0) or on the second (1). */

@@ -312,6 +312,54 @@ pageTest(
   },
 );
 
+pageTest("of two addresses the later one counts, however slow the vocabulary of the first", async (page) => {
+  await page.route("**/v1/vocabularies/voc-20", async (route) => {
+    await new Promise((done) => setTimeout(done, 900));
+    await route.continue().catch(() => {});
+  });
+  const go = (hash) => page.evaluate((hash) => (location.hash = hash), hash);
+  const slow = page.waitForResponse("**/v1/vocabularies/voc-20");
+  await go("vocabulary=voc-20");
+  const classes = ["tiger", "lemon"];
+  await asking(page, () => go(`classes=${classes.join(",")}`));
+  await slow;
+  await page.waitForTimeout(400);
+  await labelled(page);
+  assert.ok(await page.locator("#vocabulary-chip").isHidden());
+  assert.deepEqual(await legend(page), classes);
+  assert.match(page.url(), /classes=tiger%2Clemon/);
+});
+
+pageTest(
+  "what an address names and the server does not have is said, and the page has something in its place",
+  async (page) => {
+    const missing = page.locator("#missing");
+    for (const name of ["model “gone”", "vocabulary “nothere”", "example “gone.png”"]) {
+      await missing.getByText(`the ${name}, which this server does not have`).waitFor();
+    }
+    assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${examples[0].image}`));
+    assert.ok((await legend(page)).includes("tiger"));
+    await takeClasses(page, ["tiger", "lemon"]);
+    await asking(page, () => page.locator("#model-choice").selectOption("demo-vit"));
+    await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());
+    assert.ok(await missing.isHidden(), "the user has chosen");
+  },
+  { url: `${server}/#vocabulary=nothere&example=gone.png&model=gone`, allowed: /status of 404/ },
+);
+
+pageTest(
+  "an example that cannot be loaded is named on the empty page",
+  async (page) => {
+    await page.locator("#missing", { hasText: "could not be fetched" }).waitFor();
+    assert.ok(await page.locator("#stage-form").isHidden());
+  },
+  {
+    isLabelled: false,
+    allowed: /ERR_FAILED/,
+    prepare: (page) => page.route(`**/assets/examples/${examples[0].image}`, (route) => route.abort()),
+  },
+);
+
 pageTest("what was labelled before in this tab comes back at a click", async (page) => {
   await page.waitForTimeout(1500);
   await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());

@@ -375,3 +375,20 @@ pageTest(
   },
   { allowed: /status of 401/, url: closedServer, isLabelled: false },
 );
+
+pageTest(
+  "an address whose vocabulary needs a key is followed once there is one",
+  async (page) => {
+    await page.locator("#missing", { hasText: "“voc-20”, which could not be fetched (A key is needed" }).waitFor();
+    await page.locator("#key").fill(key);
+    await page.locator("#key").press("Tab");
+    await labelled(page);
+    assert.match(await page.locator("#vocabulary-name").textContent(), /VOC 20/);
+    assert.ok(await page.locator("#missing").isHidden());
+  },
+  {
+    allowed: /status of 401/,
+    url: `${closedServer}/#vocabulary=voc-20&option.templates=simple&option.short_side=112`,
+    isLabelled: false,
+  },
+);

@@ -221,7 +221,8 @@ pageTest("every comparison that is offered shows a second picture", async (page)
     await compare.selectOption(value);
     await page.waitForFunction(() => document.querySelectorAll(".overlay")[1].width > 0);
     assert.ok(await page.locator("#problem").isHidden(), value);
-    for (const title of await page.locator(".picture-title").allTextContents()) assert.match(title, /^[\w, -]+$/, value);
+    const titles = await page.locator(".picture-title").allTextContents();
+    for (const title of titles) assert.match(title, /^[\w, -]+$/, value);
   }
 });
 
