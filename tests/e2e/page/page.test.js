@@ -180,6 +180,16 @@ pageTest("a shipped vocabulary is found by its title and previewed", async (page
   assert.equal((await legend(page)).length, 20);
 });
 
+pageTest("vocabularies are found by any of their classes", async (page) => {
+  await page.locator("#open-vocabularies").click();
+  await page.locator("#vocabulary-search").fill("toothbrush"); // the last class of COCO
+  await page.locator('.vocabulary[data-name="coco-object-81"]').waitFor();
+  assert.ok(await page.locator("#no-vocabulary").isHidden());
+  await page.locator("#vocabulary-search").fill("toothbrushes of giraffes");
+  await page.locator("#no-vocabulary").waitFor();
+  assert.equal(await page.locator(".vocabulary").count(), 0);
+});
+
 pageTest("a vocabulary is taken by its name with its options, and changed as a list of one's own", async (page) => {
   const name = `page-taken-${process.pid}`;
   const url = new URL(`v1/vocabularies/${name}`, server);
