@@ -145,12 +145,21 @@ function possibleFields(fields, model) {
   return rest;
 }
 
-/** Labels every image of the tab for a download. */
-async function labelForFiles(tell) {
+/** Labels the images of the tab for a download. */
+function labelForFiles(tell) {
   const fields = { ...requestFields(), output: { label_map: "png", confidence_map: true } };
-  const all = [...images.list];
-  const results = await labelAll(all, fields, server.limits, (done) => tell(done, all.length));
-  return all.map(({ name }, i) => ({ name, result: results[i] }));
+  const all = images.forFiles;
+  return labelAll(all, fields, server.limits, (done) => tell(done, all.length));
+}
+
+/** Offers the files that can be made now. */
+function offerFiles() {
+  downloads.offer({
+    name: images.current?.name,
+    hasResult: stage.result !== null,
+    imageCount: images.forFiles.length,
+    hasClasses: server.model !== null && !words.isEmpty,
+  });
 }
 
 // --- what the page shows of the question ---
@@ -279,6 +288,7 @@ words.addEventListener("change", ({ detail: { isTyped } }) => {
   if (!isRestoring) missing.set("vocabulary", null);
   options.setContext({ vocabulary: words.vocabulary });
   showWords();
+  offerFiles();
   ask(isTyped ? TYPING_PAUSE_MILLISECONDS : 0);
 });
 
@@ -287,6 +297,7 @@ server.addEventListener("change", () => {
   options.setContext({ model, defaults, limits, vocabulary: words.vocabulary });
   comparison.setModels(server.models, model);
   missing.set("model", server.missing);
+  offerFiles();
   showPhotographNote();
   ask();
 });
@@ -303,12 +314,14 @@ images.addEventListener("choose", ({ detail: { image, example = null, keepsWords
   stage.setImage(image);
   clearSummary();
   element("image-name").textContent = `${image.name}, ${image.width} × ${image.height} pixels`;
-  downloads.offer(image.name, images.list.length);
   showPhotographNote();
   showCorrections();
   if (keepsWords || words.isOwn) ask();
   else words.take(example ? example.classes.map(parseClass) : [], { isExample: true });
 });
+
+images.addEventListener("list", offerFiles);
+stage.addEventListener("result", offerFiles);
 
 stage.addEventListener("view", () => {
   remember();

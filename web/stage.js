@@ -1,6 +1,6 @@
 // The stage: one picture, or two with one cursor, and the controls of how results are drawn. What a user does with a
 // region is told by the events "rename", "refuse" and "likeness"; "view" tells that something else must be asked or
-// remembered.
+// remembered, "result" that there is another result or none.
 
 import { coloursNear } from "./backdrop.js";
 import { assignColours } from "./colours.js";
@@ -69,6 +69,7 @@ export class Stage extends EventTarget {
     this.showLikeness(null);
     this.#isPinned = false;
     for (const picture of this.#pictures) picture.setImage(image);
+    this.dispatchEvent(new Event("result"));
     element("stage").classList.remove("is-empty");
   }
 
@@ -79,6 +80,7 @@ export class Stage extends EventTarget {
     if (side === 0 && this.mode === "heat") this.#offerHeatClasses();
     this.#draw();
     if (this.#isPinned) this.#readAt(...this.picture.cursor);
+    this.dispatchEvent(new Event("result"));
   }
 
   /** Removes the results. */
@@ -86,6 +88,7 @@ export class Stage extends EventTarget {
     this.#results = [null, null];
     this.showLikeness(null);
     for (const picture of this.#pictures) picture.clear();
+    this.dispatchEvent(new Event("result"));
   }
 
   /** Shows a second picture, or takes it away. */
