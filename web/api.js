@@ -6,7 +6,7 @@ import { count } from "./text.js";
 /** Where the browser keeps the API key: until the tab is closed, and for this server alone. */
 const KEY_ITEM = "maskclip-key";
 
-/** Tells when an answer refuses the key, or the lack of one: the event "refused". */
+/** Tells when an answer refuses the key, or the lack of one: the event "refused" with `{ key, status }`. */
 export const keys = new EventTarget();
 
 export function currentKey() {
@@ -50,7 +50,8 @@ export async function send(url, { headers, ...options } = {}) {
   }
   if (response.ok) return response;
   const problem = await problemOf(response);
-  if (response.status === 401 || response.status === 403) keys.dispatchEvent(new CustomEvent("refused"));
+  const { status } = response;
+  if (status === 401 || status === 403) keys.dispatchEvent(new CustomEvent("refused", { detail: { key, status } }));
   throw problem;
 }
 

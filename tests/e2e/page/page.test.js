@@ -372,9 +372,15 @@ pageTest(
   async (page) => {
     await page.locator("#key-panel").waitFor();
     await page.locator("#model", { hasText: "needs a key" }).waitFor();
+    assert.equal(await page.locator("#key-problem").textContent(), "");
+    await page.locator("#key").fill(`${key}x`);
+    await page.locator("#key").press("Tab");
+    await page.locator("#key-problem", { hasText: "does not know this key" }).waitFor();
+    assert.equal(await page.locator("#key").getAttribute("aria-invalid"), "true");
     await page.locator("#key").fill(key);
     await page.locator("#key").press("Tab");
     await labelled(page);
+    assert.equal(await page.locator("#key-problem").textContent(), "");
     assert.deepEqual(await legend(page), examples[0].classes.map(nameOf));
     const command = await shownCommand(page);
     assert.ok(command.includes('"Authorization: Bearer $MASKCLIP_KEY"') && !command.includes(key), command);
