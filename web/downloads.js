@@ -21,8 +21,8 @@ export class Downloads {
 
   /**
    * @param {import("./stage.js").Stage} stage
-   * @param {(tell: (done: number, all: number) => void) => Promise<object[]>} labelAll gives `{ image, result, problem }`
-   *   of each image of the tab
+   * @param {(tell: (done: number, all: number) => void) => Promise<object[]>} labelAll gives `{ image, result,
+   *   problem }` of each image of the tab
    */
   constructor(stage, labelAll) {
     this.#stage = stage;

@@ -7,8 +7,8 @@ import { element, make } from "./dom.js";
  * Shows a problem.
  *
  * @param {{title?: string, message?: string}} problem an error, or an object with these
- * @param {(() => void) | null} repeat what a button "Try again" does; no button without it, or if the answer would be the
- *   same
+ * @param {(() => void) | null} repeat what a button "Try again" does; no button without it, or if the answer would be
+ *   the same
  */
 export function showProblem(problem, repeat = null) {
   const notice = element("problem");
