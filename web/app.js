@@ -125,6 +125,7 @@ function ask(pauseMilliseconds = 0) {
   const fields = { ...requestFields(), output: output() };
   const maxBytes = server.limits.max_request_bytes;
   labelling.ask((signal, enter) => label(image, fields, maxBytes, signal, enter), pauseMilliseconds);
+  comparison.leaveOut(fields, standardOf);
   stage.compare(comparison.isOn, comparison.isOn ? comparison.titles(fields, standardOf) : undefined);
   if (!comparison.isOn) return otherLabelling.cancel();
   const changed = comparison.fieldsOf(fields);
@@ -169,6 +170,7 @@ function showWords() {
   element("vocabulary-chip").hidden = vocabulary === null;
   element("vocabulary-name").textContent = vocabulary ? titleOf(vocabulary) : "";
   element("background").checked = words.hasBackground;
+  showCorrections();
   legend.show(words.asked(), stage.result, {
     colours: stage.colours,
     heatName: stage.heatOf(words.names()),
@@ -195,7 +197,7 @@ function address() {
     background: words.hasBackground ? "1" : "",
     model: server.text,
     mode: stage.mode === MODES[0] ? "" : stage.mode,
-    heat: stage.mode === "heat" ? stage.heatName : "",
+    heat: stage.mode === "heat" && words.names().includes(stage.heatName) ? stage.heatName : "",
     compare: comparison.text,
     options: options.texts(),
   });
@@ -222,7 +224,8 @@ function showPhotographNote() {
 }
 
 function showCorrections() {
-  const number = images.current?.corrections.length ?? 0;
+  const names = new Set(words.names());
+  const number = images.current?.corrections.filter(({ name }) => names.has(name)).length ?? 0;
   element("corrections").hidden = number === 0;
   element("corrections-count").textContent = `${count(number, "region", "regions")} corrected.`;
 }
@@ -287,6 +290,7 @@ async function exampleOf({ example: name }) {
 words.addEventListener("change", ({ detail: { isTyped } }) => {
   if (!isRestoring) missing.set("vocabulary", null);
   options.setContext({ vocabulary: words.vocabulary });
+  stage.forgetOthers(words.names());
   showWords();
   offerFiles();
   ask(isTyped ? TYPING_PAUSE_MILLISECONDS : 0);

@@ -66,6 +66,19 @@ export class Comparison extends EventTarget {
     this.choose(this.#wanted);
   }
 
+  /**
+   * Switches off what would show the same twice.
+   *
+   * @param {object} fields those of the first picture's request
+   * @param {(field: string) => string} standardOf what holds for a field that this request leaves out
+   */
+  leaveOut(fields, standardOf) {
+    for (const option of element("compare").querySelectorAll("optgroup option")) {
+      const [field, value] = option.value.split("=");
+      option.disabled = nameOf(fields[field] ?? standardOf(field)) === value;
+    }
+  }
+
   #titleOf(field, value) {
     return field === "attention" && value === "clip" ? "clip, the baseline" : value;
   }
@@ -110,6 +123,11 @@ export class Comparison extends EventTarget {
     if (element("compare").value === KEPT) return ["now", "kept"];
     const [field, value] = this.text.split("=");
     const first = fields[field] ?? standardOf(field);
-    return [this.#titleOf(field, first.method ?? first), this.#titleOf(field, value)];
+    return [this.#titleOf(field, nameOf(first)), this.#titleOf(field, value)];
   }
+}
+
+/** The name of a setting: of key smoothing with a threshold, its method. */
+function nameOf(value) {
+  return value.method ?? value;
 }

@@ -149,6 +149,11 @@ export class Stage extends EventTarget {
     this.#draw();
   }
 
+  /** Forgets which classes are hidden that are not in the list any more. */
+  forgetOthers(names) {
+    this.#hidden = new Set(names.filter((name) => this.#hidden.has(name)));
+  }
+
   isShown(name) {
     return !this.#hidden.has(name);
   }

@@ -10,6 +10,7 @@ import {
   overlay,
   pageTest,
   painted,
+  paste,
   phone,
   pixelPosition,
   segmentRaw,
@@ -86,6 +87,12 @@ pageTest("a class that is switched off leaves the overlay and the names", async 
   const { classes, label_map } = await segmentRaw({ classes: ["tiger", "lemon"] });
   assert.ok(classes[0].pixels > 0);
   await page.getByLabel("Show tiger").uncheck();
+  await asking(page, () => page.getByRole("button", { name: "Remove tiger" }).click());
+  await asking(page, () => paste(page, "tiger"));
+  assert.ok(await page.getByLabel("Show tiger").isChecked(), "another class of this name is shown");
+  await asking(page, () => page.getByRole("button", { name: "Remove lemon" }).click());
+  await asking(page, () => paste(page, "lemon"));
+  await page.getByLabel("Show tiger").uncheck();
   await page.locator("#classes-heading").hover(); // pointing at a row highlights its class
   const drawn = await overlay(page);
   label_map.data.flat().forEach((id, i) => assert.equal(drawn[4 * i + 3] > 0, id === 1, `pixel ${i}`));
@@ -159,6 +166,10 @@ pageTest("“not this” gives one region its next best class, and can be undone
   await page.locator("#region-refuse", { hasText: `Not “${refused}” here` }).click();
   await labelled(page);
   assert.equal(await page.locator("#corrections-count").textContent(), "1 region corrected.");
+  await asking(page, () => page.getByRole("button", { name: `Remove ${refused}` }).click());
+  assert.ok(await page.locator("#corrections").isHidden(), "no class, no correction of it");
+  await asking(page, () => paste(page, refused));
+  await page.locator("#corrections").waitFor();
   await page.locator("#classes-heading").hover();
   await frame.hover({ position });
   assert.match(await page.locator(".reading").first().textContent(), new RegExp(`^${next} `));
@@ -213,7 +224,10 @@ pageTest("every comparison that is offered shows a second picture", async (page)
   await page.reload();
   await labelled(page);
   const compare = page.locator("#compare");
-  const offered = await compare.locator("option").evaluateAll((options) => options.map(({ value }) => value));
+  const offered = await compare
+    .locator("option:not(:disabled)")
+    .evaluateAll((options) => options.map(({ value }) => value));
+  assert.ok(!offered.includes("templates=simple") && offered.includes("templates=maskclip-85"), "no setting twice");
   const fields = new Set(offered.map((value) => value.split("=")[0]));
   for (const field of ["model", "attention", "refinement", "key_smoothing", "templates"]) assert.ok(fields.has(field));
   for (const value of offered.filter(Boolean)) {
