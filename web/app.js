@@ -199,6 +199,7 @@ function address() {
     mode: stage.mode === MODES[0] ? "" : stage.mode,
     heat: stage.mode === "heat" && words.names().includes(stage.heatName) ? stage.heatName : "",
     compare: comparison.text,
+    ...stage.drawing,
     options: options.texts(),
   });
 }
@@ -249,6 +250,7 @@ async function restore(settings, image = null) {
   const classes = parseClasses(settings.classes ?? "");
   if (vocabulary) words.takeVocabulary(vocabulary);
   else if (classes.length > 0) words.take(classes);
+  stage.drawing = settings;
   stage.heatName = settings.heat ?? null;
   stage.setMode(MODES.includes(settings.mode) ? settings.mode : MODES[0]);
   comparison.choose(settings.compare ?? "");

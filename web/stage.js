@@ -158,6 +158,25 @@ export class Stage extends EventTarget {
     return !this.#hidden.has(name);
   }
 
+  /** How labels are drawn, as texts for an address: what differs from the page as it opens. */
+  get drawing() {
+    const { names, strength, fade } = element("stage-form").elements;
+    return {
+      strength: strength.value === strength.defaultValue ? "" : strength.value,
+      names: names.checked ? "" : "0",
+      fade: fade.checked ? "1" : "",
+    };
+  }
+
+  /** Takes texts of `drawing`. */
+  set drawing(texts) {
+    const { names, strength, fade } = element("stage-form").elements;
+    strength.value = texts.strength || strength.defaultValue;
+    names.checked = texts.names !== "0";
+    fade.checked = texts.fade === "1";
+    this.#draw();
+  }
+
   #tellView() {
     this.dispatchEvent(new Event("view"));
   }

@@ -312,7 +312,10 @@ pageTest("the address brings settings back", async (page) => {
   await asking(page, () => page.locator("#option-prompt-denoising").fill("0.2"));
   await asking(page, () => page.locator("#model-choice").selectOption("demo-vit"));
   await page.getByText("Outline").click();
-  await page.waitForURL(/mode=outline/);
+  await page.locator('[name="strength"]').fill("30");
+  await page.locator('[name="names"]').uncheck();
+  await page.locator('[name="fade"]').check();
+  await page.waitForURL(/mode=outline.*strength=30&names=0&fade=1/);
   const address = page.url();
   await page.goto("about:blank");
   const [response] = await Promise.all([page.waitForResponse("**/v1/segment"), page.goto(address)]);
@@ -326,6 +329,9 @@ pageTest("the address brings settings back", async (page) => {
   });
   assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${examples[2].image}`));
   assert.equal(await page.locator('[name="mode"]:checked').getAttribute("value"), "outline");
+  assert.equal(await page.locator('[name="strength"]').inputValue(), "30");
+  assert.ok(!(await page.locator('[name="names"]').isChecked()));
+  assert.ok(await page.locator('[name="fade"]').isChecked());
 });
 
 pageTest(
