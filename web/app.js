@@ -239,50 +239,63 @@ function showCorrections() {
  */
 async function restore(settings, image = null) {
   const turn = ++restorations;
-  missing.clear();
-  awaitingKey = null;
-  const [vocabulary, given] = await Promise.all([vocabularyOf(settings), image ? { image } : exampleOf(settings)]);
+  const lacking = [];
+  const [vocabulary, given] = await Promise.all([
+    vocabularyOf(settings, lacking),
+    image ? { image } : exampleOf(settings, lacking),
+  ]);
   if (turn !== restorations) return;
+  missing.clear();
+  for (const { kind, name, problem } of lacking) missing.set(kind, name, problem);
+  awaitingKey = lacking.some(({ problem }) => problem?.status === 401) ? settings : null;
   isRestoring = true;
+  try {
+    takeSettings(settings, vocabulary);
+    const keepsWords = Boolean(image || vocabulary || settings.classes);
+    if (given) images.choose(given.image, { example: given.example, keepsWords });
+  } finally {
+    isRestoring = false;
+  }
+  ask();
+}
+
+/** Takes settings of an address, but for the image; `vocabulary` is the one that they name, if the server has it. */
+function takeSettings(settings, vocabulary) {
   options.restore(settings.options ?? {});
   server.choose(settings.model);
   words.setBackground(Boolean(settings.background));
-  const classes = parseClasses(settings.classes ?? "");
   if (vocabulary) words.takeVocabulary(vocabulary);
-  else if (classes.length > 0) words.take(classes);
+  else if (settings.classes) words.take(parseClasses(settings.classes));
   stage.drawing = settings;
   stage.heatName = settings.heat ?? null;
   stage.setMode(MODES.includes(settings.mode) ? settings.mode : MODES[0]);
   comparison.choose(settings.compare ?? "");
-  const keepsWords = Boolean(image || vocabulary || classes.length > 0);
-  if (given) images.choose(given.image, { example: given.example, keepsWords });
-  isRestoring = false;
-  ask();
 }
 
-/** The vocabulary that settings name, or null. */
-async function vocabularyOf(settings) {
-  const { vocabulary } = settings;
-  if (!vocabulary) return null;
+/** The vocabulary that settings name, or null. Adds one that there is not to `lacking`. */
+async function vocabularyOf({ vocabulary: name }, lacking) {
+  if (!name) return null;
   try {
-    return await getJson(`v1/vocabularies/${encodeURIComponent(vocabulary)}`);
+    return await getJson(`v1/vocabularies/${encodeURIComponent(name)}`);
   } catch (problem) {
-    missing.set("vocabulary", vocabulary, problem.status === 404 ? null : problem);
-    if (problem.status === 401) awaitingKey = settings;
+    lacking.push({ kind: "vocabulary", name, problem: problem.status === 404 ? null : problem });
     return null;
   }
 }
 
-/** The example that settings name, as `{ image, example }`; the first one in its place on an empty page. */
-async function exampleOf({ example: name }) {
+/**
+ * The example that settings name, as `{ image, example }`; the first one in its place on an empty page. Adds one that
+ * there is not to `lacking`.
+ */
+async function exampleOf({ example: name }, lacking) {
   const named = images.examples.find(({ image }) => image === name);
-  if (name && !named) missing.set("example", name);
+  if (name && !named) lacking.push({ kind: "example", name, problem: null });
   const example = named ?? (images.current ? null : images.examples[0]);
   if (!example) return null;
   try {
     return { example, image: await images.loadExample(example) };
   } catch (problem) {
-    missing.set("example", example.image, problem);
+    lacking.push({ kind: "example", name: example.image, problem });
     return null;
   }
 }

@@ -17,10 +17,9 @@ const INSTEAD = {
  * @param {{title: string, message: string} | null} problem why it could not be fetched; null if there is no such thing
  */
 export function sentencesOn(kind, name, problem = null) {
-  const what = `The address names the ${kind} “${name}”`;
-  if (!problem) return `${what}, which this server does not have. ${INSTEAD[kind]}`;
+  if (!problem) return `The address names the ${kind} “${name}”, which this server does not have. ${INSTEAD[kind]}`;
   const why = [problem.title, problem.message].filter(Boolean).join(": ");
-  return `${what}, which could not be fetched (${why}). ${INSTEAD[kind]}`;
+  return `The ${kind} “${name}” could not be fetched (${why}).`;
 }
 
 export class Missing {

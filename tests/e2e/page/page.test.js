@@ -395,7 +395,7 @@ pageTest(
 pageTest(
   "an address whose vocabulary needs a key is followed once there is one",
   async (page) => {
-    await page.locator("#missing", { hasText: "“voc-20”, which could not be fetched (A key is needed" }).waitFor();
+    await page.locator("#missing", { hasText: "“voc-20” could not be fetched (A key is needed" }).waitFor();
     await page.locator("#key").fill(key);
     await page.locator("#key").press("Tab");
     await labelled(page);
