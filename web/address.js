@@ -4,8 +4,7 @@
 const OPTION = "option.";
 
 /** Settings as the text after `#`. Fields that are empty are left out. */
-export function writeAddress({ example, classes, vocabulary, background, model, mode, heat, compare, options }) {
-  const fields = { example, classes, vocabulary, background, model, mode, heat, compare };
+export function writeAddress({ options, ...fields }) {
   const entries = Object.entries(fields).filter(([, value]) => value);
   const changed = Object.entries(options).map(([name, value]) => [OPTION + name, value]);
   return new URLSearchParams([...entries, ...changed]).toString();

@@ -6,7 +6,7 @@ import { count } from "./text.js";
 /** Where the browser keeps the API key: until the tab is closed, and for this server alone. */
 const KEY_ITEM = "maskclip-key";
 
-/** Tells when an answer refuses the key, or the lack of one: the event "refused". */
+/** Tells when an answer refuses the key, or the lack of one: the event "refused" with `{ key, status }`. */
 export const keys = new EventTarget();
 
 export function currentKey() {
@@ -50,7 +50,8 @@ export async function send(url, { headers, ...options } = {}) {
   }
   if (response.ok) return response;
   const problem = await problemOf(response);
-  if (response.status === 401 || response.status === 403) keys.dispatchEvent(new CustomEvent("refused"));
+  const { status } = response;
+  if (status === 401 || status === 403) keys.dispatchEvent(new CustomEvent("refused", { detail: { key, status } }));
   throw problem;
 }
 
@@ -73,9 +74,9 @@ export async function postImage(url, image, fields, options) {
 
 /**
  * Sends images in one form with the fields of all. Gives a line of the answer for each, in the order in which they are
- * done: `{ index, result }`.
+ * done: `{ index, result }`, or `{ index, problem }` of an image that the server refuses.
  *
- * @throws {RequestProblem} if the server refuses all of them, or one
+ * @throws {RequestProblem} if the server refuses all of them
  */
 export async function* postBatch(url, images, fields, options) {
   const form = new FormData();
@@ -83,9 +84,8 @@ export async function* postBatch(url, images, fields, options) {
   form.append("request", JSON.stringify(fields));
   const { body } = await send(url, { method: "POST", body: form, ...options });
   for await (const line of lines(body)) {
-    const { problem, status, retry_after_seconds, ...labelled } = JSON.parse(line);
-    if (problem) throw toProblem(problem, status, retry_after_seconds ?? 0);
-    yield labelled;
+    const { index, result, problem, status, retry_after_seconds } = JSON.parse(line);
+    yield problem ? { index, problem: toProblem(problem, status, retry_after_seconds ?? 0) } : { index, result };
   }
 }
 
@@ -114,6 +114,16 @@ function toProblem({ type, title, detail, instance, limit, path }, status, retry
   const record = !detail && instance ? `The server’s log has the details under ${instance}.` : "";
   const named = title ?? `The server answered ${status}`;
   return new RequestProblem({ title: named, detail: detail ?? record, type, status, limit, path, retrySeconds });
+}
+
+/** Whether a problem is one of the image that was sent, and not of the server, the key or the line to it. */
+export function isOfImage({ status }) {
+  return [400, 413, 415, 422].includes(status);
+}
+
+/** Whether the same request may have another answer later. */
+export function isPassing({ status = 0 }) {
+  return status === 0 || status === 408 || status === 429 || status >= 500;
 }
 
 /** What a user can do about a problem; nothing if that is known to its detail alone. */

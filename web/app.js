@@ -7,6 +7,7 @@
 import { readAddress, writeAddress } from "./address.js";
 import { getJson } from "./api.js";
 import { ClassInput } from "./class-input.js";
+import { ClassLists } from "./class-lists.js";
 import { Comparison } from "./comparison.js";
 import { CurlPanel, curlCommand } from "./curl.js";
 import { element } from "./dom.js";
@@ -16,6 +17,7 @@ import { listenForKey } from "./key.js";
 import { label, labelAll, Labelling } from "./labelling.js";
 import { Legend } from "./legend.js";
 import { likenessTo } from "./likeness.js";
+import { Missing } from "./missing.js";
 import { Options } from "./options.js";
 import { Past } from "./past.js";
 import { hideProblem, showProblem } from "./problem.js";
@@ -43,10 +45,12 @@ const stage = new Stage();
 const legend = new Legend();
 const progress = new Progress();
 const comparison = new Comparison();
-const suggestions = new Suggestions();
+const classLists = new ClassLists();
+const suggestions = new Suggestions(classLists);
 new ClassInput(words, suggestions);
-const vocabularies = new Vocabularies(words);
+const vocabularies = new Vocabularies(words, classLists);
 const past = new Past();
+const missing = new Missing();
 const downloads = new Downloads(stage, labelForFiles);
 const curl = new CurlPanel(
   () => curlCommand(images.current, requestFields()),
@@ -55,6 +59,10 @@ const curl = new CurlPanel(
 
 /** Whether changes are part of a larger one, at whose end the question is asked. */
 let isRestoring = false;
+/** Counts restorations: a slow one gives way to a later one. */
+let restorations = 0;
+/** The settings of an address whose vocabulary the server gives only with a key, or null. */
+let awaitingKey = null;
 let rememberTimer;
 let addressTimer;
 
@@ -102,6 +110,7 @@ const otherLabelling = new Labelling({
 function ask(pauseMilliseconds = 0) {
   if (isRestoring) return;
   hideProblem();
+  stage.showLikeness(null);
   clearTimeout(rememberTimer);
   remember();
   const image = images.current;
@@ -116,9 +125,11 @@ function ask(pauseMilliseconds = 0) {
   const fields = { ...requestFields(), output: output() };
   const maxBytes = server.limits.max_request_bytes;
   labelling.ask((signal, enter) => label(image, fields, maxBytes, signal, enter), pauseMilliseconds);
+  comparison.leaveOut(fields, standardOf);
   stage.compare(comparison.isOn, comparison.isOn ? comparison.titles(fields, standardOf) : undefined);
   if (!comparison.isOn) return otherLabelling.cancel();
-  const others = possibleFields(comparison.fieldsOf(fields), comparison.modelOf(fields));
+  const changed = comparison.fieldsOf(fields);
+  const others = possibleFields(changed, comparison.modelOf(changed));
   otherLabelling.ask((signal) => label(image, others, maxBytes, signal), pauseMilliseconds);
 }
 
@@ -135,12 +146,21 @@ function possibleFields(fields, model) {
   return rest;
 }
 
-/** Labels every image of the tab for a download. */
-async function labelForFiles(tell) {
+/** Labels the images of the tab for a download. */
+function labelForFiles(tell) {
   const fields = { ...requestFields(), output: { label_map: "png", confidence_map: true } };
-  const all = [...images.list];
-  const results = await labelAll(all, fields, server.limits, (done) => tell(done, all.length));
-  return all.map(({ name }, i) => ({ name, result: results[i] }));
+  const all = images.forFiles;
+  return labelAll(all, fields, server.limits, (done) => tell(done, all.length));
+}
+
+/** Offers the files that can be made now. */
+function offerFiles() {
+  downloads.offer({
+    name: images.current?.name,
+    hasResult: stage.result !== null,
+    imageCount: images.forFiles.length,
+    hasClasses: server.model !== null && !words.isEmpty,
+  });
 }
 
 // --- what the page shows of the question ---
@@ -150,6 +170,7 @@ function showWords() {
   element("vocabulary-chip").hidden = vocabulary === null;
   element("vocabulary-name").textContent = vocabulary ? titleOf(vocabulary) : "";
   element("background").checked = words.hasBackground;
+  showCorrections();
   legend.show(words.asked(), stage.result, {
     colours: stage.colours,
     heatName: stage.heatOf(words.names()),
@@ -174,10 +195,11 @@ function address() {
     classes: words.vocabulary ? "" : words.text(),
     vocabulary: words.vocabulary?.name,
     background: words.hasBackground ? "1" : "",
-    model: server.model && server.model !== server.models[0] ? server.model.name : "",
+    model: server.text,
     mode: stage.mode === MODES[0] ? "" : stage.mode,
-    heat: stage.mode === "heat" ? stage.heatName : "",
+    heat: stage.mode === "heat" && words.names().includes(stage.heatName) ? stage.heatName : "",
     compare: comparison.text,
+    ...stage.drawing,
     options: options.texts(),
   });
 }
@@ -203,52 +225,89 @@ function showPhotographNote() {
 }
 
 function showCorrections() {
-  const number = images.current?.corrections.length ?? 0;
+  const names = new Set(words.names());
+  const number = images.current?.corrections.filter(({ name }) => names.has(name)).length ?? 0;
   element("corrections").hidden = number === 0;
   element("corrections-count").textContent = `${count(number, "region", "regions")} corrected.`;
 }
 
 // --- restoring ---
 
-/** Takes settings of an address, then asks once. */
+/**
+ * Fetches what settings of an address name, takes the settings and asks once. The image is that of `image`, or the
+ * settings' example. A later call, and an image that the user chooses in the meantime, take the place of this one.
+ */
 async function restore(settings, image = null) {
+  const turn = ++restorations;
+  const lacking = [];
+  const [vocabulary, given] = await Promise.all([
+    vocabularyOf(settings, lacking),
+    image ? { image } : exampleOf(settings, lacking),
+  ]);
+  if (turn !== restorations) return;
+  missing.clear();
+  for (const { kind, name, problem } of lacking) missing.set(kind, name, problem);
+  awaitingKey = lacking.some(({ problem }) => problem?.status === 401) ? settings : null;
   isRestoring = true;
   try {
-    options.restore(settings.options ?? {});
-    server.choose(settings.model);
-    words.setBackground(Boolean(settings.background));
-    await restoreWords(settings);
-    stage.heatName = settings.heat ?? null;
-    stage.setMode(MODES.includes(settings.mode) ? settings.mode : MODES[0]);
-    comparison.choose(settings.compare ?? "");
-    const example = images.examples.find((each) => each.image === settings.example);
-    if (image) images.choose(image, { keepsWords: true });
-    else if (example) await images.takeExample(example, { example, keepsWords: hasWords(settings) });
+    takeSettings(settings, vocabulary);
+    const keepsWords = Boolean(image || vocabulary || settings.classes);
+    if (given) images.choose(given.image, { example: given.example, keepsWords });
   } finally {
     isRestoring = false;
   }
   ask();
 }
 
-function hasWords({ classes, vocabulary }) {
-  return Boolean(classes || vocabulary);
+/** Takes settings of an address, but for the image; `vocabulary` is the one that they name, if the server has it. */
+function takeSettings(settings, vocabulary) {
+  options.restore(settings.options ?? {});
+  server.choose(settings.model);
+  words.setBackground(Boolean(settings.background));
+  if (vocabulary) words.takeVocabulary(vocabulary);
+  else if (settings.classes) words.take(parseClasses(settings.classes));
+  stage.drawing = settings;
+  stage.heatName = settings.heat ?? null;
+  stage.setMode(MODES.includes(settings.mode) ? settings.mode : MODES[0]);
+  comparison.choose(settings.compare ?? "");
 }
 
-async function restoreWords({ classes, vocabulary }) {
-  if (classes) words.take(parseClasses(classes));
-  if (!vocabulary) return;
+/** The vocabulary that settings name, or null. Adds one that there is not to `lacking`. */
+async function vocabularyOf({ vocabulary: name }, lacking) {
+  if (!name) return null;
   try {
-    words.takeVocabulary(await getJson(`v1/vocabularies/${encodeURIComponent(vocabulary)}`));
+    return await getJson(`v1/vocabularies/${encodeURIComponent(name)}`);
   } catch (problem) {
-    showProblem(problem);
+    lacking.push({ kind: "vocabulary", name, problem: problem.status === 404 ? null : problem });
+    return null;
+  }
+}
+
+/**
+ * The example that settings name, as `{ image, example }`; the first one in its place on an empty page. Adds one that
+ * there is not to `lacking`.
+ */
+async function exampleOf({ example: name }, lacking) {
+  const named = images.examples.find(({ image }) => image === name);
+  if (name && !named) lacking.push({ kind: "example", name, problem: null });
+  const example = named ?? (images.current ? null : images.examples[0]);
+  if (!example) return null;
+  try {
+    return { example, image: await images.loadExample(example) };
+  } catch (problem) {
+    lacking.push({ kind: "example", name: example.image, problem });
+    return null;
   }
 }
 
 // --- wiring ---
 
 words.addEventListener("change", ({ detail: { isTyped } }) => {
+  if (!isRestoring) missing.set("vocabulary", null);
   options.setContext({ vocabulary: words.vocabulary });
+  stage.forgetOthers(words.names());
   showWords();
+  offerFiles();
   ask(isTyped ? TYPING_PAUSE_MILLISECONDS : 0);
 });
 
@@ -256,6 +315,8 @@ server.addEventListener("change", () => {
   const { model, defaults, limits } = server;
   options.setContext({ model, defaults, limits, vocabulary: words.vocabulary });
   comparison.setModels(server.models, model);
+  missing.set("model", server.missing);
+  offerFiles();
   showPhotographNote();
   ask();
 });
@@ -265,15 +326,21 @@ comparison.addEventListener("change", () => ask());
 comparison.addEventListener("keep", () => comparison.keep(requestFields(), server.model));
 
 images.addEventListener("choose", ({ detail: { image, example = null, keepsWords = false } }) => {
+  if (!isRestoring) {
+    restorations++;
+    missing.set("example", null);
+  }
   stage.setImage(image);
   clearSummary();
   element("image-name").textContent = `${image.name}, ${image.width} × ${image.height} pixels`;
-  downloads.offer(image.name, images.list.length);
   showPhotographNote();
   showCorrections();
   if (keepsWords || words.isOwn) ask();
   else words.take(example ? example.classes.map(parseClass) : [], { isExample: true });
 });
+
+images.addEventListener("list", offerFiles);
+stage.addEventListener("result", offerFiles);
 
 stage.addEventListener("view", () => {
   remember();
@@ -294,7 +361,7 @@ stage.addEventListener("refuse", ({ detail: { x, y, name } }) => {
 });
 stage.addEventListener("likeness", async ({ detail: { x, y } }) => {
   try {
-    stage.showLikeness(await likenessTo(images.current, requestFields(), x, y));
+    await stage.awaitLikeness(likenessTo(images.current, requestFields(), x, y));
   } catch (problem) {
     showProblem(problem);
   }
@@ -336,6 +403,7 @@ addEventListener("hashchange", () => restore(readAddress(location.hash) ?? {}));
 listenForKey(() => {
   hideProblem();
   server.load();
+  if (awaitingKey) restore(awaitingKey);
 });
 
 /** Opens on the address's settings, or on the first example with its classes. */
@@ -345,7 +413,7 @@ async function start() {
   await images.loadExamples();
   for (const example of images.examples) suggestions.add(example.classes.map((text) => parseClass(text).name));
   const isFree = images.current === null; // the user may have been quicker
-  if (isFree) await restore({ example: images.examples[0]?.image, ...settings });
+  if (isFree) await restore(settings);
 }
 
 start();

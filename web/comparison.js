@@ -17,14 +17,17 @@ const KEPT = "kept";
 
 export class Comparison extends EventTarget {
   #models = [];
+  /** The text that was chosen last. It is taken up as soon as the models are known that offer it. */
+  #wanted = "";
   /** The fields that were kept, or null. */
   #kept = null;
 
   constructor() {
     super();
     element("compare").addEventListener("change", ({ target }) => {
-      if (target.value === KEEP) this.dispatchEvent(new Event("keep"));
-      else this.#changed();
+      if (target.value === KEEP) return this.dispatchEvent(new Event("keep"));
+      this.#wanted = target.value;
+      this.#changed();
     });
   }
 
@@ -34,7 +37,7 @@ export class Comparison extends EventTarget {
 
   /** What is changed, `field=value`, for an address; nothing for kept settings, which no address has. */
   get text() {
-    const { value } = element("compare");
+    const value = this.#models.length > 0 ? element("compare").value : this.#wanted;
     return value === KEPT ? "" : value;
   }
 
@@ -46,7 +49,6 @@ export class Comparison extends EventTarget {
   setModels(models, model) {
     this.#models = models;
     const select = element("compare");
-    const chosen = select.value;
     const values = {
       model: models.map(({ name }) => name).filter((name) => name !== model.name),
       attention: model.attentions,
@@ -61,32 +63,44 @@ export class Comparison extends EventTarget {
     const kept = this.#kept ? [new Option("The kept settings", KEPT)] : [];
     const now = new Option("These settings, to change some", KEEP);
     select.replaceChildren(new Option("Compare with …", ""), now, ...kept, ...groups);
-    this.choose(chosen);
+    this.choose(this.#wanted);
+  }
+
+  /**
+   * Switches off what would show the same twice.
+   *
+   * @param {object} fields those of the first picture's request
+   * @param {(field: string) => string} standardOf what holds for a field that this request leaves out
+   */
+  leaveOut(fields, standardOf) {
+    for (const option of element("compare").querySelectorAll("optgroup option")) {
+      const [field, value] = option.value.split("=");
+      option.disabled = nameOf(fields[field] ?? standardOf(field)) === value;
+    }
   }
 
   #titleOf(field, value) {
     return field === "attention" && value === "clip" ? "clip, the baseline" : value;
   }
 
-  /** Chooses a text of `text`, or nothing if it is not offered. */
+  /** Chooses a text of `text`, or nothing as long as it is not offered. */
   choose(text) {
+    this.#wanted = text === KEEP ? "" : text;
     const select = element("compare");
-    select.value = [...select.options].some(({ value }) => value === text) ? text : "";
+    select.value = [...select.options].some(({ value }) => value === this.#wanted) ? this.#wanted : "";
   }
 
   /** Keeps the fields of a request to compare others with. */
   keep(fields, model) {
     this.#kept = fields;
+    this.#wanted = KEPT;
     this.setModels(this.#models, model);
-    this.choose(KEPT);
     this.#changed();
   }
 
-  /** The model that answers, by the fields of the first picture. */
+  /** The model that answers a request of these fields. */
   modelOf(fields) {
-    const [field, value] = this.text.split("=");
-    const name = field === "model" ? value : (fields.model ?? this.#models[0]?.name);
-    return this.#models.find((model) => model.name === name);
+    return this.#models.find(({ name }) => name === (fields.model ?? this.#models[0].name));
   }
 
   /** The second picture's request, by that of the first, whose class list it shares. */
@@ -109,6 +123,11 @@ export class Comparison extends EventTarget {
     if (element("compare").value === KEPT) return ["now", "kept"];
     const [field, value] = this.text.split("=");
     const first = fields[field] ?? standardOf(field);
-    return [this.#titleOf(field, first.method ?? first), this.#titleOf(field, value)];
+    return [this.#titleOf(field, nameOf(first)), this.#titleOf(field, value)];
   }
+}
+
+/** The name of a setting: of key smoothing with a threshold, its method. */
+function nameOf(value) {
+  return value.method ?? value;
 }

@@ -14,14 +14,15 @@ const PICTURE_WIDTH = 1024;
 
 export class Downloads {
   #stage;
-  /** Gives `{ name, result }` of every image, and tells how many are done. */
+  /** As `labelAll` of labelling.js, of the images of the tab. */
   #labelAll;
   /** The name of the image that is shown. */
   #name = "image";
 
   /**
    * @param {import("./stage.js").Stage} stage
-   * @param {(tell: (done: number, all: number) => void) => Promise<{name: string, result: object}[]>} labelAll
+   * @param {(tell: (done: number, all: number) => void) => Promise<object[]>} labelAll gives `{ image, result,
+   *   problem }` of each image of the tab
    */
   constructor(stage, labelAll) {
     this.#stage = stage;
@@ -31,9 +32,10 @@ export class Downloads {
       "save-label-map": (name) => this.#saveLabelMaps([this.#shown(name)]),
       "save-coco": (name) => saveJson(cocoOf([this.#shown(name)]), `${baseOf(name)}-coco.json`),
       "save-label-studio": (name) => saveJson(labelStudioOf([this.#shown(name)]), `${baseOf(name)}-label-studio.json`),
-      "save-all-label-maps": async () => this.#saveLabelMaps(await this.#all()),
-      "save-all-coco": async () => saveJson(cocoOf(await this.#all()), "coco.json"),
-      "save-all-label-studio": async () => saveJson(labelStudioOf(await this.#all()), "label-studio.json"),
+      "save-all-label-maps": () => this.#saveAll((labelled) => this.#saveLabelMaps(labelled)),
+      "save-all-coco": () => this.#saveAll((labelled) => saveJson(cocoOf(labelled), "coco.json")),
+      "save-all-label-studio": () =>
+        this.#saveAll((labelled) => saveJson(labelStudioOf(labelled), "label-studio.json")),
     };
     for (const [id, action] of Object.entries(actions)) element(id).addEventListener("click", () => this.#run(action));
     this.#listenForLeaving();
@@ -61,23 +63,35 @@ export class Downloads {
     });
   }
 
-  /** Offers the files of an image, and of all if there are several. */
-  offer(name, imageCount) {
+  /** Offers the files of the image that is shown once it has a result, and of all images if there are several. */
+  offer({ name, hasResult, imageCount, hasClasses }) {
     this.#name = name;
+    for (const button of element("save-one").querySelectorAll("button")) button.disabled = !hasResult;
+    for (const button of element("save-all").querySelectorAll("button")) button.disabled = !hasClasses;
     element("save-all").hidden = imageCount < 2;
     element("save-all-heading").textContent = `All ${imageCount} images`;
+    element("no-result").hidden = hasResult;
   }
 
   #shown(name) {
     return { name, result: this.#stage.result };
   }
 
-  async #all() {
-    const tell = (done, all) => {
+  /** Labels all images and saves those that can be labelled. Names the others. */
+  async #saveAll(saveLabelled) {
+    const answers = await this.#labelAll((done, all) => {
       element("download-status").textContent =
         done < all ? `${done} of ${count(all, "image", "images")} labelled …` : "";
-    };
-    return this.#labelAll(tell);
+    });
+    const labelled = answers.filter(({ result }) => result !== null);
+    await saveLabelled(labelled.map(({ image, result }) => ({ name: image.name, result })));
+    const left = answers.filter(({ problem }) => problem !== null);
+    if (left.length === 0) return;
+    const reasons = left.map(({ image, problem }) => `${image.name} (${problem.title})`).join(", ");
+    showProblem({
+      title: `${count(left.length, "image is", "images are")} not in the download`,
+      message: `The server did not take ${reasons}.`,
+    });
   }
 
   /** One PNG, or several in an archive. Pixel values are class ids, colours those of the page. */

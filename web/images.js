@@ -1,7 +1,7 @@
 // The images of this tab: choosing, dropping, pasting and photographing them, the examples, and the strip. Tells by the
-// event "choose" which image is to be shown.
+// event "choose" which image is to be shown, and by "list" that images have come or gone.
 
-import { getJson } from "./api.js";
+import { getJson, RequestProblem } from "./api.js";
 import { element, make } from "./dom.js";
 import { GivenImage } from "./labelling.js";
 import { looksLikePhotograph } from "./photograph.js";
@@ -35,6 +35,21 @@ export class Images extends EventTarget {
     this.#listenForDrops(document.documentElement);
   }
 
+  /** The images whose labels are files to the user: their own, or the examples that were opened if there are none. */
+  get forFiles() {
+    const own = this.#own();
+    return own.length > 0 ? own : [...this.list];
+  }
+
+  #own() {
+    return this.list.filter(({ exampleUrl }) => exampleUrl === null);
+  }
+
+  #listChanged() {
+    this.#showStrip();
+    this.dispatchEvent(new Event("list"));
+  }
+
   #listenForDrops(root) {
     const carriesFiles = (event) => event.dataTransfer.types.includes("Files");
     root.addEventListener("dragover", (event) => {
@@ -64,8 +79,8 @@ export class Images extends EventTarget {
       else unread.push(file.name);
     }
     this.list.push(...added);
+    this.#listChanged();
     if (added.length > 0 && choice === this.#choices) this.choose(added[0]);
-    else this.#showStrip();
     if (unread.length === 0) return;
     showProblem({
       title: `${count(unread.length, "file", "files")} cannot be shown`,
@@ -73,13 +88,25 @@ export class Images extends EventTarget {
     });
   }
 
-  /** Shows an image of the list. */
+  /** Shows an image, which stands in the list from then on. */
   choose(image, detail = {}) {
     this.#choices++;
     this.current?.stopSending();
     this.current = image;
-    this.#showStrip();
+    if (!this.list.includes(image)) this.list.push(image);
+    this.#listChanged();
     this.dispatchEvent(new CustomEvent("choose", { detail: { image, ...detail } }));
+  }
+
+  /** Takes one of the user's images out of the list. If it is the one that is shown, another takes its place. */
+  remove(image) {
+    const own = this.#own();
+    const next = own[own.indexOf(image) + 1] ?? own[own.indexOf(image) - 1];
+    this.list = this.list.filter((each) => each !== image);
+    this.#listChanged();
+    if (image !== this.current) return;
+    if (next) this.choose(next);
+    else this.takeExample(this.examples[0]);
   }
 
   // --- examples ---
@@ -90,35 +117,47 @@ export class Images extends EventTarget {
     this.#showStrip();
   }
 
-  /** Shows an example, with its classes if `detail` does not say otherwise. */
-  async takeExample(example, detail = { example }) {
-    const choice = ++this.#choices;
-    const exampleUrl = `assets/examples/${example.image}`;
-    let image = this.list.find((each) => each.exampleUrl === exampleUrl);
-    if (!image) {
-      try {
-        image = await read(await (await fetch(exampleUrl)).blob(), example.image, exampleUrl);
-      } catch {
-        if (choice === this.#choices) {
-          showProblem({ title: "The example could not be loaded", status: 0 }, () => this.takeExample(example, detail));
-        }
-        return;
-      }
-      if (!image) return;
-      const isHere = this.list.some((each) => each.exampleUrl === exampleUrl);
-      if (!isHere) this.list.push(image);
+  /**
+   * The image of an example, which stands in the list from then on.
+   *
+   * @throws {RequestProblem} if it cannot be loaded
+   */
+  async loadExample({ image: name }) {
+    const exampleUrl = `assets/examples/${name}`;
+    const find = () => this.list.find((each) => each.exampleUrl === exampleUrl);
+    if (find()) return find();
+    const response = await fetch(exampleUrl).catch(() => null);
+    const image = response?.ok ? await read(await response.blob(), name, exampleUrl) : null;
+    if (!image) throw new RequestProblem({ title: "The example could not be loaded", status: response?.status ?? 0 });
+    if (!find()) {
+      this.list.push(image);
+      this.#listChanged();
     }
-    if (choice === this.#choices) this.choose(image, detail);
+    return find();
+  }
+
+  /** Shows an example with its classes. */
+  async takeExample(example) {
+    const choice = ++this.#choices;
+    try {
+      const image = await this.loadExample(example);
+      if (choice === this.#choices) this.choose(image, { example });
+    } catch (problem) {
+      if (choice === this.#choices) showProblem(problem, () => this.takeExample(example));
+    }
   }
 
   // --- strip ---
 
   /** Shows the user's images and then the examples. */
   #showStrip() {
-    const own = this.list.filter(({ exampleUrl }) => exampleUrl === null);
-    const items = own.map((image) =>
-      this.#item(image.url, image.name, image === this.current, () => this.choose(image)),
-    );
+    const own = this.#own();
+    const isOnly = own.length + this.examples.length === 1;
+    const items = own.map((image) => {
+      const item = this.#item(image.url, image.name, image === this.current, () => this.choose(image));
+      if (!isOnly) item.append(this.#removeButton(image));
+      return item;
+    });
     const examples = this.examples.map((example) => {
       const url = `assets/examples/${example.image}`;
       const isCurrent = this.current?.exampleUrl === url;
@@ -128,6 +167,13 @@ export class Images extends EventTarget {
     const focused = [...strip.children].findIndex((item) => item.contains(document.activeElement));
     strip.replaceChildren(...items, ...examples);
     if (focused >= 0) strip.children[focused]?.querySelector("button").focus();
+  }
+
+  #removeButton(image) {
+    const action = { type: "button", className: "remove", "aria-label": `Remove ${image.name}`, title: "Remove" };
+    const button = make("button", action, "×");
+    button.addEventListener("click", () => this.remove(image));
+    return button;
   }
 
   #item(url, title, isCurrent, choose) {

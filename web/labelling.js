@@ -1,7 +1,7 @@
 // Asks the server for label maps. An image is sent once, by POST /v1/images; class lists then ask about its id. Of
 // several questions the last one wins: an older one is aborted, and its answer is never shown.
 
-import { isAbort, postBatch, postImage, postJson, RequestProblem } from "./api.js";
+import { isAbort, isOfImage, postBatch, postImage, postJson, RequestProblem } from "./api.js";
 import { Result } from "./result.js";
 import { megabytes } from "./text.js";
 
@@ -159,28 +159,46 @@ const PART_BYTES = 1024;
  * @param {object} fields the request's fields without the images
  * @param {{max_request_bytes: number, max_batch_images: number}} limits
  * @param {(done: number) => void} tell told how many images are done
- * @returns {Promise<Result[]>} in the order of the images
+ * @returns {Promise<{image: GivenImage, result: Result | null, problem: RequestProblem | null}[]>} in the order of the
+ *   images; of one that the server refuses, the problem
+ * @throws {RequestProblem} if no image can be labelled, or none any more
  */
 export async function labelAll(images, fields, limits, tell) {
   const { signal } = new AbortController();
-  const results = new Map();
-  const keep = (image, result) => tell(results.set(image, result).size);
+  const answers = new Map();
+  const keep = (image, result, problem = null) => tell(answers.set(image, { image, result, problem }).size);
+  const refuse = (image, problem) => {
+    if (!isOfImage(problem)) throw problem;
+    keep(image, null, problem);
+  };
   tell(0);
   for (const batch of batches(
     images.filter(({ isSent }) => !isSent),
     fields,
     limits,
   )) {
-    for await (const { index, result: reply } of postBatch("v1/segment/batch", batch, fields, { signal })) {
-      const [image, result] = [batch[index], await Result.read(reply, 0)];
+    for await (const { index, result: reply, problem } of postBatch("v1/segment/batch", batch, fields, { signal })) {
+      const image = batch[index];
+      if (problem) {
+        refuse(image, problem);
+        continue;
+      }
+      const result = await Result.read(reply, 0);
       for (const correction of image.corrections) await applyCorrection(image, fields, result, correction, signal);
       keep(image, result);
     }
   }
   for (const image of images) {
-    if (!results.has(image)) keep(image, await label(image, fields, limits.max_request_bytes, signal));
+    if (answers.has(image)) continue;
+    try {
+      keep(image, await label(image, fields, limits.max_request_bytes, signal));
+    } catch (problem) {
+      refuse(image, problem);
+    }
   }
-  return images.map((image) => results.get(image));
+  const inOrder = images.map((image) => answers.get(image));
+  if (inOrder.every(({ result }) => result === null)) throw inOrder[0].problem;
+  return inOrder;
 }
 
 /** Divides images into batches that the server takes. One alone is no batch. */

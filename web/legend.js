@@ -53,7 +53,9 @@ export class Legend extends EventTarget {
     place(element("present"), present);
     place(element("absent"), absent);
     element("absent-fold").hidden = absent.length === 0;
-    element("absent-summary").textContent = `${count(absent.length, "class", "classes")} without pixels`;
+    const isAnswered = absent.every(({ name }) => statistics.has(name) || name === view.pendingName);
+    const what = isAnswered ? "without pixels" : "not looked for yet";
+    element("absent-summary").textContent = `${count(absent.length, "class", "classes")} ${what}`;
     const unlabelled = result?.unlabelledFraction() ?? 0;
     element("unlabelled").hidden = unlabelled < 0.0005;
     element("unlabelled").textContent = `${percent(unlabelled, 1)} of the picture has no class.`;

@@ -23,6 +23,7 @@ const OPTIONS = [
     label: "Refinement",
     hint: "“pamr” moves borders to those of the colours. Takes time for every pixel.",
     values: () => ["none", "pamr", "pearl-propagation"],
+    standard: ({ model, defaults }) => defaults.refinement ?? model.refinement,
   },
   {
     name: "prompt_denoising",
@@ -77,7 +78,13 @@ const OPTIONS = [
     limits: ({ limits }) => ({ min: 1, max: limits.max_short_side, step: 1 }),
     standard: ({ model, defaults }) => defaults.short_side || model.short_side,
   },
-  { name: "scales", label: "Scales", hint: "Factors on the short side, such as 0.75, 1, 1.5.", isList: true },
+  {
+    name: "scales",
+    label: "Scales",
+    hint: "Factors on the short side, such as 0.75, 1, 1.5.",
+    isList: true,
+    standard: ({ model, defaults }) => (defaults.scales.length > 0 ? defaults.scales : model.scales),
+  },
   {
     name: "window_side",
     label: "Window side, pixels",

@@ -174,7 +174,8 @@ export class Picture extends EventTarget {
     const { name } = this.#result.classes[label];
     const swatch = make("span", { className: "dot" });
     swatch.style.backgroundColor = this.#look.colours.get(name);
-    const button = make("button", { type: "button", className: "name", "aria-haspopup": "dialog" }, swatch, name);
+    const properties = { type: "button", className: "name", "aria-haspopup": "dialog" };
+    const button = make("button", properties, swatch, make("span", {}, name));
     button.classList.toggle("is-quiet", isQuiet(name));
     button.style.left = `${(100 * (x + 0.5)) / this.#result.width}%`;
     button.style.top = `${(100 * (y + 0.5)) / this.#result.height}%`;

@@ -12,18 +12,30 @@ export class Server extends EventTarget {
   models = [];
   limits = null;
   defaults = null;
-  /** The name in an address, which is chosen as soon as the models are known. */
+  /** The name that was chosen last. It is taken up as soon as the models are known. */
   #wanted = "";
   #retry;
 
   constructor() {
     super();
-    element("model-choice").addEventListener("change", () => this.#changed());
+    element("model-choice").addEventListener("change", () => this.choose(this.model.name));
   }
 
   /** The chosen model, or null before any is ready. */
   get model() {
     return this.models[element("model-choice").selectedIndex] ?? null;
+  }
+
+  /** The chosen model's name for an address; nothing for the default. */
+  get text() {
+    if (this.models.length === 0) return this.#wanted;
+    return this.model === this.models[0] ? "" : this.model.name;
+  }
+
+  /** The name that was chosen although no model has it; null if there is none. */
+  get missing() {
+    const isThere = this.#wanted === "" || this.models.some(({ name }) => name === this.#wanted);
+    return isThere ? null : this.#wanted;
   }
 
   /** Chooses a model; the default without a name. */

@@ -1,6 +1,6 @@
 // The stage: one picture, or two with one cursor, and the controls of how results are drawn. What a user does with a
 // region is told by the events "rename", "refuse" and "likeness"; "view" tells that something else must be asked or
-// remembered.
+// remembered, "result" that there is another result or none.
 
 import { coloursNear } from "./backdrop.js";
 import { assignColours } from "./colours.js";
@@ -22,6 +22,8 @@ export class Stage extends EventTarget {
   #highlighted = null;
   #hidden = new Set();
   #likeness = null;
+  /** Counts what shows a likeness or ends it: one that comes later is not shown. */
+  #likenessTurns = 0;
   #isPinned = false;
   mode = "fill";
   /** The class whose probability the heat map shows, or null for the largest one. */
@@ -64,27 +66,29 @@ export class Stage extends EventTarget {
 
   setImage(image) {
     this.#results = [null, null];
-    this.#likeness = null;
+    this.showLikeness(null);
     this.#isPinned = false;
     for (const picture of this.#pictures) picture.setImage(image);
-    element("stage").hidden = false;
+    this.dispatchEvent(new Event("result"));
+    element("stage").classList.remove("is-empty");
   }
 
   /** Shows a result on the first picture (0) or on the second (1). */
   show(result, side = 0) {
     this.#results[side] = result;
-    if (side === 0) this.#likeness = null;
     this.#chooseColours();
     if (side === 0 && this.mode === "heat") this.#offerHeatClasses();
     this.#draw();
     if (this.#isPinned) this.#readAt(...this.picture.cursor);
+    this.dispatchEvent(new Event("result"));
   }
 
   /** Removes the results. */
   clear() {
     this.#results = [null, null];
-    this.#likeness = null;
+    this.showLikeness(null);
     for (const picture of this.#pictures) picture.clear();
+    this.dispatchEvent(new Event("result"));
   }
 
   /** Shows a second picture, or takes it away. */
@@ -99,9 +103,22 @@ export class Stage extends EventTarget {
 
   /** Shows how like every place is to one point: `{ width, height, values, at }`. Null ends that. */
   showLikeness(likeness) {
+    this.#likenessTurns++;
     this.#likeness = likeness;
     element("likeness-note").hidden = likeness === null;
     this.#draw();
+  }
+
+  /** Shows a likeness that is on its way, unless the user has gone on by the time it is there. */
+  async awaitLikeness(coming) {
+    const turn = ++this.#likenessTurns;
+    const isAwaited = () => turn === this.#likenessTurns;
+    try {
+      const likeness = await coming;
+      if (isAwaited()) this.showLikeness(likeness);
+    } catch (problem) {
+      if (isAwaited()) throw problem;
+    }
   }
 
   /** Shows the heat map of a class. */
@@ -132,8 +149,32 @@ export class Stage extends EventTarget {
     this.#draw();
   }
 
+  /** Forgets which classes are hidden that are not in the list any more. */
+  forgetOthers(names) {
+    this.#hidden = new Set(names.filter((name) => this.#hidden.has(name)));
+  }
+
   isShown(name) {
     return !this.#hidden.has(name);
+  }
+
+  /** How labels are drawn, as texts for an address: what differs from the page as it opens. */
+  get drawing() {
+    const { names, strength, fade } = element("stage-form").elements;
+    return {
+      strength: strength.value === strength.defaultValue ? "" : strength.value,
+      names: names.checked ? "" : "0",
+      fade: fade.checked ? "1" : "",
+    };
+  }
+
+  /** Takes texts of `drawing`. */
+  set drawing(texts) {
+    const { names, strength, fade } = element("stage-form").elements;
+    strength.value = texts.strength || strength.defaultValue;
+    names.checked = texts.names !== "0";
+    fade.checked = texts.fade === "1";
+    this.#draw();
   }
 
   #tellView() {

@@ -13,6 +13,12 @@ export class Suggestions {
   /** Lower-case word to the word as its vocabulary writes it, in the order in which they came. */
   #words = new Map();
   #fetched = null;
+  #lists;
+
+  /** @param {import("./class-lists.js").ClassLists} lists */
+  constructor(lists) {
+    this.#lists = lists;
+  }
 
   /** Adds words of a list. */
   add(names) {
@@ -31,12 +37,7 @@ export class Suggestions {
   async #fetchAll() {
     const { vocabularies } = await getJson("v1/vocabularies?kind=named");
     const chosen = vocabularies.toSorted((a, b) => rankOf(a) - rankOf(b)).slice(0, MAX_VOCABULARIES);
-    for (const { name } of chosen) {
-      const { classes } = await getJson(`v1/vocabularies/${encodeURIComponent(name)}`);
-      this.add(
-        classes.flatMap((entry) => (typeof entry === "string" ? [entry] : [entry.name, ...(entry.synonyms ?? [])])),
-      );
-    }
+    for (const { name } of chosen) this.add(await this.#lists.of(name));
   }
 
   /** Words that start with a text, then words with a part that does; none of those that are in the list already. */

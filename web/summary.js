@@ -2,13 +2,14 @@
 
 import { element, make } from "./dom.js";
 import { count, milliseconds, percent } from "./text.js";
+import { sentenceOf } from "./warnings.js";
 
 /** Shows a result's sentence, warnings and times; warnings not about a word that is still being typed. */
 export function showSummary(result, isTyping) {
   element("status").textContent = describe(result.classes);
   element("timings").textContent = describeTimings(result);
   const warnings = isTyping ? [] : result.reply.warnings;
-  element("warnings").replaceChildren(...warnings.map(({ message }) => make("li", {}, message)));
+  element("warnings").replaceChildren(...warnings.map((warning) => make("li", {}, sentenceOf(warning))));
   element("warnings").hidden = warnings.length === 0;
 }
 

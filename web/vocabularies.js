@@ -36,18 +36,28 @@ export function rankOf({ shipped, name }) {
 export class Vocabularies extends EventTarget {
   #dialog = element("vocabularies");
   #words;
+  #lists;
+  /** The text that is searched for, lower case. */
+  #wanted = "";
+  /** The names of vocabularies that have a class of the wanted text. */
+  #withClass = new Set();
   /** The summaries that the list shows. */
   #summaries = [];
   /** The vocabulary in the preview, with its entity tag. */
   #previewed = null;
   #etag = null;
 
-  constructor(words) {
+  /**
+   * @param {import("./words.js").Words} words
+   * @param {import("./class-lists.js").ClassLists} lists
+   */
+  constructor(words, lists) {
     super();
     this.#words = words;
+    this.#lists = lists;
     element("open-vocabularies").addEventListener("click", () => this.open());
     element("close-vocabularies").addEventListener("click", () => this.#dialog.close());
-    element("vocabulary-search").addEventListener("input", () => this.#showList());
+    element("vocabulary-search").addEventListener("input", () => this.#try(() => this.#search()));
     element("take-vocabulary").addEventListener("click", () => this.#leave(() => this.#tell(this.#previewed)));
     element("copy-vocabulary").addEventListener("click", () => {
       this.#leave(() => this.#words.take(this.#previewed.classes.map(classOf)));
@@ -91,25 +101,45 @@ export class Vocabularies extends EventTarget {
     const { vocabularies, durable } = await getJson("v1/vocabularies?kind=named");
     this.#summaries = vocabularies;
     element("not-durable").hidden = durable;
-    this.#showList();
+    await this.#search();
   }
 
-  #showList() {
+  /** Lists the vocabularies with the wanted text in their names, then those with a class of it as they are fetched. */
+  async #search() {
     const wanted = element("vocabulary-search").value.trim().toLowerCase();
+    const summaries = this.#summaries;
+    this.#wanted = wanted;
+    this.#withClass = new Set();
+    this.#showList(wanted !== "");
+    if (wanted === "") return;
+    for (const { name } of summaries) {
+      const texts = await this.#lists.of(name).catch(nothingIfGone);
+      if (wanted !== this.#wanted || summaries !== this.#summaries || !this.#dialog.open) return;
+      if (!texts.some((text) => text.toLowerCase().includes(wanted))) continue;
+      this.#withClass.add(name);
+      this.#showList(true);
+    }
+    this.#showList(false);
+  }
+
+  /** Shows what is found; `isSearching` if there may be more. */
+  #showList(isSearching) {
     const matches = (summary) =>
-      [titleOf(summary), summary.name, ...summary.first_names].some((text) => text.toLowerCase().includes(wanted));
+      this.#withClass.has(summary.name) ||
+      [titleOf(summary), summary.name].some((text) => text.toLowerCase().includes(this.#wanted));
     const found = this.#summaries.filter(matches);
     const inOrder = found.toSorted((a, b) => rankOf(a) - rankOf(b));
     element("vocabulary-list").replaceChildren(...inOrder.map((summary) => this.#item(summary)));
-    element("no-vocabulary").hidden = found.length > 0;
+    element("no-vocabulary").hidden = found.length > 0 || isSearching;
   }
 
   #item(summary) {
     const { name, class_count, first_names } = summary;
     const more = class_count > first_names.length ? ", …" : "";
+    const isPreviewed = name === this.#previewed?.name;
     const button = make(
       "button",
-      { type: "button", className: "vocabulary", "data-name": name, "aria-pressed": "false" },
+      { type: "button", className: "vocabulary", "data-name": name, "aria-pressed": String(isPreviewed) },
       make("strong", {}, titleOf(summary)),
       make("span", { className: "muted" }, count(class_count, "class", "classes")),
       make("span", { className: "muted first-names" }, first_names.join(", ") + more),
@@ -165,6 +195,7 @@ export class Vocabularies extends EventTarget {
     }
     element("keep-replace").checked = false;
     element("keep-replace-choice").hidden = true;
+    this.#lists.forget(name);
     await this.#load();
     await this.#fetch(name);
     element("vocabulary-status").textContent = `Kept as “${name}”.`;
@@ -176,9 +207,16 @@ export class Vocabularies extends EventTarget {
     const headers = this.#etag ? { "If-Match": this.#etag } : {};
     await send(`v1/vocabularies/${encodeURIComponent(name)}`, { method: "DELETE", headers });
     this.#preview(null);
+    this.#lists.forget(name);
     await this.#load();
     element("vocabulary-status").textContent = `“${name}” is deleted.`;
   }
+}
+
+/** No words for a vocabulary that somebody has deleted in the meantime. */
+function nothingIfGone(problem) {
+  if (problem.status !== 404) throw problem;
+  return [];
 }
 
 /** Size, options, background and how much is embedded. */

@@ -5,7 +5,17 @@ import assert from "node:assert/strict";
 import { createServer, request } from "node:http";
 import { createRequire } from "node:module";
 import { after, before } from "node:test";
-import { asking, labelled, pageTest, phone, server, shownCommand } from "./support.js";
+import {
+  asking,
+  examples,
+  fileOf,
+  labelled,
+  pageTest,
+  phone,
+  server,
+  shownCommand,
+  takeClasses,
+} from "./support.js";
 
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
@@ -49,6 +59,10 @@ function accessibleTest(name, context) {
       await page.locator("#vocabulary-preview").waitFor();
       await assertAccessible(page, "with the vocabularies");
       await page.locator("#close-vocabularies").click();
+      await page.locator("#file").setInputFiles(await fileOf(examples[1], "own.png"));
+      await page.locator("#no-classes").waitFor();
+      await assertAccessible(page, "with an image of the user's own");
+      await asking(page, () => page.getByRole("button", { name: examples[0].title }).click());
       await page.locator("#compare").selectOption("attention=clip");
       await page.waitForFunction(() => document.querySelectorAll(".overlay")[1].width > 0);
       await assertAccessible(page, "with two pictures");
@@ -90,6 +104,43 @@ for (const [width, height] of [
       assert.ok(sizes.width >= Math.min(width * 0.4, 2048), `the picture is ${sizes.width} wide`);
     },
     { context: { viewport: { width, height } } },
+  );
+}
+
+/** Pairs of texts and buttons of the legend that lie over one another. */
+function overlapping(page) {
+  return page.locator("#legend tbody tr").evaluateAll((rows) => {
+    const boxesOf = (element) => {
+      const range = document.createRange();
+      range.selectNodeContents(element);
+      return [...range.getClientRects()].map((box) => ({ text: element.textContent, box }));
+    };
+    const boxes = rows.flatMap((row) =>
+      [...row.querySelectorAll("label span, td:not(.row-actions), button:not([hidden])")].flatMap(boxesOf),
+    );
+    const isOver = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+    return boxes.flatMap(({ text, box }, i) =>
+      boxes
+        .slice(0, i)
+        .filter((other) => other.text !== text && isOver(box, other.box))
+        .map((other) => [text, other.text]),
+    );
+  });
+}
+
+for (const width of [320, 360, 390, 1024]) {
+  pageTest(
+    `names, numbers and buttons of the classes stand beside one another at ${width} pixels`,
+    async (page) => {
+      assert.deepEqual(await overlapping(page), []);
+      const longest = "Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz";
+      await takeClasses(page, [longest, "green background"]);
+      assert.deepEqual(await overlapping(page), []);
+      await page.locator(".name").first().click(); // the menu names it, too
+      const over = () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.equal(await over(), 0, "nothing sticks out");
+    },
+    { context: { viewport: { width, height: 800 } } },
   );
 }
 

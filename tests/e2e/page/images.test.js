@@ -43,9 +43,9 @@ pageTest("several images stand in a strip, and each is labelled when it is chose
   const files = await Promise.all(examples.slice(0, 2).map((example, i) => fileOf(example, `own-${i}.png`)));
   await asking(page, () => page.locator("#file").setInputFiles(files));
   assert.match(await page.locator("#image-name").textContent(), /^own-0\.png, 512 × 384 pixels$/);
-  await asking(page, () => page.getByRole("button", { name: "own-1.png" }).click());
+  await asking(page, () => page.getByRole("button", { name: "own-1.png", exact: true }).click());
   assert.match(await page.locator("#image-name").textContent(), /^own-1\.png/);
-  assert.equal(await page.getByRole("button", { name: "own-1.png" }).getAttribute("aria-pressed"), "true");
+  assert.equal(await page.getByRole("button", { name: "own-1.png", exact: true }).getAttribute("aria-pressed"), "true");
 });
 
 pageTest("the user's own image waits for classes without an error", async (page) => {
@@ -255,14 +255,53 @@ pageTest("images that were never shown are labelled in one request", async (page
   page.on("request", (request) => asked.push(new URL(request.url()).pathname));
   const { bytes } = await download(page, "save-all-coco");
   const { images } = JSON.parse(bytes);
-  // The example of the start stands first.
+  // The example of the start is no image of the user's.
   assert.deepEqual(
     images.map(({ file_name }) => file_name),
-    [examples[0].image, "own-0.png", "own-1.png", "own-2.png"],
+    ["own-0.png", "own-1.png", "own-2.png"],
   );
   assert.equal(asked.filter((path) => path.endsWith("/v1/segment/batch")).length, 1);
   assert.equal(asked.filter((path) => path.endsWith("/v1/images")).length, 0);
-  assert.equal(asked.filter((path) => path.endsWith("/v1/segment")).length, 2);
+  assert.equal(asked.filter((path) => path.endsWith("/v1/segment")).length, 1);
+});
+
+pageTest(
+  "an image that the server refuses is named, and the others are downloaded all the same",
+  async (page) => {
+    const drawing = '<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"><rect width="9" height="9"/></svg>';
+    const svg = { name: "drawing.svg", mimeType: "image/svg+xml", buffer: Buffer.from(drawing) };
+    const files = await Promise.all(examples.slice(0, 3).map((example, i) => fileOf(example, `own-${i}.png`)));
+    await takeClasses(page, ["tiger", "lemon"]);
+    await asking(page, () => page.locator("#file").setInputFiles([files[0], svg, ...files.slice(1)]));
+    const notice = page.locator("#problem");
+    const saved = async () => {
+      const { images } = JSON.parse((await download(page, "save-all-coco")).bytes);
+      return images.map(({ file_name }) => file_name);
+    };
+    assert.deepEqual(await saved(), ["own-0.png", "own-1.png", "own-2.png"]);
+    await notice.getByText("1 image is not in the download").waitFor();
+    assert.match(await notice.textContent(), /drawing\.svg \(/);
+    await page.getByRole("button", { name: "drawing.svg", exact: true }).click();
+    await notice.waitFor();
+    assert.equal(await notice.getByRole("button", { name: "Try again" }).count(), 0, "that would not help");
+    await asking(page, () => page.getByRole("button", { name: "Remove drawing.svg" }).click());
+    assert.match(await page.locator("#image-name").textContent(), /^own-1\.png/);
+    assert.deepEqual(await saved(), ["own-0.png", "own-1.png", "own-2.png"]);
+    assert.ok(await notice.isHidden());
+  },
+  { allowed: /status of 4/ },
+);
+
+pageTest("a download is offered once there is a result", async (page) => {
+  await page.locator("#file").setInputFiles(await fileOf(examples[1], "own.png"));
+  await page.locator("#no-classes").waitFor();
+  await page.locator("#downloads summary").click();
+  for (const id of ["save-picture", "save-label-map", "save-coco", "save-label-studio"]) {
+    assert.ok(await page.locator(`#${id}`).isDisabled(), id);
+  }
+  await asking(page, () => page.locator("#class-input").pressSequentially("whale"));
+  assert.equal((await download(page, "save-label-map")).name, "own-labels.png");
+  assert.ok(await page.locator("#save-all").isHidden(), "there is one image of the user's own");
 });
 
 pageTest("the address brings settings back", async (page) => {
@@ -273,7 +312,10 @@ pageTest("the address brings settings back", async (page) => {
   await asking(page, () => page.locator("#option-prompt-denoising").fill("0.2"));
   await asking(page, () => page.locator("#model-choice").selectOption("demo-vit"));
   await page.getByText("Outline").click();
-  await page.waitForURL(/mode=outline/);
+  await page.locator('[name="strength"]').fill("30");
+  await page.locator('[name="names"]').uncheck();
+  await page.locator('[name="fade"]').check();
+  await page.waitForURL(/mode=outline.*strength=30&names=0&fade=1/);
   const address = page.url();
   await page.goto("about:blank");
   const [response] = await Promise.all([page.waitForResponse("**/v1/segment"), page.goto(address)]);
@@ -287,7 +329,81 @@ pageTest("the address brings settings back", async (page) => {
   });
   assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${examples[2].image}`));
   assert.equal(await page.locator('[name="mode"]:checked').getAttribute("value"), "outline");
+  assert.equal(await page.locator('[name="strength"]').inputValue(), "30");
+  assert.ok(!(await page.locator('[name="names"]').isChecked()));
+  assert.ok(await page.locator('[name="fade"]').isChecked());
 });
+
+pageTest(
+  "an address brings a comparison and a model back, however late the models are known",
+  async (page) => {
+    const request = await page.waitForRequest(
+      (request) => request.url().endsWith("/v1/segment") && request.postDataJSON().attention === "clip",
+    );
+    assert.equal(request.postDataJSON().model, "demo-vit");
+    await page.waitForFunction(() => document.querySelectorAll(".overlay")[1].width > 0);
+    assert.equal(await page.locator("#compare").inputValue(), "attention=clip");
+    await page.waitForURL(/example=.*model=demo-vit.*compare=attention%3Dclip/);
+  },
+  {
+    url: `${server}/#compare=attention%3Dclip&model=demo-vit`,
+    isLabelled: false,
+    prepare: async (page) => {
+      await page.route("**/v1/models", async (route) => {
+        await new Promise((done) => setTimeout(done, 800));
+        await route.continue().catch(() => {});
+      });
+    },
+  },
+);
+
+pageTest("of two addresses the later one counts, however slow the vocabulary of the first", async (page) => {
+  await page.route("**/v1/vocabularies/voc-20", async (route) => {
+    await new Promise((done) => setTimeout(done, 900));
+    await route.continue().catch(() => {});
+  });
+  const go = (hash) => page.evaluate((hash) => (location.hash = hash), hash);
+  const slow = page.waitForResponse("**/v1/vocabularies/voc-20");
+  await go("vocabulary=voc-20");
+  const classes = ["tiger", "lemon"];
+  await asking(page, () => go(`classes=${classes.join(",")}`));
+  await slow;
+  await page.waitForTimeout(400);
+  await labelled(page);
+  assert.ok(await page.locator("#vocabulary-chip").isHidden());
+  assert.deepEqual(await legend(page), classes);
+  assert.match(page.url(), /classes=tiger%2Clemon/);
+});
+
+pageTest(
+  "what an address names and the server does not have is said, and the page has something in its place",
+  async (page) => {
+    const missing = page.locator("#missing");
+    for (const name of ["model “gone”", "vocabulary “nothere”", "example “gone.png”"]) {
+      await missing.getByText(`the ${name}, which this server does not have`).waitFor();
+    }
+    assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${examples[0].image}`));
+    assert.ok((await legend(page)).includes("tiger"));
+    await takeClasses(page, ["tiger", "lemon"]);
+    await asking(page, () => page.locator("#model-choice").selectOption("demo-vit"));
+    await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());
+    assert.ok(await missing.isHidden(), "the user has chosen");
+  },
+  { url: `${server}/#vocabulary=nothere&example=gone.png&model=gone`, allowed: /status of 404/ },
+);
+
+pageTest(
+  "an example that cannot be loaded is named on the empty page",
+  async (page) => {
+    await page.locator("#missing", { hasText: "could not be fetched" }).waitFor();
+    assert.ok(await page.locator("#stage-form").isHidden());
+  },
+  {
+    isLabelled: false,
+    allowed: /ERR_FAILED/,
+    prepare: (page) => page.route(`**/assets/examples/${examples[0].image}`, (route) => route.abort()),
+  },
+);
 
 pageTest("what was labelled before in this tab comes back at a click", async (page) => {
   await page.waitForTimeout(1500);

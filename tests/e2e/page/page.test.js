@@ -180,6 +180,16 @@ pageTest("a shipped vocabulary is found by its title and previewed", async (page
   assert.equal((await legend(page)).length, 20);
 });
 
+pageTest("vocabularies are found by any of their classes", async (page) => {
+  await page.locator("#open-vocabularies").click();
+  await page.locator("#vocabulary-search").fill("toothbrush"); // the last class of COCO
+  await page.locator('.vocabulary[data-name="coco-object-81"]').waitFor();
+  assert.ok(await page.locator("#no-vocabulary").isHidden());
+  await page.locator("#vocabulary-search").fill("toothbrushes of giraffes");
+  await page.locator("#no-vocabulary").waitFor();
+  assert.equal(await page.locator(".vocabulary").count(), 0);
+});
+
 pageTest("a vocabulary is taken by its name with its options, and changed as a list of one's own", async (page) => {
   const name = `page-taken-${process.pid}`;
   const url = new URL(`v1/vocabularies/${name}`, server);
@@ -253,6 +263,10 @@ pageTest("an option shows the value that it has, and a change can be taken back"
   assert.equal(await page.locator("#option-attention option").first().textContent(), `${defaults.attention} (default)`);
   assert.equal(await page.locator("#option-temperature").getAttribute("placeholder"), String(models[0].temperature));
   assert.equal(await page.locator("#option-short-side").getAttribute("placeholder"), String(models[0].short_side));
+  // The server leaves both to the model.
+  const refinements = await page.locator("#option-refinement option").allTextContents();
+  assert.deepEqual(refinements, [`${models[0].refinement} (default)`, "pamr", "pearl-propagation"]);
+  assert.equal(await page.locator("#option-scales").getAttribute("placeholder"), models[0].scales.join(", "));
   const slider = page.locator("#option-prompt-denoising");
   const output = page.locator('output[for="option-prompt-denoising"]');
   assert.equal(await output.textContent(), "0.00 (default)");
@@ -358,9 +372,15 @@ pageTest(
   async (page) => {
     await page.locator("#key-panel").waitFor();
     await page.locator("#model", { hasText: "needs a key" }).waitFor();
+    assert.equal(await page.locator("#key-problem").textContent(), "");
+    await page.locator("#key").fill(`${key}x`);
+    await page.locator("#key").press("Tab");
+    await page.locator("#key-problem", { hasText: "does not know this key" }).waitFor();
+    assert.equal(await page.locator("#key").getAttribute("aria-invalid"), "true");
     await page.locator("#key").fill(key);
     await page.locator("#key").press("Tab");
     await labelled(page);
+    assert.equal(await page.locator("#key-problem").textContent(), "");
     assert.deepEqual(await legend(page), examples[0].classes.map(nameOf));
     const command = await shownCommand(page);
     assert.ok(command.includes('"Authorization: Bearer $MASKCLIP_KEY"') && !command.includes(key), command);
@@ -370,4 +390,21 @@ pageTest(
     assert.ok(!page.url().includes(key));
   },
   { allowed: /status of 401/, url: closedServer, isLabelled: false },
+);
+
+pageTest(
+  "an address whose vocabulary needs a key is followed once there is one",
+  async (page) => {
+    await page.locator("#missing", { hasText: "“voc-20” could not be fetched (A key is needed" }).waitFor();
+    await page.locator("#key").fill(key);
+    await page.locator("#key").press("Tab");
+    await labelled(page);
+    assert.match(await page.locator("#vocabulary-name").textContent(), /VOC 20/);
+    assert.ok(await page.locator("#missing").isHidden());
+  },
+  {
+    allowed: /status of 401/,
+    url: `${closedServer}/#vocabulary=voc-20&option.templates=simple&option.short_side=112`,
+    isLabelled: false,
+  },
 );

@@ -10,9 +10,11 @@ import {
   overlay,
   pageTest,
   painted,
+  paste,
   phone,
   pixelPosition,
   segmentRaw,
+  server,
   takeClasses,
 } from "./support.js";
 
@@ -84,6 +86,12 @@ pageTest("a class that is switched off leaves the overlay and the names", async 
   await takeClasses(page, ["tiger", "lemon"]);
   const { classes, label_map } = await segmentRaw({ classes: ["tiger", "lemon"] });
   assert.ok(classes[0].pixels > 0);
+  await page.getByLabel("Show tiger").uncheck();
+  await asking(page, () => page.getByRole("button", { name: "Remove tiger" }).click());
+  await asking(page, () => paste(page, "tiger"));
+  assert.ok(await page.getByLabel("Show tiger").isChecked(), "another class of this name is shown");
+  await asking(page, () => page.getByRole("button", { name: "Remove lemon" }).click());
+  await asking(page, () => paste(page, "lemon"));
   await page.getByLabel("Show tiger").uncheck();
   await page.locator("#classes-heading").hover(); // pointing at a row highlights its class
   const drawn = await overlay(page);
@@ -158,6 +166,10 @@ pageTest("“not this” gives one region its next best class, and can be undone
   await page.locator("#region-refuse", { hasText: `Not “${refused}” here` }).click();
   await labelled(page);
   assert.equal(await page.locator("#corrections-count").textContent(), "1 region corrected.");
+  await asking(page, () => page.getByRole("button", { name: `Remove ${refused}` }).click());
+  assert.ok(await page.locator("#corrections").isHidden(), "no class, no correction of it");
+  await asking(page, () => paste(page, refused));
+  await page.locator("#corrections").waitFor();
   await page.locator("#classes-heading").hover();
   await frame.hover({ position });
   assert.match(await page.locator(".reading").first().textContent(), new RegExp(`^${next} `));
@@ -207,6 +219,27 @@ pageTest("model is compared with model, and settings with settings that were kep
   assert.deepEqual(await page.locator(".picture-title").allTextContents(), ["now", "kept"]);
 });
 
+pageTest("every comparison that is offered shows a second picture", async (page) => {
+  await page.goto(`${server}/#option.short_side=112&option.templates=simple`); // quick in a debug build, too
+  await page.reload();
+  await labelled(page);
+  const compare = page.locator("#compare");
+  const offered = await compare
+    .locator("option:not(:disabled)")
+    .evaluateAll((options) => options.map(({ value }) => value));
+  assert.ok(!offered.includes("templates=simple") && offered.includes("templates=maskclip-85"), "no setting twice");
+  const fields = new Set(offered.map((value) => value.split("=")[0]));
+  for (const field of ["model", "attention", "refinement", "key_smoothing", "templates"]) assert.ok(fields.has(field));
+  for (const value of offered.filter(Boolean)) {
+    await compare.selectOption("");
+    await compare.selectOption(value);
+    await page.waitForFunction(() => document.querySelectorAll(".overlay")[1].width > 0);
+    assert.ok(await page.locator("#problem").isHidden(), value);
+    const titles = await page.locator(".picture-title").allTextContents();
+    for (const title of titles) assert.match(title, /^[\w, -]+$/, value);
+  }
+});
+
 pageTest("a heat map shows one class's probability, and the pointer reads it", async (page) => {
   const response = await asking(page, () => page.getByRole("button", { name: "Heat map of lemon" }).click());
   const { probability_maps } = await response.json();
@@ -241,4 +274,29 @@ pageTest("what else looks like a point is shown at a click", async (page) => {
   assert.deepEqual(size, [columns, rows]);
   await page.locator("#end-likeness").click();
   assert.deepEqual(await overlay(page), before);
+});
+
+pageTest("a likeness ends with the next question, and one that comes too late is not shown", async (page) => {
+  let isSlow = false;
+  await page.route("**/v1/images/*/similar", async (route) => {
+    if (isSlow) await new Promise((done) => setTimeout(done, 1000));
+    await route.continue().catch(() => {});
+  });
+  const askForLikeness = async () => {
+    await page.locator(".name", { hasText: "lemon" }).first().click();
+    await page.locator("#region-likeness").click();
+  };
+  const note = page.locator("#likeness-note");
+  await askForLikeness();
+  await note.waitFor();
+  await asking(page, () => page.locator("#class-input").pressSequentially("house"));
+  assert.ok(await note.isHidden(), "the labels are back");
+  isSlow = true;
+  const answer = page.waitForResponse("**/v1/images/*/similar");
+  await askForLikeness();
+  await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());
+  await answer;
+  await painted(page);
+  assert.ok(await note.isHidden());
+  assert.notEqual((await namesOnPicture(page)).length, 0, "the picture has its labels");
 });
