@@ -14,6 +14,7 @@ const SENTENCES = {
 const ADVICE = {
   "duplicate-class": "Leave one of them out.",
   "numbered-names": "Leave the numbers out.",
+  "signs-in-names": "Leave out what belongs to the file that the names come from.",
   "unknown-word": "Try a more usual word.",
   "text-truncated": "Try a shorter name.",
   "denoising-dropped-all": "Lower “Prompt denoising” in the settings.",
