@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::{Extension, Request, State};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::AppState;
 use super::error::ApiError;
+use super::metered::held_json;
 use super::problem::{self, ProblemType};
 use super::segment::{VocabularyState, WarningReply, chosen_vocabulary, image_source, note_classes};
 use super::upload::{self, Upload, UploadBody};
@@ -17,6 +18,7 @@ use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, T
 use crate::engine::{
     BackgroundFields, Caller, ClassScore, Classification, FeatureFields, SegmentFields, SegmentRequest,
 };
+use crate::support::run_blocking;
 
 /// An image and the classes to choose from. The fields are those of a request to segment. Unknown fields are refused.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -220,7 +222,7 @@ pub(super) async fn classify(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Result<Json<ClassifyReply>, ApiError> {
+) -> Result<Response, ApiError> {
     let arrival = state.engine.arrive(&caller)?;
     let Upload { image, body } = upload::read::<ClassifyBody>(request, &state, arrival.body()).await?;
     let mut body = body.ok_or_else(|| ApiError::invalid("request", "the part request is missing"))?;
@@ -229,7 +231,11 @@ pub(super) async fn classify(
     note_classes(body.vocabulary.as_deref(), body.classes.as_deref(), with_names);
     let fields = body.into_fields()?;
     let found = state.engine.classify(arrival, SegmentRequest { image, fields }).await?;
-    found.try_into().map(Json)
+    run_blocking(move || {
+        let held = found.held_bytes.clone();
+        Ok(held_json(&ClassifyReply::try_from(found)?, held))
+    })
+    .await
 }
 
 /// The problems of `POST /v1/classify`.

@@ -9,7 +9,9 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
+use serde::Serialize;
 
 use crate::engine::HeldBytes;
 
@@ -84,6 +86,13 @@ impl HttpBody for MeteredBody {
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
     }
+}
+
+/// Returns a reply in JSON that gives back what it holds once it has been sent or dropped. A long one takes long enough to
+/// hold up other requests, and belongs on the blocking pool.
+pub(super) fn held_json(reply: &impl Serialize, held: HeldBytes) -> Response {
+    let reply = serde_json::to_vec(reply).expect("a reply is plain data with finite numbers");
+    ([(header::CONTENT_TYPE, "application/json")], held_bytes(reply, held)).into_response()
 }
 
 /// Returns bytes for a reply that give back what they hold once they have been sent or dropped.

@@ -29,6 +29,9 @@ use crate::support::{catch_panic, run_blocking};
 use crate::telemetry::{first_line, note, note_stage};
 use crate::vocabulary::{TemplateSet, TooManyWaiting};
 
+/// Bytes of a reply that does not wait until they can be reserved.
+const SMALL_REPLY_BYTES: u64 = 64 * 1024;
+
 impl Engine {
     /// Returns the model's description if the model can answer a request now, or is being loaded again after a panic:
     /// that takes a moment, and a request that waits for it notices nothing of the panic. Those that wait take at most
@@ -423,6 +426,21 @@ impl<'engine> AdmittedRequest<'engine> {
         }
         self.work = self.engine.work.reserve(&self.caller, weight.total()).await;
         self.waited = start.elapsed();
+        Ok(())
+    }
+
+    /// Reserves the bytes of a reply for which no image is read. A small one takes what is free and never waits: it would
+    /// stand behind images.
+    ///
+    /// # Errors
+    /// [`SegmentError::TooBusy`] when the request would not get its turn before its deadline.
+    pub(super) async fn reserve_reply(&mut self, bytes: u64) -> Result<(), SegmentError> {
+        if self.work.try_grow(bytes) || bytes <= SMALL_REPLY_BYTES {
+            return Ok(());
+        }
+        self.check_time(self.engine.work.wait_seconds(bytes).unwrap_or(0.0))?;
+        self.enter(Stage::Queue);
+        self.work = self.engine.work.reserve(&self.caller, bytes).await;
         Ok(())
     }
 

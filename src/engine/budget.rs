@@ -181,6 +181,14 @@ impl HeldBytes {
         drop(given_back);
     }
 
+    /// Gives bytes back, or adds those that are free, until `bytes` are held.
+    pub fn resize_to(&self, bytes: u64) {
+        let held = self.bytes();
+        if bytes <= held || !self.try_grow(bytes - held) {
+            self.shrink_to(bytes);
+        }
+    }
+
     /// Returns the bytes that are held.
     pub fn bytes(&self) -> u64 {
         self.0.state().bytes
@@ -241,6 +249,11 @@ mod tests {
         held.shrink_to(2 * UNIT);
         held.shrink_to(3 * UNIT);
         assert_eq!((held.bytes(), budget.free_bytes()), (2 * UNIT, 8 * UNIT));
+        held.resize_to(3 * UNIT);
+        assert_eq!((held.bytes(), budget.free_bytes()), (3 * UNIT, 7 * UNIT));
+        held.resize_to(11 * UNIT);
+        assert_eq!(held.bytes(), 3 * UNIT, "there are 10");
+        held.resize_to(2 * UNIT);
         let clone = held.clone();
         drop(held);
         assert_eq!(budget.free_bytes(), 8 * UNIT);

@@ -9,7 +9,7 @@ use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
     Warning, WarningCode,
 };
-use super::weight::{Dimensions, Weight};
+use super::weight::{self, Dimensions, Weight};
 use super::worker::{FeatureInput, Job, ScoreJob, Scored};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::{DenseOptions, refinement_bytes};
@@ -254,6 +254,7 @@ impl AdmittedRequest<'_> {
             refinement_bytes: refinement_bytes(refinement, queries, image.pixels()),
             label_bytes: if list.classes().len() > 255 { 2 } else { 1 },
             probability_maps: probability_maps as u64,
+            class_bytes: weight::class_bytes(list.classes().iter().map(|class| class.name.as_str())),
             ..self.dimensions(image)
         };
         let weight = Weight::of_label_map(&dimensions, output);

@@ -17,6 +17,12 @@ const SCORE_COPIES: u64 = 4;
 /// Bytes of a pixel of a raw label map as JSON at most: five digits and a comma.
 const RAW_JSON_BYTES: u64 = 6;
 
+/// Bytes of a number of an embedding at most: the float, its copy for the reply, and 16 characters of JSON.
+const EMBEDDING_NUMBER_BYTES: u64 = 2 * FLOAT + 16;
+
+/// Bytes of the JSON around a vector or about a class, and of the plain data that it is made of, at most.
+const ENTRY_BYTES: u64 = 512;
+
 /// Bytes of a pixel of a grey PNG at most that hardly compresses, its base64, and the JSON around it.
 const GREY_PNG_BYTES: u64 = 4;
 
@@ -41,10 +47,12 @@ pub(super) struct Dimensions {
     pub(super) label_bytes: u64,
     /// Classes of which there is a probability map.
     pub(super) probability_maps: u64,
+    /// Bytes that the reply has about classes.
+    pub(super) class_bytes: u64,
 }
 
 /// The bytes that a request needs at most at once, in each of its stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Weight {
     /// Decoding and resizing.
     pixels: u64,
@@ -93,6 +101,7 @@ impl Weight {
             refinement_bytes,
             label_bytes,
             probability_maps,
+            class_bytes,
             ..
         } = *dimensions;
         let scores = product([FLOAT, queries, cells]);
@@ -110,8 +119,19 @@ impl Weight {
                 map,
                 encoded_bytes(pixels, label_bytes, output),
                 product([GREY_PNG_BYTES, probabilities]),
+                class_bytes,
             ]),
             ..of_features
+        }
+    }
+
+    /// Returns the same weight with a reply of so many bytes, which grows from the beginning on.
+    pub(super) fn with_reply(self, bytes: u64) -> Self {
+        Self {
+            pixels: sum([self.pixels, bytes]),
+            model: sum([self.model, bytes]),
+            reply: sum([self.reply, bytes]),
+            ..self
         }
     }
 
@@ -134,6 +154,20 @@ impl Weight {
     pub(super) fn after_label_map(&self) -> u64 {
         self.reply
     }
+}
+
+/// Returns the bytes of a reply with so many embeddings at most.
+pub(super) fn embedding_bytes(embeddings: usize, dimension: usize) -> u64 {
+    let vector = product([EMBEDDING_NUMBER_BYTES, dimension as u64]);
+    product([embeddings as u64, sum([ENTRY_BYTES, vector])])
+}
+
+/// Returns the bytes that a reply has at most about classes of these names.
+pub(super) fn class_bytes<'name>(names: impl Iterator<Item = &'name str>) -> u64 {
+    // The name as it is, and in JSON with an escape for each character.
+    names
+        .map(|name| ENTRY_BYTES + 3 * name.len() as u64)
+        .fold(0, u64::saturating_add)
 }
 
 /// Returns the bytes of an encoded result and of the JSON around it at most.
@@ -179,6 +213,7 @@ mod tests {
             refinement_bytes: 0,
             label_bytes: 1,
             probability_maps: 0,
+            class_bytes: 0,
         }
     }
 
@@ -229,11 +264,27 @@ mod tests {
             ..small
         };
         assert_eq!(of(with_maps, &raw), (2 + 1 + 8 + 4 + 3 * 5) * 1000);
+        let with_classes = Dimensions {
+            class_bytes: 9000,
+            ..small
+        };
+        assert_eq!(of(with_classes, &raw), (2 + 1 + 8 + 4) * 1000 + 9000);
+        let with_reply = Weight::of_features(&small).with_reply(7000);
+        assert_eq!(with_reply.after_label_map(), 7000);
+        assert_eq!(with_reply.total(), Weight::of_features(&small).total() + 7000);
         let extreme = Dimensions {
             queries: u64::MAX,
             pixels: u64::MAX,
             ..small
         };
         assert_eq!(of(extreme, &raw), u64::MAX);
+    }
+
+    #[test]
+    fn replies_of_numbers_and_names_weigh_more_than_their_text() {
+        let least = f32::MIN_POSITIVE.to_string().len().min(16) as u64;
+        assert!(embedding_bytes(3, 512) > 3 * 512 * (8 + least));
+        assert_eq!(class_bytes(["a", "\u{e9}t\u{e9}"].into_iter()), 2 * 512 + 3 * (1 + 5));
+        assert_eq!(class_bytes(std::iter::empty()), 0);
     }
 }

@@ -13,7 +13,7 @@ use super::request::{
     ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings, SegmentError, SegmentRequest,
     Warning, WarningCode,
 };
-use super::weight::{Dimensions, Weight};
+use super::weight::{self, Dimensions, Weight};
 use super::worker::{EmbedImageJob, Job};
 use super::{Arrival, Engine, Stage};
 use crate::dense::{Attention, FeatureOptions};
@@ -92,16 +92,21 @@ impl AdmittedRequest<'_> {
         let total = texts.len() + images.len();
         // What is wrong with an image is told before anything dear happens.
         let heaviest = self.heaviest(&images, orientation).await?;
+        let reply = weight::embedding_bytes(total, self.model.embedding_dimension);
+        let weight = heaviest.map(|(_, weight)| weight).unwrap_or_default().with_reply(reply);
+        self.check_weight(&weight)?;
         let (text_vectors, tokens, truncated) = self.embed_texts(texts).await?;
         let mut vectors: HashMap<usize, Arc<[f32]>> = text_vectors.into_iter().collect();
-        if let Some((side, weight)) = heaviest {
+        if let Some((side, _)) = heaviest {
             self.reserve(&weight).await?;
             for (place, bytes) in images {
                 let vector = self.embed_square(bytes, orientation, side).await;
                 let vector = vector.map_err(|error| EmbedError::of_input(place, error))?;
                 vectors.insert(place, vector.into());
             }
-            self.shrink_to(0);
+            self.shrink_to(reply);
+        } else {
+            self.reserve_reply(reply).await?;
         }
         let vector = |place| vectors.remove(&place).expect("every input has been embedded");
         Ok(Embeddings {
@@ -109,6 +114,7 @@ impl AdmittedRequest<'_> {
             vectors: (0..total).map(vector).collect(),
             tokens,
             truncated,
+            held_bytes: self.held_bytes(),
         })
     }
 
@@ -170,14 +176,16 @@ impl AdmittedRequest<'_> {
         note("classes", list.classes().len() as i64);
         let header = self.header(bytes.clone(), orientation).await?;
         note("pixels", i64::from(header.width) * i64::from(header.height));
-        let weight = self.square_weight(&header, side);
+        let names = list.classes().iter().map(|class| class.name.as_str());
+        let reply = weight::class_bytes(names);
+        let weight = self.square_weight(&header, side).with_reply(reply);
         self.check_weight(&weight)?;
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
         let classifier = list.classifier(&embeddings, options.synonyms);
         self.reserve(&weight).await?;
         let image = self.embed_square(bytes, orientation, side).await?;
-        self.shrink_to(0);
+        self.shrink_to(reply);
         let scores = class_scores(&classifier, &image, options.dense.scoring.temperature);
         let names = list.classes().iter().map(|class| class.name.clone());
         let classes = names.zip(scores).map(|(name, (probability, similarity))| ClassScore {
@@ -196,6 +204,7 @@ impl AdmittedRequest<'_> {
             classes,
             warnings: warnings.into_iter().map(of_whole_image).collect(),
             timings: self.timings,
+            held_bytes: self.held_bytes(),
         })
     }
 

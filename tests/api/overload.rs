@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Method, StatusCode, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::support::{
-    App, BOUNDARY, REQUEST_ID, Reply, multipart, png, red_and_blue, request, segment_json, segment_multipart,
-    with_image,
+    App, BOUNDARY, REQUEST_ID, Reply, multipart, png, post_json, red_and_blue, request, segment_json,
+    segment_multipart, with_image,
 };
 
 /// Returns the name of a class that takes a whole chunk of texts.
@@ -281,11 +283,62 @@ async fn requests_wait_for_their_bytes_and_give_them_back_with_the_reply() {
     second.await.unwrap().ok();
     assert_eq!(
         app.metric("maskclip_work_bytes").await,
-        1024,
+        (first.body.len() as u64).div_ceil(1024) * 1024,
         "the first reply is not sent yet"
     );
     drop(first);
     assert_eq!(app.metric("maskclip_work_bytes").await, 0);
+}
+
+#[tokio::test]
+async fn every_reply_that_grows_with_its_request_holds_its_bytes_until_it_is_sent() {
+    let app = App::start().await;
+    let image = BASE64_STANDARD.encode(red_and_blue());
+    let texts: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
+    let labels = json!({"inputs": image, "parameters": {"candidate_labels": ["red", "blue"]}});
+    for (path, body) in [
+        ("/v1/segment", with_image(json!({"classes": ["red", "blue"]}))),
+        ("/v1/classify", with_image(json!({"classes": ["red", "blue"]}))),
+        ("/v1/embeddings", json!({"input": texts})),
+        ("/v1/embeddings", json!({"input": {"image": image}})),
+        ("/?classes=red,blue", json!({"inputs": image})),
+        ("/", labels),
+    ] {
+        let reply = app.send(post_json(path, &body)).await;
+        let bytes = reply.body.len() as u64;
+        assert_eq!(reply.status, StatusCode::OK, "{path}");
+        assert_eq!(
+            app.metric("maskclip_work_bytes").await,
+            bytes.div_ceil(1024) * 1024,
+            "{path}"
+        );
+        drop(reply);
+        assert_eq!(app.metric("maskclip_work_bytes").await, 0, "{path}");
+    }
+}
+
+/// A long reply of texts alone waits for its bytes as images do, and a short one does not.
+#[tokio::test]
+async fn embeddings_of_many_texts_wait_for_their_bytes() {
+    let app = App::start_with(|config| config.engine.work_bytes = 149 * 1024).await;
+    let texts: Vec<String> = (0..250).map(|number| format!("text {number}")).collect();
+    let first = app
+        .send(post_json(
+            "/v1/segment",
+            &with_image(json!({"classes": ["red", "blue"]})),
+        ))
+        .await;
+    assert!(app.metric("maskclip_work_bytes").await > 0);
+    let late = json!({"input": texts, "deadline_seconds": 0.05});
+    let late = app.send(post_json("/v1/embeddings", &late)).await;
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    app.send(post_json("/v1/embeddings", &json!({"input": "red"})))
+        .await
+        .ok();
+    drop(first);
+    app.send(post_json("/v1/embeddings", &json!({"input": texts})))
+        .await
+        .ok();
 }
 
 #[tokio::test]

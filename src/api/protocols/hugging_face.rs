@@ -6,10 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -22,12 +21,13 @@ use crate::api::AppState;
 use crate::api::body::{media_type, parse_json, read_bytes, read_json_text};
 use crate::api::error::ApiError;
 use crate::api::error_form::ErrorForm;
+use crate::api::metered::held_json;
 use crate::api::problem::ProblemType;
 use crate::api::upload::decode_base64;
 use crate::api::wire::{Name, object};
 use crate::engine::{
-    Arrival, BackgroundFields, BackgroundNames, Caller, Classification, FeatureFields, ImageSource, OutputOptions,
-    SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
+    Arrival, BackgroundFields, BackgroundNames, Caller, Classification, FeatureFields, HeldBytes, ImageSource,
+    OutputOptions, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
 };
 use crate::label_map::{LabelMapFormat, grey_png};
 use crate::support::{excerpt, run_blocking, visible};
@@ -252,18 +252,26 @@ impl Task {
         Ok(Self::Classify { fields, labels })
     }
 
-    async fn perform(self, state: &AppState, arrival: Arrival, image: Bytes) -> Result<Vec<HubResult>, ApiError> {
+    /// The results, and the bytes that they take.
+    async fn perform(
+        self,
+        state: &AppState,
+        arrival: Arrival,
+        image: Bytes,
+    ) -> Result<(Vec<HubResult>, HeldBytes), ApiError> {
         let image = ImageSource::Upload(image);
         match self {
             Self::Segment { fields } => {
                 let request = SegmentRequest { image, fields };
                 let segmentation = state.engine.segment_arrived(arrival, request).await?;
-                run_blocking(move || segments(segmentation)).await
+                let held = segmentation.held_bytes.clone();
+                Ok((run_blocking(move || segments(segmentation)).await?, held))
             }
             Self::Classify { fields, labels } => {
                 let request = SegmentRequest { image, fields };
                 let classification = state.engine.classify(arrival, request).await?;
-                probabilities(classification, labels)
+                let held = classification.held_bytes.clone();
+                Ok((probabilities(classification, labels)?, held))
             }
         }
     }
@@ -397,9 +405,9 @@ pub(in crate::api) async fn post_hub_task(
         (image, HubParameters::default())
     };
     let threshold = parameters.threshold.unwrap_or(0.0);
-    let mut reply = Task::new(address, parameters)?.perform(&state, arrival, image).await?;
+    let (mut reply, held) = Task::new(address, parameters)?.perform(&state, arrival, image).await?;
     reply.retain(|result| result.score >= threshold);
-    run_blocking(move || Ok(Json(reply).into_response())).await
+    run_blocking(move || Ok(held_json(&reply, held))).await
 }
 
 /// An encoded image.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderValue;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::api::AppState;
 use crate::api::body::{media_type, parse_json, read_json_text, unsupported_media_type};
 use crate::api::error::ApiError;
 use crate::api::error_form::ErrorForm;
+use crate::api::metered::held_json;
 use crate::api::problem::{Limit, ProblemType};
 use crate::api::segment::MASKCLIP_WARNINGS;
 use crate::api::upload::decode_base64;
@@ -373,8 +374,8 @@ pub(in crate::api) async fn create_embeddings(
     })?;
     run_blocking(move || {
         let is_truncated = embeddings.truncated;
-        let reply = serde_json::to_vec(&reply(embeddings, format)?).expect("a reply is plain data with finite numbers");
-        let mut response = ([(header::CONTENT_TYPE, JSON)], reply).into_response();
+        let held = embeddings.held_bytes.clone();
+        let mut response = held_json(&reply(embeddings, format)?, held);
         if is_truncated {
             let warning = HeaderValue::from_static(WarningCode::TextTruncated.name());
             response.headers_mut().insert(MASKCLIP_WARNINGS, warning);

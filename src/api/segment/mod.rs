@@ -16,7 +16,7 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::error::ApiError;
-use super::metered::held_bytes;
+use super::metered::{held_bytes, held_json};
 use super::problem::{self, ProblemType};
 use super::routing::with_image;
 use super::upload::{self, Upload};
@@ -157,9 +157,7 @@ pub(super) async fn segment(
     run_blocking(move || {
         let held = segmentation.held_bytes.clone();
         let sha256 = segmentation.image_sha256.clone();
-        let reply = serde_json::to_vec(&SegmentReply::try_from(segmentation)?);
-        let reply = reply.expect("a reply is plain data with finite numbers");
-        let response = ([(header::CONTENT_TYPE, JSON)], held_bytes(reply, held)).into_response();
+        let response = held_json(&SegmentReply::try_from(segmentation)?, held);
         Ok(with_image(response, sha256.as_deref()))
     })
     .await

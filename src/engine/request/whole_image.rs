@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{FeatureFields, SegmentError, Timings, Warning};
+use super::{FeatureFields, HeldBytes, SegmentError, Timings, Warning};
 use crate::engine::CostError;
 
 /// A request for embeddings.
@@ -26,7 +26,7 @@ pub enum EmbedInput {
 }
 
 /// The embeddings of texts and images in one space.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Embeddings {
     /// Name of the model that answered.
     pub model: String,
@@ -36,6 +36,8 @@ pub struct Embeddings {
     pub tokens: usize,
     /// Whether a text was too long for the model and lost its end.
     pub truncated: bool,
+    /// The bytes of `engine.work_bytes` that the result takes, free once the last clone is dropped.
+    pub held_bytes: HeldBytes,
 }
 
 /// Why a request for embeddings has no result.
@@ -90,6 +92,8 @@ pub struct Classification {
     pub warnings: Vec<Warning>,
     /// Seconds that each stage took.
     pub timings: Timings,
+    /// The bytes of `engine.work_bytes` that the result takes, free once the last clone is dropped.
+    pub held_bytes: HeldBytes,
 }
 
 /// How far an image as a whole shows a class.
