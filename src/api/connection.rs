@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -20,12 +21,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::AppState;
-use super::connection_clock::{ClockedStream, ConnectionClock, Overdue, ReplyBody};
-use super::http_metrics::ConnectionMetrics;
+use super::connection_clock::{ClockedStream, ConnectionClock, Overdue, Replying};
+use super::http_metrics::{CONTENDED_REPLY, ConnectionMetrics};
 use super::lifecycle::{Lifecycle, Phase};
+use super::reply_body::{OpenReplies, ReplyBody};
 use super::request_body::RequestBody;
 use super::settings::ConnectionLimits;
 use super::tls::Tls;
+use crate::engine::Engine;
 
 /// The most bytes of a head, and of a body in one piece, that a connection buffers. hyper answers a larger head with
 /// 431.
@@ -40,12 +43,18 @@ const MAX_STREAMS: u32 = 100;
 /// Time for the runtime to see what has come before an idle connection is closed: a request that is here counts.
 const LAST_LOOK: Duration = Duration::from_millis(10);
 
+/// Time in which the bytes of a reply that was ended come to those who wait, before another is ended.
+const BETWEEN_ENDS: Duration = Duration::from_millis(10);
+
 /// Serves connections.
 pub(super) struct Connections {
     tls: Option<Tls>,
     router: Router,
     http: auto::Builder<TokioExecutor>,
     limits: ConnectionLimits,
+    /// The replies on all connections.
+    replies: OpenReplies,
+    engine: Arc<Engine>,
     lifecycle: Lifecycle,
     metrics: ConnectionMetrics,
 }
@@ -66,8 +75,23 @@ impl Connections {
             router,
             http,
             limits: state.server.connection_limits(),
+            replies: OpenReplies::default(),
+            engine: Arc::clone(&state.engine),
             lifecycle: state.lifecycle.clone(),
             metrics: ConnectionMetrics::new(&state.metrics, &state.server),
+        }
+    }
+
+    /// Ends replies whose clients fall behind while requests wait for the bytes that these hold, one after the other, for
+    /// ever.
+    pub(super) async fn make_room(&self) {
+        loop {
+            self.engine.work_is_wanted().await;
+            if self.replies.end_slowest(self.limits.contended_reply) {
+                tracing::debug!("a reply was ended whose client fell behind while others wait");
+                self.metrics.replies_ended(CONTENDED_REPLY, 1);
+            }
+            tokio::time::sleep(BETWEEN_ENDS).await;
         }
     }
 
@@ -141,6 +165,11 @@ impl Connections {
                     return;
                 }
                 overdue = clock.overdue(&self.limits) => {
+                    if overdue == Overdue::Reply && let Some(ended) = clock.end_untaken(&self.limits) {
+                        tracing::debug!(client = %address, ended, "replies were ended of which nothing was taken");
+                        self.metrics.replies_ended(overdue.name(), ended);
+                        continue;
+                    }
                     tracing::debug!(client = %address, limit = overdue.name(), "the connection waited for too long");
                     self.metrics.overdue(overdue);
                     if is_ending || overdue != Overdue::Idle {
@@ -161,7 +190,7 @@ impl Connections {
         request: Request<Incoming>,
         address: SocketAddr,
         clock: &ConnectionClock,
-    ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> + use<> {
+    ) -> impl Future<Output = Result<Response<ReplyBody<Replying>>, Infallible>> + use<> {
         let version = request.version();
         let mut request = request.map(RequestBody::new);
         let progress = request.body().progress();
@@ -169,7 +198,7 @@ impl Connections {
         request.extensions_mut().insert(progress);
         request.extensions_mut().insert(ConnectInfo(address));
         let answered = TowerToHyperService::new(self.router.clone()).call(request.map(Body::new));
-        let lifecycle = self.lifecycle.clone();
+        let (lifecycle, limits, replies) = (self.lifecycle.clone(), self.limits, self.replies.clone());
         async move {
             let mut response = answered.await?;
             // HTTP/2 has no such field: the end of its connections is a frame.
@@ -177,7 +206,7 @@ impl Connections {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
-            Ok(handling.reply(response))
+            Ok(handling.reply(response, &limits, &replies))
         }
     }
 }

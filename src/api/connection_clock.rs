@@ -9,15 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use axum::http::Version;
 use axum::response::Response;
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use super::reply_body::{OpenReplies, ReplyBody};
 use super::request_body::BodyProgress;
 use super::settings::ConnectionLimits;
 
@@ -57,14 +55,12 @@ struct Waiting {
     /// Requests whose handler runs.
     handling: usize,
     /// Replies that are not handed over to hyper as a whole.
-    replying: usize,
-    /// Those of these replies whose next bytes are not there yet, so that the client waits for the server.
-    making: usize,
+    replies: OpenReplies,
     /// Whether a request has come by HTTP/2, in which the head of a request is a matter of frames.
     http2: bool,
     /// Whether the first byte of a head has come, or must come because the connection is new.
     head: bool,
-    /// When the present kind of waiting began. Bytes that the client takes begin it anew.
+    /// When the present kind of waiting began.
     since: Instant,
     /// When the socket was found to take no more bytes.
     blocked: Option<Instant>,
@@ -77,8 +73,7 @@ impl ConnectionClock {
     pub(super) fn start(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(Waiting {
             handling: 0,
-            replying: 0,
-            making: 0,
+            replies: OpenReplies::default(),
             http2: false,
             head: true,
             since: now,
@@ -97,10 +92,11 @@ impl ConnectionClock {
         let waiting = self.lock();
         if let Some(blocked) = waiting.blocked {
             Some((blocked + limits.reply, Overdue::Reply))
-        } else if waiting.handling > 0 || waiting.making > 0 {
+        } else if let Some(since) = waiting.replies.untaken_since() {
+            // Whatever else goes over the connection: a stream of HTTP/2 may stand still by itself.
+            Some((since + limits.reply, Overdue::Reply))
+        } else if waiting.handling > 0 || waiting.replies.is_one_making() {
             None
-        } else if waiting.replying > 0 {
-            Some((waiting.since + limits.reply, Overdue::Reply))
         } else if waiting.head && !waiting.http2 {
             Some((waiting.since + limits.head, Overdue::Head))
         } else {
@@ -146,6 +142,16 @@ impl ConnectionClock {
         waiting.since = Instant::now();
     }
 
+    /// Ends the replies of which the client has taken nothing in time, where others may go on beside them: by HTTP/2, as
+    /// long as the socket takes bytes. Returns how many these are, or `None` where the connection must end with them.
+    pub(super) fn end_untaken(&self, limits: &ConnectionLimits) -> Option<u64> {
+        let (replies, is_apart) = {
+            let waiting = self.lock();
+            (waiting.replies.clone(), waiting.http2 && waiting.blocked.is_none())
+        };
+        is_apart.then(|| replies.end_untaken(limits.reply))
+    }
+
     /// Whether the client still sends the body of a request that is answered.
     fn is_body_unread(&self) -> bool {
         self.lock().body.as_ref().is_some_and(|body| !body.is_complete())
@@ -153,18 +159,14 @@ impl ConnectionClock {
 
     fn bytes_came(&self) {
         let mut waiting = self.lock();
-        if !waiting.head && waiting.handling == 0 && waiting.replying == 0 {
+        if !waiting.head && waiting.handling == 0 && waiting.replies.is_empty() {
             waiting.head = true;
             waiting.since = Instant::now();
         }
     }
 
     fn bytes_went(&self) {
-        let mut waiting = self.lock();
-        waiting.blocked = None;
-        if !waiting.head {
-            waiting.since = Instant::now();
-        }
+        self.lock().blocked = None;
     }
 
     fn blocked(&self) {
@@ -177,14 +179,16 @@ impl ConnectionClock {
 pub(super) struct Handling(ConnectionClock);
 
 impl Handling {
-    /// Counts the reply until its body is handed over.
-    pub(super) fn reply(self, response: Response) -> Response<ReplyBody> {
-        self.0.lock().replying += 1;
-        let replying = Replying {
-            clock: self.0.clone(),
-            is_making: false,
-        };
-        response.map(|body| ReplyBody { body, replying })
+    /// Counts the reply, also as one of `all`, until its body is handed over.
+    pub(super) fn reply(
+        self,
+        response: Response,
+        limits: &ConnectionLimits,
+        all: &OpenReplies,
+    ) -> Response<ReplyBody<Replying>> {
+        let of_connection = self.0.lock().replies.clone();
+        let replying = Replying(self.0.clone());
+        response.map(|body| ReplyBody::new(body, limits.reply, [of_connection, all.clone()], replying))
     }
 }
 
@@ -196,65 +200,13 @@ impl Drop for Handling {
     }
 }
 
-/// A reply that is not handed over as a whole.
+/// A reply under way. At its end the connection may be idle.
 #[derive(Debug)]
-struct Replying {
-    clock: ConnectionClock,
-    /// Whether its next bytes are not there yet.
-    is_making: bool,
-}
-
-impl Replying {
-    /// Notes whether the next bytes are not there yet.
-    fn make(&mut self, is_making: bool) {
-        if self.is_making != is_making {
-            self.is_making = is_making;
-            let mut waiting = self.clock.lock();
-            if is_making {
-                waiting.making += 1;
-            } else {
-                waiting.making -= 1;
-                waiting.since = Instant::now();
-            }
-        }
-    }
-}
+pub(super) struct Replying(ConnectionClock);
 
 impl Drop for Replying {
     fn drop(&mut self) {
-        self.make(false);
-        let mut waiting = self.clock.lock();
-        waiting.replying -= 1;
-        waiting.since = Instant::now();
-    }
-}
-
-/// A reply's body that tells the clock when it ends.
-#[derive(Debug)]
-pub(super) struct ReplyBody {
-    body: Body,
-    replying: Replying,
-}
-
-impl hyper::body::Body for ReplyBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        self.replying.make(frame.is_pending());
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.0.lock().since = Instant::now();
     }
 }
 

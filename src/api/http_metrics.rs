@@ -152,11 +152,15 @@ impl Drop for KeyedRequest {
     }
 }
 
+/// The limit of replies whose clients fall behind while others wait, as a metric's label.
+pub(super) const CONTENDED_REPLY: &str = "contended_reply_seconds";
+
 /// What is counted of connections.
 #[derive(Debug)]
 pub(super) struct ConnectionMetrics {
     open: IntGauge,
     overdue: IntCounterVec,
+    replies_ended: IntCounterVec,
     no_tls: IntCounter,
 }
 
@@ -176,9 +180,18 @@ impl ConnectionMetrics {
         for limit in [Overdue::Head, Overdue::Idle, Overdue::Reply] {
             overdue.with_label_values(&[limit.name()]);
         }
+        let replies_ended = registry.counters(
+            "maskclip_http_replies_ended_total",
+            "Replies broken off, with their connection going on, because the client took too little for a limit of the section server.",
+            &["limit"],
+        );
+        for limit in [Overdue::Reply.name(), CONTENDED_REPLY] {
+            replies_ended.with_label_values(&[limit]);
+        }
         Self {
             open: registry.gauge("maskclip_http_connections", "Open connections."),
             overdue,
+            replies_ended,
             no_tls: registry.counter(
                 "maskclip_tls_handshake_failures_total",
                 "Connections on which the client and the server did not come to TLS.",
@@ -195,6 +208,11 @@ impl ConnectionMetrics {
     /// Counts a connection on which no TLS came about.
     pub(super) fn no_tls(&self) {
         self.no_tls.inc();
+    }
+
+    /// Counts replies that were ended by a limit.
+    pub(super) fn replies_ended(&self, limit: &str, replies: u64) {
+        self.replies_ended.with_label_values(&[limit]).inc_by(replies);
     }
 
     /// Counts a connection that waited for too long.

@@ -29,6 +29,7 @@ mod models;
 mod page;
 mod problem;
 mod protocols;
+mod reply_body;
 mod request_body;
 mod routing;
 mod segment;

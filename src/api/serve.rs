@@ -52,6 +52,7 @@ pub async fn serve(
     tokio::select! {
         () = stopping => {}
         () = accept(&listener, &open, &connections) => {}
+        () = connections.make_room() => {}
     }
     tracing::info!(drain_seconds = state.server.drain_seconds, "draining");
     accept_waiting(&listener, &open, &connections).await;

@@ -62,6 +62,9 @@ pub struct ServerSettings {
     pub idle_seconds: f64,
     /// Seconds for which a client may take no byte of a reply.
     pub reply_seconds: f64,
+    /// Seconds by which a client may fall behind with a reply, the whole of which has `reply_seconds`, while requests wait
+    /// for `engine.work_bytes`.
+    pub contended_reply_seconds: f64,
     /// Seconds after SIGTERM in which the server is not ready, but answers as before.
     pub unready_seconds: f64,
     /// Seconds in which requests may finish once the listener is closed.
@@ -108,6 +111,7 @@ impl ServerSettings {
             ("server.body_seconds", self.body_seconds),
             ("server.idle_seconds", self.idle_seconds),
             ("server.reply_seconds", self.reply_seconds),
+            ("server.contended_reply_seconds", self.contended_reply_seconds),
         ] {
             in_range(key, (0.01..=86400.0).contains(&seconds), seconds, "0.01 to 86400")?;
         }
@@ -153,6 +157,7 @@ impl ServerSettings {
             head: Duration::from_secs_f64(self.head_seconds),
             idle: Duration::from_secs_f64(self.idle_seconds),
             reply: Duration::from_secs_f64(self.reply_seconds),
+            contended_reply: Duration::from_secs_f64(self.contended_reply_seconds),
         }
     }
 }
@@ -166,6 +171,8 @@ pub(super) struct ConnectionLimits {
     pub(super) idle: Duration,
     /// `server.reply_seconds`.
     pub(super) reply: Duration,
+    /// `server.contended_reply_seconds`.
+    pub(super) contended_reply: Duration,
 }
 
 /// Whether a text is an entry of `server.allowed_hosts`.

@@ -106,6 +106,12 @@ impl Engine {
         })
     }
 
+    /// Resolves while requests wait for bytes of `engine.work_bytes`, which results hold that nobody has taken yet. For one
+    /// listener at a time.
+    pub async fn work_is_wanted(&self) {
+        self.work.is_wanted().await;
+    }
+
     /// Counts a refusal in the metrics, and estimates when a repeat is worth a try.
     pub(super) fn counted(&self, mut error: SegmentError) -> SegmentError {
         match &mut error {

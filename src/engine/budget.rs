@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::caller::{Caller, Scarce, Share};
 use super::estimate::HoldingTimes;
@@ -22,6 +22,8 @@ pub(super) struct Budget {
     bytes: u64,
     /// Bytes that others wait for.
     waiting: AtomicU64,
+    /// Tells one listener that somebody waits.
+    wanted: Notify,
     holding: Arc<HoldingTimes>,
 }
 
@@ -33,6 +35,7 @@ impl Budget {
             free: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
             bytes,
             waiting: AtomicU64::new(0),
+            wanted: Notify::new(),
             holding: Arc::default(),
         }
     }
@@ -75,6 +78,7 @@ impl Budget {
     /// one caller are made in the order in which they were asked for. More than all bytes of the budget are never free.
     pub(super) async fn reserve(&self, caller: &Caller, bytes: u64) -> HeldBytes {
         let waiting = WaitingBytes::new(&self.waiting, bytes);
+        self.wanted.notify_one();
         let _turn = caller.bytes_turn().lock().await;
         let permits = Arc::clone(&self.free).acquire_many_owned(units(bytes));
         let permit = permits.await.expect("a budget is never closed");
@@ -87,6 +91,13 @@ impl Budget {
             share: None,
         };
         held
+    }
+
+    /// Resolves while somebody waits for bytes that are not free. For one listener at a time.
+    pub(super) async fn is_wanted(&self) {
+        while self.waiting.load(Ordering::Relaxed) <= self.free_bytes() {
+            self.wanted.notified().await;
+        }
     }
 
     /// Returns about how many seconds pass until so many bytes can be reserved, or `None` while that is not known.
@@ -294,6 +305,27 @@ mod tests {
         assert_eq!(budget.wait_seconds(UNIT), Some(0.0));
         drop(budget.reserve(&Caller::default(), UNIT).await);
         assert!(budget.wait_seconds(11 * UNIT).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_listener_hears_of_whoever_waits_and_not_of_whoever_is_served() {
+        let budget = Arc::new(Budget::new(10 * UNIT));
+        let listening = {
+            let budget = Arc::clone(&budget);
+            tokio::spawn(async move { budget.is_wanted().await })
+        };
+        let held = budget.reserve(&Caller::default(), 10 * UNIT).await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!listening.is_finished(), "all bytes were free");
+        let waiting = {
+            let budget = Arc::clone(&budget);
+            tokio::spawn(async move { budget.reserve(&Caller::default(), UNIT).await })
+        };
+        listening.await.expect("somebody waits");
+        drop(held);
+        assert_eq!(waiting.await.expect("it gets its bytes").bytes(), UNIT);
     }
 
     #[tokio::test]

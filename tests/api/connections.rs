@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use maskclip::config::Config;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 
 use crate::socket::{Client, Socket, at_last};
-use crate::support::{App, request, with_image};
+use crate::support::{App, png, request, with_image};
 
 /// The limit that a test provokes, and all others out of reach.
 fn limits(config: &mut Config) -> &mut maskclip::api::ServerSettings {
@@ -124,6 +127,57 @@ async fn a_client_that_takes_nothing_of_its_replies_is_cut_off() {
         .until(r#"maskclip_http_connections_overdue_total{limit="reply_seconds"}"#, 1)
         .await;
     socket.until("maskclip_http_connections", 0).await;
+}
+
+#[tokio::test]
+async fn a_reply_of_http_2_of_which_nothing_is_taken_is_broken_off_whatever_else_its_client_says() {
+    let socket = Socket::start(|config| limits(config).reply_seconds = 0.5).await;
+    let mut client = narrow_client(&socket).await;
+    let untaken = at_last(client.send_request(long_reply())).await.unwrap();
+    assert_eq!(untaken.status(), StatusCode::OK);
+    socket
+        .until(r#"maskclip_http_replies_ended_total{limit="reply_seconds"}"#, 1)
+        .await;
+    socket.until("maskclip_work_bytes", 0).await;
+    // The connection goes on, and the reply does not seem whole.
+    let live = Request::get("http://localhost/health/live")
+        .body(String::new())
+        .unwrap();
+    assert_eq!(
+        at_last(client.send_request(live)).await.unwrap().status(),
+        StatusCode::OK
+    );
+    let whole = at_last(to_bytes(Body::new(untaken.into_body()), usize::MAX)).await;
+    assert!(whole.is_err(), "{} bytes", whole.unwrap().len());
+    let closed = r#"maskclip_http_connections_overdue_total{limit="reply_seconds"}"#;
+    assert_eq!(socket.metric(closed), 0);
+}
+
+#[tokio::test]
+async fn a_reply_of_which_nothing_is_taken_gives_way_to_requests_that_wait_for_its_bytes() {
+    let socket = Socket::start(|config| {
+        limits(config).contended_reply_seconds = 0.2;
+        config.images.cache_bytes = 0;
+        // A request takes 300,000 bytes, and its reply has more than 60,000.
+        config.engine.work_bytes = 320 * 1024;
+    })
+    .await;
+    let mut deaf = narrow_client(&socket).await;
+    let untaken = at_last(deaf.send_request(long_reply())).await.unwrap();
+    assert_eq!(untaken.status(), StatusCode::OK);
+    assert!(socket.metric("maskclip_work_bytes") > 60_000, "nobody waits yet");
+    let mut client = socket.connect().await;
+    client.send(segment(&large_body())).await;
+    let reply = client.reply().await;
+    assert!(
+        reply.starts_with("HTTP/1.1 200 OK"),
+        "{}",
+        reply.lines().next().unwrap()
+    );
+    let ended = r#"maskclip_http_replies_ended_total{limit="contended_reply_seconds"}"#;
+    assert_eq!(socket.metric(ended), 1);
+    let whole = at_last(to_bytes(Body::new(untaken.into_body()), usize::MAX)).await;
+    assert!(whole.is_err(), "{} bytes", whole.unwrap().len());
 }
 
 #[tokio::test]
@@ -269,6 +323,36 @@ async fn what_is_no_http_is_refused_by_the_library() {
     let reply = client.rest().await;
     assert!(reply.starts_with("HTTP/1.1 400 "), "{reply}");
     socket.until("maskclip_http_connections", 0).await;
+}
+
+/// Returns a client of HTTP/2 that says PING all the time, and takes a few bytes of a reply until it asks for more.
+async fn narrow_client(socket: &Socket) -> SendRequest<String> {
+    let stream = TokioIo::new(socket.connect().await.0);
+    let (client, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(100)
+        .keep_alive_interval(Duration::from_millis(20))
+        .keep_alive_timeout(Duration::from_secs(3600))
+        .keep_alive_while_idle(true)
+        .handshake(stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Returns a request whose reply has more than 60,000 bytes.
+fn large_body() -> Value {
+    let image = BASE64_STANDARD.encode(png(300, 100, |_| [255, 0, 0]));
+    json!({"image": image, "classes": ["red", "blue"], "output": {"label_map": "raw"}})
+}
+
+/// Returns the same request as one of HTTP/2.
+fn long_reply() -> Request<String> {
+    Request::post("http://localhost/v1/segment")
+        .header("content-type", "application/json")
+        .body(large_body().to_string())
+        .unwrap()
 }
 
 /// Returns `POST /v1/segment` as it goes over the wire.
