@@ -5,7 +5,6 @@ use std::fmt;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::error::ApiError;
@@ -211,7 +210,7 @@ pub struct OutputTensor {
     /// Its elements in row-major order, if they do not follow the JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Value>>)]
-    pub data: Option<Vec<Value>>,
+    pub data: Option<Values>,
 }
 
 /// Where the elements of a tensor are.
@@ -221,8 +220,10 @@ pub struct OutputParameters {
     pub binary_data_size: usize,
 }
 
-/// The values of a tensor of a reply.
-pub(super) enum Values {
+/// The values of a tensor of a reply, which are as many as pixels: so they become JSON one by one, as it is written.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Values {
     /// Labels, `UINT16`.
     Labels(Vec<u16>),
     /// Probabilities, `FP32`.
@@ -248,7 +249,7 @@ impl OutputTensor {
         };
         match rest {
             None => Self {
-                data: Some(values.into_json()),
+                data: Some(values),
                 ..tensor
             },
             Some(rest) => {
@@ -265,14 +266,6 @@ impl OutputTensor {
 }
 
 impl Values {
-    fn into_json(self) -> Vec<Value> {
-        match self {
-            Self::Labels(labels) => labels.into_iter().map(Value::from).collect(),
-            Self::Floats(floats) => floats.into_iter().map(Value::from).collect(),
-            Self::Names(names) => names.into_iter().map(Value::from).collect(),
-        }
-    }
-
     fn write(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Labels(labels) => bytes.extend(labels.iter().flat_map(|label| label.to_le_bytes())),
@@ -291,7 +284,7 @@ impl Values {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -359,6 +352,17 @@ mod tests {
         assert_eq!(
             tensor,
             json!({"name": "classes", "datatype": "BYTES", "shape": [2], "data": ["a", "bc"]})
+        );
+        let labels = OutputTensor::new("label_map", vec![1, 2], Values::Labels(vec![7, 65535]), None);
+        assert_eq!(
+            serde_json::to_string(&labels).unwrap(),
+            r#"{"name":"label_map","datatype":"UINT16","shape":[1,2],"data":[7,65535]}"#
+        );
+        let scores = OutputTensor::new("scores", vec![2], Values::Floats(vec![0.1, 1.0]), None);
+        assert!(
+            serde_json::to_string(&scores)
+                .unwrap()
+                .ends_with(r#""data":[0.1,1.0]}"#)
         );
         let mut rest = vec![9];
         let tensor = serde_json::to_value(OutputTensor::new("classes", vec![2], names(), Some(&mut rest))).unwrap();
