@@ -79,6 +79,7 @@ pub(super) async fn read_bytes(
         .await
         .map_err(|rejection| match rejection.status() {
             _ if meter.is_refused() => state.engine.body_refused().into(),
+            _ if meter.is_too_large() => ApiError::RequestTooLarge { limit },
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::RequestTooLarge { limit },
             _ => ApiError::Malformed(format!("the body cannot be read: {}", root(&rejection))),
         })

@@ -1,17 +1,18 @@
 //! Compression both ways: request bodies in gzip or zstd, and replies to clients that ask for it.
 //!
-//! tower-http does the work. This decides what is refused, what is worth compressing, and that an inflating body takes
-//! turns with other requests.
+//! tower-http does the work. This decides what is refused, what is worth compressing, when a body is inflated, and that an
+//! inflating body takes turns with other requests.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use axum::http::{Extensions, HeaderMap, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
 use hyper::body::{Frame, SizeHint};
 use tokio::task::coop;
 use tower_http::CompressionLevel;
@@ -19,6 +20,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
 
 use super::error::ApiError;
+use super::metered::Meter;
 
 /// The fewest bytes of a reply that is compressed: less would not save a packet.
 const MIN_REPLY_BYTES: u64 = 1400;
@@ -77,6 +79,81 @@ pub(super) async fn drop_hopeless_accept_encoding(mut request: Request) -> Reque
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
     request
+}
+
+/// Has a compressed body come as a whole before it is inflated. It counts as the bytes that came, so a client that sends
+/// little and stops holds little, whatever would become of it.
+pub(super) async fn gather_compressed(State(limit): State<usize>, mut request: Request) -> Request {
+    if !request.headers().contains_key(CONTENT_ENCODING) {
+        return request;
+    }
+    let meter = Meter::default();
+    request.extensions_mut().insert(meter.clone());
+    request.map(|body| {
+        Body::new(Gathered {
+            body,
+            limit,
+            meter,
+            bytes: BytesMut::new(),
+            is_whole: false,
+        })
+    })
+}
+
+/// A body that comes in one piece.
+struct Gathered {
+    body: Body,
+    /// `limits.max_request_bytes`.
+    limit: usize,
+    meter: Meter,
+    bytes: BytesMut,
+    is_whole: bool,
+}
+
+impl Gathered {
+    /// Adds bytes that came.
+    fn add(&mut self, data: &[u8]) -> Result<(), axum::Error> {
+        if self.bytes.len() + data.len() > self.limit {
+            return Err(self.meter.too_large());
+        }
+        self.meter.count(data.len() as u64)?;
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+impl hyper::body::Body for Gathered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let promised = self.body.size_hint().lower();
+        if !self.is_whole && promised > self.limit as u64 {
+            return Poll::Ready(Some(Err(self.meter.too_large())));
+        }
+        while !self.is_whole {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref()
+                        && let Err(error) = self.add(data)
+                    {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.is_whole = true,
+            }
+        }
+        let whole = self.bytes.split().freeze();
+        Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_whole && self.bytes.is_empty()
+    }
 }
 
 /// Has the body take turns with other tasks. A body that inflates from bytes that are here already never waits, and

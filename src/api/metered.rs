@@ -2,8 +2,8 @@
 //! given back when they have been sent.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -15,25 +15,57 @@ use serde::Serialize;
 
 use crate::engine::HeldBytes;
 
-/// Tells whether a metered body found no room.
+/// What the pieces of a request's body count against, and why they went no further. Clones share it. It rides in the
+/// extensions of a request whose body comes in another form than the one that is read.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Meter(Arc<AtomicBool>);
+pub(super) struct Meter(Arc<Metered>);
+
+#[derive(Debug, Default)]
+struct Metered {
+    held: OnceLock<HeldBytes>,
+    is_refused: AtomicBool,
+    is_too_large: AtomicBool,
+}
 
 impl Meter {
     /// Returns whether the body was cut off because its bytes found no room.
     pub(super) fn is_refused(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_refused.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the body was cut off before it was inflated, because it had too many bytes already.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.0.is_too_large.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the body has too many bytes. Returns an error to end it with.
+    pub(super) fn too_large(&self) -> axum::Error {
+        self.0.is_too_large.store(true, Ordering::Relaxed);
+        axum::Error::new("the body is too large")
+    }
+
+    /// Counts bytes, once it is known against what.
+    ///
+    /// # Errors
+    /// An error to end the body with where there is no room for them.
+    pub(super) fn count(&self, bytes: u64) -> Result<(), axum::Error> {
+        if self.0.held.get().is_none_or(|held| held.try_grow(bytes)) {
+            return Ok(());
+        }
+        self.0.is_refused.store(true, Ordering::Relaxed);
+        Err(axum::Error::new("there is no room for the body"))
     }
 }
 
 /// Returns the request with a body whose bytes are added to `held` as they arrive, each of them `copies` times. A body
 /// that finds no room ends with an error.
 pub(super) fn metered(request: Request, held: &HeldBytes, copies: u64) -> (Request, Meter) {
-    let meter = Meter::default();
+    let meter = request.extensions().get::<Meter>().cloned().unwrap_or_default();
+    // A request has one handler, which reads its body once.
+    let _ = meter.0.held.set(held.clone());
     let body = |inner| {
         Body::new(MeteredBody {
             inner,
-            held: held.clone(),
             copies,
             meter: meter.clone(),
         })
@@ -55,7 +87,6 @@ pub(super) fn promised_bytes(request: &Request) -> Option<u64> {
 
 struct MeteredBody {
     inner: Body,
-    held: HeldBytes,
     copies: u64,
     meter: Meter,
 }
@@ -71,10 +102,9 @@ impl HttpBody for MeteredBody {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
-            && !self.held.try_grow(self.copies.saturating_mul(data.len() as u64))
+            && let Err(error) = self.meter.count(self.copies.saturating_mul(data.len() as u64))
         {
-            self.meter.0.store(true, Ordering::Relaxed);
-            return Poll::Ready(Some(Err(axum::Error::new("there is no room for the body"))));
+            return Poll::Ready(Some(Err(error)));
         }
         Poll::Ready(frame)
     }
@@ -97,7 +127,7 @@ pub(super) fn held_json(reply: &impl Serialize, held: HeldBytes) -> Response {
 
 /// Returns bytes for a reply that give back what they hold once they have been sent or dropped.
 pub(super) fn held_bytes(bytes: Vec<u8>, held: HeldBytes) -> Bytes {
-    held.shrink_to(bytes.len() as u64);
+    held.resize_to(bytes.len() as u64);
     Bytes::from_owner(HeldReply { bytes, _held: held })
 }
 

@@ -169,6 +169,10 @@ fn with_layers<S: Clone + Send + Sync + 'static>(
         .layer(DefaultBodyLimit::max(max_request_bytes))
         .layer(map_request(compression::take_turns))
         .layer(RequestDecompressionLayer::new())
+        .layer(map_request_with_state(
+            max_request_bytes,
+            compression::gather_compressed,
+        ))
         .layer(from_fn(compression::refuse_unknown_encoding))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn_with_state(times, middleware::limit_time))

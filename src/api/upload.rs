@@ -229,9 +229,15 @@ pub(super) async fn read_parts(
     }
     check_promise(&request, state, held, 1)?;
     let (request, meter) = metered(request, held, 1);
-    let broken = |error: MultipartError| match meter.is_refused() {
-        true => state.engine.body_refused().into(),
-        false => broken(&error, state.max_request_bytes),
+    let limit = state.max_request_bytes;
+    let broken = |error: MultipartError| {
+        if meter.is_refused() {
+            state.engine.body_refused().into()
+        } else if meter.is_too_large() {
+            ApiError::RequestTooLarge { limit }
+        } else {
+            broken(&error, limit)
+        }
     };
     let mut parts = Multipart::from_request(request, state).await?;
     while let Some(part) = parts.next_field().await.map_err(broken)? {

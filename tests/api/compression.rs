@@ -1,5 +1,6 @@
 //! Compression both ways.
 
+use std::convert::Infallible;
 use std::io::{Read, Write};
 
 use axum::body::Body;
@@ -10,6 +11,7 @@ use flate2::write::GzEncoder;
 use maskclip::api::openapi_yaml;
 use serde_json::json;
 
+use crate::socket::Socket;
 use crate::support::{App, BOUNDARY, REQUEST_ID, Reply, multipart, red_and_blue, request, with_image};
 
 /// The largest body of these tests in bytes.
@@ -82,6 +84,59 @@ async fn a_body_counts_as_what_it_is_inflated_to() {
                 "limit": {"name": "limits.max_request_bytes", "value": 10000},
             }));
     }
+}
+
+/// A little becomes much, and whoever keeps back its end would take the room of all others.
+#[tokio::test]
+async fn a_compressed_body_counts_as_what_has_come_until_it_is_whole() {
+    let app = Socket::start(|config| config.engine.body_bytes = 1 << 20).await;
+    let body = gzip(&vec![b' '; 4 << 20]);
+    let (most, rest) = body.split_at(body.len() - 8);
+    let mut slow = app.connect().await;
+    slow.send(format!(
+        "POST /v1/segment HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    ))
+    .await;
+    slow.send(most).await;
+    app.until("maskclip_body_bytes", most.len().div_ceil(1024) as u64 * 1024)
+        .await;
+    slow.send(rest).await;
+    let reply = slow.reply().await;
+    assert!(reply.starts_with("HTTP/1.1 429 "), "{reply}");
+    assert!(reply.contains("engine.body_bytes"), "{reply}");
+    app.until("maskclip_body_bytes", 0).await;
+}
+
+#[tokio::test]
+async fn a_compressed_body_itself_has_the_limits_of_bodies() {
+    // Noise does not get smaller.
+    let mut state = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(20_000)
+    .collect();
+    let body = gzip(&noise);
+    assert!(body.len() > LIMIT);
+    let chunks = |body: &[u8]| {
+        let chunks: Vec<_> = body
+            .chunks(1000)
+            .map(|chunk| Ok::<_, Infallible>(chunk.to_vec()))
+            .collect();
+        let head = request(Method::POST, "/v1/segment").header(header::CONTENT_TYPE, "application/json");
+        let head = head.header(header::CONTENT_ENCODING, "gzip");
+        head.body(Body::from_stream(futures_util::stream::iter(chunks)))
+            .unwrap()
+    };
+    let app = App::start_with(|config| config.limits.max_request_bytes = LIMIT).await;
+    assert_eq!(app.send(chunks(&body)).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let app = App::start_with(|config| config.engine.body_bytes = 9 * 1024).await;
+    let reply = app.send(chunks(&body)).await;
+    assert_eq!(reply.json()["limit"]["name"], "engine.body_bytes");
+    assert_eq!(app.metric("maskclip_body_bytes").await, 0);
 }
 
 #[tokio::test]
