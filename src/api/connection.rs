@@ -1,10 +1,11 @@
 //! One connection from its first byte to its last: TLS or not, HTTP/1.1 or HTTP/2, time limits, and a graceful end.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -52,6 +53,8 @@ pub(super) struct Connections {
     router: Router,
     http: auto::Builder<TokioExecutor>,
     limits: ConnectionLimits,
+    /// The clocks of all connections, by their addresses.
+    clocks: Mutex<BTreeMap<usize, ConnectionClock>>,
     /// The replies on all connections.
     replies: OpenReplies,
     engine: Arc<Engine>,
@@ -75,6 +78,7 @@ impl Connections {
             router,
             http,
             limits: state.server.connection_limits(),
+            clocks: Mutex::default(),
             replies: OpenReplies::default(),
             engine: Arc::clone(&state.engine),
             lifecycle: state.lifecycle.clone(),
@@ -95,6 +99,31 @@ impl Connections {
         }
     }
 
+    /// Ends the connection that is idle for longest, if that is longer than `server.contended_idle_seconds`. Returns
+    /// whether there is one.
+    pub(super) fn end_idlest(&self) -> bool {
+        let clocks = self.clocks();
+        let idle = clocks.values().filter_map(|clock| Some((clock.idle_since()?, clock)));
+        let idlest = idle.min_by_key(|(since, _)| *since);
+        let overdue = idlest.filter(|(since, _)| since.elapsed() >= self.limits.contended_idle);
+        if let Some((_, clock)) = overdue {
+            clock.end_if_idle();
+        }
+        overdue.is_some()
+    }
+
+    /// Makes a connection known by its clock, until the guard is dropped.
+    fn know(&self, clock: &ConnectionClock) -> Known<'_> {
+        let key = clock.key();
+        self.clocks().insert(key, clock.clone());
+        Known { connections: self, key }
+    }
+
+    fn clocks(&self) -> MutexGuard<'_, BTreeMap<usize, ConnectionClock>> {
+        // Nothing in here panics halfway.
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Serves one connection to its end.
     pub(super) async fn serve(&self, socket: TcpStream, address: SocketAddr) {
         let _open = self.metrics.open();
@@ -103,6 +132,7 @@ impl Connections {
             tracing::debug!(client = %address, %error, "TCP_NODELAY cannot be set");
         }
         let clock = ConnectionClock::start(Instant::now());
+        let _known = self.know(&clock);
         let stream = ClockedStream::new(socket, clock.clone());
         match &self.tls {
             None => self.serve_http(stream, address, &clock).await,
@@ -208,5 +238,17 @@ impl Connections {
             }
             Ok(handling.reply(response, &limits, &replies))
         }
+    }
+}
+
+/// A connection that can be ended for another.
+struct Known<'connections> {
+    connections: &'connections Connections,
+    key: usize,
+}
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        self.connections.clocks().remove(&self.key);
     }
 }

@@ -13,6 +13,7 @@ use axum::http::Version;
 use axum::response::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use super::reply_body::{OpenReplies, ReplyBody};
@@ -47,7 +48,14 @@ impl Overdue {
 
 /// The clock of one connection. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct ConnectionClock(Arc<Mutex<Waiting>>);
+pub(super) struct ConnectionClock(Arc<Clock>);
+
+#[derive(Debug)]
+struct Clock {
+    waiting: Mutex<Waiting>,
+    /// Tells that the connection should end.
+    unwanted: Notify,
+}
 
 /// What a connection waits for.
 #[derive(Debug)]
@@ -58,6 +66,8 @@ struct Waiting {
     replies: OpenReplies,
     /// Whether a request has come by HTTP/2, in which the head of a request is a matter of frames.
     http2: bool,
+    /// Whether the connection should end if it is idle, because others wait for its place.
+    unwanted: bool,
     /// Whether the first byte of a head has come, or must come because the connection is new.
     head: bool,
     /// When the present kind of waiting began.
@@ -71,20 +81,30 @@ struct Waiting {
 impl ConnectionClock {
     /// The clock of a connection that has just been accepted.
     pub(super) fn start(now: Instant) -> Self {
-        Self(Arc::new(Mutex::new(Waiting {
+        let waiting = Mutex::new(Waiting {
             handling: 0,
             replies: OpenReplies::default(),
             http2: false,
+            unwanted: false,
             head: true,
             since: now,
             blocked: None,
             body: None,
-        })))
+        });
+        Self(Arc::new(Clock {
+            waiting,
+            unwanted: Notify::new(),
+        }))
+    }
+
+    /// A number that no other connection has that is open.
+    pub(super) fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing in here panics halfway.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When the connection will have waited for too long, and for what. `None` while the client waits for the server.
@@ -99,14 +119,30 @@ impl ConnectionClock {
             None
         } else if waiting.head && !waiting.http2 {
             Some((waiting.since + limits.head, Overdue::Head))
+        } else if waiting.unwanted {
+            Some((waiting.since, Overdue::Idle))
         } else {
             Some((waiting.since + limits.idle, Overdue::Idle))
         }
     }
 
+    /// Since when the connection is idle, if it is and is not about to end.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let waiting = self.lock();
+        let is_busy = waiting.handling > 0 || !waiting.replies.is_empty() || waiting.blocked.is_some();
+        let is_head_due = waiting.head && !waiting.http2;
+        (!is_busy && !is_head_due && !waiting.unwanted).then_some(waiting.since)
+    }
+
+    /// Has the connection end at once, unless a request has come meanwhile.
+    pub(super) fn end_if_idle(&self) {
+        self.lock().unwanted = true;
+        self.0.unwanted.notify_one();
+    }
+
     /// Resolves when the connection has waited for too long.
     ///
-    /// Nothing wakes this when the kind of waiting changes. It looks again after the shortest of the limits instead: a
+    /// Nothing wakes this when the kind of waiting changes, except that the connection is not wanted any more. It looks again after the shortest of the limits instead: a
     /// deadline that comes up meanwhile lies behind that.
     pub(super) async fn overdue(&self, limits: &ConnectionLimits) -> Overdue {
         let look_again = limits.head.min(limits.idle).min(limits.reply);
@@ -119,7 +155,10 @@ impl ConnectionClock {
                 }
                 next = next.min(deadline);
             }
-            tokio::time::sleep_until(next.into()).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                () = self.0.unwanted.notified() => {}
+            }
         }
     }
 
@@ -127,6 +166,7 @@ impl ConnectionClock {
     pub(super) fn handling(&self, version: Version, body: BodyProgress) -> Handling {
         let mut waiting = self.lock();
         waiting.handling += 1;
+        waiting.unwanted = false;
         waiting.head = false;
         waiting.http2 |= version == Version::HTTP_2;
         waiting.body = Some(body);

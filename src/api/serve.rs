@@ -19,6 +19,12 @@ use super::{AppState, router};
 /// Time for the last answers to leave once requests are cut off.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// Time in which a place may become free by itself before an idle connection is ended for it.
+const BEFORE_END: Duration = Duration::from_millis(20);
+
+/// Time for the end of an idle connection, before another is ended in its place.
+const AFTER_END: Duration = Duration::from_secs(2);
+
 /// Pause after a failure to accept, such as too few file descriptors, until some may be free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -49,13 +55,14 @@ pub async fn serve(
             tokio::time::sleep(unready).await;
         }
     };
+    let mut next = None;
     tokio::select! {
         () = stopping => {}
-        () = accept(&listener, &open, &connections) => {}
+        () = accept(&listener, &open, &connections, &mut next) => {}
         () = connections.make_room() => {}
     }
     tracing::info!(drain_seconds = state.server.drain_seconds, "draining");
-    accept_waiting(&listener, &open, &connections).await;
+    accept_waiting(&listener, &open, &connections, next).await;
     state.engine.drain();
     state.lifecycle.enter(Phase::Draining);
     drop(listener);
@@ -76,13 +83,22 @@ pub async fn serve(
     until
 }
 
-/// Accepts connections for ever, as many as there are permits.
-async fn accept(listener: &TcpListener, open: &Arc<Semaphore>, connections: &Arc<Connections>) {
+/// Accepts connections for ever, as many as there are permits. `next` is one that has none yet.
+async fn accept(
+    listener: &TcpListener,
+    open: &Arc<Semaphore>,
+    connections: &Arc<Connections>,
+    next: &mut Option<(TcpStream, SocketAddr)>,
+) {
     loop {
-        let permit = Arc::clone(open).acquire_owned().await;
-        let permit: OwnedSemaphorePermit = permit.expect("nobody closes this semaphore");
         match listener.accept().await {
-            Ok(accepted) => spawn(accepted, permit, connections),
+            Ok(accepted) => {
+                *next = Some(accepted);
+                let permit = place(open, connections).await;
+                if let Some(accepted) = next.take() {
+                    spawn(accepted, permit, connections);
+                }
+            }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept connections; trying again");
@@ -92,11 +108,39 @@ async fn accept(listener: &TcpListener, open: &Arc<Semaphore>, connections: &Arc
     }
 }
 
-/// Accepts the connections that wait already. Closing the listener would reset them, though their clients came in time.
-async fn accept_waiting(listener: &TcpListener, open: &Arc<Semaphore>, connections: &Arc<Connections>) {
-    while let Ok(permit) = Arc::clone(open).try_acquire_owned()
-        && let Poll::Ready(Ok(accepted)) = poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await
-    {
+/// Waits for the place of a connection. Idle connections end for it.
+async fn place(open: &Arc<Semaphore>, connections: &Connections) -> OwnedSemaphorePermit {
+    let mut pause = BEFORE_END;
+    loop {
+        let permit = Arc::clone(open).acquire_owned();
+        if let Ok(permit) = tokio::time::timeout(pause, permit).await {
+            return permit.expect("nobody closes this semaphore");
+        }
+        pause = if connections.end_idlest() {
+            AFTER_END
+        } else {
+            BEFORE_END
+        };
+    }
+}
+
+/// Accepts the connections that wait already, `next` before all. Closing the listener would reset them, though their
+/// clients came in time.
+async fn accept_waiting(
+    listener: &TcpListener,
+    open: &Arc<Semaphore>,
+    connections: &Arc<Connections>,
+    mut next: Option<(TcpStream, SocketAddr)>,
+) {
+    let now = || poll_fn(|context| Poll::Ready(listener.poll_accept(context)));
+    while let Ok(permit) = Arc::clone(open).try_acquire_owned() {
+        let accepted = match next.take() {
+            Some(next) => next,
+            None => match now().await {
+                Poll::Ready(Ok(accepted)) => accepted,
+                _ => return,
+            },
+        };
         spawn(accepted, permit, connections);
     }
 }

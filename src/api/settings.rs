@@ -60,6 +60,8 @@ pub struct ServerSettings {
     pub body_seconds: f64,
     /// Seconds for which a connection may stay open between two requests.
     pub idle_seconds: f64,
+    /// The same while another connection waits for its place.
+    pub contended_idle_seconds: f64,
     /// Seconds for which a client may take no byte of a reply.
     pub reply_seconds: f64,
     /// Seconds by which a client may fall behind with a reply, the whole of which has `reply_seconds`, while requests wait
@@ -110,6 +112,7 @@ impl ServerSettings {
             ("server.head_seconds", self.head_seconds),
             ("server.body_seconds", self.body_seconds),
             ("server.idle_seconds", self.idle_seconds),
+            ("server.contended_idle_seconds", self.contended_idle_seconds),
             ("server.reply_seconds", self.reply_seconds),
             ("server.contended_reply_seconds", self.contended_reply_seconds),
         ] {
@@ -156,6 +159,7 @@ impl ServerSettings {
         ConnectionLimits {
             head: Duration::from_secs_f64(self.head_seconds),
             idle: Duration::from_secs_f64(self.idle_seconds),
+            contended_idle: Duration::from_secs_f64(self.contended_idle_seconds),
             reply: Duration::from_secs_f64(self.reply_seconds),
             contended_reply: Duration::from_secs_f64(self.contended_reply_seconds),
         }
@@ -169,6 +173,8 @@ pub(super) struct ConnectionLimits {
     pub(super) head: Duration,
     /// `server.idle_seconds`.
     pub(super) idle: Duration,
+    /// `server.contended_idle_seconds`.
+    pub(super) contended_idle: Duration,
     /// `server.reply_seconds`.
     pub(super) reply: Duration,
     /// `server.contended_reply_seconds`.

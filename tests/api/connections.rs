@@ -22,6 +22,7 @@ fn limits(config: &mut Config) -> &mut maskclip::api::ServerSettings {
     server.head_seconds = 3600.0;
     server.body_seconds = 3600.0;
     server.idle_seconds = 3600.0;
+    server.contended_idle_seconds = 3600.0;
     server.reply_seconds = 3600.0;
     server
 }
@@ -219,6 +220,30 @@ async fn one_connection_more_than_the_limit_waits_for_its_turn() {
     assert!(metrics.contains("\nmaskclip_http_connections_limit 1\n"), "{metrics}");
     drop(first);
     assert!(second.reply().await.starts_with("HTTP/1.1 200 OK"));
+}
+
+#[tokio::test]
+async fn the_connection_that_is_idle_for_longest_is_closed_for_one_that_waits() {
+    let socket = Socket::start(|config| {
+        let server = limits(config);
+        (server.max_connections, server.contended_idle_seconds) = (3, 0.2);
+    })
+    .await;
+    let hold = socket.control.hold_score();
+    let mut busy = socket.connect().await;
+    busy.send(segment(&with_image(json!({"classes": ["red"]})))).await;
+    socket.control.entered().await;
+    let mut idlest = socket.connect().await;
+    idlest.get("/health/live").await;
+    let mut idle = socket.connect().await;
+    idle.get("/health/live").await;
+    let mut fourth = socket.connect().await;
+    let reply = fourth.get("/health/live").await;
+    assert!(reply.starts_with("HTTP/1.1 200 OK"), "{reply}");
+    assert_eq!(idlest.rest().await, "");
+    assert!(idle.get("/health/live").await.starts_with("HTTP/1.1 200 OK"));
+    drop(hold);
+    assert!(busy.reply().await.starts_with("HTTP/1.1 200 OK"));
 }
 
 #[tokio::test]
