@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use super::connection::Connections;
 use super::health::NO_KEYS;
@@ -44,6 +45,12 @@ pub async fn serve(
     }
     let open = Arc::new(Semaphore::new(state.server.max_connections as usize));
     let connections = Arc::new(Connections::new(&state, tls, router(state.clone())));
+    // Ended with this function.
+    let mut making_room = JoinSet::new();
+    making_room.spawn({
+        let connections = Arc::clone(&connections);
+        async move { connections.make_room().await }
+    });
     let stopping = async {
         let unready = stop.await;
         if !unready.is_zero() {
@@ -59,7 +66,6 @@ pub async fn serve(
     tokio::select! {
         () = stopping => {}
         () = accept(&listener, &open, &connections, &mut next) => {}
-        () = connections.make_room() => {}
     }
     tracing::info!(drain_seconds = state.server.drain_seconds, "draining");
     accept_waiting(&listener, &open, &connections, next).await;
