@@ -2,6 +2,7 @@
 //! and the body of a problem.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -20,6 +21,7 @@ use super::http_metrics::{CLIENT_LEFT, HttpMetrics, Outcome};
 use super::lifecycle::{Lifecycle, Phase};
 use super::problem::{Problem, ProblemType};
 use super::request_body::BodyProgress;
+use crate::engine::{Caller, Engine};
 use crate::support::panic_message;
 use crate::telemetry::{RequestTrace, TraceParent, Traces, within};
 
@@ -34,6 +36,12 @@ const MAX_URI_BYTES: usize = 8 * 1024;
 
 /// Most bytes of a head's fields, names and values.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// Most bytes of a head that count as part of their connection.
+const SMALL_HEAD_BYTES: u64 = 4096;
+
+/// Bytes that each field of a head takes beside its text, about.
+const FIELD_BYTES: usize = 128;
 
 /// Most fields of a head.
 const MAX_HEAD_FIELDS: usize = 100;
@@ -317,10 +325,7 @@ pub(super) async fn limit_head(request: Request, next: Next) -> Response {
     let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     let headers = request.headers();
     let fields = headers.len();
-    let bytes = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
+    let bytes = field_bytes(headers);
     let error = if path > MAX_URI_BYTES {
         ApiError::UriTooLong {
             found: path,
@@ -342,6 +347,34 @@ pub(super) async fn limit_head(request: Request, next: Next) -> Response {
         return next.run(request).await;
     };
     error.into_response()
+}
+
+/// Returns the bytes of a head's fields, names and values.
+fn field_bytes(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
+}
+
+/// Counts a large head against `engine.body_bytes` while the request's body comes: one connection of HTTP/2 may have a
+/// hundred of them, which cost their client nothing more. Refuses one that finds no room.
+pub(super) async fn weigh_head(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {
+    let body = request.extensions().get::<BodyProgress>();
+    let is_coming = body.is_some_and(|body| !body.is_complete());
+    let headers = request.headers();
+    let bytes = (field_bytes(headers) + headers.len() * FIELD_BYTES) as u64;
+    if !is_coming || bytes <= SMALL_HEAD_BYTES {
+        return next.run(request).await;
+    }
+    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+    let held = engine.body(&caller);
+    if !held.try_grow(bytes) {
+        return ApiError::from(engine.body_refused()).into_response();
+    }
+    let response = next.run(request).await;
+    drop(held);
+    response
 }
 
 /// The times at which a request is answered in place of its handler.

@@ -133,6 +133,7 @@ pub fn router(state: AppState) -> Router {
     };
     let base = state.server.base_path.clone();
     let routes = base_path::with_page_address(&base, routes);
+    let routes = routes.layer(from_fn_with_state(Arc::clone(&state.engine), middleware::weigh_head));
     let edge = Edge {
         rules: BrowserRules::new(&state.server),
         proxies: TrustedProxies::new(&state.server),

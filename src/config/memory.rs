@@ -20,7 +20,8 @@ const WEIGHT_GROWTH: u64 = 2;
 /// Most bytes that a pass through a model takes for each pixel of its input, beside the input itself.
 const PASS_BYTES_PER_PIXEL: u64 = 200;
 
-/// Most bytes that hyper buffers of a connection's request, its own default.
+/// Most bytes of a connection's requests: what is buffered of them, and 100 heads of 4 KiB by HTTP/2. Larger heads count
+/// against `engine.body_bytes`.
 pub(super) const CONNECTION_BYTES: u64 = 8192 + 100 * 4096;
 
 /// Bytes of a primitive that oneDNN keeps.

@@ -319,6 +319,42 @@ async fn a_request_whose_client_leaves_is_counted() {
 }
 
 #[tokio::test]
+async fn a_large_head_counts_as_part_of_the_body_that_comes() {
+    let socket = Socket::start(|config| {
+        limits(config);
+        config.engine.body_bytes = 40 * 1024;
+    })
+    .await;
+    let head = |wide: usize| {
+        let wide = "a".repeat(wide);
+        format!(
+            "POST /v1/segment HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\
+             x-wide: {wide}\r\n\r\n"
+        )
+    };
+    let mut slow = socket.connect().await;
+    slow.send(head(30_000)).await;
+    at_last(async {
+        while socket.metric("maskclip_body_bytes") < 30_000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let mut other = socket.connect().await;
+    other.send(head(10_000)).await;
+    let reply = other.reply().await;
+    assert!(
+        reply.starts_with("HTTP/1.1 429 ") && reply.contains("engine.body_bytes"),
+        "{reply}"
+    );
+    let mut small = socket.connect().await;
+    small.send(head(1000) + "{\"a\": {}}").await;
+    assert!(small.reply().await.starts_with("HTTP/1.1 422 "));
+    drop(slow);
+    socket.until("maskclip_body_bytes", 0).await;
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_a_problem() {
     let app = App::start().await;
     let long = request(Method::GET, &format!("/{}", "a".repeat(8192)));
