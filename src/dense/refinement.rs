@@ -4,16 +4,13 @@ use tch::{Kind, Tensor};
 
 use super::pamr::PixelAffinity;
 use super::tensors::floats;
-use super::{RefinementOptions, propagation};
+use super::{DenseError, RefinementOptions, go_on, propagation};
 use crate::label_map;
 use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
 use crate::support::{to_i64, to_usize};
 
 /// Floats per pixel for its affinities to 16 neighbours, which exist three times while they are computed.
 const AFFINITY_FLOATS: u64 = 3 * 16;
-
-/// Number of floats that are refined at a time. Queries are never split, and at least one is refined.
-const CHUNK_FLOATS: usize = 1 << 24;
 
 /// Floats per pixel for the propagation: the image, its enlargement, and one query's scores twice.
 const PROPAGATION_FLOATS: u64 = 8;
@@ -40,32 +37,46 @@ pub fn refinement_bytes(options: &RefinementOptions, queries: usize, image_pixel
 
 /// Refines scores by pixel-adaptive mask refinement. It refines logits, where the papers refine cosines. The factor
 /// between the two changes nothing, because every step is a mean.
-pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize, width: usize) -> ScoreMap {
+///
+/// # Errors
+/// [`DenseError::Stopped`] when `stop` returns true.
+pub(super) fn by_pixel_affinity(
+    scores: &ScoreMap,
+    image: &Tensor,
+    [height, width]: [usize; 2],
+    stop: &dyn Fn() -> bool,
+) -> Result<ScoreMap, DenseError> {
     let size = [height, width].map(to_i64);
-    let affinity = PixelAffinity::of(&enlarge_image(image, size));
+    let affinity = PixelAffinity::of(&enlarge_image(image, size), stop)?;
+    go_on(stop)?;
     let mut map = label_map::enlarge(scores, height, width);
-    let pixels = height * width;
-    for chunk in map.grids[0].values.chunks_mut((CHUNK_FLOATS / pixels).max(1) * pixels) {
-        let values = Tensor::from_slice(chunk)
+    for group in map.grids[0]
+        .values
+        .chunks_mut(to_usize(affinity.together()) * height * width)
+    {
+        let values = Tensor::from_slice(group)
             .view([-1, size[0], size[1]])
             .to_device(image.device());
-        let count = chunk.len();
-        affinity.refine(&values).view(-1).copy_data(chunk, count);
+        let count = group.len();
+        affinity.refine(&values, stop)?.view(-1).copy_data(group, count);
     }
-    map
+    Ok(map)
 }
 
 /// Refines scores by PEARL's propagation. It propagates cosines, which are logits divided by the temperature. A
 /// student's products are treated in the same way. Smoothed weights are propagated as they are; the paper has no such
-/// weights.
+/// weights. `cells` and `temperature` are those of [`RefinementOptions::PearlPropagation`].
+///
+/// # Errors
+/// [`DenseError::Stopped`] when `stop` returns true.
 pub(super) fn by_propagation(
     scores: &ScoreMap,
     image: &Tensor,
     text: &Tensor,
     [height, width]: [usize; 2],
-    cells: u32,
-    temperature: f32,
-) -> ScoreMap {
+    (cells, temperature): (u32, f32),
+    stop: &dyn Fn() -> bool,
+) -> Result<ScoreMap, DenseError> {
     let size = [height, width].map(to_i64);
     let pixels = size.map(|side| propagation::pixels_per_cell(side, cells));
     let averaged = |maps: &Tensor| maps.avg_pool2d(pixels, pixels, 0, false, true, None);
@@ -74,16 +85,18 @@ pub(super) fn by_propagation(
         ScoreKind::Weights => 1.0,
     };
     // One query at a time, so that the scores of all queries are never at the image's size together.
-    let cosines: Vec<_> = (0..scores.queries)
+    let cosines = (0..scores.queries)
         .map(|query| {
+            go_on(stop)?;
             let enlarged = label_map::enlarge(&one_query(scores, query), height, width);
             let map = Tensor::from_slice(&enlarged.grids[0].values).view([1, size[0], size[1]]);
-            averaged(&map.to_device(image.device())) / scale
+            Ok(averaged(&map.to_device(image.device())) / scale)
         })
-        .collect();
-    let propagated = propagation::propagate(&Tensor::cat(&cosines, 0), &averaged(&enlarge_image(image, size)), text);
+        .collect::<Result<Vec<_>, _>>()?;
+    let image = averaged(&enlarge_image(image, size));
+    let propagated = propagation::propagate(&Tensor::cat(&cosines, 0), &image, text, stop)?;
     let (_, rows, columns) = propagated.size3().expect("scores are [queries, rows, columns]");
-    ScoreMap {
+    Ok(ScoreMap {
         kind: scores.kind,
         queries: scores.queries,
         grids: vec![ScoreGrid {
@@ -92,7 +105,7 @@ pub(super) fn by_propagation(
             windows: None,
             values: floats(&(propagated * scale)),
         }],
-    }
+    })
 }
 
 /// Returns the scores of one query.

@@ -301,6 +301,7 @@ fn shared_features(
     let (model, images) = (&context.model, jobs.len());
     match catch_panic(|| features(labeller, jobs)) {
         Ok(Ok(features)) => Some(features),
+        Ok(Err(LabellerError::Stopped)) => None,
         Ok(Err(error)) => {
             let error = error.to_string();
             let error = first_line(&error);
@@ -330,12 +331,13 @@ fn answer_one_by_one(labeller: &mut dyn Labeller, jobs: &mut VecDeque<Job>) {
     }
 }
 
-/// Computes the features of jobs of one shape in one pass, in the order of the jobs.
+/// Computes the features of jobs of one shape in one pass, in the order of the jobs. The pass stops once none of the jobs
+/// is wanted any more.
 fn features(labeller: &mut dyn Labeller, jobs: &[Job]) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
     let pixels: Vec<_> = jobs.iter().filter_map(Job::pixels).collect();
     let inputs: Vec<_> = pixels.iter().map(|(input, _)| *input).collect();
     let (_, options) = pixels.first().expect("jobs of a shape have pixels");
-    labeller.features(&inputs, options)
+    labeller.features(&inputs, options, &|| !jobs.iter().any(Job::is_wanted))
 }
 
 fn answer_without_a_pass(context: &JobContext, labeller: &mut dyn Labeller, job: &mut Job) {
@@ -349,13 +351,10 @@ fn answer_without_a_pass(context: &JobContext, labeller: &mut dyn Labeller, job:
             options,
             ticket,
         }) if is_wanted => {
-            ticket.answer(score(
-                labeller,
-                Arc::clone(features),
-                pixels.as_ref(),
-                classifier,
-                options,
-            ));
+            let features = Arc::clone(features);
+            let stop = || !ticket.is_wanted();
+            let scored = score(labeller, features, pixels.as_ref(), classifier, options, &stop);
+            ticket.answer(scored);
             context.times.record_images(1, start.elapsed());
         }
         Job::Similar(job) if is_wanted => {
@@ -440,7 +439,9 @@ impl Job {
                 options,
                 ticket,
             }) => {
-                let scored = features.and_then(|features| score(labeller, features, Some(input), classifier, options));
+                let stop = || !ticket.is_wanted();
+                let score = |features| score(labeller, features, Some(input), classifier, options, &stop);
+                let scored = features.and_then(score);
                 ticket.answer(scored);
             }
             Self::Score(_) | Self::Similar(_) | Self::Embed(_) => unreachable!("a job without pixels shares no pass"),
@@ -469,16 +470,18 @@ impl Queued for Job {
     }
 }
 
+/// Scores and refines an image's features, unless `stop` returns true.
 fn score(
     labeller: &mut dyn Labeller,
     features: Arc<dyn ImageFeatures>,
     input: Option<&ModelInput>,
     classifier: &Classifier,
     options: &DenseOptions,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Scored, LabellerError> {
-    let mut scores = features.score(classifier, &options.scoring)?;
+    let mut scores = features.score(classifier, &options.scoring, stop)?;
     if let Some(input) = input {
-        scores.map = labeller.refine(scores.map, input, classifier, &options.refinement)?;
+        scores.map = labeller.refine(scores.map, input, classifier, &options.refinement, stop)?;
     }
     Ok(Scored { scores, features })
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::fake::{Action, Control};
 use crate::support::{
     App, BOUNDARY, REQUEST_ID, Reply, multipart, png, red_and_blue, request, segment_json, segment_multipart,
     with_image,
@@ -145,6 +146,20 @@ async fn a_client_that_leaves_takes_its_waiting_work_along() {
         looks,
         "nobody looked at the image that nobody waits for"
     );
+}
+
+#[tokio::test]
+async fn running_work_of_a_client_that_left_ends_at_its_next_step() {
+    let app = App::start().await;
+    let steps: [fn(&Control, Action); 3] = [Control::on_look, Control::on_score, Control::on_refine];
+    for (stops, on_step) in (1..).zip(steps) {
+        on_step(&app.control, Action::WorkUntilStopped);
+        let gone = started(&app, json!({"classes": ["red", "blue"], "refinement": "pamr"}));
+        app.control.entered().await;
+        leave(gone).await;
+        app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
+        assert_eq!(app.control.stops(), stops);
+    }
 }
 
 /// Returns a request whose JSON body arrives as the test sends it.
