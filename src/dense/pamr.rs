@@ -7,7 +7,7 @@
 use tch::{Kind, Tensor};
 
 use super::{DenseError, go_on};
-use crate::support::to_i64;
+use crate::support::{to_i64, to_usize};
 
 /// Distances in pixels at which neighbours lie. Each distance has eight directions.
 const DISTANCES: [i64; 2] = [8, 16];
@@ -26,6 +26,29 @@ const GROUP_BYTES: i64 = 1 << 23;
 
 /// The eight directions as (down, right).
 const DIRECTIONS: [(i64, i64); 8] = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)];
+
+/// Returns the bytes that refining `queries` maps of `[height, width]` pixels takes at most, those maps included: while the
+/// weights are computed, or later.
+pub(super) fn bytes(queries: u64, [height, width]: [u64; 2]) -> u64 {
+    let margin = DISTANCES.into_iter().max().map_or(0, to_usize) as u64;
+    let padded = height
+        .saturating_add(2 * margin)
+        .saturating_mul(width.saturating_add(2 * margin));
+    let pixels = height.saturating_mul(width);
+    let neighbours = (DIRECTIONS.len() * DISTANCES.len()) as u64;
+    // The likeness to each neighbour, and the image of three channels: as it is, padded, its deviation, and three steps
+    // of the likeness to one neighbour.
+    let weighing = pixels
+        .saturating_mul(neighbours + 3 * 5 + 1)
+        .saturating_add(padded.saturating_mul(3));
+    // The weights, all scores, and those of a group: as they were given, before and after a step, and padded.
+    let map_bytes = pixels.saturating_mul(4).max(1);
+    let group = (GROUP_BYTES as u64 / map_bytes).max(1).min(queries);
+    let spreading = pixels
+        .saturating_mul(queries.saturating_add(neighbours + 3 * group))
+        .saturating_add(padded.saturating_mul(group));
+    weighing.max(spreading).saturating_mul(4)
+}
 
 /// The weight of each neighbour in the mean of each pixel of one image.
 #[derive(Debug)]

@@ -4,13 +4,10 @@ use tch::{Kind, Tensor};
 
 use super::pamr::PixelAffinity;
 use super::tensors::floats;
-use super::{DenseError, RefinementOptions, go_on, propagation};
+use super::{DenseError, RefinementOptions, go_on, pamr, propagation};
 use crate::label_map;
 use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
 use crate::support::{to_i64, to_usize};
-
-/// Floats per pixel for its affinities to 16 neighbours, which exist three times while they are computed.
-const AFFINITY_FLOATS: u64 = 3 * 16;
 
 /// Floats per pixel for the propagation: the image, its enlargement, and one query's scores twice.
 const PROPAGATION_FLOATS: u64 = 8;
@@ -18,21 +15,22 @@ const PROPAGATION_FLOATS: u64 = 8;
 /// Floats per cell and query while the system of the propagation is solved.
 const SOLVER_FLOATS: u64 = 8;
 
-/// Returns the bytes that refining the scores of an image takes. With PAMR, these are the scores at the image's size
-/// and the affinities of its pixels; scratch memory for a few queries is not counted. With the propagation, they are
-/// mostly one query's scores at the image's size.
-pub fn refinement_bytes(options: &RefinementOptions, queries: usize, image_pixels: u64) -> u64 {
-    let queries = queries as u64;
-    let floats = match *options {
+/// Returns the bytes that refining the scores of an image of `width` x `height` pixels takes at most. With PAMR, these
+/// are the scores at the image's size and the affinities of its pixels. With the propagation, they are mostly one query's
+/// scores at the image's size.
+pub fn refinement_bytes(options: &RefinementOptions, queries: usize, (width, height): (u32, u32)) -> u64 {
+    let (queries, size) = (queries as u64, [height, width].map(u64::from));
+    match *options {
         RefinementOptions::None => 0,
-        RefinementOptions::Pamr => AFFINITY_FLOATS.saturating_add(queries).saturating_mul(image_pixels),
+        RefinementOptions::Pamr => pamr::bytes(queries, size),
         RefinementOptions::PearlPropagation { cells, .. } => {
-            let cells = propagation::most_cells(cells).min(image_pixels);
+            let pixels = size[0] * size[1];
+            let cells = propagation::most_cells(cells).min(pixels);
             let solver = SOLVER_FLOATS.saturating_mul(queries).saturating_mul(cells);
-            PROPAGATION_FLOATS.saturating_mul(image_pixels).saturating_add(solver)
+            let floats = PROPAGATION_FLOATS.saturating_mul(pixels).saturating_add(solver);
+            floats.saturating_mul(size_of::<f32>() as u64)
         }
-    };
-    floats.saturating_mul(size_of::<f32>() as u64)
+    }
 }
 
 /// Refines scores by pixel-adaptive mask refinement. It refines logits, where the papers refine cosines. The factor

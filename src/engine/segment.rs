@@ -248,10 +248,10 @@ impl AdmittedRequest<'_> {
         };
         cost::check_label_map(queries, image.pixels(), maps, limits)?;
         let refinement = &options.dense.refinement;
-        cost::check_refinement(refinement, queries, image.pixels(), limits)?;
+        cost::check_refinement(refinement, queries, image.size, limits)?;
         let dimensions = Dimensions {
             queries: queries as u64,
-            refinement_bytes: refinement_bytes(refinement, queries, image.pixels()),
+            refinement_bytes: refinement_bytes(refinement, queries, image.size),
             label_bytes: if list.classes().len() > 255 { 2 } else { 1 },
             probability_maps: probability_maps as u64,
             ..self.dimensions(image)
