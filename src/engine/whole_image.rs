@@ -148,7 +148,7 @@ impl AdmittedRequest<'_> {
         for (place, bytes) in images {
             let header = self.header(bytes.clone(), orientation).await;
             let header = header.map_err(|error| EmbedError::of_input(*place, error))?;
-            let weight = self.square_weight(&header, side);
+            let weight = self.square_weight(&header, side, 0);
             self.check_weight(&weight)
                 .map_err(|error| EmbedError::of_input(*place, error.into()))?;
             weights.push(weight);
@@ -170,15 +170,18 @@ impl AdmittedRequest<'_> {
         note("classes", list.classes().len() as i64);
         let header = self.header(bytes.clone(), orientation).await?;
         note("pixels", i64::from(header.width) * i64::from(header.height));
-        let weight = self.square_weight(&header, side);
+        let queries = list.query_count(options.synonyms);
+        let weight = self.square_weight(&header, side, queries);
         self.check_weight(&weight)?;
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
-        let classifier = list.classifier(&embeddings, options.synonyms);
         self.reserve(&weight).await?;
         let image = self.embed_square(bytes, orientation, side).await?;
-        self.shrink_to(0);
+        let warnings = self.warnings(&options.background, &list, &embeddings);
+        let classifier = self.classifier(&list, embeddings, options.synonyms).await?;
         let scores = class_scores(&classifier, &image, options.dense.scoring.temperature);
+        drop(classifier);
+        self.shrink_to(0);
         let names = list.classes().iter().map(|class| class.name.clone());
         let classes = names.zip(scores).map(|(name, (probability, similarity))| ClassScore {
             name,
@@ -186,7 +189,6 @@ impl AdmittedRequest<'_> {
             similarity,
         });
         let classes = classes.collect();
-        let warnings = self.warnings(&options.background, &list, &embeddings, false);
         Ok(Classification {
             model: self.model.name.clone(),
             width: header.width,
@@ -210,8 +212,8 @@ impl AdmittedRequest<'_> {
         })
     }
 
-    /// Returns the bytes that an image takes as a square for the model.
-    fn square_weight(&self, header: &ImageHeader, side: u32) -> Weight {
+    /// Returns the bytes that an image takes as a square for the model, and the texts that it is compared with.
+    fn square_weight(&self, header: &ImageHeader, side: u32, queries: usize) -> Weight {
         let [side, patch] = [side, self.model.patch_pixels].map(u64::from);
         Weight::of_features(&Dimensions {
             decoding_bytes: header.decoding_bytes,
@@ -219,6 +221,8 @@ impl AdmittedRequest<'_> {
             input_pixels: side * side,
             cells: (side / patch) * (side / patch),
             cell_floats: self.model.embedding_dimension as u64,
+            queries: queries as u64,
+            text_floats: self.model.embedding_dimension as u64,
             ..Dimensions::default()
         })
     }

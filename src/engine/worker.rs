@@ -68,7 +68,7 @@ pub struct ScoreJob {
     /// The image's pixels or its cached features.
     pub input: FeatureInput,
     /// The text embeddings to score the image against.
-    pub classifier: Arc<Classifier>,
+    pub classifier: Classifier,
     /// The options of features, scoring and refinement.
     pub options: DenseOptions,
     /// The channel for the scores.

@@ -311,7 +311,7 @@ async fn a_request_that_alone_takes_too_many_bytes_is_422() {
         "type": "/problems/invalid-request",
         "title": "The request is invalid",
         "status": 422,
-        "detail": "the request takes up to 3584 bytes, more than engine.work_bytes = 3072; a smaller image, fewer classes or \
+        "detail": "the request takes up to 3648 bytes, more than engine.work_bytes = 3072; a smaller image, fewer classes or \
                    another form of the label map take less",
         "instance": REQUEST_ID,
         "path": "image",
