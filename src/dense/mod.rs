@@ -34,7 +34,7 @@ pub use options::{
     Attention, DenseOptions, FeatureOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement,
     RefinementOptions, ScoreOptions, SmoothingKeys, Window,
 };
-pub use refinement::refinement_bytes;
+pub use refinement::{refinement_bytes, refinement_work};
 pub use views::ImageViews;
 pub use windows::BATCH_PIXELS;
 

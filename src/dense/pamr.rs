@@ -27,6 +27,14 @@ const GROUP_BYTES: i64 = 1 << 23;
 /// The eight directions as (down, right).
 const DIRECTIONS: [(i64, i64); 8] = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)];
 
+/// Returns about how many values the refinement of `queries` maps of `pixels` pixels computes.
+pub(super) fn work(queries: u64, pixels: u64) -> u64 {
+    let neighbours = (DIRECTIONS.len() * DISTANCES.len()) as u64;
+    // For each neighbour its likeness in three channels, with the mean and the deviation, and the steps of each query.
+    let of_neighbour = queries.saturating_mul(ITERATIONS as u64).saturating_add(3 * 8);
+    pixels.saturating_mul(neighbours).saturating_mul(of_neighbour)
+}
+
 /// Returns the bytes that refining `queries` maps of `[height, width]` pixels takes at most, those maps included: while the
 /// weights are computed, or later.
 pub(super) fn bytes(queries: u64, [height, width]: [u64; 2]) -> u64 {

@@ -13,6 +13,9 @@ use crate::support::{to_i64, to_usize};
 /// Number of conjugate gradient steps; there is no earlier stop.
 const STEPS: usize = 25;
 
+/// Values per cell and query that a step computes, about: the Laplacian, and the sums and products of the step.
+const STEP_VALUES: u64 = 20;
+
 /// Factor on a difference of grey relative to the mean difference.
 const EDGE_SHARPNESS: f64 = 5.0;
 
@@ -40,6 +43,11 @@ pub(super) fn pixels_per_cell(pixels: i64, cells: u32) -> i64 {
 pub(super) fn most_cells(cells: u32) -> u64 {
     let side = (3 * u64::from(cells)).div_ceil(2) - 1;
     side * side
+}
+
+/// Returns about how many values the propagation of one query over so many cells computes.
+pub(super) fn work(cells: u64) -> u64 {
+    cells.saturating_mul(STEPS as u64 * STEP_VALUES)
 }
 
 /// Solves `(diag rho + L_a) X = rho Z` by conjugate gradients from `X = Z` in float32. `Z` are the cosines,

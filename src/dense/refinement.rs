@@ -15,6 +15,9 @@ const PROPAGATION_FLOATS: u64 = 8;
 /// Floats per cell and query while the system of the propagation is solved.
 const SOLVER_FLOATS: u64 = 8;
 
+/// Values per pixel that are computed for each query before the propagation: its score, a copy, and the average.
+const ENLARGING_VALUES: u64 = 3;
+
 /// Returns the bytes that refining the scores of an image of `width` x `height` pixels takes at most. With PAMR, these
 /// are the scores at the image's size and the affinities of its pixels. With the propagation, they are mostly one query's
 /// scores at the image's size.
@@ -29,6 +32,23 @@ pub fn refinement_bytes(options: &RefinementOptions, queries: usize, (width, hei
             let solver = SOLVER_FLOATS.saturating_mul(queries).saturating_mul(cells);
             let floats = PROPAGATION_FLOATS.saturating_mul(pixels).saturating_add(solver);
             floats.saturating_mul(size_of::<f32>() as u64)
+        }
+    }
+}
+
+/// Returns about how many values refining the scores of an image of `width` x `height` pixels computes: a measure of the
+/// time that it takes. Of two refinements of one kind, the one with twice as many takes about twice as long.
+pub fn refinement_work(options: &RefinementOptions, queries: usize, (width, height): (u32, u32)) -> u64 {
+    let (queries, pixels) = (queries as u64, u64::from(width) * u64::from(height));
+    match *options {
+        RefinementOptions::None => 0,
+        RefinementOptions::Pamr => pamr::work(queries, pixels),
+        RefinementOptions::PearlPropagation { cells, .. } => {
+            let cells = propagation::most_cells(cells).min(pixels);
+            let of_query = ENLARGING_VALUES
+                .saturating_mul(pixels)
+                .saturating_add(propagation::work(cells));
+            of_query.saturating_mul(queries)
         }
     }
 }

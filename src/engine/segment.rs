@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::{AdmittedRequest, CurrentStage};
+use super::estimate::{Part, Workload};
 use super::extraction::SeenImage;
 use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
@@ -12,7 +13,7 @@ use super::request::{
 use super::weight::{Dimensions, Weight};
 use super::worker::{FeatureInput, Job, ScoreJob, Scored};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
-use crate::dense::{DenseOptions, refinement_bytes};
+use crate::dense::{DenseOptions, refinement_bytes, refinement_work};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapFormat, LabelMapOptions, LabelStyle, ProbabilityMap};
 use crate::scores::{DenseScores, QueryOwner};
 use crate::telemetry::note;
@@ -119,7 +120,8 @@ impl AdmittedRequest<'_> {
         let (size, features_cached) = (seen.size, seen.is_cached());
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
-        self.reserve(&weight).await?;
+        let workload = workload(&seen, &list, &options);
+        self.reserve(&weight, workload).await?;
         let prepared = self.prepare(seen, dense.refinement, input).await?;
         self.shrink_to(weight.after_pixels());
         let mut warnings = self.warnings(&options.background, &list, &embeddings);
@@ -136,7 +138,8 @@ impl AdmittedRequest<'_> {
         let encoded = self
             .encode(labelled, options.output.clone(), options.style.clone())
             .await?;
-        self.host.times.record_rest(scored.elapsed());
+        let amount = workload.amount(Part::LabelMap);
+        self.host.times.record(Part::LabelMap, amount, scored.elapsed());
         if let Some(key) = prepared.key {
             self.hold_features(key, features, size, dense.features.keys);
         }
@@ -326,6 +329,20 @@ fn denoising_dropped_all() -> Warning {
     Warning {
         code: WarningCode::DenoisingDroppedAll,
         message: "prompt denoising would have dropped every class, so it dropped none".to_owned(),
+    }
+}
+
+/// Returns the work for the scores, the refinement and the label map of an image, and for its features.
+fn workload(image: &SeenImage, list: &ClassList, options: &SegmentOptions) -> Workload {
+    let queries = list.query_count(options.synonyms);
+    let refinement = &options.dense.refinement;
+    let workload = image
+        .workload()
+        .with(Part::Scores, (queries as u64).saturating_mul(image.cells))
+        .with(Part::LabelMap, (queries as u64).saturating_mul(image.pixels()));
+    match Part::of_refinement(refinement.refinement()) {
+        Some(part) => workload.with(part, refinement_work(refinement, queries, image.size)),
+        None => workload,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::admission::{AdmittedRequest, CurrentStage};
+use super::estimate::{Part, Workload};
 use super::request::{
     ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings, SegmentError, SegmentRequest,
     Warning, WarningCode,
@@ -95,7 +96,7 @@ impl AdmittedRequest<'_> {
         let (text_vectors, tokens, truncated) = self.embed_texts(texts).await?;
         let mut vectors: HashMap<usize, Arc<[f32]>> = text_vectors.into_iter().collect();
         if let Some((side, weight)) = heaviest {
-            self.reserve(&weight).await?;
+            self.reserve(&weight, self.square_workload(side)).await?;
             for (place, bytes) in images {
                 let vector = self.embed_square(bytes, orientation, side).await;
                 let vector = vector.map_err(|error| EmbedError::of_input(place, error))?;
@@ -175,7 +176,7 @@ impl AdmittedRequest<'_> {
         self.check_weight(&weight)?;
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
-        self.reserve(&weight).await?;
+        self.reserve(&weight, self.square_workload(side)).await?;
         let image = self.embed_square(bytes, orientation, side).await?;
         let warnings = self.warnings(&options.background, &list, &embeddings);
         let classifier = self.classifier(&list, embeddings, options.synonyms).await?;
@@ -225,6 +226,12 @@ impl AdmittedRequest<'_> {
             text_floats: self.model.embedding_dimension as u64,
             ..Dimensions::default()
         })
+    }
+
+    /// Returns the work for the features of one square.
+    fn square_workload(&self, side: u32) -> Workload {
+        let cells = u64::from(side / self.model.patch_pixels);
+        Workload::default().with(Part::Features, cells * cells)
     }
 
     /// Returns the embedding of an image's middle square, of unit length.

@@ -150,6 +150,11 @@ impl Control {
         hold(&self.0.score)
     }
 
+    /// Makes the next refinement wait until the hold is dropped.
+    pub fn hold_refine(&self) -> Hold {
+        hold(&self.0.refine)
+    }
+
     /// Makes the next embedding of texts wait until the hold is dropped.
     pub fn hold_embed(&self) -> Hold {
         hold(&self.0.embed)

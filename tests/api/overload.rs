@@ -409,6 +409,41 @@ async fn a_request_behind_more_work_than_its_deadline_leaves_is_refused_with_an_
 }
 
 #[tokio::test]
+async fn a_request_whose_refinement_takes_longer_than_its_deadline_is_refused_at_once() {
+    let app = App::start().await;
+    for _ in 0..3 {
+        let hold = app.control.hold_refine();
+        let request = started(&app, json!({"classes": ["red", "blue"], "refinement": "pamr"}));
+        app.control.entered().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(hold);
+        request.await.unwrap().ok();
+    }
+    let image = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, png(400, 400, |_| [0, 255, 0]));
+    let names: Vec<String> = (0..50).map(|number| format!("name {number}")).collect();
+    let body =
+        |refinement: &str| json!({"image": image, "classes": names, "refinement": refinement, "deadline_seconds": 10});
+    let refinements = app.control.refinements();
+    let reply = app.send(segment_json(&body("pamr"))).await;
+    let problem = reply.json();
+    assert_eq!(
+        (reply.status, &problem["type"], &problem["path"]),
+        (
+            StatusCode::TOO_MANY_REQUESTS,
+            &json!("/problems/overloaded"),
+            &json!("deadline_seconds")
+        )
+    );
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.starts_with("the model takes about "), "{detail}");
+    assert!(!reply.headers.contains_key("retry-after"), "waiting does not help");
+    assert_eq!(app.metric("maskclip_refusals_total{reason=\"deadline\"}").await, 1);
+    assert_eq!(app.control.refinements(), refinements);
+    // What has been measured of refinements says nothing of requests without one.
+    app.send(segment_json(&body("none"))).await.ok();
+}
+
+#[tokio::test]
 async fn what_a_message_repeats_of_a_request_is_cut() {
     let app = App::start().await;
     let long = "\u{1}".repeat(1 << 20);
