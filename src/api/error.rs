@@ -233,6 +233,7 @@ impl ApiError {
                 | SegmentError::BodyBytes { .. }
                 | SegmentError::TooManyTexts { .. }
                 | SegmentError::TooManyNewTexts { .. }
+                | SegmentError::TooMuchWork { .. }
                 | SegmentError::TooBusy { .. },
             ) => ProblemType::Overloaded,
             Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
@@ -360,9 +361,11 @@ impl ApiError {
                 Self::Segment(SegmentError::Field(error)) if error.field() == Field::Vocabulary => None,
                 Self::Segment(SegmentError::Field(error)) => Some(error.field().path()),
                 Self::Segment(SegmentError::UnknownModel { .. }) => Some("model".to_owned()),
-                Self::Segment(SegmentError::TooManyNewTexts { .. } | SegmentError::TooBusy { .. }) => {
-                    Some(Field::DeadlineSeconds.path())
-                }
+                Self::Segment(
+                    SegmentError::TooManyNewTexts { .. }
+                    | SegmentError::TooMuchWork { .. }
+                    | SegmentError::TooBusy { .. },
+                ) => Some(Field::DeadlineSeconds.path()),
                 Self::Segment(SegmentError::UnsuitableInput(_)) => Some("attention".to_owned()),
                 Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
                 Self::Vocabulary(VocabularyError::Invalid(ClassListError::OptionRange { option, .. })) => {

@@ -84,12 +84,21 @@ impl ModifiedResNet {
 
     /// Computes the map of the last stage: `[batch, 3, height, width]` to `[batch, channels, height / p, width / p]`,
     /// where p is [`ModifiedResNet::patch_pixels`].
-    pub(crate) fn last_map(&self, image: &Tensor) -> Tensor {
+    fn last_map(&self, image: &Tensor) -> Tensor {
+        self.last_map_unless(image, &|| false).expect("nothing stops it")
+    }
+
+    /// Does the same as [`ModifiedResNet::last_map`], unless `stop` returns true before one of the blocks.
+    pub(crate) fn last_map_unless(&self, image: &Tensor, stop: &dyn Fn() -> bool) -> Option<Tensor> {
+        if stop() {
+            return None;
+        }
         let x = self.conv1.forward(&channels_last(image), 2).relu_();
         let x = self.conv2.forward(&x, 1).relu_();
         let x = self.conv3.forward(&x, 1).relu_();
         let stem = average_pool(&x, 2);
-        self.layers.iter().flatten().fold(stem, |x, block| block.forward(&x))
+        let mut blocks = self.layers.iter().flatten();
+        blocks.try_fold(stem, |x, block| (!stop()).then(|| block.forward(&x)))
     }
 
     /// Returns how many pixels of the image, along each side, make one cell of the last map.

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::attention::{self, Ending, Feedback, attentions, check_grid};
 use super::tensors::unit_rows;
-use super::{DenseError, FeatureOptions, SmoothingKeys};
+use super::{DenseError, FeatureOptions, SmoothingKeys, go_on};
 use crate::clip::VisualTower;
 use crate::support::to_usize;
 
@@ -15,14 +15,21 @@ pub trait FeatureSource {
     fn patch_pixels(&self) -> i64;
 
     /// Computes the features of images of one size, `[batch, 3, height, width]`. Returns one result per image, equal to
-    /// that of the image alone up to rounding.
+    /// that of the image alone up to rounding. Ends when `stop` returns true, which is asked before the first of its
+    /// blocks and, where it can be, before the others.
     ///
     /// # Errors
-    /// Fails when the network cannot compute the attention of the options, or cannot do so on images of that size.
+    /// Fails when the network cannot compute the attention of the options, or cannot do so on images of that size, and
+    /// with [`DenseError::Stopped`] when `stop` returns true.
     ///
     /// # Panics
     /// Panics when the images have another shape, or when libtorch fails.
-    fn features(&self, images: &Tensor, options: &FeatureOptions) -> Result<Vec<DenseFeatures>, DenseError>;
+    fn features(
+        &self,
+        images: &Tensor,
+        options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<DenseFeatures>, DenseError>;
 }
 
 impl FeatureSource for VisualTower {
@@ -30,8 +37,13 @@ impl FeatureSource for VisualTower {
         VisualTower::patch_pixels(self)
     }
 
-    fn features(&self, images: &Tensor, options: &FeatureOptions) -> Result<Vec<DenseFeatures>, DenseError> {
-        DenseFeatures::extract_batch(self, images, options)
+    fn features(
+        &self,
+        images: &Tensor,
+        options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<DenseFeatures>, DenseError> {
+        DenseFeatures::extract_batch(self, images, options, stop)
     }
 }
 
@@ -90,7 +102,7 @@ impl DenseFeatures {
     /// # Panics
     /// Panics when the image has another shape, or when libtorch fails.
     pub fn extract(tower: &VisualTower, image: &Tensor, options: &FeatureOptions) -> Result<Self, DenseError> {
-        let mut features = Self::extract_batch(tower, &image.unsqueeze(0), options)?;
+        let mut features = Self::extract_batch(tower, &image.unsqueeze(0), options, &|| false)?;
         Ok(features.remove(0))
     }
 
@@ -98,7 +110,7 @@ impl DenseFeatures {
     /// [`DenseFeatures::extract`] up to rounding.
     ///
     /// # Errors
-    /// Fails as [`DenseFeatures::extract`] does.
+    /// Fails as [`DenseFeatures::extract`] does, and with [`DenseError::Stopped`] when `stop` returns true.
     ///
     /// # Panics
     /// Panics as [`DenseFeatures::extract`] does.
@@ -106,6 +118,7 @@ impl DenseFeatures {
         tower: &VisualTower,
         images: &Tensor,
         options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Self>, DenseError> {
         let unsupported = || DenseError::UnsupportedAttention {
             asked: options.attention,
@@ -116,9 +129,9 @@ impl DenseFeatures {
         let [height, width] = [height, width].map(|side| side / tower.patch_pixels());
         check_grid(options.attention, to_usize(height), to_usize(width))?;
         let ending = tch::no_grad(|| match tower {
-            VisualTower::VisionTransformer(tower) => attention::of_vision_transformer(tower, images, options),
-            VisualTower::ModifiedResNet(tower) => attention::of_modified_resnet(tower, images, options),
-        });
+            VisualTower::VisionTransformer(tower) => attention::of_vision_transformer(tower, images, options, stop),
+            VisualTower::ModifiedResNet(tower) => attention::of_modified_resnet(tower, images, options, stop),
+        })?;
         let Ending {
             cells,
             pooled,
@@ -177,7 +190,11 @@ impl DenseFeatures {
 
     /// Computes the cosines of the cells with texts, `[queries, embedding]` in float32, which must have unit length for
     /// [`Comparison::Cosine`]. Returns `[queries, cells]`. Runs the attention's second pass if it has one.
-    pub(super) fn cosines(&self, text: &Tensor) -> Tensor {
+    ///
+    /// # Errors
+    /// [`DenseError::Stopped`] when `stop` returns true.
+    pub(super) fn cosines(&self, text: &Tensor, stop: &dyn Fn() -> bool) -> Result<Tensor, DenseError> {
+        go_on(stop)?;
         let text = match self.comparison {
             Comparison::Cosine => text.shallow_clone(),
             Comparison::Product => unit_rows(text),
@@ -186,8 +203,8 @@ impl DenseFeatures {
         let with = |cells: &Tensor| text.matmul(&unit_rows(cells).transpose(0, 1));
         let cosines = with(&self.cells);
         match &self.feedback {
-            None => cosines,
-            Some(feedback) => with(&feedback.cells(&cosines)),
+            None => Ok(cosines),
+            Some(feedback) => Ok(with(&feedback.cells(&cosines, stop)?)),
         }
     }
 

@@ -34,7 +34,7 @@ pub use options::{
     Attention, DenseOptions, FeatureOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, Refinement,
     RefinementOptions, ScoreOptions, SmoothingKeys, Window,
 };
-pub use refinement::refinement_bytes;
+pub use refinement::{refinement_bytes, refinement_work};
 pub use views::ImageViews;
 pub use windows::BATCH_PIXELS;
 
@@ -76,13 +76,40 @@ pub fn refine(
     width: usize,
     options: &RefinementOptions,
 ) -> ScoreMap {
+    refine_unless(scores, image, text, [height, width], options, &|| false).expect("nothing stops it")
+}
+
+/// Does the same as [`refine`] on an image of `[height, width]` pixels, unless `stop` returns true, which is asked before
+/// each step of the work.
+///
+/// # Errors
+/// [`DenseError::Stopped`].
+///
+/// # Panics
+/// The same as [`refine`].
+pub fn refine_unless(
+    scores: ScoreMap,
+    image: &Tensor,
+    text: &Tensor,
+    size: [usize; 2],
+    options: &RefinementOptions,
+    stop: &dyn Fn() -> bool,
+) -> Result<ScoreMap, DenseError> {
     tch::no_grad(|| match *options {
-        RefinementOptions::None => scores,
-        RefinementOptions::Pamr => refinement::by_pixel_affinity(&scores, image, height, width),
+        RefinementOptions::None => Ok(scores),
+        RefinementOptions::Pamr => refinement::by_pixel_affinity(&scores, image, size, stop),
         RefinementOptions::PearlPropagation { cells, temperature } => {
-            refinement::by_propagation(&scores, image, text, [height, width], cells, temperature)
+            refinement::by_propagation(&scores, image, text, size, (cells, temperature), stop)
         }
     })
+}
+
+/// Lets work go on to its next step, unless `stop` returns true.
+fn go_on(stop: &dyn Fn() -> bool) -> Result<(), DenseError> {
+    match stop() {
+        true => Err(DenseError::Stopped),
+        false => Ok(()),
+    }
 }
 
 /// Joins the names of attentions with commas.
@@ -122,4 +149,7 @@ pub enum DenseError {
     /// Key smoothing needs keys that were not kept with the features.
     #[error("the features have no keys for the key smoothing that is asked for")]
     KeysNotKept,
+    /// Nobody wants the result any more.
+    #[error("the work was stopped before its end")]
+    Stopped,
 }

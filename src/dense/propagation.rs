@@ -7,10 +7,14 @@
 
 use tch::{Kind, Tensor};
 
+use super::{DenseError, go_on};
 use crate::support::{to_i64, to_usize};
 
 /// Number of conjugate gradient steps; there is no earlier stop.
 const STEPS: usize = 25;
+
+/// Values per cell and query that a step computes, about: the Laplacian, and the sums and products of the step.
+const STEP_VALUES: u64 = 20;
 
 /// Factor on a difference of grey relative to the mean difference.
 const EDGE_SHARPNESS: f64 = 5.0;
@@ -41,10 +45,23 @@ pub(super) fn most_cells(cells: u32) -> u64 {
     side * side
 }
 
+/// Returns about how many values the propagation of one query over so many cells computes.
+pub(super) fn work(cells: u64) -> u64 {
+    cells.saturating_mul(STEPS as u64 * STEP_VALUES)
+}
+
 /// Solves `(diag rho + L_a) X = rho Z` by conjugate gradients from `X = Z` in float32. `Z` are the cosines,
 /// `[queries, rows, columns]`. The conductances `a` come from the colours of the normalised image,
 /// `[3, rows, columns]`, and from the texts, `[queries, embedding]` of unit length.
-pub(super) fn propagate(cosines: &Tensor, image: &Tensor, text: &Tensor) -> Tensor {
+///
+/// # Errors
+/// [`DenseError::Stopped`] when `stop` returns true.
+pub(super) fn propagate(
+    cosines: &Tensor,
+    image: &Tensor,
+    text: &Tensor,
+    stop: &dyn Fn() -> bool,
+) -> Result<Tensor, DenseError> {
     let [cosines, image, text] = [cosines, image, text].map(|part| part.to_kind(Kind::Float));
     let probabilities = cosines.softmax(0, Kind::Float); // without a temperature, as released
     let likeness = self_likeness(&text).view([-1, 1, 1]);
@@ -58,7 +75,7 @@ pub(super) fn propagate(cosines: &Tensor, image: &Tensor, text: &Tensor) -> Tens
         // [rows, columns - 1] and [rows - 1, columns]
         conductance: AXES.map(|axis| conductance(&grey, &probabilities, &likeness, axis)),
     };
-    system.solve(&cosines)
+    system.solve(&cosines, stop)
 }
 
 /// The dimension of the rows and that of the columns, counted from the end.
@@ -111,7 +128,7 @@ struct System {
 
 impl System {
     /// Solves the system for `[queries, rows, columns]`, starting from the scores. All queries share one step length.
-    fn solve(&self, scores: &Tensor) -> Tensor {
+    fn solve(&self, scores: &Tensor, stop: &dyn Fn() -> bool) -> Result<Tensor, DenseError> {
         let inner = |one: &Tensor, other: &Tensor| (one * other).sum(Kind::Float);
         // Constant scores solve the system before the first step, and the divisor is then zero.
         let ratio = |over: &Tensor, under: &Tensor| over / under.clamp_min(f64::from(f32::MIN_POSITIVE));
@@ -120,6 +137,7 @@ impl System {
         let mut direction = residual.copy();
         let mut length = inner(&residual, &residual);
         for _ in 0..STEPS {
+            go_on(stop)?;
             let image = &direction * &self.certainty + self.laplacian(&direction);
             let step = ratio(&length, &inner(&direction, &image));
             solution += &direction * &step;
@@ -128,7 +146,7 @@ impl System {
             direction = &residual + direction * ratio(&next_length, &length);
             length = next_length;
         }
-        solution
+        Ok(solution)
     }
 
     /// Computes `sum_j a_ij (x_i - x_j)` over the four neighbours; keeps the shape `[queries, rows, columns]`.
@@ -156,6 +174,10 @@ mod tests {
         angle.sin().to_kind(Kind::Float).view(shape)
     }
 
+    fn propagated(scores: &Tensor, image: &Tensor, text: &Tensor) -> Tensor {
+        propagate(scores, image, text, &|| false).expect("nothing stops it")
+    }
+
     fn largest_difference(one: &Tensor, other: &Tensor) -> f64 {
         (one - other).abs().max().double_value(&[])
     }
@@ -177,7 +199,7 @@ mod tests {
         let scores = Tensor::from_slice(&[0.2f32, -0.1, 0.3])
             .view([3, 1, 1])
             .expand([3, 9, 7], false);
-        let propagated = propagate(&scores, &noise(&[3, 9, 7], 12.9), &noise(&[3, 8], 7.3));
+        let propagated = propagated(&scores, &noise(&[3, 9, 7], 12.9), &noise(&[3, 8], 7.3));
         assert!(largest_difference(&propagated, &scores) < 1e-6);
     }
 
@@ -188,7 +210,7 @@ mod tests {
             certainty: noise(&[4, 4], 3.1).abs() + 0.5,
             conductance: [noise(&[3, 4], 5.3).abs(), noise(&[4, 3], 1.7).abs()],
         };
-        let solution = system.solve(&scores);
+        let solution = system.solve(&scores, &|| false).expect("nothing stops it");
         let found = &solution * &system.certainty + system.laplacian(&solution);
         assert!(largest_difference(&found, &(scores * &system.certainty)) < 1e-5);
     }
@@ -200,7 +222,7 @@ mod tests {
         let image = columns.ge(8.0).to_kind(Kind::Float) * 4.0 + noise(&[3, 8, 16], 12.9) * 0.01;
         let scores = Tensor::zeros([2, 8, 16], (Kind::Float, Device::Cpu));
         let _ = scores.get(0).get(4).narrow(0, 6, 1).fill_(1.0);
-        let propagated = propagate(&scores, &image, &noise(&[2, 8], 7.3)).get(0).get(4);
+        let propagated = propagated(&scores, &image, &noise(&[2, 8], 7.3)).get(0).get(4);
         let [inside, outside] = [4, 9].map(|column| propagated.double_value(&[column]));
         assert!(inside > 0.05 && outside < 0.001, "{inside} inside, {outside} outside");
     }
@@ -208,7 +230,7 @@ mod tests {
     #[test]
     fn a_row_of_cells_and_a_grey_image_are_no_trouble() {
         let scores = noise(&[2, 1, 5], 12.9);
-        let propagated = propagate(
+        let propagated = propagated(
             &scores,
             &Tensor::zeros([3, 1, 5], (Kind::Float, Device::Cpu)),
             &noise(&[2, 4], 7.3),

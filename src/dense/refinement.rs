@@ -4,16 +4,10 @@ use tch::{Kind, Tensor};
 
 use super::pamr::PixelAffinity;
 use super::tensors::floats;
-use super::{RefinementOptions, propagation};
+use super::{DenseError, RefinementOptions, go_on, pamr, propagation};
 use crate::label_map;
 use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
 use crate::support::{to_i64, to_usize};
-
-/// Floats per pixel for its affinities to 16 neighbours, which exist three times while they are computed.
-const AFFINITY_FLOATS: u64 = 3 * 16;
-
-/// Number of floats that are refined at a time. Queries are never split, and at least one is refined.
-const CHUNK_FLOATS: usize = 1 << 24;
 
 /// Floats per pixel for the propagation: the image, its enlargement, and one query's scores twice.
 const PROPAGATION_FLOATS: u64 = 8;
@@ -21,51 +15,86 @@ const PROPAGATION_FLOATS: u64 = 8;
 /// Floats per cell and query while the system of the propagation is solved.
 const SOLVER_FLOATS: u64 = 8;
 
-/// Returns the bytes that refining the scores of an image takes. With PAMR, these are the scores at the image's size
-/// and the affinities of its pixels; scratch memory for a few queries is not counted. With the propagation, they are
-/// mostly one query's scores at the image's size.
-pub fn refinement_bytes(options: &RefinementOptions, queries: usize, image_pixels: u64) -> u64 {
-    let queries = queries as u64;
-    let floats = match *options {
+/// Values per pixel that are computed for each query before the propagation: its score, a copy, and the average.
+const ENLARGING_VALUES: u64 = 3;
+
+/// Returns the bytes that refining the scores of an image of `width` x `height` pixels takes at most. With PAMR, these
+/// are the scores at the image's size and the affinities of its pixels. With the propagation, they are mostly one query's
+/// scores at the image's size.
+pub fn refinement_bytes(options: &RefinementOptions, queries: usize, (width, height): (u32, u32)) -> u64 {
+    let (queries, size) = (queries as u64, [height, width].map(u64::from));
+    match *options {
         RefinementOptions::None => 0,
-        RefinementOptions::Pamr => AFFINITY_FLOATS.saturating_add(queries).saturating_mul(image_pixels),
+        RefinementOptions::Pamr => pamr::bytes(queries, size),
         RefinementOptions::PearlPropagation { cells, .. } => {
-            let cells = propagation::most_cells(cells).min(image_pixels);
+            let pixels = size[0] * size[1];
+            let cells = propagation::most_cells(cells).min(pixels);
             let solver = SOLVER_FLOATS.saturating_mul(queries).saturating_mul(cells);
-            PROPAGATION_FLOATS.saturating_mul(image_pixels).saturating_add(solver)
+            let floats = PROPAGATION_FLOATS.saturating_mul(pixels).saturating_add(solver);
+            floats.saturating_mul(size_of::<f32>() as u64)
         }
-    };
-    floats.saturating_mul(size_of::<f32>() as u64)
+    }
+}
+
+/// Returns about how many values refining the scores of an image of `width` x `height` pixels computes: a measure of the
+/// time that it takes. Of two refinements of one kind, the one with twice as many takes about twice as long.
+pub fn refinement_work(options: &RefinementOptions, queries: usize, (width, height): (u32, u32)) -> u64 {
+    let (queries, pixels) = (queries as u64, u64::from(width) * u64::from(height));
+    match *options {
+        RefinementOptions::None => 0,
+        RefinementOptions::Pamr => pamr::work(queries, pixels),
+        RefinementOptions::PearlPropagation { cells, .. } => {
+            let cells = propagation::most_cells(cells).min(pixels);
+            let of_query = ENLARGING_VALUES
+                .saturating_mul(pixels)
+                .saturating_add(propagation::work(cells));
+            of_query.saturating_mul(queries)
+        }
+    }
 }
 
 /// Refines scores by pixel-adaptive mask refinement. It refines logits, where the papers refine cosines. The factor
 /// between the two changes nothing, because every step is a mean.
-pub(super) fn by_pixel_affinity(scores: &ScoreMap, image: &Tensor, height: usize, width: usize) -> ScoreMap {
+///
+/// # Errors
+/// [`DenseError::Stopped`] when `stop` returns true.
+pub(super) fn by_pixel_affinity(
+    scores: &ScoreMap,
+    image: &Tensor,
+    [height, width]: [usize; 2],
+    stop: &dyn Fn() -> bool,
+) -> Result<ScoreMap, DenseError> {
     let size = [height, width].map(to_i64);
-    let affinity = PixelAffinity::of(&enlarge_image(image, size));
+    let affinity = PixelAffinity::of(&enlarge_image(image, size), stop)?;
+    go_on(stop)?;
     let mut map = label_map::enlarge(scores, height, width);
-    let pixels = height * width;
-    for chunk in map.grids[0].values.chunks_mut((CHUNK_FLOATS / pixels).max(1) * pixels) {
-        let values = Tensor::from_slice(chunk)
+    for group in map.grids[0]
+        .values
+        .chunks_mut(to_usize(affinity.together()) * height * width)
+    {
+        let values = Tensor::from_slice(group)
             .view([-1, size[0], size[1]])
             .to_device(image.device());
-        let count = chunk.len();
-        affinity.refine(&values).view(-1).copy_data(chunk, count);
+        let count = group.len();
+        affinity.refine(&values, stop)?.view(-1).copy_data(group, count);
     }
-    map
+    Ok(map)
 }
 
 /// Refines scores by PEARL's propagation. It propagates cosines, which are logits divided by the temperature. A
 /// student's products are treated in the same way. Smoothed weights are propagated as they are; the paper has no such
-/// weights.
+/// weights. `cells` and `temperature` are those of [`RefinementOptions::PearlPropagation`].
+///
+/// # Errors
+/// [`DenseError::Stopped`] when `stop` returns true.
 pub(super) fn by_propagation(
     scores: &ScoreMap,
     image: &Tensor,
     text: &Tensor,
     [height, width]: [usize; 2],
-    cells: u32,
-    temperature: f32,
-) -> ScoreMap {
+    (cells, temperature): (u32, f32),
+    stop: &dyn Fn() -> bool,
+) -> Result<ScoreMap, DenseError> {
     let size = [height, width].map(to_i64);
     let pixels = size.map(|side| propagation::pixels_per_cell(side, cells));
     let averaged = |maps: &Tensor| maps.avg_pool2d(pixels, pixels, 0, false, true, None);
@@ -74,16 +103,18 @@ pub(super) fn by_propagation(
         ScoreKind::Weights => 1.0,
     };
     // One query at a time, so that the scores of all queries are never at the image's size together.
-    let cosines: Vec<_> = (0..scores.queries)
+    let cosines = (0..scores.queries)
         .map(|query| {
+            go_on(stop)?;
             let enlarged = label_map::enlarge(&one_query(scores, query), height, width);
             let map = Tensor::from_slice(&enlarged.grids[0].values).view([1, size[0], size[1]]);
-            averaged(&map.to_device(image.device())) / scale
+            Ok(averaged(&map.to_device(image.device())) / scale)
         })
-        .collect();
-    let propagated = propagation::propagate(&Tensor::cat(&cosines, 0), &averaged(&enlarge_image(image, size)), text);
+        .collect::<Result<Vec<_>, _>>()?;
+    let image = averaged(&enlarge_image(image, size));
+    let propagated = propagation::propagate(&Tensor::cat(&cosines, 0), &image, text, stop)?;
     let (_, rows, columns) = propagated.size3().expect("scores are [queries, rows, columns]");
-    ScoreMap {
+    Ok(ScoreMap {
         kind: scores.kind,
         queries: scores.queries,
         grids: vec![ScoreGrid {
@@ -92,7 +123,7 @@ pub(super) fn by_propagation(
             windows: None,
             values: floats(&(propagated * scale)),
         }],
-    }
+    })
 }
 
 /// Returns the scores of one query.

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use tch::{Kind, Tensor};
 
 use super::tensors::{floats, probabilities};
-use super::{DenseError, DenseFeatures, KeySmoothing, ScoreOptions, SmoothingKeys, denoising, smoothing};
+use super::{DenseError, DenseFeatures, KeySmoothing, ScoreOptions, SmoothingKeys, denoising, go_on, smoothing};
 use crate::scores::{DenseScores, QueryOwner, ScoreGrid, ScoreKind, ScoreMap, Windows};
 use crate::support::{to_i64, to_usize};
 
@@ -28,7 +28,7 @@ impl DenseFeatures {
             features: vec![self],
             windows: None,
         };
-        score_views(&[view], text, owners, options)
+        score_views(&[view], text, owners, options, &|| false)
     }
 
     fn cell_count(&self) -> i64 {
@@ -54,19 +54,20 @@ pub(super) struct View<F> {
 
 /// Scores an image at several sizes, each as a whole or through windows, as [`DenseFeatures::score`] does for one.
 /// Prompt denoising considers all of them together. The logits of the pooled features are averaged. All features must
-/// come from one network.
+/// come from one network. Ends with [`DenseError::Stopped`] when `stop` returns true, which is asked for each window.
 pub(super) fn score_views<F: Borrow<DenseFeatures>>(
     views: &[View<F>],
     text: &Tensor,
     owners: &[QueryOwner],
     options: &ScoreOptions,
+    stop: &dyn Fn() -> bool,
 ) -> Result<DenseScores, DenseError> {
     assert_eq!(
         text.size().first(),
         Some(&to_i64(owners.len())),
         "there is one owner per query"
     );
-    tch::no_grad(|| score_in_float(views, &text.to_kind(Kind::Float), owners, options))
+    tch::no_grad(|| score_in_float(views, &text.to_kind(Kind::Float), owners, options, stop))
 }
 
 fn score_in_float<F: Borrow<DenseFeatures>>(
@@ -74,11 +75,13 @@ fn score_in_float<F: Borrow<DenseFeatures>>(
     text: &Tensor,
     owners: &[QueryOwner],
     options: &ScoreOptions,
+    stop: &dyn Fn() -> bool,
 ) -> Result<DenseScores, DenseError> {
     let temperature = f64::from(options.temperature);
     let features = views.iter().flat_map(|view| view.features.iter().map(Borrow::borrow));
     let features: Vec<&DenseFeatures> = features.collect();
-    let cosines: Vec<_> = features.iter().map(|features| features.cosines(text)).collect();
+    let cosines = features.iter().map(|features| features.cosines(text, stop));
+    let cosines: Vec<_> = cosines.collect::<Result<_, _>>()?;
     let compared: Vec<_> = features
         .iter()
         .zip(&cosines)
@@ -95,7 +98,7 @@ fn score_in_float<F: Borrow<DenseFeatures>>(
             dropped_all: false,
         },
     };
-    let (kind, values) = smooth(&features, denoised.logits, options.key_smoothing)?;
+    let (kind, values) = smooth(&features, denoised.logits, options.key_smoothing, stop)?;
     let cells: Vec<_> = views.iter().map(View::cells).collect();
     let grids = values.split_with_sizes(&cells, 1);
     let grids = views.iter().zip(grids).map(|(view, values)| view.grid(&values));
@@ -120,6 +123,7 @@ fn smooth(
     features: &[&DenseFeatures],
     logits: Tensor,
     key_smoothing: KeySmoothing,
+    stop: &dyn Fn() -> bool,
 ) -> Result<(ScoreKind, Tensor), DenseError> {
     let Some(keys) = key_smoothing.keys() else {
         return Ok((ScoreKind::Logits, logits));
@@ -131,12 +135,13 @@ fn smooth(
     let cells: Vec<_> = features.iter().map(|features| features.cell_count()).collect();
     let windows = scores.split_with_sizes(&cells, 1);
     let smoothed = windows.iter().zip(features).map(|(scores, window)| {
+        go_on(stop)?;
         let keys = window.smoothing_keys(keys)?;
         Ok(match key_smoothing {
             KeySmoothing::None => scores.shallow_clone(),
             KeySmoothing::Formula => smoothing::by_formula(scores, keys),
             KeySmoothing::Reference { threshold } => smoothing::by_reference(scores, keys, threshold),
-            KeySmoothing::Likeness => smoothing::by_likeness(scores, keys),
+            KeySmoothing::Likeness => smoothing::by_likeness(scores, keys, stop)?,
         })
     });
     let smoothed: Vec<_> = smoothed.collect::<Result<_, DenseError>>()?;

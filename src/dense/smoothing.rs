@@ -12,6 +12,7 @@
 use tch::{Kind, Tensor};
 
 use super::tensors::unit_rows;
+use super::{DenseError, go_on};
 
 /// Applies the paper's formula, `pred_i = sum_j cos(k_i, k_j) pred_j`: probabilities `[queries, cells]` and keys
 /// `[cells, channels]` to `[queries, cells]`.
@@ -37,17 +38,21 @@ const CELLS_TOGETHER: i64 = 256;
 
 /// Averages logits over positions with similar keys: `sum_j w_ij logit_j` with `w_i = softmax_j(40 cos(k_i, k_j))`.
 /// Logits `[queries, cells]` and keys `[cells, channels]` give logits `[queries, cells]`.
-pub(super) fn by_likeness(logits: &Tensor, keys: &Tensor) -> Tensor {
+///
+/// # Errors
+/// [`DenseError::Stopped`] when `stop` returns true.
+pub(super) fn by_likeness(logits: &Tensor, keys: &Tensor, stop: &dyn Fn() -> bool) -> Result<Tensor, DenseError> {
     let keys = unit_rows(keys);
     let (all_keys, logits) = (keys.transpose(0, 1), logits.transpose(0, 1));
-    let smoothed: Vec<_> = keys
-        .split(CELLS_TOGETHER, 0)
-        .iter()
-        // [some cells, channels] x [channels, cells] -> [some cells, cells]
-        .map(|keys| (keys.matmul(&all_keys) * SHARPNESS).softmax(1, Kind::Float))
-        .map(|weights| weights.matmul(&logits)) // -> [some cells, queries]
-        .collect();
-    Tensor::cat(&smoothed, 0).transpose(0, 1)
+    let smoothed = keys.split(CELLS_TOGETHER, 0);
+    let smoothed = smoothed.iter().map(|keys| {
+        go_on(stop)?;
+        // [some cells, channels] x [channels, cells] -> [some cells, cells] -> [some cells, queries]
+        let weights = (keys.matmul(&all_keys) * SHARPNESS).softmax(1, Kind::Float);
+        Ok(weights.matmul(&logits))
+    });
+    let smoothed: Vec<_> = smoothed.collect::<Result<_, _>>()?;
+    Ok(Tensor::cat(&smoothed, 0).transpose(0, 1))
 }
 
 /// Computes `P K K^T` from right to left: `[queries, cells]` and `[cells, channels]` to `[queries, cells]`.
@@ -101,7 +106,8 @@ mod tests {
     fn likeness_averages_parallel_keys_and_leaves_others_alone() {
         let (_, keys) = example();
         let logits = Tensor::from_slice2(&[[9f32, 5., 2.], [1., 3., 8.]]);
-        assert_close(&by_likeness(&logits, &keys), &[7., 7., 2., 2., 2., 8.]);
+        let smoothed = by_likeness(&logits, &keys, &|| false).expect("nothing stops it");
+        assert_close(&smoothed, &[7., 7., 2., 2., 2., 8.]);
     }
 
     #[test]
@@ -111,7 +117,8 @@ mod tests {
         let logits = angle.unsqueeze(0);
         let whole = (keys.matmul(&keys.transpose(0, 1)) * SHARPNESS).softmax(1, Kind::Float);
         let expected = whole.matmul(&logits.transpose(0, 1)).transpose(0, 1);
-        let difference = (by_likeness(&logits, &keys) - expected).abs().max();
+        let smoothed = by_likeness(&logits, &keys, &|| false).expect("nothing stops it");
+        let difference = (smoothed - expected).abs().max();
         assert!(difference.double_value(&[]) < 1e-5);
     }
 

@@ -1,7 +1,9 @@
 //! Small towers, images, texts and options for unit tests.
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
@@ -38,6 +40,17 @@ pub(super) fn noise(shape: &[i64]) -> Tensor {
 pub(super) fn text(tower: &VisualTower) -> Tensor {
     let text = noise(&[3, tower.embedding_dimension()]);
     &text / text.norm_scalaropt_dim(2, [-1], true)
+}
+
+/// Returns a check that stops work when it is asked the `last` time, and the number of times it has been asked.
+pub(super) fn stop_at(last: usize) -> (impl Fn() -> bool, Rc<Cell<usize>>) {
+    let asked = Rc::new(Cell::new(0));
+    let count = Rc::clone(&asked);
+    let stop = move || {
+        count.set(count.get() + 1);
+        count.get() >= last
+    };
+    (stop, asked)
 }
 
 /// The options of a test for all three steps, named in one place.

@@ -29,16 +29,16 @@ impl ImageViews {
         sizes: &[Tensor],
         options: &FeatureOptions,
     ) -> Result<Self, DenseError> {
-        let mut views = Self::extract_batch(network, &[sizes], options)?;
+        let mut views = Self::extract_batch(network, &[sizes], options, &|| false)?;
         Ok(views.remove(0))
     }
 
     /// Does the same as [`ImageViews::extract`] for several images at the same sizes. They pass through the network
     /// together, up to [`BATCH_PIXELS`](super::BATCH_PIXELS) at a time. Each result equals that of the image alone up
-    /// to rounding.
+    /// to rounding. `stop` is asked as [`FeatureSource::features`] says.
     ///
     /// # Errors
-    /// Fails as [`ImageViews::extract`] does.
+    /// Fails as [`ImageViews::extract`] does, and with [`DenseError::Stopped`] when `stop` returns true.
     ///
     /// # Panics
     /// Panics as [`ImageViews::extract`] does, and when there is no image or the sizes of the images differ.
@@ -46,11 +46,12 @@ impl ImageViews {
         network: &dyn FeatureSource,
         images: &[&[Tensor]],
         options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Self>, DenseError> {
         let mut views: Vec<_> = images.iter().map(|sizes| Vec::with_capacity(sizes.len())).collect();
         for size in 0..images[0].len() {
             let at_size: Vec<_> = images.iter().map(|sizes| &sizes[size]).collect();
-            let seen = windows::views(network, &at_size, options)?;
+            let seen = windows::views(network, &at_size, options, stop)?;
             for (views, seen) in views.iter_mut().zip(seen) {
                 views.push(seen);
             }
@@ -73,7 +74,24 @@ impl ImageViews {
         owners: &[QueryOwner],
         options: &ScoreOptions,
     ) -> Result<DenseScores, DenseError> {
-        score_views(&self.0, text, owners, options)
+        self.score_unless(text, owners, options, &|| false)
+    }
+
+    /// Does the same as [`ImageViews::score`], unless `stop` returns true, which is asked for each window at each size.
+    ///
+    /// # Errors
+    /// Fails as [`ImageViews::score`] does, and with [`DenseError::Stopped`].
+    ///
+    /// # Panics
+    /// Panics as [`ImageViews::score`] does.
+    pub fn score_unless(
+        &self,
+        text: &Tensor,
+        owners: &[QueryOwner],
+        options: &ScoreOptions,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<DenseScores, DenseError> {
+        score_views(&self.0, text, owners, options, stop)
     }
 
     /// Returns the cosines of all cells with the cell at a place, given as shares of the input's width and height, 0 to
@@ -148,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::clip::VisualTower;
-    use crate::dense::testing::{Case, OWNERS, noise, text, tower};
+    use crate::dense::testing::{Case, OWNERS, noise, stop_at, text, tower};
     use crate::dense::{self, Attention, KeySmoothing, Refinement, Window};
 
     /// Asserts that features extracted once for `kept` give the same scores, to the bit, as an image that is extracted
@@ -252,7 +270,7 @@ mod tests {
                         ..Case::default()
                     };
                     let batch: Vec<_> = images.iter().map(Vec::as_slice).collect();
-                    let together = ImageViews::extract_batch(&tower, &batch, &options.features()).unwrap();
+                    let together = ImageViews::extract_batch(&tower, &batch, &options.features(), &|| false).unwrap();
                     for (views, image) in together.iter().zip(&images) {
                         let alone = options.score(&tower, image, &text);
                         let scores = views.score(&text, &OWNERS, &options.scoring()).unwrap();
@@ -333,7 +351,8 @@ mod tests {
             key_smoothing: KeySmoothing::Formula,
             ..Case::default()
         };
-        let of_batch = DenseFeatures::extract_batch(&tower, &noise(&[2, 3, 64, 64]), &options.features()).unwrap();
+        let of_batch =
+            DenseFeatures::extract_batch(&tower, &noise(&[2, 3, 64, 64]), &options.features(), &|| false).unwrap();
         for features in of_batch.into_iter().map(DenseFeatures::owned) {
             for tensor in features.tensors() {
                 // The memory from its first element to its last is all its own, and nothing lies before the first.
@@ -398,6 +417,35 @@ mod tests {
             let own = grid.values[grid.width - 1];
             assert!((own - 1.0).abs() < 1e-5, "{name}: {own}");
             assert!(grid.values.iter().all(|&cosine| cosine <= own + 1e-5), "{name}");
+        }
+    }
+
+    #[test]
+    fn features_and_scores_end_between_sizes_windows_and_blocks_when_they_are_stopped() {
+        for name in ["vit_quick_gelu", "resnet"] {
+            let tower = tower(name);
+            let options = Case {
+                attention: Attention::Clip,
+                window: Some(Window { side: 64, stride: 32 }),
+                ..Case::default()
+            };
+            let (sizes, text) = ([noise(&[3, 64, 96]), noise(&[3, 96, 96])], text(&tower));
+            let extract =
+                |stop: &dyn Fn() -> bool| ImageViews::extract_batch(&tower, &[&sizes], &options.features(), stop);
+            let (never, asked) = stop_at(usize::MAX);
+            let views = extract(&never).unwrap();
+            for last in [1, asked.get() / 2, asked.get()] {
+                let (stop, asked) = stop_at(last);
+                assert_eq!(extract(&stop).unwrap_err(), DenseError::Stopped, "{name}: {last}");
+                assert_eq!(asked.get(), last, "{name}: no step follows");
+            }
+            // Two windows at the first size and four at the second.
+            for last in [1, 6] {
+                let (stop, asked) = stop_at(last);
+                let scored = views[0].score_unless(&text, &OWNERS, &options.scoring(), &stop);
+                assert_eq!(scored, Err(DenseError::Stopped), "{name}: {last}");
+                assert_eq!(asked.get(), last, "{name}: no step follows");
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn views(
     network: &dyn FeatureSource,
     images: &[&Tensor],
     options: &FeatureOptions,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Vec<View<DenseFeatures>>, DenseError> {
     let (_, height, width) = images[0].size3().expect("an image is [3, height, width]");
     let windows = over(height, width, options.window);
@@ -25,7 +26,7 @@ pub(super) fn views(
         None => vec![in_whole_patches(image, network.patch_pixels())],
     });
     let seen: Vec<_> = seen.collect();
-    let mut features = extract(network, &seen, options)?.into_iter();
+    let mut features = extract(network, &seen, options, stop)?.into_iter();
     let of_each = seen.len() / images.len();
     let view = |_| View {
         features: features.by_ref().take(of_each).collect(),
@@ -46,12 +47,13 @@ fn extract(
     network: &dyn FeatureSource,
     images: &[Tensor],
     options: &FeatureOptions,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Vec<DenseFeatures>, DenseError> {
     let (_, height, width) = images[0].size3().expect("an image is [3, height, width]");
     let together = (BATCH_PIXELS / to_usize(height * width)).max(1);
     let mut features = Vec::with_capacity(images.len());
     for batch in images.chunks(together) {
-        let of_batch = network.features(&Tensor::stack(batch, 0), options)?;
+        let of_batch = network.features(&Tensor::stack(batch, 0), options, stop)?;
         features.extend(of_batch.into_iter().map(DenseFeatures::owned));
     }
     Ok(features)
@@ -91,7 +93,7 @@ mod tests {
 
     use super::*;
     use crate::clip::VisualTower;
-    use crate::dense::testing::{Case, noise, text, tower};
+    use crate::dense::testing::{Case, noise, stop_at, text, tower};
     use crate::dense::{self, Attention, KeySmoothing, Refinement};
     use crate::scores::DenseScores;
     use crate::scores::{ScoreGrid, ScoreKind, ScoreMap};
@@ -320,5 +322,39 @@ mod tests {
             (64, 80, 2 * 64 * 80)
         );
         assert_eq!(border(&refined), 40);
+    }
+
+    #[test]
+    fn a_refinement_ends_at_the_next_step_after_it_is_stopped_and_is_otherwise_the_same() {
+        let scores = ScoreMap {
+            kind: ScoreKind::Logits,
+            queries: 3,
+            grids: vec![ScoreGrid {
+                height: 4,
+                width: 5,
+                windows: None,
+                values: super::super::tensors::floats(&noise(&[3, 4, 5])),
+            }],
+        };
+        let (image, text) = (noise(&[3, 32, 40]), Tensor::eye(3, (Kind::Float, Device::Cpu)));
+        let refine = |refinement, stop: &dyn Fn() -> bool| {
+            let options = Case {
+                refinement,
+                ..Case::default()
+            };
+            dense::refine_unless(scores.clone(), &image, &text, [64, 80], &options.refinement(), stop)
+        };
+        // PAMR: at least one for each neighbour in each of ten steps. The propagation: one for each text and step.
+        for (refinement, fewest) in [(Refinement::Pamr, 160), (Refinement::PearlPropagation, 28)] {
+            let (never, asked) = stop_at(usize::MAX);
+            let refined = refine(refinement, &never);
+            assert_eq!(refined, refine(refinement, &|| false));
+            assert!(refined.is_ok() && asked.get() >= fewest, "{} times", asked.get());
+            for last in [1, fewest / 2, asked.get()] {
+                let (stop, asked) = stop_at(last);
+                assert_eq!(refine(refinement, &stop), Err(DenseError::Stopped), "{last}");
+                assert_eq!(asked.get(), last, "no step follows");
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::budget::HeldBytes;
 use super::caller::{Scarce, Share};
 use super::cost::CostError;
-use super::estimate::ImageTurn;
+use super::estimate::{ImageTurn, Workload};
 use super::host::ModelHost;
 use super::metrics::Refusal;
 use super::model_state::{ModelState, ModelStatus};
@@ -190,7 +190,8 @@ impl Engine {
         let workers = self.settings.queue.workers;
         let nobody = Caller::default();
         let models = self.models.iter();
-        let seconds = models.map(|host| host.times.seconds_behind_images(&nobody, workers));
+        let nothing = Workload::default();
+        let seconds = models.map(|host| host.times.seconds_behind_images(&nobody, &nothing, workers));
         seconds.fold(0.0, f64::max)
     }
 
@@ -295,6 +296,8 @@ pub(super) struct AdmittedRequest<'engine> {
     waited: Duration,
     /// The image's place among those that the model has still to do.
     turn: Option<ImageTurn>,
+    /// The work that the request makes, known once it has reserved its bytes.
+    pub(super) workload: Workload,
     stage: &'engine CurrentStage,
     deadline: Instant,
     wanted: Wanted,
@@ -333,6 +336,7 @@ impl<'engine> AdmittedRequest<'engine> {
             place: None,
             waited: Duration::ZERO,
             turn: None,
+            workload: Workload::default(),
             stage,
             deadline,
             wanted: Wanted(Arc::new(AtomicBool::new(true))),
@@ -391,14 +395,20 @@ impl<'engine> AdmittedRequest<'engine> {
         self.check_time(ahead + seconds)
     }
 
-    /// Checks by the measured times of the model that the request gets its turn before the deadline.
+    /// Checks by the measured times of the model that the request can be answered before the deadline.
     ///
     /// # Errors
-    /// [`SegmentError::TooBusy`].
-    fn check_turn(&self, weight: &Weight) -> Result<(), SegmentError> {
+    /// [`SegmentError::TooMuchWork`] when it alone takes too long, [`SegmentError::TooBusy`] when it does after what waits
+    /// already.
+    fn check_turn(&self, weight: &Weight, workload: &Workload) -> Result<(), SegmentError> {
+        let times = &self.host.times;
+        let (seconds, left) = (times.seconds(workload), self.seconds_left());
+        if seconds > left {
+            return Err(SegmentError::TooMuchWork { seconds, left });
+        }
         let for_bytes = self.engine.work.wait_seconds(weight.total()).unwrap_or(0.0);
         let workers = self.engine.settings.queue.workers;
-        self.check_time(for_bytes.max(self.host.times.seconds_behind_images(&self.caller, workers)))
+        self.check_time(for_bytes.max(times.seconds_behind_images(&self.caller, workload, workers)))
     }
 
     fn check_time(&self, seconds: f64) -> Result<(), SegmentError> {
@@ -421,10 +431,12 @@ impl<'engine> AdmittedRequest<'engine> {
     /// in their order.
     ///
     /// # Errors
-    /// [`SegmentError::TooBusy`] when the request would not get its turn before its deadline.
-    pub(super) async fn reserve(&mut self, weight: &Weight) -> Result<(), SegmentError> {
-        self.check_turn(weight)?;
-        self.turn = Some(self.host.times.image(&self.caller));
+    /// [`SegmentError::TooMuchWork`] or [`SegmentError::TooBusy`] when the request would not be answered before its
+    /// deadline.
+    pub(super) async fn reserve(&mut self, weight: &Weight, workload: Workload) -> Result<(), SegmentError> {
+        self.check_turn(weight, &workload)?;
+        self.turn = Some(self.host.times.image(&self.caller, workload));
+        self.workload = workload;
         self.enter(Stage::Queue);
         let start = Instant::now();
         if self.caller.has_rivals() {
@@ -509,7 +521,7 @@ impl<'engine> AdmittedRequest<'engine> {
     pub(super) async fn on_worker<T>(&mut self, job: impl FnOnce(Ticket<T>) -> Job) -> Result<T, SegmentError> {
         self.enter(Stage::Queue);
         let (slot, bytes) = (Arc::downgrade(&self.slot), Some(self.work.clone()));
-        let (ticket, waiting) = Ticket::new(self.caller.clone(), slot, bytes);
+        let (ticket, waiting) = Ticket::new(self.caller.clone(), slot, bytes, self.workload);
         if self.host.queue.push(job(ticket)).is_err() {
             return Err(self.engine.unavailable(self.host));
         }

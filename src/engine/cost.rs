@@ -270,22 +270,22 @@ pub(super) fn check_pairs(cells: usize, attention: Attention, limits: &InputLimi
     Ok(())
 }
 
-/// Checks the bytes that the refinement of an image of `pixels` pixels needs for `queries` texts.
+/// Checks the bytes that the refinement of an image of this width and height in pixels needs for `queries` texts.
 ///
 /// # Errors
 /// [`CostError::Refinement`].
 pub(super) fn check_refinement(
     options: &RefinementOptions,
     queries: usize,
-    pixels: u64,
+    size: (u32, u32),
     limits: &InputLimits,
 ) -> Result<(), CostError> {
-    let bytes = refinement_bytes(options, queries, pixels);
+    let bytes = refinement_bytes(options, queries, size);
     let limit = limits.max_refinement_bytes;
     if bytes > limit {
         return Err(CostError::Refinement {
             queries,
-            pixels,
+            pixels: u64::from(size.0) * u64::from(size.1),
             bytes,
             limit,
         });
@@ -372,7 +372,7 @@ mod tests {
             max_windows: 6,
             max_input_pixels: 400_000,
             max_paired_cells: 100,
-            max_refinement_bytes: 4 * 50 * 100,
+            max_refinement_bytes: 4 * 46_000,
             max_score_bytes: 4000,
             max_pixel_texts: 1000,
             max_raw_pixels: 100,
@@ -476,13 +476,15 @@ mod tests {
     #[test]
     fn a_refinement_is_weighed_by_pixels_and_texts() {
         let check = |refinement, queries| {
-            check_refinement(&RefinementOptions::new(refinement, 80, 100.0), queries, 100, &limits())
+            let options = RefinementOptions::new(refinement, 80, 100.0);
+            check_refinement(&options, queries, (20, 50), &limits())
         };
-        assert_eq!(check(Refinement::Pamr, 2), Ok(()));
-        assert_eq!(check(Refinement::None, 3), Ok(()));
+        // 16 floats and 4 for each text at 1000 pixels, and one for each text at 52 x 82 padded ones.
+        assert_eq!(check(Refinement::Pamr, 3), Ok(()));
+        assert_eq!(check(Refinement::None, 4), Ok(()));
         assert_eq!(
-            check(Refinement::Pamr, 3).expect_err("51 floats a pixel").to_string(),
-            "the refinement of 3 texts at 100 pixels takes 20400 bytes, more than limits.max_refinement_bytes = 20000; a \
+            check(Refinement::Pamr, 4).expect_err("49056 floats").to_string(),
+            "the refinement of 4 texts at 1000 pixels takes 196224 bytes, more than limits.max_refinement_bytes = 184000; a \
              smaller image or fewer classes take less"
         );
     }
@@ -553,7 +555,7 @@ mod tests {
                 max_refinement_bytes: 40_000_000,
                 ..limits()
             };
-            check_refinement(&options, 10, 1_000_000, &limits)
+            check_refinement(&options, 10, (1000, 1000), &limits)
         };
         assert_eq!(check(80), Ok(()));
         // 32 bytes for each of a million pixels, plus 32 bytes for each of 10 texts in each of 335 x 335 cells.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::admission::{AdmittedRequest, CurrentStage};
+use super::estimate::{Part, Workload};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
 use super::images::EncodedImage;
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
@@ -86,6 +87,14 @@ impl SeenImage {
     pub(super) fn is_cached(&self) -> bool {
         self.cached.is_some()
     }
+
+    /// Returns the work for the features.
+    pub(super) fn workload(&self) -> Workload {
+        match self.is_cached() {
+            true => Workload::default(),
+            false => Workload::default().with(Part::Features, self.cells),
+        }
+    }
 }
 
 impl AdmittedRequest<'_> {
@@ -106,7 +115,7 @@ impl AdmittedRequest<'_> {
         let (size, features_cached) = (seen.size, seen.is_cached());
         let weight = Weight::of_features(&self.dimensions(&seen));
         self.check_weight(&weight)?;
-        self.reserve(&weight).await?;
+        self.reserve(&weight, seen.workload()).await?;
         let prepared = self.prepare(seen, dense.refinement, &input).await?;
         self.shrink_to(weight.after_pixels());
         // Features that will not be kept need not be computed.

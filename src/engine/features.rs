@@ -181,7 +181,7 @@ mod tests {
             self.0
         }
 
-        fn score(&self, _: &Classifier, _: &ScoreOptions) -> Result<DenseScores, LabellerError> {
+        fn score(&self, _: &Classifier, _: &ScoreOptions, _: &dyn Fn() -> bool) -> Result<DenseScores, LabellerError> {
             unreachable!("nothing is scored here")
         }
 

@@ -69,7 +69,9 @@ impl Refusal {
             SegmentError::ShareTaken { .. } => Some(Self::Share),
             SegmentError::BodyBytes { .. } => Some(Self::BodyBytes),
             SegmentError::TooManyTexts { .. } => Some(Self::WaitingTexts),
-            SegmentError::TooManyNewTexts { .. } | SegmentError::TooBusy { .. } => Some(Self::Deadline),
+            SegmentError::TooManyNewTexts { .. } | SegmentError::TooMuchWork { .. } | SegmentError::TooBusy { .. } => {
+                Some(Self::Deadline)
+            }
             SegmentError::Unavailable(_) => Some(Self::Draining),
             SegmentError::ModelUnavailable { .. } => Some(Self::Model),
             _ => None,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::{AdmittedRequest, CurrentStage};
+use super::estimate::{Part, Workload};
 use super::extraction::SeenImage;
 use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
@@ -12,11 +13,13 @@ use super::request::{
 use super::weight::{self, Dimensions, Weight};
 use super::worker::{FeatureInput, Job, ScoreJob, Scored};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
-use crate::dense::{DenseOptions, refinement_bytes};
+use crate::dense::{DenseOptions, refinement_bytes, refinement_work};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapFormat, LabelMapOptions, LabelStyle, ProbabilityMap};
 use crate::scores::{DenseScores, QueryOwner};
 use crate::telemetry::note;
-use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, TemplateSet, Urgency, VocabularyOptions};
+use crate::vocabulary::{
+    self, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, Urgency, VocabularyOptions,
+};
 
 impl Engine {
     /// Labels one image, for the caller without a name.
@@ -79,7 +82,7 @@ impl Engine {
 /// The scores of an image, and whose they are.
 struct OwnedScores {
     scores: DenseScores,
-    classifier: Arc<Classifier>,
+    owners: Vec<QueryOwner>,
     /// The classes of which there will be a probability map.
     wanted: Vec<u16>,
 }
@@ -117,26 +120,26 @@ impl AdmittedRequest<'_> {
         let (size, features_cached) = (seen.size, seen.is_cached());
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
-        let classifier = Arc::new(list.classifier(&embeddings, options.synonyms));
-        self.reserve(&weight).await?;
+        let workload = workload(&seen, &list, &options);
+        self.reserve(&weight, workload).await?;
         let prepared = self.prepare(seen, dense.refinement, input).await?;
         self.shrink_to(weight.after_pixels());
-        let Scored { scores, features } = self.score(prepared.input, &classifier, *dense).await?;
+        let mut warnings = self.warnings(&options.background, &list, &embeddings);
+        let classifier = self.classifier(&list, embeddings, options.synonyms).await?;
+        let owners = classifier.owners.clone();
+        let Scored { scores, features } = self.score(prepared.input, classifier, *dense).await?;
         self.shrink_to(weight.after_scores());
         let scored = Instant::now();
-        let warnings = self.warnings(&options.background, &list, &embeddings, scores.denoising_dropped_all);
-        let owned = OwnedScores {
-            scores,
-            classifier,
-            wanted,
-        };
+        warnings.extend(scores.denoising_dropped_all.then(denoising_dropped_all));
+        let owned = OwnedScores { scores, owners, wanted };
         let (labelled, classes) = self.label(owned, size, &list, &options).await?;
         self.shrink_to(weight.after_label_map());
         let legend = legend(&options, &classes);
         let encoded = self
             .encode(labelled, options.output.clone(), options.style.clone())
             .await?;
-        self.host.times.record_rest(scored.elapsed());
+        let amount = workload.amount(Part::LabelMap);
+        self.host.times.record(Part::LabelMap, amount, scored.elapsed());
         if let Some(key) = prepared.key {
             self.hold_features(key, features, size, dense.features.keys);
         }
@@ -160,14 +163,25 @@ impl AdmittedRequest<'_> {
         })
     }
 
+    /// Makes the classifier of a class list, which may be large: not before the request has reserved its bytes.
+    pub(super) async fn classifier(
+        &self,
+        list: &Arc<ClassList>,
+        embeddings: EmbeddedTexts,
+        synonyms: Synonyms,
+    ) -> Result<Classifier, SegmentError> {
+        let list = Arc::clone(list);
+        self.blocking("the classifier", move || list.classifier(&embeddings, synonyms))
+            .await
+    }
+
     /// Has a worker score the image.
     async fn score(
         &mut self,
         input: FeatureInput,
-        classifier: &Arc<Classifier>,
+        classifier: Classifier,
         options: DenseOptions,
     ) -> Result<Scored, SegmentError> {
-        let classifier = Arc::clone(classifier);
         let job = |ticket| {
             Job::Score(ScoreJob {
                 input,
@@ -187,11 +201,7 @@ impl AdmittedRequest<'_> {
         list: &ClassList,
         options: &SegmentOptions,
     ) -> Result<(Labelled, Vec<ClassResult>), SegmentError> {
-        let OwnedScores {
-            scores,
-            classifier,
-            wanted,
-        } = owned;
+        let OwnedScores { scores, owners, wanted } = owned;
         let classes = list.classes().len();
         let map_options = LabelMapOptions {
             width,
@@ -202,13 +212,12 @@ impl AdmittedRequest<'_> {
             smallest_area: options.background.area,
             confidence_map: options.output.confidence_map,
         };
-        let similarity = best_per_class(&scores.similarity, &classifier.owners, classes);
-        let image_probability = best_per_class(&scores.image_probability, &classifier.owners, classes);
+        let similarity = best_per_class(&scores.similarity, &owners, classes);
+        let image_probability = best_per_class(&scores.image_probability, &owners, classes);
         let is_abandoned = self.is_abandoned();
         let map = self
             .stage(Stage::LabelMap, move || {
-                let owners = &classifier.owners;
-                label_map::label_map_with_probabilities(&scores.map, owners, &map_options, &wanted, &is_abandoned)
+                label_map::label_map_with_probabilities(&scores.map, &owners, &map_options, &wanted, &is_abandoned)
             })
             .await?;
         let (map, probabilities) =
@@ -248,10 +257,11 @@ impl AdmittedRequest<'_> {
         };
         cost::check_label_map(queries, image.pixels(), maps, limits)?;
         let refinement = &options.dense.refinement;
-        cost::check_refinement(refinement, queries, image.pixels(), limits)?;
+        cost::check_refinement(refinement, queries, image.size, limits)?;
         let dimensions = Dimensions {
             queries: queries as u64,
-            refinement_bytes: refinement_bytes(refinement, queries, image.pixels()),
+            text_floats: self.model.embedding_dimension as u64,
+            refinement_bytes: refinement_bytes(refinement, queries, image.size),
             label_bytes: if list.classes().len() > 255 { 2 } else { 1 },
             probability_maps: probability_maps as u64,
             class_bytes: weight::class_bytes(list.classes().iter().map(|class| class.name.as_str())),
@@ -307,20 +317,33 @@ impl AdmittedRequest<'_> {
         background: &Background,
         list: &ClassList,
         embeddings: &EmbeddedTexts,
-        denoising_dropped_all: bool,
     ) -> Vec<Warning> {
         let is_open = background.names.is_none();
         let surroundings = is_open.then_some(&*self.engine.settings.vocabulary.background);
         let advice = vocabulary::advice(list, embeddings, surroundings, self.model.training_words.as_ref());
         let advice = vocabulary::form_advice(list).into_iter().chain(advice);
-        let mut warnings: Vec<Warning> = advice.map(Warning::from).collect();
-        if denoising_dropped_all {
-            warnings.push(Warning {
-                code: WarningCode::DenoisingDroppedAll,
-                message: "prompt denoising would have dropped every class, so it dropped none".to_owned(),
-            });
-        }
-        warnings
+        advice.map(Warning::from).collect()
+    }
+}
+
+fn denoising_dropped_all() -> Warning {
+    Warning {
+        code: WarningCode::DenoisingDroppedAll,
+        message: "prompt denoising would have dropped every class, so it dropped none".to_owned(),
+    }
+}
+
+/// Returns the work for the scores, the refinement and the label map of an image, and for its features.
+fn workload(image: &SeenImage, list: &ClassList, options: &SegmentOptions) -> Workload {
+    let queries = list.query_count(options.synonyms);
+    let refinement = &options.dense.refinement;
+    let workload = image
+        .workload()
+        .with(Part::Scores, (queries as u64).saturating_mul(image.cells))
+        .with(Part::LabelMap, (queries as u64).saturating_mul(image.pixels()));
+    match Part::of_refinement(refinement.refinement()) {
+        Some(part) => workload.with(part, refinement_work(refinement, queries, image.size)),
+        None => workload,
     }
 }
 

@@ -64,7 +64,7 @@ impl AdmittedRequest<'_> {
         let (columns, rows) = seen.first_grid(self.model.patch_pixels);
         let weight = Weight::of_features(&self.dimensions(&seen));
         self.check_weight(&weight)?;
-        self.reserve(&weight).await?;
+        self.reserve(&weight, seen.workload()).await?;
         let prepared = self.prepare(seen, RefinementOptions::None, &input).await?;
         self.shrink_to(weight.after_pixels());
         let features = match prepared.input {

@@ -174,6 +174,7 @@ fn load(context: &WorkerContext) -> Result<Box<dyn Labeller>, LabellerError> {
         Ok(Ok(labeller)) => return Ok(labeller),
         Ok(Err(LabellerError::Load(reason))) => ("", reason),
         Ok(Err(LabellerError::Model(reason))) => ("it failed while it was warmed up: ", reason),
+        Ok(Err(error @ LabellerError::Stopped)) => ("it failed while it was warmed up: ", error.to_string()),
         Err(panic) => ("it panicked while it was loaded: ", panic),
     };
     tracing::debug!(model, reason, "the whole reason why the model cannot be loaded");

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::admission::model_failed;
+use super::estimate::Workload;
 use super::host::ModelHost;
 use super::model_state::ModelState;
 use super::queue::JobQueue;
@@ -123,7 +124,7 @@ struct QueueEmbedder {
 
 impl TextEmbedder for QueueEmbedder {
     fn embed(&self, texts: Vec<String>, templates: TemplateSet, interest: Interest) -> EmbeddingFuture<'_> {
-        let (ticket, waiting) = Ticket::new(self.caller.clone(), Weak::new(), None);
+        let (ticket, waiting) = Ticket::new(self.caller.clone(), Weak::new(), None, Workload::default());
         let job = Job::Embed(EmbedJob {
             texts,
             templates,

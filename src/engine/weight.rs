@@ -41,6 +41,8 @@ pub(super) struct Dimensions {
     pub(super) cell_floats: u64,
     /// Texts that are scored on their own; 0 for features alone.
     pub(super) queries: u64,
+    /// Floats of a text's embedding.
+    pub(super) text_floats: u64,
     /// Bytes for refining the scores; 0 without a refinement.
     pub(super) refinement_bytes: u64,
     /// Bytes of a label in a PNG: 1, or 2 above 255 classes.
@@ -65,7 +67,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Returns the weight of a request that asks for features alone.
+    /// Returns the weight of a request that asks for features alone, or compares them with texts as a whole.
     pub(super) fn of_features(dimensions: &Dimensions) -> Self {
         let Dimensions {
             decoding_bytes,
@@ -73,6 +75,8 @@ impl Weight {
             input_pixels,
             cells,
             cell_floats,
+            queries,
+            text_floats,
             ..
         } = *dimensions;
         // An image of 8-bit RGB, its rows at the width of the input, and the input as three planes of floats.
@@ -83,10 +87,11 @@ impl Weight {
             0
         };
         let features = product([FLOAT, cells, cell_floats]);
+        let texts = product([FLOAT, queries, text_floats]);
         Self {
             pixels: decoding_bytes.max(resizing),
-            // The input once more as tensors.
-            model: sum([product([2, input]), features]),
+            // The input and the texts once more as tensors.
+            model: sum([product([2, input]), features, product([2, texts])]),
             label_map: 0,
             reply: 0,
         }
@@ -210,6 +215,7 @@ mod tests {
             cells: 14 * 14,
             cell_floats: 512,
             queries: 2,
+            text_floats: 512,
             refinement_bytes: 0,
             label_bytes: 1,
             probability_maps: 0,
@@ -243,6 +249,11 @@ mod tests {
         let of = |dimensions, output: &OutputOptions| Weight::of_label_map(&dimensions, output).total();
         let scored = Dimensions { queries: 1000, ..small };
         assert_eq!(of(scored, &png()), 4 * 4 * 1000 * 100);
+        let of_long_texts = Dimensions {
+            text_floats: 512,
+            ..scored
+        };
+        assert_eq!(of(of_long_texts, &png()), 4 * 4 * 1000 * 100 + 2 * 4 * 1000 * 512);
         let refined = Dimensions {
             refinement_bytes: 9_000_000,
             ..scored

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::admission::{AdmittedRequest, CurrentStage};
+use super::estimate::{Part, Workload};
 use super::request::{
     ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings, SegmentError, SegmentRequest,
     Warning, WarningCode,
@@ -98,7 +99,7 @@ impl AdmittedRequest<'_> {
         let (text_vectors, tokens, truncated) = self.embed_texts(texts).await?;
         let mut vectors: HashMap<usize, Arc<[f32]>> = text_vectors.into_iter().collect();
         if let Some((side, _)) = heaviest {
-            self.reserve(&weight).await?;
+            self.reserve(&weight, self.square_workload(side)).await?;
             for (place, bytes) in images {
                 let vector = self.embed_square(bytes, orientation, side).await;
                 let vector = vector.map_err(|error| EmbedError::of_input(place, error))?;
@@ -154,7 +155,7 @@ impl AdmittedRequest<'_> {
         for (place, bytes) in images {
             let header = self.header(bytes.clone(), orientation).await;
             let header = header.map_err(|error| EmbedError::of_input(*place, error))?;
-            let weight = self.square_weight(&header, side);
+            let weight = self.square_weight(&header, side, 0);
             self.check_weight(&weight)
                 .map_err(|error| EmbedError::of_input(*place, error.into()))?;
             weights.push(weight);
@@ -178,15 +179,18 @@ impl AdmittedRequest<'_> {
         note("pixels", i64::from(header.width) * i64::from(header.height));
         let names = list.classes().iter().map(|class| class.name.as_str());
         let reply = weight::class_bytes(names);
-        let weight = self.square_weight(&header, side).with_reply(reply);
+        let queries = list.query_count(options.synonyms);
+        let weight = self.square_weight(&header, side, queries).with_reply(reply);
         self.check_weight(&weight)?;
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
-        let classifier = list.classifier(&embeddings, options.synonyms);
-        self.reserve(&weight).await?;
+        self.reserve(&weight, self.square_workload(side)).await?;
         let image = self.embed_square(bytes, orientation, side).await?;
-        self.shrink_to(reply);
+        let warnings = self.warnings(&options.background, &list, &embeddings);
+        let classifier = self.classifier(&list, embeddings, options.synonyms).await?;
         let scores = class_scores(&classifier, &image, options.dense.scoring.temperature);
+        drop(classifier);
+        self.shrink_to(reply);
         let names = list.classes().iter().map(|class| class.name.clone());
         let classes = names.zip(scores).map(|(name, (probability, similarity))| ClassScore {
             name,
@@ -194,7 +198,6 @@ impl AdmittedRequest<'_> {
             similarity,
         });
         let classes = classes.collect();
-        let warnings = self.warnings(&options.background, &list, &embeddings, false);
         Ok(Classification {
             model: self.model.name.clone(),
             width: header.width,
@@ -219,8 +222,8 @@ impl AdmittedRequest<'_> {
         })
     }
 
-    /// Returns the bytes that an image takes as a square for the model.
-    fn square_weight(&self, header: &ImageHeader, side: u32) -> Weight {
+    /// Returns the bytes that an image takes as a square for the model, and the texts that it is compared with.
+    fn square_weight(&self, header: &ImageHeader, side: u32, queries: usize) -> Weight {
         let [side, patch] = [side, self.model.patch_pixels].map(u64::from);
         Weight::of_features(&Dimensions {
             decoding_bytes: header.decoding_bytes,
@@ -228,8 +231,16 @@ impl AdmittedRequest<'_> {
             input_pixels: side * side,
             cells: (side / patch) * (side / patch),
             cell_floats: self.model.embedding_dimension as u64,
+            queries: queries as u64,
+            text_floats: self.model.embedding_dimension as u64,
             ..Dimensions::default()
         })
+    }
+
+    /// Returns the work for the features of one square.
+    fn square_workload(&self, side: u32) -> Workload {
+        let cells = u64::from(side / self.model.patch_pixels);
+        Workload::default().with(Part::Features, cells * cells)
     }
 
     /// Returns the embedding of an image's middle square, of unit length.

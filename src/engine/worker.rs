@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::batching::{Batching, PassShape};
 use super::budget::HeldBytes;
 use super::caller::Caller;
-use super::estimate::ServiceTimes;
+use super::estimate::{Part, ServiceTimes, Workload};
 use super::metrics::EngineMetrics;
 use super::queue::{JobQueue, Queued, Turn};
 use super::slots::Slot;
@@ -68,7 +68,7 @@ pub struct ScoreJob {
     /// The image's pixels or its cached features.
     pub input: FeatureInput,
     /// The text embeddings to score the image against.
-    pub classifier: Arc<Classifier>,
+    pub classifier: Classifier,
     /// The options of features, scoring and refinement.
     pub options: DenseOptions,
     /// The channel for the scores.
@@ -134,6 +134,8 @@ pub struct Ticket<T> {
     slot: Weak<Slot>,
     /// The same slot from the start of the job to its answer, also if the request is given up meanwhile.
     held_slot: Option<Arc<Slot>>,
+    /// The work of the job's request.
+    workload: Workload,
     /// The bytes that the job's request has reserved. A job holds them for as long as it exists, wanted or not.
     _bytes: Option<HeldBytes>,
 }
@@ -148,7 +150,7 @@ pub struct Waiting<T> {
 
 impl<T> Ticket<T> {
     /// Creates the two halves for a caller's job that joins the queue now. Texts have no slot.
-    pub fn new(caller: Caller, slot: Weak<Slot>, bytes: Option<HeldBytes>) -> (Self, Waiting<T>) {
+    pub fn new(caller: Caller, slot: Weak<Slot>, bytes: Option<HeldBytes>, workload: Workload) -> (Self, Waiting<T>) {
         let (reply, answer) = oneshot::channel();
         let (started, has_started) = oneshot::channel();
         let ticket = Self {
@@ -158,6 +160,7 @@ impl<T> Ticket<T> {
             reply: Some(reply),
             slot,
             held_slot: None,
+            workload,
             _bytes: bytes,
         };
         let waiting = Waiting {
@@ -272,23 +275,19 @@ fn answer(context: &JobContext, labeller: &mut dyn Labeller, batching: &mut Batc
         if let Some(features) = shared_features(context, labeller, jobs.make_contiguous()) {
             batching.record(shape, images, start.elapsed());
             for features in features {
-                jobs[0].finish(labeller, Ok(features));
+                jobs[0].finish(context, labeller, Ok(features));
                 jobs.pop_front();
             }
-            context.times.record_images(images, start.elapsed());
             return;
         }
-        answer_one_by_one(labeller, jobs);
-        context.times.record_images(images, start.elapsed());
-        return;
+        return answer_one_by_one(context, labeller, jobs);
     }
-    let features = features(labeller, jobs.make_contiguous()).map(|mut features| features.remove(0));
+    let features = features(context, labeller, jobs.make_contiguous()).map(|mut features| features.remove(0));
     if features.is_ok() {
         batching.record(shape, 1, start.elapsed());
     }
-    jobs[0].finish(labeller, features);
+    jobs[0].finish(context, labeller, features);
     jobs.pop_front();
-    context.times.record_images(1, start.elapsed());
 }
 
 /// Computes the features of several jobs of one shape in one pass. Returns `None` if the pass fails or panics, which it
@@ -299,8 +298,9 @@ fn shared_features(
     jobs: &[Job],
 ) -> Option<Vec<Arc<dyn ImageFeatures>>> {
     let (model, images) = (&context.model, jobs.len());
-    match catch_panic(|| features(labeller, jobs)) {
+    match catch_panic(|| features(context, labeller, jobs)) {
         Ok(Ok(features)) => Some(features),
+        Ok(Err(LabellerError::Stopped)) => None,
         Ok(Err(error)) => {
             let error = error.to_string();
             let error = first_line(&error);
@@ -322,26 +322,50 @@ fn shared_features(
 }
 
 /// Answers jobs of one shape, each with a pass of its own. One image's failure does not fail the others.
-fn answer_one_by_one(labeller: &mut dyn Labeller, jobs: &mut VecDeque<Job>) {
+fn answer_one_by_one(context: &JobContext, labeller: &mut dyn Labeller, jobs: &mut VecDeque<Job>) {
     while let Some(job) = jobs.front_mut() {
-        let features = features(labeller, std::slice::from_ref(job)).map(|mut features| features.remove(0));
-        job.finish(labeller, features);
+        let features = features(context, labeller, std::slice::from_ref(job)).map(|mut features| features.remove(0));
+        job.finish(context, labeller, features);
         jobs.pop_front();
     }
 }
 
-/// Computes the features of jobs of one shape in one pass, in the order of the jobs.
-fn features(labeller: &mut dyn Labeller, jobs: &[Job]) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
+/// Computes the features of jobs of one shape in one pass, in the order of the jobs. The pass stops once none of the jobs
+/// is wanted any more.
+fn features(
+    context: &JobContext,
+    labeller: &mut dyn Labeller,
+    jobs: &[Job],
+) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
     let pixels: Vec<_> = jobs.iter().filter_map(Job::pixels).collect();
     let inputs: Vec<_> = pixels.iter().map(|(input, _)| *input).collect();
     let (_, options) = pixels.first().expect("jobs of a shape have pixels");
-    labeller.features(&inputs, options)
+    let amount = jobs.iter().map(|job| job.workload().amount(Part::Features)).sum();
+    timed(context, Part::Features, amount, || {
+        labeller.features(&inputs, options, &|| !jobs.iter().any(Job::is_wanted))
+    })
+}
+
+/// Does a part of a request's work and records how long so much of it took.
+fn timed<T>(
+    context: &JobContext,
+    part: Part,
+    amount: f64,
+    work: impl FnOnce() -> Result<T, LabellerError>,
+) -> Result<T, LabellerError> {
+    let start = Instant::now();
+    let result = work();
+    match &result {
+        Ok(_) => context.times.record(part, amount, start.elapsed()),
+        Err(LabellerError::Stopped) => context.times.record_stopped(part, amount, start.elapsed()),
+        Err(_) => {}
+    }
+    result
 }
 
 fn answer_without_a_pass(context: &JobContext, labeller: &mut dyn Labeller, job: &mut Job) {
     let is_wanted = job.is_wanted();
     job.begin();
-    let start = Instant::now();
     match job {
         Job::Score(ScoreJob {
             input: FeatureInput::Cached { features, pixels },
@@ -349,20 +373,20 @@ fn answer_without_a_pass(context: &JobContext, labeller: &mut dyn Labeller, job:
             options,
             ticket,
         }) if is_wanted => {
-            ticket.answer(score(
+            let features = Arc::clone(features);
+            let scored = score(
+                context,
                 labeller,
-                Arc::clone(features),
+                features,
                 pixels.as_ref(),
-                classifier,
-                options,
-            ));
-            context.times.record_images(1, start.elapsed());
+                (classifier, options),
+                ticket,
+            );
+            ticket.answer(scored);
         }
-        Job::Similar(job) if is_wanted => {
-            job.ticket.answer(job.features.similar_to(job.place));
-            context.times.record_images(1, start.elapsed());
-        }
+        Job::Similar(job) if is_wanted => job.ticket.answer(job.features.similar_to(job.place)),
         Job::Embed(job) if is_wanted => {
+            let start = Instant::now();
             let embeddings = labeller.embed_texts(&job.texts, job.templates);
             let prompts = job.texts.len() * job.templates.templates().len();
             context.times.record_prompts(prompts, start.elapsed());
@@ -390,6 +414,16 @@ impl Job {
             })
             | Self::Similar(_)
             | Self::Embed(_) => None,
+        }
+    }
+
+    fn workload(&self) -> Workload {
+        match self {
+            Self::Extract(job) => job.ticket.workload,
+            Self::EmbedImage(job) => job.ticket.workload,
+            Self::Score(job) => job.ticket.workload,
+            Self::Similar(job) => job.ticket.workload,
+            Self::Embed(job) => job.ticket.workload,
         }
     }
 
@@ -430,7 +464,12 @@ impl Job {
     }
 
     /// Finishes a job with the features of its pixels: sends them, or the scores computed from them.
-    fn finish(&mut self, labeller: &mut dyn Labeller, features: Result<Arc<dyn ImageFeatures>, LabellerError>) {
+    fn finish(
+        &mut self,
+        context: &JobContext,
+        labeller: &mut dyn Labeller,
+        features: Result<Arc<dyn ImageFeatures>, LabellerError>,
+    ) {
         match self {
             Self::Extract(job) => job.ticket.answer(features),
             Self::EmbedImage(job) => job.ticket.answer(features.and_then(|features| features.pooled())),
@@ -440,7 +479,8 @@ impl Job {
                 options,
                 ticket,
             }) => {
-                let scored = features.and_then(|features| score(labeller, features, Some(input), classifier, options));
+                let score = |features| score(context, labeller, features, Some(input), (classifier, options), ticket);
+                let scored = features.and_then(score);
                 ticket.answer(scored);
             }
             Self::Score(_) | Self::Similar(_) | Self::Embed(_) => unreachable!("a job without pixels shares no pass"),
@@ -469,16 +509,25 @@ impl Queued for Job {
     }
 }
 
+/// Scores an image's features and refines the scores, as long as somebody waits for the answer.
 fn score(
+    context: &JobContext,
     labeller: &mut dyn Labeller,
     features: Arc<dyn ImageFeatures>,
     input: Option<&ModelInput>,
-    classifier: &Classifier,
-    options: &DenseOptions,
+    (classifier, options): (&Classifier, &DenseOptions),
+    ticket: &Ticket<Scored>,
 ) -> Result<Scored, LabellerError> {
-    let mut scores = features.score(classifier, &options.scoring)?;
-    if let Some(input) = input {
-        scores.map = labeller.refine(scores.map, input, classifier, &options.refinement)?;
+    let stop = || !ticket.is_wanted();
+    let amount = |part| ticket.workload.amount(part);
+    let mut scores = timed(context, Part::Scores, amount(Part::Scores), || {
+        features.score(classifier, &options.scoring, &stop)
+    })?;
+    let part = Part::of_refinement(options.refinement.refinement());
+    if let (Some(input), Some(part)) = (input, part) {
+        scores.map = timed(context, part, amount(part), || {
+            labeller.refine(scores.map, input, classifier, &options.refinement, &stop)
+        })?;
     }
     Ok(Scored { scores, features })
 }

@@ -31,27 +31,31 @@ pub trait Labeller {
 
     /// Returns the features of each image, in the order of `inputs`. Features are everything that does not depend on
     /// the texts. All inputs must have the same sizes. May share passes. Each result equals that of a separate pass up
-    /// to rounding.
+    /// to rounding. `stop` is asked between the steps of the work.
     ///
     /// # Errors
-    /// When the model fails on any image. The worker answers the jobs that it holds and goes on.
+    /// When the model fails on any image, and [`LabellerError::Stopped`] when `stop` returns true. The worker answers the
+    /// jobs that it holds and goes on.
     fn features(
         &mut self,
         inputs: &[&ModelInput],
         options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError>;
 
     /// Refines the scores of an image by the image's colours. Returns scores on one grid, with up to one cell per pixel
-    /// of the image. Without a refinement the scores come back unchanged.
+    /// of the image. Without a refinement the scores come back unchanged. `stop` is asked between the steps of the work.
     ///
     /// # Errors
-    /// When the model fails. The worker answers the jobs that it holds and goes on.
+    /// When the model fails, and [`LabellerError::Stopped`] when `stop` returns true. The worker answers the jobs that it
+    /// holds and goes on.
     fn refine(
         &mut self,
         scores: ScoreMap,
         input: &ModelInput,
         classifier: &Classifier,
         options: &RefinementOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<ScoreMap, LabellerError>;
 
     /// Returns the refined scores of one image. Keeps nothing of the image.
@@ -64,9 +68,9 @@ pub trait Labeller {
         classifier: &Classifier,
         options: &DenseOptions,
     ) -> Result<DenseScores, LabellerError> {
-        let features = self.features(&[input], &options.features)?.remove(0);
-        let mut scores = features.score(classifier, &options.scoring)?;
-        scores.map = self.refine(scores.map, input, classifier, &options.refinement)?;
+        let features = self.features(&[input], &options.features, &|| false)?.remove(0);
+        let mut scores = features.score(classifier, &options.scoring, &|| false)?;
+        scores.map = self.refine(scores.map, input, classifier, &options.refinement, &|| false)?;
         Ok(scores)
     }
 }
@@ -77,11 +81,17 @@ pub trait ImageFeatures: Send + Sync {
     fn bytes(&self) -> usize;
 
     /// Scores the features against texts. Returns one grid of scores per size, over the whole input or over all
-    /// windows.
+    /// windows. `stop` is asked between the steps of the work.
     ///
     /// # Errors
-    /// When key smoothing needs keys that the features do not contain, or when the model fails.
-    fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError>;
+    /// When key smoothing needs keys that the features do not contain, when the model fails, and
+    /// [`LabellerError::Stopped`] when `stop` returns true.
+    fn score(
+        &self,
+        classifier: &Classifier,
+        options: &ScoreOptions,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<DenseScores, LabellerError>;
 
     /// Returns the cosines of all cells with the cell at a place, given as shares of the image's width and height, 0 to
     /// below 1. That cell is the one at the first size, in the window in which the place is nearest the middle. The score
@@ -109,6 +119,9 @@ pub enum LabellerError {
     /// libtorch refused an operation.
     #[error("the model failed: {0}")]
     Model(String),
+    /// The work was stopped, because nobody wanted its result any more.
+    #[error("the work was stopped before its end")]
+    Stopped,
 }
 
 /// The scale that OpenAI's models learned, and the largest that CLIP's training allows.

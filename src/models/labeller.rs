@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use super::text_encoder::TextEncoder;
-use crate::dense::{self, Attention, FeatureOptions, FeatureSource, ImageViews, RefinementOptions, ScoreOptions};
+use crate::dense::{
+    self, Attention, DenseError, FeatureOptions, FeatureSource, ImageViews, RefinementOptions, ScoreOptions,
+};
 use crate::image::{ModelInput, NormalisedImage};
 use crate::labeller::{ImageFeatures, Labeller, LabellerError, ModelInfo};
 use crate::scores::{DenseScores, ScoreMap};
@@ -53,7 +55,7 @@ impl<N: FeatureSource> NetworkLabeller<N> {
         let image = self.tensors(input).remove(0).unsqueeze(0); // [3, height, width] -> [1, 3, height, width]
         let features = self
             .network
-            .features(&image, &options)
+            .features(&image, &options, &|| false)
             .map_err(|error| failed(&error))?
             .remove(0);
         let cells = features.unit_cells().to_device(Device::Cpu).contiguous(); // [cells, embedding]
@@ -103,11 +105,12 @@ impl<N: FeatureSource> Labeller for NetworkLabeller<N> {
         &mut self,
         inputs: &[&ModelInput],
         options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
         let images: Vec<Vec<Tensor>> = inputs.iter().map(|input| self.tensors(input)).collect();
         let images: Vec<_> = images.iter().map(Vec::as_slice).collect();
-        let views = ImageViews::extract_batch(&self.network, &images, options);
-        let views = views.map_err(|error| LabellerError::Model(error.to_string()))?;
+        let views = ImageViews::extract_batch(&self.network, &images, options, stop);
+        let views = views.map_err(failed)?;
         let features = views.into_iter().map(|views| {
             Arc::new(TensorFeatures {
                 bytes: views.bytes(),
@@ -124,6 +127,7 @@ impl<N: FeatureSource> Labeller for NetworkLabeller<N> {
         input: &ModelInput,
         classifier: &Classifier,
         options: &RefinementOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<ScoreMap, LabellerError> {
         if *options == RefinementOptions::None {
             return Ok(scores);
@@ -131,9 +135,9 @@ impl<N: FeatureSource> Labeller for NetworkLabeller<N> {
         let (device, _) = self.input;
         let largest = input.sizes.iter().max_by_key(|image| image.values.len());
         let largest = pixels(largest.expect("an image has at least one size"), device);
-        let (height, width) = (input.image_height, input.image_width);
+        let size = [input.image_height, input.image_width];
         let text = texts(classifier, device);
-        Ok(dense::refine(scores, &largest, &text, height, width, options))
+        dense::refine_unless(scores, &largest, &text, size, options, stop).map_err(failed)
     }
 }
 
@@ -157,10 +161,15 @@ impl ImageFeatures for TensorFeatures {
         self.bytes
     }
 
-    fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError> {
+    fn score(
+        &self,
+        classifier: &Classifier,
+        options: &ScoreOptions,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<DenseScores, LabellerError> {
         let text = texts(classifier, self.device);
-        let scores = self.views().score(&text, &classifier.owners, options);
-        scores.map_err(|error| LabellerError::Model(error.to_string()))
+        let scores = self.views().score_unless(&text, &classifier.owners, options, stop);
+        scores.map_err(failed)
     }
 
     fn similar_to(&self, place: (f64, f64)) -> Result<ScoreMap, LabellerError> {
@@ -174,6 +183,13 @@ impl ImageFeatures for TensorFeatures {
             .ok_or_else(|| LabellerError::Model("an image seen through windows has no embedding".to_owned()))?;
         let embedding = tch::no_grad(|| whole.unit_pooled().to_device(Device::Cpu).contiguous()); // [embedding]
         Vec::try_from(embedding).map_err(|error: tch::TchError| LabellerError::Model(error.to_string()))
+    }
+}
+
+fn failed(error: DenseError) -> LabellerError {
+    match error {
+        DenseError::Stopped => LabellerError::Stopped,
+        error => LabellerError::Model(error.to_string()),
     }
 }
 

@@ -173,7 +173,15 @@ impl FeatureSource for Network {
         STRIDE_PIXELS.into()
     }
 
-    fn features(&self, images: &Tensor, _options: &FeatureOptions) -> Result<Vec<DenseFeatures>, DenseError> {
+    fn features(
+        &self,
+        images: &Tensor,
+        _options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<DenseFeatures>, DenseError> {
+        if stop() {
+            return Err(DenseError::Stopped);
+        }
         let maps = tch::no_grad(|| Network::features(self, images, Mode::Evaluate));
         let (batch, _, height, width) = maps.size4().expect("features are [batch, embedding, height, width]");
         let cells = maps.flatten(2, 3).transpose(1, 2); // [batch, embedding, height, width] -> [batch, cells, embedding]

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use maskclip::dense::{Attention, DenseOptions, FeatureOptions, Refinement, RefinementOptions, ScoreOptions};
 use maskclip::image::{ModelInput, Normalisation, NormalisedImage};
@@ -36,6 +37,8 @@ pub enum Action {
     PanicAfter(mpsc::Receiver<()>),
     /// Answers with a similarity that is not a number.
     NotANumber,
+    /// Works until it is stopped, as a long computation does that asks between its steps.
+    WorkUntilStopped,
 }
 
 /// The actions of the next calls, one queue per kind of call. A call without an action answers.
@@ -51,6 +54,7 @@ struct Calls {
     weights_sha256: Mutex<Option<String>>,
     look: Mutex<VecDeque<Action>>,
     score: Mutex<VecDeque<Action>>,
+    refine: Mutex<VecDeque<Action>>,
     embed: Mutex<VecDeque<Action>>,
     entered: Entered,
     /// Every so many-th look panics; 0 for none.
@@ -60,6 +64,8 @@ struct Calls {
     /// Number of chunks of texts that have been embedded, including the warm-up.
     embeds: AtomicUsize,
     refinements: AtomicUsize,
+    /// Number of calls that have been stopped.
+    stops: AtomicUsize,
     /// What the last score was asked for.
     asked: Mutex<Option<Asked>>,
 }
@@ -119,6 +125,16 @@ impl Control {
         self.0.score.lock().unwrap().push_back(action);
     }
 
+    /// Returns how many calls have been stopped before their end.
+    pub fn stops(&self) -> usize {
+        self.0.stops.load(Ordering::Relaxed)
+    }
+
+    /// Sets the action of the next refinement.
+    pub fn on_refine(&self, action: Action) {
+        self.0.refine.lock().unwrap().push_back(action);
+    }
+
     /// Sets the action of the next embedding of texts.
     pub fn on_embed(&self, action: Action) {
         self.0.embed.lock().unwrap().push_back(action);
@@ -132,6 +148,11 @@ impl Control {
     /// Makes the next score wait until the hold is dropped.
     pub fn hold_score(&self) -> Hold {
         hold(&self.0.score)
+    }
+
+    /// Makes the next refinement wait until the hold is dropped.
+    pub fn hold_refine(&self) -> Hold {
+        hold(&self.0.refine)
     }
 
     /// Makes the next embedding of texts wait until the hold is dropped.
@@ -182,7 +203,7 @@ impl Control {
     fn served(&self, name: &str, kind: ModelKind, info: fn() -> ModelInfo) -> ServedModel {
         let control = self.clone();
         let factory: LabellerFactory = Arc::new(move || {
-            control.perform(&control.0.load)?;
+            control.perform(&control.0.load, &|| false)?;
             if control.0.is_broken.load(Ordering::SeqCst) {
                 return Err(LabellerError::Load(
                     "the fake is broken\nbelow, a call stack".to_owned(),
@@ -206,7 +227,7 @@ impl Control {
     }
 
     /// Carries out the next action. Returns whether the answer must hold a similarity that is not a number.
-    fn perform(&self, actions: &Mutex<VecDeque<Action>>) -> Result<bool, LabellerError> {
+    fn perform(&self, actions: &Mutex<VecDeque<Action>>, stop: &dyn Fn() -> bool) -> Result<bool, LabellerError> {
         let Some(action) = actions.lock().unwrap().pop_front() else {
             return Ok(false);
         };
@@ -225,6 +246,13 @@ impl Control {
                 panic!("the fake was told to panic")
             }
             Action::NotANumber => Ok(true),
+            Action::WorkUntilStopped => {
+                while !stop() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                self.0.stops.fetch_add(1, Ordering::Relaxed);
+                Err(LabellerError::Stopped)
+            }
         }
     }
 }
@@ -308,12 +336,13 @@ impl ColourLabeller {
         &self,
         input: &ModelInput,
         options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Arc<dyn ImageFeatures>, LabellerError> {
         let looks = 1 + self.control.0.looks.fetch_add(1, Ordering::Relaxed);
         if looks.checked_rem(self.control.0.panics_every.load(Ordering::Relaxed)) == Some(0) {
             panic!("the fake panics over look {looks}");
         }
-        self.control.perform(&self.control.0.look)?;
+        self.control.perform(&self.control.0.look, stop)?;
         let side = PATCH_PIXELS as usize;
         let grid = |image: &NormalisedImage| {
             let (height, width) = (image.height / side, image.width / side);
@@ -342,7 +371,7 @@ impl Labeller for ColourLabeller {
 
     fn embed_texts(&mut self, texts: &[String], _templates: TemplateSet) -> Result<Vec<TextEmbedding>, LabellerError> {
         self.control.0.embeds.fetch_add(1, Ordering::Relaxed);
-        self.control.perform(&self.control.0.embed)?;
+        self.control.perform(&self.control.0.embed, &|| false)?;
         let embeddings = texts.iter().map(|text| TextEmbedding {
             vector: embedding(text).into(),
             truncated: text.len() > READ_BYTES,
@@ -354,8 +383,9 @@ impl Labeller for ColourLabeller {
         &mut self,
         inputs: &[&ModelInput],
         options: &FeatureOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
-        let features = inputs.iter().map(|input| self.features_of(input, options));
+        let features = inputs.iter().map(|input| self.features_of(input, options, stop));
         features.collect()
     }
 
@@ -365,12 +395,14 @@ impl Labeller for ColourLabeller {
         _input: &ModelInput,
         _classifier: &Classifier,
         options: &RefinementOptions,
+        stop: &dyn Fn() -> bool,
     ) -> Result<ScoreMap, LabellerError> {
         if let Some(asked) = &mut *self.control.0.asked.lock().unwrap() {
             asked.options.refinement = *options;
         }
         if *options != RefinementOptions::None {
             self.control.0.refinements.fetch_add(1, Ordering::Relaxed);
+            self.control.perform(&self.control.0.refine, stop)?;
         }
         Ok(scores)
     }
@@ -414,7 +446,12 @@ impl ImageFeatures for ColourFeatures {
         })
     }
 
-    fn score(&self, classifier: &Classifier, options: &ScoreOptions) -> Result<DenseScores, LabellerError> {
+    fn score(
+        &self,
+        classifier: &Classifier,
+        options: &ScoreOptions,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<DenseScores, LabellerError> {
         let needed = options.key_smoothing.keys();
         assert!(
             needed.is_none() || needed == self.options.keys,
@@ -430,7 +467,7 @@ impl ImageFeatures for ColourFeatures {
             image: self.image,
             owners: classifier.owners.clone(),
         });
-        let spoilt = self.control.perform(&self.control.0.score)?;
+        let spoilt = self.control.perform(&self.control.0.score, stop)?;
         let queries: Vec<&[f32]> = classifier.embeddings.chunks(classifier.dimension).collect();
         let mut similarity = vec![-1_f32; queries.len()];
         let mut score = |grid: &Grid| {

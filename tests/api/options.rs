@@ -227,8 +227,8 @@ async fn an_attention_that_compares_cells_is_limited_in_them() {
 async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
     let app = App::start_with(|config| {
         config.defaults.refinement = Some(Refinement::Pamr);
-        // 16 x 8 pixels with 4 bytes for each of 2 texts and 48 other values.
-        config.limits.input.max_refinement_bytes = 128 * 4 * 50;
+        // The affinities of 16 x 8 pixels, and the scores of 3 texts; those of 4 take 47104.
+        config.limits.input.max_refinement_bytes = 40_000;
     })
     .await;
     app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
@@ -238,16 +238,16 @@ async fn refinement_is_the_requests_or_the_defaults_and_has_a_limit() {
         (Refinement::Pamr, (16, 8), vec![(16, 8)])
     );
 
-    let three = json!({"classes": ["red", "blue", "green"]});
-    let (path, detail, limit) = refusal(&app, three).await;
+    let four = json!({"classes": ["red", "blue", "green", "grey"]});
+    let (path, detail, limit) = refusal(&app, four).await;
     assert_eq!(path, "refinement");
-    assert_eq!(limit, json!({"name": "limits.max_refinement_bytes", "value": 25600}));
+    assert_eq!(limit, json!({"name": "limits.max_refinement_bytes", "value": 40_000}));
     assert!(
-        detail.contains("of 3 texts at 128 pixels takes 26112 bytes"),
+        detail.contains("of 4 texts at 128 pixels takes 47104 bytes"),
         "{detail}"
     );
 
-    let whole = json!({"classes": ["red", "blue", "green"], "refinement": "none"});
+    let whole = json!({"classes": ["red", "blue", "green", "grey"], "refinement": "none"});
     app.segment(&with_image(whole)).await.ok();
     assert_eq!(app.control.asked().options.refinement.refinement(), Refinement::None);
 }

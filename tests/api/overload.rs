@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::fake::{Action, Control};
 use crate::support::{
     App, BOUNDARY, REQUEST_ID, Reply, multipart, png, post_json, red_and_blue, request, segment_json,
     segment_multipart, with_image,
@@ -147,6 +148,20 @@ async fn a_client_that_leaves_takes_its_waiting_work_along() {
         looks,
         "nobody looked at the image that nobody waits for"
     );
+}
+
+#[tokio::test]
+async fn running_work_of_a_client_that_left_ends_at_its_next_step() {
+    let app = App::start().await;
+    let steps: [fn(&Control, Action); 3] = [Control::on_look, Control::on_score, Control::on_refine];
+    for (stops, on_step) in (1..).zip(steps) {
+        on_step(&app.control, Action::WorkUntilStopped);
+        let gone = started(&app, json!({"classes": ["red", "blue"], "refinement": "pamr"}));
+        app.control.entered().await;
+        leave(gone).await;
+        app.segment(&with_image(json!({"classes": ["red", "blue"]}))).await.ok();
+        assert_eq!(app.control.stops(), stops);
+    }
 }
 
 /// Returns a request whose JSON body arrives as the test sends it.
@@ -349,7 +364,7 @@ async fn a_request_that_alone_takes_too_many_bytes_is_422() {
         "type": "/problems/invalid-request",
         "title": "The request is invalid",
         "status": 422,
-        "detail": "the request takes up to 3584 bytes, more than engine.work_bytes = 3072; a smaller image, fewer classes or \
+        "detail": "the request takes up to 3648 bytes, more than engine.work_bytes = 3072; a smaller image, fewer classes or \
                    another form of the label map take less",
         "instance": REQUEST_ID,
         "path": "image",
@@ -444,6 +459,41 @@ async fn a_request_behind_more_work_than_its_deadline_leaves_is_refused_with_an_
     for request in waiting {
         request.await.unwrap().ok();
     }
+}
+
+#[tokio::test]
+async fn a_request_whose_refinement_takes_longer_than_its_deadline_is_refused_at_once() {
+    let app = App::start().await;
+    for _ in 0..3 {
+        let hold = app.control.hold_refine();
+        let request = started(&app, json!({"classes": ["red", "blue"], "refinement": "pamr"}));
+        app.control.entered().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(hold);
+        request.await.unwrap().ok();
+    }
+    let image = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, png(400, 400, |_| [0, 255, 0]));
+    let names: Vec<String> = (0..50).map(|number| format!("name {number}")).collect();
+    let body =
+        |refinement: &str| json!({"image": image, "classes": names, "refinement": refinement, "deadline_seconds": 10});
+    let refinements = app.control.refinements();
+    let reply = app.send(segment_json(&body("pamr"))).await;
+    let problem = reply.json();
+    assert_eq!(
+        (reply.status, &problem["type"], &problem["path"]),
+        (
+            StatusCode::TOO_MANY_REQUESTS,
+            &json!("/problems/overloaded"),
+            &json!("deadline_seconds")
+        )
+    );
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.starts_with("the model takes about "), "{detail}");
+    assert!(!reply.headers.contains_key("retry-after"), "waiting does not help");
+    assert_eq!(app.metric("maskclip_refusals_total{reason=\"deadline\"}").await, 1);
+    assert_eq!(app.control.refinements(), refinements);
+    // What has been measured of refinements says nothing of requests without one.
+    app.send(segment_json(&body("none"))).await.ok();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use maskclip::dense::{PROPAGATION_CELLS, Refinement, RefinementOptions, refinement_bytes};
 use serde_json::json;
 
 use crate::segment::segment;
@@ -49,4 +50,57 @@ fn memory_does_not_grow_with_the_shapes_of_images() {
     }
     let grown = server.resident_bytes().saturating_sub(before);
     assert!(grown < ALLOWED, "{SHAPES} shapes took {grown} bytes");
+}
+
+/// Side in pixels of the image that is refined.
+const SIDE: u32 = 600;
+
+/// Bytes beside those of the refinement that a request may take more than one before it without a refinement.
+const OTHERS: u64 = 16_000_000;
+
+#[test]
+fn a_refinement_takes_no_more_than_it_is_weighed_with() {
+    let classes: Vec<String> = (0..6).map(|number| format!("class {number}")).collect();
+    let mut png = Vec::new();
+    PngEncoder::new(&mut png)
+        .write_image(
+            &vec![90; (3 * SIDE * SIDE) as usize],
+            SIDE,
+            SIDE,
+            ExtendedColorType::Rgb8,
+        )
+        .unwrap();
+    let image = BASE64_STANDARD.encode(png);
+    let server = Server::start_with(&[
+        ("MASKCLIP_IMAGES__CACHE_BYTES", "0"),
+        // What is freed goes back to the system at once, so that what is counted is what is in use.
+        ("MALLOC_MMAP_THRESHOLD_", "131072"),
+    ]);
+    // The one that takes more comes last, since a peak stays.
+    for (name, refinement) in [
+        ("pearl-propagation", Refinement::PearlPropagation),
+        ("pamr", Refinement::Pamr),
+    ] {
+        let label = |refinement: &str| {
+            let request = json!({
+                "image": image,
+                "classes": classes,
+                "background": false,
+                "templates": "none",
+                "refinement": refinement,
+                "output": {"label_map": "none"},
+            });
+            segment(&server, &request);
+        };
+        label("none");
+        let before = server.resident_bytes();
+        label(name);
+        let taken = server.peak_bytes().saturating_sub(before);
+        let options = RefinementOptions::new(refinement, PROPAGATION_CELLS, 100.0);
+        let weighed = refinement_bytes(&options, classes.len(), (SIDE, SIDE));
+        assert!(
+            taken < weighed + OTHERS,
+            "{name} takes {taken} bytes, not the {weighed} that it is weighed with"
+        );
+    }
 }

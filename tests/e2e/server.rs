@@ -172,10 +172,19 @@ impl Server {
 
     /// Returns the memory that the server has in RAM, in bytes.
     pub fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// Returns the most bytes of memory that the process has held so far.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
         let value = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix(" kB"));
+            .find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB"));
         1024 * value.expect("Linux says so").trim().parse::<u64>().expect("a number")
     }
 

@@ -85,13 +85,14 @@ pub(super) fn of_vision_transformer(
     tower: &VisionTransformer,
     image: &Tensor,
     options: &FeatureOptions,
-) -> Option<Ending> {
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Ending>, DenseError> {
     let FeatureOptions {
         attention, constants, ..
     } = *options;
     let grid = CellGrid::of(image, tower.patch_pixels());
     let blocks = blocks_read(attention, Depth::of(tower));
-    let trunk = Trunk::run(tower, image, blocks, position_resampling(attention));
+    let trunk = Trunk::run(tower, image, blocks, position_resampling(attention), stop)?;
     let last = LastBlock::of(tower, trunk.before_last().shallow_clone());
     let mut feedback = None;
     let mut first_pass = |path_test| {
@@ -113,14 +114,14 @@ pub(super) fn of_vision_transformer(
         Attention::Resclip => first_pass(resclip::PathTest::Released),
         Attention::ResclipRepaired => first_pass(resclip::PathTest::WholePath),
         Attention::Gem => cells_of(&gem::tokens(&trunk)),
-        Attention::ClipNoPositions => return None,
+        Attention::ClipNoPositions => return Ok(None),
     };
-    Some(Ending {
+    Ok(Some(Ending {
         cells: tower.project(&cells),
         pooled: tower.project(&last.class_token()).squeeze_dim(1), // [batch, 1, embedding] -> [batch, embedding]
         keys: last.keys(options.keys),
         feedback,
-    })
+    }))
 }
 
 /// Returns how many of the last blocks' inputs the attention reads: one, or more if it looks at earlier blocks.
@@ -165,9 +166,14 @@ fn position_resampling(attention: Attention) -> PositionResampling {
 /// Runs a ResNet with the dense ending of the options on images `[batch, 3, height, width]`. Returns `None` when the
 /// attention needs parts that an attention pool lacks: it has neither residual nor MLP, and its query is never that of
 /// a cell.
-pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options: &FeatureOptions) -> Option<Ending> {
+pub(super) fn of_modified_resnet(
+    tower: &ModifiedResNet,
+    image: &Tensor,
+    options: &FeatureOptions,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Ending>, DenseError> {
     let pool = &tower.attnpool;
-    let map = tower.last_map(image);
+    let map = tower.last_map_unless(image, stop).ok_or(DenseError::Stopped)?;
     // The pool adds positions only for its attention, so MaskCLIP's features and keys have no positions.
     let bare = map.flatten(2, 3).transpose(1, 2); // [batch, channels, height, width] -> [batch, cells, channels]
     let cells = match options.attention {
@@ -186,16 +192,16 @@ pub(super) fn of_modified_resnet(tower: &ModifiedResNet, image: &Tensor, options
         | Attention::ScClip
         | Attention::Resclip
         | Attention::ResclipRepaired
-        | Attention::Gem => return None,
+        | Attention::Gem => return Ok(None),
     };
     // A ResNet's keys are taken without projection, as in the reference implementation.
     let keys = options.keys.map(|_| pool.k_proj.forward(&bare));
-    Some(Ending {
+    Ok(Some(Ending {
         cells,
         pooled: pool.pool(&map),
         keys,
         feedback: None,
-    })
+    }))
 }
 
 /// Inputs for unit tests.

@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use crate::clip::{PositionResampling, ResidualAttentionBlock, VisionTransformer};
+use crate::dense::DenseError;
 
 /// The inputs of the last blocks of a tower for a batch of images.
 pub(super) struct Trunk<'tower> {
@@ -13,16 +14,22 @@ pub(super) struct Trunk<'tower> {
 
 impl<'tower> Trunk<'tower> {
     /// Runs all blocks but the last on `[batch, 3, height, width]` and keeps the inputs of the last `blocks` blocks.
+    ///
+    /// # Errors
+    /// [`DenseError::Stopped`] when `stop` returns true, which is asked for each block.
     pub(super) fn run(
         tower: &'tower VisionTransformer,
         image: &Tensor,
         blocks: usize,
         resampling: PositionResampling,
-    ) -> Self {
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Self, DenseError> {
         let skipped = tower.blocks().len() - blocks;
-        Self {
-            tower,
-            inputs: tower.block_inputs(image, resampling).skip(skipped).collect(),
+        let inputs = tower.block_inputs(image, resampling).take_while(|_| !stop());
+        let inputs: Vec<_> = inputs.skip(skipped).collect();
+        match inputs.len() < blocks {
+            true => Err(DenseError::Stopped),
+            false => Ok(Self { tower, inputs }),
         }
     }
 

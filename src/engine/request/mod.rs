@@ -432,6 +432,17 @@ pub enum SegmentError {
         /// Seconds until the deadline.
         left: f64,
     },
+    /// By the measured times of the model, it cannot do the request's work before the deadline.
+    #[error(
+        "the model takes about {seconds:.1} s for this request, and the deadline leaves {left:.1} s; a smaller image, fewer \
+         classes or no refinement take less, or name a longer deadline_seconds"
+    )]
+    TooMuchWork {
+        /// Seconds that the model takes.
+        seconds: f64,
+        /// Seconds until the deadline.
+        left: f64,
+    },
     /// By the measured times of the model, the request would not get its turn before its deadline.
     #[error("the work ahead of this request takes about {seconds:.1} s, and the deadline leaves {left:.1} s")]
     TooBusy {

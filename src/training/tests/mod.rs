@@ -68,6 +68,7 @@ impl Labeller for ColourTeacher {
         &mut self,
         inputs: &[&ModelInput],
         _: &FeatureOptions,
+        _: &dyn Fn() -> bool,
     ) -> Result<Vec<Arc<dyn ImageFeatures>>, LabellerError> {
         let features = inputs
             .iter()
@@ -81,6 +82,7 @@ impl Labeller for ColourTeacher {
         _: &ModelInput,
         _: &Classifier,
         _: &RefinementOptions,
+        _: &dyn Fn() -> bool,
     ) -> Result<ScoreMap, LabellerError> {
         Ok(scores)
     }
@@ -98,7 +100,12 @@ impl ImageFeatures for Colours {
         size_of_val(self.cells.as_slice())
     }
 
-    fn score(&self, classifier: &Classifier, _: &ScoreOptions) -> Result<DenseScores, LabellerError> {
+    fn score(
+        &self,
+        classifier: &Classifier,
+        _: &ScoreOptions,
+        _: &dyn Fn() -> bool,
+    ) -> Result<DenseScores, LabellerError> {
         // The texts that the classifier asks for, by number.
         let asked: Vec<usize> = classifier
             .embeddings

@@ -3,6 +3,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::dense::DenseError;
 use crate::dense::attention::cell_grid::CellGrid;
 use crate::dense::pamr::PixelAffinity;
 
@@ -15,8 +16,17 @@ const QUERIES_TOGETHER: i64 = 16;
 /// Labels each cell with a query, from cosines `[queries, cells]` and the image `[3, height, width]`. A pixel whose
 /// best probability is below `threshold` counts as the first query's. Of queries with equally many pixels in a cell,
 /// the first one wins.
-pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: CellGrid, threshold: f32) -> Vec<i64> {
-    let labels = of_pixels(cosines, image, grid, threshold);
+///
+/// # Errors
+/// [`DenseError::Stopped`] when `stop` returns true.
+pub(super) fn of_cells(
+    cosines: &Tensor,
+    image: &Tensor,
+    grid: CellGrid,
+    threshold: f32,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<i64>, DenseError> {
+    let labels = of_pixels(cosines, image, grid, threshold, stop)?;
     // [height, width] -> [rows, patch, columns, patch] -> [cells, pixels of a patch]
     let labels = labels
         .unflatten(0, [grid.rows, -1])
@@ -29,40 +39,43 @@ pub(super) fn of_cells(cosines: &Tensor, image: &Tensor, grid: CellGrid, thresho
         &labels.ones_like(),
     );
     let most_frequent = counts.argmax(1, false);
-    Vec::try_from(&most_frequent).expect("one dimension of 64-bit integers")
+    Ok(Vec::try_from(&most_frequent).expect("one dimension of 64-bit integers"))
 }
 
 /// Labels each pixel with a query, `[height, width]`. The softmax over all queries is accumulated from a few queries at
 /// a time.
-fn of_pixels(cosines: &Tensor, image: &Tensor, grid: CellGrid, threshold: f32) -> Tensor {
+fn of_pixels(
+    cosines: &Tensor,
+    image: &Tensor,
+    grid: CellGrid,
+    threshold: f32,
+    stop: &dyn Fn() -> bool,
+) -> Result<Tensor, DenseError> {
     let (_, height, width) = image.size3().expect("an image is [3, height, width]");
-    let affinity = PixelAffinity::of(image);
+    let affinity = PixelAffinity::of(image, stop)?;
     let cosines = cosines.to_kind(Kind::Float).unflatten(1, [grid.rows, grid.columns]);
     let logits = |first: i64, queries: &Tensor| {
         let at_size = queries
             .unsqueeze(0)
             .upsample_bilinear2d([height, width], false, None, None)
             .squeeze_dim(0);
-        let logits = affinity.refine(&at_size) * SCALE;
+        let logits = affinity.refine(&at_size, stop)? * SCALE;
         let (best, label) = logits.max_dim(0, false);
-        (logits.logsumexp([0i64].as_slice(), false), best, label + first)
+        Ok((logits.logsumexp([0i64].as_slice(), false), best, label + first))
     };
-    let (total, best, label) = cosines
-        .split(QUERIES_TOGETHER, 0)
-        .iter()
-        .zip((0..).step_by(QUERIES_TOGETHER as usize))
-        .map(|(queries, first)| logits(first, queries))
-        .reduce(|(total, best, label), (other_total, other_best, other_label)| {
-            let is_better = other_best.gt_tensor(&best);
-            (
-                total.logaddexp(&other_total),
-                best.maximum(&other_best),
-                other_label.where_self(&is_better, &label),
-            )
-        })
-        .expect("there is a query");
+    let groups = cosines.split(QUERIES_TOGETHER, 0);
+    let mut groups = groups.iter().zip((0..).step_by(QUERIES_TOGETHER as usize));
+    let (queries, first) = groups.next().expect("there is a query");
+    let (mut total, mut best, mut label) = logits(first, queries)?;
+    for (queries, first) in groups {
+        let (other_total, other_best, other_label) = logits(first, queries)?;
+        let is_better = other_best.gt_tensor(&best);
+        total = total.logaddexp(&other_total);
+        best = best.maximum(&other_best);
+        label = other_label.where_self(&is_better, &label);
+    }
     let is_unsure = (best - total).exp().lt(f64::from(threshold));
-    label.masked_fill(&is_unsure, 0)
+    Ok(label.masked_fill(&is_unsure, 0))
 }
 
 #[cfg(test)]
@@ -81,7 +94,7 @@ mod tests {
     /// Labels two cells with the same cosines, so that neither interpolation nor refinement changes them.
     fn labels_of(cosines: &[f32], threshold: f32) -> Vec<i64> {
         let cosines = Tensor::from_slice(cosines).unsqueeze(1).expand([-1, 2], false);
-        of_cells(&cosines, &image(), GRID, threshold)
+        of_cells(&cosines, &image(), GRID, threshold, &|| false).expect("nothing stops it")
     }
 
     #[test]
@@ -106,6 +119,6 @@ mod tests {
         let columns = Tensor::arange(64, (Kind::Float, Device::Cpu)).expand([3, 32, 64], false);
         let image = columns.ge(32.0).to_kind(Kind::Float);
         let cosines = Tensor::from_slice2(&[[0.3f32, 0.1], [0.1, 0.5]]);
-        assert_eq!(of_cells(&cosines, &image, GRID, 0.0), [0, 1]);
+        assert_eq!(of_cells(&cosines, &image, GRID, 0.0, &|| false), Ok(vec![0, 1]));
     }
 }

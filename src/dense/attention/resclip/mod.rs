@@ -17,7 +17,7 @@ use super::last_block::{Heads, LastBlock, attend, attend_at_scale, cells_of};
 use super::naclip::neighbourhood;
 use super::trunk::{Depth, Trunk};
 use crate::clip::Readout;
-use crate::dense::ResclipConstants;
+use crate::dense::{DenseError, ResclipConstants};
 pub(super) use layout::PathTest;
 
 /// `tau_r`: the factor on the whole attention. It matters because the bias of the output projection is not multiplied
@@ -108,21 +108,24 @@ impl Feedback {
     }
 
     /// Runs the second pass: from the cosines of the first pass, `[queries, cells]`, to features `[cells, embedding]`.
-    pub(in crate::dense) fn cells(&self, cosines: &Tensor) -> Tensor {
+    ///
+    /// # Errors
+    /// [`DenseError::Stopped`] when `stop` returns true.
+    pub(in crate::dense) fn cells(&self, cosines: &Tensor, stop: &dyn Fn() -> bool) -> Result<Tensor, DenseError> {
         let ResclipConstants {
             threshold,
             middle_share,
             score_scale,
             layout_share,
         } = self.constants;
-        let labels = labels::of_cells(cosines, &self.image, self.grid, threshold);
+        let labels = labels::of_cells(cosines, &self.image, self.grid, threshold, stop)?;
         let layout = layout::likeness(&labels, self.grid, self.path_test).to_device(self.image.device());
         // The bias is S1 + omega. The class token has no place in the layout.
         let layout = layout.constant_pad_nd([1, 0]) * (score_scale * layout_share);
         let bias = neighbourhood(self.grid, self.image.device()) + layout;
         let factor = score_scale * (1.0 - layout_share);
         let mixed = self.mixture.mix(factor, &bias, middle_share);
-        self.readout.read(&mixed).squeeze_dim(0) // [1, cells, embedding] -> [cells, embedding]
+        Ok(self.readout.read(&mixed).squeeze_dim(0)) // [1, cells, embedding] -> [cells, embedding]
     }
 }
 
