@@ -43,6 +43,18 @@ pub(crate) struct WalkError {
 /// # Errors
 /// [`WalkError`] for a folder that cannot be read.
 pub(crate) fn find_files(folder: &Path, endings: &[&str]) -> Result<FoundFiles, WalkError> {
+    find_files_outside(folder, endings, |_| false)
+}
+
+/// Finds files as [`find_files`] does, but for those below the subfolders that `is_passed_over` names.
+///
+/// # Errors
+/// The same as [`find_files`].
+pub(crate) fn find_files_outside(
+    folder: &Path,
+    endings: &[&str],
+    mut is_passed_over: impl FnMut(&Path) -> bool,
+) -> Result<FoundFiles, WalkError> {
     let mut found = FoundFiles::default();
     let mut walk = WalkDir::new(folder).follow_links(true).into_iter();
     while let Some(entry) = walk.next() {
@@ -61,7 +73,7 @@ pub(crate) fn find_files(folder: &Path, endings: &[&str]) -> Result<FoundFiles, 
         };
         let is_hidden = depth > 0 && path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
         if is_folder {
-            if is_hidden {
+            if is_hidden || (depth > 0 && is_passed_over(&path)) {
                 walk.skip_current_dir();
             }
             continue;

@@ -124,7 +124,7 @@ fn inputs(arguments: &LabelArguments) -> Result<Inputs> {
         }
     }
     let keeps_endings = arguments.results.keep_endings;
-    Ok(Inputs::new(&texts, Naming { keeps_endings })?)
+    Ok(Inputs::new(&texts, Naming { keeps_endings }, &arguments.results.out)?)
 }
 
 /// A run with everything but whoever labels an image.
