@@ -137,6 +137,17 @@ impl Inputs {
     /// # Errors
     /// [`InputError`] when a folder cannot be read, or two images would have results of one name.
     pub fn find(&self) -> Result<Vec<Input>, InputError> {
+        let found = self.find_with_clashes()?;
+        let mut names = ResultNames::default();
+        found.iter().try_for_each(|image| names.take(image))?;
+        Ok(found)
+    }
+
+    /// Returns the images as [`Inputs::find`] does, even if several would have results of one name.
+    ///
+    /// # Errors
+    /// [`InputError`] when a folder cannot be read.
+    pub fn find_with_clashes(&self) -> Result<Vec<Input>, InputError> {
         let mut found = Vec::new();
         let output = self.output.canonicalize().ok();
         let mut results = Results::default();
@@ -163,7 +174,6 @@ impl Inputs {
         }
         found.sort();
         found.dedup();
-        check_names(&found)?;
         Ok(found)
     }
 
@@ -183,6 +193,34 @@ impl Inputs {
             _ => file_name.clone(),
         };
         Input { file_name, name, path }
+    }
+}
+
+/// The names of results that images have taken.
+#[derive(Debug, Default)]
+pub struct ResultNames {
+    /// Where the image of each name lies.
+    owners: HashMap<String, PathBuf>,
+}
+
+impl ResultNames {
+    /// Takes the name of an image's results. An image may take its name again.
+    ///
+    /// # Errors
+    /// [`InputError::OneName`] when another image has it.
+    pub fn take(&mut self, image: &Input) -> Result<(), InputError> {
+        match self.owners.get(&image.name) {
+            Some(owner) if *owner != image.path => Err(InputError::OneName {
+                name: image.name.clone(),
+                one: owner.clone(),
+                other: image.path.clone(),
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.owners.insert(image.name.clone(), image.path.clone());
+                Ok(())
+            }
+        }
     }
 }
 
@@ -296,20 +334,6 @@ fn folder_above(files: &[PathBuf]) -> PathBuf {
             .map(|(one, _)| one)
             .collect()
     })
-}
-
-fn check_names(found: &[Input]) -> Result<(), InputError> {
-    let mut owners: HashMap<&str, &Path> = HashMap::with_capacity(found.len());
-    for Input { name, path, .. } in found {
-        if let Some(one) = owners.insert(name, path) {
-            return Err(InputError::OneName {
-                name: name.clone(),
-                one: one.to_owned(),
-                other: path.clone(),
-            });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

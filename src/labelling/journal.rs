@@ -196,6 +196,19 @@ impl Journal {
         done.source == source && paths.iter().all(is_whole)
     }
 
+    /// Returns whether an image was labelled before the journal was opened, in whichever state its file was.
+    pub fn knows(&self, file_name: &str) -> bool {
+        self.done.contains_key(file_name)
+    }
+
+    /// Notes that an image cannot be labelled.
+    ///
+    /// # Errors
+    /// [`LabelError::File`] when it cannot be written.
+    pub fn skip(&mut self, image: &Skipped) -> Result<(), LabelError> {
+        self.append(&Line::Skipped(image.clone()))
+    }
+
     /// Appends a line.
     ///
     /// # Errors

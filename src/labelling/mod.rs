@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use collect::{Collected, collect};
 pub use ending::{EndOfRun, Skipped};
-pub use inputs::{Input, InputError, Inputs, Naming};
+pub use inputs::{Input, InputError, Inputs, Naming, ResultNames};
 pub use journal::{Journal, RunFolder};
 pub use output::{Drawing, OutputFormat};
 pub use plan::Plan;

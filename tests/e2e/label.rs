@@ -1,7 +1,7 @@
 //! `maskclip label`: every format, kills, shards, damaged files, lists, servers and folders that fill.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -389,28 +389,45 @@ fn a_list_on_standard_input_and_a_pattern_name_images() {
 }
 
 #[test]
-fn a_watched_folder_is_labelled_as_it_fills() {
-    let (images, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut process = start(
-        &[text(images.path())],
-        output.path(),
-        &["--format", "png,coco", "--watch"],
-    );
-    for number in [0, 1] {
-        std::fs::copy(
-            format!("{SCENES}/in-style/{number:02}.png"),
-            images.path().join(format!("{number}.png")),
-        )
-        .unwrap();
-        let images_in_file = || {
-            let file = std::fs::read(output.path().join("coco.json")).unwrap_or_default();
-            let file: Value = serde_json::from_slice(&file).unwrap_or_default();
-            file["images"].as_array().map_or(0, Vec::len)
-        };
+fn a_watched_folder_is_labelled_as_it_fills_whatever_comes_between() {
+    let (above, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let images = above.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    let arguments = ["--format", "png,coco", "--watch"];
+    let mut process = start(&[text(&images)], output.path(), &arguments);
+    let copy = |number: usize, name: &str| {
+        std::fs::copy(format!("{SCENES}/in-style/{number:02}.png"), images.join(name)).unwrap();
+    };
+    let images_in_file = || {
+        let file = std::fs::read(output.path().join("coco.json")).unwrap_or_default();
+        let file: Value = serde_json::from_slice(&file).unwrap_or_default();
+        file["images"].as_array().map_or(0, Vec::len)
+    };
+    let label = |number: usize| {
+        copy(number, &format!("{number}.png"));
         wait_until("labelling what came", || images_in_file() == number + 1);
-    }
+    };
+    label(0);
+    copy(1, "0.jpg");
+    let list = output.path().join("skipped.csv");
+    wait_until("skipping what has a name of another", || list.exists());
+    assert!(
+        std::fs::read_to_string(&list)
+            .unwrap()
+            .contains("results of one name, 0")
+    );
+    label(1);
+
+    let away = above.path().join("away");
+    std::fs::rename(&images, &away).unwrap();
+    let mut said = BufReader::new(process.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(said.any(|line| line.contains("trying again: cannot read ")));
+    std::fs::rename(&away, &images).unwrap();
+    label(2);
     signal(&process, "TERM");
-    assert_eq!(wait(&mut process, LIMIT), Some(0));
+    assert_eq!(wait(&mut process, LIMIT), Some(3));
 }
 
 #[test]

@@ -23,7 +23,8 @@ use crate::formats::{ClassLabel, Subject};
 use crate::image::Orientation;
 use crate::label_map::LabelStyle;
 use crate::labelling::{
-    Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, Plan, Refusal, RunFolder, collect,
+    Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, Plan, Refusal, ResultNames, RunFolder,
+    Skipped, collect,
 };
 
 use arguments::Shard;
@@ -202,12 +203,15 @@ impl<'a> Job<'a> {
     {
         let mut stop = std::pin::pin!(shutdown_signal()?);
         let (mut changes, mut end) = (Changes::default(), EndOfRun::default());
+        let (mut names, mut trouble) = (ResultNames::default(), String::new());
         loop {
-            let images = changes.of(self.find()?);
-            let more = tokio::select! {
+            let settled = changes.of(self.look(&mut trouble));
+            let (images, clashing) = self.with_own_names(settled, &mut names)?;
+            let mut more = tokio::select! {
                 () = &mut stop => break,
                 more = self.label(&images, &ask) => more?,
             };
+            more.skipped.extend(clashing);
             if more.labelled + more.skipped.len() > 0 {
                 self.journal.finish()?;
                 self.collect()?;
@@ -227,10 +231,49 @@ impl<'a> Job<'a> {
 
     /// Returns the images of the shard.
     fn find(&self) -> Result<Vec<Input>> {
+        Ok(self.of_shard(self.inputs.find()?))
+    }
+
+    fn of_shard(&self, mut images: Vec<Input>) -> Vec<Input> {
         let Shard { index, count } = self.shard;
-        let mut images = self.inputs.find()?;
         images.retain(|image| image.is_in_shard(index, count));
-        Ok(images)
+        images
+    }
+
+    /// Returns the images of the shard that are there now, none while they cannot be listed. Says why, unless that is
+    /// the `trouble` of the last look.
+    fn look(&self, trouble: &mut String) -> Vec<Input> {
+        let (images, error) = match self.inputs.find_with_clashes() {
+            Ok(images) => (self.of_shard(images), String::new()),
+            Err(error) => (Vec::new(), error.to_string()),
+        };
+        if !error.is_empty() && error != *trouble {
+            note(format!("trying again: {error}"));
+        }
+        *trouble = error;
+        images
+    }
+
+    /// Divides images into those whose results have names of their own, and those whose results would overwrite
+    /// others, which the journal notes. A name stays with the image that was labelled or came first.
+    fn with_own_names(
+        &mut self,
+        mut images: Vec<Input>,
+        names: &mut ResultNames,
+    ) -> Result<(Vec<Input>, Vec<Skipped>)> {
+        images.sort_by_key(|image| !self.journal.knows(&image.file_name));
+        let mut clashing = Vec::new();
+        images.retain(|image| match names.take(image) {
+            Ok(()) => true,
+            Err(error) => {
+                let file_name = image.file_name.clone();
+                let reason = error.to_string();
+                clashing.push(Skipped { file_name, reason });
+                false
+            }
+        });
+        clashing.iter().try_for_each(|image| self.journal.skip(image))?;
+        Ok((images, clashing))
     }
 
     async fn label<A, F>(&mut self, images: &[Input], ask: &A) -> Result<EndOfRun>
