@@ -137,7 +137,7 @@ impl RunFolder {
             _ => own.join(format!("{JOURNAL}-{shard}-of-{shards}{ENDING}")),
         };
         // Before the journal is read: behind its whole lines, another process may be writing one.
-        let lock_path = path.with_extension("lock");
+        let lock_path = lock_path(&path);
         let lock = File::create(&lock_path).map_err(file_error(&lock_path))?;
         if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(LabelError::InUse { path });
@@ -194,6 +194,31 @@ impl Journal {
             bytes.is_some() && bytes == found
         };
         done.source == source && paths.iter().all(is_whole)
+    }
+
+    /// Returns the folder of the run.
+    pub(super) fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// Returns whether no process has labelled an image of the run yet, and no other one has it open.
+    ///
+    /// # Errors
+    /// [`LabelError`] when a journal cannot be read.
+    pub(super) fn is_first(&self) -> Result<bool, LabelError> {
+        for path in journals(&self.folder.path)? {
+            let lock = File::open(lock_path(&path));
+            let is_written = || lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+            if path != self.path && is_written() {
+                return Ok(false);
+            }
+            let mut has_labels = false;
+            read(&path, |_, line| has_labels |= matches!(line, Line::Labelled { .. }))?;
+            if has_labels {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Returns whether an image was labelled before the journal was opened, in whichever state its file was.
@@ -315,6 +340,11 @@ fn note_done(done: &mut HashMap<String, Done>, line: Line) {
         }
         Line::Finished => {}
     }
+}
+
+/// Returns the path of the file that is locked while a journal is written.
+fn lock_path(journal: &Path) -> PathBuf {
+    journal.with_extension("lock")
 }
 
 /// Returns the journals of a folder, sorted by name.

@@ -318,6 +318,10 @@ fn damaged_images_are_listed_and_the_exit_status_says_so() {
 #[test]
 fn a_folder_of_other_settings_is_left_alone() {
     let (images, output) = (scenes(1), tempfile::tempdir().unwrap());
+    // Settings that the first image shows to be wrong leave none behind.
+    let done = label(&[text(images.path())], output.path(), &["--unlabelled", "1"]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.contains("output.unlabelled must be"), "{said}");
     labelled(&[text(images.path())], output.path(), &[]);
     let before = files(output.path());
     let done = label(&[text(images.path())], output.path(), &["--temperature", "7"]);

@@ -153,9 +153,9 @@ impl<'a> Job<'a> {
     ) -> Result<Self> {
         let results = &arguments.results;
         let folder = RunFolder::create(&results.out)?;
-        plan.keep(folder.path())?;
         let shard = arguments.run.shard.unwrap_or(Shard::WHOLE);
         let journal = folder.journal(shard.index, shard.count)?;
+        plan.keep(&journal)?;
         Ok(Self {
             arguments,
             inputs,

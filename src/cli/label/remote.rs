@@ -60,6 +60,7 @@ pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
         classes: class_labels(names, &style),
         unlabelled: arguments.results.unlabelled,
         keeps_endings: arguments.results.keep_endings,
+        drawings: Plan::drawings(&arguments.results.formats(), arguments.results.drawing()),
     };
     let output = arguments.results.output();
     let colors: Vec<String> = style
