@@ -254,7 +254,8 @@ impl Journal {
 
 impl Lines {
     /// Finds the lines of all journals in some folders. Where several are about one image, the one with the latest
-    /// change of its file counts, and of equal ones the last.
+    /// change of its file counts, and of equal ones the last. An image that could be labelled once and no longer can
+    /// has no line, unless another journal has one.
     ///
     /// # Errors
     /// [`LabelError`] when a journal cannot be read.
@@ -275,6 +276,10 @@ impl Lines {
                         }
                     }
                     Line::Skipped(image) => {
+                        let kept = labelled.get(&image.file_name);
+                        if kept.is_some_and(|(_, place)| place.journal == journal) {
+                            labelled.remove(&image.file_name);
+                        }
                         skipped.insert(image.file_name.clone(), image);
                     }
                     Line::Finished => {}
@@ -406,7 +411,13 @@ mod tests {
             })
         };
         let mut journal = run.journal(0, 2).unwrap();
-        for line in [line("b.jpg", 9), skipped("a.jpg"), line("a.jpg", 1), skipped("c.jpg")] {
+        for line in [
+            line("b.jpg", 9),
+            skipped("a.jpg"),
+            line("a.jpg", 1),
+            line("c.jpg", 1),
+            skipped("c.jpg"),
+        ] {
             journal.append(&line).unwrap();
         }
         run.journal(1, 2).unwrap().append(&line("b.jpg", 8)).unwrap();
