@@ -101,14 +101,16 @@ enum Place {
 
 impl Inputs {
     /// Sorts texts into folders, files, and patterns such as `photos/**/*.jpg`. The names of files count below the one
-    /// folder that holds them all. What a run has written, this one into the folder `output` or another one elsewhere,
+    /// folder that holds them all. Those of `listed` come from a program that listed them a while ago: what is none of
+    /// these is a file that is gone, which whoever reads it will say. What a run has written, this one into the folder `output` or another one elsewhere,
     /// is no image.
     ///
     /// # Errors
     /// [`InputError`] for a text that is none of these, and for a folder that would hold images and results.
-    pub fn new(texts: &[String], naming: Naming, output: &Path) -> Result<Self, InputError> {
+    pub fn new(texts: &[String], listed: &[String], naming: Naming, output: &Path) -> Result<Self, InputError> {
         let (mut places, mut files) = (Vec::with_capacity(texts.len()), Vec::new());
-        for text in texts {
+        let texts = texts.iter().map(|text| (text, false));
+        for (text, is_listed) in texts.chain(listed.iter().map(|text| (text, true))) {
             let path = PathBuf::from(text);
             if path.is_dir() {
                 check_folder(&path, output)?;
@@ -122,6 +124,8 @@ impl Inputs {
                     reason: error.to_string(),
                 })?;
                 places.push(Place::Pattern(text.clone(), PathBuf::from(folder)));
+            } else if is_listed {
+                files.push(path);
             } else {
                 return Err(InputError::Missing(text.clone()));
             }
@@ -356,7 +360,7 @@ mod tests {
             .iter()
             .map(|text| folder.join(text).display().to_string())
             .collect();
-        let found = Inputs::new(&texts, naming, &folder.join("labels")).and_then(|inputs| inputs.find());
+        let found = Inputs::new(&texts, &[], naming, &folder.join("labels")).and_then(|inputs| inputs.find());
         let found = found.map_err(|error| error.to_string().replace(&format!("{}/", folder.display()), ""))?;
         Ok(found.into_iter().map(|input| input.name).collect())
     }
@@ -404,6 +408,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_from_a_list_is_a_file() {
+        let folder = folder(&["a.jpg", "b/c.jpg"]);
+        let listed = ["a.jpg", "gone.jpg", "b"].map(|name| folder.path().join(name).display().to_string());
+        let inputs = Inputs::new(&[], &listed, Naming::default(), Path::new("no folder")).unwrap();
+        let names: Vec<_> = inputs.find().unwrap().into_iter().map(|input| input.name).collect();
+        assert_eq!(names, ["a", "c", "gone"]);
+    }
+
+    #[test]
     fn results_of_one_name_are_refused_unless_endings_stay() {
         let folder = folder(&["a.jpg", "a.png", "b/x.jpg", "c/x.jpg"]);
         let refused = |texts: &[&str]| names(folder.path(), texts, Naming::default()).unwrap_err();
@@ -422,6 +435,7 @@ mod tests {
         let folder = folder(&images);
         let found = Inputs::new(
             &[folder.path().display().to_string()],
+            &[],
             Naming::default(),
             Path::new("no folder"),
         )

@@ -353,7 +353,7 @@ mod tests {
         let run = run(output.path());
         let mut journal = run.folder.journal(0, 1).unwrap();
         let texts = [images.path().display().to_string()];
-        let found = Inputs::new(&texts, Naming { keeps_endings: true }, output.path()).unwrap();
+        let found = Inputs::new(&texts, &[], Naming { keeps_endings: true }, output.path()).unwrap();
         let found = found.find().unwrap();
         let ask = |_| async { Ok(answer()) };
         let end = run.label(&found, &mut journal, ask, |_| ()).await.unwrap();

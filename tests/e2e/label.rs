@@ -370,10 +370,13 @@ fn a_server_labels_as_the_command_does() {
 fn a_list_on_standard_input_and_a_pattern_name_images() {
     let (images, output) = (scenes(4), tempfile::tempdir().unwrap());
     let mut process = start(&["-"], output.path(), &["--colors", "#010203", "--unlabelled", "9"]);
-    let list = format!("{0}/01.png\r\n\n{0}/deep/00.png\n", text(images.path()));
+    let list = format!("{0}/01.png\r\n\n{0}/gone.png\n{0}/deep/00.png\n", text(images.path()));
     process.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
     let done = process.wait_with_output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(3), "{said}");
+    assert!(said.contains("skipped: gone.png: No such file"), "{said}");
+    std::fs::remove_file(output.path().join("skipped.csv")).unwrap();
     let names = |output: &Path| files(output).into_keys().collect::<Vec<_>>();
     assert_eq!(
         names(output.path()),

@@ -115,17 +115,22 @@ fn class_labels<'a>(names: impl Iterator<Item = &'a str>, style: &LabelStyle) ->
 
 /// Returns where the images are. A text `-` stands for the lines of standard input.
 fn inputs(arguments: &LabelArguments) -> Result<Inputs> {
-    let mut texts = Vec::with_capacity(arguments.inputs.len());
+    let (mut texts, mut listed) = (Vec::with_capacity(arguments.inputs.len()), Vec::new());
     for text in &arguments.inputs {
         if text == "-" {
             let list = read_standard_input()?;
-            texts.extend(list.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+            listed.extend(list.lines().filter(|line| !line.is_empty()).map(str::to_owned));
         } else {
             texts.push(text.clone());
         }
     }
     let keeps_endings = arguments.results.keep_endings;
-    Ok(Inputs::new(&texts, Naming { keeps_endings }, &arguments.results.out)?)
+    Ok(Inputs::new(
+        &texts,
+        &listed,
+        Naming { keeps_endings },
+        &arguments.results.out,
+    )?)
 }
 
 /// A run with everything but whoever labels an image.
