@@ -3,7 +3,7 @@
 //! A line is written after all files of its image. So whatever ends the process, an image has either its line and its
 //! files, or is labelled again. Each shard has a journal of its own in the same folder, and reads those of the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -347,6 +347,42 @@ fn note_done(done: &mut HashMap<String, Done>, line: Line) {
     }
 }
 
+/// Returns what is missing of the runs whose folders these are, each in words: the ends of journals, and whole shards.
+///
+/// # Errors
+/// [`LabelError`] when a journal cannot be read.
+pub fn missing_parts(folders: &[&Path]) -> Result<Vec<String>, LabelError> {
+    let mut missing = Vec::new();
+    let mut shards: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    for folder in folders {
+        for path in journals(folder)? {
+            let mut is_finished = false;
+            read(&path, |_, line| is_finished = line == Line::Finished)?;
+            if !is_finished {
+                missing.push(format!("{} is that of a run that did not end", path.display()));
+            }
+            if let Some((shard, count)) = shard_of(&path) {
+                shards.entry(count).or_default().insert(shard);
+            }
+        }
+    }
+    for (count, found) in shards {
+        let numbers = (0..count).filter(|shard| !found.contains(shard));
+        let numbers: Vec<_> = numbers.map(|shard| format!("{shard}/{count}")).collect();
+        if !numbers.is_empty() {
+            missing.push(format!("no folder has the shards {}", numbers.join(", ")));
+        }
+    }
+    Ok(missing)
+}
+
+/// Returns the number of the shard whose journal this is, and the number of shards.
+fn shard_of(journal: &Path) -> Option<(u32, u32)> {
+    let name = journal.file_stem()?.to_str()?;
+    let (shard, count) = name.strip_prefix(JOURNAL)?.strip_prefix('-')?.split_once("-of-")?;
+    Some((shard.parse().ok()?, count.parse().ok()?))
+}
+
 /// Returns the path of the file that is locked while a journal is written.
 fn lock_path(journal: &Path) -> PathBuf {
     journal.with_extension("lock")
@@ -441,6 +477,29 @@ mod tests {
         assert!(run.is_finished(2).unwrap());
         first.append(&line("a.jpg", 1)).unwrap();
         assert!(!run.is_finished(2).unwrap());
+    }
+
+    #[test]
+    fn what_is_missing_of_runs_is_said() {
+        let [one, other] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+        let journal = |folder: &tempfile::TempDir, shard| {
+            let run = RunFolder::create(folder.path()).unwrap();
+            run.journal(shard, 3).unwrap()
+        };
+        journal(&one, 0).finish().unwrap();
+        let mut stopped = journal(&other, 2);
+        stopped.append(&line("a.jpg", 1)).unwrap();
+        let missing = |folders: &[&tempfile::TempDir]| {
+            let folders: Vec<_> = folders.iter().map(|folder| folder.path()).collect();
+            missing_parts(&folders).unwrap()
+        };
+        assert_eq!(missing(&[&one]), ["no folder has the shards 1/3, 2/3"]);
+        let of_both = missing(&[&one, &other]);
+        assert!(of_both[0].ends_with("journal-2-of-3.jsonl is that of a run that did not end"));
+        assert_eq!(of_both[1..], ["no folder has the shards 1/3"]);
+        stopped.finish().unwrap();
+        journal(&other, 1).finish().unwrap();
+        assert_eq!(missing(&[&one, &other]), [""; 0]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::image::Orientation;
 use crate::label_map::LabelStyle;
 use crate::labelling::{
     Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, Plan, Refusal, ResultNames, RunFolder,
-    Skipped, collect,
+    Skipped, collect, missing_parts,
 };
 
 use arguments::Shard;
@@ -80,6 +80,9 @@ fn merge(arguments: &LabelArguments) -> Result<()> {
     let first = Plan::of(folders[0])?;
     for folder in &folders[1..] {
         first.check(&Plan::of(folder)?, folder)?;
+    }
+    for part in missing_parts(&folders)? {
+        note(format!("warning: {part}"));
     }
     let output = RunFolder::create(&arguments.results.out)?;
     let subject = subject(&first.classes, arguments);
