@@ -61,6 +61,17 @@ pub fn run(arguments: SegmentArguments) -> Result<()> {
     }
     let config = arguments.config.start(arguments.model.settings())?;
     let path = &arguments.image;
+    let output = arguments.output.clone().unwrap_or_else(|| default_output(path));
+    if output
+        .canonicalize()
+        .is_ok_and(|output| path.canonicalize().is_ok_and(|path| path == output))
+    {
+        return Err(format!(
+            "the overlay would overwrite the image, {}: name another --output",
+            path.display()
+        )
+        .into());
+    }
     let bytes = read_regular_file(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let image = Bytes::from(bytes);
     let mut fields = SegmentFields {
@@ -79,7 +90,6 @@ pub fn run(arguments: SegmentArguments) -> Result<()> {
     let orientation = fields.features.orientation.unwrap_or_default();
     let segmentation = segment(&arguments, &config, fields, image.clone())?;
     let overlay = overlay(&image, orientation, &segmentation, arguments.opacity, &config)?;
-    let output = arguments.output.clone().unwrap_or_else(|| default_output(path));
     write(&output, &overlay)?;
     for warning in &segmentation.warnings {
         note(format!("warning: {}", warning.message));

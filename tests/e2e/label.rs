@@ -439,6 +439,23 @@ fn a_watched_folder_is_labelled_as_it_fills_whatever_comes_between() {
 }
 
 #[test]
+fn an_overlay_does_not_overwrite_its_image() {
+    let folder = scenes(1);
+    let image = folder.path().join("deep/00.png");
+    let before = std::fs::read(&image).unwrap();
+    let same = folder.path().join("deep/../deep/00.png");
+    let done = maskclip()
+        .args(["segment", text(&image), "--output", text(&same)])
+        .args(REQUEST)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("the overlay would overwrite the image"), "{said}");
+    assert_eq!(std::fs::read(&image).unwrap(), before);
+}
+
+#[test]
 fn one_image_is_drawn_over_and_what_was_found_is_listed() {
     let output = tempfile::tempdir().unwrap();
     let overlay = output.path().join("overlay.png");
