@@ -190,6 +190,10 @@ impl Picture {
     /// Returns the way of the terminal that the environment names, if it has one.
     fn of_terminal(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let is = |name: &str, values: &[&str]| variable(name).is_some_and(|value| values.contains(&value.as_str()));
+        // Multiplexers hand on the variables of the terminal around them, and not its pictures.
+        if variable("TMUX").is_some() || variable("STY").is_some() {
+            return None;
+        }
         if variable("KITTY_WINDOW_ID").is_some() || is("TERM", &["xterm-kitty", "xterm-ghostty"]) {
             return Some(Self::Kitty);
         }
@@ -228,6 +232,14 @@ mod tests {
         assert_eq!(of("KITTY_WINDOW_ID", "1"), Some(Picture::Kitty));
         assert_eq!(of("TERM_PROGRAM", "WezTerm"), Some(Picture::Iterm));
         assert_eq!(of("TERM", "xterm-256color"), None);
+        for multiplexer in ["TMUX", "STY"] {
+            let inside = |asked: &str| {
+                [multiplexer, "KITTY_WINDOW_ID"]
+                    .contains(&asked)
+                    .then(|| "1".to_owned())
+            };
+            assert_eq!(Picture::of_terminal(inside), None);
+        }
     }
 
     #[test]
