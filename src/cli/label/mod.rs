@@ -5,7 +5,7 @@ mod local;
 mod progress;
 mod remote;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::formats::{ClassLabel, Subject};
 use crate::image::Orientation;
 use crate::label_map::LabelStyle;
 use crate::labelling::{
-    Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, Plan, Refusal, ResultNames, RunFolder,
-    Skipped, collect, missing_parts,
+    Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, OutputFormat, Plan, Refusal, ResultNames,
+    RunFolder, Skipped, collect, missing_parts,
 };
 
 use arguments::Shard;
@@ -81,6 +81,7 @@ fn merge(arguments: &LabelArguments) -> Result<()> {
     for folder in &folders[1..] {
         first.check(&Plan::of(folder)?, folder)?;
     }
+    check_classes(&first.classes, &arguments.results.formats())?;
     for part in missing_parts(&folders)? {
         note(format!("warning: {part}"));
     }
@@ -114,6 +115,18 @@ fn class_labels<'a>(names: impl Iterator<Item = &'a str>, style: &LabelStyle) ->
         color: style.color(id),
     };
     names.zip(0..).map(label).collect()
+}
+
+/// Checks that the classes have names that the formats can tell apart.
+fn check_classes(classes: &[ClassLabel], formats: &[OutputFormat]) -> Result<()> {
+    let mut names = HashSet::with_capacity(classes.len());
+    let twice = classes.iter().find(|class| !names.insert(class.name.as_str()));
+    match twice {
+        Some(ClassLabel { name, .. }) if formats.contains(&OutputFormat::Datumaro) => {
+            Err(format!("two classes have the name {name}: programs that read --format datumaro refuse that").into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns where the images are. A text `-` stands for the lines of standard input.
@@ -160,6 +173,7 @@ impl<'a> Job<'a> {
         jobs: usize,
     ) -> Result<Self> {
         let results = &arguments.results;
+        check_classes(&plan.classes, &results.formats())?;
         let folder = RunFolder::create(&results.out)?;
         let shard = arguments.run.shard.unwrap_or(Shard::WHOLE);
         let journal = folder.journal(shard.index, shard.count)?;
@@ -397,6 +411,15 @@ fn request_of(vocabulary: Value, arguments: &LabelArguments) -> Value {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn datumaro_has_no_two_classes_of_one_name() {
+        let classes = class_labels(["cat", "dog", "cat"].into_iter(), &LabelStyle::default());
+        let error = check_classes(&classes, &[OutputFormat::Png, OutputFormat::Datumaro]).unwrap_err();
+        assert!(error.to_string().starts_with("two classes have the name cat: "));
+        check_classes(&classes, &[OutputFormat::Png]).unwrap();
+        check_classes(&classes[..2], &[OutputFormat::Datumaro]).unwrap();
+    }
 
     #[test]
     fn a_file_is_taken_once_it_is_settled_and_again_when_it_changes() {
