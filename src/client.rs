@@ -3,6 +3,8 @@
 //! Owns the wire as a client sees it, and the patience with a server that is busy or starts anew. Proxies come from the
 //! usual environment variables (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -44,6 +46,10 @@ pub struct Client {
     agent: ureq::Agent,
     base: Url,
     key: Option<String>,
+    /// Says to people that the server is away.
+    tell: fn(&str),
+    /// Whether that was said since the last answer.
+    is_told: Arc<AtomicBool>,
 }
 
 /// The parts of a reply that are read.
@@ -119,16 +125,19 @@ enum Attempt {
     Busy {
         reason: String,
         wait: Duration,
+        /// Whether nobody has answered, which people may want to know before the patience ends.
+        is_away: bool,
     },
     Refused(Refusal),
 }
 
 impl Client {
-    /// Makes a client of the server at this address. `key` goes along with every request.
+    /// Makes a client of the server at this address. `key` goes along with every request. `tell` is called with a text
+    /// for people when the server is away, once until it answers.
     ///
     /// # Errors
     /// A text for people when the address is none of HTTP.
-    pub fn new(address: &str, key: Option<String>) -> Result<Self, String> {
+    pub fn new(address: &str, key: Option<String>, tell: fn(&str)) -> Result<Self, String> {
         let wrong = |reason: &str| format!("{address:?} is no address of a server: {reason}");
         let mut base = Url::parse(address).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") {
@@ -145,6 +154,8 @@ impl Client {
             agent: config.build().into(),
             base,
             key,
+            tell,
+            is_told: Arc::default(),
         })
     }
 
@@ -212,15 +223,34 @@ impl Client {
     fn patiently(&self, attempt: impl Fn() -> Attempt) -> Result<Vec<u8>, Refusal> {
         let begin = Instant::now();
         loop {
-            match attempt() {
+            let attempt = attempt();
+            self.tell_whether_away(&attempt);
+            match attempt {
                 Attempt::Answered(bytes) => return Ok(bytes),
                 Attempt::Refused(refusal) => return Err(refusal),
-                Attempt::Busy { reason, wait } if begin.elapsed() + wait > PATIENCE => {
+                Attempt::Busy { reason, wait, .. } if begin.elapsed() + wait > PATIENCE => {
                     let seconds = PATIENCE.as_secs();
                     return Err(Refusal::Run(format!("no answer within {seconds} s: {reason}")));
                 }
                 Attempt::Busy { wait, .. } => std::thread::sleep(wait),
             }
+        }
+    }
+
+    /// Says that the server is away, unless that was said since its last answer.
+    fn tell_whether_away(&self, attempt: &Attempt) {
+        match attempt {
+            Attempt::Busy {
+                reason, is_away: true, ..
+            } => {
+                if !self.is_told.swap(true, Ordering::Relaxed) {
+                    (self.tell)(&format!(
+                        "trying again for {} minutes: {reason}",
+                        PATIENCE.as_secs() / 60
+                    ));
+                }
+            }
+            _ => self.is_told.store(false, Ordering::Relaxed),
         }
     }
 
@@ -252,6 +282,7 @@ impl Client {
         let away = |reason: String| Attempt::Busy {
             reason: format!("{}: {reason}", self.shown(path)),
             wait: Duration::from_secs(1),
+            is_away: true,
         };
         let mut response = match sent {
             Ok(response) => response,
@@ -285,7 +316,8 @@ fn refused(address: &str, status: StatusCode, bytes: &[u8], wait: Duration) -> A
     let reason = format!("{address} answers {status}: {detail}");
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => {
-            Attempt::Busy { reason, wait }
+            let is_away = false;
+            Attempt::Busy { reason, wait, is_away }
         }
         _ if problem.kind.is_empty() || PROBLEMS_OF_THE_RUN.contains(&problem.kind.as_str()) => {
             Attempt::Refused(Refusal::Run(reason))
@@ -296,17 +328,42 @@ fn refused(address: &str, status: StatusCode, bytes: &[u8], wait: Duration) -> A
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
     fn an_address_is_one_of_http() {
-        let base = |address: &str| Client::new(address, None).map(|client| client.base.to_string());
+        let base = |address: &str| Client::new(address, None, |_| ()).map(|client| client.base.to_string());
         assert_eq!(base("http://localhost:8080"), Ok("http://localhost:8080/".to_owned()));
         assert_eq!(base("https://host/maskclip"), Ok("https://host/maskclip/".to_owned()));
         assert_eq!(
             base("localhost:8080"),
             Err("\"localhost:8080\" is no address of a server: it begins with neither http:// nor https://".to_owned())
         );
+    }
+
+    #[test]
+    fn that_a_server_is_away_is_said_once_until_it_answers() {
+        static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let tell = |text: &str| SAID.lock().expect("no test panics with it").push(text.to_owned());
+        let client = Client::new("http://host", None, tell).expect("an address");
+        let busy = |is_away| Attempt::Busy {
+            reason: "http://host/: refused".to_owned(),
+            wait: Duration::from_secs(1),
+            is_away,
+        };
+        for attempt in [
+            busy(false),
+            busy(true),
+            busy(true),
+            Attempt::Answered(Vec::new()),
+            busy(true),
+        ] {
+            client.tell_whether_away(&attempt);
+        }
+        let text = "trying again for 10 minutes: http://host/: refused";
+        assert_eq!(*SAID.lock().expect("no test panics with it"), [text, text]);
     }
 
     #[test]

@@ -61,6 +61,17 @@ pub fn run(arguments: SegmentArguments) -> Result<()> {
     }
     let config = arguments.config.start(arguments.model.settings())?;
     let path = &arguments.image;
+    let output = arguments.output.clone().unwrap_or_else(|| default_output(path));
+    if output
+        .canonicalize()
+        .is_ok_and(|output| path.canonicalize().is_ok_and(|path| path == output))
+    {
+        return Err(format!(
+            "the overlay would overwrite the image, {}: name another --output",
+            path.display()
+        )
+        .into());
+    }
     let bytes = read_regular_file(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let image = Bytes::from(bytes);
     let mut fields = SegmentFields {
@@ -79,7 +90,6 @@ pub fn run(arguments: SegmentArguments) -> Result<()> {
     let orientation = fields.features.orientation.unwrap_or_default();
     let segmentation = segment(&arguments, &config, fields, image.clone())?;
     let overlay = overlay(&image, orientation, &segmentation, arguments.opacity, &config)?;
-    let output = arguments.output.clone().unwrap_or_else(|| default_output(path));
     write(&output, &overlay)?;
     for warning in &segmentation.warnings {
         note(format!("warning: {}", warning.message));
@@ -180,6 +190,10 @@ impl Picture {
     /// Returns the way of the terminal that the environment names, if it has one.
     fn of_terminal(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let is = |name: &str, values: &[&str]| variable(name).is_some_and(|value| values.contains(&value.as_str()));
+        // Multiplexers hand on the variables of the terminal around them, and not its pictures.
+        if variable("TMUX").is_some() || variable("STY").is_some() {
+            return None;
+        }
         if variable("KITTY_WINDOW_ID").is_some() || is("TERM", &["xterm-kitty", "xterm-ghostty"]) {
             return Some(Self::Kitty);
         }
@@ -218,6 +232,14 @@ mod tests {
         assert_eq!(of("KITTY_WINDOW_ID", "1"), Some(Picture::Kitty));
         assert_eq!(of("TERM_PROGRAM", "WezTerm"), Some(Picture::Iterm));
         assert_eq!(of("TERM", "xterm-256color"), None);
+        for multiplexer in ["TMUX", "STY"] {
+            let inside = |asked: &str| {
+                [multiplexer, "KITTY_WINDOW_ID"]
+                    .contains(&asked)
+                    .then(|| "1".to_owned())
+            };
+            assert_eq!(Picture::of_terminal(inside), None);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A line is written after all files of its image. So whatever ends the process, an image has either its line and its
 //! files, or is labelled again. Each shard has a journal of its own in the same folder, and reads those of the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -137,7 +137,7 @@ impl RunFolder {
             _ => own.join(format!("{JOURNAL}-{shard}-of-{shards}{ENDING}")),
         };
         // Before the journal is read: behind its whole lines, another process may be writing one.
-        let lock_path = path.with_extension("lock");
+        let lock_path = lock_path(&path);
         let lock = File::create(&lock_path).map_err(file_error(&lock_path))?;
         if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(LabelError::InUse { path });
@@ -196,6 +196,44 @@ impl Journal {
         done.source == source && paths.iter().all(is_whole)
     }
 
+    /// Returns the folder of the run.
+    pub(super) fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// Returns whether no process has labelled an image of the run yet, and no other one has it open.
+    ///
+    /// # Errors
+    /// [`LabelError`] when a journal cannot be read.
+    pub(super) fn is_first(&self) -> Result<bool, LabelError> {
+        for path in journals(&self.folder.path)? {
+            let lock = File::open(lock_path(&path));
+            let is_written = || lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+            if path != self.path && is_written() {
+                return Ok(false);
+            }
+            let mut has_labels = false;
+            read(&path, |_, line| has_labels |= matches!(line, Line::Labelled { .. }))?;
+            if has_labels {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns whether an image was labelled before the journal was opened, in whichever state its file was.
+    pub fn knows(&self, file_name: &str) -> bool {
+        self.done.contains_key(file_name)
+    }
+
+    /// Notes that an image cannot be labelled.
+    ///
+    /// # Errors
+    /// [`LabelError::File`] when it cannot be written.
+    pub fn skip(&mut self, image: &Skipped) -> Result<(), LabelError> {
+        self.append(&Line::Skipped(image.clone()))
+    }
+
     /// Appends a line.
     ///
     /// # Errors
@@ -216,7 +254,8 @@ impl Journal {
 
 impl Lines {
     /// Finds the lines of all journals in some folders. Where several are about one image, the one with the latest
-    /// change of its file counts, and of equal ones the last.
+    /// change of its file counts, and of equal ones the last. An image that could be labelled once and no longer can
+    /// has no line, unless another journal has one.
     ///
     /// # Errors
     /// [`LabelError`] when a journal cannot be read.
@@ -237,6 +276,10 @@ impl Lines {
                         }
                     }
                     Line::Skipped(image) => {
+                        let kept = labelled.get(&image.file_name);
+                        if kept.is_some_and(|(_, place)| place.journal == journal) {
+                            labelled.remove(&image.file_name);
+                        }
                         skipped.insert(image.file_name.clone(), image);
                     }
                     Line::Finished => {}
@@ -304,6 +347,47 @@ fn note_done(done: &mut HashMap<String, Done>, line: Line) {
     }
 }
 
+/// Returns what is missing of the runs whose folders these are, each in words: the ends of journals, and whole shards.
+///
+/// # Errors
+/// [`LabelError`] when a journal cannot be read.
+pub fn missing_parts(folders: &[&Path]) -> Result<Vec<String>, LabelError> {
+    let mut missing = Vec::new();
+    let mut shards: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    for folder in folders {
+        for path in journals(folder)? {
+            let mut is_finished = false;
+            read(&path, |_, line| is_finished = line == Line::Finished)?;
+            if !is_finished {
+                missing.push(format!("{} is that of a run that did not end", path.display()));
+            }
+            if let Some((shard, count)) = shard_of(&path) {
+                shards.entry(count).or_default().insert(shard);
+            }
+        }
+    }
+    for (count, found) in shards {
+        let numbers = (0..count).filter(|shard| !found.contains(shard));
+        let numbers: Vec<_> = numbers.map(|shard| format!("{shard}/{count}")).collect();
+        if !numbers.is_empty() {
+            missing.push(format!("no folder has the shards {}", numbers.join(", ")));
+        }
+    }
+    Ok(missing)
+}
+
+/// Returns the number of the shard whose journal this is, and the number of shards.
+fn shard_of(journal: &Path) -> Option<(u32, u32)> {
+    let name = journal.file_stem()?.to_str()?;
+    let (shard, count) = name.strip_prefix(JOURNAL)?.strip_prefix('-')?.split_once("-of-")?;
+    Some((shard.parse().ok()?, count.parse().ok()?))
+}
+
+/// Returns the path of the file that is locked while a journal is written.
+fn lock_path(journal: &Path) -> PathBuf {
+    journal.with_extension("lock")
+}
+
 /// Returns the journals of a folder, sorted by name.
 fn journals(folder: &Path) -> Result<Vec<PathBuf>, LabelError> {
     let own = folder.join(OWN_FOLDER);
@@ -363,7 +447,13 @@ mod tests {
             })
         };
         let mut journal = run.journal(0, 2).unwrap();
-        for line in [line("b.jpg", 9), skipped("a.jpg"), line("a.jpg", 1), skipped("c.jpg")] {
+        for line in [
+            line("b.jpg", 9),
+            skipped("a.jpg"),
+            line("a.jpg", 1),
+            line("c.jpg", 1),
+            skipped("c.jpg"),
+        ] {
             journal.append(&line).unwrap();
         }
         run.journal(1, 2).unwrap().append(&line("b.jpg", 8)).unwrap();
@@ -387,6 +477,29 @@ mod tests {
         assert!(run.is_finished(2).unwrap());
         first.append(&line("a.jpg", 1)).unwrap();
         assert!(!run.is_finished(2).unwrap());
+    }
+
+    #[test]
+    fn what_is_missing_of_runs_is_said() {
+        let [one, other] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+        let journal = |folder: &tempfile::TempDir, shard| {
+            let run = RunFolder::create(folder.path()).unwrap();
+            run.journal(shard, 3).unwrap()
+        };
+        journal(&one, 0).finish().unwrap();
+        let mut stopped = journal(&other, 2);
+        stopped.append(&line("a.jpg", 1)).unwrap();
+        let missing = |folders: &[&tempfile::TempDir]| {
+            let folders: Vec<_> = folders.iter().map(|folder| folder.path()).collect();
+            missing_parts(&folders).unwrap()
+        };
+        assert_eq!(missing(&[&one]), ["no folder has the shards 1/3, 2/3"]);
+        let of_both = missing(&[&one, &other]);
+        assert!(of_both[0].ends_with("journal-2-of-3.jsonl is that of a run that did not end"));
+        assert_eq!(of_both[1..], ["no folder has the shards 1/3"]);
+        stopped.finish().unwrap();
+        journal(&other, 1).finish().unwrap();
+        assert_eq!(missing(&[&one, &other]), [""; 0]);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 pub use collect::{Collected, collect};
 pub use ending::{EndOfRun, Skipped};
-pub use inputs::{Input, InputError, Inputs, Naming};
-pub use journal::{Journal, RunFolder};
+pub use inputs::{Input, InputError, Inputs, Naming, ResultNames};
+pub use journal::{Journal, RunFolder, missing_parts};
 pub use output::{Drawing, OutputFormat};
 pub use plan::Plan;
 pub use run::{Answer, LabelRun, Refusal};

@@ -212,7 +212,9 @@ impl LabelRun {
                 Err(reason) => return Ok(Err(reason)),
             };
             if let (Some(path), Some(file)) = (format.path(&input.name), file) {
-                self.write_file(&path, &file)?;
+                if let Err(reason) = unless_of_the_name(self.write_file(&path, &file))? {
+                    return Ok(Err(reason));
+                }
                 files.push((path, file.len() as u64));
             }
         }
@@ -248,6 +250,25 @@ impl LabelRun {
     }
 }
 
+/// Returns the reason where a file cannot have its name, as when it is too long, or a folder has it already. That is
+/// the image's fault. Every other error ends the run, as that of a full disk.
+fn unless_of_the_name(written: Result<(), LabelError>) -> Result<Result<(), String>, LabelError> {
+    use std::io::ErrorKind::{AlreadyExists, InvalidFilename, IsADirectory, NotADirectory};
+
+    match written {
+        Ok(()) => Ok(Ok(())),
+        Err(LabelError::File { path, source })
+            if matches!(
+                source.kind(),
+                AlreadyExists | InvalidFilename | IsADirectory | NotADirectory
+            ) =>
+        {
+            Ok(Err(format!("cannot write {}: {source}", path.display())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn read(path: &Path) -> std::io::Result<Read> {
     let source = FileState::of(&fs::metadata(path)?)?;
     let bytes = Bytes::from(read_regular_file(path)?);
@@ -280,5 +301,74 @@ fn keep_warnings(kept: &mut BTreeSet<String>, warnings: Vec<String>) {
         if kept.len() < MOST_WARNINGS {
             kept.insert(warning);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::labelling::{Inputs, Naming};
+
+    /// An answer without a class for an image of one pixel.
+    fn answer() -> Answer {
+        Answer {
+            model: "demo".to_owned(),
+            width: 1,
+            height: 1,
+            classes: Vec::new(),
+            masks: Vec::new(),
+            confidence: None,
+            probabilities: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn run(folder: &Path) -> Arc<LabelRun> {
+        Arc::new(LabelRun {
+            folder: RunFolder::create(folder).unwrap(),
+            formats: vec![OutputFormat::Png],
+            classes: Vec::new(),
+            style: LabelStyle::default(),
+            drawing: Drawing {
+                opacity: 0.5,
+                jpeg_quality: 90,
+            },
+            orientation: Orientation::default(),
+            max_image_pixels: 1,
+            jobs: 1,
+        })
+    }
+
+    #[tokio::test]
+    async fn an_image_whose_results_cannot_have_their_names_is_skipped() {
+        let images = tempfile::tempdir().unwrap();
+        let output = tempfile::tempdir().unwrap();
+        let long = format!("{}.jpg", "n".repeat(251));
+        let longest = format!("{}.gif", "m".repeat(251));
+        for name in ["a.png", "b.jpg", "c.jpg", &long, &longest] {
+            std::fs::write(images.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir_all(output.path().join("masks/b.jpg.png")).unwrap();
+        let run = run(output.path());
+        let mut journal = run.folder.journal(0, 1).unwrap();
+        let texts = [images.path().display().to_string()];
+        let found = Inputs::new(&texts, &[], Naming { keeps_endings: true }, output.path()).unwrap();
+        let found = found.find().unwrap();
+        let ask = |_| async { Ok(answer()) };
+        let end = run.label(&found, &mut journal, ask, |_| ()).await.unwrap();
+        let skipped: Vec<_> = end.skipped.iter().map(|skipped| skipped.file_name.as_str()).collect();
+        assert_eq!(end.labelled + skipped.len(), found.len());
+        assert_eq!(skipped, ["b.jpg", &longest, &long]);
+        assert!(
+            end.skipped[0].reason.contains("b.jpg.png: Is a directory"),
+            "{}",
+            end.skipped[0].reason
+        );
+        assert!(
+            end.skipped[1].reason.contains("File name too long"),
+            "{}",
+            end.skipped[1].reason
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! The walk over folders, and the search for patterns: which files count, and which are passed over.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use glob::{MatchOptions, Pattern, PatternError, glob_with};
+use glob::{Pattern, PatternError, glob};
 use walkdir::WalkDir;
 
 /// Files of a folder with certain endings.
@@ -43,6 +43,18 @@ pub(crate) struct WalkError {
 /// # Errors
 /// [`WalkError`] for a folder that cannot be read.
 pub(crate) fn find_files(folder: &Path, endings: &[&str]) -> Result<FoundFiles, WalkError> {
+    find_files_outside(folder, endings, |_| false)
+}
+
+/// Finds files as [`find_files`] does, but for those below the subfolders that `is_passed_over` names.
+///
+/// # Errors
+/// The same as [`find_files`].
+pub(crate) fn find_files_outside(
+    folder: &Path,
+    endings: &[&str],
+    mut is_passed_over: impl FnMut(&Path) -> bool,
+) -> Result<FoundFiles, WalkError> {
     let mut found = FoundFiles::default();
     let mut walk = WalkDir::new(folder).follow_links(true).into_iter();
     while let Some(entry) = walk.next() {
@@ -61,7 +73,7 @@ pub(crate) fn find_files(folder: &Path, endings: &[&str]) -> Result<FoundFiles, 
         };
         let is_hidden = depth > 0 && path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
         if is_folder {
-            if is_hidden {
+            if is_hidden || (depth > 0 && is_passed_over(&path)) {
                 walk.skip_current_dir();
             }
             continue;
@@ -91,16 +103,27 @@ pub(crate) fn check_pattern(pattern: &str) -> Result<(), PatternError> {
 }
 
 /// Finds the files that a pattern names and whose names end with one of `endings`, in upper or lower case. Hidden files
-/// and folders are passed over, as in [`find_files`].
+/// and folders are passed over, as in [`find_files`], unless a part of the pattern is their name. Names that are not
+/// UTF-8 match no sign of a pattern.
 ///
 /// # Errors
 /// [`WalkError`] for a folder that cannot be read.
 pub(crate) fn find_matches(pattern: &str, endings: &[&str]) -> Result<Vec<PathBuf>, WalkError> {
-    let options = MatchOptions {
-        require_literal_leading_dot: true,
-        ..MatchOptions::new()
+    // Not by glob's own option, require_literal_leading_dot: it panics beside a name that is not UTF-8.
+    let is_hidden = |path: &Path| {
+        path.components().any(|part| match part {
+            Component::Normal(name) => {
+                let is_meant = || pattern.split('/').any(|part| name == part);
+                name.as_encoded_bytes()[0] == b'.' && !is_meant()
+            }
+            _ => false,
+        })
     };
-    let matches = glob_with(pattern, options).expect("whoever asks has checked the pattern");
+    let matches = glob(pattern).expect("whoever asks has checked the pattern");
+    let matches = matches.filter(|path| {
+        let path = path.as_deref().unwrap_or_else(|error| error.path());
+        !is_hidden(path)
+    });
     let mut found = Vec::new();
     for path in matches {
         let path = path.map_err(|error| WalkError {
@@ -181,7 +204,32 @@ mod tests {
         assert_eq!(found("*"), ["a.JPG"]);
         assert_eq!(found("**/*"), ["a.JPG", "deep/c.jpeg"]);
         assert_eq!(found("deep/.*"), [""; 0]);
+        assert_eq!(found("*/.thumbnails/*"), ["deep/.thumbnails/c.jpg"]);
         assert!(check_pattern("a[").is_err());
+    }
+
+    #[test]
+    fn a_pattern_matches_beside_names_that_are_no_utf_8() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let odd = OsStr::from_bytes(b"b\xff");
+        fs::create_dir(folder.path().join(odd)).unwrap();
+        for name in [
+            OsStr::new("a.jpg"),
+            OsStr::from_bytes(b"a\xff.jpg"),
+            OsStr::new(".a.jpg"),
+        ] {
+            fs::write(folder.path().join(name), "").unwrap();
+            fs::write(folder.path().join(odd).join(name), "").unwrap();
+        }
+        for pattern in ["*", "**/a*"] {
+            let pattern = folder.path().join(pattern).display().to_string();
+            let found = find_matches(&pattern, &[".jpg"]).unwrap();
+            assert!(found.contains(&folder.path().join("a.jpg")), "{found:?}");
+            assert!(!found.contains(&folder.path().join(".a.jpg")), "{found:?}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod whole_file;
 pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
 pub(crate) use excerpt::{excerpt, without_middle};
-pub(crate) use folder::{FoundFile, WalkError, check_pattern, find_files, find_matches};
+pub(crate) use folder::{FoundFile, WalkError, check_pattern, find_files, find_files_outside, find_matches};
 pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use line_file::{LineError, LineFile, ReadLines};
 pub(crate) use names::{is_plain_name, named};

@@ -19,7 +19,7 @@ const REMAINDER_AGE: Duration = Duration::from_secs(60);
 
 /// Writes or replaces a whole file. A process that opens the path finds all of the old bytes or all of the new bytes.
 ///
-/// The bytes are first written to a temporary file in the same folder, `.NAME.XXXXXX.partial`. A process that is killed
+/// The bytes are first written to a temporary file in the same folder, `.XXXXXX.partial`. A process that is killed
 /// in the meantime leaves the temporary file behind, for [`remove_remainders`]. When the function returns, the file and
 /// its name are on the disk. The file has the permissions of a new file that `std::fs::write` creates.
 ///
@@ -64,11 +64,9 @@ impl WholeFile {
     /// # Errors
     /// Fails when that folder cannot be written.
     pub(crate) fn create_in(path: &Path, folder: &Path) -> io::Result<Self> {
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(path.file_name().unwrap_or_default());
-        prefix.push(".");
+        // Without the name of the file, which may be as long as the file system allows.
         let file = tempfile::Builder::new()
-            .prefix(&prefix)
+            .prefix(".")
             .suffix(ENDING)
             .permissions(Permissions::from_mode(PLAIN_FILE))
             .tempfile_in(folder)?;
@@ -164,6 +162,14 @@ mod tests {
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert_eq!(names, ["plan.json"]);
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_the_file_system_allows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n".repeat(255));
+        write_whole_file(&path, b"bytes").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"bytes");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `maskclip label`: every format, kills, shards, damaged files, lists, servers and folders that fill.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -272,7 +272,8 @@ fn shards_come_to_the_files_of_one_run_together_and_apart() {
     command.args(["label", "--merge", text(one.path()), text(other.path())]);
     command.arg("--out").arg(merged.path()).args(formats);
     let done = command.output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success() && !said.contains("warning"), "{said}");
     for name in [
         "coco.json",
         "statistics.csv",
@@ -318,6 +319,10 @@ fn damaged_images_are_listed_and_the_exit_status_says_so() {
 #[test]
 fn a_folder_of_other_settings_is_left_alone() {
     let (images, output) = (scenes(1), tempfile::tempdir().unwrap());
+    // Settings that the first image shows to be wrong leave none behind.
+    let done = label(&[text(images.path())], output.path(), &["--unlabelled", "1"]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.contains("output.unlabelled must be"), "{said}");
     labelled(&[text(images.path())], output.path(), &[]);
     let before = files(output.path());
     let done = label(&[text(images.path())], output.path(), &["--temperature", "7"]);
@@ -366,10 +371,13 @@ fn a_server_labels_as_the_command_does() {
 fn a_list_on_standard_input_and_a_pattern_name_images() {
     let (images, output) = (scenes(4), tempfile::tempdir().unwrap());
     let mut process = start(&["-"], output.path(), &["--colors", "#010203", "--unlabelled", "9"]);
-    let list = format!("{0}/01.png\r\n\n{0}/deep/00.png\n", text(images.path()));
+    let list = format!("{0}/01.png\r\n\n{0}/gone.png\n{0}/deep/00.png\n", text(images.path()));
     process.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
     let done = process.wait_with_output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(3), "{said}");
+    assert!(said.contains("skipped: gone.png: No such file"), "{said}");
+    std::fs::remove_file(output.path().join("skipped.csv")).unwrap();
     let names = |output: &Path| files(output).into_keys().collect::<Vec<_>>();
     assert_eq!(
         names(output.path()),
@@ -389,28 +397,62 @@ fn a_list_on_standard_input_and_a_pattern_name_images() {
 }
 
 #[test]
-fn a_watched_folder_is_labelled_as_it_fills() {
-    let (images, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut process = start(
-        &[text(images.path())],
-        output.path(),
-        &["--format", "png,coco", "--watch"],
-    );
-    for number in [0, 1] {
-        std::fs::copy(
-            format!("{SCENES}/in-style/{number:02}.png"),
-            images.path().join(format!("{number}.png")),
-        )
-        .unwrap();
-        let images_in_file = || {
-            let file = std::fs::read(output.path().join("coco.json")).unwrap_or_default();
-            let file: Value = serde_json::from_slice(&file).unwrap_or_default();
-            file["images"].as_array().map_or(0, Vec::len)
-        };
+fn a_watched_folder_is_labelled_as_it_fills_whatever_comes_between() {
+    let (above, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let images = above.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    let arguments = ["--format", "png,coco", "--watch"];
+    let mut process = start(&[text(&images)], output.path(), &arguments);
+    let copy = |number: usize, name: &str| {
+        std::fs::copy(format!("{SCENES}/in-style/{number:02}.png"), images.join(name)).unwrap();
+    };
+    let images_in_file = || {
+        let file = std::fs::read(output.path().join("coco.json")).unwrap_or_default();
+        let file: Value = serde_json::from_slice(&file).unwrap_or_default();
+        file["images"].as_array().map_or(0, Vec::len)
+    };
+    let label = |number: usize| {
+        copy(number, &format!("{number}.png"));
         wait_until("labelling what came", || images_in_file() == number + 1);
-    }
+    };
+    label(0);
+    copy(1, "0.jpg");
+    let list = output.path().join("skipped.csv");
+    wait_until("skipping what has a name of another", || list.exists());
+    assert!(
+        std::fs::read_to_string(&list)
+            .unwrap()
+            .contains("results of one name, 0")
+    );
+    label(1);
+
+    let away = above.path().join("away");
+    std::fs::rename(&images, &away).unwrap();
+    let mut said = BufReader::new(process.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(said.any(|line| line.contains("trying again: cannot read ")));
+    std::fs::rename(&away, &images).unwrap();
+    label(2);
     signal(&process, "TERM");
-    assert_eq!(wait(&mut process, LIMIT), Some(0));
+    assert_eq!(wait(&mut process, LIMIT), Some(3));
+}
+
+#[test]
+fn an_overlay_does_not_overwrite_its_image() {
+    let folder = scenes(1);
+    let image = folder.path().join("deep/00.png");
+    let before = std::fs::read(&image).unwrap();
+    let same = folder.path().join("deep/../deep/00.png");
+    let done = maskclip()
+        .args(["segment", text(&image), "--output", text(&same)])
+        .args(REQUEST)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("the overlay would overwrite the image"), "{said}");
+    assert_eq!(std::fs::read(&image).unwrap(), before);
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn plan(
         classes: class_labels(names, &arguments.results.style()),
         unlabelled: arguments.results.unlabelled,
         keeps_endings: arguments.results.keep_endings,
+        drawings: Plan::drawings(&arguments.results.formats(), arguments.results.drawing()),
     }
 }
 

@@ -5,7 +5,7 @@ mod local;
 mod progress;
 mod remote;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use crate::formats::{ClassLabel, Subject};
 use crate::image::Orientation;
 use crate::label_map::LabelStyle;
 use crate::labelling::{
-    Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, Plan, Refusal, RunFolder, collect,
+    Answer, Collected, EndOfRun, Input, Inputs, Journal, LabelRun, Naming, OutputFormat, Plan, Refusal, ResultNames,
+    RunFolder, Skipped, collect, missing_parts,
 };
 
 use arguments::Shard;
@@ -80,6 +81,10 @@ fn merge(arguments: &LabelArguments) -> Result<()> {
     for folder in &folders[1..] {
         first.check(&Plan::of(folder)?, folder)?;
     }
+    check_classes(&first.classes, &arguments.results.formats())?;
+    for part in missing_parts(&folders)? {
+        note(format!("warning: {part}"));
+    }
     let output = RunFolder::create(&arguments.results.out)?;
     let subject = subject(&first.classes, arguments);
     let collected = collect(&folders, &output, &subject, &arguments.results.formats())?;
@@ -112,19 +117,36 @@ fn class_labels<'a>(names: impl Iterator<Item = &'a str>, style: &LabelStyle) ->
     names.zip(0..).map(label).collect()
 }
 
+/// Checks that the classes have names that the formats can tell apart.
+fn check_classes(classes: &[ClassLabel], formats: &[OutputFormat]) -> Result<()> {
+    let mut names = HashSet::with_capacity(classes.len());
+    let twice = classes.iter().find(|class| !names.insert(class.name.as_str()));
+    match twice {
+        Some(ClassLabel { name, .. }) if formats.contains(&OutputFormat::Datumaro) => {
+            Err(format!("two classes have the name {name}: programs that read --format datumaro refuse that").into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Returns where the images are. A text `-` stands for the lines of standard input.
 fn inputs(arguments: &LabelArguments) -> Result<Inputs> {
-    let mut texts = Vec::with_capacity(arguments.inputs.len());
+    let (mut texts, mut listed) = (Vec::with_capacity(arguments.inputs.len()), Vec::new());
     for text in &arguments.inputs {
         if text == "-" {
             let list = read_standard_input()?;
-            texts.extend(list.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+            listed.extend(list.lines().filter(|line| !line.is_empty()).map(str::to_owned));
         } else {
             texts.push(text.clone());
         }
     }
     let keeps_endings = arguments.results.keep_endings;
-    Ok(Inputs::new(&texts, Naming { keeps_endings })?)
+    Ok(Inputs::new(
+        &texts,
+        &listed,
+        Naming { keeps_endings },
+        &arguments.results.out,
+    )?)
 }
 
 /// A run with everything but whoever labels an image.
@@ -151,10 +173,11 @@ impl<'a> Job<'a> {
         jobs: usize,
     ) -> Result<Self> {
         let results = &arguments.results;
+        check_classes(&plan.classes, &results.formats())?;
         let folder = RunFolder::create(&results.out)?;
-        plan.keep(folder.path())?;
         let shard = arguments.run.shard.unwrap_or(Shard::WHOLE);
         let journal = folder.journal(shard.index, shard.count)?;
+        plan.keep(&journal)?;
         Ok(Self {
             arguments,
             inputs,
@@ -202,12 +225,15 @@ impl<'a> Job<'a> {
     {
         let mut stop = std::pin::pin!(shutdown_signal()?);
         let (mut changes, mut end) = (Changes::default(), EndOfRun::default());
+        let (mut names, mut trouble) = (ResultNames::default(), String::new());
         loop {
-            let images = changes.of(self.find()?);
-            let more = tokio::select! {
+            let settled = changes.of(self.look(&mut trouble));
+            let (images, clashing) = self.with_own_names(settled, &mut names)?;
+            let mut more = tokio::select! {
                 () = &mut stop => break,
                 more = self.label(&images, &ask) => more?,
             };
+            more.skipped.extend(clashing);
             if more.labelled + more.skipped.len() > 0 {
                 self.journal.finish()?;
                 self.collect()?;
@@ -227,10 +253,49 @@ impl<'a> Job<'a> {
 
     /// Returns the images of the shard.
     fn find(&self) -> Result<Vec<Input>> {
+        Ok(self.of_shard(self.inputs.find()?))
+    }
+
+    fn of_shard(&self, mut images: Vec<Input>) -> Vec<Input> {
         let Shard { index, count } = self.shard;
-        let mut images = self.inputs.find()?;
         images.retain(|image| image.is_in_shard(index, count));
-        Ok(images)
+        images
+    }
+
+    /// Returns the images of the shard that are there now, none while they cannot be listed. Says why, unless that is
+    /// the `trouble` of the last look.
+    fn look(&self, trouble: &mut String) -> Vec<Input> {
+        let (images, error) = match self.inputs.find_with_clashes() {
+            Ok(images) => (self.of_shard(images), String::new()),
+            Err(error) => (Vec::new(), error.to_string()),
+        };
+        if !error.is_empty() && error != *trouble {
+            note(format!("trying again: {error}"));
+        }
+        *trouble = error;
+        images
+    }
+
+    /// Divides images into those whose results have names of their own, and those whose results would overwrite
+    /// others, which the journal notes. A name stays with the image that was labelled or came first.
+    fn with_own_names(
+        &mut self,
+        mut images: Vec<Input>,
+        names: &mut ResultNames,
+    ) -> Result<(Vec<Input>, Vec<Skipped>)> {
+        images.sort_by_key(|image| !self.journal.knows(&image.file_name));
+        let mut clashing = Vec::new();
+        images.retain(|image| match names.take(image) {
+            Ok(()) => true,
+            Err(error) => {
+                let file_name = image.file_name.clone();
+                let reason = error.to_string();
+                clashing.push(Skipped { file_name, reason });
+                false
+            }
+        });
+        clashing.iter().try_for_each(|image| self.journal.skip(image))?;
+        Ok((images, clashing))
     }
 
     async fn label<A, F>(&mut self, images: &[Input], ask: &A) -> Result<EndOfRun>
@@ -346,6 +411,15 @@ fn request_of(vocabulary: Value, arguments: &LabelArguments) -> Value {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn datumaro_has_no_two_classes_of_one_name() {
+        let classes = class_labels(["cat", "dog", "cat"].into_iter(), &LabelStyle::default());
+        let error = check_classes(&classes, &[OutputFormat::Png, OutputFormat::Datumaro]).unwrap_err();
+        assert!(error.to_string().starts_with("two classes have the name cat: "));
+        check_classes(&classes, &[OutputFormat::Png]).unwrap();
+        check_classes(&classes[..2], &[OutputFormat::Datumaro]).unwrap();
+    }
 
     #[test]
     fn a_file_is_taken_once_it_is_settled_and_again_when_it_changes() {

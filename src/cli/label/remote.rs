@@ -13,6 +13,7 @@ use crate::api::ClassBody;
 use crate::cli::classes::listed;
 use crate::cli::input::read_text;
 use crate::cli::measure::{Result, find_file, names_no_file, with_background};
+use crate::cli::output::note;
 use crate::client::Client;
 use crate::config::Config;
 use crate::engine::ProbabilityMaps;
@@ -39,7 +40,7 @@ struct ServedVocabulary {
 pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
     let address = arguments.run.server.as_deref().unwrap_or_default();
     let key = arguments.run.key_file.as_deref().map(key).transpose()?;
-    let client = Client::new(address, key)?;
+    let client = Client::new(address, key, |text| note(text))?;
     let inputs = inputs(arguments)?;
     let fields = arguments.fields()?;
     let (vocabulary, options) = vocabulary(arguments, config, &client)?;
@@ -60,6 +61,7 @@ pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
         classes: class_labels(names, &style),
         unlabelled: arguments.results.unlabelled,
         keeps_endings: arguments.results.keep_endings,
+        drawings: Plan::drawings(&arguments.results.formats(), arguments.results.drawing()),
     };
     let output = arguments.results.output();
     let colors: Vec<String> = style
