@@ -2,7 +2,7 @@
 //! 2020, section 3.3), with the constants that the released code of MaskCLIP's successors shares.
 //!
 //! Scores move to neighbours of similar colour. Ten times, each pixel becomes the weighted mean of 16 other pixels,
-//! without its own score. Time is linear in pixels and in queries. [`bytes`] has the memory.
+//! without its own score. Time is linear in pixels and in queries. [`bytes()`] has the memory.
 
 use tch::{Kind, Tensor};
 
