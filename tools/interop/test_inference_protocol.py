@@ -74,5 +74,7 @@ def test_the_client_shows_what_is_wrong(client, picnic):
         client.infer("demo", [image])
     with pytest.raises(InferenceServerException, match="no model is called"):
         client.infer("none", [image])
-    with pytest.raises(InferenceServerException, match="unknown field"):
+    with pytest.raises(InferenceServerException, match="there is no field parameters.colour"):
         client.infer("demo", [image], parameters={"colour": "red"})
+    with pytest.raises(InferenceServerException, match="nothing is served at"):
+        client.get_model_config("demo")
