@@ -142,8 +142,8 @@ impl ConnectionClock {
 
     /// Resolves when the connection has waited for too long.
     ///
-    /// Nothing wakes this when the kind of waiting changes, except that the connection is not wanted any more. It looks again after the shortest of the limits instead: a
-    /// deadline that comes up meanwhile lies behind that.
+    /// This wakes at once when the connection is not wanted any more. Nothing wakes it when the kind of waiting changes: it
+    /// looks again after the shortest of the limits, since a deadline that comes up meanwhile lies behind that.
     pub(super) async fn overdue(&self, limits: &ConnectionLimits) -> Overdue {
         let look_again = limits.head.min(limits.idle).min(limits.reply);
         loop {

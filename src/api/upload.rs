@@ -48,8 +48,8 @@ pub(super) struct Upload<T> {
 /// Reads a request. The bytes of its body are added to `held`, and those that are done with are given back.
 ///
 /// # Errors
-/// 415 for another media type, those of [`read_json_text`] and [`parse_json`], 400 for broken base64 and multipart, 422 for parts that
-/// are unknown or come twice, and for an image inside the wrong one.
+/// 415 for another media type, those of [`read_json_text`] and [`parse_json`], 400 for broken base64 and multipart, 422 for
+/// parts that are unknown or come twice, and for an image inside the wrong one.
 pub(super) async fn read<T: UploadBody>(
     request: Request,
     state: &AppState,

@@ -51,7 +51,8 @@ impl ImageHeader {
         Self {
             width,
             height,
-            decoding_bytes: (decoding.max(turning))
+            decoding_bytes: decoding
+                .max(turning)
                 .max(converting(decoder.color_type(), pixels))
                 .saturating_add(beyond),
             orientation: turn.to_exif(),

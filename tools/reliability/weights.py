@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import struct
 from collections.abc import Iterator
@@ -32,13 +33,13 @@ def write_vit_b_16(path: Path) -> None:
     header: dict[str, object] = {}
     end = 0
     for name, shape in tensors.items():
-        begin, end = end, end + 2 * count(shape)
+        begin, end = end, end + 2 * math.prod(shape)
         header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in tensors.items():
-            file.write(values(name, count(shape), numbers))
+            file.write(values(name, math.prod(shape), numbers))
 
 
 def shapes() -> Iterator[tuple[str, list[int]]]:
@@ -74,13 +75,6 @@ def transformer(prefix: str, width: int) -> Iterator[tuple[str, list[int]]]:
 def normalization(name: str, width: int) -> Iterator[tuple[str, list[int]]]:
     yield f"{name}.weight", [width]
     yield f"{name}.bias", [width]
-
-
-def count(shape: list[int]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
 
 
 def values(name: str, number: int, numbers: bytes) -> bytes:
