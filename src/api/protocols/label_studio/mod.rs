@@ -33,8 +33,8 @@ use crate::engine::{
     Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, HeldBytes, ImageSource, OutputOptions,
     SegmentError, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
 };
-use crate::formats::LabelStudioTool;
-use crate::label_map::{CocoMask, LabelMap, LabelMapFormat};
+use crate::formats::{polygon_shape, stroke};
+use crate::label_map::{ClassPolygons, CocoMask, EncodedLabelMap, LabelMap, LabelMapFormat};
 use crate::support::run_blocking;
 use crate::vocabulary::Class;
 use configuration::{Control, Shape, controls};
@@ -306,7 +306,11 @@ async fn label(
             ..BackgroundFields::default()
         },
         output: OutputOptions {
-            label_map: LabelMapFormat::CocoRle,
+            label_map: match control.shape {
+                Shape::Brush => LabelMapFormat::CocoRle,
+                Shape::Polygon => LabelMapFormat::Polygons,
+                Shape::Rectangle => LabelMapFormat::None,
+            },
             ..OutputOptions::default()
         },
         ..SegmentFields::default()
@@ -350,24 +354,32 @@ fn regions(segmentation: Segmentation, control: &Control) -> Vec<Region> {
             score,
         }
     };
-    let masks = masks(label_map);
-    let map = LabelMap {
-        width,
-        height,
-        labels: labels(&masks, (width, height)),
-        confidence: None,
-        classes: classes.iter().map(|class| class.statistics.clone()).collect(),
-    };
-    let of_class = |mask: &CocoMask| {
-        let id = usize::from(mask.class_id);
-        let shapes = match control.shape {
-            Shape::Brush => LabelStudioTool::Brush.shapes(&map, mask.class_id),
-            Shape::Polygon => LabelStudioTool::Polygon.shapes(&map, mask.class_id),
-            Shape::Rectangle => Vec::from_iter(rectangle(&classes[id], width, height)),
-        };
-        shapes.into_iter().map(|shape| region(id, shape)).collect::<Vec<_>>()
-    };
-    masks.iter().flat_map(of_class).collect()
+    match label_map {
+        EncodedLabelMap::Polygons(polygons) => {
+            let of_class = |ClassPolygons { class_id, lines }: ClassPolygons| {
+                let shapes = lines.into_iter().map(|line| polygon_shape(&line, [width, height]));
+                shapes.map(|shape| region(class_id.into(), shape)).collect::<Vec<_>>()
+            };
+            polygons.into_iter().flat_map(of_class).collect()
+        }
+        EncodedLabelMap::None => {
+            let boxes = classes.iter().enumerate();
+            let region = |(id, class)| Some(region(id, rectangle(class, width, height)?));
+            boxes.filter_map(region).collect()
+        }
+        run_lengths => {
+            let masks = masks(run_lengths);
+            let map = LabelMap {
+                width,
+                height,
+                labels: labels(&masks, (width, height)),
+                confidence: None,
+                classes: classes.iter().map(|class| class.statistics.clone()).collect(),
+            };
+            let region = |mask: &CocoMask| region(mask.class_id.into(), stroke(&map, mask.class_id));
+            masks.iter().map(region).collect()
+        }
+    }
 }
 
 /// The box around a class in percent of the image, or `None` when it has no pixels.
