@@ -188,13 +188,18 @@ impl ClassMeasures {
     }
 }
 
-/// Returns a text as it stands in an attribute or an element of XML. Characters that XML cannot hold are replaced.
+/// Returns a text as it stands in an attribute or an element of XML. Characters that XML cannot hold are replaced. White
+/// space but blanks is named by number, because a reader makes blanks of it in an attribute.
 fn in_xml(text: &str) -> String {
     let is_unfit = |character: char| {
         (character < ' ' && !matches!(character, '\t' | '\n' | '\r')) || matches!(character, '\u{fffe}' | '\u{ffff}')
     };
     let fit = text.replace(is_unfit, "\u{fffd}");
-    htmlize::escape_all_quotes(fit).into_owned()
+    let escaped = htmlize::escape_all_quotes(fit);
+    escaped
+        .replace('\t', "&#9;")
+        .replace('\n', "&#10;")
+        .replace('\r', "&#13;")
 }
 
 #[cfg(test)]
@@ -319,5 +324,6 @@ mod tests {
     #[test]
     fn a_text_is_fit_for_xml() {
         assert_eq!(in_xml("a<b> & \"c\" \u{1}"), "a&lt;b&gt; &amp; &quot;c&quot; \u{fffd}");
+        assert_eq!(in_xml("a\tb\nc\r"), "a&#9;b&#10;c&#13;");
     }
 }
