@@ -109,13 +109,15 @@ pub(in crate::api) async fn set_up_backend(
 ) -> Result<Json<SetupReply>, ApiError> {
     let held = state.engine.body(&caller);
     let body: SetupBody = read_json(request, &state, &held).await?;
-    read_controls(&state, body.schema).await?;
+    let controls = read_controls(&state, body.schema).await;
+    controls.map_err(|error| error.at("schema".to_owned()))?;
     Ok(Json(SetupReply {
         model_version: model_version(&state),
     }))
 }
 
-/// Reads the controls of a labelling configuration where that holds up no other request.
+/// Reads the controls of a labelling configuration where that holds up no other request. Whoever asks knows the field
+/// that it came in.
 ///
 /// # Errors
 /// 422 above `limits.max_label_config_bytes`, and those of [`controls`].
@@ -123,7 +125,7 @@ async fn read_controls(state: &AppState, xml: String) -> Result<Vec<Control>, Ap
     let (bytes, limit) = (xml.len(), state.max_label_config_bytes);
     if bytes > limit {
         return Err(ApiError::Invalid {
-            path: Some("label_config".to_owned()),
+            path: None,
             detail: format!(
                 "the labelling configuration has {bytes} bytes, more than limits.max_label_config_bytes = {limit}"
             ),
@@ -207,7 +209,8 @@ pub(in crate::api) async fn predict_tasks(
     let held = arrival.body().clone();
     let mut arrival = Some(arrival);
     let PredictBody { tasks, label_config } = read_json(request, &state, &held).await?;
-    let controls = read_controls(&state, label_config).await?;
+    let controls = read_controls(&state, label_config).await;
+    let controls = controls.map_err(|error| error.at("label_config".to_owned()))?;
     check_images(tasks.len().saturating_mul(controls.len()), state.max_batch_images)?;
     let mut results = Vec::with_capacity(tasks.len());
     for (index, task) in tasks.into_iter().enumerate() {
