@@ -13,7 +13,7 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use image::codecs::jpeg::JpegEncoder;
 use maskclip::image::{Normalisation, NormalisedImage, Orientation, Resize, RgbImage, decode, preprocess};
-use maskclip::label_map::{EncodedLabelMap, LabelMapFormat, LabelStyle, encode, encode_confidence, label_map};
+use maskclip::label_map::{LabelStyle, encode_confidence, label_map, label_png};
 
 const SIZE: (u32, u32) = (1152, 864);
 const CLASSES: usize = 20;
@@ -67,13 +67,10 @@ fn pixels(criterion: &mut Criterion) {
     let (scores, owners) = (support::scores(CLASSES, 28, 37), support::owners(CLASSES));
     let options = support::options(CLASSES, SIZE.0, SIZE.1);
     let map = label_map(&scores, &owners, &options);
-    let png_bytes = |map| match encode(map, LabelMapFormat::Png, &LabelStyle::default()) {
-        EncodedLabelMap::Png(file) => file.len(),
-        other => unreachable!("asked for a PNG, got {other:?}"),
-    };
-    println!("the label map's PNG has {} bytes", png_bytes(&map));
+    let png_bytes = label_png(&map, &LabelStyle::default()).len();
+    println!("the label map's PNG has {png_bytes} bytes");
     group.bench_function("encode the label map", |bencher| {
-        bencher.iter(|| encode(black_box(&map), LabelMapFormat::Png, &LabelStyle::default()));
+        bencher.iter(|| label_png(black_box(&map), &LabelStyle::default()));
     });
     println!(
         "the confidence's PNG has {:?} bytes",
@@ -88,7 +85,7 @@ fn pixels(criterion: &mut Criterion) {
             let image = decode(black_box(&file), Orientation::Exif, NO_LIMIT).expect("a JPEG is read");
             let input = model_input(&image, 448);
             let map = label_map(black_box(&scores), &owners, &options);
-            (input, encode(&map, LabelMapFormat::Png, &LabelStyle::default()))
+            (input, label_png(&map, &LabelStyle::default()))
         });
     });
     group.finish();

@@ -38,7 +38,7 @@ import pyarrow.fs
 import pyarrow.parquet
 import ray
 import ray.data
-from maskclip_client import Client, MaskclipError
+from maskclip_client import Client, MaskclipError, ProblemError
 
 START_SECONDS = 600
 """How long a server may take until it is ready. Large weights on a slow disk take minutes."""
@@ -223,7 +223,8 @@ class Labeller:
             try:
                 contents = [images[number][1] for number in left]
                 for item in self.client.segment_many(contents, self.arguments["classes"], **self.arguments["options"]):
-                    if item.error is None or item.error.problem.status not in AGAIN or attempt == TRIES:
+                    may_succeed = isinstance(item.error, ProblemError) and item.error.problem.status in AGAIN
+                    if not may_succeed or attempt == TRIES:
                         rows[left[item.index]] = _row(images[left[item.index]][0], item)
             except (MaskclipError, httpx.TransportError):
                 if attempt == TRIES:
@@ -262,8 +263,10 @@ class Labeller:
 
 
 def _row(name: str, item: Any) -> dict[str, Any]:
-    if item.result is None:
+    if isinstance(item.error, ProblemError):
         return {"image": name, "error": f"{item.error.problem.type}: {item.error.problem.detail}"}
+    if item.error is not None:
+        return {"image": name, "error": str(item.error)}
     result = item.result
     classes = [
         {"name": one.name, "fraction": one.fraction, "mean_confidence": one.mean_confidence, "presence": one.presence}

@@ -1,7 +1,8 @@
-// A label map is the same after it was written and read again: as PNG, as run lengths and as rows.
+// A label map is the same after it was written and read again: as PNG, as run lengths, as polygons and as rows.
 
 use maskclip::label_map::{
-    ClassStatistics, CocoMask, EncodedLabelMap, LabelMap, LabelMapFormat, LabelStyle, encode, encode_confidence,
+    ClassPolygons, ClassStatistics, CocoMask, EncodedLabelMap, LabelMap, LabelMapFormat, LabelStyle, coco_category,
+    encode_confidence,
 };
 use maskclip::scores::UNLABELLED;
 
@@ -19,16 +20,17 @@ pub fn run(bytes: &[u8]) {
         .iter()
         .map(|&label| if label == UNLABELLED { unlabelled } else { label })
         .collect();
+    let as_samples: Vec<u32> = expected.iter().map(|&value| value.into()).collect();
 
-    let EncodedLabelMap::Png(file) = encode(&map, LabelMapFormat::Png, &LabelStyle::default()) else {
+    let EncodedLabelMap::Png(file) = encode(&map, LabelMapFormat::Png) else {
         panic!("a PNG was asked for");
     };
-    assert_eq!(samples(&file, &map, if narrow { 1 } else { 2 }), expected);
-    let EncodedLabelMap::Raw(rows) = encode(&map, LabelMapFormat::Raw, &LabelStyle::default()) else {
+    assert_eq!(samples(&file, &map, if narrow { 1 } else { 2 }), as_samples);
+    let EncodedLabelMap::Raw(rows) = encode(&map, LabelMapFormat::Raw) else {
         panic!("rows were asked for");
     };
     assert_eq!(rows.concat(), expected);
-    let EncodedLabelMap::CocoRle(masks) = encode(&map, LabelMapFormat::CocoRle, &LabelStyle::default()) else {
+    let EncodedLabelMap::CocoRle(masks) = encode(&map, LabelMapFormat::CocoRle) else {
         panic!("masks were asked for");
     };
     let mut labels = vec![UNLABELLED; map.labels.len()];
@@ -36,14 +38,33 @@ pub fn run(bytes: &[u8]) {
         draw(mask, &map, &mut labels);
     }
     assert_eq!(labels, map.labels);
+    let EncodedLabelMap::Polygons(polygons) = encode(&map, LabelMapFormat::Polygons) else {
+        panic!("polygons were asked for");
+    };
+    let mut labels = vec![UNLABELLED; map.labels.len()];
+    for class in &polygons {
+        fill(class, &map, &mut labels);
+    }
+    assert_eq!(labels, map.labels);
+    let EncodedLabelMap::Panoptic(file) = encode(&map, LabelMapFormat::Panoptic) else {
+        panic!("segments were asked for");
+    };
+    let ids = samples(&file, &map, 3).into_iter();
+    let expected = map.labels.iter().map(|&label| if label == UNLABELLED { 0 } else { coco_category(label) });
+    // Big-endian, and the file has red first.
+    assert!(ids.eq(expected.map(|id| (id << 16 | id & 0xff00 | id >> 16) & 0xff_ffff)));
     let confidence = encode_confidence(&map).expect("the map has one");
     let confidence = samples(&confidence, &map, 1);
     assert!(
         confidence
             .iter()
             .zip(map.confidence.iter().flatten())
-            .all(|(read, &kept)| *read == u16::from(kept))
+            .all(|(read, &kept)| *read == u32::from(kept))
     );
+}
+
+fn encode(map: &LabelMap, format: LabelMapFormat) -> EncodedLabelMap {
+    maskclip::label_map::encode(map, format, &LabelStyle::default(), u64::MAX).expect("corners have no limit")
 }
 
 /// A map from bytes: its width, its number of classes in two bytes, and its labels in two bytes each.
@@ -84,7 +105,7 @@ fn map(bytes: &[u8]) -> Option<LabelMap> {
 }
 
 /// The samples of a PNG of the map's size, of so many bytes each.
-fn samples(file: &[u8], map: &LabelMap, bytes: usize) -> Vec<u16> {
+fn samples(file: &[u8], map: &LabelMap, bytes: usize) -> Vec<u32> {
     let mut reader = png::Decoder::new(std::io::Cursor::new(file))
         .read_info()
         .expect("it is a PNG");
@@ -94,8 +115,34 @@ fn samples(file: &[u8], map: &LabelMap, bytes: usize) -> Vec<u16> {
     assert_eq!(samples.len(), map.labels.len() * bytes);
     samples
         .chunks_exact(bytes)
-        .map(|sample| sample.iter().fold(0, |value, &byte| value << 8 | u16::from(byte)))
+        .map(|sample| sample.iter().fold(0, |value, &byte| value << 8 | u32::from(byte)))
         .collect()
+}
+
+/// Writes a class into the pixels whose centres are inside of its lines, by the rule of odd crossings.
+fn fill(class: &ClassPolygons, map: &LabelMap, labels: &mut [u16]) {
+    let width = map.width as usize;
+    for line in &class.lines {
+        let mut is_crossed = vec![false; labels.len()];
+        for (from, to) in line.iter().zip(line.iter().cycle().skip(1)) {
+            assert!(from[0] == to[0] || from[1] == to[1]);
+            if from[0] < map.width {
+                for y in from[1].min(to[1])..from[1].max(to[1]) {
+                    is_crossed[y as usize * width + from[0] as usize] ^= true;
+                }
+            }
+        }
+        for (labels, is_crossed) in labels.chunks_mut(width).zip(is_crossed.chunks(width)) {
+            let mut is_inside = false;
+            for (label, is_crossed) in labels.iter_mut().zip(is_crossed) {
+                is_inside ^= is_crossed;
+                if is_inside {
+                    assert_eq!(*label, UNLABELLED, "regions do not overlap");
+                    *label = class.class_id;
+                }
+            }
+        }
+    }
 }
 
 /// Writes a mask's class where the mask is, as pycocotools reads the string of its runs.

@@ -130,6 +130,8 @@ pub struct Limits {
     pub max_pixel_texts: u64,
     /// Pixels of an image whose label map is asked for in the form `raw`.
     pub max_raw_pixels: u64,
+    /// Corners of the polygons of a label map that is asked for in the form `polygons`.
+    pub max_polygon_corners: u64,
     /// Pixels of an image whose confidence map is asked for.
     pub max_confidence_pixels: u64,
     /// Bytes of the probability maps of one request before they are encoded, one for each map and pixel.
@@ -163,6 +165,7 @@ impl Limits {
             max_score_bytes: input.max_score_bytes,
             max_pixel_texts: input.max_pixel_texts,
             max_raw_pixels: input.max_raw_pixels,
+            max_polygon_corners: input.max_polygon_corners,
             max_confidence_pixels: input.max_confidence_pixels,
             max_probability_bytes: input.max_probability_bytes,
             max_embedding_inputs: input.max_embedding_inputs,

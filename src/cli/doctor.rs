@@ -12,6 +12,7 @@ use super::arguments::{ConfigArguments, ModelArguments};
 use super::disk::OpenStore;
 use super::measure::Result;
 use super::output::print;
+use crate::config::Config;
 use crate::engine::{Engine, ImageSource, OutputOptions, SegmentFields, SegmentRequest, Timings, VocabularyChoice};
 use crate::image::RgbImage;
 use crate::label_map::LabelMapFormat;
@@ -59,6 +60,7 @@ pub fn run(arguments: DoctorArguments) -> Result<()> {
     };
     tell("store", store)?;
     let disk = OpenStore::for_reading(&config.vocabulary);
+    tell_caches(&config, &disk)?;
     let served = models.find_first()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -72,6 +74,36 @@ pub fn run(arguments: DoctorArguments) -> Result<()> {
         memory.check()?;
         Ok(())
     })
+}
+
+/// Says what is kept so that it need not be computed again, where, and how much of it there may be.
+fn tell_caches(config: &Config, disk: &OpenStore) -> Result<()> {
+    let megabytes = |bytes: u64| format!("{:.0} MB", bytes as f64 / 1e6);
+    let on_disk = match disk.get() {
+        Some(disk) => {
+            let (file, bytes) = disk.embeddings();
+            let most = megabytes(config.vocabulary.store_bytes);
+            format!(
+                "{:.1} of {most} in {} (vocabulary.store_bytes)",
+                bytes as f64 / 1e6,
+                file.display()
+            )
+        }
+        None => "none on disk".to_owned(),
+    };
+    let texts = megabytes(config.vocabulary.cache_bytes);
+    tell(
+        "text cache",
+        format!("embeddings: up to {texts} in memory (vocabulary.cache_bytes), {on_disk}"),
+    )?;
+    let (features, held) = (
+        megabytes(config.images.cache_bytes),
+        megabytes(config.images.held_bytes),
+    );
+    tell(
+        "image cache",
+        format!("features: up to {features} in memory (images.cache_bytes); images: up to {held} (images.held_bytes)"),
+    )
 }
 
 fn tell_model(model: &ModelInfo, loaded: f64) -> Result<()> {

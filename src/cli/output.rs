@@ -8,8 +8,16 @@ use std::io::{ErrorKind, Result, Write};
 /// # Errors
 /// Those of writing, such as a full disk.
 pub(super) fn print(text: &str) -> Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes a file to standard output. A reader that has closed the pipe is not an error.
+///
+/// # Errors
+/// Those of writing, such as a full disk.
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<()> {
     let mut output = std::io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+    match output.write_all(bytes).and_then(|()| output.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }

@@ -13,7 +13,7 @@ use super::arguments::{ConfigArguments, ModelArguments};
 use super::classes::VocabularyArguments;
 use super::disk::OpenStore;
 use super::measure::{RequestArguments, Result, resolve, set_all, write};
-use super::output::{note, print};
+use super::output::{note, print, print_bytes};
 use crate::config::Config;
 use crate::engine::{
     ClassResult, Engine, FeatureFields, ImageSource, OutputOptions, Protocol, SegmentFields, SegmentRequest,
@@ -36,7 +36,8 @@ pub struct SegmentArguments {
     image: PathBuf,
     #[command(flatten)]
     vocabulary: VocabularyArguments,
-    /// The file for the overlay, a PNG. By default the image's name with `.overlay.png`, in the present folder.
+    /// The file for the overlay, a PNG, or `-` for standard output, to which nothing else goes then. By default the
+    /// image's name with `.overlay.png`, in the present folder.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The share of the classes' colours, 0 to 1.
@@ -54,24 +55,15 @@ pub struct SegmentArguments {
     model: ModelArguments,
 }
 
-/// Labels the image, writes the overlay and prints what was found. The path goes to standard output.
+/// Labels the image, writes the overlay and prints what was found. The overlay's path goes to standard output, or the
+/// overlay itself.
 pub fn run(arguments: SegmentArguments) -> Result<()> {
     if !(0.0..=1.0).contains(&arguments.opacity) {
         return Err("--opacity is a share from 0 to 1".into());
     }
     let config = arguments.config.start(arguments.model.settings())?;
     let path = &arguments.image;
-    let output = arguments.output.clone().unwrap_or_else(|| default_output(path));
-    if output
-        .canonicalize()
-        .is_ok_and(|output| path.canonicalize().is_ok_and(|path| path == output))
-    {
-        return Err(format!(
-            "the overlay would overwrite the image, {}: name another --output",
-            path.display()
-        )
-        .into());
-    }
+    let target = Target::new(arguments.output.as_deref(), path)?;
     let bytes = read_regular_file(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let image = Bytes::from(bytes);
     let mut fields = SegmentFields {
@@ -90,7 +82,9 @@ pub fn run(arguments: SegmentArguments) -> Result<()> {
     let orientation = fields.features.orientation.unwrap_or_default();
     let segmentation = segment(&arguments, &config, fields, image.clone())?;
     let overlay = overlay(&image, orientation, &segmentation, arguments.opacity, &config)?;
-    write(&output, &overlay)?;
+    if let Target::File(output) = &target {
+        write(output, &overlay)?;
+    }
     for warning in &segmentation.warnings {
         note(format!("warning: {}", warning.message));
     }
@@ -100,7 +94,41 @@ pub fn run(arguments: SegmentArguments) -> Result<()> {
         print(&picture.shows(&overlay))?;
     }
     note(found(&segmentation));
-    Ok(print(&format!("{}\n", output.display()))?)
+    match target {
+        Target::File(output) => Ok(print(&format!("{}\n", output.display()))?),
+        Target::StandardOutput => Ok(print_bytes(&overlay)?),
+    }
+}
+
+/// Where the overlay goes.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    File(PathBuf),
+    /// Where nobody reads it as text.
+    StandardOutput,
+}
+
+impl Target {
+    /// Returns what the flag names, by default a file in the present folder.
+    fn new(output: Option<&Path>, image: &Path) -> Result<Self> {
+        if output == Some(Path::new("-")) {
+            return match std::io::stdout().is_terminal() {
+                true => {
+                    Err("standard output is a terminal, which shows no PNG: name a file as --output, or a pipe".into())
+                }
+                false => Ok(Self::StandardOutput),
+            };
+        }
+        let file = output.map_or_else(|| default_output(image), Path::to_owned);
+        let is = |file: &Path| file.canonicalize().ok();
+        match is(&file).is_some_and(|file| is(image) == Some(file)) {
+            true => {
+                let image = image.display();
+                Err(format!("the overlay would overwrite the image, {image}: name another --output").into())
+            }
+            false => Ok(Self::File(file)),
+        }
+    }
 }
 
 /// Asks an engine of its own for the labels.

@@ -150,6 +150,15 @@ pub enum CostError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The polygons of the label map have too many corners, which is known only once there is a label map.
+    #[error(
+        "the polygons of the label map have more than limits.max_polygon_corners = {limit} corners; run lengths (coco-rle) say \
+         the same in less"
+    )]
+    PolygonCorners {
+        /// The largest number of corners.
+        limit: u64,
+    },
     /// The image is too large for a confidence map.
     #[error("a confidence map of {pixels} pixels has more than limits.max_confidence_pixels = {limit}")]
     ConfidencePixels {
@@ -376,6 +385,7 @@ mod tests {
             max_score_bytes: 4000,
             max_pixel_texts: 1000,
             max_raw_pixels: 100,
+            max_polygon_corners: 100,
             max_confidence_pixels: 200,
             max_probability_bytes: 300,
             max_embedding_inputs: 4,

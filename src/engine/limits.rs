@@ -29,6 +29,9 @@ pub struct InputLimits {
     pub max_pixel_texts: u64,
     /// `limits.max_raw_pixels`: largest number of pixels of an image whose label map is written as rows of numbers.
     pub max_raw_pixels: u64,
+    /// `limits.max_polygon_corners`: largest number of corners of the polygons of one label map, those of cuts to holes
+    /// included.
+    pub max_polygon_corners: u64,
     /// `limits.max_confidence_pixels`: largest number of pixels of an image with a confidence map.
     pub max_confidence_pixels: u64,
     /// `limits.max_probability_bytes`: largest number of bytes of the probability maps of one request before they are
@@ -54,6 +57,7 @@ impl InputLimits {
         at_least_one("limits.max_paired_cells", self.max_paired_cells as u64)?;
         at_least_one("limits.max_score_bytes", self.max_score_bytes)?;
         at_least_one("limits.max_pixel_texts", self.max_pixel_texts)?;
+        at_least_one("limits.max_polygon_corners", self.max_polygon_corners)?;
         at_least_one("limits.max_embedding_inputs", self.max_embedding_inputs as u64)?;
         at_least_one("limits.max_embedding_characters", self.max_embedding_characters as u64)
     }

@@ -14,7 +14,9 @@ use super::weight::{self, Dimensions, Weight};
 use super::worker::{FeatureInput, Job, ScoreJob, Scored};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::{DenseOptions, refinement_bytes, refinement_work};
-use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapFormat, LabelMapOptions, LabelStyle, ProbabilityMap};
+use crate::label_map::{
+    self, EncodedLabelMap, LabelMap, LabelMapFormat, LabelMapOptions, LabelStyle, ProbabilityMap, TooManyCorners,
+};
 use crate::scores::{DenseScores, QueryOwner};
 use crate::telemetry::note;
 use crate::vocabulary::{
@@ -264,6 +266,7 @@ impl AdmittedRequest<'_> {
             refinement_bytes: refinement_bytes(refinement, queries, image.size),
             label_bytes: if list.classes().len() > 255 { 2 } else { 1 },
             probability_maps: probability_maps as u64,
+            most_corners: limits.max_polygon_corners,
             class_bytes: weight::class_bytes(list.classes().iter().map(|class| class.name.as_str())),
             ..self.dimensions(image)
         };
@@ -296,20 +299,23 @@ impl AdmittedRequest<'_> {
         output: OutputOptions,
         style: LabelStyle,
     ) -> Result<EncodedMaps, SegmentError> {
-        self.stage(Stage::Encode, move || {
+        let limit = self.engine.settings.input_limits.max_polygon_corners;
+        let encoded = self.stage(Stage::Encode, move || -> Result<_, TooManyCorners> {
             let Labelled { map, probabilities } = labelled;
             let (width, height) = (map.width, map.height);
-            let encode = |format| label_map::encode(&map, format, &style);
+            let encode = |format| label_map::encode(&map, format, &style, limit);
             let encode_probabilities =
                 |map: ProbabilityMap| (map.class_id, label_map::encode_probabilities(&map, width, height));
-            EncodedMaps {
-                label_map: encode(output.label_map),
-                label_maps: output.label_maps.into_iter().map(encode).collect(),
+            Ok(EncodedMaps {
+                label_map: encode(output.label_map)?,
+                label_maps: output.label_maps.into_iter().map(encode).collect::<Result<_, _>>()?,
                 confidence_map: label_map::encode_confidence(&map),
                 probability_maps: probabilities.into_iter().map(encode_probabilities).collect(),
-            }
-        })
-        .await
+            })
+        });
+        Ok(encoded
+            .await?
+            .map_err(|TooManyCorners| CostError::PolygonCorners { limit })?)
     }
 
     pub(super) fn warnings(

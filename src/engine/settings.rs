@@ -35,6 +35,7 @@ impl EngineSettings {
             },
             input_limits: InputLimits {
                 max_raw_pixels: u64::MAX,
+                max_polygon_corners: u64::MAX,
                 max_confidence_pixels: u64::MAX,
                 max_probability_bytes: u64::MAX,
                 ..self.input_limits

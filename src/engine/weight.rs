@@ -17,6 +17,19 @@ const SCORE_COPIES: u64 = 4;
 /// Bytes of a pixel of a raw label map as JSON at most: five digits and a comma.
 const RAW_JSON_BYTES: u64 = 6;
 
+/// Bytes of a corner of a polygon at most: its ring and line with what allocations add to the smallest ones, and the JSON
+/// while it grows.
+const CORNER_BYTES: u64 = 80;
+
+/// Corners for each pixel of a map at most: four, and three quarters of a cut's four.
+const CORNERS_OF_A_PIXEL: u64 = 7;
+
+/// Bytes of a pixel while polygons are traced.
+const TRACED_PIXEL_BYTES: u64 = 5;
+
+/// Bytes of a pixel of an RGB image.
+const RGB_BYTES: u64 = 3;
+
 /// Bytes of a number of an embedding at most: the float, its copy for the reply, and 16 characters of JSON.
 const EMBEDDING_NUMBER_BYTES: u64 = 2 * FLOAT + 16;
 
@@ -49,6 +62,8 @@ pub(super) struct Dimensions {
     pub(super) label_bytes: u64,
     /// Classes of which there is a probability map.
     pub(super) probability_maps: u64,
+    /// Corners that the polygons of a label map may have.
+    pub(super) most_corners: u64,
     /// Bytes that the reply has about classes.
     pub(super) class_bytes: u64,
 }
@@ -104,7 +119,6 @@ impl Weight {
             cells,
             queries,
             refinement_bytes,
-            label_bytes,
             probability_maps,
             class_bytes,
             ..
@@ -122,7 +136,7 @@ impl Weight {
             label_map: sum([scores.max(refinement_bytes), map]),
             reply: sum([
                 map,
-                encoded_bytes(pixels, label_bytes, output),
+                encoded_bytes(dimensions, output),
                 product([GREY_PNG_BYTES, probabilities]),
                 class_bytes,
             ]),
@@ -176,13 +190,30 @@ pub(super) fn class_bytes<'name>(names: impl Iterator<Item = &'name str>) -> u64
 }
 
 /// Returns the bytes of an encoded result and of the JSON around it at most.
-fn encoded_bytes(pixels: u64, label_bytes: u64, output: &OutputOptions) -> u64 {
+fn encoded_bytes(dimensions: &Dimensions, output: &OutputOptions) -> u64 {
+    let Dimensions {
+        pixels,
+        label_bytes,
+        most_corners,
+        class_bytes,
+        ..
+    } = *dimensions;
     let label_map = |format| match format {
         // The samples. Labels are alike over many pixels, so that a file and its base64 are below a byte a pixel.
         LabelMapFormat::Png | LabelMapFormat::PngGrey => product([label_bytes + 1, pixels]),
         LabelMapFormat::Raw => product([2 + RAW_JSON_BYTES, pixels]),
         // Lengths of runs and their text; label maps have far fewer runs than pixels.
         LabelMapFormat::CocoRle => product([4, pixels]),
+        LabelMapFormat::Polygons => {
+            let corners = product([CORNERS_OF_A_PIXEL, pixels]).min(most_corners);
+            let traced = product([TRACED_PIXEL_BYTES, pixels]);
+            sum([product([CORNER_BYTES, corners]), traced, class_bytes])
+        }
+        // The samples, of which each byte of an id hardly compresses.
+        LabelMapFormat::Panoptic => {
+            let png = product([GREY_PNG_BYTES, label_bytes]);
+            sum([product([RGB_BYTES + png, pixels]), class_bytes])
+        }
         LabelMapFormat::None => 0,
     };
     let label_maps = output.formats().map(label_map).fold(0, u64::saturating_add);
@@ -219,6 +250,7 @@ mod tests {
             refinement_bytes: 0,
             label_bytes: 1,
             probability_maps: 0,
+            most_corners: 0,
             class_bytes: 0,
         }
     }
@@ -270,6 +302,26 @@ mod tests {
             ..raw.clone()
         };
         assert_eq!(of(small, &more), (2 + 1 + 8 + 4 + 4) * 1000);
+        let as_polygons = OutputOptions {
+            label_map: LabelMapFormat::Polygons,
+            ..OutputOptions::default()
+        };
+        let bounded = |most_corners| Dimensions {
+            most_corners,
+            class_bytes: 600,
+            ..small
+        };
+        assert_eq!(of(bounded(50), &as_polygons), (2 + 5) * 1000 + 80 * 50 + 2 * 600);
+        assert_eq!(of(bounded(7001), &as_polygons), (2 + 5 + 80 * 7) * 1000 + 2 * 600);
+        let panoptic = OutputOptions {
+            label_map: LabelMapFormat::Panoptic,
+            ..OutputOptions::default()
+        };
+        let of_16_bits = Dimensions {
+            label_bytes: 2,
+            ..bounded(0)
+        };
+        assert_eq!(of(of_16_bits, &panoptic), (2 + 3 + 4 * 2) * 1000 + 2 * 600);
         let with_maps = Dimensions {
             probability_maps: 3,
             ..small

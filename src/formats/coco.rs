@@ -4,14 +4,12 @@
 //! A category has the id of its class plus 1, because COCO counts from 1. An image has one annotation for each class
 //! with pixels.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
-use super::{ClassMask, LabelledImage, Numbers, Subject, outlines};
-
-/// Returns the id of a class's category, and of its panoptic segment.
-pub(super) fn category_id(class_id: u16) -> u32 {
-    u32::from(class_id) + 1
-}
+use super::{ClassMask, LabelledImage, Numbers, Subject};
+use crate::label_map::{coco_category, polygons};
 
 /// Returns the texts around the images and the annotations of instances.
 pub(super) fn instances_frame(subject: &Subject) -> Vec<String> {
@@ -29,7 +27,7 @@ pub(super) fn panoptic_frame(subject: &Subject) -> Vec<String> {
 fn frame(subject: &Subject, category: impl Fn([u8; 3], &str) -> Value) -> Vec<String> {
     let categories = subject.classes.iter().zip(0..).map(|(class, id)| {
         let mut category = category(class.color, &class.name);
-        category["id"] = category_id(id).into();
+        category["id"] = coco_category(id).into();
         category
     });
     let categories = Value::Array(categories.collect());
@@ -49,12 +47,11 @@ pub(super) fn with_run_lengths(image: &LabelledImage, numbers: Numbers) -> Vec<S
 
 /// Returns the entries of an image whose masks are polygons. COCO's polygons have no holes, so a cut leads to each.
 pub(super) fn with_polygons(image: &LabelledImage, numbers: Numbers) -> Option<Vec<String>> {
-    let map = image.label_map()?;
+    let polygons = polygons(&image.label_map()?).into_iter();
+    let lines: HashMap<u16, _> = polygons.map(|class| (class.class_id, class.lines)).collect();
     let segmentation = |mask: &ClassMask| {
-        let lines = outlines(&map, mask.class_id)
-            .into_iter()
-            .map(|polygon| polygon.as_one_line().concat());
-        json!(lines.collect::<Vec<_>>())
+        let lines = lines.get(&mask.class_id).into_iter().flatten();
+        json!(lines.map(|line| line.as_flattened()).collect::<Vec<_>>())
     };
     Some(instances(image, numbers, segmentation))
 }
@@ -65,7 +62,7 @@ fn instances(image: &LabelledImage, numbers: Numbers, segmentation: impl Fn(&Cla
         let annotation = json!({
             "id": id,
             "image_id": numbers.image,
-            "category_id": category_id(mask.class_id),
+            "category_id": coco_category(mask.class_id),
             "segmentation": segmentation(mask),
             "area": class.pixels,
             "bbox": class.bounding_box,
@@ -82,8 +79,8 @@ pub(super) fn panoptic(image: &LabelledImage, numbers: Numbers) -> Vec<String> {
     let segments = image.masks.iter().map(|mask| {
         let class = &image.classes[usize::from(mask.class_id)];
         json!({
-            "id": category_id(mask.class_id),
-            "category_id": category_id(mask.class_id),
+            "id": coco_category(mask.class_id),
+            "category_id": coco_category(mask.class_id),
             "area": class.pixels,
             "bbox": class.bounding_box,
             "iscrowd": 0,

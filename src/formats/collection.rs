@@ -25,7 +25,7 @@ pub enum Collection {
     Coco,
     /// COCO's instances with polygons.
     CocoPolygons,
-    /// The JSON of COCO's panoptic annotations; the PNGs are [`panoptic_png`](super::panoptic_png).
+    /// The JSON of COCO's panoptic annotations; the PNGs are [`panoptic_png`](crate::label_map::panoptic_png).
     Panoptic,
     /// Tasks of Label Studio with brush strokes as predictions.
     LabelStudio,

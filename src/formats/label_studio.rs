@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::{ClassMask, LabelledImage, Numbers, Polygon, Subject, in_xml, outlines};
-use crate::label_map::{LabelMap, brush_rle};
+use super::{ClassMask, LabelledImage, Numbers, Subject, in_xml};
+use crate::label_map::{Corner, LabelMap, brush_rle, polygons};
 
 /// The names of the control and the object tag in [`labelling_configuration`].
 const CONTROL: &str = "label";
@@ -12,7 +12,7 @@ const OBJECT: &str = "image";
 
 /// What regions are drawn with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LabelStudioTool {
+pub(super) enum LabelStudioTool {
     /// A stroke for each class.
     Brush,
     /// A polygon for each connected region of a class. Holes are reached by cuts.
@@ -36,21 +36,35 @@ impl LabelStudioTool {
         }
     }
 
-    /// Returns the regions of a class: the `value` of each, without its labels. None where the class has no pixels.
-    pub fn shapes(self, map: &LabelMap, class_id: u16) -> Vec<Value> {
+    /// Returns the regions of each class with pixels: the `value` of each, without its labels.
+    fn shapes(self, map: &LabelMap, masks: &[ClassMask]) -> Vec<(u16, Vec<Value>)> {
         match self {
-            Self::Brush if !map.labels.contains(&class_id) => Vec::new(),
             Self::Brush => {
-                let stroke = brush_rle(map.labels.iter().map(|&label| label == class_id));
-                vec![json!({"format": "rle", "rle": stroke})]
+                let shape = |mask: &ClassMask| (mask.class_id, vec![stroke(map, mask.class_id)]);
+                masks.iter().map(shape).collect()
             }
             Self::Polygon => {
-                let size = [map.width, map.height];
-                let shape = |polygon: Polygon| json!({"points": polygon.in_percent(size), "closed": true});
-                outlines(map, class_id).into_iter().map(shape).collect()
+                let shape = |line: Vec<Corner>| polygon_shape(&line, [map.width, map.height]);
+                let classes = polygons(map).into_iter();
+                classes
+                    .map(|class| (class.class_id, class.lines.into_iter().map(shape).collect()))
+                    .collect()
             }
         }
     }
+}
+
+/// Returns the `value` of a brush stroke over all pixels of a class, without its labels.
+pub fn stroke(map: &LabelMap, class_id: u16) -> Value {
+    let stroke = brush_rle(map.labels.iter().map(|&label| label == class_id));
+    json!({"format": "rle", "rle": stroke})
+}
+
+/// Returns the `value` of a polygon along a line in an image of `[width, height]` pixels, without its labels. Corners
+/// are in percent of the sides.
+pub fn polygon_shape(line: &[Corner], size: [u32; 2]) -> Value {
+    let percent = |corner: &Corner| [0, 1].map(|axis| 100.0 * f64::from(corner[axis]) / f64::from(size[axis]));
+    json!({"points": line.iter().map(percent).collect::<Vec<_>>(), "closed": true})
 }
 
 /// Returns the task of an image.
@@ -75,8 +89,8 @@ pub(super) fn task(
             "value": value,
         })
     };
-    let of_class = |&ClassMask { class_id, .. }: &ClassMask| {
-        let shapes = tool.shapes(&map, class_id).into_iter().zip(1..);
+    let of_class = |(class_id, shapes): (u16, Vec<Value>)| {
+        let shapes = shapes.into_iter().zip(1..);
         let numbered = |(shape, number): (Value, u32)| {
             let id = match tool {
                 LabelStudioTool::Brush => format!("class-{class_id}"),
@@ -86,7 +100,8 @@ pub(super) fn task(
         };
         shapes.map(numbered).collect::<Vec<_>>()
     };
-    let regions: Vec<Value> = image.masks.iter().flat_map(of_class).collect();
+    let shapes = tool.shapes(&map, &image.masks);
+    let regions: Vec<Value> = shapes.into_iter().flat_map(of_class).collect();
     let task = json!({
         "id": numbers.image,
         "data": {OBJECT: format!("{}{}", subject.image_prefix, image.file_name)},

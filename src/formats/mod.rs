@@ -11,7 +11,6 @@ mod cvat;
 mod datumaro;
 mod geotiff;
 mod label_studio;
-mod polygons;
 mod rasters;
 mod table;
 mod yolo;
@@ -25,9 +24,8 @@ pub use arrays::{npz, probabilities_npz};
 pub use collection::Collection;
 pub use columns::ParquetTable;
 pub use geotiff::{Georeference, geotiff};
-pub use label_studio::LabelStudioTool;
-pub use polygons::{Polygon, outlines};
-pub use rasters::{drawn_over, jpeg, panoptic_png, png};
+pub use label_studio::{polygon_shape, stroke};
+pub use rasters::{drawn_over, jpeg, png};
 pub use yolo::{yolo_dataset, yolo_polygons};
 
 /// A class as formats name it.
@@ -190,13 +188,18 @@ impl ClassMeasures {
     }
 }
 
-/// Returns a text as it stands in an attribute or an element of XML. Characters that XML cannot hold are replaced.
+/// Returns a text as it stands in an attribute or an element of XML. Characters that XML cannot hold are replaced. White
+/// space but blanks is named by number, because a reader makes blanks of it in an attribute.
 fn in_xml(text: &str) -> String {
     let is_unfit = |character: char| {
         (character < ' ' && !matches!(character, '\t' | '\n' | '\r')) || matches!(character, '\u{fffe}' | '\u{ffff}')
     };
     let fit = text.replace(is_unfit, "\u{fffd}");
-    htmlize::escape_all_quotes(fit).into_owned()
+    let escaped = htmlize::escape_all_quotes(fit);
+    escaped
+        .replace('\t', "&#9;")
+        .replace('\n', "&#10;")
+        .replace('\r', "&#13;")
 }
 
 #[cfg(test)]
@@ -205,7 +208,7 @@ pub(crate) mod testing {
     //! Labelled images for the tests of formats.
 
     use super::*;
-    use crate::label_map::{EncodedLabelMap, LabelMapFormat, LabelStyle, encode};
+    use crate::label_map::coco_masks;
 
     /// Returns an image with these labels, `[height, width]`; [`UNLABELLED`] has no class.
     pub(crate) fn labelled(file_name: &str, width: u32, labels: &[u16], classes: usize) -> LabelledImage {
@@ -240,9 +243,6 @@ pub(crate) mod testing {
             confidence: None,
             classes: classes.iter().map(ClassMeasures::statistics).collect(),
         };
-        let EncodedLabelMap::CocoRle(masks) = encode(&map, LabelMapFormat::CocoRle, &LabelStyle::default()) else {
-            panic!("asked for run lengths");
-        };
         LabelledImage {
             file_name: file_name.to_owned(),
             name: file_name
@@ -253,7 +253,7 @@ pub(crate) mod testing {
             height,
             model: "demo".to_owned(),
             classes,
-            masks: masks.into_iter().map(Into::into).collect(),
+            masks: coco_masks(&map).into_iter().map(Into::into).collect(),
         }
     }
 
@@ -324,5 +324,6 @@ mod tests {
     #[test]
     fn a_text_is_fit_for_xml() {
         assert_eq!(in_xml("a<b> & \"c\" \u{1}"), "a&lt;b&gt; &amp; &quot;c&quot; \u{fffd}");
+        assert_eq!(in_xml("a\tb\nc\r"), "a&#9;b&#10;c&#13;");
     }
 }

@@ -1,4 +1,4 @@
-//! Label maps as pictures: drawn over their images, and as the ids of segments.
+//! Pictures: label maps drawn over their images.
 
 use std::io::Cursor;
 
@@ -6,9 +6,7 @@ use ::image::codecs::jpeg::JpegEncoder;
 use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use ::image::{ExtendedColorType, ImageEncoder};
 
-use super::coco::category_id;
 use crate::image::RgbImage;
-use crate::label_map::LabelMap;
 use crate::scores::UNLABELLED;
 
 /// Draws the colours of classes over an image of the same size. `opacity` is the share of the colour, 0 to 1. Pixels
@@ -27,21 +25,13 @@ pub fn drawn_over(image: &RgbImage, labels: &[u16], color: impl Fn(u16) -> [u8; 
     drawn
 }
 
-/// Writes the ids of a panoptic segmentation as an RGB PNG: red + 256 green + 65536 blue is the id of the class plus 1,
-/// and 0 for pixels without a class.
-pub fn panoptic_png(map: &LabelMap) -> Vec<u8> {
-    let id = |&label: &u16| if label == UNLABELLED { 0 } else { category_id(label) };
-    let color = |label| {
-        let [red, green, blue, _] = id(label).to_le_bytes();
-        [red, green, blue]
-    };
-    let samples: Vec<u8> = map.labels.iter().flat_map(color).collect();
-    write_png(&samples, map.width, map.height, ExtendedColorType::Rgb8)
-}
-
 /// Writes an image as a PNG.
 pub fn png(image: &RgbImage) -> Vec<u8> {
-    write_png(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
+    let mut file = Cursor::new(Vec::new());
+    PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Adaptive)
+        .write_image(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
+        .expect("the samples fill the image, and writing to memory cannot fail");
+    file.into_inner()
 }
 
 /// Writes an image as a JPEG of a quality from 1 to 100. Returns `None` for a side of more than 65535 pixels, which a
@@ -55,18 +45,9 @@ pub fn jpeg(image: &RgbImage, quality: u8) -> Option<Vec<u8>> {
     Some(file)
 }
 
-fn write_png(samples: &[u8], width: u32, height: u32, color: ExtendedColorType) -> Vec<u8> {
-    let mut file = Cursor::new(Vec::new());
-    PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Adaptive)
-        .write_image(samples, width, height, color)
-        .expect("the samples fill the image, and writing to memory cannot fail");
-    file.into_inner()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::testing::{cat_and_dog, labelled};
     use super::*;
 
     #[test]
@@ -79,16 +60,5 @@ mod tests {
         let read = ::image::load_from_memory(&jpeg(&drawn, 90).unwrap()).unwrap();
         assert_eq!((read.width(), read.height()), (2, 1));
         assert_eq!(jpeg(&RgbImage::new(65_536, 1), 90), None);
-    }
-
-    #[test]
-    fn the_ids_of_segments_are_those_of_classes_plus_one() {
-        let read = ::image::load_from_memory(&panoptic_png(&cat_and_dog().label_map().unwrap())).unwrap();
-        let read = read.to_rgb8();
-        let pixels = [(0, 0), (3, 0), (1, 1)].map(|(x, y)| read.get_pixel(x, y).0);
-        assert_eq!(pixels, [[1, 0, 0], [2, 0, 0], [0, 0, 0]]);
-        let many = labelled("a.png", 2, &[300, UNLABELLED], 301).label_map().unwrap();
-        let read = ::image::load_from_memory(&panoptic_png(&many)).unwrap().to_rgb8();
-        assert_eq!(read.get_pixel(0, 0).0, [45, 1, 0]);
     }
 }

@@ -3,17 +3,18 @@
 
 use serde_json::Value;
 
-use super::{ClassLabel, LabelledImage, outlines};
+use super::{ClassLabel, LabelledImage};
+use crate::label_map::polygons;
 
 /// Returns the lines of an image: the class, and x and y of each corner as fractions of the image's sides. A cut leads
 /// to each hole. Returns `None` where the masks do not fit the image.
 pub fn yolo_polygons(image: &LabelledImage) -> Option<String> {
     let map = image.label_map()?;
     let mut text = String::new();
-    for mask in &image.masks {
-        for polygon in outlines(&map, mask.class_id) {
-            text.push_str(&mask.class_id.to_string());
-            for [x, y] in polygon.as_one_line() {
+    for class in polygons(&map) {
+        for line in class.lines {
+            text.push_str(&class.class_id.to_string());
+            for [x, y] in line {
                 let fraction = |part: u32, whole: u32| f64::from(part) / f64::from(whole);
                 // Six digits are finer than a pixel of an image with 100,000 columns.
                 let (x, y) = (fraction(x, image.width), fraction(y, image.height));

@@ -6,6 +6,7 @@
 //! follow. The highest bit of the last character is the sign of the number.
 
 use super::LabelMap;
+use crate::scores::UNLABELLED;
 
 /// The mask of one class in COCO's compressed run-length encoding. Its runs go down the columns and start with 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,24 +30,27 @@ impl CocoMask {
 }
 
 /// Returns one mask for each class that has pixels, lowest id first. The function walks over the map once.
-pub(super) fn coco_masks(map: &LabelMap) -> Vec<CocoMask> {
-    let (width, height) = (map.width as usize, map.height as usize);
-    let label_at = |position: usize| map.labels[position % height * width + position / height];
-    let total = width * height;
-
+pub fn coco_masks(map: &LabelMap) -> Vec<CocoMask> {
+    let width = map.width as usize;
+    let total = map.labels.len();
     let mut classes = vec![Runs::default(); map.classes.len()];
-    let mut start = 0;
-    while start < total {
-        let label = label_at(start);
-        let end = (start + 1..total)
-            .find(|&position| label_at(position) != label)
-            .unwrap_or(total);
+    let mut end_run = |label: u16, start, end| {
         // Unlabelled pixels belong to no mask.
-        if let Some(runs) = classes.get_mut(usize::from(label)) {
+        if let Some(runs) = classes.get_mut(usize::from(label)).filter(|_| start < end) {
             runs.push_ones(start, end);
         }
-        start = end;
+    };
+    let (mut label, mut start, mut position) = (UNLABELLED, 0, 0);
+    for column in 0..width {
+        for &next in map.labels[column..].iter().step_by(width) {
+            if next != label {
+                end_run(label, start, position);
+                (label, start) = (next, position);
+            }
+            position += 1;
+        }
     }
+    end_run(label, start, total);
     // The classes come first: after the last of 65535, no further id is asked for.
     classes
         .into_iter()
@@ -149,8 +153,19 @@ pub fn coco_pixels(counts: &str, size: [u32; 2]) -> Option<impl Iterator<Item = 
         *end += length as usize;
         Some(start..*end)
     });
-    let inside = runs.skip(1).step_by(2).flatten();
-    Some(inside.map(move |position| position % height * width + position / height))
+    let inside = runs.skip(1).step_by(2).filter(|run| !run.is_empty());
+    Some(inside.flat_map(move |run| {
+        // A division for each pixel would take most of the time.
+        let (mut column, mut row) = (run.start / height, run.start % height);
+        run.map(move |_| {
+            let pixel = row * width + column;
+            row += 1;
+            if row == height {
+                (column, row) = (column + 1, 0);
+            }
+            pixel
+        })
+    }))
 }
 
 #[cfg(test)]
@@ -159,7 +174,6 @@ mod tests {
 
     use super::super::ClassStatistics;
     use super::*;
-    use crate::scores::UNLABELLED;
 
     /// One entry of coco_rle.json, written by tools/golden/coco_rle.py.
     #[derive(Deserialize)]

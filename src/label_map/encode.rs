@@ -2,7 +2,8 @@
 
 use super::coco_rle::{CocoMask, coco_masks};
 use super::id_width::{is_8_bit, label_8_bit};
-use super::png::{grey_label_png, grey_png, label_png};
+use super::png::{grey_label_png, grey_png, label_png, panoptic_png};
+use super::polygons::{ClassPolygons, TooManyCorners, polygons_within};
 use super::{LabelMap, LabelStyle, ProbabilityMap};
 
 /// The forms in which a label map can be written.
@@ -15,6 +16,10 @@ pub enum LabelMapFormat {
     PngGrey,
     /// COCO's run-length encoding, with one mask for each class that has pixels.
     CocoRle,
+    /// COCO's polygons, with one for each connected region of each class.
+    Polygons,
+    /// The PNG of COCO's panoptic form, with one segment for each class that has pixels.
+    Panoptic,
     /// Rows of class ids. The id of unlabelled pixels is 255, or 65535 above 255 classes.
     Raw,
     /// No label map, only statistics.
@@ -30,22 +35,36 @@ pub enum EncodedLabelMap {
     PngGrey(Vec<u8>),
     /// One mask for each class that has pixels.
     CocoRle(Vec<CocoMask>),
+    /// The polygons of each class that has pixels.
+    Polygons(Vec<ClassPolygons>),
+    /// An RGB PNG file of the ids of segments, which are [`coco_category`](super::coco_category).
+    Panoptic(Vec<u8>),
     /// Class ids, `[height, width]`.
     Raw(Vec<Vec<u16>>),
     /// No label map, because none was asked for.
     None,
 }
 
-/// Writes a label map in the given form. The style is about PNGs and rows; run lengths have neither colours nor
-/// unlabelled pixels.
-pub fn encode(map: &LabelMap, format: LabelMapFormat, style: &LabelStyle) -> EncodedLabelMap {
-    match format {
+/// Writes a label map in the given form. The style is about PNGs of class ids and rows; COCO's forms have neither
+/// colours nor unlabelled pixels.
+///
+/// # Errors
+/// [`TooManyCorners`] when polygons were asked for that have more than `most_corners`.
+pub fn encode(
+    map: &LabelMap,
+    format: LabelMapFormat,
+    style: &LabelStyle,
+    most_corners: u64,
+) -> Result<EncodedLabelMap, TooManyCorners> {
+    Ok(match format {
         LabelMapFormat::Png => EncodedLabelMap::Png(label_png(map, style)),
         LabelMapFormat::PngGrey => EncodedLabelMap::PngGrey(grey_label_png(map, style)),
         LabelMapFormat::CocoRle => EncodedLabelMap::CocoRle(coco_masks(map)),
+        LabelMapFormat::Polygons => EncodedLabelMap::Polygons(polygons_within(map, most_corners)?),
+        LabelMapFormat::Panoptic => EncodedLabelMap::Panoptic(panoptic_png(map)),
         LabelMapFormat::Raw => EncodedLabelMap::Raw(raw_rows(map, style)),
         LabelMapFormat::None => EncodedLabelMap::None,
-    }
+    })
 }
 
 /// Returns the confidence map as an 8-bit grey PNG, if the label map has one.
@@ -127,6 +146,10 @@ mod tests {
             info.palette.as_ref().map(|palette| palette.to_vec()),
             samples,
         )
+    }
+
+    fn encode(map: &LabelMap, format: LabelMapFormat, style: &LabelStyle) -> EncodedLabelMap {
+        super::encode(map, format, style, u64::MAX).expect("corners have no limit")
     }
 
     fn png_of(map: &LabelMap) -> (ColorType, BitDepth, Option<Vec<u8>>, Vec<u8>) {
@@ -219,6 +242,32 @@ mod tests {
             encode(&map(256, 2, &[0, UNLABELLED]), LabelMapFormat::Raw, &style),
             EncodedLabelMap::Raw(vec![vec![0, 300]])
         );
+    }
+
+    #[test]
+    fn the_ids_of_segments_are_those_of_classes_plus_one_in_three_bytes() {
+        let panoptic = |map: &LabelMap| match encode(map, LabelMapFormat::Panoptic, &LabelStyle::default()) {
+            EncodedLabelMap::Panoptic(file) => read_png(&file),
+            other => panic!("asked for a panoptic PNG, got {other:?}"),
+        };
+        let rgb = |samples: &[[u8; 3]]| (ColorType::Rgb, BitDepth::Eight, None, samples.concat());
+        let few = map(3, 2, &[0, 1, UNLABELLED, 2]);
+        assert_eq!(panoptic(&few), rgb(&[[1, 0, 0], [2, 0, 0], [0, 0, 0], [3, 0, 0]]));
+        let many = map(65_535, 3, &[254, 255, 65_534]);
+        assert_eq!(panoptic(&many), rgb(&[[255, 0, 0], [0, 1, 0], [255, 255, 0]]));
+    }
+
+    #[test]
+    fn polygons_are_refused_with_more_corners_than_may_be() {
+        let square = map(1, 1, &[0]);
+        let polygons = |most| super::encode(&square, LabelMapFormat::Polygons, &LabelStyle::default(), most);
+        assert_eq!(polygons(3), Err(TooManyCorners));
+        let line = vec![[0, 0], [1, 0], [1, 1], [0, 1]];
+        let expected = ClassPolygons {
+            class_id: 0,
+            lines: vec![line],
+        };
+        assert_eq!(polygons(4), Ok(EncodedLabelMap::Polygons(vec![expected])));
     }
 
     #[test]

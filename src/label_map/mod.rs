@@ -13,17 +13,21 @@ mod interpolation;
 mod kernel;
 mod lanes;
 mod palette;
+mod panoptic;
 mod png;
+mod polygons;
 mod statistics;
 mod style;
 
 pub use brush_rle::brush_rle;
-pub use coco_rle::{CocoMask, coco_pixels, coco_runs};
+pub use coco_rle::{CocoMask, coco_masks, coco_pixels, coco_runs};
 pub use encode::{EncodedLabelMap, LabelMapFormat, encode, encode_confidence, encode_probabilities, encode_range};
 pub use enlarge::enlarge;
 pub use kernel::{label_map, label_map_unless, label_map_with_probabilities};
 pub use palette::palette_color;
-pub use png::grey_png;
+pub use panoptic::coco_category;
+pub use png::{grey_label_png, grey_png, label_png, panoptic_png};
+pub use polygons::{ClassPolygons, Corner, TooManyCorners, polygons, polygons_within};
 pub use style::LabelStyle;
 
 /// The options of [`label_map`].

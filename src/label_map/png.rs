@@ -4,14 +4,15 @@
 use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 
 use super::id_width::{UNLABELLED_8_BIT, is_8_bit, label_8_bit};
+use super::panoptic::segment_color;
 use super::{LabelMap, LabelStyle};
 use crate::scores::UNLABELLED;
 
 /// Writes the label map as an indexed 8-bit PNG, or as 16-bit grey when there are more than 255 classes.
 ///
-/// Pixel values are class ids, and for unlabelled pixels the style's value, else [`UNLABELLED_8_BIT`] or [`UNLABELLED`].
+/// Pixel values are class ids, and for unlabelled pixels the style's value, else 255 or [`UNLABELLED`].
 /// The palette has all 256 entries, whatever the map holds, with the colours of the style.
-pub(super) fn label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
+pub fn label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
     if is_8_bit(map.classes.len()) {
         let samples = samples_8_bit(map, style);
         let unlabelled = style.unlabelled.unwrap_or(UNLABELLED_8_BIT.into());
@@ -33,12 +34,20 @@ pub(super) fn label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
 
 /// Writes the label map as grey without a palette, in 8 bits, or in 16 when there are more than 255 classes. Pixel
 /// values are those of [`label_png`].
-pub(super) fn grey_label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
+pub fn grey_label_png(map: &LabelMap, style: &LabelStyle) -> Vec<u8> {
     if is_8_bit(map.classes.len()) {
         grey_png(map.width, map.height, &samples_8_bit(map, style))
     } else {
         grey_16_bit_png(map, style)
     }
+}
+
+/// Writes the segments of COCO's panoptic form as an RGB PNG, one segment for each class: red + 256 green + 65536 blue
+/// is [`coco_category`](super::coco_category), and 0 for pixels without a class.
+pub fn panoptic_png(map: &LabelMap) -> Vec<u8> {
+    let samples = map.labels.iter().map(|&label| segment_color(label)).collect::<Vec<_>>();
+    let samples = samples.as_flattened();
+    write_png(map.width, map.height, ColorType::Rgb, BitDepth::Eight, None, samples)
 }
 
 /// Returns the pixel values of a map with at most 255 classes.

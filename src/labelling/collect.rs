@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use super::journal::Lines;
 use super::output::MISFIT;
 use super::{LabelError, OutputFormat, RunFolder, Skipped, file_error};
-use crate::formats::{Collection, LabelledImage, Numbers, ParquetTable, Subject, yolo_dataset};
+use crate::formats::{ClassLabel, Collection, LabelledImage, Numbers, ParquetTable, Subject, yolo_dataset};
+use crate::label_map::LabelStyle;
 use crate::support::WholeFile;
 
 /// The number of images that are read at once.
@@ -122,7 +123,20 @@ fn companions(formats: &[OutputFormat], collections: &[Collection], subject: &Su
     if formats.contains(&OutputFormat::Yolo) {
         files.push(("yolo/data.yaml", yolo_dataset(&subject.classes)));
     }
+    // Above that, PNGs have no colours.
+    if formats.contains(&OutputFormat::Png) && subject.classes.len() <= 255 {
+        files.push(("masks/labelmap.txt", legend(&subject.classes)));
+    }
     files
+}
+
+/// Returns which colour of the indexed PNGs means which class, as CVAT and the tools for Pascal VOC's masks read it.
+fn legend(classes: &[ClassLabel]) -> String {
+    let style = LabelStyle {
+        colors: classes.iter().map(|class| class.color).collect(),
+        ..LabelStyle::default()
+    };
+    style.legend(classes.iter().map(|class| class.name.as_str()))
 }
 
 /// Writes the list of skipped images, or removes one that is out of date.

@@ -1,6 +1,7 @@
 //! The images of a run: files, folders, patterns and lists, each image with the name under which its results stand.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -61,7 +62,7 @@ pub enum InputError {
     /// Two images would have results of one name.
     #[error(
         "{} and {} have results of one name, {name}: --keep-endings tells a.jpg from a.png, and the folder above both \
-         tells their folders apart", one.display(), other.display()
+         tells their folders apart; otherwise rename one", one.display(), other.display()
     )]
     OneName {
         /// The name.
@@ -186,7 +187,7 @@ impl Inputs {
         let file_name: Vec<_> = within
             .components()
             .filter_map(|part| match part {
-                Component::Normal(name) => Some(name.to_string_lossy()),
+                Component::Normal(name) => Some(as_text(name)),
                 _ => None,
             })
             .collect();
@@ -285,6 +286,17 @@ impl Results {
     }
 }
 
+/// Returns the name of a file or folder as text. Bytes that are no UTF-8 become `%` and two digits, so that names stay
+/// different.
+fn as_text(name: &OsStr) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.as_encoded_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02X}")));
+    }
+    text
+}
+
 /// Returns the folders below that of a run which the formats fill.
 fn result_folders(output: &Path) -> Vec<PathBuf> {
     let paths = OutputFormat::VARIANTS.iter().filter_map(|format| format.path("name"));
@@ -375,6 +387,18 @@ mod tests {
         assert_eq!(names(&["a/one.jpg", "a/b/two.PNG", "a/one.jpg"]), ["b/two", "one"]);
         assert_eq!(names(&["a/**/*"]), ["b/two", "one"]);
         assert_eq!(names(&["*/t*.webp"]), ["c/three"]);
+    }
+
+    #[test]
+    fn names_that_are_no_utf_8_stay_different() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = folder(&["x%.png"]);
+        for name in [&b"x\xff.png"[..], b"x\xfe.png", b"\xc3\xa9\xc3.png"] {
+            std::fs::write(folder.path().join(OsStr::from_bytes(name)), "").unwrap();
+        }
+        let found = names(folder.path(), &["."], Naming::default()).unwrap();
+        assert_eq!(found, ["x%", "x%FE", "x%FF", "\u{e9}%C3"]);
     }
 
     #[test]

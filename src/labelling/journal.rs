@@ -322,7 +322,10 @@ fn read(path: &Path, mut each: impl FnMut((u64, usize), Line)) -> Result<ReadLin
     });
     read.map_err(|error| match error {
         LineError::Io(source) => file_error(path)(source),
-        LineError::Line(number, reason) => damaged(path, format!("line {number}: {reason}")),
+        LineError::Line(number, reason) => damaged(
+            path,
+            format!("line {number}: {reason}: remove the line, and its image is labelled again"),
+        ),
     })
 }
 

@@ -1,11 +1,11 @@
 //! The formats of a run's results, and the files that each image has of its own.
 
 use crate::formats::{
-    ClassLabel, Collection, Georeference, LabelledImage, drawn_over, geotiff, jpeg, npz, panoptic_png, png,
-    probabilities_npz, yolo_polygons,
+    ClassLabel, Collection, Georeference, LabelledImage, drawn_over, geotiff, jpeg, npz, png, probabilities_npz,
+    yolo_polygons,
 };
 use crate::image::{Orientation, RgbImage, decode};
-use crate::label_map::{EncodedLabelMap, LabelMap, LabelMapFormat, LabelStyle, encode};
+use crate::label_map::{LabelMap, LabelStyle, grey_label_png, label_png, panoptic_png};
 
 /// A format of results.
 #[derive(
@@ -163,8 +163,8 @@ impl OutputFormat {
             drawn_over(pixels, &map.labels, |id| style.color(id), material.drawing.opacity)
         };
         Ok(Some(match self {
-            Self::Png => label_png(map, LabelMapFormat::Png, style),
-            Self::PngGrey => label_png(map, LabelMapFormat::PngGrey, style),
+            Self::Png => label_png(map, style),
+            Self::PngGrey => grey_label_png(map, style),
             Self::Overlay => png(&overlay()),
             Self::OverlayJpeg => jpeg(&overlay(), material.drawing.jpeg_quality)
                 .ok_or("a JPEG has at most 65535 pixels in a row or column; take overlay")?,
@@ -205,14 +205,6 @@ fn grey_values(file: &[u8], map: &LabelMap) -> Result<Vec<u8>, String> {
     match pixels.dimensions() == (map.width, map.height) {
         true => Ok(pixels.pixels().map(|grey| grey.0[0]).collect()),
         false => Err(MISFIT.to_owned()),
-    }
-}
-
-/// Writes a label map in one of the two forms that are PNGs.
-fn label_png(map: &LabelMap, format: LabelMapFormat, style: &LabelStyle) -> Vec<u8> {
-    match encode(map, format, style) {
-        EncodedLabelMap::Png(file) | EncodedLabelMap::PngGrey(file) => file,
-        _ => unreachable!("a PNG was asked for"),
     }
 }
 

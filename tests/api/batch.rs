@@ -53,7 +53,8 @@ fn picture(number: u8) -> Vec<u8> {
 #[tokio::test]
 async fn every_image_has_a_line_with_what_it_would_have_got_alone() {
     let app = App::start().await;
-    let fields = json!({"classes": ["red", "blue"], "output": {"label_map": "coco-rle"}});
+    let output = json!({"label_map": "coco-rle", "label_maps": ["polygons", "panoptic"]});
+    let fields = json!({"classes": ["red", "blue"], "output": output});
     let alone = app.segment(&with_image(fields.clone())).await.ok();
     let image = red_and_blue();
     let images: [(Option<&str>, &[u8]); 3] = [(Some("a.png"), &image), (None, b"no image"), (Some("c.png"), &image)];
@@ -61,7 +62,15 @@ async fn every_image_has_a_line_with_what_it_would_have_got_alone() {
     assert_eq!(lines.len(), 3);
     for (line, name) in [(&lines[0], "a.png"), (&lines[2], "c.png")] {
         assert_eq!((&line["name"], &line["status"]), (&json!(name), &json!(200)));
-        for field in ["model", "width", "height", "classes", "label_map", "warnings"] {
+        for field in [
+            "model",
+            "width",
+            "height",
+            "classes",
+            "label_map",
+            "label_maps",
+            "warnings",
+        ] {
             assert_eq!(line["result"][field], alone[field], "{field}");
         }
         assert_eq!(line["problem"], Value::Null);

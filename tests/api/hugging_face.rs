@@ -67,6 +67,26 @@ async fn parameters_and_vocabularies_count() {
 }
 
 #[tokio::test]
+async fn parameters_may_be_null_and_options_are_passed_over() {
+    let app = App::start().await;
+    let image = BASE64_STANDARD.encode(red_and_blue());
+    let plain = app.send(bytes("/?classes=red,blue")).await.ok();
+    for options in [
+        json!(null),
+        json!({}),
+        json!({"use_cache": false, "wait_for_model": true}),
+    ] {
+        let body = json!({"inputs": image, "parameters": null, "options": options});
+        assert_eq!(app.send(post_json("/?classes=red,blue", &body)).await.ok(), plain);
+    }
+    for (field, value) in [("parameters", json!([])), ("options", json!("fast"))] {
+        let body = json!({"inputs": image, field: value});
+        let refused = app.send(post_json("/?classes=red,blue", &body)).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{field}");
+    }
+}
+
+#[tokio::test]
 async fn candidate_labels_make_it_a_classification() {
     let app = App::start().await;
     let parameters = json!({"candidate_labels": ["green", "red"], "hypothesis_template": "{}"});

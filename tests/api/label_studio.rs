@@ -174,9 +174,10 @@ async fn what_cannot_be_labelled_is_said() {
         "tasks[0].data.image"
     );
     let setup = json!({"schema": "<View><Text name='t' value='$t'/></View>"});
+    let refused = app.send(post_json("/setup", &setup)).await;
     assert_eq!(
-        app.send(post_json("/setup", &setup)).await.status,
-        StatusCode::UNPROCESSABLE_ENTITY
+        (refused.status, &refused.json()["path"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("schema"))
     );
 }
 
@@ -216,11 +217,11 @@ async fn a_request_has_as_many_images_to_label_as_a_batch_may_have() {
     }));
     assert_eq!(predict(2, 3).await.json()["path"], "tasks");
     let setup = app.send(post_json("/setup", &json!({"schema": controls(5)}))).await;
-    for refused in [predict(5, 1).await, setup] {
+    for (refused, path) in [(predict(5, 1).await, "label_config"), (setup, "schema")] {
         let problem = refused.json();
         assert_eq!(
             (&problem["path"], &problem["limit"]),
-            (&json!("label_config"), &limit),
+            (&json!(path), &limit),
             "{problem}"
         );
     }
@@ -263,15 +264,22 @@ async fn each_image_counts_as_a_request_of_the_key() {
 async fn a_configuration_that_is_too_long_is_422() {
     let app = App::start_with(|config| config.limits.max_label_config_bytes = 100).await;
     let schema = format!("<View {}/>", "a='b' ".repeat(20));
-    for request in [
-        post_json("/setup", &json!({"schema": schema})),
-        post_json("/predict", &json!({"tasks": [], "label_config": schema})),
+    for (request, path) in [
+        (post_json("/setup", &json!({"schema": schema})), "schema"),
+        (
+            post_json("/predict", &json!({"tasks": [], "label_config": schema})),
+            "label_config",
+        ),
     ] {
         let reply = app.send(request).await;
         assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
+        let problem = reply.json();
         assert_eq!(
-            reply.json()["limit"],
-            json!({"name": "limits.max_label_config_bytes", "value": 100})
+            (&problem["path"], &problem["limit"]),
+            (
+                &json!(path),
+                &json!({"name": "limits.max_label_config_bytes", "value": 100})
+            )
         );
     }
 }

@@ -31,14 +31,113 @@ async fn one_reply_brings_several_forms_of_the_label_map() {
         assert_eq!(reply["label_maps"], Value::Null);
         reply["label_map"].clone()
     };
-    let output = json!({"label_map": "coco-rle", "label_maps": ["png-grey", "raw", "png"]});
+    let forms = ["png-grey", "raw", "panoptic", "png", "polygons"];
+    let output = json!({"label_map": "coco-rle", "label_maps": forms});
     let reply = app
         .segment(&with_image(json!({"classes": classes, "output": output})))
         .await
         .ok();
     assert_eq!(reply["label_map"], alone("coco-rle").await);
-    let further = [alone("png-grey").await, alone("raw").await, alone("png").await];
-    assert_eq!(reply["label_maps"], json!(further));
+    for (further, form) in reply["label_maps"].as_array().unwrap().iter().zip(forms) {
+        assert_eq!(further["format"], form);
+        assert_eq!(*further, alone(form).await);
+    }
+    assert_eq!(reply["label_maps"].as_array().unwrap().len(), forms.len());
+}
+
+/// Returns the fields of a request about a red picture of 12 x 12 pixels with a blue cell in its middle. The label map has
+/// a hole of 12 pixels there, a square without its corners.
+fn with_hole(fields: Value) -> Value {
+    let colour = |x: u32, y: u32| match (4..8).contains(&x) && (4..8).contains(&y) {
+        true => image::Rgb([0, 0, 255]),
+        false => image::Rgb([255, 0, 0]),
+    };
+    let mut file = std::io::Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_fn(12, 12, colour);
+    picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
+    let mut body = json!({"image": BASE64_STANDARD.encode(file.into_inner()), "short_side": 12});
+    body.as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
+    body
+}
+
+#[tokio::test]
+async fn polygons_are_annotations_of_coco_and_reach_a_hole_by_a_cut() {
+    let app = App::start().await;
+    let body = with_hole(json!({"classes": ["green", "red", "blue"], "output": {"label_map": "polygons"}}));
+    let reply = app.segment(&body).await.ok();
+    let red = json!({
+        "class_id": 1, "category_id": 2, "area": 132, "bbox": [0, 0, 12, 12], "iscrowd": 0,
+        "segmentation": [[
+            0, 0, 12, 0, 12, 12, 0, 12, 0, 5,
+            4, 5, 4, 7, 5, 7, 5, 8, 7, 8, 7, 7, 8, 7, 8, 5, 7, 5, 7, 4, 5, 4, 5, 5,
+            4, 5, 0, 5,
+        ]],
+    });
+    let blue = json!({
+        "class_id": 2, "category_id": 3, "area": 12, "bbox": [4, 4, 4, 4], "iscrowd": 0,
+        "segmentation": [[4, 5, 5, 5, 5, 4, 7, 4, 7, 5, 8, 5, 8, 7, 7, 7, 7, 8, 5, 8, 5, 7, 4, 7]],
+    });
+    assert_eq!(reply["label_map"], json!({"format": "polygons", "data": [red, blue]}));
+}
+
+#[tokio::test]
+async fn a_panoptic_reply_has_a_segment_for_each_class_and_a_png_of_their_ids() {
+    let app = App::start().await;
+    let output = json!({"label_map": "panoptic", "unlabelled": 9});
+    let body = with_hole(json!({"classes": ["green", "red"], "background": ["blue"], "output": output}));
+    let mut reply = app.segment(&body).await.ok();
+    let png = reply["label_map"]["data"]["png"].take();
+    let segments = json!([
+        {"id": 2, "category_id": 2, "class_id": 1, "area": 132, "bbox": [0, 0, 12, 12], "iscrowd": 0},
+    ]);
+    assert_eq!(
+        reply["label_map"],
+        json!({"format": "panoptic", "data": {"png": null, "segments_info": segments}})
+    );
+    let around = [[2, 0, 0]; 12];
+    let within = |columns: std::ops::Range<usize>| {
+        let mut row = around;
+        row[columns].fill([0, 0, 0]);
+        row
+    };
+    let rows = [
+        [around; 4],
+        [within(5..7), within(4..8), within(4..8), within(5..7)],
+        [around; 4],
+    ];
+    let rgb = (
+        png::ColorType::Rgb,
+        png::BitDepth::Eight,
+        rows.concat().concat().concat(),
+    );
+    assert_eq!(read_png(&png), rgb);
+}
+
+#[tokio::test]
+async fn the_corners_of_polygons_have_a_limit() {
+    // Four and twelve corners, three for the cut, and twelve of the other class.
+    let app = App::start_with(|config| config.limits.input.max_polygon_corners = 31).await;
+    let body = |output: Value| with_hole(json!({"classes": ["red", "blue"], "output": output}));
+    app.segment(&body(json!({"label_map": "polygons"}))).await.ok();
+    let app = App::start_with(|config| config.limits.input.max_polygon_corners = 30).await;
+    app.segment(&body(json!({"label_maps": ["coco-rle", "panoptic"]})))
+        .await
+        .ok();
+    let refused = json!({
+        "type": "/problems/invalid-request",
+        "title": "The request is invalid",
+        "status": 422,
+        "detail": "the polygons of the label map have more than limits.max_polygon_corners = 30 corners; run lengths \
+                   (coco-rle) say the same in less",
+        "instance": REQUEST_ID,
+        "path": "output.label_map",
+        "limit": {"name": "limits.max_polygon_corners", "value": 30},
+    });
+    for output in [json!({"label_map": "polygons"}), json!({"label_maps": ["polygons"]})] {
+        app.segment(&body(output)).await.assert_problem(&refused);
+    }
 }
 
 #[tokio::test]

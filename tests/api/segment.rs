@@ -390,12 +390,12 @@ async fn what_has_the_wrong_shape_is_422_with_its_path() {
         (
             json!({"output": {"label_map": "gif"}}),
             "output.label_map",
-            "output.label_map must be one of png, png-grey, coco-rle, raw, none, not \"gif\"",
+            "output.label_map must be one of png, png-grey, coco-rle, polygons, panoptic, raw, none, not \"gif\"",
         ),
         (
             json!({"output": {"label_map": {"png": null}}}),
             "output.label_map",
-            "output.label_map must be one of png, png-grey, coco-rle, raw, none, not an object",
+            "output.label_map must be one of png, png-grey, coco-rle, polygons, panoptic, raw, none, not an object",
         ),
         (
             json!({"output": {"probability_maps": 1}}),

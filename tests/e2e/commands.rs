@@ -144,6 +144,8 @@ fn the_doctor_says_what_it_found_and_times_a_pass() {
         "program           maskclip ",
         "threads           ",
         "store             none",
+        "text cache        embeddings: up to 268 MB in memory (vocabulary.cache_bytes), none on disk",
+        "image cache       features: up to 268 MB in memory (images.cache_bytes); images: up to 268 MB (images.held_bytes)",
         "device            cpu, float32",
         "model             demo",
     ] {

@@ -186,6 +186,12 @@ fn every_format_says_the_same() {
     if let Some(first) = first {
         assert_eq!(colors.pixels().nth(first).unwrap().0, [128, 0, 0]);
     }
+    let legend = std::fs::read_to_string(output.path().join("masks/labelmap.txt")).unwrap();
+    assert_eq!(
+        legend,
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ntree:128,0,0::\nhouse:0,128,0::\ntiger:128,128,0::\n\
+         sky:0,0,128::\n"
+    );
     let size = colors.dimensions();
     for name in ["overlays/deep/00.png", "overlays/deep/00.jpg", "confidence/deep/00.png"] {
         assert_eq!((open(name).width(), open(name).height()), size, "{name}");
@@ -460,11 +466,12 @@ fn one_image_is_drawn_over_and_what_was_found_is_listed() {
     let output = tempfile::tempdir().unwrap();
     let overlay = output.path().join("overlay.png");
     let image = format!("{SCENES}/in-style/00.png");
-    let done = maskclip()
-        .args(["segment", &image, "--output", text(&overlay), "--opacity", "1"])
-        .args(REQUEST)
-        .output()
-        .unwrap();
+    let segment = |output: &str| {
+        let mut command = maskclip();
+        command.args(["segment", &image, "--output", output, "--opacity", "1"]);
+        command.args(REQUEST).output().unwrap()
+    };
+    let done = segment(text(&overlay));
     let said = String::from_utf8(done.stderr).unwrap();
     assert!(done.status.success(), "{said}");
     assert_eq!(
@@ -479,4 +486,7 @@ fn one_image_is_drawn_over_and_what_was_found_is_listed() {
         colors.iter().all(|color| color[2] == 0 || *color == [0, 0, 128]),
         "{colors:?}"
     );
+    let piped = segment("-");
+    assert!(piped.status.success() && piped.stdout == std::fs::read(&overlay).unwrap());
+    assert!(String::from_utf8(piped.stderr).unwrap().contains(" %  confidence "));
 }

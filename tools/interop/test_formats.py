@@ -101,6 +101,18 @@ def test_pillow_reads_palettes_grey_maps_and_overlays(output, images, maps):
         assert np.abs(overlay - mixed).max() <= 0.5
 
 
+def test_datumaro_reads_indexed_pngs_as_masks_of_pascal_voc(output, images, maps, tmp_path):
+    import datumaro
+
+    # The layout of Pascal VOC. Our file beside the masks names their colours.
+    shutil.copytree(output / "masks", tmp_path / "SegmentationClass")
+    shutil.move(tmp_path / "SegmentationClass/labelmap.txt", tmp_path / "labelmap.txt")
+    shutil.copytree(images, tmp_path / "JPEGImages")
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/default.txt").write_text("\n".join(maps) + "\n")
+    read_by_datumaro(datumaro.Dataset.import_from(str(tmp_path), "voc_segmentation"), maps)
+
+
 @pytest.mark.parametrize("file", ["coco.json", "coco-polygons.json"])
 def test_pycocotools_reads_instances(output, maps, file):
     from pycocotools.coco import COCO

@@ -1,13 +1,16 @@
 """Repeats, without a server."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Optional
 
 import httpx
 import pytest
 
-from maskclip_client import AsyncClient, Client, MaskclipError, ProblemError, Retry
+from maskclip_client import AsyncClient, Client, MaskclipError, ProblemError, Retry, UnreadableImage, _client
 
 PROBLEM = {"type": "/problems/overloaded", "title": "The server is overloaded", "status": 429, "detail": "full"}
 
@@ -114,3 +117,48 @@ def test_a_batch_that_breaks_off_and_a_reply_of_something_else_are_errors_of_the
             list(client.segment_many([b"image"], ["cat"]))
         with pytest.raises(MaskclipError, match="no JSON: '<html>'"):
             client.models()
+
+
+def refusals(request: httpx.Request) -> httpx.Response:
+    """A batch of which every image is refused."""
+    images = request.content.count(b'; name="image"')
+    problem = {"type": "t", "title": "refused", "status": 422}
+    lines = [json.dumps({"index": index, "status": 422, "problem": problem}) for index in range(images)]
+    return httpx.Response(200, text="\n".join(lines))
+
+
+def test_images_are_read_as_their_batch_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_client, "MOST_IMAGES", 2)
+    read: list[int] = []
+
+    def images() -> Iterator[bytes]:
+        for number in range(5):
+            read.append(number)
+            yield b"image"
+
+    with Client(transport=httpx.MockTransport(refusals)) as client:
+        items = client.segment_many(images(), ["cat"])
+        assert next(items).index == 0
+        # The first image of the next batch is read before it is known to be one.
+        assert read == [0, 1, 2]
+        assert [item.index for item in items] == [1, 2, 3, 4]
+
+
+def test_an_image_that_cannot_be_read_has_its_error_in_its_item(tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(b"image")
+    gone = tmp_path / "gone.png"
+
+    async def run() -> list[Optional[MaskclipError]]:
+        async with AsyncClient(transport=httpx.MockTransport(refusals)) as client:
+            items = [item async for item in client.segment_many([gone, image], ["cat"])]
+            return [item.error for item in sorted(items, key=lambda item: item.index)]
+
+    with Client(transport=httpx.MockTransport(refusals)) as client:
+        items = sorted(client.segment_many([gone, image, gone], ["cat"]), key=lambda item: item.index)
+        assert [item.name for item in items] == ["gone.png", "image.png", "gone.png"]
+        assert [type(item.error) for item in items] == [UnreadableImage, ProblemError, UnreadableImage]
+        with pytest.raises(UnreadableImage, match="gone.png cannot be read: .*No such file"):
+            items[0].unwrap()
+        assert [type(item.error) for item in client.segment_many([gone], ["cat"])] == [UnreadableImage]
+    assert [type(error) for error in asyncio.run(run())] == [UnreadableImage, ProblemError]

@@ -46,6 +46,26 @@ def test_confidence_and_probabilities_are_shares(url: str, picture: Path) -> Non
     assert set(np.unique(result.labels)) <= {0, 1, 2, 9}
 
 
+def test_cocos_forms_have_the_pixels_of_the_label_map(url: str, picture: Path) -> None:
+    with Client(url) as client:
+        result = client.segment(picture, CLASSES, background=["wall"], polygons=True, panoptic=True)
+        assert client.segment(picture, CLASSES).polygons is None
+        (item,) = client.segment_many([picture], CLASSES, polygons=True)
+    assert item.unwrap().polygons and item.unwrap().panoptic is None
+    assert result.polygons is not None and result.panoptic is not None
+    present = [one for one in result.classes if one.pixels]
+    assert [one.class_id for one in result.polygons] == [one.id for one in present]
+    assert [one.class_id for one in result.panoptic.segments] == [one.id for one in present]
+    assert result.panoptic.ids.shape == result.labels.shape
+    assert np.array_equal(result.panoptic.ids == 0, result.labels == result.unlabelled)
+    for one, polygons, segment in zip(present, result.polygons, result.panoptic.segments):
+        assert np.array_equal(polygons.mask(), result.mask(one.id))
+        assert np.array_equal(result.panoptic.ids == segment.id, result.mask(one.id))
+        assert polygons.area == segment.area == one.pixels
+        assert polygons.bbox == segment.bbox == one.bbox
+        assert polygons.category_id == segment.category_id == one.id + 1
+
+
 def test_more_than_255_classes_are_16_bit(url: str, picture: Path) -> None:
     names: list[ClassSpec] = ["apple", *["pear"] * 255]
     with Client(url) as client:
@@ -133,7 +153,8 @@ def test_coroutines_come_to_the_same(url: str, picture: Path) -> None:
             results = await asyncio.gather(*(client.segment(picture, CLASSES) for _ in range(3)))
             assert all(np.array_equal(results[0].labels, other.labels) for other in results)
             async with client.hold(picture) as image:
-                held = await image.segment(CLASSES)
+                held = await image.segment(CLASSES, polygons=True)
+                assert held.polygons and held.polygons[0].mask().shape == held.labels.shape
                 assert image.image_id is not None
             items = [item async for item in client.segment_many([picture, b"none"], CLASSES)]
             assert sorted(item.error is None for item in items) == [False, True]

@@ -4,7 +4,7 @@
 //! The client sends an image as bytes, often without a content type, or inside JSON once there are parameters. Image
 //! segmentation has no place for classes, so they stand in the address that the client is given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, Request, State};
@@ -12,6 +12,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
@@ -24,7 +25,7 @@ use crate::api::error_form::ErrorForm;
 use crate::api::metered::held_json;
 use crate::api::problem::ProblemType;
 use crate::api::upload::decode_base64;
-use crate::api::wire::{Name, object};
+use crate::api::wire::{Name, object_or_null};
 use crate::engine::{
     Arrival, BackgroundFields, BackgroundNames, Caller, Classification, FeatureFields, HeldBytes, ImageSource,
     OutputOptions, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
@@ -99,9 +100,13 @@ pub struct HubBody {
     #[schema(example = json!(crate::api::wire::EXAMPLE_IMAGE))]
     pub inputs: String,
     /// What the task knows of. With `candidate_labels` the image is classified, else it is segmented.
-    #[serde(default, deserialize_with = "object")]
-    #[schema(required = false)]
+    #[serde(default, deserialize_with = "object_or_null")]
+    #[schema(value_type = Option<HubParameters>)]
     pub parameters: HubParameters,
+    /// What Hugging Face's own servers are told of their caches and queues, as in `{"wait_for_model": true}`. Passed over.
+    #[schema(value_type = Option<Object>)]
+    #[expect(dead_code, reason = "there is nothing to tell this server of them")]
+    pub options: Option<HashMap<String, IgnoredAny>>,
 }
 
 /// The parameters of both tasks.
@@ -395,7 +400,7 @@ pub(in crate::api) async fn post_hub_task(
     let (image, parameters) = if is_json {
         let bytes = read_json_text(request, &state, arrival.body()).await?;
         run_blocking(move || -> Result<_, ApiError> {
-            let HubBody { inputs, parameters } = parse_json(&bytes)?;
+            let HubBody { inputs, parameters, .. } = parse_json(&bytes)?;
             let image = decode_base64(inputs).map_err(|error| error.at("inputs".to_owned()))?;
             Ok((image, parameters))
         })

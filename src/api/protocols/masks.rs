@@ -5,12 +5,10 @@ use crate::scores::UNLABELLED;
 
 /// Returns the masks of the classes that have pixels.
 pub(super) fn masks(label_map: EncodedLabelMap) -> Vec<CocoMask> {
-    match label_map {
-        EncodedLabelMap::CocoRle(masks) => masks,
-        EncodedLabelMap::Png(_) | EncodedLabelMap::PngGrey(_) | EncodedLabelMap::Raw(_) | EncodedLabelMap::None => {
-            unreachable!("the protocols ask for run lengths")
-        }
-    }
+    let EncodedLabelMap::CocoRle(masks) = label_map else {
+        unreachable!("the protocols ask for run lengths");
+    };
+    masks
 }
 
 /// Returns the label of each pixel, row by row: the class of the mask that has it, or [`UNLABELLED`].

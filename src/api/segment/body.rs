@@ -119,8 +119,9 @@ pub struct SegmentBody {
 #[serde(deny_unknown_fields)]
 pub struct OutputBody {
     /// Form of the label map: `png`, indexed with a stable palette, 16-bit grey above 255 classes; `png-grey`, class ids as
-    /// grey values without a palette, of 8 bits, 16 above 255 classes; `coco-rle`, one mask per class; `raw`, rows of class
-    /// ids; `none`, statistics alone. `png` without it.
+    /// grey values without a palette, of 8 bits, 16 above 255 classes; `coco-rle`, one mask per class; `polygons`, COCO's
+    /// polygons of each class, at most `limits.max_polygon_corners` corners; `panoptic`, COCO's PNG of segment ids and its
+    /// `segments_info`; `raw`, rows of class ids; `none`, statistics alone. `png` without it.
     #[serde(default)]
     pub label_map: LabelMapFormat,
     /// Further forms of the same label map in the same reply, each once.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::api::error::ApiError;
 use crate::api::wire::{MapFormat, Timings, WarningCode};
 use crate::engine::{ClassResult, Segmentation, Warning};
-use crate::label_map::{self, EncodedLabelMap};
+use crate::label_map::{self, ClassPolygons, EncodedLabelMap, coco_category};
 
 /// A labelled image.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -125,6 +125,10 @@ pub enum LabelMapReply {
     PngGrey(String),
     /// COCO run-length encoding, one mask per class that has pixels.
     CocoRle(Vec<CocoMask>),
+    /// COCO's polygons, an entry per class that has pixels.
+    Polygons(Vec<CocoPolygons>),
+    /// COCO's panoptic form, a segment per class that has pixels.
+    Panoptic(CocoPanoptic),
     /// Rows of class ids; 255 (65535 above 255 classes) for unlabelled unless the request names another value.
     Raw(Vec<Vec<u16>>),
     /// Not asked for.
@@ -140,6 +144,64 @@ pub struct CocoMask {
     pub size: [u32; 2],
     /// The runs as COCO's printable string.
     pub counts: String,
+}
+
+/// The polygons of one class, as an annotation of COCO has them: with an `id` and an `image_id` it is one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CocoPolygons {
+    /// Class id.
+    #[schema(example = 0)]
+    pub class_id: u16,
+    /// The class's category in COCO's files, which count from 1: the class id plus 1.
+    #[schema(example = 1)]
+    pub category_id: u32,
+    /// A polygon for each connected region, `[x1, y1, x2, y2, ...]`, clockwise as the image is seen, without the first corner
+    /// again. Corners are those of pixels, so that a polygon covers exactly its region's pixels: those whose centres are
+    /// inside. COCO's polygons have no holes: from the border a cut, which takes no area, leads to each hole and back on the
+    /// same way. Regions are connected by edges of pixels.
+    #[schema(example = json!([[0, 0, 3, 0, 3, 3, 0, 3, 0, 1, 1, 1, 1, 2, 2, 2, 2, 1, 1, 1, 0, 1]]))]
+    pub segmentation: Vec<Vec<u32>>,
+    /// Pixels that carry the class.
+    #[schema(example = 8)]
+    pub area: u64,
+    /// `[x, y, width, height]` in pixels of the smallest box around them.
+    #[schema(example = json!([0, 0, 3, 3]))]
+    pub bbox: [u32; 4],
+    /// Always 0: not a crowd.
+    #[schema(minimum = 0, maximum = 0, example = 0)]
+    pub iscrowd: u8,
+}
+
+/// The label map in COCO's panoptic form: what panopticapi reads from a PNG and from an annotation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CocoPanoptic {
+    /// An 8-bit RGB PNG file as base64: `red + 256 green + 65536 blue` is the id of the segment, 0 for unlabelled.
+    pub png: String,
+    /// The segments, by ascending id.
+    pub segments_info: Vec<CocoSegment>,
+}
+
+/// A segment: all pixels of one class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CocoSegment {
+    /// The segment's id, by which the PNG names its pixels: the class id plus 1.
+    #[schema(example = 1)]
+    pub id: u32,
+    /// The class's category in COCO's files, which count from 1: the class id plus 1.
+    #[schema(example = 1)]
+    pub category_id: u32,
+    /// Class id.
+    #[schema(example = 0)]
+    pub class_id: u16,
+    /// Pixels that carry the class.
+    #[schema(example = 51200)]
+    pub area: u64,
+    /// `[x, y, width, height]` in pixels of the smallest box around them.
+    #[schema(example = json!([12, 40, 300, 220]))]
+    pub bbox: [u32; 4],
+    /// Always 0: not a crowd.
+    #[schema(minimum = 0, maximum = 0, example = 0)]
+    pub iscrowd: u8,
 }
 
 /// The confidence map, in the same form as the label map.
@@ -200,12 +262,55 @@ impl From<label_map::CocoMask> for CocoMask {
     }
 }
 
-impl From<EncodedLabelMap> for LabelMapReply {
-    fn from(map: EncodedLabelMap) -> Self {
+impl CocoPolygons {
+    fn new(ClassPolygons { class_id, lines }: ClassPolygons, classes: &[ClassResult]) -> Self {
+        let statistics = &classes[usize::from(class_id)].statistics;
+        Self {
+            class_id,
+            category_id: coco_category(class_id),
+            segmentation: lines.into_iter().map(Vec::into_flattened).collect(),
+            area: statistics.pixels,
+            bbox: statistics.bounding_box.expect("a class with polygons has pixels"),
+            iscrowd: 0,
+        }
+    }
+}
+
+impl CocoSegment {
+    /// The segment of a class, if it has pixels.
+    fn new(class_id: u16, class: &ClassResult) -> Option<Self> {
+        Some(Self {
+            id: coco_category(class_id),
+            category_id: coco_category(class_id),
+            class_id,
+            area: class.statistics.pixels,
+            bbox: class.statistics.bounding_box?,
+            iscrowd: 0,
+        })
+    }
+}
+
+impl LabelMapReply {
+    fn new(map: EncodedLabelMap, classes: &[ClassResult]) -> Self {
         match map {
             EncodedLabelMap::Png(bytes) => Self::Png(BASE64_STANDARD.encode(bytes)),
             EncodedLabelMap::PngGrey(bytes) => Self::PngGrey(BASE64_STANDARD.encode(bytes)),
             EncodedLabelMap::CocoRle(masks) => Self::CocoRle(masks.into_iter().map(Into::into).collect()),
+            EncodedLabelMap::Polygons(polygons) => {
+                let polygons = polygons.into_iter().map(|class| CocoPolygons::new(class, classes));
+                Self::Polygons(polygons.collect())
+            }
+            EncodedLabelMap::Panoptic(bytes) => {
+                // The classes come first: after the last of 65535, no further id is asked for.
+                let segments = classes
+                    .iter()
+                    .zip(0..)
+                    .filter_map(|(class, id)| CocoSegment::new(id, class));
+                Self::Panoptic(CocoPanoptic {
+                    png: BASE64_STANDARD.encode(bytes),
+                    segments_info: segments.collect(),
+                })
+            }
             EncodedLabelMap::Raw(rows) => Self::Raw(rows),
             EncodedLabelMap::None => Self::None,
         }
@@ -226,6 +331,9 @@ impl TryFrom<Segmentation> for SegmentReply {
             data: BASE64_STANDARD.encode(png),
         };
         let probability_maps = segmentation.probability_maps.into_iter().map(probability_map).collect();
+        let label_map = |map| LabelMapReply::new(map, &segmentation.classes);
+        let further = segmentation.label_maps.into_iter().map(label_map).collect();
+        let label_map = label_map(segmentation.label_map);
         // The classes come first: after the last of 65535, no further id is asked for.
         let classes = segmentation.classes.into_iter().zip(0..).map(|(class, id)| (id, class));
         Ok(Self {
@@ -240,8 +348,8 @@ impl TryFrom<Segmentation> for SegmentReply {
             classes: classes
                 .map(|(id, class)| class_reply(id, class, image_pixels))
                 .collect::<Result<_, _>>()?,
-            label_map: segmentation.label_map.into(),
-            label_maps: segmentation.label_maps.into_iter().map(Into::into).collect(),
+            label_map,
+            label_maps: further,
             legend: segmentation.legend,
             confidence_map: segmentation
                 .confidence_map

@@ -142,6 +142,8 @@ counterparts! {
         Png,
         PngGrey,
         CocoRle,
+        Polygons,
+        Panoptic,
         Raw,
         None,
     }

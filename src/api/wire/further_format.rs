@@ -17,6 +17,10 @@ pub enum FurtherLabelMapFormat {
     PngGrey,
     /// As `coco-rle`.
     CocoRle,
+    /// As `polygons`.
+    Polygons,
+    /// As `panoptic`.
+    Panoptic,
     /// As `raw`.
     Raw,
 }
@@ -33,6 +37,8 @@ impl From<FurtherLabelMapFormat> for LabelMapFormat {
             FurtherLabelMapFormat::Png => Self::Png,
             FurtherLabelMapFormat::PngGrey => Self::PngGrey,
             FurtherLabelMapFormat::CocoRle => Self::CocoRle,
+            FurtherLabelMapFormat::Polygons => Self::Polygons,
+            FurtherLabelMapFormat::Panoptic => Self::Panoptic,
             FurtherLabelMapFormat::Raw => Self::Raw,
         }
     }

@@ -28,7 +28,7 @@ pub use further_format::FurtherLabelMapFormat;
 pub use key_smoothing::KeySmoothingBody;
 pub use map_format::MapFormat;
 pub use model_health::ModelHealth;
-pub use object::{Object, object};
+pub use object::{Object, object, object_or_null};
 pub use timings::Timings;
 pub use whole_number::optional_whole_number;
 pub use window::WindowBody;

@@ -87,6 +87,10 @@ impl EmbeddingFile {
         }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        self.database.path()
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.database.bytes()
     }

@@ -144,6 +144,11 @@ impl DiskStore {
         &self.definitions
     }
 
+    /// Returns the path of the file of embeddings, and the bytes of the file and the logs next to it.
+    pub fn embeddings(&self) -> (&Path, u64) {
+        (self.embeddings.path(), self.embeddings.bytes())
+    }
+
     /// Returns the bytes of both files and of the logs next to them.
     pub fn bytes(&self) -> u64 {
         self.definitions.bytes() + self.embeddings.bytes()

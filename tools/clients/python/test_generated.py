@@ -30,8 +30,10 @@ from maskclip_generated.models import (
     ImageForm,
     LabelMapFormat,
     LabelMapReplyCocoRle,
+    LabelMapReplyPanoptic,
     LabelMapReplyPng,
     LabelMapReplyPngGrey,
+    LabelMapReplyPolygons,
     OutputBody,
     Problem,
     ProblemType,
@@ -83,7 +85,11 @@ def test_json_and_a_form_say_the_same(client: Client) -> None:
 def test_every_form_of_the_label_map_has_a_type_of_its_own(client: Client) -> None:
     output = OutputBody(
         label_map=LabelMapFormat.COCO_RLE,
-        label_maps=[FurtherLabelMapFormat.PNG_GREY],
+        label_maps=[
+            FurtherLabelMapFormat.PNG_GREY,
+            FurtherLabelMapFormat.POLYGONS,
+            FurtherLabelMapFormat.PANOPTIC,
+        ],
         probability_maps=["banana"],
         confidence_map=True,
     )
@@ -91,8 +97,16 @@ def test_every_form_of_the_label_map_has_a_type_of_its_own(client: Client) -> No
     reply = parsed(segment.sync_detailed(client=client, body=body))
     assert isinstance(reply.label_map, LabelMapReplyCocoRle)
     assert [mask.class_id for mask in reply.label_map.data] == [one.id for one in reply.classes if one.pixels]
-    (grey,) = reply.label_maps
+    grey, polygons, panoptic = reply.label_maps
     assert isinstance(grey, LabelMapReplyPngGrey)
+    present = [one for one in reply.classes if one.pixels]
+    assert isinstance(polygons, LabelMapReplyPolygons)
+    assert [(one.class_id, one.area, one.bbox) for one in polygons.data] == [
+        (one.id, one.pixels, one.bbox) for one in present
+    ]
+    assert isinstance(panoptic, LabelMapReplyPanoptic)
+    assert [one.id for one in panoptic.data.segments_info] == [one.id + 1 for one in present]
+    assert PIL.Image.open(io.BytesIO(base64.b64decode(panoptic.data.png))).mode == "RGB"
     (probabilities,) = reply.probability_maps
     assert (probabilities.class_id, probabilities.name) == (1, "banana")
     assert reply.confidence_map.format_.value == "png"

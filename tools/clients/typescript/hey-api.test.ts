@@ -43,6 +43,19 @@ test("a form says the same", async () => {
   assert.deepEqual((data as SegmentReply).label_map, (json.data as SegmentReply).label_map);
 });
 
+test("COCO's forms have types of their own", async () => {
+  const { data } = await segment({
+    body: { image: base64, classes, output: { label_map: "polygons", label_maps: ["panoptic"] } },
+  });
+  const reply = data as SegmentReply;
+  const present = reply.classes.filter((one) => one.pixels > 0);
+  assert.ok(reply.label_map.format === "polygons");
+  assert.deepEqual(reply.label_map.data.map((one) => one.bbox), present.map((one) => one.bbox));
+  const panoptic = reply.label_maps?.[0];
+  assert.ok(panoptic?.format === "panoptic");
+  assert.deepEqual(panoptic.data.segments_info.map((one) => one.class_id), present.map((one) => one.id));
+});
+
 test("a batch brings a line for each image", async () => {
   const image = [file(), new File(["none"], "none")];
   const { data } = await segmentBatch({ body: { image, request: { classes } }, parseAs: "text" });

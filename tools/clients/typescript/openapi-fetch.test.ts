@@ -47,6 +47,20 @@ test("a form of the label map has the type that its tag says", async () => {
   assert.equal(data.probability_maps?.length, 2);
 });
 
+test("COCO's forms have types of their own", async () => {
+  const { data } = await client.POST("/v1/segment", {
+    body: { image: base64, classes, output: { label_map: "polygons", label_maps: ["panoptic"] } },
+  });
+  assert.ok(data && data.label_map.format === "polygons");
+  const polygons: components["schemas"]["CocoPolygons"][] = data.label_map.data;
+  const present = data.classes.filter((one) => one.pixels > 0);
+  assert.deepEqual(polygons.map((one) => one.area), present.map((one) => one.pixels));
+  assert.ok(polygons.every((one) => one.segmentation.every((line) => line.length >= 8)));
+  const panoptic = data.label_maps?.[0];
+  assert.ok(panoptic?.format === "panoptic" && panoptic.data.png.length > 0);
+  assert.deepEqual(panoptic.data.segments_info.map((one) => one.id), present.map((one) => one.id + 1));
+});
+
 test("an image is left, asked about, and dropped", async () => {
   const left = await client.POST("/v1/images", { body: { image: base64 } });
   assert.equal(left.response.status, 201);

@@ -9,15 +9,16 @@
 """
 
 from ._client import AsyncClient, AsyncImage, Client, Image
-from ._errors import MaskclipError, Problem, ProblemError
+from ._errors import MaskclipError, Problem, ProblemError, UnreadableImage
 from ._request import ClassSpec, ImageInput, Options
 from ._retry import Retry
-from ._result import BatchItem, ClassResult, HeldImage, Segmentation, VocabularyStatus
+from ._result import BatchItem, ClassPolygons, ClassResult, HeldImage, Panoptic, Segment, Segmentation, VocabularyStatus
 
 __all__ = [
     "AsyncClient",
     "AsyncImage",
     "BatchItem",
+    "ClassPolygons",
     "ClassResult",
     "ClassSpec",
     "Client",
@@ -26,9 +27,12 @@ __all__ = [
     "ImageInput",
     "MaskclipError",
     "Options",
+    "Panoptic",
     "Problem",
     "ProblemError",
     "Retry",
+    "Segment",
     "Segmentation",
+    "UnreadableImage",
     "VocabularyStatus",
 ]

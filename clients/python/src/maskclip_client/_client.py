@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Optional, TypeVar, Union
@@ -16,13 +16,11 @@ from typing_extensions import Self, Unpack
 from . import _operations as operations
 from ._errors import MaskclipError, ProblemError
 from ._operations import Call, Held, Steps, Wait, checked, line_of, problem_of
-from ._request import ClassSpec, ImageInput, Options, batches, encoded, form, segment_body
+from ._request import Batch, ClassSpec, ImageInput, Options, Output, Probabilities, batches, encoded, form, segment_body
 from ._result import BatchItem, Segmentation, VocabularyStatus
 from ._retry import Retry
 
 T = TypeVar("T")
-
-Probabilities = Union[None, str, Sequence[str]]
 
 MOST_BYTES = 32 * 1024 * 1024
 """Bytes of a batch: the server's own default of `limits.max_request_bytes`."""
@@ -82,16 +80,18 @@ class Client:
         confidence: bool = False,
         probabilities: Probabilities = None,
         unlabelled: Optional[int] = None,
+        polygons: bool = False,
+        panoptic: bool = False,
         **options: Unpack[Options],
     ) -> Segmentation:
         """Labels an image by classes, or by those of a vocabulary that the server knows.
 
-        `confidence` brings the probability of each pixel's own label, and `probabilities` those of the classes named there
-        in every pixel, or of `"all"`. `unlabelled` is the value of pixels without a class.
+        `confidence` brings the probability of each pixel's own label, and `probabilities` those of the classes named
+        there in every pixel, or of `"all"`. `unlabelled` is the value of pixels without a class. `polygons` and
+        `panoptic` bring the label map in these forms of COCO, too.
         """
-        steps = operations.segment(
-            encoded(image), classes, vocabulary, confidence, probabilities, unlabelled, options
-        )
+        output = Output(confidence, probabilities, unlabelled, polygons, panoptic)
+        steps = operations.segment(encoded(image), classes, vocabulary, output, options)
         return self._run(steps)
 
     def hold(self, image: ImageInput, **options: Unpack[Options]) -> Image:
@@ -100,29 +100,36 @@ class Client:
 
     def segment_many(
         self,
-        images: Sequence[ImageInput],
+        images: Iterable[ImageInput],
         classes: Optional[Sequence[ClassSpec]] = None,
         *,
         vocabulary: Optional[str] = None,
         confidence: bool = False,
         probabilities: Probabilities = None,
         unlabelled: Optional[int] = None,
+        polygons: bool = False,
+        panoptic: bool = False,
         **options: Unpack[Options],
     ) -> Iterator[BatchItem]:
         """Labels several images, and yields what became of each as soon as it is done.
 
-        Images travel in batches. One that fails has its error in its item, and the others go on.
+        Images travel in batches, and are read as their batch comes to its turn. One that fails has its error in its
+        item, and the others go on.
         """
-        files = [encoded(image) for image in images]
-        body = segment_body(classes, vocabulary, confidence, probabilities, unlabelled, options)
+        output = Output(confidence, probabilities, unlabelled, polygons, panoptic)
+        body = segment_body(classes, vocabulary, output, options)
         orientation = options.get("orientation", "exif")
-        for batch in batches(files, MOST_IMAGES, MOST_BYTES):
-            left = len(batch)
-            with self._stream("v1/segment/batch", form([image for _, image in batch], body)) as response:
+        for batch in batches(images, MOST_IMAGES, MOST_BYTES):
+            for unreadable in batch.unreadable:
+                yield BatchItem.unread(unreadable)
+            left = len(batch.images)
+            if not left:
+                continue
+            with self._stream("v1/segment/batch", form([image for _, image in batch.images], body)) as response:
                 for text in response.iter_lines():
                     line = line_of(text)
                     if line is not None:
-                        index, image = batch[line["index"]]
+                        index, image = batch.images[line["index"]]
                         yield BatchItem.of(line, index, image, unlabelled, orientation)
                         left -= 1
             if left:
@@ -242,12 +249,13 @@ class Image:
         confidence: bool = False,
         probabilities: Probabilities = None,
         unlabelled: Optional[int] = None,
+        polygons: bool = False,
+        panoptic: bool = False,
         **options: Unpack[Options],
     ) -> Segmentation:
         """Labels the image, as `Client.segment` does. A server that has forgotten it gets it again."""
-        steps = operations.segment(
-            self._held, classes, vocabulary, confidence, probabilities, unlabelled, options
-        )
+        output = Output(confidence, probabilities, unlabelled, polygons, panoptic)
+        steps = operations.segment(self._held, classes, vocabulary, output, options)
         return self._client._run(steps)
 
     def close(self) -> None:
@@ -262,6 +270,10 @@ def _broken_off() -> Iterator[None]:
         yield
     except httpx.TransportError as error:
         raise MaskclipError(f"the server broke off: {type(error).__name__}: {error}") from error
+
+
+def _next(divided: Iterator[Batch]) -> Optional[Batch]:
+    return next(divided, None)
 
 
 def _wait(retry: Retry, attempt: int, outcome: Union[httpx.Response, httpx.TransportError]) -> Optional[float]:
@@ -316,12 +328,13 @@ class AsyncClient:
         confidence: bool = False,
         probabilities: Probabilities = None,
         unlabelled: Optional[int] = None,
+        polygons: bool = False,
+        panoptic: bool = False,
         **options: Unpack[Options],
     ) -> Segmentation:
         """As `Client.segment`."""
-        steps = operations.segment(
-            encoded(image), classes, vocabulary, confidence, probabilities, unlabelled, options
-        )
+        output = Output(confidence, probabilities, unlabelled, polygons, panoptic)
+        steps = operations.segment(encoded(image), classes, vocabulary, output, options)
         return await self._run(steps)
 
     def hold(self, image: ImageInput, **options: Unpack[Options]) -> AsyncImage:
@@ -330,26 +343,35 @@ class AsyncClient:
 
     async def segment_many(
         self,
-        images: Sequence[ImageInput],
+        images: Iterable[ImageInput],
         classes: Optional[Sequence[ClassSpec]] = None,
         *,
         vocabulary: Optional[str] = None,
         confidence: bool = False,
         probabilities: Probabilities = None,
         unlabelled: Optional[int] = None,
+        polygons: bool = False,
+        panoptic: bool = False,
         **options: Unpack[Options],
     ) -> AsyncIterator[BatchItem]:
         """As `Client.segment_many`."""
-        files = [encoded(image) for image in images]
-        body = segment_body(classes, vocabulary, confidence, probabilities, unlabelled, options)
+        output = Output(confidence, probabilities, unlabelled, polygons, panoptic)
+        body = segment_body(classes, vocabulary, output, options)
         orientation = options.get("orientation", "exif")
-        for batch in batches(files, MOST_IMAGES, MOST_BYTES):
-            left = len(batch)
-            async with self._stream("v1/segment/batch", form([image for _, image in batch], body)) as response:
+        # Files are read and pixels encoded on a thread, so that other coroutines go on.
+        divided = batches(images, MOST_IMAGES, MOST_BYTES)
+        while (batch := await asyncio.to_thread(_next, divided)) is not None:
+            for unreadable in batch.unreadable:
+                yield BatchItem.unread(unreadable)
+            left = len(batch.images)
+            if not left:
+                continue
+            form_of_batch = form([image for _, image in batch.images], body)
+            async with self._stream("v1/segment/batch", form_of_batch) as response:
                 async for text in response.aiter_lines():
                     line = line_of(text)
                     if line is not None:
-                        index, image = batch[line["index"]]
+                        index, image = batch.images[line["index"]]
                         yield BatchItem.of(line, index, image, unlabelled, orientation)
                         left -= 1
             if left:
@@ -467,12 +489,13 @@ class AsyncImage:
         confidence: bool = False,
         probabilities: Probabilities = None,
         unlabelled: Optional[int] = None,
+        polygons: bool = False,
+        panoptic: bool = False,
         **options: Unpack[Options],
     ) -> Segmentation:
         """As `Image.segment`."""
-        steps = operations.segment(
-            self._held, classes, vocabulary, confidence, probabilities, unlabelled, options
-        )
+        output = Output(confidence, probabilities, unlabelled, polygons, panoptic)
+        steps = operations.segment(self._held, classes, vocabulary, output, options)
         return await self._client._run(steps)
 
     async def close(self) -> None:

@@ -37,6 +37,10 @@ class Problem:
         return cls(**{"type": "about:blank", "title": "", "status": 0, **known})
 
 
+class UnreadableImage(MaskclipError):
+    """An image of several cannot be read here, so the server has not seen it. `__cause__` says why."""
+
+
 class ProblemError(MaskclipError):
     """The server has answered with a problem."""
 

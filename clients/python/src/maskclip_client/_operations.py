@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 
 from ._errors import MaskclipError, Problem, ProblemError
-from ._request import HELD, ClassSpec, ImageInput, encoded, form, segment_body
+from ._request import HELD, ClassSpec, ImageInput, Output, encoded, form, segment_body
 from ._result import HeldImage, Segmentation, VocabularyStatus
 from ._retry import retry_after
 
@@ -119,9 +119,7 @@ def segment(
     image: Union[Held, tuple[str, bytes]],
     classes: Optional[Sequence[ClassSpec]],
     vocabulary: Optional[str],
-    confidence: bool,
-    probabilities: Union[None, str, Sequence[str]],
-    unlabelled: Optional[int],
+    output: Output,
     options: Mapping[str, Any],
 ) -> Steps[Segmentation]:
     """Labels an image. One that is held goes over the wire once, and again where the server has forgotten it."""
@@ -130,7 +128,7 @@ def segment(
         name, file = image.name, image.file
     else:
         name, file = image
-    body = segment_body(classes, vocabulary, confidence, probabilities, unlabelled, options)
+    body = segment_body(classes, vocabulary, output, options)
     if isinstance(image, Held):
         try:
             reply = yield from segment_held(image, body)
@@ -141,7 +139,7 @@ def segment(
             reply = yield from segment_held(image, body)
     else:
         reply = yield from asked(Call("POST", "v1/segment", about(file, form([(name, file)], body))))
-    return Segmentation.of(reply, file, unlabelled, options.get("orientation", "exif"))
+    return Segmentation.of(reply, file, output.unlabelled, options.get("orientation", "exif"))
 
 
 def segment_held(image: Held, body: Mapping[str, Any]) -> Steps[Any]:

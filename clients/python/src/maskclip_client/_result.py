@@ -13,7 +13,7 @@ import numpy.typing as npt
 import PIL.Image
 import PIL.ImageOps
 
-from ._errors import Problem, ProblemError
+from ._errors import MaskclipError, Problem, ProblemError, UnreadableImage
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,82 @@ class ClassResult:
         )
 
 
+@dataclass(frozen=True)
+class ClassPolygons:
+    """The regions of one class as COCO's polygons."""
+
+    class_id: int
+    category_id: int
+    """The class in COCO's files, which count from 1."""
+    segmentation: list[list[int]]
+    """A polygon `[x1, y1, x2, y2, ...]` for each connected region, along pixels' edges. A cut leads to each hole."""
+    area: int
+    bbox: tuple[int, int, int, int]
+    """`(x, y, width, height)`."""
+    size: tuple[int, int]
+    """Height and width of the image."""
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any], size: tuple[int, int]) -> ClassPolygons:
+        x, y, width, height = body["bbox"]
+        return cls(
+            class_id=body["class_id"],
+            category_id=body["category_id"],
+            segmentation=body["segmentation"],
+            area=body["area"],
+            bbox=(x, y, width, height),
+            size=size,
+        )
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """The pixels inside of the polygons, `[height, width]`."""
+        height, width = self.size
+        crossed = np.zeros((height, width + 1), np.bool_)
+        for line in self.segmentation:
+            corners = list(zip(line[::2], line[1::2]))
+            for (x, y), (to_x, to_y) in zip(corners, corners[1:] + corners[:1]):
+                if x == to_x:
+                    crossed[min(y, to_y) : max(y, to_y), x] ^= True
+        mask: npt.NDArray[np.bool_] = np.logical_xor.accumulate(crossed, axis=1)[:, :-1]
+        return mask
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of COCO's panoptic form: all pixels of one class."""
+
+    id: int
+    """Its value in `Panoptic.ids`."""
+    category_id: int
+    class_id: int
+    area: int
+    bbox: tuple[int, int, int, int]
+    """`(x, y, width, height)`."""
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Segment:
+        x, y, width, height = body["bbox"]
+        return cls(body["id"], body["category_id"], body["class_id"], body["area"], (x, y, width, height))
+
+
+@dataclass(frozen=True, eq=False)
+class Panoptic:
+    """A label map in COCO's panoptic form."""
+
+    png: bytes = field(repr=False)
+    """The file, as panopticapi reads it."""
+    ids: npt.NDArray[np.uint32]
+    """The id of each pixel's segment, `[height, width]`; 0 for pixels without one."""
+    segments: list[Segment]
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Panoptic:
+        png = base64.b64decode(body["png"])
+        colors = np.asarray(PIL.Image.open(io.BytesIO(png)), np.uint32)
+        ids = colors @ np.array([1, 256, 65536], np.uint32)
+        return cls(png, ids, [Segment.of(one) for one in body["segments_info"]])
+
+
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """A labelled image."""
@@ -73,6 +149,10 @@ class Segmentation:
     """The probability of each pixel's own label, `[height, width]`, if asked for; in steps of 1/255."""
     probabilities: dict[str, npt.NDArray[np.float32]]
     """The probability of each class asked for in every pixel, by name; in steps of 1/255."""
+    polygons: Optional[list[ClassPolygons]]
+    """COCO's polygons of each class that has pixels, if asked for."""
+    panoptic: Optional[Panoptic]
+    """COCO's panoptic form, if asked for."""
     warnings: list[str]
     """What the server thinks the caller should know."""
     features_cached: bool
@@ -95,6 +175,9 @@ class Segmentation:
         """Reads a reply whose label map has the form `png-grey`."""
         labels = _pixels(body["label_map"]["data"])
         confidence = body.get("confidence_map")
+        forms = {one["format"]: one["data"] for one in body.get("label_maps", [])}
+        polygons, panoptic = forms.get("polygons"), forms.get("panoptic")
+        size = (body["height"], body["width"])
         return cls(
             model=body["model"],
             width=body["width"],
@@ -104,6 +187,8 @@ class Segmentation:
             unlabelled=int(np.iinfo(labels.dtype).max) if unlabelled is None else unlabelled,
             confidence=None if confidence is None else _share(confidence["data"]),
             probabilities={one["name"]: _share(one["data"]) for one in body.get("probability_maps", [])},
+            polygons=None if polygons is None else [ClassPolygons.of(one, size) for one in polygons],
+            panoptic=None if panoptic is None else Panoptic.of(panoptic),
             warnings=[one["message"] for one in body["warnings"]],
             features_cached=body["features_cached"],
             timings=dict(body["timings"]),
@@ -167,12 +252,13 @@ class BatchItem:
     """Its place among the images."""
     name: str
     result: Optional[Segmentation]
-    error: Optional[ProblemError]
+    error: Optional[MaskclipError]
+    """The server's `ProblemError`, or `UnreadableImage` for one that it has not seen."""
 
     def unwrap(self) -> Segmentation:
         """The labelled image.
 
-        Raises `ProblemError` if it was refused.
+        Raises its error if there is none.
         """
         if self.result is None:
             assert self.error is not None
@@ -188,12 +274,19 @@ class BatchItem:
         unlabelled: Optional[int],
         orientation: str,
     ) -> BatchItem:
-        result, error = None, None
+        result: Optional[Segmentation] = None
+        error: Optional[MaskclipError] = None
         if "result" in line:
             result = Segmentation.of(line["result"], image[1], unlabelled, orientation)
         else:
             error = ProblemError(Problem.of(line["problem"]), line.get("retry_after_seconds"))
         return cls(index=index, name=image[0], result=result, error=error)
+
+    @classmethod
+    def unread(cls, unreadable: tuple[int, str, UnreadableImage]) -> BatchItem:
+        """The item of an image that cannot be read."""
+        index, name, error = unreadable
+        return cls(index=index, name=name, result=None, error=error)
 
 
 @dataclass(frozen=True)

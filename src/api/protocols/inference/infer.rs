@@ -446,10 +446,7 @@ fn labels(label_map: EncodedLabelMap, size: (u32, u32), classes: usize) -> Vec<u
     };
     match label_map {
         EncodedLabelMap::Raw(rows) => rows.into_iter().flatten().map(label).collect(),
-        EncodedLabelMap::CocoRle(masks) => masks::labels(&masks, size),
-        EncodedLabelMap::Png(_) | EncodedLabelMap::PngGrey(_) | EncodedLabelMap::None => {
-            unreachable!("the engine was asked for labels")
-        }
+        run_lengths => masks::labels(&masks::masks(run_lengths), size),
     }
 }
 

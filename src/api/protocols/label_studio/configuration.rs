@@ -77,7 +77,7 @@ pub(super) fn controls(xml: &str, limit: usize) -> Result<Vec<Control>, ApiError
         };
         if controls.len() == limit {
             return Err(ApiError::Invalid {
-                path: Some("label_config".to_owned()),
+                path: None,
                 detail: format!(
                     "the labelling configuration has more than limits.max_batch_images = {limit} controls, each of which is \
                      an image to label"
@@ -129,7 +129,11 @@ fn control(element: Node<'_, '_>, shape: Shape, images: &HashMap<&str, Node<'_, 
 }
 
 fn refused(detail: String) -> ApiError {
-    ApiError::invalid("label_config", detail)
+    ApiError::Invalid {
+        path: None,
+        detail,
+        limit: None,
+    }
 }
 
 #[cfg(test)]

@@ -33,8 +33,8 @@ use crate::engine::{
     Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, HeldBytes, ImageSource, OutputOptions,
     SegmentError, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
 };
-use crate::formats::LabelStudioTool;
-use crate::label_map::{CocoMask, LabelMap, LabelMapFormat};
+use crate::formats::{polygon_shape, stroke};
+use crate::label_map::{ClassPolygons, CocoMask, EncodedLabelMap, LabelMap, LabelMapFormat};
 use crate::support::run_blocking;
 use crate::vocabulary::Class;
 use configuration::{Control, Shape, controls};
@@ -109,13 +109,15 @@ pub(in crate::api) async fn set_up_backend(
 ) -> Result<Json<SetupReply>, ApiError> {
     let held = state.engine.body(&caller);
     let body: SetupBody = read_json(request, &state, &held).await?;
-    read_controls(&state, body.schema).await?;
+    let controls = read_controls(&state, body.schema).await;
+    controls.map_err(|error| error.at("schema".to_owned()))?;
     Ok(Json(SetupReply {
         model_version: model_version(&state),
     }))
 }
 
-/// Reads the controls of a labelling configuration where that holds up no other request.
+/// Reads the controls of a labelling configuration where that holds up no other request. Whoever asks knows the field
+/// that it came in.
 ///
 /// # Errors
 /// 422 above `limits.max_label_config_bytes`, and those of [`controls`].
@@ -123,7 +125,7 @@ async fn read_controls(state: &AppState, xml: String) -> Result<Vec<Control>, Ap
     let (bytes, limit) = (xml.len(), state.max_label_config_bytes);
     if bytes > limit {
         return Err(ApiError::Invalid {
-            path: Some("label_config".to_owned()),
+            path: None,
             detail: format!(
                 "the labelling configuration has {bytes} bytes, more than limits.max_label_config_bytes = {limit}"
             ),
@@ -207,7 +209,8 @@ pub(in crate::api) async fn predict_tasks(
     let held = arrival.body().clone();
     let mut arrival = Some(arrival);
     let PredictBody { tasks, label_config } = read_json(request, &state, &held).await?;
-    let controls = read_controls(&state, label_config).await?;
+    let controls = read_controls(&state, label_config).await;
+    let controls = controls.map_err(|error| error.at("label_config".to_owned()))?;
     check_images(tasks.len().saturating_mul(controls.len()), state.max_batch_images)?;
     let mut results = Vec::with_capacity(tasks.len());
     for (index, task) in tasks.into_iter().enumerate() {
@@ -306,7 +309,11 @@ async fn label(
             ..BackgroundFields::default()
         },
         output: OutputOptions {
-            label_map: LabelMapFormat::CocoRle,
+            label_map: match control.shape {
+                Shape::Brush => LabelMapFormat::CocoRle,
+                Shape::Polygon => LabelMapFormat::Polygons,
+                Shape::Rectangle => LabelMapFormat::None,
+            },
             ..OutputOptions::default()
         },
         ..SegmentFields::default()
@@ -350,24 +357,32 @@ fn regions(segmentation: Segmentation, control: &Control) -> Vec<Region> {
             score,
         }
     };
-    let masks = masks(label_map);
-    let map = LabelMap {
-        width,
-        height,
-        labels: labels(&masks, (width, height)),
-        confidence: None,
-        classes: classes.iter().map(|class| class.statistics.clone()).collect(),
-    };
-    let of_class = |mask: &CocoMask| {
-        let id = usize::from(mask.class_id);
-        let shapes = match control.shape {
-            Shape::Brush => LabelStudioTool::Brush.shapes(&map, mask.class_id),
-            Shape::Polygon => LabelStudioTool::Polygon.shapes(&map, mask.class_id),
-            Shape::Rectangle => Vec::from_iter(rectangle(&classes[id], width, height)),
-        };
-        shapes.into_iter().map(|shape| region(id, shape)).collect::<Vec<_>>()
-    };
-    masks.iter().flat_map(of_class).collect()
+    match label_map {
+        EncodedLabelMap::Polygons(polygons) => {
+            let of_class = |ClassPolygons { class_id, lines }: ClassPolygons| {
+                let shapes = lines.into_iter().map(|line| polygon_shape(&line, [width, height]));
+                shapes.map(|shape| region(class_id.into(), shape)).collect::<Vec<_>>()
+            };
+            polygons.into_iter().flat_map(of_class).collect()
+        }
+        EncodedLabelMap::None => {
+            let boxes = classes.iter().enumerate();
+            let region = |(id, class)| Some(region(id, rectangle(class, width, height)?));
+            boxes.filter_map(region).collect()
+        }
+        run_lengths => {
+            let masks = masks(run_lengths);
+            let map = LabelMap {
+                width,
+                height,
+                labels: labels(&masks, (width, height)),
+                confidence: None,
+                classes: classes.iter().map(|class| class.statistics.clone()).collect(),
+            };
+            let region = |mask: &CocoMask| region(mask.class_id.into(), stroke(&map, mask.class_id));
+            masks.iter().map(region).collect()
+        }
+    }
 }
 
 /// The box around a class in percent of the image, or `None` when it has no pixels.
