@@ -1,6 +1,5 @@
 //! `/v1/vocabularies`: class lists with a name, and those that requests brought along lately.
 
-use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use axum::Json;
@@ -9,12 +8,11 @@ use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoParams, IntoResponses, ToSchema};
+use utoipa::{IntoParams, ToSchema};
 
 use super::error::ApiError;
 use super::etag::{Precondition, entity_tag, malformed_condition};
-use super::problem::{self, ProblemType};
+use super::problem::problems;
 use super::wire::{ClassBody, Name, Synonyms, TemplateSet, object};
 use super::{AppState, body};
 use crate::engine::{Caller, ModelState, SegmentError};
@@ -558,61 +556,36 @@ async fn embeddings(state: &AppState, list: &ClassList, templates: vocabulary::T
     states
 }
 
-/// The problems of `GET /v1/vocabularies`.
-struct ListProblems;
+problems! {
+    /// The problems of `GET /v1/vocabularies`.
+    ListProblems = Problem.with_key([InvalidRequest]);
 
-impl IntoResponses for ListProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[ProblemType::InvalidRequest])
-    }
-}
+    /// The problems of `PUT /v1/vocabularies/{name}`.
+    PutProblems = Problem.with_key(
+        OF_BODY
+            + [
+                VocabularyReadOnly,
+                TooManyVocabularies,
+                PreconditionFailed,
+                UnsupportedMediaType,
+                Unavailable,
+                StoreBusy,
+                SharedStateUnavailable,
+                NotStored,
+            ]
+    );
 
-/// The problems of `PUT /v1/vocabularies/{name}`.
-struct PutProblems;
+    /// The problems of `GET /v1/vocabularies/{name}`.
+    GetProblems = Problem.with_key([Malformed, VocabularyNotFound]);
 
-impl IntoResponses for PutProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::VocabularyReadOnly,
-            ProblemType::TooManyVocabularies,
-            ProblemType::RequestTimeout,
-            ProblemType::PreconditionFailed,
-            ProblemType::RequestTooLarge,
-            ProblemType::UnsupportedMediaType,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::StoreBusy,
-            ProblemType::SharedStateUnavailable,
-            ProblemType::NotStored,
-        ])
-    }
-}
-
-/// The problems of `GET /v1/vocabularies/{name}`.
-struct GetProblems;
-
-impl IntoResponses for GetProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[ProblemType::Malformed, ProblemType::VocabularyNotFound])
-    }
-}
-
-/// The problems of `DELETE /v1/vocabularies/{name}`.
-struct DeleteProblems;
-
-impl IntoResponses for DeleteProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::VocabularyNotFound,
-            ProblemType::VocabularyReadOnly,
-            ProblemType::PreconditionFailed,
-            ProblemType::StoreBusy,
-            ProblemType::SharedStateUnavailable,
-            ProblemType::NotStored,
-        ])
-    }
+    /// The problems of `DELETE /v1/vocabularies/{name}`.
+    DeleteProblems = Problem.with_key([
+        Malformed,
+        VocabularyNotFound,
+        VocabularyReadOnly,
+        PreconditionFailed,
+        StoreBusy,
+        SharedStateUnavailable,
+        NotStored,
+    ]);
 }
