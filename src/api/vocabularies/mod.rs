@@ -1,210 +1,28 @@
 //! `/v1/vocabularies`: class lists with a name, and those that requests brought along lately.
 
-use std::time::SystemTime;
+mod body;
+mod reply;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
+use super::AppState;
+use super::body::read_json;
 use super::error::ApiError;
 use super::etag::{Precondition, entity_tag, malformed_condition};
 use super::problem::problems;
-use super::wire::{ClassBody, Name, Synonyms, TemplateSet, object};
-use super::{AppState, body};
 use crate::engine::{Caller, ModelState, SegmentError};
-use crate::vocabulary::{
-    self, ClassList, NamedVocabulary, RecentList, Stored, VocabularyDefinition, VocabularyError, VocabularyText,
-};
+use crate::vocabulary::{Stored, VocabularyDefinition, VocabularyError};
+use body::VocabularyBody;
+use reply::{EmbeddingState, Vocabulary, VocabularyList, VocabularyStatus, VocabularySummary};
 
 /// The longest time after which a client is told to ask again whether a vocabulary is ready.
 const MAX_RETRY_SECONDS: u64 = 60;
-
-/// Names that a summary shows.
-const SUMMARY_NAMES: usize = 10;
-
-/// What a vocabulary is defined with. Unknown fields are refused.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VocabularyBody {
-    /// The classes, in the order of their ids. At most `limits.max_classes`.
-    #[schema(min_items = 1, example = json!(["apple", {"name": "pear", "synonyms": ["williams pear"]}]))]
-    pub classes: Vec<ClassBody>,
-    /// Names that compete with the classes for what is none of them, in requests that do not say
-    /// `background` themselves. At most `limits.max_background_names`.
-    #[serde(default)]
-    #[schema(value_type = Vec<Name>, example = json!(["table", "wall"]))]
-    pub background: Vec<String>,
-    /// What takes the place of the server's defaults in requests that do not say so themselves.
-    #[serde(default, deserialize_with = "object")]
-    pub options: VocabularyOptions,
-}
-
-/// Options that a vocabulary brings along. Each takes the place of the server's default of the same name (`defaults.`) in
-/// requests with the vocabulary; what a request says itself goes before.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VocabularyOptions {
-    /// Prompt templates.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub templates: Option<TemplateSet>,
-    /// What the synonyms of a class come to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub synonyms: Option<Synonyms>,
-    /// Prompt denoising threshold, 0 to 1; 0 for off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1, example = 0.5)]
-    pub prompt_denoising: Option<f32>,
-    /// Best class probability below which a pixel is background, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1, example = 0.1)]
-    pub background_threshold: Option<f32>,
-    /// Share of the foreground up to which a class is nowhere, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1, example = 0.1)]
-    pub background_area: Option<f64>,
-}
-
-impl VocabularyOptions {
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl From<VocabularyOptions> for vocabulary::VocabularyOptions {
-    fn from(options: VocabularyOptions) -> Self {
-        let VocabularyOptions {
-            templates,
-            synonyms,
-            prompt_denoising,
-            background_threshold,
-            background_area,
-        } = options;
-        Self {
-            templates: templates.map(Into::into),
-            synonyms: synonyms.map(Into::into),
-            prompt_denoising,
-            background_threshold,
-            background_area,
-        }
-    }
-}
-
-impl From<vocabulary::VocabularyOptions> for VocabularyOptions {
-    fn from(options: vocabulary::VocabularyOptions) -> Self {
-        let vocabulary::VocabularyOptions {
-            templates,
-            synonyms,
-            prompt_denoising,
-            background_threshold,
-            background_area,
-        } = options;
-        Self {
-            templates: templates.map(Into::into),
-            synonyms: synonyms.map(Into::into),
-            prompt_denoising,
-            background_threshold,
-            background_area,
-        }
-    }
-}
-
-/// A vocabulary.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Vocabulary {
-    /// The name that requests use.
-    #[schema(example = "fruit")]
-    pub name: String,
-    /// Whether it came with the server and is read-only.
-    pub shipped: bool,
-    /// The classes, in the order of their ids.
-    pub classes: Vec<ClassBody>,
-    /// Names that compete with the classes for what is none of them.
-    pub background: Vec<String>,
-    /// What takes the place of the server's defaults in requests that do not say so themselves.
-    #[serde(skip_serializing_if = "VocabularyOptions::is_empty")]
-    pub options: VocabularyOptions,
-    /// Requests that used this definition.
-    pub hits: u64,
-    /// Seconds since it was defined; for a shipped one, since the server started.
-    pub age_seconds: f64,
-    /// How much of it is embedded, per model; nothing for a model that is not loaded yet. A student has its teacher's
-    /// texts, so that both count the same ones.
-    pub embeddings: Vec<EmbeddingState>,
-}
-
-/// How much of a class list is embedded for one model.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct EmbeddingState {
-    /// The model.
-    #[schema(example = "demo")]
-    pub model: String,
-    /// The prompt templates.
-    pub templates: TemplateSet,
-    /// Texts that are embedded.
-    #[schema(example = 2)]
-    pub embedded: usize,
-    /// Texts of the list.
-    #[schema(example = 3)]
-    pub total: usize,
-    /// Bytes of their embeddings.
-    #[schema(example = 4096)]
-    pub bytes: usize,
-}
-
-/// How far the embedding of a vocabulary's texts has come.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct VocabularyStatus {
-    /// The name that requests use.
-    #[schema(example = "fruit")]
-    pub name: String,
-    /// Whether all texts are embedded for every model that answers requests, so that no request waits for them. False while
-    /// no model does.
-    #[schema(example = false)]
-    pub ready: bool,
-    /// How much of it is embedded, per model; nothing for a model that is not loaded yet.
-    pub embeddings: Vec<EmbeddingState>,
-}
-
-/// Vocabularies of one kind.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct VocabularyList {
-    /// Named ones by name, shipped ones first; recent ones by the time they were last used, latest first.
-    pub vocabularies: Vec<VocabularySummary>,
-    /// Whether named vocabularies outlive the server. They do not if `vocabulary.store_path` is `none`, or if its file
-    /// cannot be used, as the log says.
-    pub durable: bool,
-}
-
-/// What is known of one vocabulary or recent class list.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct VocabularySummary {
-    /// The name of a named vocabulary.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "fruit")]
-    pub name: Option<String>,
-    /// The identifier of a recent class list, as in the reply to the request that brought it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// Whether it came with the server and is read-only.
-    pub shipped: bool,
-    /// How many classes it has.
-    #[schema(example = 2)]
-    pub class_count: usize,
-    /// The names of the first ten classes.
-    #[schema(example = json!(["apple", "pear"]))]
-    pub first_names: Vec<String>,
-    /// Requests that used it.
-    pub hits: u64,
-    /// Seconds since it was defined or first seen.
-    pub age_seconds: f64,
-    /// How much of it is embedded, per model; nothing for a model that is not loaded yet. A student has its teacher's
-    /// texts, so that both count the same ones.
-    pub embeddings: Vec<EmbeddingState>,
-}
 
 /// Which vocabularies are listed.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -249,14 +67,14 @@ pub(super) async fn list_vocabularies(
         VocabularyKind::Named => {
             let mut summaries = Vec::new();
             for vocabulary in state.engine.vocabularies(&caller).await {
-                summaries.push(summarise_named(&state, &vocabulary).await);
+                summaries.push(VocabularySummary::of_named(&state, &vocabulary).await);
             }
             summaries
         }
         VocabularyKind::Recent => {
             let mut summaries = Vec::new();
             for recent in state.engine.recent_lists(&caller) {
-                summaries.push(summarise_recent(&state, &recent).await);
+                summaries.push(VocabularySummary::of_recent(&state, &recent).await);
             }
             summaries
         }
@@ -315,18 +133,9 @@ pub(super) async fn put_vocabulary(
     let Path(name) = name?;
     check_conditions(&headers)?;
     let held = state.engine.body(&caller);
-    let VocabularyBody {
-        classes,
-        background,
-        options,
-    } = body::read_json(request, &state, &held).await?;
-    let text = VocabularyText {
-        classes: classes.into_iter().map(Into::into).collect(),
-        background,
-        options: options.into(),
-    };
-    let definition =
-        VocabularyDefinition::new(text, &state.engine.settings().vocabulary_limits).map_err(VocabularyError::from)?;
+    let body: VocabularyBody = read_json(request, &state, &held).await?;
+    let limits = &state.engine.settings().vocabulary_limits;
+    let definition = VocabularyDefinition::new(body.into(), limits).map_err(VocabularyError::from)?;
     let templates = state.engine.settings().defaults.with(&definition.options).templates;
     let (vocabulary, stored) = state
         .engine
@@ -337,8 +146,8 @@ pub(super) async fn put_vocabulary(
             SegmentError::Vocabulary(error) => ApiError::Vocabulary(error),
             other => ApiError::Segment(other),
         })?;
-    let reply = describe(&state, &vocabulary).await;
-    let is_embedded = reply.embeddings.iter().all(|state| state.embedded == state.total);
+    let reply = Vocabulary::describe(&state, &vocabulary).await;
+    let is_embedded = reply.is_embedded();
     let status = match stored {
         _ if !is_embedded => StatusCode::ACCEPTED,
         Stored::Created => StatusCode::CREATED,
@@ -378,7 +187,7 @@ pub(super) async fn get_vocabulary(
         (header::ETAG, entity_tag(&vocabulary.digest)),
         (header::CACHE_CONTROL, "no-store".to_owned()),
     ];
-    Ok((headers, Json(describe(&state, &vocabulary).await)).into_response())
+    Ok((headers, Json(Vocabulary::describe(&state, &vocabulary).await)).into_response())
 }
 
 /// Is a vocabulary embedded?
@@ -405,14 +214,14 @@ pub(super) async fn get_vocabulary_status(
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
     let vocabulary = state.engine.vocabulary(&caller, &name).await?;
-    let embeddings = embeddings(&state, &vocabulary.list, templates_of(&state, &vocabulary)).await;
+    let embeddings = EmbeddingState::of_named(&state, &vocabulary).await;
     let models = state.engine.model_states();
     let answers = |name: &str| {
         let mut models = models.iter();
         models.any(|model| model.name == name && model.state == ModelState::Ready)
     };
     let mut answering = embeddings.iter().filter(|state| answers(&state.model)).peekable();
-    let ready = answering.peek().is_some() && answering.all(|state| state.embedded == state.total);
+    let ready = answering.peek().is_some() && answering.all(EmbeddingState::is_complete);
     let headers = [(header::CACHE_CONTROL, "no-store")];
     let retry_after = (!ready).then(|| retry_after(&state, &embeddings));
     let status = VocabularyStatus {
@@ -475,85 +284,6 @@ fn check_conditions(headers: &HeaderMap) -> Result<(), ApiError> {
 fn condition(headers: &HeaderMap) -> impl Fn(Option<&str>) -> bool + use<> {
     let precondition = Precondition::read(headers);
     move |digest| precondition.holds(digest.map(entity_tag).as_deref())
-}
-
-async fn describe(state: &AppState, vocabulary: &NamedVocabulary) -> Vocabulary {
-    Vocabulary {
-        name: vocabulary.local_name().to_owned(),
-        shipped: vocabulary.shipped,
-        classes: vocabulary.list.classes().iter().cloned().map(Into::into).collect(),
-        background: vocabulary.list.background().to_vec(),
-        options: vocabulary.options.into(),
-        hits: vocabulary.hits(),
-        age_seconds: seconds_since(vocabulary.defined_at),
-        embeddings: embeddings(state, &vocabulary.list, templates_of(state, vocabulary)).await,
-    }
-}
-
-async fn summarise_named(state: &AppState, vocabulary: &NamedVocabulary) -> VocabularySummary {
-    VocabularySummary {
-        name: Some(vocabulary.local_name().to_owned()),
-        id: None,
-        shipped: vocabulary.shipped,
-        class_count: vocabulary.list.classes().len(),
-        first_names: first_names(&vocabulary.list),
-        hits: vocabulary.hits(),
-        age_seconds: seconds_since(vocabulary.defined_at),
-        embeddings: embeddings(state, &vocabulary.list, templates_of(state, vocabulary)).await,
-    }
-}
-
-async fn summarise_recent(state: &AppState, recent: &RecentList) -> VocabularySummary {
-    VocabularySummary {
-        name: None,
-        id: Some(recent.id.clone()),
-        shipped: false,
-        class_count: recent.list.classes().len(),
-        first_names: first_names(&recent.list),
-        hits: recent.hits,
-        age_seconds: seconds_since(recent.first_seen),
-        embeddings: embeddings(state, &recent.list, recent.templates).await,
-    }
-}
-
-/// The prompts of requests that name the vocabulary and none.
-fn templates_of(state: &AppState, vocabulary: &NamedVocabulary) -> vocabulary::TemplateSet {
-    state.engine.settings().defaults.with(&vocabulary.options).templates
-}
-
-fn first_names(list: &ClassList) -> Vec<String> {
-    list.classes()
-        .iter()
-        .take(SUMMARY_NAMES)
-        .map(|class| class.name.clone())
-        .collect()
-}
-
-/// Seconds since a moment; 0 when the clock has been set back behind it.
-fn seconds_since(moment: SystemTime) -> f64 {
-    moment.elapsed().map_or(0.0, |age| age.as_secs_f64())
-}
-
-/// The embeddings of each model. What a model that is not loaded yet has on disk is not known, and counts as none.
-async fn embeddings(state: &AppState, list: &ClassList, templates: vocabulary::TemplateSet) -> Vec<EmbeddingState> {
-    let mut states = Vec::new();
-    for (name, model) in state.engine.names() {
-        let (embedded, total, dimension) = match model {
-            Some(model) => {
-                let (embedded, total) = state.engine.embedded(&model, list, templates).await;
-                (embedded, total, model.embedding_dimension)
-            }
-            None => (0, list.texts().len(), 0),
-        };
-        states.push(EmbeddingState {
-            model: name.to_owned(),
-            templates: templates.into(),
-            embedded,
-            total,
-            bytes: embedded * dimension * size_of::<f32>(),
-        });
-    }
-    states
 }
 
 problems! {
