@@ -14,6 +14,7 @@ mod extraction;
 mod features;
 mod host;
 mod images;
+mod job;
 mod limits;
 mod metrics;
 mod model_state;

@@ -6,12 +6,12 @@ use std::time::Instant;
 use super::admission::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::extraction::SeenImage;
+use super::job::{FeatureInput, Job, ScoreJob, Scored};
 use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
     Warning, WarningCode,
 };
 use super::weight::{self, Dimensions, Weight};
-use super::worker::{FeatureInput, Job, ScoreJob, Scored};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::{DenseOptions, refinement_bytes, refinement_work};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapFormat, LabelMapOptions, LabelStyle, ProbabilityMap};

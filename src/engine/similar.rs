@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::admission::{AdmittedRequest, CurrentStage};
+use super::job::{ExtractJob, FeatureInput, Job, SimilarJob};
 use super::request::{Field, FieldError, ImageSource, InputOptions, SegmentError, Similarity, SimilarityRequest};
 use super::weight::Weight;
-use super::worker::{ExtractJob, FeatureInput, Job, SimilarJob};
 use super::{Arrival, Engine, Stage};
 use crate::dense::{DenseOptions, FeatureOptions, RefinementOptions};
 use crate::label_map::{encode_range, enlarge};

@@ -10,12 +10,12 @@ use bytes::Bytes;
 
 use super::admission::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
+use super::job::{EmbedImageJob, Job};
 use super::request::{
     ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings, SegmentError, SegmentRequest,
     Warning, WarningCode,
 };
 use super::weight::{self, Dimensions, Weight};
-use super::worker::{EmbedImageJob, Job};
 use super::{Arrival, Engine, Stage};
 use crate::dense::{Attention, FeatureOptions};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
