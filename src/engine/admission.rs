@@ -20,14 +20,14 @@ use super::job::{Job, JobError, Ticket};
 use super::metrics::Refusal;
 use super::model_state::{ModelState, ModelStatus};
 use super::queue::{Queued, Turn};
-use super::request::{FeatureFields, SegmentError, Surroundings, Timings};
+use super::request::{FeatureFields, SegmentError, SegmentFields, Surroundings, Timings};
 use super::slots::Slot;
 use super::weight::Weight;
 use super::{Caller, Engine, Stage};
 use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
 use crate::telemetry::{first_line, note, note_stage};
-use crate::vocabulary::{TemplateSet, TooManyWaiting};
+use crate::vocabulary::{TemplateSet, TooManyWaiting, VocabularyOptions};
 
 /// Bytes of a reply that does not wait until they can be reserved.
 const SMALL_REPLY_BYTES: u64 = 64 * 1024;
@@ -150,6 +150,22 @@ impl Engine {
     pub(super) fn deadline(&self, fields: &FeatureFields, arrived: Instant) -> Result<Instant, SegmentError> {
         let seconds = fields.deadline_seconds(&self.settings)?;
         Ok(arrived + Duration::from_secs_f64(seconds))
+    }
+
+    /// Returns the model and the deadline of a request to label that arrived at `arrived`. Checks all that its fields say
+    /// whatever its vocabulary is, so that what is wrong with it is told before it costs anything.
+    ///
+    /// # Errors
+    /// [`SegmentError`] when there is no such model, or a field is refused.
+    pub(super) fn check_request(
+        &self,
+        fields: &SegmentFields,
+        arrived: Instant,
+    ) -> Result<(&ModelHost, Instant), SegmentError> {
+        let deadline = self.deadline(&fields.features, arrived)?;
+        let host = self.find_host(fields.features.model.as_deref())?;
+        fields.resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        Ok((host, deadline))
     }
 
     /// Returns the settings and the model against which the fields of a request are resolved.

@@ -17,9 +17,7 @@ use crate::dense::{DenseOptions, refinement_bytes, refinement_work};
 use crate::label_map::{self, EncodedLabelMap, LabelMap, LabelMapFormat, LabelMapOptions, LabelStyle, ProbabilityMap};
 use crate::scores::{DenseScores, QueryOwner};
 use crate::telemetry::note;
-use crate::vocabulary::{
-    self, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, Urgency, VocabularyOptions,
-};
+use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, Urgency};
 
 impl Engine {
     /// Labels one image, for the caller without a name.
@@ -54,9 +52,7 @@ impl Engine {
     /// # Errors
     /// [`SegmentError`] when the vocabulary or the options are refused.
     pub async fn check_fields(&self, caller: &Caller, fields: &SegmentFields) -> Result<(), SegmentError> {
-        self.deadline(&fields.features, Instant::now())?;
-        let host = self.find_host(fields.features.model.as_deref())?;
-        fields.resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        let (host, _) = self.check_request(fields, Instant::now())?;
         let vocabulary = self.find_vocabulary(caller, fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
         let list = self.class_list(caller, vocabulary, &options.background, options.templates)?;
@@ -67,12 +63,7 @@ impl Engine {
 
     async fn segment_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
         let arrived = arrival.at();
-        let deadline = self.deadline(&request.fields.features, arrived)?;
-        let host = self.find_host(request.fields.features.model.as_deref())?;
-        // Errors that do not depend on the vocabulary are reported before the request costs anything.
-        request
-            .fields
-            .resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        let (host, deadline) = self.check_request(&request.fields, arrived)?;
         let stage = CurrentStage::default();
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         stage.until(arrived, deadline, admitted.segment(request)).await

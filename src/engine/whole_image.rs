@@ -21,7 +21,7 @@ use crate::dense::{Attention, FeatureOptions};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
 use crate::scores::QueryOwner;
 use crate::telemetry::note;
-use crate::vocabulary::{Classifier, TemplateSet, VocabularyOptions};
+use crate::vocabulary::{Classifier, TemplateSet};
 
 impl Engine {
     /// Embeds texts and images, for a request that has arrived. Texts are embedded as they are, without a prompt
@@ -67,12 +67,7 @@ impl Engine {
         request: SegmentRequest,
     ) -> Result<Classification, SegmentError> {
         let arrived = arrival.at();
-        let deadline = self.deadline(&request.fields.features, arrived)?;
-        let host = self.find_host(request.fields.features.model.as_deref())?;
-        // Errors that do not depend on the vocabulary are reported before the request costs anything.
-        request
-            .fields
-            .resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        let (host, deadline) = self.check_request(&request.fields, arrived)?;
         let stage = CurrentStage::default();
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         stage.until(arrived, deadline, admitted.classify(request)).await
