@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::admission::{AdmittedRequest, CurrentStage};
+use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::extraction::SeenImage;
 use super::job::{FeatureInput, Job, ScoreJob, Scored};
@@ -62,7 +62,7 @@ impl Engine {
     }
 
     async fn segment_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        let arrived = arrival.at();
+        let arrived = arrival.at;
         let (host, deadline) = self.check_request(&request.fields, arrived)?;
         let stage = CurrentStage::default();
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;

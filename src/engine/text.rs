@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::admission::model_failed;
+use super::admitted::model_failed;
 use super::estimate::Workload;
 use super::host::ModelHost;
 use super::job::{EmbedJob, Job, JobError, Ticket};

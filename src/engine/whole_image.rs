@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::admission::{AdmittedRequest, CurrentStage};
+use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::job::{EmbedImageJob, Job};
 use super::request::{
@@ -41,7 +41,7 @@ impl Engine {
     }
 
     async fn embed_in_time(&self, arrival: Arrival, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
-        let arrived = arrival.at();
+        let arrived = arrival.at;
         let deadline = self.deadline(&request.fields, arrived)?;
         let host = self.find_host(request.fields.model.as_deref())?;
         let stage = CurrentStage::default();
@@ -66,7 +66,7 @@ impl Engine {
         arrival: Arrival,
         request: SegmentRequest,
     ) -> Result<Classification, SegmentError> {
-        let arrived = arrival.at();
+        let arrived = arrival.at;
         let (host, deadline) = self.check_request(&request.fields, arrived)?;
         let stage = CurrentStage::default();
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
