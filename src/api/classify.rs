@@ -1,17 +1,14 @@
 //! `POST /v1/classify`: the classes that an image shows as a whole.
 
-use std::collections::BTreeMap;
-
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
 use super::metered::held_json;
-use super::problem::{self, ProblemType};
+use super::problem::problems;
 use super::segment::{VocabularyState, WarningReply, chosen_vocabulary, image_source, note_classes};
 use super::upload::{self, Upload, UploadBody};
 use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, TemplateSet, Timings};
@@ -238,28 +235,9 @@ pub(super) async fn classify(
     .await
 }
 
-/// The problems of `POST /v1/classify`.
-struct ClassifyProblems;
-
-impl IntoResponses for ClassifyProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::VocabularyNotFound,
-            ProblemType::ImageNotHeld,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::ImageTooLarge,
-            ProblemType::UnsupportedMediaType,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::UndecodableImage,
-            ProblemType::UnknownModel,
-            ProblemType::UnsupportedByModel,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::ModelUnavailable,
-            ProblemType::DeadlineExceeded,
-        ])
-    }
+problems! {
+    /// The problems of `POST /v1/classify`.
+    ClassifyProblems = Problem.with_key(
+        OF_BODY + OF_LABELLING + [VocabularyNotFound, ImageNotHeld, UnsupportedMediaType, UnknownModel]
+    );
 }

@@ -3,17 +3,14 @@
 //! tower-http does the work. This decides what is refused, what is worth compressing, when a body is inflated, and that an
 //! inflating body takes turns with other requests.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use axum::http::{Extensions, HeaderMap, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use hyper::body::{Frame, SizeHint};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::task::coop;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
@@ -89,103 +86,35 @@ pub(super) async fn gather_compressed(State(limit): State<usize>, mut request: R
     }
     let meter = Meter::default();
     request.extensions_mut().insert(meter.clone());
-    request.map(|body| {
-        Body::new(Gathered {
-            body,
-            limit,
-            meter,
-            bytes: BytesMut::new(),
-            is_whole: false,
-        })
-    })
+    request.map(|body| Body::from_stream(stream::once(gather(body, limit, meter))))
 }
 
-/// A body that comes in one piece.
-struct Gathered {
-    body: Body,
-    /// `limits.max_request_bytes`.
-    limit: usize,
-    meter: Meter,
-    bytes: BytesMut,
-    is_whole: bool,
-}
-
-impl Gathered {
-    /// Adds bytes that came.
-    fn add(&mut self, data: &[u8]) -> Result<(), axum::Error> {
-        if self.bytes.len() + data.len() > self.limit {
-            return Err(self.meter.too_large());
-        }
-        self.meter.count(data.len() as u64)?;
-        self.bytes.extend_from_slice(data);
-        Ok(())
+/// Waits for the whole of a body. Ends with an error when it has more bytes than `limit`, which is
+/// `limits.max_request_bytes`, or when these find no room.
+async fn gather(body: Body, limit: usize, meter: Meter) -> Result<Bytes, axum::Error> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(meter.too_large());
     }
-}
-
-impl hyper::body::Body for Gathered {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let promised = self.body.size_hint().lower();
-        if !self.is_whole && promised > self.limit as u64 {
-            return Poll::Ready(Some(Err(self.meter.too_large())));
+    let mut whole = BytesMut::new();
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.try_next().await? {
+        if whole.len() + piece.len() > limit {
+            return Err(meter.too_large());
         }
-        while !self.is_whole {
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref()
-                        && let Err(error) = self.add(data)
-                    {
-                        return Poll::Ready(Some(Err(error)));
-                    }
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.is_whole = true,
-            }
-        }
-        let whole = self.bytes.split().freeze();
-        Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))))
+        meter.count(piece.len() as u64)?;
+        whole.extend_from_slice(&piece);
     }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_whole && self.bytes.is_empty()
-    }
+    Ok(whole.freeze())
 }
 
 /// Has the body take turns with other tasks. A body that inflates from bytes that are here already never waits, and
 /// would keep its thread to itself for as long as a limit's worth of it takes.
 pub(super) async fn take_turns(request: Request) -> Request {
-    request.map(|body| Body::new(TurnTaking(body)))
-}
-
-/// A body each frame of which counts for tokio's cooperative scheduling.
-struct TurnTaking(Body);
-
-impl hyper::body::Body for TurnTaking {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let turn = ready!(coop::poll_proceed(context));
-        let frame = Pin::new(&mut self.0).poll_frame(context);
-        if frame.is_ready() {
-            turn.made_progress();
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
+    request.map(|body| {
+        let pieces = body.into_data_stream().then(async |piece| {
+            coop::consume_budget().await;
+            piece
+        });
+        Body::from_stream(pieces)
+    })
 }

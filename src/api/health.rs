@@ -1,17 +1,14 @@
 //! `GET /health/live` and `GET /health/ready`: for orchestrators.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
 use super::lifecycle::Phase;
-use super::problem::{self, NoProblems, ProblemType};
+use super::problem::{NoProblems, problems};
 use super::wire::ModelHealth;
 use crate::engine::Readiness;
 
@@ -157,11 +154,7 @@ fn warnings(state: &AppState) -> Vec<ServerWarning> {
     no_keys.into_iter().chain(not_durable).chain(cut_off).collect()
 }
 
-/// The problems of `GET /health/ready`.
-struct ReadyProblems;
-
-impl IntoResponses for ReadyProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::responses(&[ProblemType::Unavailable])
-    }
+problems! {
+    /// The problems of `GET /health/ready`.
+    ReadyProblems = Problem.without_key([Unavailable]);
 }

@@ -1,19 +1,16 @@
 //! `/v1/images`: images that are left here, to be asked about again and again.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
-use super::problem::{self, ProblemType};
+use super::problem::problems;
 use super::routing::with_image;
 use super::upload::{self, Upload, UploadBody};
 use super::wire::{
@@ -268,49 +265,13 @@ pub(super) async fn delete_image(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The problems of `POST /v1/images`.
-struct PostProblems;
+problems! {
+    /// The problems of `POST /v1/images`.
+    PostProblems = Problem.with_key(OF_BODY + OF_LABELLING + [ImageTooLargeToHold, UnsupportedMediaType, UnknownModel]);
 
-impl IntoResponses for PostProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::ImageTooLarge,
-            ProblemType::ImageTooLargeToHold,
-            ProblemType::UnsupportedMediaType,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::UndecodableImage,
-            ProblemType::UnknownModel,
-            ProblemType::UnsupportedByModel,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::ModelUnavailable,
-            ProblemType::DeadlineExceeded,
-        ])
-    }
-}
+    /// The problems of `DELETE /v1/images/{id}`.
+    DropProblems = Problem.with_key([Malformed, ImageNotHeld, SharedStateUnavailable]);
 
-/// The problems of `DELETE /v1/images/{id}`.
-struct DropProblems;
-
-impl IntoResponses for DropProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::ImageNotHeld,
-            ProblemType::SharedStateUnavailable,
-        ])
-    }
-}
-
-/// The problems of `GET /v1/images/{id}`.
-struct HeldProblems;
-
-impl IntoResponses for HeldProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[ProblemType::Malformed, ProblemType::ImageNotHeld])
-    }
+    /// The problems of `GET /v1/images/{id}`.
+    HeldProblems = Problem.with_key([Malformed, ImageNotHeld]);
 }

@@ -1,16 +1,14 @@
 //! Bodies within their budget: each piece of a request's body is counted before it is kept, and a reply's bytes are
 //! given back when they have been sent.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use hyper::body::{Frame, SizeHint};
+use futures_util::StreamExt;
 use serde::Serialize;
 
 use crate::engine::HeldBytes;
@@ -63,14 +61,15 @@ pub(super) fn metered(request: Request, held: &HeldBytes, copies: u64) -> (Reque
     let meter = request.extensions().get::<Meter>().cloned().unwrap_or_default();
     // A request has one handler, which reads its body once.
     let _ = meter.0.held.set(held.clone());
-    let body = |inner| {
-        Body::new(MeteredBody {
-            inner,
-            copies,
-            meter: meter.clone(),
-        })
-    };
-    let request = request.map(body);
+    let counted = meter.clone();
+    let request = request.map(|body| {
+        let pieces = body.into_data_stream().map(move |piece| {
+            let piece = piece?;
+            counted.count(copies.saturating_mul(piece.len() as u64))?;
+            Ok::<_, axum::Error>(piece)
+        });
+        Body::from_stream(pieces)
+    });
     (request, meter)
 }
 
@@ -83,39 +82,6 @@ pub(super) fn promised_bytes(request: &Request) -> Option<u64> {
         .ok()?
         .parse()
         .ok()
-}
-
-struct MeteredBody {
-    inner: Body,
-    copies: u64,
-    meter: Meter,
-}
-
-impl HttpBody for MeteredBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-            && let Err(error) = self.meter.count(self.copies.saturating_mul(data.len() as u64))
-        {
-            return Poll::Ready(Some(Err(error)));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }
 
 /// Returns a reply in JSON that gives back what it holds once it has been sent or dropped. A long one takes long enough to

@@ -16,10 +16,9 @@ use tracing::{Instrument, Span};
 
 use super::client_address::ClientAddress;
 use super::error::ApiError;
-use super::error_form::ErrorForm;
 use super::http_metrics::{CLIENT_LEFT, HttpMetrics, Outcome};
 use super::lifecycle::{Lifecycle, Phase};
-use super::problem::{Problem, ProblemType};
+use super::problem::{ErrorForm, Problem, ProblemType};
 use super::request_body::BodyProgress;
 use crate::engine::{Caller, Engine};
 use crate::support::panic_message;

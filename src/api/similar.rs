@@ -1,7 +1,5 @@
 //! `POST /v1/images/{id}/similar`: which cells of a held image are like one of its points.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
@@ -9,11 +7,10 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::problem::{self, ProblemType};
+use super::problem::problems;
 use super::routing::with_image;
 use super::wire::{
     Attention, KeySmoothingBody, MapFormat, Orientation, Resize, Timings, WindowBody, feature_fields,
@@ -183,27 +180,7 @@ impl TryFrom<Similarity> for SimilarityReply {
     }
 }
 
-/// The problems of `POST /v1/images/{id}/similar`.
-struct SimilarityProblems;
-
-impl IntoResponses for SimilarityProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::ImageNotHeld,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::ImageTooLarge,
-            ProblemType::UnsupportedMediaType,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::UndecodableImage,
-            ProblemType::UnknownModel,
-            ProblemType::UnsupportedByModel,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::ModelUnavailable,
-            ProblemType::DeadlineExceeded,
-        ])
-    }
+problems! {
+    /// The problems of `POST /v1/images/{id}/similar`.
+    SimilarityProblems = Problem.with_key(OF_BODY + OF_LABELLING + [ImageNotHeld, UnsupportedMediaType, UnknownModel]);
 }

@@ -176,7 +176,7 @@ async fn run_on(command: VocabCommand, config: &Config, disk: &Arc<DiskStore>) -
             };
             define(&registry, name, text, replace, &config.limits.vocabulary).await
         }
-        VocabCommand::Remove { name } => Ok(registry.delete_in_turn(name, |_| true).await?),
+        VocabCommand::Remove { name } => Ok(registry.delete(name, |_| true).await?),
         VocabCommand::Import { name, file, replace } => {
             let text = match file.as_os_str() == "-" {
                 true => read_classes_from_standard_input()?,
@@ -227,7 +227,7 @@ async fn define(
     let definition = VocabularyDefinition::new(text, limits)?;
     form_advice(&definition.list).iter().for_each(note);
     let condition = move |current: Option<&str>| replace || current.is_none();
-    let put = registry.put_in_turn(name.clone(), definition, condition, SystemTime::now());
+    let put = registry.put(name.clone(), definition, condition, SystemTime::now());
     let (vocabulary, stored) = match put.await {
         Err(VocabularyError::Changed { .. }) => {
             return Err(format!("the vocabulary {name:?} exists already; use --replace to replace it").into());

@@ -1,7 +1,7 @@
 //! Measured times of a model's work, from which it is estimated how long a request would take.
 //!
 //! This file owns the measurements, each part of a request's work by its own measure, so that a dear request says nothing
-//! wrong about a cheap one. [`admission`](super::admission) asks them before a request waits for anything.
+//! wrong about a cheap one. [`admitted`](super::admitted) asks them before a request waits for anything.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

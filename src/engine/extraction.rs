@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::admission::{AdmittedRequest, CurrentStage};
+use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
 use super::images::EncodedImage;
+use super::job::{ExtractJob, FeatureInput, Job};
 use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
 use super::weight::{Dimensions, Weight};
-use super::worker::{ExtractJob, FeatureInput, Job};
 use super::{Arrival, Engine, Stage, cost};
 use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
@@ -35,7 +35,7 @@ impl Engine {
 
     async fn hold_image_in_time(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, SegmentError> {
         let ImageRequest { image, fields } = request;
-        let arrived = arrival.at();
+        let arrived = arrival.at;
         let deadline = self.deadline(&fields, arrived)?;
         let host = self.find_host(fields.model.as_deref())?;
         let (options, input) = fields.resolve(self.surroundings(host))?;

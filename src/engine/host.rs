@@ -7,11 +7,12 @@ use tokio::sync::watch;
 
 use super::EngineSettings;
 use super::estimate::ServiceTimes;
+use super::job::Job;
 use super::metrics::EngineMetrics;
 use super::model_state::{ModelState, ModelStatus};
 use super::queue::JobQueue;
 use super::supervision::{self, LoadFailure, WorkerContext, WorkersState};
-use super::worker::{Job, JobContext};
+use super::worker::JobContext;
 use crate::labeller::{LabellerError, ModelInfo, ModelKind, ServedModel};
 
 /// A model with its queue and its workers. Dropping the host ends the workers. A failure here does not touch other

@@ -4,6 +4,7 @@
 //! The engine owns the order of the stages, the queues, the threads and all waiting. It knows neither HTTP nor tensors.
 
 mod admission;
+mod admitted;
 mod batching;
 mod budget;
 mod caller;
@@ -14,6 +15,7 @@ mod extraction;
 mod features;
 mod host;
 mod images;
+mod job;
 mod limits;
 mod metrics;
 mod model_state;

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::admission::{AdmittedRequest, CurrentStage};
+use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::extraction::SeenImage;
+use super::job::{FeatureInput, Job, ScoreJob, Scored};
 use super::request::{
     Background, ClassResult, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
     Warning, WarningCode,
 };
 use super::weight::{self, Dimensions, Weight};
-use super::worker::{FeatureInput, Job, ScoreJob, Scored};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::{DenseOptions, refinement_bytes, refinement_work};
 use crate::label_map::{
@@ -19,9 +19,7 @@ use crate::label_map::{
 };
 use crate::scores::{DenseScores, QueryOwner};
 use crate::telemetry::note;
-use crate::vocabulary::{
-    self, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, Urgency, VocabularyOptions,
-};
+use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, Urgency};
 
 impl Engine {
     /// Labels one image, for the caller without a name.
@@ -56,9 +54,7 @@ impl Engine {
     /// # Errors
     /// [`SegmentError`] when the vocabulary or the options are refused.
     pub async fn check_fields(&self, caller: &Caller, fields: &SegmentFields) -> Result<(), SegmentError> {
-        self.deadline(&fields.features, Instant::now())?;
-        let host = self.find_host(fields.features.model.as_deref())?;
-        fields.resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        let (host, _) = self.check_request(fields, Instant::now())?;
         let vocabulary = self.find_vocabulary(caller, fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
         let list = self.class_list(caller, vocabulary, &options.background, options.templates)?;
@@ -68,13 +64,8 @@ impl Engine {
     }
 
     async fn segment_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
-        let arrived = arrival.at();
-        let deadline = self.deadline(&request.fields.features, arrived)?;
-        let host = self.find_host(request.fields.features.model.as_deref())?;
-        // Errors that do not depend on the vocabulary are reported before the request costs anything.
-        request
-            .fields
-            .resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        let arrived = arrival.at;
+        let (host, deadline) = self.check_request(&request.fields, arrived)?;
         let stage = CurrentStage::default();
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         stage.until(arrived, deadline, admitted.segment(request)).await

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::admission::{AdmittedRequest, CurrentStage};
+use super::admitted::{AdmittedRequest, CurrentStage};
+use super::job::{ExtractJob, FeatureInput, Job, SimilarJob};
 use super::request::{Field, FieldError, ImageSource, InputOptions, SegmentError, Similarity, SimilarityRequest};
 use super::weight::Weight;
-use super::worker::{ExtractJob, FeatureInput, Job, SimilarJob};
 use super::{Arrival, Engine, Stage};
 use crate::dense::{DenseOptions, FeatureOptions, RefinementOptions};
 use crate::label_map::{encode_range, enlarge};
@@ -32,7 +32,7 @@ impl Engine {
             point,
             fields,
         } = request;
-        let arrived = arrival.at();
+        let arrived = arrival.at;
         let deadline = self.deadline(&fields, arrived)?;
         let host = self.find_host(fields.model.as_deref())?;
         let (options, input) = fields.resolve(self.surroundings(host))?;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::worker::{self, Job, JobContext, WorkerExit};
+use super::job::Job;
+use super::worker::{self, JobContext, WorkerExit};
 use crate::dense::{DenseOptions, FeatureOptions};
 use crate::image::{ModelInput, NormalisedImage};
 use crate::labeller::{Labeller, LabellerError, LabellerFactory, ModelInfo};

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use super::admission::model_failed;
+use super::admitted::model_failed;
 use super::estimate::Workload;
 use super::host::ModelHost;
+use super::job::{EmbedJob, Job, JobError, Ticket};
 use super::model_state::ModelState;
 use super::queue::JobQueue;
 use super::request::{SegmentError, SegmentFields};
-use super::worker::{EmbedJob, Job, JobError, Ticket};
 use super::{Caller, Engine};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{

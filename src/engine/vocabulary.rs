@@ -77,7 +77,7 @@ impl Engine {
     /// `templates` for every model that is ready, when no request waits for texts. [`Engine::keep_embedded`] does so
     /// for the others once they are. [`Engine::embedded`] tells how many texts are done.
     ///
-    /// `condition` is that of [`VocabularyRegistry::put_in_turn`]. Must be called inside a tokio runtime.
+    /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`SegmentError::Vocabulary`] when the name is refused, the condition does not hold, there is no room, or the
@@ -94,9 +94,7 @@ impl Engine {
         let whole = self.whole_name(caller, name);
         let whole = whole.ok_or_else(|| VocabularyError::InvalidName { name: name.to_owned() })?;
         let share = self.check_room(caller, &definition.list, templates).await?;
-        let put = self
-            .registry
-            .put_in_turn(whole, definition, condition, SystemTime::now());
+        let put = self.registry.put(whole, definition, condition, SystemTime::now());
         let (vocabulary, stored) = put.await.map_err(|error| error.about(name))?;
         let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
         tokio::spawn(async move {
@@ -250,7 +248,7 @@ impl Engine {
         }
     }
 
-    /// Deletes the vocabulary that the caller knows by this name. `condition` is that of [`VocabularyRegistry::put_in_turn`].
+    /// Deletes the vocabulary that the caller knows by this name. `condition` is that of [`VocabularyRegistry::put`].
     ///
     /// # Errors
     /// When no vocabulary has that name, the vocabulary is shipped, the condition does not hold, or the change cannot
@@ -262,7 +260,7 @@ impl Engine {
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
     ) -> Result<(), VocabularyError> {
         let whole = self.known_name(caller, name)?;
-        let deleted = self.registry.delete_in_turn(whole, condition).await;
+        let deleted = self.registry.delete(whole, condition).await;
         deleted.map_err(|error| error.about(name))
     }
 

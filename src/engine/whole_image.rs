@@ -8,20 +8,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::admission::{AdmittedRequest, CurrentStage};
+use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
+use super::job::{EmbedImageJob, Job};
 use super::request::{
     ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings, SegmentError, SegmentRequest,
     Warning, WarningCode,
 };
 use super::weight::{self, Dimensions, Weight};
-use super::worker::{EmbedImageJob, Job};
 use super::{Arrival, Engine, Stage};
 use crate::dense::{Attention, FeatureOptions};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
 use crate::scores::QueryOwner;
 use crate::telemetry::note;
-use crate::vocabulary::{Classifier, TemplateSet, VocabularyOptions};
+use crate::vocabulary::{Classifier, TemplateSet};
 
 impl Engine {
     /// Embeds texts and images, for a request that has arrived. Texts are embedded as they are, without a prompt
@@ -41,7 +41,7 @@ impl Engine {
     }
 
     async fn embed_in_time(&self, arrival: Arrival, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
-        let arrived = arrival.at();
+        let arrived = arrival.at;
         let deadline = self.deadline(&request.fields, arrived)?;
         let host = self.find_host(request.fields.model.as_deref())?;
         let stage = CurrentStage::default();
@@ -66,13 +66,8 @@ impl Engine {
         arrival: Arrival,
         request: SegmentRequest,
     ) -> Result<Classification, SegmentError> {
-        let arrived = arrival.at();
-        let deadline = self.deadline(&request.fields.features, arrived)?;
-        let host = self.find_host(request.fields.features.model.as_deref())?;
-        // Errors that do not depend on the vocabulary are reported before the request costs anything.
-        request
-            .fields
-            .resolve(self.surroundings(host), &VocabularyOptions::default())?;
+        let arrived = arrival.at;
+        let (host, deadline) = self.check_request(&request.fields, arrived)?;
         let stage = CurrentStage::default();
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         stage.until(arrived, deadline, admitted.classify(request)).await

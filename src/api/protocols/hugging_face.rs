@@ -4,7 +4,7 @@
 //! The client sends an image as bytes, often without a content type, or inside JSON once there are parameters. Image
 //! segmentation has no place for classes, so they stand in the address that the client is given.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, Request, State};
@@ -14,16 +14,14 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use super::masks::{masks, pixels};
 use crate::api::AppState;
 use crate::api::body::{media_type, parse_json, read_bytes, read_json_text};
 use crate::api::error::ApiError;
-use crate::api::error_form::ErrorForm;
 use crate::api::metered::held_json;
-use crate::api::problem::ProblemType;
+use crate::api::problem::problems;
 use crate::api::upload::decode_base64;
 use crate::api::wire::{Name, object_or_null};
 use crate::engine::{
@@ -421,28 +419,9 @@ pub(in crate::api) async fn post_hub_task(
 #[expect(dead_code, reason = "describes the body of image/* in the OpenAPI document")]
 struct HubImage(Vec<u8>);
 
-/// The problems of `POST /`.
-struct HubProblems;
-
-impl IntoResponses for HubProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        ErrorForm::Message.with_key(&[
-            ProblemType::Malformed,
-            ProblemType::VocabularyNotFound,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::ImageTooLarge,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::UndecodableImage,
-            ProblemType::UnknownModel,
-            ProblemType::UnsupportedByModel,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::ModelUnavailable,
-            ProblemType::DeadlineExceeded,
-        ])
-    }
+problems! {
+    /// The problems of `POST /`.
+    HubProblems = Message.with_key(OF_BODY + OF_LABELLING + [VocabularyNotFound, UnknownModel]);
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! `POST /v1/embeddings`: texts and images as vectors of one space, in the wire form of OpenAI's embeddings.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use axum::extract::{Extension, Request, State};
@@ -12,15 +11,13 @@ use bytes::Bytes;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use crate::api::AppState;
 use crate::api::body::{media_type, parse_json, read_json_text, unsupported_media_type};
 use crate::api::error::ApiError;
-use crate::api::error_form::ErrorForm;
 use crate::api::metered::held_json;
-use crate::api::problem::{Limit, ProblemType};
+use crate::api::problem::{Limit, problems};
 use crate::api::segment::MASKCLIP_WARNINGS;
 use crate::api::upload::decode_base64;
 use crate::engine::{Caller, EmbedInput, EmbedRequest, Embeddings, FeatureFields, InputLimits, WarningCode};
@@ -385,26 +382,7 @@ pub(in crate::api) async fn create_embeddings(
     .await
 }
 
-/// The problems of `POST /v1/embeddings`.
-struct EmbeddingProblems;
-
-impl IntoResponses for EmbeddingProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        ErrorForm::OpenAi.with_key(&[
-            ProblemType::Malformed,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::ImageTooLarge,
-            ProblemType::UnsupportedMediaType,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::UndecodableImage,
-            ProblemType::UnknownModel,
-            ProblemType::UnsupportedByModel,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::ModelUnavailable,
-            ProblemType::DeadlineExceeded,
-        ])
-    }
+problems! {
+    /// The problems of `POST /v1/embeddings`.
+    EmbeddingProblems = OpenAi.with_key(OF_BODY + OF_LABELLING + [UnsupportedMediaType, UnknownModel]);
 }

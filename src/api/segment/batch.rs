@@ -3,7 +3,6 @@
 //! Owns how many images of a batch are worked on at a time, and how long one waits for room. Each of them is a request
 //! of its own to the engine and to the quota of its key.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +19,7 @@ use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ArrayBuilder, KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat};
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::body::SegmentBody;
 use super::reply::SegmentReply;
@@ -145,7 +144,7 @@ pub struct BatchLine {
     responses(
         (status = 200, description = "A line of JSON for each image, of which the schema describes one.",
             body = BatchLine, content_type = "application/x-ndjson"),
-        BatchProblems,
+        SegmentProblems,
     ),
 )]
 pub(in crate::api) async fn segment_batch(
@@ -374,13 +373,4 @@ fn patience(state: &AppState, body: &SegmentBody) -> Duration {
 
 fn request_id(headers: &HeaderMap) -> Option<String> {
     Some(headers.get(X_REQUEST_ID)?.to_str().ok()?.to_owned())
-}
-
-/// The problems of `POST /v1/segment/batch`.
-struct BatchProblems;
-
-impl IntoResponses for BatchProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        SegmentProblems::responses()
-    }
 }

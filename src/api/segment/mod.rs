@@ -6,18 +6,15 @@ mod body;
 mod probability_maps;
 mod reply;
 
-use std::collections::BTreeMap;
-
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::metered::{held_bytes, held_json};
-use super::problem::{self, ProblemType};
+use super::problem::problems;
 use super::routing::with_image;
 use super::upload::{self, Upload};
 use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, LabelMapFormat};
@@ -225,29 +222,11 @@ fn png_response(png: Bytes, warnings: &[Warning]) -> Response {
     response
 }
 
-/// The problems of `POST /v1/segment`.
-struct SegmentProblems;
-
-impl IntoResponses for SegmentProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::VocabularyNotFound,
-            ProblemType::ImageNotHeld,
-            ProblemType::NotAcceptable,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::ImageTooLarge,
-            ProblemType::UnsupportedMediaType,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::UndecodableImage,
-            ProblemType::UnknownModel,
-            ProblemType::UnsupportedByModel,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::ModelUnavailable,
-            ProblemType::DeadlineExceeded,
-        ])
-    }
+problems! {
+    /// The problems of `POST /v1/segment` and `POST /v1/segment/batch`.
+    SegmentProblems = Problem.with_key(
+        OF_BODY
+            + OF_LABELLING
+            + [VocabularyNotFound, ImageNotHeld, NotAcceptable, UnsupportedMediaType, UnknownModel]
+    );
 }

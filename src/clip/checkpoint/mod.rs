@@ -6,7 +6,9 @@
 
 mod archive;
 mod config;
+mod container;
 mod error;
+mod files;
 pub mod hub;
 mod hugging_face;
 mod names;
@@ -17,28 +19,17 @@ mod stored;
 
 pub use config::ModelConfig;
 pub use error::CheckpointError;
+pub use files::{WEIGHTS_FILES, file_bytes, weights_file};
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
-use crate::support::open_regular_file;
-
-/// The names that model hubs give to weights in their folders, in the order in which they are looked for.
-pub const WEIGHTS_FILES: [&str; 6] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
 
 /// The last steps of the towers of either architecture. One of zeros makes every embedding zero, which has no
 /// direction.
@@ -91,7 +82,7 @@ impl Weights {
     /// # Errors
     /// Fails when a file cannot be read, has no supported form, or is damaged.
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self, CheckpointError> {
-        let files = files(&weights_file(path)?)?;
+        let files = files::map_files(&weights_file(path)?)?;
         Self::from_files(files, device, kind)
     }
 
@@ -107,7 +98,7 @@ impl Weights {
         let mut tensors = HashMap::new();
         let mut format = CheckpointFormat::OpenClip;
         for (number, file) in files.iter().enumerate() {
-            let (tensors_of_file, format_of_file) = read(file)?;
+            let (tensors_of_file, format_of_file) = container::read(file)?;
             format = format_of_file;
             for (name, tensor) in tensors_of_file {
                 if tensors.insert(name.clone(), tensor.in_file(number)).is_some() {
@@ -251,76 +242,6 @@ impl Weights {
     }
 }
 
-/// Returns the number of bytes of the files of the checkpoint at `path`, which [`Weights::load`] would open.
-///
-/// # Errors
-/// Fails when a file cannot be read, or an index lists none.
-pub fn file_bytes(path: &Path) -> Result<u64, CheckpointError> {
-    let path = weights_file(path)?;
-    let mut sum = 0;
-    for file in files(&path)? {
-        sum += file.len() as u64;
-    }
-    Ok(sum)
-}
-
-/// Maps the files of the checkpoint in a file: the file itself, or those that it lists as an index.
-fn files(path: &Path) -> Result<Vec<Bytes>, CheckpointError> {
-    let file = map(path)?;
-    match Container::of(&file) {
-        Container::Index => shards::listed(&file, path)?.iter().map(|path| map(path)).collect(),
-        _ => Ok(vec![file]),
-    }
-}
-
-/// Maps a file into memory and returns its bytes.
-fn map(path: &Path) -> Result<Bytes, CheckpointError> {
-    let cannot_read = |source| CheckpointError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let file = open_regular_file(path).map_err(cannot_read)?;
-    // SAFETY: the mapping is read-only. It lives as long as the weights and the thread that computes their digest,
-    // which is while a model is being loaded. As with any mapping, the process ends if somebody shortens the file
-    // during that time. The tensors that are handed out are copies and stay valid.
-    #[allow(unsafe_code)]
-    let bytes = unsafe { Mmap::map(&file) }.map_err(cannot_read)?;
-    Ok(Bytes::from_owner(bytes))
-}
-
-/// Returns the place of every tensor in one file, with the format of the file.
-fn read(file: &[u8]) -> Result<(HashMap<String, Stored>, CheckpointFormat), CheckpointError> {
-    match Container::of(file) {
-        Container::SafeTensors => Ok((safetensors::read(file)?, CheckpointFormat::OpenClip)),
-        Container::ZipArchive => archive::read(file),
-        Container::Index => Err(CheckpointError::UnsupportedForm("JSON where tensors should be")),
-        Container::Pickle => Err(CheckpointError::UnsupportedForm("a bare Python pickle")),
-        Container::Unknown => Err(CheckpointError::UnsupportedForm("of no known form")),
-    }
-}
-
-/// Returns the weights file that `path` means: the path itself or, for a folder, the first of [`WEIGHTS_FILES`] in it.
-/// A repository in the cache of Hugging Face's hub stands for its latest snapshot.
-///
-/// # Errors
-/// Fails when the path is a folder without any of these files, or the file is not a regular one that can be opened.
-pub fn weights_file(path: &Path) -> Result<PathBuf, CheckpointError> {
-    let in_folder = |folder: &Path| {
-        let files = WEIGHTS_FILES.iter().map(|name| folder.join(name));
-        files.into_iter().find(|file| file.exists())
-    };
-    let file = match path.is_dir() {
-        true => in_folder(path)
-            .or_else(|| in_folder(&hub::latest_snapshot(path)?))
-            .ok_or_else(|| CheckpointError::NoWeights { path: path.to_owned() })?,
-        false => path.to_owned(),
-    };
-    match open_regular_file(&file) {
-        Ok(_) => Ok(file),
-        Err(source) => Err(CheckpointError::Unreadable { path: file, source }),
-    }
-}
-
 /// Entries that are not weights, by the last part of their names. They serve training, or their content is known
 /// elsewhere.
 const NO_WEIGHTS: [&str; 7] = [
@@ -347,33 +268,6 @@ fn weights_among(tensors: HashMap<String, Stored>) -> Result<HashMap<String, Sto
             tensor.kind()
         ))),
         None => Ok(tensors),
-    }
-}
-
-/// The containers that weights come in, recognised by their first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Container {
-    /// A safetensors file: eight bytes of header length, a JSON header, then the tensors' bytes.
-    SafeTensors,
-    /// An archive that `torch.save` or `torch.jit.save` wrote.
-    ZipArchive,
-    /// The JSON index of a checkpoint in several files.
-    Index,
-    /// A file that `torch.save` wrote before version 1.6.
-    Pickle,
-    Unknown,
-}
-
-impl Container {
-    fn of(bytes: &[u8]) -> Self {
-        match bytes {
-            [b'P', b'K', 3, 4, ..] => Self::ZipArchive,
-            // The eighth byte tells them apart: no safetensors header is 2^56 bytes long, and JSON has no zero bytes.
-            [b'{', _, _, _, _, _, _, 1..=255, ..] => Self::Index,
-            [0x80, 2..=5, ..] if bytes.get(8) != Some(&b'{') => Self::Pickle,
-            [_, _, _, _, _, _, _, _, b'{', ..] => Self::SafeTensors,
-            _ => Self::Unknown,
-        }
     }
 }
 

@@ -72,7 +72,7 @@ impl NamedVocabulary {
     }
 }
 
-/// The result of [`VocabularyRegistry::put_in_turn`].
+/// The result of [`VocabularyRegistry::put`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// The name was not in use before.
@@ -202,7 +202,7 @@ impl VocabularyRegistry {
     /// # Errors
     /// [`VocabularyError`] when the name is not allowed or shipped, the condition does not hold, there is no room for
     /// the definition, or it cannot be written to disk or shared with other replicas.
-    pub async fn put_in_turn(
+    pub async fn put(
         self: &Arc<Self>,
         name: String,
         definition: VocabularyDefinition,
@@ -218,12 +218,12 @@ impl VocabularyRegistry {
         .await
     }
 
-    /// Deletes a vocabulary. `condition` is that of [`put_in_turn`](Self::put_in_turn).
+    /// Deletes a vocabulary. `condition` is that of [`put`](Self::put).
     ///
     /// # Errors
     /// [`VocabularyError`] when no vocabulary has the name, it is shipped, the condition does not hold, or the change
     /// cannot be written to disk or shared with other replicas.
-    pub async fn delete_in_turn(
+    pub async fn delete(
         self: &Arc<Self>,
         name: String,
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,

@@ -188,7 +188,7 @@ impl VocabularyRegistry {
         self.copy_to_disk(taken, dropped).await;
     }
 
-    /// Defines a vocabulary for all replicas, as [`VocabularyRegistry::put_in_turn`] does for this one.
+    /// Defines a vocabulary for all replicas, as [`VocabularyRegistry::put`] does for this one.
     pub(super) async fn put_shared(
         &self,
         name: &str,
@@ -226,7 +226,7 @@ impl VocabularyRegistry {
         }
     }
 
-    /// Deletes a vocabulary for all replicas, as [`VocabularyRegistry::delete_in_turn`] does for this one.
+    /// Deletes a vocabulary for all replicas, as [`VocabularyRegistry::delete`] does for this one.
     pub(super) async fn delete_shared(
         &self,
         name: &str,

@@ -26,13 +26,13 @@ fn put(
     condition: impl Fn(Option<&str>) -> bool,
 ) -> Result<Stored, VocabularyError> {
     registry
-        .put(name, list(&[class], &[]), condition, NOW)
+        .put_blocking(name, list(&[class], &[]), condition, NOW)
         .map(|(_, stored)| stored)
 }
 
 impl VocabularyRegistry {
-    /// Defines a vocabulary as [`VocabularyRegistry::put_in_turn`] does, and waits for its turn and the disk.
-    fn put(
+    /// Defines a vocabulary as [`VocabularyRegistry::put`] does, on the thread of the caller.
+    fn put_blocking(
         &self,
         name: &str,
         definition: impl Into<VocabularyDefinition>,
@@ -44,8 +44,8 @@ impl VocabularyRegistry {
         self.put_now(name, &definition.into(), condition, now, deadline)
     }
 
-    /// Deletes a vocabulary as [`VocabularyRegistry::delete_in_turn`] does, and waits for its turn and the disk.
-    fn delete(&self, name: &str, condition: impl Fn(Option<&str>) -> bool) -> Result<(), VocabularyError> {
+    /// Deletes a vocabulary as [`VocabularyRegistry::delete`] does, on the thread of the caller.
+    fn delete_blocking(&self, name: &str, condition: impl Fn(Option<&str>) -> bool) -> Result<(), VocabularyError> {
         let deadline = self.deadline();
         let _turn = self.turn.blocking_lock();
         self.delete_now(name, condition, deadline)
@@ -68,10 +68,10 @@ fn a_vocabulary_is_created_replaced_and_dropped() {
     assert_eq!(put(&registry, "pets", "cat", always), Ok(Stored::Created));
     assert_eq!(put(&registry, "pets", "dog", always), Ok(Stored::Replaced));
     assert_eq!(registry.get("pets").unwrap().list.classes()[0].name, "dog");
-    registry.delete("pets", always).unwrap();
+    registry.delete_blocking("pets", always).unwrap();
     let missing = VocabularyError::NotFound { name: "pets".into() };
     assert_eq!(registry.get("pets").unwrap_err(), missing);
-    assert_eq!(registry.delete("pets", always), Err(missing));
+    assert_eq!(registry.delete_blocking("pets", always), Err(missing));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn shipped_ones_come_first_and_cannot_be_changed() {
     );
     let read_only = Err(VocabularyError::ReadOnly { name: "voc-20".into() });
     assert_eq!(put(&registry, "voc-20", "cat", always).map(drop), read_only);
-    assert_eq!(registry.delete("voc-20", always), read_only);
+    assert_eq!(registry.delete_blocking("voc-20", always), read_only);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_digest_follows_the_content() {
     let registry = registry();
     let digest = |class| {
         registry
-            .put("a", list(&[class], &[]), always, NOW)
+            .put_blocking("a", list(&[class], &[]), always, NOW)
             .unwrap()
             .0
             .digest
@@ -172,8 +172,8 @@ fn only_who_knows_the_state_may_change_it() {
     assert_eq!(put(&registry, "a", "dog", from_seen), Ok(Stored::Replaced));
     let now = registry.get("a").unwrap().digest.clone();
     assert_eq!(put(&registry, "a", "cow", from_seen), Err(changed(&now)));
-    assert_eq!(registry.delete("a", from_seen), Err(changed(&now)));
-    assert_eq!(registry.delete("a", always), Ok(()));
+    assert_eq!(registry.delete_blocking("a", from_seen), Err(changed(&now)));
+    assert_eq!(registry.delete_blocking("a", always), Ok(()));
 
     let gone = VocabularyError::Changed {
         name: "a".into(),
@@ -232,7 +232,7 @@ fn what_one_process_defines_and_drops_the_other_sees() {
         Err(VocabularyError::TooMany { limit: 2 })
     );
 
-    other.delete("pets", always).unwrap();
+    other.delete_blocking("pets", always).unwrap();
     assert_eq!(
         one.get("pets").unwrap_err(),
         VocabularyError::NotFound { name: "pets".into() }
@@ -253,7 +253,10 @@ fn a_precondition_is_about_what_any_process_has_written() {
     });
     let from_seen = |current: Option<&str>| current == Some(&seen);
     assert_eq!(put(&other, "a", "cow", from_seen), changed);
-    assert_eq!(other.delete("a", from_seen).map(|()| Stored::Replaced), changed);
+    assert_eq!(
+        other.delete_blocking("a", from_seen).map(|()| Stored::Replaced),
+        changed
+    );
 }
 
 #[test]
@@ -308,7 +311,7 @@ fn the_bytes_of_all_definitions_have_a_limit() {
     // A definition makes room for its successor.
     assert_eq!(put(&registry, "a", "catfish", always), Ok(Stored::Replaced));
     assert!(put(&registry, "b", "catfish", always).is_err());
-    registry.delete("a", always).unwrap();
+    registry.delete_blocking("a", always).unwrap();
     assert_eq!(put(&registry, "c", "cat", always), Ok(Stored::Created));
 }
 
@@ -336,7 +339,7 @@ fn a_change_gives_up_on_a_file_that_another_process_holds() {
             waited: Duration::ZERO
         }
     );
-    assert!(registry.delete("pets", always).is_err());
+    assert!(registry.delete_blocking("pets", always).is_err());
     assert_eq!(registry.size().0, 1, "nothing has changed");
     holder.execute_batch("ROLLBACK").unwrap();
     assert_eq!(put(&registry, "trees", "oak", always), Ok(Stored::Created));
@@ -351,11 +354,7 @@ async fn who_reads_does_not_wait_for_changes_that_wait_and_they_wait_together() 
         .map(|number| {
             let registry = Arc::clone(&registry);
             let definition = VocabularyDefinition::from(list(&["oak"], &[]));
-            tokio::spawn(async move {
-                registry
-                    .put_in_turn(format!("trees-{number}"), definition, always, NOW)
-                    .await
-            })
+            tokio::spawn(async move { registry.put(format!("trees-{number}"), definition, always, NOW).await })
         })
         .collect();
     tokio::task::yield_now().await;
@@ -372,12 +371,9 @@ async fn who_reads_does_not_wait_for_changes_that_wait_and_they_wait_together() 
     assert!(start.elapsed() < 10 * wait, "{:?}", start.elapsed());
     holder.execute_batch("ROLLBACK").unwrap();
     let definition = VocabularyDefinition::from(list(&["oak"], &[]));
-    let (_, stored) = registry
-        .put_in_turn("trees".into(), definition, always, NOW)
-        .await
-        .unwrap();
+    let (_, stored) = registry.put("trees".into(), definition, always, NOW).await.unwrap();
     assert_eq!(stored, Stored::Created);
-    registry.delete_in_turn("trees".into(), always).await.unwrap();
+    registry.delete("trees".into(), always).await.unwrap();
 }
 
 #[test]
@@ -428,7 +424,7 @@ fn a_space_has_vocabularies_of_its_own_beside_the_shipped_ones() {
     assert!(registry.get("alice/voc-20").unwrap().shipped);
     let read_only = put(&registry, "alice/voc-20", "cat", always).unwrap_err();
     assert!(matches!(read_only, VocabularyError::ReadOnly { .. }));
-    registry.delete("alice/fruit", always).unwrap();
+    registry.delete_blocking("alice/fruit", always).unwrap();
     assert_eq!(
         (names(None), names(Some("bob"))),
         (vec!["fruit".to_owned()], vec!["fruit".to_owned()])

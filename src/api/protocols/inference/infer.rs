@@ -1,7 +1,5 @@
 //! Inference: tensors to a request to segment, and its result to tensors.
 
-use std::collections::BTreeMap;
-
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -9,17 +7,15 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use super::tensors::{InputTensor, OutputTensor, TensorElements, Text, Values};
 use super::{MODEL_VERSION, ModelPath};
 use crate::api::AppState;
 use crate::api::body::{JSON_COPIES, admit_values, parse_json, read_bytes};
 use crate::api::error::ApiError;
-use crate::api::error_form::ErrorForm;
 use crate::api::metered::held_bytes;
-use crate::api::problem::ProblemType;
+use crate::api::problem::problems;
 use crate::api::protocols::masks;
 use crate::api::segment::SegmentBody;
 use crate::api::upload::decode_base64;
@@ -450,26 +446,7 @@ fn labels(label_map: EncodedLabelMap, size: (u32, u32), classes: usize) -> Vec<u
     }
 }
 
-/// The problems of an inference.
-struct InferProblems;
-
-impl IntoResponses for InferProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        ErrorForm::Message.with_key(&[
-            ProblemType::Malformed,
-            ProblemType::ModelNotFound,
-            ProblemType::VocabularyNotFound,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::ImageTooLarge,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::UndecodableImage,
-            ProblemType::UnsupportedByModel,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::ModelUnavailable,
-            ProblemType::DeadlineExceeded,
-        ])
-    }
+problems! {
+    /// The problems of an inference.
+    InferProblems = Message.with_key(OF_BODY + OF_LABELLING + [VocabularyNotFound, ModelNotFound]);
 }

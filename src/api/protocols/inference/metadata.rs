@@ -1,20 +1,16 @@
 //! What the server and its models are, and whether they answer.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use super::{MODEL_VERSION, ModelPath};
 use crate::VERSION;
 use crate::api::AppState;
 use crate::api::error::ApiError;
-use crate::api::error_form::ErrorForm;
-use crate::api::problem::ProblemType;
+use crate::api::problem::problems;
 use crate::api::wire::ModelHealth;
 use crate::engine::{ModelState, Readiness};
 
@@ -281,51 +277,19 @@ pub(in crate::api) async fn list_inference_models(State(state): State<AppState>)
     Json(models.collect())
 }
 
-/// The problems of what needs no key and cannot fail.
-struct OpenProblems;
+problems! {
+    /// The problems of what needs no key and cannot fail.
+    OpenProblems = Message.without_key([]);
 
-impl IntoResponses for OpenProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        ErrorForm::Message.without_key(&[])
-    }
-}
+    /// The problems of `GET /v2/health/ready`.
+    ReadyProblems = Message.without_key([Unavailable]);
 
-/// The problems of `GET /v2/health/ready`.
-struct ReadyProblems;
+    /// The problems of what is about no model.
+    MetadataProblems = Message.with_key([]);
 
-impl IntoResponses for ReadyProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        ErrorForm::Message.without_key(&[ProblemType::Unavailable])
-    }
-}
+    /// The problems of what describes a model.
+    ModelProblems = Message.with_key([Malformed, ModelNotFound]);
 
-/// The problems of what is about no model.
-struct MetadataProblems;
-
-impl IntoResponses for MetadataProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        ErrorForm::Message.with_key(&[])
-    }
-}
-
-/// The problems of what describes a model.
-struct ModelProblems;
-
-impl IntoResponses for ModelProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        ErrorForm::Message.with_key(&[ProblemType::Malformed, ProblemType::ModelNotFound])
-    }
-}
-
-/// The problems of a model's readiness.
-struct ModelReadyProblems;
-
-impl IntoResponses for ModelReadyProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        ErrorForm::Message.with_key(&[
-            ProblemType::Malformed,
-            ProblemType::ModelNotFound,
-            ProblemType::Unavailable,
-        ])
-    }
+    /// The problems of a model's readiness.
+    ModelReadyProblems = Message.with_key([Malformed, ModelNotFound, Unavailable]);
 }

@@ -18,8 +18,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
-use utoipa::openapi::RefOr;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::masks::{labels, masks};
@@ -28,7 +27,7 @@ use crate::api::AppState;
 use crate::api::body::read_json;
 use crate::api::error::ApiError;
 use crate::api::metered::held_bytes;
-use crate::api::problem::{self, Limit, NoProblems, ProblemType};
+use crate::api::problem::{Limit, NoProblems, problems};
 use crate::engine::{
     Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, HeldBytes, ImageSource, OutputOptions,
     SegmentError, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
@@ -460,44 +459,12 @@ pub(in crate::api) async fn take_note_of_event(
     Ok(Json(WebhookReply { status: "ok" }))
 }
 
-/// The problems of `POST /setup` and `POST /webhook`.
-struct SetupProblems;
+problems! {
+    /// The problems of `POST /setup` and `POST /webhook`.
+    SetupProblems = Problem.with_key(OF_BODY + [UnsupportedMediaType]);
 
-impl IntoResponses for SetupProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::UnsupportedMediaType,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::Overloaded,
-        ])
-    }
-}
-
-/// The problems of `POST /predict`.
-struct PredictProblems;
-
-impl IntoResponses for PredictProblems {
-    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problem::with_key(&[
-            ProblemType::Malformed,
-            ProblemType::RequestTimeout,
-            ProblemType::RequestTooLarge,
-            ProblemType::ImageTooLarge,
-            ProblemType::UnsupportedMediaType,
-            ProblemType::UnsupportedContentEncoding,
-            ProblemType::InvalidRequest,
-            ProblemType::UndecodableImage,
-            ProblemType::UnsupportedByModel,
-            ProblemType::Overloaded,
-            ProblemType::Unavailable,
-            ProblemType::ModelUnavailable,
-            ProblemType::DeadlineExceeded,
-        ])
-    }
+    /// The problems of `POST /predict`.
+    PredictProblems = Problem.with_key(OF_BODY + OF_LABELLING + [UnsupportedMediaType]);
 }
 
 #[cfg(test)]

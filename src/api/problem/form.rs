@@ -1,17 +1,15 @@
 //! The forms in which the clients of a protocol expect an error. What an error is, and its status, are the same in all.
 
-use std::collections::BTreeMap;
-
 use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response};
 
-use super::problem::{self, PROBLEM_JSON, Problem, ProblemType};
+use super::{PROBLEM_JSON, Problem};
 
 /// The body of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ErrorForm {
+pub(in crate::api) enum ErrorForm {
     /// RFC 9457 problem details.
     Problem,
     /// OpenAI's: an object `error` with a message, a type and a code.
@@ -22,7 +20,7 @@ pub(super) enum ErrorForm {
 
 impl ErrorForm {
     /// Returns the form for the clients of a path, or of a route in its place.
-    pub(super) fn of_path(path: &str, method: &str) -> Self {
+    pub(in crate::api) fn of_path(path: &str, method: &str) -> Self {
         match path {
             "/v1/embeddings" => Self::OpenAi,
             "/" if method == Method::POST.as_str() => Self::Message,
@@ -32,7 +30,7 @@ impl ErrorForm {
     }
 
     /// Returns the media type of the body.
-    pub(super) fn media_type(self) -> &'static str {
+    pub(in crate::api) fn media_type(self) -> &'static str {
         match self {
             Self::Problem => PROBLEM_JSON,
             Self::OpenAi | Self::Message => "application/json",
@@ -40,7 +38,7 @@ impl ErrorForm {
     }
 
     /// Returns the body that tells of a problem.
-    pub(super) fn body(self, problem: &Problem) -> Vec<u8> {
+    pub(in crate::api) fn body(self, problem: &Problem) -> Vec<u8> {
         let body = match self {
             Self::Problem => serde_json::to_vec(problem),
             Self::OpenAi => serde_json::to_vec(&OpenAiError::from(problem)),
@@ -49,32 +47,17 @@ impl ErrorForm {
         body.expect("an error is plain strings and numbers")
     }
 
-    /// Returns the problems of a route that needs a key, one response for each status.
-    pub(super) fn with_key(self, kinds: &[ProblemType]) -> BTreeMap<String, RefOr<Response>> {
-        self.written(problem::with_key(kinds))
-    }
-
-    /// Returns the problems of a route that needs no key, one response for each status.
-    pub(super) fn without_key(self, kinds: &[ProblemType]) -> BTreeMap<String, RefOr<Response>> {
-        self.written(problem::responses(kinds))
-    }
-
-    /// Writes responses with problems in this form.
-    fn written(self, mut responses: BTreeMap<String, RefOr<Response>>) -> BTreeMap<String, RefOr<Response>> {
+    /// Writes what a response of the document has in this form.
+    pub(super) fn write_content(self, response: &mut Response) {
         let schema = match self {
-            Self::Problem => return responses,
+            Self::Problem => return,
             Self::OpenAi => OpenAiError::name(),
             Self::Message => ErrorMessage::name(),
         };
-        for response in responses.values_mut() {
-            if let RefOr::T(response) = response {
-                let content = ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name(&*schema))));
-                response.content = [(self.media_type().to_owned(), content.build().into())]
-                    .into_iter()
-                    .collect();
-            }
-        }
-        responses
+        let content = ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name(&*schema))));
+        response.content = [(self.media_type().to_owned(), content.build().into())]
+            .into_iter()
+            .collect();
     }
 }
 
@@ -117,7 +100,7 @@ impl From<&Problem> for OpenAiError {
                 message: words(problem),
                 kind,
                 param: problem.path.clone(),
-                code: problem.kind.uri().trim_start_matches("/problems/"),
+                code: problem.kind.name(),
             },
         }
     }
@@ -151,6 +134,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::problem::ProblemType;
 
     fn problem(kind: ProblemType, detail: &str, path: Option<&str>) -> Problem {
         Problem {

@@ -1,0 +1,79 @@
+//! The files of a checkpoint: which ones belong to a path, and their bytes.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use super::container::Container;
+use super::{CheckpointError, hub, shards};
+use crate::support::open_regular_file;
+
+/// The names that model hubs give to weights in their folders, in the order in which they are looked for.
+pub const WEIGHTS_FILES: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+/// Returns the weights file that `path` means: the path itself or, for a folder, the first of [`WEIGHTS_FILES`] in it.
+/// A repository in the cache of Hugging Face's hub stands for its latest snapshot.
+///
+/// # Errors
+/// Fails when the path is a folder without any of these files, or the file is not a regular one that can be opened.
+pub fn weights_file(path: &Path) -> Result<PathBuf, CheckpointError> {
+    let in_folder = |folder: &Path| {
+        let files = WEIGHTS_FILES.iter().map(|name| folder.join(name));
+        files.into_iter().find(|file| file.exists())
+    };
+    let file = match path.is_dir() {
+        true => in_folder(path)
+            .or_else(|| in_folder(&hub::latest_snapshot(path)?))
+            .ok_or_else(|| CheckpointError::NoWeights { path: path.to_owned() })?,
+        false => path.to_owned(),
+    };
+    match open_regular_file(&file) {
+        Ok(_) => Ok(file),
+        Err(source) => Err(CheckpointError::Unreadable { path: file, source }),
+    }
+}
+
+/// Returns the number of bytes of the files of the checkpoint at `path`, which [`Weights::load`](super::Weights::load) would open.
+///
+/// # Errors
+/// Fails when a file cannot be read, or an index lists none.
+pub fn file_bytes(path: &Path) -> Result<u64, CheckpointError> {
+    let path = weights_file(path)?;
+    let mut sum = 0;
+    for file in map_files(&path)? {
+        sum += file.len() as u64;
+    }
+    Ok(sum)
+}
+
+/// Maps the files of the checkpoint in a file: the file itself, or those that it lists as an index.
+pub(super) fn map_files(path: &Path) -> Result<Vec<Bytes>, CheckpointError> {
+    let file = map(path)?;
+    match Container::of(&file) {
+        Container::Index => shards::listed(&file, path)?.iter().map(|path| map(path)).collect(),
+        _ => Ok(vec![file]),
+    }
+}
+
+/// Maps a file into memory and returns its bytes.
+fn map(path: &Path) -> Result<Bytes, CheckpointError> {
+    let cannot_read = |source| CheckpointError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let file = open_regular_file(path).map_err(cannot_read)?;
+    // SAFETY: the mapping is read-only. It lives as long as the weights and the thread that computes their digest,
+    // which is while a model is being loaded. As with any mapping, the process ends if somebody shortens the file
+    // during that time. The tensors that are handed out are copies and stay valid.
+    #[allow(unsafe_code)]
+    let bytes = unsafe { Mmap::map(&file) }.map_err(cannot_read)?;
+    Ok(Bytes::from_owner(bytes))
+}
