@@ -17,7 +17,7 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies test-chart test-ray test-shared test-replicas replicas test-book book book-pictures reference dashboard \
+    test-dist test-proxies test-chart test-ray test-shared test-replicas replicas test-book newcomer book book-pictures reference dashboard \
     fuzz parity bench methods deny env install image dist deb wheel clean
 
 help: ## list these targets
@@ -127,6 +127,9 @@ book: ## the book of docs/ in target/book/html, its links checked (needs mdbook 
 test-book: ## every command of the book and of the READMEs against the server (its packages into .venv-book; ARGS="docs/tutorial.md")
 	@$(cargo) build $(locked)
 	@$(with_libtorch) tools/book/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+newcomer: ## seconds from a clone to the overlay of an image of one's own, on an idle machine (ARGS="--nothing-fetched")
+	@$(PYTHON) tools/book/newcomer.py $(ARGS)
 
 book-pictures: build ## make the pictures of the book's explanations in docs/pictures
 	@$(with_libtorch) tools/book/pictures "$${CARGO_TARGET_DIR:-target}/release/maskclip"
