@@ -17,8 +17,8 @@ locked := $(if $(CI),--locked)
 .NOTPARALLEL:
 .PHONY: help build serve check fmt lint architecture test test-rules test-repeatedly test-sanitized test-page page-pictures \
     page-speed test-reliability test-shutdown test-faults test-contract test-clients test-interop test-container test-dashboard \
-    test-dist test-proxies test-chart test-ray test-shared test-replicas replicas test-book book book-pictures reference dashboard \
-    fuzz parity bench methods deny env install image dist deb wheel clean
+    test-dist test-proxies test-chart test-ray test-shared test-versions test-replicas replicas test-book newcomer \
+    book book-pictures reference dashboard fuzz parity bench methods deny env install image dist deb wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$"); printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -105,6 +105,11 @@ test-shared: export OMP_WAIT_POLICY ?= passive
 test-shared: ## replicas over a Redis that is killed, paused, cut off and full (needs redis-server; ARGS=a_paused_redis)
 	@$(with_libtorch) tools/shared/run $(ARGS)
 
+test-versions: export OMP_NUM_THREADS ?= 1
+test-versions: export OMP_WAIT_POLICY ?= passive
+test-versions: ## an older build and this one on one Redis and one store (ARGS=REVISION; needs redis-server)
+	@$(with_libtorch) tools/shared/versions $(ARGS)
+
 test-replicas: ## two replicas behind nginx or HAProxy: kept features by route, and a replica that is killed
 	@$(cargo) build $(locked)
 	@cd tools/replicas && $(PYTHON) -m unittest --quiet test_simulate
@@ -127,6 +132,9 @@ book: ## the book of docs/ in target/book/html, its links checked (needs mdbook 
 test-book: ## every command of the book and of the READMEs against the server (its packages into .venv-book; ARGS="docs/tutorial.md")
 	@$(cargo) build $(locked)
 	@$(with_libtorch) tools/book/run "$${CARGO_TARGET_DIR:-target}/debug/maskclip" $(ARGS)
+
+newcomer: ## seconds from a clone to the overlay of an image of one's own, on an idle machine (ARGS="--nothing-fetched")
+	@$(PYTHON) tools/book/newcomer.py $(ARGS)
 
 book-pictures: build ## make the pictures of the book's explanations in docs/pictures
 	@$(with_libtorch) tools/book/pictures "$${CARGO_TARGET_DIR:-target}/release/maskclip"

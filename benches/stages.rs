@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use maskclip::clip::{Clip, ModelConfig, Weights};
-use maskclip::dense::{DenseFeatures, FeatureOptions};
+use maskclip::dense::{DenseFeatures, FeatureOptions, ImageViews};
 use maskclip::image::{self, Normalisation, NormalisedImage, Resize};
 use maskclip::label_map::{LabelMap, LabelMapOptions, label_map};
 use maskclip::scores::{QueryOwner, ScoreGrid, ScoreKind, ScoreMap, UNLABELLED};
@@ -54,6 +54,20 @@ enum StageArguments {
         /// A safetensors file with `pixels`, `[3, height, width]`, normalised.
         #[arg(long)]
         pixels: PathBuf,
+    },
+    /// Compute MaskCLIP's dense features of several images, each alone or together.
+    Batch {
+        #[command(flatten)]
+        model: ModelArguments,
+        /// Number of images.
+        #[arg(long)]
+        images: usize,
+        /// Side of the images in pixels.
+        #[arg(long)]
+        side: i64,
+        /// Let the images share a pass.
+        #[arg(long)]
+        together: bool,
     },
     /// Embed class names in all templates, including the tokenizing.
     Texts {
@@ -130,6 +144,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             pixels: read(&pixels, "pixels")?.to_kind(model.kind()),
             clip: model.load()?,
         }),
+        StageArguments::Batch {
+            model,
+            images,
+            side,
+            together,
+        } => {
+            tch::manual_seed(0); // Both ways get the same images.
+            let image = || [Tensor::randn([3, side, side], (model.kind(), Device::Cpu))];
+            answer(&Batch {
+                images: std::iter::repeat_with(image).take(images).collect(),
+                together,
+                clip: model.load()?,
+            })
+        }
         StageArguments::Texts { model, names } => answer(&Texts {
             clip: model.load()?,
             names: std::fs::read_to_string(names)?.lines().map(str::to_owned).collect(),
@@ -219,6 +247,40 @@ impl Stage for Forward {
 
     fn tensors(output: DenseFeatures) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>> {
         Ok(vec![("features", output.cells.to_kind(Kind::Float))])
+    }
+}
+
+/// The stage `batch`.
+struct Batch {
+    clip: Clip,
+    /// Each image at its only size, `[3, height, width]`.
+    images: Vec<[Tensor; 1]>,
+    together: bool,
+}
+
+impl Stage for Batch {
+    type Output = Vec<ImageViews>;
+
+    fn run(&self) -> Result<Vec<ImageViews>, Box<dyn Error>> {
+        let options = FeatureOptions::default();
+        let network = &self.clip.visual;
+        if self.together {
+            let images: Vec<&[Tensor]> = self.images.iter().map(<[Tensor; 1]>::as_slice).collect();
+            return Ok(ImageViews::extract_batch(network, &images, &options, &|| false)?);
+        }
+        let alone = self.images.iter();
+        Ok(alone
+            .map(|image| ImageViews::extract(network, image, &options))
+            .collect::<Result<_, _>>()?)
+    }
+
+    fn tensors(output: Vec<ImageViews>) -> Result<Vec<(&'static str, Tensor)>, Box<dyn Error>> {
+        let cells = output.iter().map(|views| match views.first_whole() {
+            Some(features) => Ok(features.cells.to_kind(Kind::Float)),
+            None => Err("an image was seen through windows".into()),
+        });
+        let cells = cells.collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+        Ok(vec![("features", Tensor::stack(&cells, 0))])
     }
 }
 

@@ -27,14 +27,15 @@ import { MODES, Stage } from "./stage.js";
 import { Suggestions } from "./suggestions.js";
 import { clearSummary, showSummary } from "./summary.js";
 import { count } from "./text.js";
+import { Trail } from "./trail.js";
 import { titleOf, Vocabularies } from "./vocabularies.js";
-import { parseClass, parseClasses, Words } from "./words.js";
+import { parseClass, parseClasses, Words, writeClass } from "./words.js";
 
 /** The pause after a keystroke or a move of a slider before the server is asked. */
 const TYPING_PAUSE_MILLISECONDS = 150;
 /** The pause before a change stands in the address: browsers allow some hundred changes a minute. */
 const ADDRESS_PAUSE_MILLISECONDS = 250;
-/** What stands this long is remembered under "Earlier". */
+/** What stands this long is remembered under "Earlier", and is a question that Back returns to. */
 const REMEMBER_MILLISECONDS = 1200;
 
 const words = new Words();
@@ -50,6 +51,7 @@ const suggestions = new Suggestions(classLists);
 new ClassInput(words, suggestions);
 const vocabularies = new Vocabularies(words, classLists);
 const past = new Past();
+const trail = new Trail();
 const missing = new Missing();
 const downloads = new Downloads(stage, labelForFiles);
 const curl = new CurlPanel(
@@ -61,6 +63,8 @@ const curl = new CurlPanel(
 let isRestoring = false;
 /** Counts restorations: a slow one gives way to a later one. */
 let restorations = 0;
+/** The restoration that is under way, or was before another took its place. */
+let awaited = null;
 /** The settings of an address whose vocabulary the server gives only with a key, or null. */
 let awaitingKey = null;
 let rememberTimer;
@@ -183,34 +187,49 @@ function showWords() {
 function remember() {
   clearTimeout(addressTimer);
   addressTimer = setTimeout(() => {
-    if (images.current) history.replaceState(null, "", `#${address()}`);
+    // What is being restored is not on the page yet.
+    if (images.current && awaited !== restorations) trail.write(images.current, question(), address());
   }, ADDRESS_PAUSE_MILLISECONDS);
   curl.refresh();
 }
 
 function address() {
-  const { exampleUrl } = images.current;
   return writeAddress({
+    ...questionTexts(),
+    mode: stage.mode === MODES[0] ? "" : stage.mode,
+    heat: stage.mode === "heat" && words.names().includes(stage.heatName) ? stage.heatName : "",
+    ...stage.drawing,
+  });
+}
+
+/** The part of the address that decides what the server is asked. */
+function question() {
+  return writeAddress(questionTexts());
+}
+
+function questionTexts() {
+  const { exampleUrl } = images.current;
+  return {
     example: exampleUrl?.split("/").at(-1),
     classes: words.vocabulary ? "" : words.text(),
     vocabulary: words.vocabulary?.name,
     background: words.hasBackground ? "1" : "",
     model: server.text,
-    mode: stage.mode === MODES[0] ? "" : stage.mode,
-    heat: stage.mode === "heat" && words.names().includes(stage.heatName) ? stage.heatName : "",
     compare: comparison.text,
-    ...stage.drawing,
     options: options.texts(),
-  });
+  };
 }
 
-/** Adds what is shown to "Earlier" if it stands for a moment. */
+/** Adds what is shown to "Earlier", and Back returns to it later, if it stands for a moment. */
 function rememberSoon() {
   clearTimeout(rememberTimer);
   if (words.pending) return;
-  const [image, text, names] = [images.current, address(), words.names()];
+  const [image, asked, text, names] = [images.current, question(), address(), words.names()];
   const title = names.slice(0, 4).join(", ") + (names.length > 4 ? ", …" : "");
-  rememberTimer = setTimeout(() => past.add(image, text, title, stage.picture), REMEMBER_MILLISECONDS);
+  rememberTimer = setTimeout(() => {
+    trail.finish(image, asked);
+    past.add(image, text, title, stage.picture);
+  }, REMEMBER_MILLISECONDS);
 }
 
 /** Says first of all that a model of drawings is given a photograph. */
@@ -239,18 +258,21 @@ function showCorrections() {
  */
 async function restore(settings, image = null) {
   const turn = ++restorations;
+  awaited = turn;
   const lacking = [];
   const [vocabulary, given] = await Promise.all([
     vocabularyOf(settings, lacking),
-    image ? { image } : exampleOf(settings, lacking),
+    image ? { image, example: images.exampleOf(image) } : exampleOf(settings, lacking),
   ]);
   if (turn !== restorations) return;
+  awaited = null;
   missing.clear();
   for (const { kind, name, problem } of lacking) missing.set(kind, name, problem);
   awaitingKey = lacking.some(({ problem }) => problem?.status === 401) ? settings : null;
   isRestoring = true;
   try {
     takeSettings(settings, vocabulary);
+    if (!vocabulary) takeClasses(settings.classes, given?.example, { isWhole: image && !settings.vocabulary });
     const keepsWords = Boolean(image || vocabulary || settings.classes);
     if (given) images.choose(given.image, { example: given.example, keepsWords });
   } finally {
@@ -265,11 +287,18 @@ function takeSettings(settings, vocabulary) {
   server.choose(settings.model);
   words.setBackground(Boolean(settings.background));
   if (vocabulary) words.takeVocabulary(vocabulary);
-  else if (settings.classes) words.take(parseClasses(settings.classes));
   stage.drawing = settings;
   stage.heatName = settings.heat ?? null;
   stage.setMode(MODES.includes(settings.mode) ? settings.mode : MODES[0]);
   comparison.choose(settings.compare ?? "");
+}
+
+/** Takes the classes of an address. One without any leaves those that there are, unless it is the whole of what was. */
+function takeClasses(text, example, { isWhole }) {
+  if (!text && !isWhole) return;
+  const classes = parseClasses(text ?? "");
+  const own = example?.classes.map(parseClass).map(writeClass);
+  words.take(classes, { isExample: own?.join() === classes.map(writeClass).join() });
 }
 
 /** The vocabulary that settings name, or null. Adds one that there is not to `lacking`. */
@@ -398,7 +427,7 @@ element("cancel").addEventListener("click", () => {
   otherLabelling.cancel();
 });
 past.addEventListener("choose", ({ detail: { image, address } }) => restore(readAddress(address) ?? {}, image));
-addEventListener("hashchange", () => restore(readAddress(location.hash) ?? {}));
+trail.addEventListener("travel", ({ detail: { image } }) => restore(readAddress(location.hash) ?? {}, image));
 
 listenForKey(() => {
   hideProblem();

@@ -136,6 +136,11 @@ export class Images extends EventTarget {
     return find();
   }
 
+  /** The example of an image; null for the user's own. */
+  exampleOf({ exampleUrl }) {
+    return this.examples.find(({ image }) => exampleUrl === `assets/examples/${image}`) ?? null;
+  }
+
   /** Shows an example with its classes. */
   async takeExample(example) {
     const choice = ++this.#choices;

@@ -255,7 +255,17 @@ impl Drop for Server {
 
 /// Returns the command of the binary under test, without a store on disk.
 pub fn maskclip() -> Command {
-    without_settings(Command::new(PROGRAM))
+    build(this_build())
+}
+
+/// Returns the path of the binary under test.
+pub fn this_build() -> &'static Path {
+    Path::new(PROGRAM)
+}
+
+/// Returns the command of a build of the program, without a store on disk.
+pub fn build(program: &Path) -> Command {
+    without_settings(Command::new(program))
 }
 
 /// Returns a command line for bash in a folder. In it, `maskclip` is the binary under test, on a store.

@@ -5,6 +5,7 @@ In a round each side runs once, ours next to theirs. Ratios are of samples of th
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import tempfile
@@ -16,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from inputs import COMPARED_NAMES, LABEL_MAP_SIZE, NAMES, PATCH, SAMPLED_PROMPTS, SIDE, TEMPLATES, Inputs, forward_flop
+from inputs import (
+    COMPARED_NAMES, LABEL_MAP_SIZE, NAMES, PATCH, REPOSITORY, SAMPLED_PROMPTS, SIDE, TEMPLATES, Inputs, forward_flop,
+)  # fmt: skip
 from peer import GEMM_SIDE
 from report import Row, at_least, at_most, compared, percentile, ratios, seconds, significant, spread
 from sides import Process, Server, Side, environment
@@ -37,6 +40,9 @@ SMALLEST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
 """The smallest cosine allowed between our feature of a cell, or embedding of a name, and the reference's."""
 SAME_LABELS = {"float32": 0.9999, "bfloat16": 0.99}
 """The smallest share of pixels whose label must be the reference's."""
+BATCH_IMAGES = 4
+BATCH_SIDES = (224, 256, 448)
+"""Images of the stage `batch`, and their sides in pixels."""
 LARGEST_PIXEL_ERROR = 4 / 255 / 0.26
 """In units of the normalisation: JPEG decoders differ by up to 3 of 255, resizes by 1."""
 
@@ -86,6 +92,12 @@ class Bench:
         model = ["--weights", self.inputs.weights, "--precision", precision] if precision else []
         command = [self.stages, stage, "--threads", str(self.threads), *model, *arguments]
         return self.side(f"{self.stages} {stage}", command)
+
+    def batch(self, weights: Path, side: int, together: bool) -> Side:
+        """Our program for BATCH_IMAGES images in bfloat16."""
+        model = ["--weights", weights, "--precision", "bfloat16", "--threads", str(self.threads)]
+        images = ["--images", str(BATCH_IMAGES), "--side", str(side), *(["--together"] if together else [])]
+        return self.side(f"{self.stages} batch", [self.stages, "batch", *model, *images])
 
     def peer(self, kind: str, precision: str = "float32") -> Side:
         options = ["--inputs", self.inputs.folder, "--precision", precision, "--threads", str(self.threads)]
@@ -210,6 +222,21 @@ def forward(bench: Bench) -> Measured:
             "" if bar is None else at_least(share, bar),
         )
         measured.rows.append(row)
+    return measured
+
+
+def batch(bench: Bench) -> Measured:
+    """Several images of one size in bfloat16, each alone beside all in one pass."""
+    measured = Measured()
+    models = {name: REPOSITORY / "models" / name / "model.safetensors" for name in ("demo", "demo-vit")}
+    for (name, weights), side in itertools.product((models | {"ViT-B/16": bench.inputs.weights}).items(), BATCH_SIDES):
+        title = f"{BATCH_IMAGES} images through {name}, {side} pixels"
+        with all_of(together=bench.batch(weights, side, True), alone=bench.batch(weights, side, False)) as sides:
+            outputs = (program.output(bench.folder) for program in sides.values())
+            measured.compared |= check(title, "bfloat16", *outputs)
+            samples = bench.interleave({way: program.run for way, program in sides.items()})
+        measured.samples |= {f"{title}, {way}": found for way, found in samples.items()}
+        measured.rows.append(compared(title, ("together", samples["together"]), ("alone", samples["alone"])))
     return measured
 
 
@@ -481,6 +508,7 @@ def kept(bench: Bench) -> Measured:
 
 STAGES: dict[str, Callable[[Bench], Measured]] = {
     "forward": forward,
+    "batch": batch,
     "texts": texts,
     "seen": seen,
     "label-map": label_map,

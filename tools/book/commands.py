@@ -1,9 +1,10 @@
 """Runs every command of the book against the program, page by page.
 
 A page's blocks in `sh`, `console` and `python` run one after the other in a fresh folder that has the repository's
-examples, clients and configuration. What a block exports, later blocks of the page know. `make serve` and `maskclip serve`
-start a server that the rest of the page asks; pages that ask one without starting it share one. It listens on a free port,
-which takes the place of 127.0.0.1:8080.
+examples, clients and configuration. Pages that are joined by `+` share a folder, as for a reader who follows one after
+the other. What a block exports, later blocks of the folder know. `make serve` and `maskclip serve` start a server that
+the rest of the page asks; pages that ask one without starting it share one. It listens on a free port, which takes the
+place of 127.0.0.1:8080.
 
 What a `console` block shows below a command is compared with what the command prints, its log apart. Numbers may differ,
 and `...` stands for anything. A command below which the program's error stands (`maskclip: ...`) has to fail.
@@ -12,7 +13,7 @@ A block that cannot run where tests run has a reason before it, which is printed
 
     <!-- not run: needs a GPU -->
 
-Usage: tools/book/run PROGRAM [PAGE...]
+Usage: tools/book/run PROGRAM [PAGE[+PAGE...]...]
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +35,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BESIDE_THE_BOOK = ["README.md", "clients/python/README.md", "clients/cvat/README.md"]
+IN_ORDER = "docs/tutorial.md+docs/annotators.md+docs/label.md"
+"""Pages that send a reader from each to the next."""
 PROVIDED = ["clients", "config", "examples", "openapi.yaml"]
 ADDRESS = "127.0.0.1:8080"
 REASON = re.compile(r"<!-- not run: (.+) -->")
@@ -123,30 +127,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Place:
-    """A folder in which a page's commands run, and the server that they ask."""
+class Shell:
+    """A folder in which commands run, and the server that they ask."""
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, folder: Path, state: Path, environment: dict[str, str]) -> None:
         self.folder, self.port, self.server = folder, free_port(), None
-        for name in PROVIDED:
-            (folder / name).symlink_to(REPOSITORY / name)
-        tools = folder / ".bin"
-        tools.mkdir()
-        (tools / "maskclip").write_text(f'#!/bin/sh\nexec "{program}" "$@"\n')
-        (tools / "maskclip").chmod(0o755)
-        self.environment = {
-            **os.environ,
-            "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            "XDG_DATA_HOME": str(folder / ".data"),
-            "XDG_CACHE_HOME": str(folder / ".cache"),
-            "PYTHONPATH": str(REPOSITORY / "clients/python/src"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "MASKCLIP_SERVER__LISTEN": f"127.0.0.1:{self.port}",
-            # Test programs share the processors: threads that wait must not spin.
-            "OMP_WAIT_POLICY": "passive",
-        }
-        self.state = folder / ".exports"
+        self.environment = environment | {"MASKCLIP_SERVER__LISTEN": f"127.0.0.1:{self.port}"}
+        self.state = state
+        """A file of what commands have exported."""
         self.state.touch()
 
     def here(self, text: str) -> str:
@@ -164,12 +152,12 @@ class Place:
 
     def serve(self, command: str = "maskclip serve") -> subprocess.CompletedProcess:
         """Starts a server, waits until it is ready, and returns what it said so far."""
-        log = self.folder / ".log"
+        log, errors = self.state.with_suffix(".log"), self.state.with_suffix(".errors")
         script = f'. "{self.state}"\nexec {self.here(command)}'
-        with log.open("w") as out:
+        with log.open("w") as out, errors.open("w") as err:
             self.server = subprocess.Popen(
                 ["bash", "-c", script], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.DEVNULL,
+                stderr=err, start_new_session=True,
             )  # fmt: skip
         end = time.monotonic() + SECONDS
         while time.monotonic() < end and self.server.poll() is None:
@@ -178,13 +166,38 @@ class Place:
                 break
             time.sleep(0.2)
         else:
-            return subprocess.CompletedProcess(command, self.server.poll() or 1, log.read_text())
+            return subprocess.CompletedProcess(command, self.server.poll() or 1, log.read_text() + errors.read_text())
         return subprocess.CompletedProcess(command, 0, log.read_text())
 
     def close(self) -> None:
         if self.server is not None and self.server.poll() is None:
-            self.server.terminate()
+            # make and cargo, where these have started it, end with it.
+            os.killpg(self.server.pid, signal.SIGTERM)
             self.server.wait(SECONDS)
+
+
+class Place(Shell):
+    """A fresh folder for pages, in which `maskclip` is the program under test."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        for name in PROVIDED:
+            (folder / name).symlink_to(REPOSITORY / name)
+        tools = folder / ".bin"
+        tools.mkdir()
+        (tools / "maskclip").write_text(f'#!/bin/sh\nexec "{program}" "$@"\n')
+        (tools / "maskclip").chmod(0o755)
+        environment = {
+            **os.environ,
+            "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "XDG_DATA_HOME": str(folder / ".data"),
+            "XDG_CACHE_HOME": str(folder / ".cache"),
+            "PYTHONPATH": str(REPOSITORY / "clients/python/src"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            # Test programs share the processors: threads that wait must not spin.
+            "OMP_WAIT_POLICY": "passive",
+        }
+        super().__init__(folder, folder / ".exports", environment)
 
 
 def fault(place: Place, block: Block) -> str | None:
@@ -214,44 +227,62 @@ def fresh(program: Path):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def asks_without_starting(blocks: list[Block]) -> bool:
+    """Whether blocks ask a server that none of them starts."""
+    text = "\n".join(command for block in blocks for command, _ in steps(block))
+    return ADDRESS in text and not any(SERVE.match(line) for line in text.splitlines())
+
+
+def follow(place: Place, pages: list[Page]) -> list[str]:
+    """Runs the blocks of pages in a place. Returns what is wrong."""
+    wrongs = []
+    for page in pages:
+        for block in page.blocks:
+            if block.reason:
+                continue
+            try:
+                wrong = fault(place, block)
+            except subprocess.TimeoutExpired as error:
+                wrong = f"took more than {error.timeout} seconds"
+            if wrong is not None:
+                wrongs.append(f"{page.name}:{block.line}: {wrong}")
+    return wrongs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
-    parser.add_argument("pages", nargs="*", help="such as docs/tutorial.md; all of them without any")
+    parser.add_argument("pages", nargs="*", help="such as docs/tutorial.md; all, and some in order, without any")
     arguments = parser.parse_args()
+    program = arguments.program.resolve()
     summary = (REPOSITORY / "docs" / "SUMMARY.md").read_text()
-    names = arguments.pages or [f"docs/{name}" for name in re.findall(r"\(([\w-]+\.md)\)", summary)] + BESIDE_THE_BOOK
-    passed, failed, left_out = 0, [], []
+    book = [f"docs/{name}" for name in re.findall(r"\(([\w-]+\.md)\)", summary)]
+    number, failed, left_out = 0, [], {}
     with contextlib.ExitStack() as stack:
         shared: Place | None = None
-        for page in map(read, names):
-            failed += page.faults
-            left_out += [f"{page.name}:{block.line}: {block.reason}" for block in page.blocks if block.reason]
-            blocks = [block for block in page.blocks if not block.reason]
+        for name in arguments.pages or [*book, *BESIDE_THE_BOOK, IN_ORDER]:
+            pages = [read(page) for page in name.split("+")]
+            failed += [fault for page in pages for fault in page.faults if fault not in failed]
+            for page in pages:
+                left_out |= {f"{page.name}:{block.line}: {block.reason}": None for block in page.blocks if block.reason}
+            blocks = [block for page in pages for block in page.blocks if not block.reason]
             if not blocks:
                 continue
             begin = time.monotonic()
-            text = "\n".join(command for block in blocks for command, _ in steps(block))
-            with fresh(arguments.program.resolve()) as place:
-                if ADDRESS in text and not any(SERVE.match(line) for line in text.splitlines()):
+            with fresh(program) as place:
+                if asks_without_starting(blocks):
                     if shared is None:
-                        shared = stack.enter_context(fresh(arguments.program.resolve()))
+                        shared = stack.enter_context(fresh(program))
                         shared.serve()
                     place.port = shared.port
                     place.environment["MASKCLIP_SERVER__LISTEN"] = f"127.0.0.1:{shared.port}"
-                for block in blocks:
-                    try:
-                        wrong = fault(place, block)
-                    except subprocess.TimeoutExpired as error:
-                        wrong = f"took more than {error.timeout} seconds"
-                    passed += wrong is None
-                    if wrong is not None:
-                        failed.append(f"{page.name}:{block.line}: {wrong}")
-            print(f"{page.name}: {len(blocks)} blocks in {time.monotonic() - begin:.1f} s", flush=True)
+                failed += follow(place, pages)
+            number += len(blocks)
+            print(f"{name}: {len(blocks)} blocks in {time.monotonic() - begin:.1f} s", flush=True)
     print(f"not run here, {len(left_out)} blocks:", *left_out, sep="\n  ")
     if failed:
         print("failed:", *failed, sep="\n")
-    print(f"{passed} passed, {len(failed)} failed, {len(left_out)} skipped")
+    print(f"{number} blocks run, {len(failed)} faults, {len(left_out)} blocks left out")
     sys.exit(1 if failed else 0)
 
 

@@ -29,6 +29,8 @@ REPOSITORY = HERE.parents[1]
 CHART = REPOSITORY / "deploy" / "helm" / "maskclip"
 NAMES = sorted(path.stem for path in (HERE / "values").glob("*.yaml"))
 PROGRAM = Path(os.environ["MASKCLIP_PROGRAM"])
+SECRETS = {"MASKCLIP_SHARED__URL": "rediss://redis.example:6380/0"}
+"""What the Secrets have that the values name."""
 RULES = REPOSITORY / "docker" / "prometheus-rules.yml"
 sys.path.insert(0, str(REPOSITORY / "tools" / "reliability"))
 from server import Server  # noqa: E402
@@ -66,6 +68,11 @@ def refused(given: dict[str, Any]) -> str:
     with pytest.raises(helm_python.HelmError) as raised:
         render(given)
     return str(raised.value)
+
+
+def own(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """The containers of a pod that run the program."""
+    return [one for one in pod["containers"] + pod.get("initContainers", []) if re.fullmatch(r"maskclip|fetch-\d+", one["name"])]
 
 
 def run(arguments: list[str], environment: dict[str, str], **more: Any) -> subprocess.CompletedProcess[str]:
@@ -142,10 +149,10 @@ def test_the_program_takes_the_settings(name: str, tmp_path: Path) -> None:
     objects = render(values(name))
     config = tmp_path / "config.yaml"
     config.write_text(objects["ConfigMap"]["data"]["config.yaml"])
-    for pod in pods(objects):
-        for one in pod["containers"] + pod.get("initContainers", []):
-            done = run(["fetch", "--list"], environment(one, config))
-            assert done.returncode == 0, done.stderr
+    for one in [one for pod in pods(objects) for one in own(pod)]:
+        secrets = {entry["name"]: SECRETS[entry["name"]] for entry in one["env"] if entry["name"] in SECRETS}
+        done = run(["fetch", "--list"], environment(one, config) | secrets)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -175,11 +182,13 @@ def test_the_version_is_the_programs() -> None:
     "wrong",
     [
         {"replica": 3},
-        {"replicas": "3"},
+        {"replicaCount": "3"},
         {"workload": "DaemonSet"},
         {"weights": {"source": "fetch"}},
         {"weights": {"source": "claim", "claim": "models", "fetch": ["ViT-B-16"]}},
-        {"autoscaling": {"kind": "both"}},
+        {"autoscaling": {"enabled": True}, "keda": {"enabled": True}},
+        {"shared": {"url": "redis://redis", "urlSecret": "redis-address"}},
+        {"image": {"digest": "9f86d081"}},
         {"config": {"server": {"listen": "0.0.0.0:80"}}},
         {"config": {"vocabulary": {"store_path": "/tmp/store"}}},
         {"label": {"enabled": True, "arguments": ["--format", "png"], "images": {"claim": "i"}, "labels": {"claim": "l"}}},
@@ -254,7 +263,7 @@ def test_another_setting_rolls_the_pods() -> None:
     def annotation(given: dict[str, Any]) -> str:
         return render(given)["Deployment"]["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
 
-    assert annotation({}) == annotation({"replicas": 5})
+    assert annotation({}) == annotation({"replicaCount": 5})
     assert annotation({}) != annotation({"config": {"engine": {"queue_capacity": 8}}})
 
 
@@ -349,9 +358,104 @@ def test_replicas_share_a_redis() -> None:
     assert port["port"] == 6379
 
 
+def variable(one: dict[str, Any], name: str) -> dict[str, Any]:
+    (entry,) = [entry for entry in one["env"] if entry["name"] == name]
+    return entry["valueFrom"]
+
+
+def test_the_address_of_a_redis_comes_from_a_secret() -> None:
+    objects = render(values("redis-secret"))
+    shared = settings(objects)["shared"]
+    assert shared == {"prefix": "labels", "timeout_seconds": 0.2, "password_file": "/etc/maskclip/redis/password"}
+    assert variable(container(objects), "MASKCLIP_SHARED__URL") == {"secretKeyRef": {"name": "redis-address", "key": "url"}}
+    assert "MASKCLIP_SHARED__URL" not in str(render(values("statefulset"))), "an address in the values is in the settings"
+
+    def redis_ports(given: dict[str, Any]) -> list[int]:
+        return [port["port"] for rule in render(given)["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]]
+
+    assert redis_ports(values("redis-secret")) == [53, 53, 6380]
+    assert redis_ports({"shared": {"urlSecret": "redis-address"}}) == [53, 53, 6379]
+
+
+def relabelled(labels: dict[str, str], rules: list[dict[str, Any]]) -> dict[str, str] | None:
+    """A series after rules such as Prometheus applies; None for one that is dropped."""
+    for rule in rules:
+        value = ";".join(labels.get(label, "") for label in rule.get("sourceLabels", []))
+        action = rule.get("action", "replace")
+        if action == "labeldrop":
+            labels = {label: value for label, value in labels.items() if not re.fullmatch(rule["regex"], label)}
+        elif re.fullmatch(rule["regex"], value):
+            if action == "drop":
+                return None
+            assert action == "replace"
+            labels = labels | {rule["targetLabel"]: rule["replacement"]}
+    return labels
+
+
+def test_a_prometheus_in_another_namespace_finds_the_pods_and_stores_what_it_shall() -> None:
+    monitor = render(values("redis-secret"))["ServiceMonitor"]
+    assert monitor["metadata"]["namespace"] == "monitoring"
+    assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["vision"]}
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert (endpoint["interval"], endpoint["scrapeTimeout"]) == ("1m", "20s")
+    assert endpoint["relabelings"] == [{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}]
+    asked = {"__name__": "maskclip_http_request_seconds_bucket", "route": "/v1/segment", "le": "1.0"}
+    rules = endpoint["metricRelabelings"]
+    assert relabelled(asked, rules) == asked, "an alert asks for it"
+    assert relabelled(asked | {"route": "/v1/images"}, rules) is None
+    assert relabelled({"__name__": "maskclip_stage_seconds_bucket"}, rules) is None
+    assert relabelled({"__name__": "maskclip_stage_seconds_sum"}, rules) == {"__name__": "maskclip_stage_seconds_sum"}
+    for name in re.findall(r"maskclip_\w+_bucket", RULES.read_text()):
+        assert name == asked["__name__"]
+    (plain,) = render(values("gpu"))["ServiceMonitor"]["spec"]["endpoints"]
+    assert not {"relabelings", "metricRelabelings", "scrapeTimeout"} & plain.keys()
+
+
 def test_each_pod_says_its_name() -> None:
-    (entry,) = [entry for entry in container(render({}))["env"] if entry["name"] == "MASKCLIP_SERVER__REPLICA"]
-    assert entry["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert variable(container(render({})), "MASKCLIP_SERVER__REPLICA") == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+def test_what_clusters_ask_of_every_chart() -> None:
+    objects = render(values("site"))
+    deployment, (pod,) = objects["Deployment"], pods(objects)
+    assert all(one["metadata"]["labels"]["team"] == "vision" for kind, one in objects.items() if kind != "Secret")
+    assert deployment["spec"]["template"]["metadata"]["labels"].items() >= {"team": "vision", "version": "stable"}.items()
+    assert deployment["spec"]["template"]["metadata"]["annotations"]["reloader.stakater.com/auto"] == "true"
+    assert deployment["spec"]["selector"]["matchLabels"].keys() & {"team", "version"} == set(), "a selector cannot change"
+    assert (deployment["spec"]["revisionHistoryLimit"], deployment["spec"]["minReadySeconds"]) == (3, 5)
+    assert deployment["spec"]["strategy"] == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert "ServiceAccount" not in objects and pod["serviceAccountName"] == "vision"
+    assert pod["containers"][0]["image"].endswith("/maskclip@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert (pod["priorityClassName"], pod["schedulerName"]) == ("serving", "bin-packing")
+    (constraint,) = pod["topologySpreadConstraints"]
+    assert constraint["whenUnsatisfiable"] == "DoNotSchedule"
+    assert [one["name"] for one in pod["containers"]] == ["maskclip", "proxy"]
+    assert [one["name"] for one in pod["initContainers"]] == ["wait"]
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "settings"}}]
+    assert objects["PodDisruptionBudget"]["spec"].keys() == {"minAvailable", "selector", "unhealthyPodEvictionPolicy"}
+    assert objects["Secret"]["metadata"]["name"] == "labels-settings", "texts of further objects are templates"
+    assert objects["Service"]["spec"].items() >= {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}.items()
+
+
+def test_any_other_pod_is_another_job() -> None:
+    def name(**more: Any) -> str:
+        return render(values("label") | more)["Job"]["metadata"]["name"]
+
+    assert name() == name(commonLabels={})
+    assert len({name(), name(podAnnotations={"a": "b"}), name(extraEnv=[{"name": "A", "value": "b"}]), name(nodeSelector={"a": "b"})}) == 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_notes_name_what_there_is(name: str) -> None:
+    given = values(name)
+    with helm_python.Chart.load(CHART) as chart:
+        (notes,) = [text for path, text in chart.render(given, name="labels", namespace="vision").items() if path.endswith("NOTES.txt")]
+    service = given.get("fullnameOverride", "labels-maskclip")
+    assert (f"port-forward service/{service} 8080:http" in notes) == (given.get("workload") != "none")
+    assert ("There are no API keys" in notes) == (given.get("workload") != "none" and "access" not in given)
+    assert ("get jobs" in notes) == ("label" in given)
+    assert "<" not in notes and "\n\n\n" not in notes
 
 
 @pytest.mark.parametrize("name, kind", [("keda", "ScaledObject"), ("hpa-ingress", "HorizontalPodAutoscaler")])

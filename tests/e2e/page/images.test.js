@@ -414,3 +414,58 @@ pageTest("what was labelled before in this tab comes back at a click", async (pa
   assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${examples[0].image}`));
   assert.ok((await legend(page)).includes("tiger"));
 });
+
+/** Waits until what is shown has stood for so long that Back returns to it; that is when "Earlier" has it. */
+async function finished(page, entries) {
+  await page.waitForFunction((entries) => document.querySelectorAll("#past li").length === entries, entries);
+}
+
+/** Goes a step in the browser's history, and waits for the image of a name. Returns the classes that are asked for. */
+async function travel(page, direction, name) {
+  const { classes } = (await asking(page, () => page[direction]())).request().postDataJSON();
+  assert.match(await page.locator("#image-name").textContent(), new RegExp(`^${name}`));
+  return classes;
+}
+
+pageTest("Back and Forward go to the images and questions before, and the user's own images stay", async (page) => {
+  await finished(page, 1);
+  const opened = await page.evaluate(() => history.length);
+  await takeClasses(page, ["tiger", "lemon"]);
+  await finished(page, 2);
+  await asking(page, () => page.getByRole("button", { name: "Remove lemon" }).click());
+  await finished(page, 3);
+  await page.getByText("Outline").click();
+  await page.waitForURL(/classes=tiger&mode=outline/);
+  await asking(page, async () => page.locator("#file").setInputFiles(await fileOf(examples[1], "own.png")));
+  await page.waitForURL(/#classes=tiger&mode=outline/);
+  assert.equal((await page.evaluate(() => history.length)) - opened, 3, "two questions and an image");
+
+  assert.deepEqual(await travel(page, "goBack", examples[0].image), ["tiger"]);
+  assert.deepEqual(await travel(page, "goBack", examples[0].image), ["tiger", "lemon"]);
+  assert.equal(await page.locator('[name="mode"]:checked').getAttribute("value"), "fill");
+  assert.ok((await travel(page, "goBack", examples[0].image)).length > 2, "the example's own");
+  assert.deepEqual(await travel(page, "goForward", examples[0].image), ["tiger", "lemon"]);
+  assert.deepEqual(await travel(page, "goForward", examples[0].image), ["tiger"]);
+  assert.deepEqual(await travel(page, "goForward", "own.png"), ["tiger"]);
+  assert.equal(await page.getByRole("button", { name: "own.png", exact: true }).count(), 1);
+});
+
+pageTest("Back finds an example with its classes, which make room for those of the next one", async (page) => {
+  await page.waitForURL(/example=/);
+  await asking(page, () => page.getByRole("button", { name: examples[1].title }).click());
+  await page.waitForURL(new RegExp(`example=${examples[1].image}`));
+  await travel(page, "goBack", examples[0].image);
+  await asking(page, () => page.getByRole("button", { name: examples[2].title }).click());
+  assert.ok((await legend(page)).includes("apple"));
+});
+
+pageTest("typing a word is one step of the history", async (page) => {
+  await finished(page, 1);
+  const before = await page.evaluate(() => history.length);
+  for (const letter of "whale") await asking(page, () => page.locator("#class-input").press(letter));
+  assert.equal(await page.evaluate(() => history.length), before);
+  await page.locator("#class-input").press("Enter");
+  await page.waitForURL(/whale/);
+  assert.equal(await page.evaluate(() => history.length), before + 1);
+  assert.ok(!(await travel(page, "goBack", examples[0].image)).includes("whale"));
+});

@@ -2,6 +2,7 @@
 //! paused, cut off and full. `make test-shared` runs these tests where there is one.
 
 mod redis;
+mod versions;
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,11 @@ fn impatient_replica(url: &str) -> Server {
 }
 
 fn image() -> String {
-    BASE64_STANDARD.encode(picnic())
+    encoded(&picnic())
+}
+
+fn encoded(image: &[u8]) -> String {
+    BASE64_STANDARD.encode(image)
 }
 
 /// The fields of a request whose answer does not wait for a busy machine.

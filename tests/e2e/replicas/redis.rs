@@ -1,5 +1,6 @@
 //! A Redis of a test's own, and a relay in front of it that can be cut.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
@@ -8,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::server::signal;
@@ -92,6 +96,69 @@ impl Redis {
         let length = connection.read(&mut answer).unwrap();
         let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
         answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// Returns the keys that match a pattern.
+    pub fn keys(&self, pattern: &str) -> Vec<String> {
+        ::redis::cmd("KEYS").arg(pattern).query(&mut self.connection()).unwrap()
+    }
+
+    /// Returns all keys with their values: `string` in base64, the fields of a `hash`, the scores of a `zset`.
+    pub fn dump(&self) -> Value {
+        let mut connection = self.connection();
+        let keys = self.keys("*").into_iter();
+        let keys = keys.map(|key| {
+            let kind: String = ::redis::cmd("TYPE").arg(&key).query(&mut connection).unwrap();
+            let (read, rest): (_, &[&str]) = match &*kind {
+                "string" => ("GET", &[]),
+                "hash" => ("HGETALL", &[]),
+                "zset" => ("ZRANGE", &["0", "-1", "WITHSCORES"]),
+                other => panic!("{key} is a {other}"),
+            };
+            let mut read = ::redis::cmd(read);
+            read.arg(&key).arg(rest);
+            let value = if kind == "string" {
+                let bytes: Vec<u8> = read.query(&mut connection).unwrap();
+                json!({"string": BASE64_STANDARD.encode(bytes)})
+            } else {
+                let fields: BTreeMap<String, String> = read.query(&mut connection).unwrap();
+                json!({kind: fields})
+            };
+            (key, value)
+        });
+        Value::Object(keys.collect())
+    }
+
+    /// Writes a key with a value of [`Redis::dump`]. What has an end in Redis has one in an hour.
+    pub fn load(&self, key: &str, value: &Value) {
+        let mut connection = self.connection();
+        let (kind, value) = value.as_object().unwrap().iter().next().unwrap();
+        if let Some(text) = value.as_str() {
+            let bytes = BASE64_STANDARD.decode(text).unwrap();
+            let mut write = ::redis::cmd("SET");
+            return write
+                .arg(key)
+                .arg(bytes)
+                .arg("EX")
+                .arg(3600)
+                .exec(&mut connection)
+                .unwrap();
+        }
+        for (name, content) in value.as_object().unwrap() {
+            let content = content.as_str().unwrap();
+            let mut write = ::redis::cmd(if kind == "hash" { "HSET" } else { "ZADD" });
+            let [first, second] = if kind == "hash" {
+                [&**name, content]
+            } else {
+                [content, &**name]
+            };
+            write.arg(key).arg(first).arg(second).exec(&mut connection).unwrap();
+        }
+    }
+
+    fn connection(&self) -> ::redis::Connection {
+        let client = ::redis::Client::open(self.url()).unwrap();
+        client.get_connection().unwrap()
     }
 
     fn wait_until_it_listens(&self) {

@@ -30,11 +30,37 @@ app.kubernetes.io/name: {{ include "maskclip.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of pods, but for their selector, and annotations. */}}
+{{- define "maskclip.podLabels" -}}
+{{- with merge (deepCopy .Values.podLabels) .Values.commonLabels -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "maskclip.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "maskclip.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- end -}}
+
+{{/* Whether something else than replicaCount decides how many pods there are; empty if not. */}}
+{{- define "maskclip.scaled" -}}
+{{- if and .Values.autoscaling.enabled .Values.keda.enabled -}}
+{{- fail "autoscaling.enabled and keda.enabled are both set, and two would decide on the replicas" -}}
+{{- end -}}
+{{- if or .Values.autoscaling.enabled .Values.keda.enabled -}}yes{{- end -}}
 {{- end -}}
 
 {{- define "maskclip.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
 {{- $tag := .Values.image.tag | default (printf "%s%s" .Chart.AppVersion (ternary "-cuda" "" .Values.gpu.enabled)) -}}
 {{- printf "%s:%s" .Values.image.repository $tag -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The settings: the values', with what other values imply. */}}
@@ -51,8 +77,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $config "model" (merge (dict "device" "cuda:0") (default dict $config.model)) -}}
 {{- end -}}
 {{- with .Values.shared -}}
-{{- if .url -}}
-{{- $shared := dict "url" .url -}}
+{{- if or .url .urlSecret -}}
+{{- $shared := dict -}}
+{{- if .url -}}{{- $_ := set $shared "url" .url -}}{{- end -}}
 {{- if .passwordSecret -}}{{- $_ := set $shared "password_file" "/etc/maskclip/redis/password" -}}{{- end -}}
 {{- if .caSecret -}}{{- $_ := set $shared "ca_file" "/etc/maskclip/redis-ca/ca.crt" -}}{{- end -}}
 {{- $_ := set $config "shared" (merge $shared (default dict $config.shared)) -}}
@@ -61,10 +88,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml $config -}}
 {{- end -}}
 
-{{/* The port of Redis, whose default is 6379. */}}
+{{/* The port of Redis, whose default is 6379; empty without a Redis. */}}
 {{- define "maskclip.redisPort" -}}
-{{- $host := (urlParse .Values.shared.url).host -}}
-{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default "6379" -}}
+{{- with .Values.shared -}}
+{{- if or .url .urlSecret -}}
+{{- $ofUrl := regexFind ":[0-9]+$" (urlParse .url).host | trimPrefix ":" -}}
+{{- .port | default $ofUrl | default 6379 -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "maskclip.port" -}}
@@ -101,8 +132,25 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   valueFrom:
     fieldRef:
       fieldPath: metadata.name
+{{- with .Values.shared.urlSecret }}
+- name: MASKCLIP_SHARED__URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: url
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The variables of a container, its own and those of other objects. */}}
+{{- define "maskclip.variables" -}}
+env:
+  {{- include "maskclip.environment" . | nindent 2 }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -196,17 +244,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* Init containers that bring the weights, one after the other. */}}
-{{- define "maskclip.fetch" -}}
-{{- if eq .Values.weights.source "fetch" -}}
+{{/* Init containers: those that bring the weights, one after the other, and the values' own. */}}
+{{- define "maskclip.initContainers" -}}
+{{- if or (eq .Values.weights.source "fetch") .Values.extraInitContainers -}}
 initContainers:
+  {{- if eq .Values.weights.source "fetch" }}
   {{- range $number, $name := required "weights.fetch names the models to bring" .Values.weights.fetch }}
   - name: fetch-{{ $number }}
     image: {{ include "maskclip.image" $ | quote }}
     imagePullPolicy: {{ $.Values.image.pullPolicy }}
     args: [fetch, {{ $name | quote }}]
-    env:
-      {{- include "maskclip.environment" $ | nindent 6 }}
+    {{- include "maskclip.variables" $ | nindent 4 }}
     resources:
       requests: {cpu: 100m, memory: 64Mi}
       limits: {memory: 256Mi}
@@ -225,16 +273,20 @@ initContainers:
       {{- toYaml . | nindent 6 }}
       {{- end }}
   {{- end }}
+  {{- end }}
+  {{- with .Values.extraInitContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 {{- end -}}
 
 {{/* The parts of a pod that a server and a labelling job have in common. */}}
 {{- define "maskclip.pod" -}}
-serviceAccountName: {{ include "maskclip.fullname" . }}
+serviceAccountName: {{ include "maskclip.serviceAccount" . }}
 automountServiceAccountToken: false
 # A Service's variables, such as MASKCLIP_PORT, would look like settings.
 enableServiceLinks: false
-{{- with .Values.image.pullSecrets }}
+{{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -245,6 +297,17 @@ runtimeClassName: {{ .Values.gpu.runtimeClassName }}
 {{- end }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ . }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
@@ -280,8 +343,8 @@ tolerations:
 metadata:
   labels:
     {{- include "maskclip.selector" . | nindent 4 }}
-    {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
+    {{- with include "maskclip.podLabels" . }}
+    {{- . | nindent 4 }}
     {{- end }}
   annotations:
     # A change of the settings rolls the pods.
@@ -293,7 +356,10 @@ metadata:
 spec:
   {{- include "maskclip.pod" . | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "maskclip.grace" . }}
-  {{- if .Values.spread }}
+  {{- if .Values.topologySpreadConstraints }}
+  topologySpreadConstraints:
+    {{- toYaml .Values.topologySpreadConstraints | nindent 4 }}
+  {{- else if .Values.spread }}
   topologySpreadConstraints:
     {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
     - maxSkew: 1
@@ -305,7 +371,7 @@ spec:
       matchLabelKeys: [{{ ternary "pod-template-hash" "controller-revision-hash" (eq $root.Values.workload "Deployment") }}]
     {{- end }}
   {{- end }}
-  {{- with include "maskclip.fetch" . }}
+  {{- with include "maskclip.initContainers" . }}
   {{- . | nindent 2 }}
   {{- end }}
   containers:
@@ -313,8 +379,7 @@ spec:
       image: {{ include "maskclip.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args: [serve]
-      env:
-        {{- include "maskclip.environment" . | nindent 8 }}
+      {{- include "maskclip.variables" . | nindent 6 }}
       ports:
         - name: http
           containerPort: {{ include "maskclip.port" . }}
@@ -325,7 +390,7 @@ spec:
           path: /health/{{ ternary "ready" "live" (eq . "readiness") }}
           port: http
           scheme: {{ include "maskclip.scheme" $root }}
-        {{- toYaml (get $root.Values.probes .) | nindent 8 }}
+        {{- toYaml (get $root.Values (printf "%sProbe" .)) | nindent 8 }}
       {{- end }}
       resources:
         {{- include "maskclip.resources" . | nindent 8 }}
@@ -333,6 +398,9 @@ spec:
         {{- toYaml .Values.securityContext | nindent 8 }}
       volumeMounts:
         {{- include "maskclip.mounts" . | nindent 8 }}
+    {{- with .Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   volumes:
     {{- include "maskclip.volumes" $ | nindent 4 }}
 {{- end -}}
