@@ -302,6 +302,34 @@ mod tests {
             ..raw.clone()
         };
         assert_eq!(of(small, &more), (2 + 1 + 8 + 4 + 4) * 1000);
+        let with_maps = Dimensions {
+            probability_maps: 3,
+            ..small
+        };
+        assert_eq!(of(with_maps, &raw), (2 + 1 + 8 + 4 + 3 * 5) * 1000);
+        let with_classes = Dimensions {
+            class_bytes: 9000,
+            ..small
+        };
+        assert_eq!(of(with_classes, &raw), (2 + 1 + 8 + 4) * 1000 + 9000);
+        let with_reply = Weight::of_features(&small).with_reply(7000);
+        assert_eq!(with_reply.after_label_map(), 7000);
+        assert_eq!(with_reply.total(), Weight::of_features(&small).total() + 7000);
+        let extreme = Dimensions {
+            queries: u64::MAX,
+            pixels: u64::MAX,
+            ..small
+        };
+        assert_eq!(of(extreme, &raw), u64::MAX);
+    }
+
+    #[test]
+    fn polygons_weigh_what_their_pixels_or_their_limit_let_them_have() {
+        let small = Dimensions {
+            pixels: 1000,
+            ..Dimensions::default()
+        };
+        let of = |dimensions, output: &OutputOptions| Weight::of_label_map(&dimensions, output).total();
         let as_polygons = OutputOptions {
             label_map: LabelMapFormat::Polygons,
             ..OutputOptions::default()
@@ -322,25 +350,6 @@ mod tests {
             ..bounded(0)
         };
         assert_eq!(of(of_16_bits, &panoptic), (2 + 3 + 4 * 2) * 1000 + 2 * 600);
-        let with_maps = Dimensions {
-            probability_maps: 3,
-            ..small
-        };
-        assert_eq!(of(with_maps, &raw), (2 + 1 + 8 + 4 + 3 * 5) * 1000);
-        let with_classes = Dimensions {
-            class_bytes: 9000,
-            ..small
-        };
-        assert_eq!(of(with_classes, &raw), (2 + 1 + 8 + 4) * 1000 + 9000);
-        let with_reply = Weight::of_features(&small).with_reply(7000);
-        assert_eq!(with_reply.after_label_map(), 7000);
-        assert_eq!(with_reply.total(), Weight::of_features(&small).total() + 7000);
-        let extreme = Dimensions {
-            queries: u64::MAX,
-            pixels: u64::MAX,
-            ..small
-        };
-        assert_eq!(of(extreme, &raw), u64::MAX);
     }
 
     #[test]
