@@ -6,18 +6,8 @@ use bytes::Bytes;
 use memmap2::Mmap;
 
 use super::container::Container;
-use super::{CheckpointError, hub, shards};
+use super::{CheckpointError, WEIGHTS_FILES, hub, shards};
 use crate::support::open_regular_file;
-
-/// The names that model hubs give to weights in their folders, in the order in which they are looked for.
-pub const WEIGHTS_FILES: [&str; 6] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
 
 /// Returns the weights file that `path` means: the path itself or, for a folder, the first of [`WEIGHTS_FILES`] in it.
 /// A repository in the cache of Hugging Face's hub stands for its latest snapshot.
@@ -76,4 +66,29 @@ fn map(path: &Path) -> Result<Bytes, CheckpointError> {
     #[allow(unsafe_code)]
     let bytes = unsafe { Mmap::map(&file) }.map_err(cannot_read)?;
     Ok(Bytes::from_owner(bytes))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_of_the_hubs_cache_stands_for_its_latest_snapshot() {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = cache.path().join("models--openai--clip-vit-base-patch16");
+        let snapshot = |commit: &str| repository.join("snapshots").join(commit);
+        let add = |commit: &str| {
+            std::fs::create_dir_all(snapshot(commit)).unwrap();
+            std::fs::write(snapshot(commit).join("model.safetensors"), commit).unwrap();
+        };
+        add("57c2164");
+        let found = || weights_file(&repository).map_err(|error| error.to_string());
+        assert_eq!(found(), Ok(snapshot("57c2164").join("model.safetensors")));
+        add("1a2b3c4");
+        assert!(found().is_err(), "which of two is the latest?");
+        std::fs::create_dir(repository.join("refs")).unwrap();
+        std::fs::write(repository.join("refs/main"), "1a2b3c4\n").unwrap();
+        assert_eq!(found(), Ok(snapshot("1a2b3c4").join("model.safetensors")));
+    }
 }

@@ -19,7 +19,7 @@ mod stored;
 
 pub use config::ModelConfig;
 pub use error::CheckpointError;
-pub use files::{WEIGHTS_FILES, file_bytes, weights_file};
+pub use files::{file_bytes, weights_file};
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -30,6 +30,16 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use self::stored::Stored;
+
+/// The names that model hubs give to weights in their folders, in the order in which they are looked for.
+pub const WEIGHTS_FILES: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// The last steps of the towers of either architecture. One of zeros makes every embedding zero, which has no
 /// direction.
