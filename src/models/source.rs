@@ -59,7 +59,7 @@ pub(super) enum ModelSource {
 /// Where the weights of a CLIP are.
 #[derive(Debug, Clone)]
 pub(super) enum ClipSource {
-    Embedded(EmbeddedModel),
+    Embedded(&'static EmbeddedModel),
     /// The path of a checkpoint's file or folder.
     Path(PathBuf),
 }

@@ -1,7 +1,7 @@
 //! The models that are compiled into the program.
 
 /// A model that is compiled into the program.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct EmbeddedModel {
     /// The name of the model in settings and requests.
     pub name: &'static str,
@@ -16,7 +16,9 @@ pub struct EmbeddedModel {
 }
 
 /// The default model: a small CLIP with a ResNet, trained on scenes of drawings (docs/embedded-model.md).
-pub const DEMO: EmbeddedModel = EmbeddedModel {
+///
+/// A static and not a constant: a constant's bytes stand in the program once for each part of the compilation that uses it.
+pub static DEMO: EmbeddedModel = EmbeddedModel {
     name: "demo",
     weights: include_bytes!("../../models/demo/model.safetensors"),
     config: include_str!("../../models/demo/config.json"),
@@ -25,7 +27,7 @@ pub const DEMO: EmbeddedModel = EmbeddedModel {
 };
 
 /// A small CLIP with a ViT, trained by the same recipe. It is weaker and serves the attentions that only a ViT has.
-const DEMO_VIT: EmbeddedModel = EmbeddedModel {
+static DEMO_VIT: EmbeddedModel = EmbeddedModel {
     name: "demo-vit",
     weights: include_bytes!("../../models/demo-vit/model.safetensors"),
     config: include_str!("../../models/demo-vit/config.json"),
@@ -35,10 +37,10 @@ const DEMO_VIT: EmbeddedModel = EmbeddedModel {
 
 impl EmbeddedModel {
     /// All embedded models, the default first.
-    pub const ALL: [Self; 2] = [DEMO, DEMO_VIT];
+    pub const ALL: [&'static Self; 2] = [&DEMO, &DEMO_VIT];
 
     /// Returns the embedded model with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn named(name: &str) -> Option<&'static Self> {
         Self::ALL.into_iter().find(|model| model.name == name)
     }
 }

@@ -33,7 +33,7 @@ fn the_embedded_models_label_the_example_scenes_alike_in_both_precisions() {
 }
 
 /// Returns the best query of all pixels of the scenes, one scene after the other.
-fn labels(model: EmbeddedModel, kind: Kind) -> Vec<i64> {
+fn labels(model: &EmbeddedModel, kind: Kind) -> Vec<i64> {
     let weights = Weights::from_bytes(model.weights, Device::Cpu, kind).expect("the embedded weights can be read");
     let config = ModelConfig::parse(model.config).expect("the embedded configuration can be read");
     let clip = Clip::load(weights, &config).expect("the embedded weights are a whole model");
