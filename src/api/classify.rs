@@ -238,6 +238,6 @@ pub(super) async fn classify(
 problems! {
     /// The problems of `POST /v1/classify`.
     ClassifyProblems = Problem.with_key(
-        OF_BODY + OF_LABELLING + [VocabularyNotFound, ImageNotHeld, UnsupportedMediaType, UnknownModel]
+        OF_BODY + OF_LABELLING + [VocabularyNotFound, ImageNotHeld, UnsupportedMediaType, UnknownModel, SharedStateUnavailable]
     );
 }

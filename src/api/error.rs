@@ -204,21 +204,12 @@ impl ApiError {
             Self::HeadTooLarge { .. } => ProblemType::HeadTooLarge,
             Self::Invalid { .. } => ProblemType::InvalidRequest,
             Self::Segment(SegmentError::UnknownModel { .. }) => ProblemType::UnknownModel,
-            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => match error {
-                VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
-                VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
-                VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
-                VocabularyError::TooMany { .. }
-                | VocabularyError::TooManyBytes { .. }
-                | VocabularyError::ShareTaken { .. } => ProblemType::TooManyVocabularies,
-                VocabularyError::StoreBusy { .. } => ProblemType::StoreBusy,
-                VocabularyError::NotShared { .. } => ProblemType::SharedStateUnavailable,
-                VocabularyError::NotStored { .. } | VocabularyError::SharedFull { .. } => ProblemType::NotStored,
-                VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
-            },
+            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => of_vocabulary(error),
             Self::Segment(SegmentError::Image(error)) => of_image(error),
             Self::Segment(SegmentError::ImageNotHeld) => ProblemType::ImageNotHeld,
-            Self::Segment(SegmentError::NotShared(_)) => ProblemType::SharedStateUnavailable,
+            Self::Segment(SegmentError::NotShared(_) | SegmentError::ImageNotKnown(_)) => {
+                ProblemType::SharedStateUnavailable
+            }
             Self::Segment(SegmentError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,
             Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
             Self::Segment(
@@ -297,10 +288,20 @@ impl ApiError {
             }
             Self::Quota(QuotaError::InFlight { .. })
             | Self::Segment(
-                SegmentError::BodyBytes { .. } | SegmentError::DeadlineExceeded { .. } | SegmentError::NotShared(_),
+                SegmentError::BodyBytes { .. }
+                | SegmentError::DeadlineExceeded { .. }
+                | SegmentError::NotShared(_)
+                | SegmentError::ImageNotKnown(_),
             )
-            | Self::Vocabulary(VocabularyError::StoreBusy { .. } | VocabularyError::NotShared { .. })
-            | Self::Segment(SegmentError::Vocabulary(VocabularyError::NotShared { .. })) => Some(RETRY_AFTER_SECONDS),
+            | Self::Vocabulary(
+                VocabularyError::StoreBusy { .. }
+                | VocabularyError::SharedBusy { .. }
+                | VocabularyError::NotShared { .. }
+                | VocabularyError::NotKnown { .. },
+            )
+            | Self::Segment(SegmentError::Vocabulary(
+                VocabularyError::NotShared { .. } | VocabularyError::NotKnown { .. },
+            )) => Some(RETRY_AFTER_SECONDS),
             _ => None,
         }
     }
@@ -392,6 +393,22 @@ impl From<ExceededLimit> for Limit {
     }
 }
 
+/// The kind of problem of a vocabulary.
+fn of_vocabulary(error: &VocabularyError) -> ProblemType {
+    match error {
+        VocabularyError::NotFound { .. } => ProblemType::VocabularyNotFound,
+        VocabularyError::ReadOnly { .. } => ProblemType::VocabularyReadOnly,
+        VocabularyError::Changed { .. } => ProblemType::PreconditionFailed,
+        VocabularyError::TooMany { .. } | VocabularyError::TooManyBytes { .. } | VocabularyError::ShareTaken { .. } => {
+            ProblemType::TooManyVocabularies
+        }
+        VocabularyError::StoreBusy { .. } | VocabularyError::SharedBusy { .. } => ProblemType::StoreBusy,
+        VocabularyError::NotShared { .. } | VocabularyError::NotKnown { .. } => ProblemType::SharedStateUnavailable,
+        VocabularyError::NotStored { .. } | VocabularyError::SharedFull { .. } => ProblemType::NotStored,
+        VocabularyError::InvalidName { .. } | VocabularyError::Invalid(_) => ProblemType::InvalidRequest,
+    }
+}
+
 /// The kind of problem that an image was refused for.
 fn of_image(error: &DecodeError) -> ProblemType {
     match error {
@@ -459,7 +476,7 @@ fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
             return Some(Limit::whole("vocabulary.definitions_bytes", *limit));
         }
         VocabularyError::ShareTaken { key, limit } => return Some(Limit::whole(key, *limit)),
-        VocabularyError::StoreBusy { waited, .. } => {
+        VocabularyError::StoreBusy { waited, .. } | VocabularyError::SharedBusy { waited, .. } => {
             return Some(Limit::fractional("vocabulary.store_wait_seconds", waited.as_secs_f64()));
         }
         VocabularyError::TooMany { limit } => ("limits.max_vocabularies", limit),

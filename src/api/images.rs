@@ -273,5 +273,5 @@ problems! {
     DropProblems = Problem.with_key([Malformed, ImageNotHeld, SharedStateUnavailable]);
 
     /// The problems of `GET /v1/images/{id}`.
-    HeldProblems = Problem.with_key([Malformed, ImageNotHeld]);
+    HeldProblems = Problem.with_key([Malformed, ImageNotHeld, SharedStateUnavailable]);
 }

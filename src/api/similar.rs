@@ -182,5 +182,5 @@ impl TryFrom<Similarity> for SimilarityReply {
 
 problems! {
     /// The problems of `POST /v1/images/{id}/similar`.
-    SimilarityProblems = Problem.with_key(OF_BODY + OF_LABELLING + [ImageNotHeld, UnsupportedMediaType, UnknownModel]);
+    SimilarityProblems = Problem.with_key(OF_BODY + OF_LABELLING + [ImageNotHeld, UnsupportedMediaType, UnknownModel, SharedStateUnavailable]);
 }

@@ -73,6 +73,7 @@ use features::FeatureCache;
 use host::ModelHost;
 use images::HeldImages;
 use metrics::EngineMetrics;
+use shared_images::Fetching;
 use slots::Slots;
 
 /// How often a closing engine looks whether its work is done.
@@ -109,6 +110,8 @@ pub struct Engine {
     callers: Callers,
     features: Arc<FeatureCache>,
     images: Arc<HeldImages>,
+    /// The images that are being read from the shared state.
+    fetching: Fetching,
     embeddings: Arc<EmbeddingStore>,
     registry: Arc<VocabularyRegistry>,
     recent: Arc<RecentLists>,
@@ -181,6 +184,7 @@ impl Engine {
             places: Arc::new(Semaphore::new((processors - 1).max(1))),
             features,
             images,
+            fetching: Fetching::default(),
             embeddings,
             registry: vocabularies,
             recent,

@@ -4,6 +4,8 @@
 //! for as long as there. What was deleted on another replica is not used here, unless the shared state cannot be
 //! reached. Features are never shared: each replica computes its own.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::features::ImageDigest;
@@ -15,6 +17,24 @@ use crate::support::run_blocking;
 
 /// Number of hexadecimal digits of an id.
 const ID_DIGITS: usize = 32;
+
+/// The images that are being read from the shared state: one who wants an image reads it for all who do.
+#[derive(Debug, Default)]
+pub(super) struct Fetching(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Fetching {
+    /// Returns what the one holds who reads an image.
+    fn turn(&self, owner: &str, id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut fetching = self.0.lock().expect("nothing panics while it has the lock");
+        fetching.retain(|_, turn| turn.strong_count() > 0);
+        let turn = fetching.entry(format!("{owner}/{id}")).or_default();
+        turn.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *turn = Arc::downgrade(&new);
+            new
+        })
+    }
+}
 
 impl Engine {
     /// Shares an image that was taken here with other replicas. Returns whether they know it now; `None` where nothing is
@@ -40,7 +60,8 @@ impl Engine {
     /// Returns the caller's image with this id, whichever replica took it.
     ///
     /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, as far as this replica can know.
+    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, and [`SegmentError::ImageNotKnown`]
+    /// when none is here and others cannot be asked for.
     pub(super) async fn find_image(&self, caller: &Caller, id: &str) -> Result<EncodedImage, SegmentError> {
         let here = || self.images.get(caller.id(), id, Instant::now());
         let Some(shared) = self.shared.as_ref().filter(|_| is_id(id)) else {
@@ -51,11 +72,13 @@ impl Engine {
                 self.forget_image(caller, id);
                 Err(SegmentError::ImageNotHeld)
             }
-            Ok(ImageState::There { expires_in, .. }) => match here() {
+            Ok(ImageState::There { bytes, expires_in, .. }) => match here() {
                 Some(image) => Ok(image),
+                None if bytes > shared.max_image_bytes() => Err(SegmentError::ImageNotHeld),
                 None => self.fetch_image(shared, caller, id, expires_in).await,
             },
-            Ok(ImageState::Unknown) | Err(_) => here().ok_or(SegmentError::ImageNotHeld),
+            Ok(ImageState::Unknown) => here().ok_or(SegmentError::ImageNotHeld),
+            Err(error) => here().ok_or(SegmentError::ImageNotKnown(error)),
         }
     }
 
@@ -67,10 +90,14 @@ impl Engine {
         id: &str,
         expires_in: Duration,
     ) -> Result<EncodedImage, SegmentError> {
+        let turn = self.fetching.turn(owner(caller), id);
+        let _turn = turn.lock().await;
+        if let Some(image) = self.images.get(caller.id(), id, Instant::now()) {
+            return Ok(image);
+        }
         let read = shared.read_image(owner(caller), id).await;
-        let Ok(Some(SharedImage { size, digest, bytes })) = read else {
-            return Err(SegmentError::ImageNotHeld);
-        };
+        let read = read.map_err(SegmentError::ImageNotKnown)?;
+        let SharedImage { size, digest, bytes } = read.ok_or(SegmentError::ImageNotHeld)?;
         let hashed = bytes.clone();
         let image = EncodedImage {
             digest: run_blocking(move || ImageDigest::of(&hashed)).await,
@@ -80,8 +107,7 @@ impl Engine {
             tracing::warn!("an image in the shared state is damaged; going on without it");
             return Err(SegmentError::ImageNotHeld);
         }
-        let is_held = self.images.get(caller.id(), id, Instant::now()).is_some();
-        if !is_held && self.images.check(&image.bytes).is_ok() {
+        if self.images.check(&image.bytes).is_ok() {
             let now = Instant::now();
             let times = (now, now + expires_in);
             self.images.hold_as(caller.id(), id.into(), image.clone(), size, times);
@@ -92,14 +118,12 @@ impl Engine {
     /// Returns what is known of an image that the caller left, on whichever replica. Does not count as use.
     ///
     /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, as far as this replica can know.
+    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, and [`SegmentError::ImageNotKnown`]
+    /// when none is here and others cannot be asked for.
     pub async fn held_image(&self, caller: &Caller, id: &str) -> Result<HeldImageStatus, SegmentError> {
-        let here = || {
-            let status = self.images.status(caller.id(), id, Instant::now());
-            status.ok_or(SegmentError::ImageNotHeld)
-        };
+        let here = || self.images.status(caller.id(), id, Instant::now());
         let Some(shared) = self.shared.as_ref().filter(|_| is_id(id)) else {
-            return here();
+            return here().ok_or(SegmentError::ImageNotHeld);
         };
         match shared.look_at_image(owner(caller), id).await {
             Ok(ImageState::Deleted) => Err(SegmentError::ImageNotHeld),
@@ -115,7 +139,8 @@ impl Engine {
                 expires_in,
                 sha256: ImageDigest(digest).to_string(),
             }),
-            Ok(ImageState::Unknown) | Err(_) => here(),
+            Ok(ImageState::Unknown) => here().ok_or(SegmentError::ImageNotHeld),
+            Err(error) => here().ok_or(SegmentError::ImageNotKnown(error)),
         }
     }
 
@@ -170,6 +195,21 @@ impl From<SharedError> for SegmentError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_who_want_one_image_at_once_take_turns_and_others_do_not_wait() {
+        let fetching = Fetching::default();
+        let first = fetching.turn("alice", "1");
+        assert!(Arc::ptr_eq(&first, &fetching.turn("alice", "1")));
+        assert!(!Arc::ptr_eq(&first, &fetching.turn("bob", "1")));
+        drop(first);
+        fetching.turn("alice", "2");
+        assert_eq!(
+            fetching.0.lock().expect("nobody panics").len(),
+            1,
+            "the others are done"
+        );
+    }
 
     #[test]
     fn only_ids_are_asked_for() {

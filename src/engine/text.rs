@@ -110,6 +110,7 @@ fn spaces(
         weights_sha256: weights_sha256.into(),
         precision: precision.name(),
         templates,
+        dimension: model.embedding_dimension,
     };
     let spaces = [(space(tower_sha256), towers), (space(&model.weights_sha256), own)];
     spaces.into_iter().filter(|(_, texts)| !texts.is_empty())

@@ -3,9 +3,10 @@
 //! Each name has a version, by which replicas agree which of two definitions is the later one: the second in which Redis
 //! took it, or one more than that of the former definition if that is greater. A deletion has a version, too, and is
 //! remembered for a month, so that a replica that was away does not bring back what others have deleted. A random mark
-//! changes with every change; who has seen it knows all.
+//! changes with every change; who has seen it knows all. A state that nobody here has written counts as none.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use redis::Script;
 use uuid::Uuid;
@@ -20,11 +21,17 @@ const DELETIONS_SECONDS: u64 = 30 * 24 * 3600;
 /// How many deletions are remembered. The oldest go first.
 const MAX_DELETIONS: usize = 10_000;
 
-/// Definitions that are read at once. Each may have `limits.max_vocabulary_bytes`.
-const VALUES_AT_ONCE: usize = 10;
+/// Bytes of the definitions that are read at once, unless one alone has more.
+const BYTES_AT_ONCE: u64 = 256 << 10;
+
+/// Names that are asked about at once.
+const NAMES_AT_ONCE: usize = 1000;
 
 /// The field of the mark among the versions. No name is empty.
 const MARK: &str = "";
+
+/// The greatest version: no clock reaches it before 2106, and one that is greater is nobody's.
+const MAX_VERSION: u64 = u32::MAX as u64;
 
 /// What stands in place of a digest for a name whose definition was deleted.
 const DELETED: &str = "-";
@@ -43,22 +50,43 @@ impl Entry {
         format!("{} {}", self.version, self.digest.as_deref().unwrap_or(DELETED))
     }
 
-    fn read(text: &str) -> Option<Self> {
-        let (version, digest) = text.split_once(' ')?;
-        Some(Self {
-            version: version.parse().ok()?,
+    /// Reads what [`Entry::write`] wrote, as the scripts do. Returns `None` for anything else.
+    fn read(text: &[u8]) -> Option<Self> {
+        let (version, digest) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        let entry = Self {
+            version: version.parse::<u64>().ok().filter(|version| *version <= MAX_VERSION)?,
             digest: (digest != DELETED).then(|| digest.to_owned()),
-        })
+        };
+        let is_canonical = !digest.is_empty() && digest.bytes().all(is_plain) && entry.write().as_bytes() == text;
+        is_canonical.then_some(entry)
     }
+}
+
+/// What tells one state of all names from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The mark of the last change; `None` if nothing was ever written.
+    change: Option<Vec<u8>>,
+    /// The number of definitions: Redis may drop all of them without a change.
+    values: usize,
 }
 
 /// All names with their states.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalogue {
-    /// The mark of this state; `None` if nothing was ever written.
-    pub mark: Option<Vec<u8>>,
+    /// The mark of this state.
+    pub mark: Mark,
     /// The states of all names.
     pub entries: BTreeMap<String, Entry>,
+}
+
+impl Catalogue {
+    /// Returns whether there are as many definitions as the states of the names say.
+    pub fn is_whole(&self) -> bool {
+        let defined = self.entries.values().filter(|entry| entry.digest.is_some());
+        defined.count() == self.mark.values
+    }
 }
 
 /// A definition that was read.
@@ -83,17 +111,29 @@ pub enum PutOutcome {
     TooMany,
 }
 
+/// Returns the version of a state, or nil for what [`Entry::read`] does not read.
+const VERSION_OF: &str = "
+local function version_of(state)
+    local digits = string.match(state or '', '^(%d+) [0-9a-zA-Z-]+$')
+    local version = digits and tonumber(digits)
+    if version and version <= 4294967295 and string.format('%.0f', version) == digits then return version end
+end";
+
 /// Keys: versions, values, deletions. Arguments: name, expected state (empty for none), digest, text, mark, most names.
+/// Where the mark is there already, the change was made, and the answer was lost.
 const PUT: &str = "
 local current = redis.call('HGET', KEYS[1], ARGV[1])
-local seen = current or ''
+local former = version_of(current)
+if redis.call('HGET', KEYS[1], '') == ARGV[5] then return {1, former} end
+local seen = former and current or ''
 if string.sub(seen, -2) == ' -' then seen = '' end
 if seen ~= ARGV[2] then return {0, 0} end
-if seen == '' and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[6]) then return {2, 0} end
+local is_new = redis.call('HSTRLEN', KEYS[2], ARGV[1]) == 0
+if seen == '' and is_new and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[6]) then return {2, 0} end
 local version = tonumber(redis.call('TIME')[1])
-if current then version = math.max(version, tonumber(string.match(current, '^%d+')) + 1) end
+if former then version = math.min(math.max(version, former + 1), 4294967295) end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%d %s', version, ARGV[3]), '', ARGV[5])
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s', version, ARGV[3]), '', ARGV[5])
 redis.call('ZREM', KEYS[3], ARGV[1])
 return {1, version}";
 
@@ -112,16 +152,23 @@ end";
 /// What needs memory comes first, so that a full Redis changes nothing.
 const DELETE: &str = "
 local current = redis.call('HGET', KEYS[1], ARGV[1])
+if redis.call('HGET', KEYS[1], '') == ARGV[3] then return {1, version_of(current)} end
 if current ~= ARGV[2] then return {0, 0} end
 local now = tonumber(redis.call('TIME')[1])
-local version = math.max(now, tonumber(string.match(current, '^%d+')) + 1)
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%d -', version), '', ARGV[3])
+local version = math.min(math.max(now, version_of(current) + 1), 4294967295)
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f -', version), '', ARGV[3])
 redis.call('HDEL', KEYS[2], ARGV[1])";
 
-/// Keys as for a definition. Arguments: name, version, digest, text, mark. Brings back what Redis has lost.
+/// Keys as for a definition. Arguments: name, version, digest, text, mark. Brings back what Redis has lost: a state that
+/// is later than its own, or the definition of the one that it has.
 const RESTORE: &str = "
 local current = redis.call('HGET', KEYS[1], ARGV[1])
-if current and tonumber(string.match(current, '^%d+')) >= tonumber(ARGV[2]) then return 0 end
+local version = version_of(current)
+if version and version > tonumber(ARGV[2]) then return 0 end
+if version == tonumber(ARGV[2]) then
+    if ARGV[3] == '-' or current ~= ARGV[2] .. ' ' .. ARGV[3] then return 0 end
+    if redis.call('HSTRLEN', KEYS[2], ARGV[1]) > 0 then return 0 end
+end
 if ARGV[3] == '-' then
     redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' -', '', ARGV[5])
     redis.call('HDEL', KEYS[2], ARGV[1])
@@ -133,20 +180,33 @@ else
 end
 return 1";
 
+/// Keys: versions, values.
+const CATALOGUE: &str = "
+return {redis.call('HGETALL', KEYS[1]), redis.call('HLEN', KEYS[2])}";
+
+/// Keys: values. Arguments: names. Returns the bytes of each definition, 0 for one that is not there.
+const SIZES: &str = "
+local sizes = {}
+for i = 1, #ARGV do sizes[i] = redis.call('HSTRLEN', KEYS[1], ARGV[i]) end
+return sizes";
+
 /// Keys: versions, values. Arguments: names.
 const READ: &str = "
 return {redis.call('HMGET', KEYS[1], unpack(ARGV)), redis.call('HMGET', KEYS[2], unpack(ARGV))}";
 
 impl SharedState {
-    /// Returns the mark of the present state; `None` if nothing was ever written.
+    /// Returns the mark of the present state.
     ///
     /// # Errors
     /// [`SharedError`].
-    pub async fn mark(&self) -> Result<Option<Vec<u8>>, SharedError> {
-        let mut look = redis::cmd("HGET");
-        look.arg(&self.definition_keys()[0]).arg(MARK);
-        let work = async |mut connection| look.query_async(&mut connection).await;
-        self.run(Operation::Look, work).await
+    pub async fn mark(&self) -> Result<Mark, SharedError> {
+        let [versions, values, _] = self.definition_keys();
+        let mut look = redis::pipe();
+        look.cmd("HGET").arg(versions).arg(MARK);
+        look.cmd("HLEN").arg(values);
+        let work = async |mut connection| look.query_async::<(Option<Vec<u8>>, usize)>(&mut connection).await;
+        let (change, values) = self.run(Operation::Look, work).await?;
+        Ok(Mark { change, values })
     }
 
     /// Returns the states of all names.
@@ -154,20 +214,42 @@ impl SharedState {
     /// # Errors
     /// [`SharedError`].
     pub async fn catalogue(&self) -> Result<Catalogue, SharedError> {
-        let mut read = redis::cmd("HGETALL");
-        read.arg(&self.definition_keys()[0]);
-        let work = async |mut connection| read.query_async::<BTreeMap<String, String>>(&mut connection).await;
-        let mut states = self.run(Operation::ReadDefinitions, work).await?;
-        let mark = states.remove(MARK).map(String::into_bytes);
+        let [versions, values, _] = self.definition_keys();
+        let script = Script::new(CATALOGUE);
+        let mut read = script.prepare_invoke();
+        read.key(&versions).key(&values);
+        let work = async |mut connection| {
+            read.invoke_async::<(BTreeMap<Vec<u8>, Vec<u8>>, usize)>(&mut connection)
+                .await
+        };
+        let (mut states, values) = self.run(Operation::ReadDefinitions, work).await?;
+        let change = states.remove(MARK.as_bytes());
         let entries = states.into_iter();
-        let entries = entries.filter_map(|(name, state)| Some((name, Entry::read(&state)?)));
+        let entries = entries.filter_map(|(name, state)| Some((String::from_utf8(name).ok()?, Entry::read(&state)?)));
         Ok(Catalogue {
-            mark,
+            mark: Mark { change, values },
             entries: entries.collect(),
         })
     }
 
-    /// Returns the definitions of some names in their order; `None` for each that is deleted by now.
+    /// Returns the bytes of the definitions of some names in their order, 0 for one that is not there.
+    ///
+    /// # Errors
+    /// [`SharedError`].
+    pub async fn definition_bytes(&self, names: &[String]) -> Result<Vec<u64>, SharedError> {
+        let [_, values, _] = self.definition_keys();
+        let script = Script::new(SIZES);
+        let mut bytes = Vec::with_capacity(names.len());
+        for names in names.chunks(NAMES_AT_ONCE) {
+            let mut ask = script.prepare_invoke();
+            ask.key(&values).arg(names);
+            let work = async |mut connection| ask.invoke_async::<Vec<u64>>(&mut connection).await;
+            bytes.extend(self.run(Operation::ReadDefinitions, work).await?);
+        }
+        Ok(bytes)
+    }
+
+    /// Returns the definitions of some names in their order; `None` for each that is not there, or is no text.
     ///
     /// # Errors
     /// [`SharedError`].
@@ -175,20 +257,22 @@ impl SharedState {
         let [versions, texts, _] = self.definition_keys();
         let script = Script::new(READ);
         let mut values = Vec::with_capacity(names.len());
-        for names in names.chunks(VALUES_AT_ONCE) {
+        let bytes = self.definition_bytes(names).await?;
+        for batch in batches(&bytes) {
+            let (names, bytes) = (&names[batch.clone()], bytes[batch].iter().sum::<u64>());
             let mut read = script.prepare_invoke();
             read.key(&versions).key(&texts).arg(names);
             let work = async |mut connection| {
-                read.invoke_async::<(Vec<Option<String>>, Vec<Option<String>>)>(&mut connection)
+                read.invoke_async::<(Vec<Option<Vec<u8>>>, Vec<Option<Vec<u8>>>)>(&mut connection)
                     .await
             };
-            let (states, texts) = self.run(Operation::ReadDefinitions, work).await?;
+            let (states, texts) = self.run_with(Operation::ReadDefinitions, bytes, work).await?;
             values.extend(states.into_iter().zip(texts).map(|(state, text)| {
                 let Entry { version, digest } = Entry::read(&state?)?;
                 Some(Value {
                     version,
                     digest: digest?,
-                    text: text?,
+                    text: String::from_utf8(text?).ok()?,
                 })
             }));
         }
@@ -207,17 +291,22 @@ impl SharedState {
         (digest, text): (&str, &str),
         most: usize,
     ) -> Result<PutOutcome, SharedError> {
-        let script = Script::new(PUT);
+        let script = Script::new(&format!("{VERSION_OF}{PUT}"));
         let mut put = script.prepare_invoke();
         put.key(&self.definition_keys()).arg(name);
         put.arg(expected.map_or_else(String::new, Entry::write));
         put.arg(digest).arg(text).arg(new_mark()).arg(most);
         let work = async |mut connection| put.invoke_async::<(u8, u64)>(&mut connection).await;
-        Ok(match self.run(Operation::WriteDefinition, work).await? {
-            (1, version) => PutOutcome::Done(version),
-            (2, _) => PutOutcome::TooMany,
-            _ => PutOutcome::Changed,
-        })
+        Ok(
+            match self
+                .run_with(Operation::WriteDefinition, text.len() as u64, work)
+                .await?
+            {
+                (1, version) => PutOutcome::Done(version),
+                (2, _) => PutOutcome::TooMany,
+                _ => PutOutcome::Changed,
+            },
+        )
     }
 
     /// Deletes a definition whose present state is the expected one. Returns the version of the deletion; `None` if the
@@ -226,7 +315,7 @@ impl SharedState {
     /// # Errors
     /// [`SharedError`]. The definition may have been deleted all the same if Redis was lost in the middle.
     pub async fn delete_definition(&self, name: &str, expected: &Entry) -> Result<Option<u64>, SharedError> {
-        let script = Script::new(&format!("{DELETE}\n{FORGET}\nreturn {{1, version}}"));
+        let script = Script::new(&format!("{VERSION_OF}{DELETE}{FORGET}\nreturn {{1, version}}"));
         let mut delete = script.prepare_invoke();
         delete.key(&self.definition_keys()).arg(name).arg(expected.write());
         delete.arg(new_mark()).arg(DELETIONS_SECONDS).arg(MAX_DELETIONS);
@@ -235,24 +324,42 @@ impl SharedState {
         Ok((is_done == 1).then_some(version))
     }
 
-    /// Writes the state of a name that Redis has lost, unless it has a later one. `text` is empty for a deletion.
+    /// Writes the state of a name that Redis has lost, unless it has a later one, or the definition alone where that is
+    /// all it lacks. `text` is empty for a deletion.
     ///
     /// # Errors
     /// [`SharedError`].
     pub async fn restore_definition(&self, name: &str, entry: &Entry, text: &str) -> Result<bool, SharedError> {
-        let script = Script::new(RESTORE);
+        let script = Script::new(&format!("{VERSION_OF}{RESTORE}"));
         let mut restore = script.prepare_invoke();
         restore.key(&self.definition_keys()).arg(name).arg(entry.version);
         restore.arg(entry.digest.as_deref().unwrap_or(DELETED));
         restore.arg(text).arg(new_mark());
         let work = async |mut connection| restore.invoke_async::<bool>(&mut connection).await;
-        self.run(Operation::WriteDefinition, work).await
+        self.run_with(Operation::WriteDefinition, text.len() as u64, work).await
     }
 
     /// Returns the keys of versions, values and deletions. Braces keep them together where Redis has several parts.
     fn definition_keys(&self) -> [String; 3] {
         ["versions", "values", "deletions"].map(|part| self.key("{vocabularies}", part))
     }
+}
+
+/// Returns which definitions of these bytes are read together.
+fn batches(bytes: &[u64]) -> Vec<Range<usize>> {
+    let mut batches: Vec<Range<usize>> = Vec::new();
+    let mut total = 0;
+    for (place, bytes) in bytes.iter().enumerate() {
+        total += bytes;
+        match batches.last_mut() {
+            Some(last) if total <= BYTES_AT_ONCE && last.len() < NAMES_AT_ONCE => last.end = place + 1,
+            _ => {
+                batches.push(place..place + 1);
+                total = *bytes;
+            }
+        }
+    }
+    batches
 }
 
 fn new_mark() -> String {
@@ -264,16 +371,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn definitions_are_read_together_up_to_a_number_of_bytes() {
+        let half = BYTES_AT_ONCE / 2;
+        assert_eq!(
+            batches(&[half, half, 1, 0, 3 * half, 3 * half, 1]),
+            [0..2, 2..4, 4..5, 5..6, 6..7]
+        );
+        assert_eq!(
+            batches(&vec![0; NAMES_AT_ONCE + 1]),
+            [0..NAMES_AT_ONCE, NAMES_AT_ONCE..NAMES_AT_ONCE + 1]
+        );
+        assert!(batches(&[]).is_empty());
+    }
+
+    #[test]
     fn the_state_of_a_name_is_read_as_it_was_written() {
         for digest in [Some("0123abcd".to_owned()), None] {
             let entry = Entry {
                 version: 1_764_471_234,
                 digest,
             };
-            assert_eq!(Entry::read(&entry.write()), Some(entry));
+            assert_eq!(Entry::read(entry.write().as_bytes()), Some(entry));
         }
-        for text in ["", "1", "x y", "-1 a"] {
-            assert_eq!(Entry::read(text), None, "{text:?}");
+        let strange = [
+            "",
+            "1",
+            "x y",
+            "-1 a",
+            "+1 a",
+            "01 a",
+            "1 a b",
+            "1 ",
+            "1 \u{e9}",
+            "4294967296 a",
+        ];
+        for text in strange {
+            assert_eq!(Entry::read(text.as_bytes()), None, "{text:?}");
         }
+        assert_eq!(Entry::read(b"1 \xff"), None);
     }
 }

@@ -9,6 +9,9 @@ pub enum SharedError {
     /// Redis has no memory left (`maxmemory`).
     #[error("the shared state (shared.url) is full")]
     Full,
+    /// What Redis has under a key is of another type than what replicas write.
+    #[error("a value in the shared state (shared.url) is none that a server has written; the log names it")]
+    Damaged,
 }
 
 impl SharedError {
@@ -17,6 +20,7 @@ impl SharedError {
         match self {
             Self::Unreachable => "unreachable",
             Self::Full => "full",
+            Self::Damaged => "damaged",
         }
     }
 }

@@ -50,11 +50,12 @@ pub enum ImageState {
 }
 
 /// Arguments: the mark of a deletion, milliseconds, whether the caller has the image.
-/// Returns 1 if the image was there or is the caller's, and not deleted yet.
+/// Returns 1 if the image was there or is the caller's, and not deleted yet. The mark stays as long as any copy may.
 const DROP: &str = "
 local bytes = redis.call('STRLEN', KEYS[1])
 if bytes == 1 or (bytes == 0 and ARGV[3] == '0') then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local lifetime = math.max(tonumber(ARGV[2]), redis.call('PTTL', KEYS[1]))
+redis.call('SET', KEYS[1], ARGV[1], 'PX', string.format('%.0f', lifetime))
 return 1";
 
 impl SharedState {
@@ -74,13 +75,14 @@ impl SharedState {
         }
         let permit = self.images_at_once.acquire().await;
         let _permit = permit.expect("nobody closes the semaphore");
+        let bytes = image.bytes.len() as u64;
         let mut value = header(image.size, &image.digest);
         value.extend_from_slice(&image.bytes);
         let mut write = redis::cmd("SET");
         write.arg(self.image_key(owner, id)).arg(value);
         write.arg("PX").arg(milliseconds(lifetime));
         let work = async |mut connection| write.query_async::<()>(&mut connection).await;
-        self.run(Operation::WriteImage, work).await?;
+        self.run_with(Operation::WriteImage, bytes, work).await?;
         Ok(true)
     }
 
@@ -95,7 +97,11 @@ impl SharedState {
         look.cmd("GETRANGE").arg(&key).arg(0).arg(HEADER_BYTES - 1);
         look.cmd("PTTL").arg(&key);
         let work = async |mut connection| look.query_async::<(u64, Vec<u8>, i64)>(&mut connection).await;
-        let (bytes, head, expires) = self.run(Operation::LookAtImage, work).await?;
+        let (bytes, head, expires) = match self.run(Operation::LookAtImage, work).await {
+            // What is no image is none.
+            Err(SharedError::Damaged) => return Ok(ImageState::Unknown),
+            looked => looked?,
+        };
         Ok(match (bytes, read_header(&head)) {
             (1, _) => ImageState::Deleted,
             (_, Some((size, digest))) => ImageState::There {
@@ -108,24 +114,35 @@ impl SharedState {
         })
     }
 
-    /// Reads an image. Two are read or written at once.
+    /// Returns the bytes of the largest image that is read or written.
+    pub fn max_image_bytes(&self) -> u64 {
+        self.settings.max_image_bytes
+    }
+
+    /// Reads an image. Two are read or written at once. Returns `None` for one that is not there, or is larger than
+    /// `shared.max_image_bytes`, of which no more is read.
     ///
     /// # Errors
     /// [`SharedError`].
     pub async fn read_image(&self, owner: &str, id: &str) -> Result<Option<SharedImage>, SharedError> {
         let permit = self.images_at_once.acquire().await;
         let _permit = permit.expect("nobody closes the semaphore");
-        let mut read = redis::cmd("GET");
-        read.arg(self.image_key(owner, id));
-        let work = async |mut connection| read.query_async::<Option<Vec<u8>>>(&mut connection).await;
-        let value = self.run(Operation::ReadImage, work).await?;
-        Ok(value.and_then(|value| {
-            let (size, digest) = read_header(&value)?;
-            Some(SharedImage {
-                size,
-                digest,
-                bytes: Bytes::from(value).slice(HEADER_BYTES..),
-            })
+        let most = HEADER_BYTES as u64 + self.settings.max_image_bytes;
+        let mut read = redis::cmd("GETRANGE");
+        // One byte more tells a larger one.
+        read.arg(self.image_key(owner, id)).arg(0).arg(most);
+        let work = async |mut connection| read.query_async::<Vec<u8>>(&mut connection).await;
+        let value = match self.run_with(Operation::ReadImage, most, work).await {
+            Err(SharedError::Damaged) => return Ok(None),
+            read => read?,
+        };
+        if value.len() as u64 > most {
+            return Ok(None);
+        }
+        Ok(read_header(&value).map(|(size, digest)| SharedImage {
+            size,
+            digest,
+            bytes: Bytes::from(value).slice(HEADER_BYTES..),
         }))
     }
 

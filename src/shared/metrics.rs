@@ -40,6 +40,20 @@ pub(super) enum Operation {
     DropImage,
 }
 
+impl Operation {
+    /// Returns whether an operation moves images, which take a connection of their own.
+    pub(super) fn moves_images(self) -> bool {
+        matches!(self, Self::ReadImage | Self::WriteImage)
+    }
+
+    /// Returns whether an operation that was perhaps done already may be sent once more: a read, or a write that comes
+    /// to the same.
+    pub(super) fn is_repeatable(self) -> bool {
+        // Who drops an image is told whether there was one.
+        self != Self::DropImage
+    }
+}
+
 /// The metrics of the shared state.
 #[derive(Debug)]
 pub(super) struct SharedMetrics {
@@ -64,7 +78,7 @@ impl SharedMetrics {
             ),
             failures: registry.counters(
                 "maskclip_shared_failures_total",
-                "Operations on the shared state that failed: it was unreachable, or full.",
+                "Operations on the shared state that failed: it was unreachable, full, or damaged.",
                 &["operation", "reason"],
             ),
             seconds: registry.histograms(
@@ -78,7 +92,7 @@ impl SharedMetrics {
             let operation: &str = operation.into();
             metrics.operations.with_label_values(&[operation]);
             metrics.seconds.with_label_values(&[operation]);
-            for error in [SharedError::Unreachable, SharedError::Full] {
+            for error in [SharedError::Unreachable, SharedError::Full, SharedError::Damaged] {
                 metrics.failures.with_label_values(&[operation, error.reason()]);
             }
         }

@@ -37,7 +37,7 @@ pub(super) const IMAGES_AT_ONCE: usize = 2;
 const COPIES: u64 = 2;
 
 /// The longest value that Redis stores, in bytes.
-const MAX_VALUE_BYTES: u64 = 512 << 20;
+pub(super) const MAX_VALUE_BYTES: u64 = 512 << 20;
 
 impl SharedSettings {
     /// Returns the settings of a server that shares nothing.

@@ -67,7 +67,7 @@ pub trait SharedTexts: std::fmt::Debug + Send + Sync {
     fn release<'a>(&'a self, keys: &'a [TextKey], token: Token) -> SharedFuture<'a, ()>;
 }
 
-/// For each text: its embedding, or 1 if the duty for it is the caller's from now on, or else 0.
+/// For each text: its embedding, or 1 if the duty for it is the caller's, or else 0.
 /// Keys: for each text that of its embedding, then for each that of its duty.
 const CLAIM: &str = "
 local texts = #KEYS / 2
@@ -76,7 +76,8 @@ for i = 1, texts do
     local held = redis.call('GET', KEYS[i])
     if held then
         answers[i] = held
-    elseif redis.call('SET', KEYS[texts + i], ARGV[1], 'NX', 'PX', ARGV[2]) then
+    elseif redis.call('SET', KEYS[texts + i], ARGV[1], 'NX', 'PX', ARGV[2])
+        or redis.call('GET', KEYS[texts + i]) == ARGV[1] then
         answers[i] = 1
     else
         answers[i] = 0

@@ -11,6 +11,9 @@ use super::checksum::checksum;
 /// Whether the text was cut off, in the first byte after the checksum.
 const TRUNCATED: u8 = 1;
 
+/// Lengths that an embedding may have. One of no length has no direction, and no model gives one that is longer.
+const LENGTHS: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
+
 /// The embedding that a model computes from a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextEmbedding {
@@ -21,6 +24,13 @@ pub struct TextEmbedding {
 }
 
 impl TextEmbedding {
+    /// Returns whether this can be an embedding of a model with so many dimensions.
+    fn is_sound(&self, dimension: usize) -> bool {
+        let squares = self.vector.iter().map(|value| f64::from(*value).powi(2));
+        // Neither infinity nor what is no number is within the lengths.
+        self.vector.len() == dimension && LENGTHS.contains(&squares.sum::<f64>().sqrt())
+    }
+
     /// Returns the embedding as bytes that replicas share: a checksum over key and content, a byte of flags, and the
     /// vector.
     pub(super) fn to_bytes(&self, key: &[u8; 32]) -> Vec<u8> {
@@ -59,6 +69,8 @@ pub struct EmbeddingSpace {
     pub precision: &'static str,
     /// The templates that each text is put into.
     pub templates: TemplateSet,
+    /// Number of values in an embedding. It follows from the weights.
+    pub dimension: usize,
 }
 
 /// The key of an embedding: its space and its text.
@@ -76,6 +88,12 @@ impl EmbeddingKey {
         }
     }
 
+    /// Returns whether this can be the embedding of the key. Whoever writes to a disk or to the shared state may write
+    /// anything, with a checksum that fits.
+    pub fn fits(&self, embedding: &TextEmbedding) -> bool {
+        embedding.is_sound(self.space.dimension)
+    }
+
     /// Returns the SHA-256 of the whole key. It covers the templates' sentences, so a changed template set has other
     /// keys.
     pub fn digest(&self) -> [u8; 32] {
@@ -83,6 +101,7 @@ impl EmbeddingKey {
             weights_sha256,
             precision,
             templates,
+            dimension: _,
         } = &self.space;
         let mut digest = Sha256::new();
         for part in [&**weights_sha256, *precision, templates.digest(), &self.text] {
@@ -121,11 +140,35 @@ mod tests {
     }
 
     #[test]
+    fn an_embedding_has_the_models_dimension_and_a_direction() {
+        let is_sound = |values: &[f32]| {
+            let embedding = TextEmbedding {
+                vector: values.into(),
+                truncated: false,
+            };
+            embedding.is_sound(2)
+        };
+        assert!(is_sound(&[0.6, -0.8]) && is_sound(&[31.0, 0.0]));
+        for values in [
+            &[][..],
+            &[1.0],
+            &[0.6, 0.8, 0.0],
+            &[0.0, 0.0],
+            &[f32::NAN, 1.0],
+            &[f32::INFINITY, 1.0],
+            &[1e38, 0.0],
+        ] {
+            assert!(!is_sound(values), "{values:?}");
+        }
+    }
+
+    #[test]
     fn everything_an_embedding_depends_on_is_in_its_digest() {
         let space = EmbeddingSpace {
             weights_sha256: "w".into(),
             precision: "float32",
             templates: TemplateSet::Simple,
+            dimension: 2,
         };
         let other_weights = EmbeddingSpace {
             weights_sha256: "v".into(),

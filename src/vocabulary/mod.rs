@@ -46,6 +46,7 @@ pub use text_form::{TextFormError, VocabularyText, parse_class, parse_vocabulary
 use std::time::Duration;
 
 use crate::scores::QueryOwner;
+use crate::shared::SharedError;
 use crate::support::excerpt;
 
 /// A class of a vocabulary.
@@ -84,6 +85,15 @@ pub enum VocabularyError {
     /// No vocabulary has this name.
     #[error("no vocabulary is called {:?}", excerpt(name))]
     NotFound {
+        /// The name asked for.
+        name: String,
+    },
+    /// No vocabulary has this name here, and other replicas' cannot be asked for.
+    #[error(
+        "no vocabulary called {:?} is known here, and the shared state (shared.url) cannot be asked for it",
+        excerpt(name)
+    )]
+    NotKnown {
         /// The name asked for.
         name: String,
     },
@@ -147,6 +157,18 @@ pub enum VocabularyError {
         /// How long the change has waited.
         waited: Duration,
     },
+    /// The change was not made, because other replicas kept changing the same vocabulary.
+    #[error(
+        "the vocabulary {name:?} was not changed: other replicas changed it (shared.url) for as long as \
+         vocabulary.store_wait_seconds = {}",
+        waited.as_secs_f64()
+    )]
+    SharedBusy {
+        /// The name asked for.
+        name: String,
+        /// How long the change has waited.
+        waited: Duration,
+    },
     /// The change was not made, because it could not be written to disk. The log has the reason.
     #[error(
         "the vocabulary {name:?} was not changed: {}",
@@ -160,10 +182,12 @@ pub enum VocabularyError {
         is_full: bool,
     },
     /// The change was not made, because replicas share their vocabularies and the shared state cannot be reached.
-    #[error("the vocabulary {name:?} was not changed: the shared state (shared.url) cannot be reached")]
+    #[error("the vocabulary {name:?} was not changed: {error}")]
     NotShared {
         /// The name asked for.
         name: String,
+        /// Why it cannot.
+        error: SharedError,
     },
     /// The change was not made, because the shared state has no memory left.
     #[error("the vocabulary {name:?} was not changed: the shared state (shared.url) is full")]
@@ -181,12 +205,14 @@ impl VocabularyError {
     pub fn about(mut self, asked_for: &str) -> Self {
         match &mut self {
             Self::NotFound { name }
+            | Self::NotKnown { name }
             | Self::ReadOnly { name }
             | Self::Changed { name, .. }
             | Self::InvalidName { name }
             | Self::StoreBusy { name, .. }
+            | Self::SharedBusy { name, .. }
             | Self::NotStored { name, .. }
-            | Self::NotShared { name }
+            | Self::NotShared { name, .. }
             | Self::SharedFull { name } => asked_for.clone_into(name),
             Self::TooMany { .. } | Self::TooManyBytes { .. } | Self::ShareTaken { .. } | Self::Invalid(_) => {}
         }

@@ -69,6 +69,8 @@ pub struct RegistryLimits {
     pub definitions_bytes: u64,
     /// `vocabulary.store_wait_seconds`: how long a change waits for another process that holds the store on disk.
     pub wait: Duration,
+    /// The limits on a definition that another replica has shared.
+    pub definition: VocabularyLimits,
 }
 
 impl RegistryLimits {
@@ -79,6 +81,7 @@ impl RegistryLimits {
             max_vocabularies: 100,
             definitions_bytes: 1 << 30,
             wait: Duration::from_secs(60),
+            definition: VocabularyLimits::for_testing(),
         }
     }
 }
@@ -119,6 +122,7 @@ impl VocabularySettings {
             max_vocabularies: limits.max_vocabularies,
             definitions_bytes: self.definitions_bytes,
             wait: Duration::from_secs_f64(self.store_wait_seconds),
+            definition: limits.clone(),
         }
     }
 

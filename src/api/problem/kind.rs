@@ -279,15 +279,16 @@ impl ProblemType {
             Self::StoreBusy => facts(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The store of vocabularies is busy",
-                "Another process has held the store (`vocabulary.store_path`) for longer than \
-                 `vocabulary.store_wait_seconds`. Nothing was changed. Wait for `Retry-After` seconds.",
+                "Another process has held the store (`vocabulary.store_path`), or other replicas have changed the same \
+                 vocabulary (`shared.url`), for longer than `vocabulary.store_wait_seconds`. Nothing was changed. Wait \
+                 for `Retry-After` seconds.",
             ),
             Self::SharedStateUnavailable => facts(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The shared state cannot be reached",
-                "What the replicas of this server have in common (`shared.url`) cannot be reached, and the change \
-                 would be known to one of them alone. Requests that change nothing are answered. Wait for \
-                 `Retry-After` seconds.",
+                "What the replicas of this server have in common (`shared.url`) cannot be reached, and a change \
+                 would be known to one of them alone, or the name or id that was asked for may be known to another \
+                 one. Wait for `Retry-After` seconds.",
             ),
             Self::DeadlineExceeded => facts(
                 StatusCode::GATEWAY_TIMEOUT,

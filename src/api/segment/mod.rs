@@ -227,6 +227,6 @@ problems! {
     SegmentProblems = Problem.with_key(
         OF_BODY
             + OF_LABELLING
-            + [VocabularyNotFound, ImageNotHeld, NotAcceptable, UnsupportedMediaType, UnknownModel]
+            + [VocabularyNotFound, ImageNotHeld, NotAcceptable, UnsupportedMediaType, UnknownModel, SharedStateUnavailable]
     );
 }

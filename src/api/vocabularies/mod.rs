@@ -306,7 +306,7 @@ problems! {
     );
 
     /// The problems of `GET /v1/vocabularies/{name}`.
-    GetProblems = Problem.with_key([Malformed, VocabularyNotFound]);
+    GetProblems = Problem.with_key([Malformed, VocabularyNotFound, SharedStateUnavailable]);
 
     /// The problems of `DELETE /v1/vocabularies/{name}`.
     DeleteProblems = Problem.with_key([

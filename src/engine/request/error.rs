@@ -50,6 +50,11 @@ pub enum SegmentError {
          replica that holds it cannot be asked; send the image again"
     )]
     ImageNotHeld,
+    /// No image is held under the id here, and other replicas' cannot be asked for.
+    #[error(
+        "no image is held under this id on this replica, and others cannot be asked for it, because {0}; send the image again"
+    )]
+    ImageNotKnown(SharedError),
     /// What was dropped here may still be held by other replicas, which cannot be told now.
     #[error("the image is dropped on this replica; others may hold it until it expires, because {0}")]
     NotShared(SharedError),

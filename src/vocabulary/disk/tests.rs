@@ -26,6 +26,7 @@ fn key(text: &str) -> EmbeddingKey {
         weights_sha256: "w".into(),
         precision: "float32",
         templates: TemplateSet::Simple,
+        dimension: 256,
     };
     EmbeddingKey::new(&space, text)
 }

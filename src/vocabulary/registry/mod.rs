@@ -159,19 +159,26 @@ impl VocabularyRegistry {
     /// Returns a vocabulary without counting a hit.
     ///
     /// # Errors
-    /// [`VocabularyError::NotFound`] when no vocabulary has the name.
+    /// [`VocabularyError::NotFound`] when no vocabulary has the name, and [`VocabularyError::NotKnown`] when replicas share
+    /// their vocabularies, and this one is not known here and cannot be asked for.
     pub fn get(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
         if let Some(vocabulary) = self.shipped.get(local(name)) {
             return Ok(Arc::clone(vocabulary));
         }
         let vocabulary = self.refreshed().by_name.get(name).cloned();
-        vocabulary.ok_or_else(|| VocabularyError::NotFound { name: name.to_owned() })
+        vocabulary.ok_or_else(|| {
+            let name = name.to_owned();
+            match self.shared.as_ref().is_none_or(Shared::is_in_step) {
+                true => VocabularyError::NotFound { name },
+                false => VocabularyError::NotKnown { name },
+            }
+        })
     }
 
     /// Returns a vocabulary for labelling an image and counts a hit.
     ///
     /// # Errors
-    /// [`VocabularyError::NotFound`] when no vocabulary has the name.
+    /// Those of [`VocabularyRegistry::get`].
     pub fn get_for_request(&self, name: &str) -> Result<Arc<NamedVocabulary>, VocabularyError> {
         let vocabulary = self.get(name)?;
         vocabulary.hits.fetch_add(1, Ordering::Relaxed);

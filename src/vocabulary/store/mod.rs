@@ -322,7 +322,8 @@ impl EmbeddingStore {
         self.state().held.insert(key, embedding, bytes);
     }
 
-    /// Settles the claims whose texts are on disk. Returns the other claims.
+    /// Settles the claims whose texts are on disk. Returns the other claims, with those whose embeddings there cannot be
+    /// this model's.
     async fn settle_from_disk(&self, claims: Vec<Claim>) -> Vec<Claim> {
         let Some(disk) = self.disk.clone() else {
             return claims;
@@ -331,7 +332,7 @@ impl EmbeddingStore {
         let read = run_blocking(move || disk.read(&keys, SystemTime::now())).await;
         let mut others = Vec::new();
         for (claim, embedding) in claims.into_iter().zip(read) {
-            match embedding {
+            match embedding.filter(|embedding| claim.key.fits(embedding)) {
                 Some(embedding) => {
                     self.disk_hits.fetch_add(1, Ordering::Relaxed);
                     claim.settle(Ok(embedding));

@@ -10,6 +10,7 @@ use super::pending::{Interest, Urgency};
 use super::{Claim, EmbeddingError, EmbeddingStore, TextEmbedder, TooManyWaiting};
 use crate::shared::Token;
 use crate::vocabulary::TemplateSet;
+use crate::vocabulary::embedding::TextEmbedding;
 
 /// Largest number of tokens in a chunk, without the tokens of the templates' own words. The embedder gets one chunk at
 /// a time, so that images get their turn between the chunks of a long vocabulary. A chunk holds about 20 class names
@@ -102,10 +103,14 @@ impl Provision {
         let pending = |claims: &[Claim]| claims.iter().map(|claim| Arc::clone(&claim.pending)).collect();
         let interest = Interest::new(pending(&chunk), pending(&self.claims));
         let error = match self.embedder.embed(texts, self.templates, interest).await {
-            Ok(Some(embeddings)) if embeddings.len() == chunk.len() => {
+            Ok(Some(embeddings)) if embeddings.len() == chunk.len() && fit(&chunk, &embeddings) => {
                 let shared = self.store.settle_and_keep(chunk, embeddings);
                 self.store.share(&shared, self.token).await;
                 return Ok(());
+            }
+            Ok(Some(embeddings)) if embeddings.len() == chunk.len() => {
+                let error = "an embedding has another dimension than the model's, or no direction";
+                Some(EmbeddingError::Failed(error.to_owned()))
             }
             Ok(Some(embeddings)) => {
                 let error = format!("{} embeddings came back for {} texts", embeddings.len(), chunk.len());
@@ -153,6 +158,12 @@ pub(super) fn chunk_length<'a>(texts: impl Iterator<Item = &'a str>, templates: 
         Some(*total)
     });
     totals.take_while(|total| *total <= CHUNK_TOKENS).count().max(1)
+}
+
+/// Returns whether all embeddings can be those of a chunk's texts, so that they may be kept and shared.
+fn fit(chunk: &[Claim], embeddings: &[TextEmbedding]) -> bool {
+    let mut pairs = chunk.iter().zip(embeddings);
+    pairs.all(|(claim, embedding)| claim.key.fits(embedding))
 }
 
 fn fail(claims: Vec<Claim>, error: &EmbeddingError) {

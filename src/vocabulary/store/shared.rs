@@ -21,7 +21,7 @@ impl EmbeddingStore {
         };
         let mut missing = Vec::new();
         for ((key, digest), bytes) in keys.into_iter().zip(digests).zip(found) {
-            match bytes.and_then(|bytes| TextEmbedding::from_bytes(&digest, &bytes)) {
+            match bytes.and_then(|bytes| read(&key, &digest, &bytes)) {
                 Some(embedding) => self.take_over(key, embedding),
                 None => missing.push(key),
             }
@@ -42,12 +42,12 @@ impl EmbeddingStore {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for ((claim, digest), claimed) in claims.into_iter().zip(digests).zip(claimed) {
             match claimed {
-                Claimed::Found(bytes) => match TextEmbedding::from_bytes(&digest, &bytes) {
+                Claimed::Found(bytes) => match read(&claim.key, &digest, &bytes) {
                     Some(embedding) => {
                         self.take_over(claim.key.clone(), embedding.clone());
                         claim.settle(Ok(embedding));
                     }
-                    // Damaged: what is computed now replaces it.
+                    // Damaged, or no embedding of this model: what is computed now replaces it.
                     None => ours.push(claim),
                 },
                 Claimed::Ours => ours.push(claim),
@@ -86,6 +86,11 @@ impl EmbeddingStore {
         }
         self.hold(key, embedding);
     }
+}
+
+/// Reads an embedding that was shared. Returns `None` for what is not one of this key.
+fn read(key: &EmbeddingKey, digest: &TextKey, bytes: &[u8]) -> Option<TextEmbedding> {
+    TextEmbedding::from_bytes(digest, bytes).filter(|embedding| key.fits(embedding))
 }
 
 fn digests(claims: &[Claim]) -> Vec<TextKey> {

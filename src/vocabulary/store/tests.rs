@@ -24,6 +24,7 @@ enum Behaviour {
     FindItUnwanted,
     Panic,
     LoseOne,
+    GiveNoNumber,
 }
 
 impl FirstByte {
@@ -80,6 +81,10 @@ impl TextEmbedder for FirstByte {
                     embeddings.pop();
                     Ok(Some(embeddings))
                 }
+                Behaviour::GiveNoNumber => {
+                    embeddings[0].vector = [f32::NAN].into();
+                    Ok(Some(embeddings))
+                }
             }
         })
     }
@@ -105,6 +110,7 @@ fn space(weights: &str) -> EmbeddingSpace {
         weights_sha256: weights.into(),
         precision: "float32",
         templates: TemplateSet::Simple,
+        dimension: 1,
     }
 }
 
@@ -625,4 +631,42 @@ async fn damaged_embeddings_of_others_are_computed_again_and_replaced() {
     assert_eq!(there.embedded(&space("w"), &texts(&["a"])).await, 0);
     assert_eq!(resolve(&there, &embedder, &["a"]).await, Ok(vec![97.]));
     assert_eq!(shared_and_computed(&there), (0, 1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_an_embedding_of_the_model_is_neither_taken_over_nor_kept_nor_shared() {
+    let folder = tempfile::tempdir().unwrap();
+    let common = Arc::new(FakeTexts::default());
+    let disk = DiskStore::open(&folder.path().join("store"), ROOMY).unwrap();
+    let store = EmbeddingStore::with_shared(ROOMY, 1000, Some(Arc::clone(&disk)), Some(common.clone()));
+    let unsound = [&[97.0, 0.0][..], &[0.0], &[f32::NAN], &[1e38]].map(|values| TextEmbedding {
+        vector: values.into(),
+        truncated: false,
+    });
+    let names = ["a", "b", "c", "d"];
+    let entries = names.iter().zip(&unsound).map(|(name, embedding)| {
+        let key = EmbeddingKey::new(&space("w"), name).digest();
+        (key, embedding.to_bytes(&key))
+    });
+    let entries: Vec<_> = entries.collect();
+    let shared = crate::shared::SharedTexts::write(&*common, &entries, Token::new()).await;
+    assert_eq!(shared, Ok(()));
+    assert_eq!(store.embedded(&space("w"), &texts(&names)).await, 0);
+    let embedder = FirstByte::open(&[]);
+    assert_eq!(resolve(&store, &embedder, &names).await, Ok(vec![97., 98., 99., 100.]));
+    assert_eq!((shared_and_computed(&store), embedder.calls().len()), ((0, 4), 1));
+    // Those on a disk are computed again, too.
+    let keys = ["e", "f"].map(|name| EmbeddingKey::new(&space("w"), name));
+    disk.write_behind(keys.into_iter().zip(unsound).collect());
+    written(&store);
+    assert_eq!(resolve(&store, &embedder, &["e"]).await, Ok(vec![101.]));
+    // And a model that fails is not believed.
+    while common.counts() != (5, 0) {
+        tokio::task::yield_now().await;
+    }
+    let failing = FirstByte::open(&[Behaviour::GiveNoNumber]);
+    let refused = resolve(&store, &failing, &["g"]).await;
+    assert!(matches!(refused, Err(EmbeddingError::Failed(_))), "{refused:?}");
+    assert_eq!(common.counts(), (5, 0));
+    assert_eq!(resolve(&store, &embedder, &["g"]).await, Ok(vec![103.]));
 }

@@ -335,11 +335,14 @@ fn a_killed_redis_costs_no_answer_and_what_it_lost_comes_back() {
             ask(&here, "GET", &path, "", None).0,
             ask(&there, "GET", &path, "", None).0
         ),
-        (200, 404)
+        (200, 503)
     );
+    let by_id = patient(json!({"image_id": image["image_id"], "classes": ["tiger"]}));
+    let (status, problem) = ask(&there, "POST", "/v1/segment", "", Some(&by_id));
+    assert_eq!((status, &problem["type"]), (503, &json!(UNAVAILABLE)));
     let (status, problem) = ask(&here, "DELETE", &path, "", None);
     assert_eq!((status, &problem["type"]), (503, &json!(UNAVAILABLE)));
-    assert_eq!(ask(&here, "GET", &path, "", None).0, 404);
+    assert_eq!(ask(&here, "GET", &path, "", None).0, 503, "others may hold it");
     let (_, unshared) = ask(&here, "POST", "/v1/images", "", Some(&json!({"image": self::image()})));
     assert_eq!(unshared["shared"], false);
 
@@ -354,6 +357,194 @@ fn a_killed_redis_costs_no_answer_and_what_it_lost_comes_back() {
     assert_eq!((get(&late, "deleted").0, get(&late, "refused").0), (404, 404));
     assert!(is_stored(put(&late, "kept", &["lemon"]).0));
     assert_eq!(first_class(&here, "kept"), "lemon");
+}
+
+#[test]
+#[ignore = "needs redis-server: make test-shared"]
+fn one_change_survives_a_redis_that_comes_back_as_it_was_just_before() {
+    type Step = (fn(&Server), fn(&Server) -> bool);
+    let mut redis = Redis::start(&[]);
+    let [here, there] = [(); 2].map(|()| impatient_replica(&redis.url()));
+    // The first change of all, and a Redis that is empty as before.
+    assert!(is_stored(put(&here, "changed", &["old"]).0));
+    assert_eq!(redis.ask("FLUSHALL"), "+OK");
+    until("the first is back", || get(&there, "changed").0 == 200);
+    assert!(is_stored(put(&here, "deleted", &["old"]).0));
+    assert_eq!(first_class(&there, "deleted"), "old");
+    let steps: [Step; 2] = [
+        (
+            |server| assert!(is_stored(put(server, "changed", &["new"]).0)),
+            |server| first_class(server, "changed") == "new",
+        ),
+        (
+            |server| assert_eq!(delete(server, "deleted"), 204),
+            |server| get(server, "deleted").0 == 404 && first_class(server, "changed") == "new",
+        ),
+    ];
+    for (change, is_known) in steps {
+        assert_eq!(redis.ask("SAVE"), "+OK");
+        change(&here);
+        redis.kill();
+        redis.restart();
+        for server in [&here, &there] {
+            until("the change is back", || is_known(server));
+        }
+        assert!(is_stored(put(&there, "other", &["new"]).0));
+        assert!(is_known(&here) && is_known(&there));
+    }
+    let late = replica(&redis.url(), &[]);
+    assert_eq!(
+        (first_class(&late, "changed"), get(&late, "deleted").0),
+        (json!("new"), 404)
+    );
+}
+
+#[test]
+#[ignore = "needs redis-server: make test-shared"]
+fn definitions_that_redis_drops_or_damages_are_given_back_or_replaced() {
+    const VERSIONS: &str = "maskclip:1:{vocabularies}:versions";
+    const VALUES: &str = "maskclip:1:{vocabularies}:values";
+    let redis = Redis::start(&[]);
+    let here = replica(&redis.url(), &[]);
+    for name in ["dropped", "damaged", "strange"] {
+        assert!(is_stored(put(&here, name, &["old"]).0));
+    }
+    // As a policy of allkeys does, without a mark of a change.
+    assert_eq!(redis.ask(&format!("DEL {VALUES}")), ":1");
+    until("all are given back", || redis.ask(&format!("HLEN {VALUES}")) == ":3");
+    // A text that is not the one that was written, a state whose text is missing, and one that nobody has written.
+    redis.ask(&format!("HSET {VALUES} damaged garbage"));
+    redis.ask(&format!(
+        "HSET {VERSIONS} gone \"5 aa\" strange \"9999999999 aa\" \"\" mark"
+    ));
+    let there = replica(&redis.url(), &[]);
+    assert_eq!(first_class(&there, "dropped"), "old");
+    assert_eq!((get(&there, "damaged").0, get(&there, "gone").0), (404, 404));
+    assert!(is_stored(put(&there, "damaged", &["new"]).0));
+    assert_eq!(first_class(&here, "damaged"), "new");
+    assert_eq!((delete(&there, "gone"), delete(&there, "gone")), (204, 404));
+    assert!(is_stored(put(&there, "gone", &["new"]).0));
+    assert_eq!(first_class(&here, "gone"), "new");
+    assert!(is_stored(put(&there, "strange", &["new"]).0));
+    assert_eq!(first_class(&here, "strange"), "new");
+    assert_eq!(delete(&here, "strange"), 204);
+    assert_eq!(get(&there, "strange").0, 404);
+}
+
+#[test]
+#[ignore = "needs redis-server: make test-shared"]
+fn what_redis_has_beyond_the_limits_or_of_another_type_is_passed_over() {
+    const VERSIONS: &str = "maskclip:1:{vocabularies}:versions";
+    let redis = Redis::start(&[]);
+    let here = replica(&redis.url(), &[]);
+    let there = replica(&redis.url(), &[("MASKCLIP_LIMITS__MAX_CLASSES", "2")]);
+    // Of eight requests for one image, one reads it.
+    let post = || {
+        let (_, held) = ask(&here, "POST", "/v1/images", "", Some(&json!({"image": image()})));
+        held["image_id"].as_str().unwrap().to_owned()
+    };
+    let by_id = |id: &str| {
+        let request = patient(json!({"image_id": id, "classes": ["tiger", "sky"]}));
+        ask(&there, "POST", "/v1/segment", "", Some(&request)).0
+    };
+    let reads = || there.metric("maskclip_shared_operations_total{operation=\"read_image\"}");
+    let id = post();
+    std::thread::scope(|scope| {
+        let asked = [(); 8].map(|()| scope.spawn(|| by_id(&id)));
+        assert_eq!(asked.map(|asked| asked.join().unwrap()), [200; 8]);
+    });
+    assert_eq!(reads(), 1);
+    // One that has grown beyond shared.max_image_bytes is not read, nor is what is no image.
+    let [grown, list] = [(); 2].map(|()| post());
+    redis.ask(&format!("SETRANGE maskclip:1:image:/{grown} 9000000 x"));
+    redis.ask(&format!("DEL maskclip:1:image:/{list}"));
+    redis.ask(&format!("RPUSH maskclip:1:image:/{list} x"));
+    assert_eq!((by_id(&grown), by_id(&list), reads()), (404, 404, 1));
+    // Names that none can have, and a list with more classes than this replica allows.
+    redis.ask(&format!(
+        "HSET {VERSIONS} \"\\xff\" \"5 aa\" \"a b\" \"5 aa\" \"\" mark"
+    ));
+    assert!(is_stored(put(&here, "long", &["cat", "dog", "cow"]).0));
+    assert_eq!((get(&here, "long").0, get(&there, "long").0), (200, 404));
+    let (_, listed) = ask(&there, "GET", "/v1/vocabularies", "", None);
+    assert!(!listed.to_string().contains("a b"), "{listed}");
+    assert!(is_stored(put(&there, "long", &["cat", "dog"]).0));
+    assert_eq!(first_class(&here, "long"), "cat");
+    // A key of another type is no lost connection.
+    redis.ask(&format!("SET {VERSIONS} x"));
+    let (status, problem) = put(&here, "more", &["cat"]);
+    assert_eq!((status, &problem["type"]), (503, &json!(UNAVAILABLE)));
+    assert!(
+        problem.to_string().contains("none that a server has written"),
+        "{problem}"
+    );
+    assert_eq!((here.metric(REACHABLE), first_class(&here, "long")), (1, json!("cat")));
+    assert_eq!(redis.ask(&format!("DEL {VERSIONS}")), ":1");
+    assert!(is_stored(put(&here, "more", &["cat"]).0));
+    assert_eq!(first_class(&there, "more"), "cat");
+}
+
+#[test]
+#[ignore = "needs redis-server: make test-shared"]
+fn a_connection_that_is_cut_costs_no_error() {
+    let redis = Redis::start(&[]);
+    let [here, there] = [(); 2].map(|()| replica(&redis.url(), &[]));
+    let (_, held) = ask(&here, "POST", "/v1/images", "", Some(&json!({"image": image()})));
+    let path = format!("/v1/images/{}", held["image_id"].as_str().unwrap());
+    let cut = || assert!(redis.ask("CLIENT KILL TYPE normal").starts_with(':'));
+    for number in 0..10 {
+        cut();
+        assert!(is_stored(put(&here, "fruit", &[&format!("lemon {number}")]).0));
+        cut();
+        assert_eq!(first_class(&there, "fruit"), format!("lemon {number}"));
+        cut();
+        assert_eq!(ask(&there, "GET", &path, "", None).0, 200);
+        let request = patient(json!({"image": image(), "classes": [format!("tiger {number}")]}));
+        cut();
+        segment(&there, &request);
+    }
+    let lost = |server: &Server| {
+        let operations = [
+            "look",
+            "write_definition",
+            "read_definitions",
+            "look_at_image",
+            "claim_texts",
+        ];
+        let failures = operations.map(|operation| {
+            let labels = format!("{{operation=\"{operation}\",reason=\"unreachable\"}}");
+            server.metric(&format!("maskclip_shared_failures_total{labels}"))
+        });
+        failures.iter().sum::<u64>()
+    };
+    assert_eq!((lost(&here), lost(&there)), (0, 0));
+    // Duties are given back behind the answers.
+    until("no duty is left", || {
+        redis.ask("KEYS maskclip:1:duty:*").starts_with("*0")
+    });
+}
+
+#[test]
+#[ignore = "needs redis-server: make test-shared"]
+fn a_slow_network_carries_images_and_nothing_waits_behind_them() {
+    let redis = Redis::start(&[]);
+    // 6 MiB take 1.5 seconds, more than shared.timeout_seconds.
+    let relay = Relay::with_rate(redis.port, f64::from(4 << 20));
+    let [here, there] = [(); 2].map(|()| impatient_replica(&format!("redis://127.0.0.1:{}", relay.port)));
+    let mut large = picnic();
+    large.resize(large.len() + (6 << 20), 0);
+    let large = json!({"image": BASE64_STANDARD.encode(large)});
+    let (status, held) = ask(&here, "POST", "/v1/images", "", Some(&large));
+    assert_eq!((status, &held["shared"]), (201, &json!(true)));
+    let request = patient(json!({"image_id": held["image_id"], "classes": ["tiger"]}));
+    std::thread::scope(|scope| {
+        let fetching = scope.spawn(|| ask(&there, "POST", "/v1/segment", "", Some(&request)).0);
+        while !fetching.is_finished() {
+            assert!(is_stored(put(&there, "fruit", &["lemon"]).0));
+        }
+        assert_eq!(fetching.join().unwrap(), 200);
+    });
+    assert_eq!((here.metric(REACHABLE), there.metric(REACHABLE)), (1, 1));
 }
 
 #[test]
@@ -396,8 +587,11 @@ fn a_replica_that_is_cut_off_answers_from_what_it_has_and_catches_up() {
     assert_eq!(delete(&other, "dropped"), 204);
     assert_eq!(
         (get(&cut_off, "new").0, first_class(&cut_off, "kept")),
-        (404, json!("tiger"))
+        (503, json!("tiger"))
     );
+    let request = patient(json!({"image": image(), "vocabulary": "new"}));
+    let (status, problem) = ask(&cut_off, "POST", "/v1/segment", "", Some(&request));
+    assert_eq!((status, &problem["type"]), (503, &json!(UNAVAILABLE)));
     assert_eq!(put(&cut_off, "kept", &["penguin"]).0, 503);
     relay.mend();
     wait_until_reachable(&cut_off, true);
@@ -443,6 +637,12 @@ fn a_password_comes_from_a_file_or_the_address_and_a_wrong_one_stops_the_start()
     assert_eq!(server.metric(REACHABLE), 1);
     let with_password = |password: &str| format!("redis://:{password}@127.0.0.1:{}", redis.port);
     assert_eq!(replica(&with_password("right"), &[]).metric(REACHABLE), 1);
+    // A new password holds from the next connection on.
+    redis.ask("AUTH right\r\nCONFIG SET requirepass new\r\nCLIENT KILL TYPE normal");
+    wait_until_reachable(&server, false);
+    std::fs::write(&right, "new").unwrap();
+    wait_until_reachable(&server, true);
+    assert_eq!(replica(&with_password("new"), &[]).metric(REACHABLE), 1);
     for url in [with_password("secret"), redis.url()] {
         let mut command = maskclip();
         command.args(SERVE).env("MASKCLIP_SHARED__URL", url);
@@ -470,7 +670,7 @@ fn a_server_starts_without_redis_on_what_its_disk_has() {
     let server = replica(&redis.url(), &disk);
     assert_eq!(
         (first_class(&server, "fruit"), get(&server, "dropped").0),
-        (json!("lemon"), 404)
+        (json!("lemon"), 503)
     );
     assert_eq!(shared_state(&server).1, "unreachable");
     redis.restart();

@@ -196,6 +196,11 @@ pub struct Relay {
 
 impl Relay {
     pub fn to(port: u16) -> Self {
+        Self::with_rate(port, f64::INFINITY)
+    }
+
+    /// Passes on so many bytes a second of each connection and direction.
+    pub fn with_rate(port: u16, rate: f64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let relay = Self {
             port: listener.local_addr().unwrap().port(),
@@ -216,7 +221,7 @@ impl Relay {
                     (server, client),
                 ] {
                     let is_cut = Arc::clone(&is_cut);
-                    std::thread::spawn(move || pass_on(from, to, &is_cut));
+                    std::thread::spawn(move || pass_on(from, to, rate, &is_cut));
                 }
             }
         });
@@ -236,9 +241,14 @@ impl Relay {
     }
 }
 
-fn pass_on(mut from: TcpStream, mut to: TcpStream, is_cut: &AtomicBool) {
+fn pass_on(mut from: TcpStream, mut to: TcpStream, rate: f64, is_cut: &AtomicBool) {
     let mut bytes = vec![0; 64 * 1024];
+    let mut due = Instant::now();
     while let Ok(length @ 1..) = from.read(&mut bytes) {
+        // What a busy machine delays is caught up, for a second at most.
+        let now = Instant::now();
+        due = due.max(now - Duration::from_secs(1)) + Duration::from_secs_f64(length as f64 / rate);
+        std::thread::sleep(due.saturating_duration_since(now));
         if !is_cut.load(Ordering::SeqCst) && to.write_all(&bytes[..length]).is_err() {
             return;
         }
