@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import unittest
 from pathlib import Path
@@ -22,6 +23,8 @@ from containers import docker, is_ready, readme_curl, started, until  # noqa: E4
 BARE = "debian:bookworm-slim"
 MOST_EXPOSURE = 20
 """Tenths of what systemd-analyze counts, 0 to 10."""
+MOST_BYTES = 525_000_000
+"""What the archive unpacks to, at most: with a bare Debian, an image of 600 MB."""
 LISTEN = "serve --listen 0.0.0.0:8080"
 
 
@@ -43,6 +46,14 @@ class ReleaseTest(unittest.TestCase):
             command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE}", unit]
             found = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             self.assertEqual(found.returncode, 0, found.stdout)
+
+    def test_the_archive_has_each_model_once_and_fits_an_image(self) -> None:
+        with tarfile.open(os.environ["ARCHIVE"]) as archive:
+            members = archive.getmembers()
+            program = archive.extractfile(next(member for member in members if member.name.endswith("/bin/maskclip"))).read()
+        for weights in REPOSITORY.glob("models/*/model.safetensors"):
+            self.assertEqual(program.count(weights.read_bytes()[-4096:]), 1, weights)
+        self.assertLess(sum(member.size for member in members), MOST_BYTES)
 
     @unittest.skipUnless("DOCKER" in os.environ, "there is no Docker Engine for a bare Debian")
     def test_the_archive_runs_wherever_it_is_unpacked(self) -> None:
