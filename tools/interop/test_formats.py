@@ -170,7 +170,9 @@ def read_by_datumaro(dataset, maps):
     items = {item.id: item for item in dataset}
     assert sorted(items) == sorted(maps)
     for name, map in maps.items():
-        found = {CLASSES.index(names[one.label]): one.image for one in items[name].annotations}
+        # Pascal VOC's form has a mask of the background, too.
+        own = [one for one in items[name].annotations if names[one.label] in CLASSES]
+        found = {CLASSES.index(names[one.label]): one.image for one in own}
         same(masks(map), found)
 
 
