@@ -279,10 +279,9 @@ fn keys_of_the_first_version_are_read_or_left_alone() {
                 "the embedded model is another: UPDATE_KEYS=1"
             );
             segment(&server, &asked);
-            assert_eq!(
-                (server.metric(MISSES), server.metric(SHARED_HITS)),
-                (0, TEXTS.len() as u64)
-            );
+            assert_eq!(server.metric(MISSES), 0);
+            // The embedding of a vocabulary ahead of requests may read a text as well.
+            assert!(server.metric(SHARED_HITS) >= TEXTS.len() as u64);
         } else {
             assert_eq!(
                 (
