@@ -13,7 +13,7 @@ use super::etag::entity_tag;
 use super::problem::{Limit, Problem, ProblemType};
 use super::wire::ModelHealth;
 use crate::access::{QuotaError, Scope};
-use crate::engine::{CostError, ExceededLimit, Field, LimitValue, SegmentError};
+use crate::engine::{CostError, EngineError, ExceededLimit, Field, LimitValue};
 use crate::image::DecodeError;
 use crate::support::{excerpt, without_middle};
 use crate::vocabulary::{ClassListError, VocabularyError};
@@ -146,7 +146,7 @@ pub enum ApiError {
     },
     /// The engine refused or failed.
     #[error(transparent)]
-    Segment(#[from] SegmentError),
+    Engine(#[from] EngineError),
     /// The vocabularies refused.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
@@ -203,36 +203,36 @@ impl ApiError {
             Self::UriTooLong { .. } => ProblemType::UriTooLong,
             Self::HeadTooLarge { .. } => ProblemType::HeadTooLarge,
             Self::Invalid { .. } => ProblemType::InvalidRequest,
-            Self::Segment(SegmentError::UnknownModel { .. }) => ProblemType::UnknownModel,
-            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => of_vocabulary(error),
-            Self::Segment(SegmentError::Image(error)) => of_image(error),
-            Self::Segment(SegmentError::ImageNotHeld) => ProblemType::ImageNotHeld,
-            Self::Segment(SegmentError::NotShared(_) | SegmentError::ImageNotKnown(_)) => {
+            Self::Engine(EngineError::UnknownModel { .. }) => ProblemType::UnknownModel,
+            Self::Vocabulary(error) | Self::Engine(EngineError::Vocabulary(error)) => of_vocabulary(error),
+            Self::Engine(EngineError::Image(error)) => of_image(error),
+            Self::Engine(EngineError::ImageNotHeld) => ProblemType::ImageNotHeld,
+            Self::Engine(EngineError::NotShared(_) | EngineError::ImageNotKnown(_)) => {
                 ProblemType::SharedStateUnavailable
             }
-            Self::Segment(SegmentError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,
-            Self::Segment(SegmentError::Unsupported(_)) => ProblemType::UnsupportedByModel,
-            Self::Segment(
-                SegmentError::Field(_)
-                | SegmentError::InputTooLarge(_)
-                | SegmentError::UnsuitableInput(_)
-                | SegmentError::Cost(_),
+            Self::Engine(EngineError::ImageTooLargeToHold { .. }) => ProblemType::ImageTooLargeToHold,
+            Self::Engine(EngineError::Unsupported(_)) => ProblemType::UnsupportedByModel,
+            Self::Engine(
+                EngineError::Field(_)
+                | EngineError::InputTooLarge(_)
+                | EngineError::UnsuitableInput(_)
+                | EngineError::Cost(_),
             ) => ProblemType::InvalidRequest,
-            Self::Segment(
-                SegmentError::Overloaded { .. }
-                | SegmentError::ShareTaken { .. }
-                | SegmentError::BodyBytes { .. }
-                | SegmentError::TooManyTexts { .. }
-                | SegmentError::TooManyNewTexts { .. }
-                | SegmentError::TooMuchWork { .. }
-                | SegmentError::TooBusy { .. },
+            Self::Engine(
+                EngineError::Overloaded { .. }
+                | EngineError::ShareTaken { .. }
+                | EngineError::BodyBytes { .. }
+                | EngineError::TooManyTexts { .. }
+                | EngineError::TooManyNewTexts { .. }
+                | EngineError::TooMuchWork { .. }
+                | EngineError::TooBusy { .. },
             ) => ProblemType::Overloaded,
-            Self::Segment(SegmentError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
-            Self::NotReady { .. } | Self::CutOff | Self::Segment(SegmentError::Unavailable(_)) => {
+            Self::Engine(EngineError::DeadlineExceeded { .. }) => ProblemType::DeadlineExceeded,
+            Self::NotReady { .. } | Self::CutOff | Self::Engine(EngineError::Unavailable(_)) => {
                 ProblemType::Unavailable
             }
-            Self::Segment(SegmentError::ModelUnavailable { .. }) => ProblemType::ModelUnavailable,
-            Self::Internal(_) | Self::Segment(SegmentError::Internal(_)) => ProblemType::Internal,
+            Self::Engine(EngineError::ModelUnavailable { .. }) => ProblemType::ModelUnavailable,
+            Self::Internal(_) | Self::Engine(EngineError::Internal(_)) => ProblemType::Internal,
         }
     }
 
@@ -247,25 +247,25 @@ impl ApiError {
             Self::Quota(QuotaError::InFlight { limit }) => Some(Limit::whole("access.in_flight", (*limit).into())),
             Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
             Self::RequestTimeout { limit } => Some(Limit::fractional("server.body_seconds", *limit)),
-            Self::Segment(SegmentError::Field(error)) => error.limit().map(Limit::from),
-            Self::Segment(SegmentError::Image(DecodeError::TooManyPixels { limit, .. })) => {
+            Self::Engine(EngineError::Field(error)) => error.limit().map(Limit::from),
+            Self::Engine(EngineError::Image(DecodeError::TooManyPixels { limit, .. })) => {
                 Some(Limit::whole("limits.max_image_pixels", *limit))
             }
-            Self::Segment(SegmentError::InputTooLarge(error)) => {
+            Self::Engine(EngineError::InputTooLarge(error)) => {
                 Some(Limit::whole("limits.max_input_pixels", error.limit))
             }
-            Self::Segment(SegmentError::Cost(error)) => cost_limit(error),
-            Self::Segment(SegmentError::ImageTooLargeToHold { limit, .. }) => {
+            Self::Engine(EngineError::Cost(error)) => cost_limit(error),
+            Self::Engine(EngineError::ImageTooLargeToHold { limit, .. }) => {
                 Some(Limit::whole("images.held_bytes", *limit))
             }
-            Self::Segment(SegmentError::Overloaded { capacity, .. } | SegmentError::ShareTaken { capacity, .. }) => {
+            Self::Engine(EngineError::Overloaded { capacity, .. } | EngineError::ShareTaken { capacity, .. }) => {
                 Some(Limit::whole("engine.queue_capacity", *capacity as u64))
             }
-            Self::Segment(SegmentError::BodyBytes { limit }) => Some(Limit::whole("engine.body_bytes", *limit)),
-            Self::Segment(SegmentError::TooManyTexts { error, .. }) => {
+            Self::Engine(EngineError::BodyBytes { limit }) => Some(Limit::whole("engine.body_bytes", *limit)),
+            Self::Engine(EngineError::TooManyTexts { error, .. }) => {
                 Some(Limit::whole("engine.max_waiting_texts", error.limit as u64))
             }
-            Self::Vocabulary(error) | Self::Segment(SegmentError::Vocabulary(error)) => vocabulary_limit(error),
+            Self::Vocabulary(error) | Self::Engine(EngineError::Vocabulary(error)) => vocabulary_limit(error),
             _ => None,
         }
     }
@@ -274,24 +274,24 @@ impl ApiError {
     pub(super) fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::At { error, .. } => error.retry_after_seconds(),
-            Self::Segment(
-                SegmentError::Overloaded { retry_seconds, .. }
-                | SegmentError::ShareTaken { retry_seconds, .. }
-                | SegmentError::TooManyTexts { retry_seconds, .. }
-                | SegmentError::TooBusy { retry_seconds, .. },
+            Self::Engine(
+                EngineError::Overloaded { retry_seconds, .. }
+                | EngineError::ShareTaken { retry_seconds, .. }
+                | EngineError::TooManyTexts { retry_seconds, .. }
+                | EngineError::TooBusy { retry_seconds, .. },
             ) => Some(*retry_seconds),
-            Self::Segment(SegmentError::ModelUnavailable { next_attempt, .. }) => {
+            Self::Engine(EngineError::ModelUnavailable { next_attempt, .. }) => {
                 Some((next_attempt.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
             }
             Self::Quota(QuotaError::Rate { wait, .. }) => {
                 Some((wait.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
             }
             Self::Quota(QuotaError::InFlight { .. })
-            | Self::Segment(
-                SegmentError::BodyBytes { .. }
-                | SegmentError::DeadlineExceeded { .. }
-                | SegmentError::NotShared(_)
-                | SegmentError::ImageNotKnown(_),
+            | Self::Engine(
+                EngineError::BodyBytes { .. }
+                | EngineError::DeadlineExceeded { .. }
+                | EngineError::NotShared(_)
+                | EngineError::ImageNotKnown(_),
             )
             | Self::Vocabulary(
                 VocabularyError::StoreBusy { .. }
@@ -299,7 +299,7 @@ impl ApiError {
                 | VocabularyError::NotShared { .. }
                 | VocabularyError::NotKnown { .. },
             )
-            | Self::Segment(SegmentError::Vocabulary(
+            | Self::Engine(EngineError::Vocabulary(
                 VocabularyError::NotShared { .. } | VocabularyError::NotKnown { .. },
             )) => Some(RETRY_AFTER_SECONDS),
             _ => None,
@@ -359,20 +359,18 @@ impl ApiError {
                 Self::Invalid { path, .. } => path.clone(),
                 Self::At { path, .. } => Some(path.clone()),
                 // Two fields, one of which is missing.
-                Self::Segment(SegmentError::Field(error)) if error.field() == Field::Vocabulary => None,
-                Self::Segment(SegmentError::Field(error)) => Some(error.field().path()),
-                Self::Segment(SegmentError::UnknownModel { .. }) => Some("model".to_owned()),
-                Self::Segment(
-                    SegmentError::TooManyNewTexts { .. }
-                    | SegmentError::TooMuchWork { .. }
-                    | SegmentError::TooBusy { .. },
+                Self::Engine(EngineError::Field(error)) if error.field() == Field::Vocabulary => None,
+                Self::Engine(EngineError::Field(error)) => Some(error.field().path()),
+                Self::Engine(EngineError::UnknownModel { .. }) => Some("model".to_owned()),
+                Self::Engine(
+                    EngineError::TooManyNewTexts { .. } | EngineError::TooMuchWork { .. } | EngineError::TooBusy { .. },
                 ) => Some(Field::DeadlineSeconds.path()),
-                Self::Segment(SegmentError::UnsuitableInput(_)) => Some("attention".to_owned()),
+                Self::Engine(EngineError::UnsuitableInput(_)) => Some("attention".to_owned()),
                 Self::Vocabulary(VocabularyError::InvalidName { .. }) => Some("name".to_owned()),
                 Self::Vocabulary(VocabularyError::Invalid(ClassListError::OptionRange { option, .. })) => {
                     Some(format!("options.{option}"))
                 }
-                Self::Segment(SegmentError::Cost(error)) => Some(cost_path(error).to_owned()),
+                Self::Engine(EngineError::Cost(error)) => Some(cost_path(error).to_owned()),
                 _ => None,
             },
             limit: self.limit(),

@@ -12,7 +12,7 @@ use super::estimate::Workload;
 use super::host::ModelHost;
 use super::metrics::Refusal;
 use super::model_state::{ModelState, ModelStatus};
-use super::request::{FeatureFields, SegmentError, SegmentFields, Surroundings};
+use super::request::{EngineError, FeatureFields, SegmentFields, Surroundings};
 use super::{Caller, Engine};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{TooManyWaiting, VocabularyOptions};
@@ -23,9 +23,9 @@ impl Engine {
     /// half of the slots, so that other models have the rest.
     ///
     /// # Errors
-    /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::ModelUnavailable`] while no worker has
+    /// [`EngineError::Unavailable`] while the engine drains, [`EngineError::ModelUnavailable`] while no worker has
     /// the model.
-    pub(super) fn ready_model(&self, host: &ModelHost) -> Result<Arc<ModelInfo>, SegmentError> {
+    pub(super) fn ready_model(&self, host: &ModelHost) -> Result<Arc<ModelInfo>, EngineError> {
         let answers = match host.state() {
             ModelState::Ready => true,
             ModelState::Recovering => host.queue.len() < self.slots.capacity().div_ceil(2),
@@ -38,9 +38,9 @@ impl Engine {
     }
 
     /// Returns why a model does not answer.
-    pub(super) fn unavailable(&self, host: &ModelHost) -> SegmentError {
+    pub(super) fn unavailable(&self, host: &ModelHost) -> EngineError {
         if self.draining.load(Ordering::Relaxed) {
-            return SegmentError::Unavailable("the server is going down");
+            return EngineError::Unavailable("the server is going down");
         }
         let ModelStatus {
             name,
@@ -48,7 +48,7 @@ impl Engine {
             next_attempt,
             ..
         } = host.status();
-        SegmentError::ModelUnavailable {
+        EngineError::ModelUnavailable {
             model: name,
             state,
             next_attempt: next_attempt.unwrap_or_default(),
@@ -61,10 +61,10 @@ impl Engine {
     /// bodies have a budget of their own.
     ///
     /// # Errors
-    /// [`SegmentError::Unavailable`] while the engine drains, [`SegmentError::Overloaded`] when all slots are taken.
-    pub fn arrive(&self, caller: &Caller) -> Result<Arrival, SegmentError> {
+    /// [`EngineError::Unavailable`] while the engine drains, [`EngineError::Overloaded`] when all slots are taken.
+    pub fn arrive(&self, caller: &Caller) -> Result<Arrival, EngineError> {
         let refused = if self.draining.load(Ordering::Relaxed) {
-            Some(SegmentError::Unavailable("the server is going down"))
+            Some(EngineError::Unavailable("the server is going down"))
         } else {
             self.slots.are_taken(caller).then(|| self.overloaded(caller))
         };
@@ -85,8 +85,8 @@ impl Engine {
     }
 
     /// Returns the refusal of a body for whose bytes there is no room.
-    pub fn body_refused(&self) -> SegmentError {
-        self.counted(SegmentError::BodyBytes {
+    pub fn body_refused(&self) -> EngineError {
+        self.counted(EngineError::BodyBytes {
             limit: self.bodies.bytes(),
         })
     }
@@ -98,12 +98,12 @@ impl Engine {
     }
 
     /// Counts a refusal in the metrics, and estimates when a repeat is worth a try.
-    pub(super) fn counted(&self, mut error: SegmentError) -> SegmentError {
+    pub(super) fn counted(&self, mut error: EngineError) -> EngineError {
         match &mut error {
-            SegmentError::Overloaded { retry_seconds, .. } | SegmentError::ShareTaken { retry_seconds, .. } => {
+            EngineError::Overloaded { retry_seconds, .. } | EngineError::ShareTaken { retry_seconds, .. } => {
                 *retry_seconds = whole_seconds(self.images_seconds());
             }
-            SegmentError::TooManyTexts { error, retry_seconds } => {
+            EngineError::TooManyTexts { error, retry_seconds } => {
                 *retry_seconds = whole_seconds(self.texts_seconds(error.waiting));
             }
             _ => {}
@@ -117,8 +117,8 @@ impl Engine {
     /// Counts new texts that a caller has wait until the share is dropped.
     ///
     /// # Errors
-    /// [`SegmentError::TooManyTexts`] when the caller's texts would take more than is left for all.
-    pub(super) fn take_text_share(&self, caller: &Caller, new_texts: usize) -> Result<Share, SegmentError> {
+    /// [`EngineError::TooManyTexts`] when the caller's texts would take more than is left for all.
+    pub(super) fn take_text_share(&self, caller: &Caller, new_texts: usize) -> Result<Share, EngineError> {
         let (waiting, limit) = (self.embeddings.waiting(), self.settings.queue.max_waiting_texts);
         let (more, left) = (new_texts as u64, limit.saturating_sub(waiting) as u64);
         if new_texts > 0 && !caller.may_take(Scarce::WaitingTexts, more, left) {
@@ -131,8 +131,8 @@ impl Engine {
     /// Returns the instant at which the deadline of a request passes that arrived at `arrived`.
     ///
     /// # Errors
-    /// [`SegmentError::Field`] when `deadline_seconds` is out of its range.
-    pub(super) fn deadline(&self, fields: &FeatureFields, arrived: Instant) -> Result<Instant, SegmentError> {
+    /// [`EngineError::Field`] when `deadline_seconds` is out of its range.
+    pub(super) fn deadline(&self, fields: &FeatureFields, arrived: Instant) -> Result<Instant, EngineError> {
         let seconds = fields.deadline_seconds(&self.settings)?;
         Ok(arrived + Duration::from_secs_f64(seconds))
     }
@@ -141,12 +141,12 @@ impl Engine {
     /// whatever its vocabulary is, so that what is wrong with it is told before it costs anything.
     ///
     /// # Errors
-    /// [`SegmentError`] when there is no such model, or a field is refused.
+    /// [`EngineError`] when there is no such model, or a field is refused.
     pub(super) fn check_request(
         &self,
         fields: &SegmentFields,
         arrived: Instant,
-    ) -> Result<(&ModelHost, Instant), SegmentError> {
+    ) -> Result<(&ModelHost, Instant), EngineError> {
         let deadline = self.deadline(&fields.features, arrived)?;
         let host = self.find_host(fields.features.model.as_deref())?;
         fields.resolve(self.surroundings(host), &VocabularyOptions::default())?;
@@ -164,15 +164,15 @@ impl Engine {
     }
 
     /// Returns why a caller gets no slot.
-    pub(super) fn overloaded(&self, caller: &Caller) -> SegmentError {
+    pub(super) fn overloaded(&self, caller: &Caller) -> EngineError {
         let (capacity, retry_seconds) = (self.slots.capacity(), 1);
         let held = caller.held(Scarce::Slots) as usize;
         match self.slots.are_all_taken() {
-            true => SegmentError::Overloaded {
+            true => EngineError::Overloaded {
                 capacity,
                 retry_seconds,
             },
-            false => SegmentError::ShareTaken {
+            false => EngineError::ShareTaken {
                 held,
                 capacity,
                 retry_seconds,

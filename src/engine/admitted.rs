@@ -18,7 +18,7 @@ use super::estimate::{ImageTurn, Workload};
 use super::host::ModelHost;
 use super::job::{Job, JobError, Ticket};
 use super::queue::{Queued, Turn};
-use super::request::{SegmentError, Surroundings, Timings};
+use super::request::{EngineError, Surroundings, Timings};
 use super::slots::Slot;
 use super::weight::Weight;
 use super::{Caller, Engine, Stage};
@@ -35,20 +35,20 @@ const SMALL_REPLY_BYTES: u64 = 64 * 1024;
 pub(super) struct CurrentStage(AtomicU8);
 
 impl CurrentStage {
-    /// Runs a request that reports its stage here. Returns its result, or [`SegmentError::DeadlineExceeded`] with the
+    /// Runs a request that reports its stage here. Returns its result, or [`EngineError::DeadlineExceeded`] with the
     /// current stage if the deadline passes first.
     pub(super) async fn until<T>(
         &self,
         arrived: Instant,
         deadline: Instant,
-        run: impl Future<Output = Result<T, SegmentError>>,
-    ) -> Result<T, SegmentError> {
+        run: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
         let mut unfinished = Unfinished(Some(self));
         let ended = tokio::time::timeout_at(deadline.into(), run).await;
         unfinished.0 = None;
         match ended {
             Ok(result) => result,
-            Err(_) => Err(SegmentError::DeadlineExceeded {
+            Err(_) => Err(EngineError::DeadlineExceeded {
                 seconds: arrived.elapsed().as_secs_f64(),
                 stage: self.stage().name(),
             }),
@@ -111,14 +111,14 @@ impl<'engine> AdmittedRequest<'engine> {
     /// Admits a request to a model. Never waits.
     ///
     /// # Errors
-    /// [`SegmentError::Unavailable`] when the model is not ready, [`SegmentError::Overloaded`] when no slot is free.
+    /// [`EngineError::Unavailable`] when the model is not ready, [`EngineError::Overloaded`] when no slot is free.
     pub(super) fn admit(
         engine: &'engine Engine,
         host: &'engine ModelHost,
         stage: &'engine CurrentStage,
         arrival: Arrival,
         deadline: Instant,
-    ) -> Result<Self, SegmentError> {
+    ) -> Result<Self, EngineError> {
         let model = engine.ready_model(host)?;
         let slot = engine.slots.take(&arrival.caller, arrival.body);
         Ok(Self {
@@ -168,16 +168,16 @@ impl<'engine> AdmittedRequest<'engine> {
     /// Checks by the measured times of the model that new texts can be embedded before the deadline.
     ///
     /// # Errors
-    /// [`SegmentError::TooManyNewTexts`] when they alone take too long, [`SegmentError::TooBusy`] when they do after
+    /// [`EngineError::TooManyNewTexts`] when they alone take too long, [`EngineError::TooBusy`] when they do after
     /// what waits already.
-    pub(super) fn check_text_time(&self, new_texts: usize, templates: TemplateSet) -> Result<(), SegmentError> {
+    pub(super) fn check_text_time(&self, new_texts: usize, templates: TemplateSet) -> Result<(), EngineError> {
         let Some(prompt_seconds) = self.host.times.prompt_seconds().filter(|_| new_texts > 0) else {
             return Ok(());
         };
         let seconds_of = |texts: usize| (texts * templates.templates().len()) as f64 * prompt_seconds;
         let (seconds, left) = (seconds_of(new_texts), self.seconds_left());
         if seconds > left {
-            return Err(SegmentError::TooManyNewTexts {
+            return Err(EngineError::TooManyNewTexts {
                 texts: new_texts,
                 seconds,
                 left,
@@ -193,25 +193,25 @@ impl<'engine> AdmittedRequest<'engine> {
     /// Checks by the measured times of the model that the request can be answered before the deadline.
     ///
     /// # Errors
-    /// [`SegmentError::TooMuchWork`] when it alone takes too long, [`SegmentError::TooBusy`] when it does after what waits
+    /// [`EngineError::TooMuchWork`] when it alone takes too long, [`EngineError::TooBusy`] when it does after what waits
     /// already.
-    fn check_turn(&self, weight: &Weight, workload: &Workload) -> Result<(), SegmentError> {
+    fn check_turn(&self, weight: &Weight, workload: &Workload) -> Result<(), EngineError> {
         let times = &self.host.times;
         let (seconds, left) = (times.seconds(workload), self.seconds_left());
         if seconds > left {
-            return Err(SegmentError::TooMuchWork { seconds, left });
+            return Err(EngineError::TooMuchWork { seconds, left });
         }
         let for_bytes = self.engine.work.wait_seconds(weight.total()).unwrap_or(0.0);
         let workers = self.engine.settings.queue.workers;
         self.check_time(for_bytes.max(times.seconds_behind_images(&self.caller, workload, workers)))
     }
 
-    fn check_time(&self, seconds: f64) -> Result<(), SegmentError> {
+    fn check_time(&self, seconds: f64) -> Result<(), EngineError> {
         let left = self.seconds_left();
         if seconds <= left {
             return Ok(());
         }
-        Err(SegmentError::TooBusy {
+        Err(EngineError::TooBusy {
             seconds,
             left,
             retry_seconds: whole_seconds(seconds - left),
@@ -226,9 +226,9 @@ impl<'engine> AdmittedRequest<'engine> {
     /// in their order.
     ///
     /// # Errors
-    /// [`SegmentError::TooMuchWork`] or [`SegmentError::TooBusy`] when the request would not be answered before its
+    /// [`EngineError::TooMuchWork`] or [`EngineError::TooBusy`] when the request would not be answered before its
     /// deadline.
-    pub(super) async fn reserve(&mut self, weight: &Weight, workload: Workload) -> Result<(), SegmentError> {
+    pub(super) async fn reserve(&mut self, weight: &Weight, workload: Workload) -> Result<(), EngineError> {
         self.check_turn(weight, &workload)?;
         self.turn = Some(self.host.times.image(&self.caller, workload));
         self.workload = workload;
@@ -246,8 +246,8 @@ impl<'engine> AdmittedRequest<'engine> {
     /// stand behind images.
     ///
     /// # Errors
-    /// [`SegmentError::TooBusy`] when the request would not get its turn before its deadline.
-    pub(super) async fn reserve_reply(&mut self, bytes: u64) -> Result<(), SegmentError> {
+    /// [`EngineError::TooBusy`] when the request would not get its turn before its deadline.
+    pub(super) async fn reserve_reply(&mut self, bytes: u64) -> Result<(), EngineError> {
         if self.work.try_grow(bytes) || bytes <= SMALL_REPLY_BYTES {
             return Ok(());
         }
@@ -284,7 +284,7 @@ impl<'engine> AdmittedRequest<'engine> {
         &mut self,
         stage: Stage,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, SegmentError> {
+    ) -> Result<T, EngineError> {
         self.enter(stage);
         let start = Instant::now();
         let result = self.blocking(stage.name(), work).await?;
@@ -298,7 +298,7 @@ impl<'engine> AdmittedRequest<'engine> {
         &self,
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, SegmentError> {
+    ) -> Result<T, EngineError> {
         let (slot, work_bytes) = (Arc::downgrade(&self.slot), self.work.clone());
         let done = run_blocking(move || {
             let Some(slot) = slot.upgrade() else {
@@ -309,11 +309,11 @@ impl<'engine> AdmittedRequest<'engine> {
             result
         });
         done.await
-            .map_err(|panic| SegmentError::Internal(format!("{name} panicked: {panic}")))
+            .map_err(|panic| EngineError::Internal(format!("{name} panicked: {panic}")))
     }
 
     /// Pushes a job to the model's workers and waits for its answer. Records the stages queue and model.
-    pub(super) async fn on_worker<T>(&mut self, job: impl FnOnce(Ticket<T>) -> Job) -> Result<T, SegmentError> {
+    pub(super) async fn on_worker<T>(&mut self, job: impl FnOnce(Ticket<T>) -> Job) -> Result<T, EngineError> {
         self.enter(Stage::Queue);
         let (slot, bytes) = (Arc::downgrade(&self.slot), Some(self.work.clone()));
         let (ticket, waiting) = Ticket::new(self.caller.clone(), slot, bytes, self.workload);
@@ -332,7 +332,7 @@ impl<'engine> AdmittedRequest<'engine> {
             Ok(Err(JobError::Refused)) => return Err(self.engine.unavailable(self.host)),
             Ok(Err(JobError::Failed(error))) => return Err(model_failed(name, &error.to_string())),
             // The worker dropped the job.
-            Err(_) => return Err(SegmentError::Internal(format!("the model {name} panicked"))),
+            Err(_) => return Err(EngineError::Internal(format!("the model {name} panicked"))),
         };
         self.record(Stage::Model, start.elapsed());
         self.turn = None;
@@ -342,7 +342,7 @@ impl<'engine> AdmittedRequest<'engine> {
 
 /// Returns the error of a request whose model failed: one line with the model's name. What libtorch says below its
 /// first line, its call stack, is for the level debug.
-pub(super) fn model_failed(model: &str, error: &str) -> SegmentError {
+pub(super) fn model_failed(model: &str, error: &str) -> EngineError {
     tracing::debug!(model, error, "the whole error of the model");
-    SegmentError::Internal(format!("the model {model}: {}", first_line(error)))
+    EngineError::Internal(format!("the model {model}: {}", first_line(error)))
 }

@@ -11,7 +11,7 @@ use super::estimate::{Part, Workload};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
 use super::images::EncodedImage;
 use super::job::{ExtractJob, FeatureInput, Job};
-use super::request::{HeldImage, ImageRequest, ImageSource, InputOptions, SegmentError};
+use super::request::{EngineError, HeldImage, ImageRequest, ImageSource, InputOptions};
 use super::weight::{Dimensions, Weight};
 use super::{Arrival, Engine, Stage, cost};
 use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
@@ -26,14 +26,14 @@ impl Engine {
     /// Never waits for a free slot: a full engine fails at once, as in [`Engine::segment`].
     ///
     /// # Errors
-    /// [`SegmentError`] when the image or the options are refused, the engine is not ready or full, or the deadline
+    /// [`EngineError`] when the image or the options are refused, the engine is not ready or full, or the deadline
     /// passes.
-    pub async fn hold_image(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, SegmentError> {
+    pub async fn hold_image(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, EngineError> {
         let held = self.hold_image_in_time(arrival, request).await;
         held.map_err(|error| self.counted(error))
     }
 
-    async fn hold_image_in_time(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, SegmentError> {
+    async fn hold_image_in_time(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, EngineError> {
         let ImageRequest { image, fields } = request;
         let arrived = arrival.at;
         let deadline = self.deadline(&fields, arrived)?;
@@ -103,7 +103,7 @@ impl AdmittedRequest<'_> {
         image: Bytes,
         options: FeatureOptions,
         input: InputOptions,
-    ) -> Result<HeldImage, SegmentError> {
+    ) -> Result<HeldImage, EngineError> {
         self.check(&options)?;
         self.engine.images.check(&image)?;
         let digest = self.digest(&image).await?;
@@ -145,8 +145,8 @@ impl AdmittedRequest<'_> {
     /// Returns the bytes of a request's image, with their digest if features are cached.
     ///
     /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when the id of a held image is unknown.
-    pub(super) async fn image(&self, source: &ImageSource) -> Result<(Bytes, Option<ImageDigest>), SegmentError> {
+    /// [`EngineError::ImageNotHeld`] when the id of a held image is unknown.
+    pub(super) async fn image(&self, source: &ImageSource) -> Result<(Bytes, Option<ImageDigest>), EngineError> {
         match source {
             ImageSource::Upload(bytes) if self.engine.features.is_on() => {
                 Ok((bytes.clone(), Some(self.digest(bytes).await?)))
@@ -159,7 +159,7 @@ impl AdmittedRequest<'_> {
         }
     }
 
-    async fn digest(&self, image: &Bytes) -> Result<ImageDigest, SegmentError> {
+    async fn digest(&self, image: &Bytes) -> Result<ImageDigest, EngineError> {
         let image = image.clone();
         self.blocking("digest", move || ImageDigest::of(&image)).await
     }
@@ -172,7 +172,7 @@ impl AdmittedRequest<'_> {
         digest: Option<ImageDigest>,
         dense: &DenseOptions,
         input: &InputOptions,
-    ) -> Result<SeenImage, SegmentError> {
+    ) -> Result<SeenImage, EngineError> {
         let options = &dense.features;
         let features = &self.engine.features;
         let model = (self.host.name.as_str(), self.model.options.short_side);
@@ -225,7 +225,7 @@ impl AdmittedRequest<'_> {
         seen: SeenImage,
         refinement: RefinementOptions,
         input: &InputOptions,
-    ) -> Result<PreparedImage, SegmentError> {
+    ) -> Result<PreparedImage, EngineError> {
         let SeenImage {
             bytes,
             input_sizes,
@@ -262,11 +262,11 @@ impl AdmittedRequest<'_> {
     /// Checks that the model can compute the options.
     ///
     /// # Errors
-    /// [`SegmentError::Unsupported`] for an attention or a key smoothing that the model does not have.
-    pub(super) fn check(&self, options: &FeatureOptions) -> Result<(), SegmentError> {
+    /// [`EngineError::Unsupported`] for an attention or a key smoothing that the model does not have.
+    pub(super) fn check(&self, options: &FeatureOptions) -> Result<(), EngineError> {
         match self.host.kind {
             ModelKind::Clip => self.check_attention(options.attention),
-            ModelKind::Student if options.keys.is_some() => Err(SegmentError::Unsupported(format!(
+            ModelKind::Student if options.keys.is_some() => Err(EngineError::Unsupported(format!(
                 "the model {} is a student: it has no keys to smooth",
                 self.model.name
             ))),
@@ -275,7 +275,7 @@ impl AdmittedRequest<'_> {
         }
     }
 
-    fn check_attention(&self, asked: Attention) -> Result<(), SegmentError> {
+    fn check_attention(&self, asked: Attention) -> Result<(), EngineError> {
         let possible = &self.model.attentions;
         if possible.contains(&asked) {
             return Ok(());
@@ -285,7 +285,7 @@ impl AdmittedRequest<'_> {
             .map(|attention| attention.name())
             .collect::<Vec<_>>()
             .join(", ");
-        Err(SegmentError::Unsupported(format!(
+        Err(EngineError::Unsupported(format!(
             "the model {} ({}) cannot compute the attention {}; it can: {possible}",
             self.model.name,
             self.model.architecture,
@@ -293,7 +293,7 @@ impl AdmittedRequest<'_> {
         )))
     }
 
-    pub(super) async fn header(&self, bytes: Bytes, orientation: Orientation) -> Result<ImageHeader, SegmentError> {
+    pub(super) async fn header(&self, bytes: Bytes, orientation: Orientation) -> Result<ImageHeader, EngineError> {
         self.enter(Stage::Decode);
         let max_pixels = self.engine.settings.input_limits.max_image_pixels;
         let read = move || image::read_header(&bytes, orientation, max_pixels);
@@ -306,7 +306,7 @@ impl AdmittedRequest<'_> {
         bytes: Bytes,
         sizes: Vec<(u32, u32)>,
         input: &InputOptions,
-    ) -> Result<ModelInput, SegmentError> {
+    ) -> Result<ModelInput, EngineError> {
         let max_pixels = self.engine.settings.input_limits.max_image_pixels;
         let &InputOptions {
             orientation, resize, ..
@@ -332,7 +332,7 @@ impl AdmittedRequest<'_> {
         (width, height): (u32, u32),
         options: &FeatureOptions,
         input: &InputOptions,
-    ) -> Result<(Vec<(u32, u32)>, u64), SegmentError> {
+    ) -> Result<(Vec<(u32, u32)>, u64), EngineError> {
         let limits = &self.engine.settings.input_limits;
         let patch_pixels = self.model.patch_pixels;
         let short_side = input.short_side.unwrap_or(self.model.options.short_side);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::caller::CallerId;
 use super::features::ImageDigest;
-use super::request::SegmentError;
+use super::request::EngineError;
 use crate::support::{ByteLru, SharedLru};
 
 /// An encoded image with its digest.
@@ -91,11 +91,11 @@ impl HeldImages {
     /// Checks that an image of this size can be held at all.
     ///
     /// # Errors
-    /// [`SegmentError::ImageTooLargeToHold`] when the image alone exceeds the capacity.
-    pub(super) fn check(&self, image: &Bytes) -> Result<(), SegmentError> {
+    /// [`EngineError::ImageTooLargeToHold`] when the image alone exceeds the capacity.
+    pub(super) fn check(&self, image: &Bytes) -> Result<(), EngineError> {
         let (bytes, limit) = (entry_bytes(image), self.state().held.capacity_bytes());
         if bytes > limit {
-            return Err(SegmentError::ImageTooLargeToHold { bytes, limit });
+            return Err(EngineError::ImageTooLargeToHold { bytes, limit });
         }
         Ok(())
     }

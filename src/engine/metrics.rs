@@ -10,7 +10,7 @@ use super::Stage;
 use super::budget::Budget;
 use super::features::FeatureCache;
 use super::images::HeldImages;
-use super::request::SegmentError;
+use super::request::EngineError;
 use crate::labeller::ModelInfo;
 use crate::telemetry::{MetricsRegistry, Reading, Readings};
 
@@ -63,17 +63,17 @@ impl Refusal {
     }
 
     /// Returns why a request was refused, or `None` if its error is none of the server's load or state.
-    pub(super) fn of(error: &SegmentError) -> Option<Self> {
+    pub(super) fn of(error: &EngineError) -> Option<Self> {
         match error {
-            SegmentError::Overloaded { .. } => Some(Self::Slots),
-            SegmentError::ShareTaken { .. } => Some(Self::Share),
-            SegmentError::BodyBytes { .. } => Some(Self::BodyBytes),
-            SegmentError::TooManyTexts { .. } => Some(Self::WaitingTexts),
-            SegmentError::TooManyNewTexts { .. } | SegmentError::TooMuchWork { .. } | SegmentError::TooBusy { .. } => {
+            EngineError::Overloaded { .. } => Some(Self::Slots),
+            EngineError::ShareTaken { .. } => Some(Self::Share),
+            EngineError::BodyBytes { .. } => Some(Self::BodyBytes),
+            EngineError::TooManyTexts { .. } => Some(Self::WaitingTexts),
+            EngineError::TooManyNewTexts { .. } | EngineError::TooMuchWork { .. } | EngineError::TooBusy { .. } => {
                 Some(Self::Deadline)
             }
-            SegmentError::Unavailable(_) => Some(Self::Draining),
-            SegmentError::ModelUnavailable { .. } => Some(Self::Model),
+            EngineError::Unavailable(_) => Some(Self::Draining),
+            EngineError::ModelUnavailable { .. } => Some(Self::Model),
             _ => None,
         }
     }

@@ -60,8 +60,8 @@ pub use model_state::{ModelState, ModelStatus};
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
     Background, BackgroundFields, BackgroundNames, ClassResult, ClassScore, Classification, EmbedError, EmbedInput,
-    EmbedRequest, Embeddings, ExceededLimit, FeatureFields, Field, FieldError, HeldImage, ImageRequest, ImageSource,
-    InputOptions, KeySmoothingFields, LimitValue, OutputOptions, ProbabilityMaps, SegmentError, SegmentFields,
+    EmbedRequest, Embeddings, EngineError, ExceededLimit, FeatureFields, Field, FieldError, HeldImage, ImageRequest,
+    ImageSource, InputOptions, KeySmoothingFields, LimitValue, OutputOptions, ProbabilityMaps, SegmentFields,
     SegmentOptions, SegmentRequest, Segmentation, Similarity, SimilarityRequest, Surroundings, Timings,
     VocabularyChoice, Warning, WarningCode, WindowFields,
 };
@@ -289,8 +289,8 @@ impl Engine {
     /// the caller's span, where that has a field `model`.
     ///
     /// # Errors
-    /// [`SegmentError::UnknownModel`].
-    fn find_host(&self, name: Option<&str>) -> Result<&ModelHost, SegmentError> {
+    /// [`EngineError::UnknownModel`].
+    fn find_host(&self, name: Option<&str>) -> Result<&ModelHost, EngineError> {
         let host = match name {
             None => &self.models[0],
             Some(name) => self.host(name)?,
@@ -302,9 +302,9 @@ impl Engine {
     /// Returns the model of that name.
     ///
     /// # Errors
-    /// [`SegmentError::UnknownModel`].
-    fn host(&self, name: &str) -> Result<&ModelHost, SegmentError> {
-        let unknown = || SegmentError::UnknownModel {
+    /// [`EngineError::UnknownModel`].
+    fn host(&self, name: &str) -> Result<&ModelHost, EngineError> {
+        let unknown = || EngineError::UnknownModel {
             asked: name.to_owned(),
             served: self.models.iter().map(|host| host.name.clone()).collect(),
         };

@@ -8,7 +8,7 @@ use super::estimate::{Part, Workload};
 use super::extraction::SeenImage;
 use super::job::{FeatureInput, Job, ScoreJob, Scored};
 use super::request::{
-    Background, ClassResult, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
+    Background, ClassResult, EngineError, OutputOptions, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
     Warning, WarningCode,
 };
 use super::weight::{self, Dimensions, Weight};
@@ -24,14 +24,14 @@ use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, Synonyms, Te
 impl Engine {
     /// Labels one image, for the caller without a name.
     ///
-    /// Never waits for a free slot: a full engine returns [`SegmentError::Overloaded`] at once. Dropping the future
+    /// Never waits for a free slot: a full engine returns [`EngineError::Overloaded`] at once. Dropping the future
     /// gives the request up; texts that have been embedded for it by then are kept. The image's features are cached
     /// after the request is answered.
     ///
     /// # Errors
-    /// [`SegmentError`] when the image, the vocabulary or the options are refused, the engine is not ready or full, or
+    /// [`EngineError`] when the image, the vocabulary or the options are refused, the engine is not ready or full, or
     /// the deadline passes.
-    pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
+    pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, EngineError> {
         self.segment_arrived(self.arrive(&Caller::default())?, request).await
     }
 
@@ -43,7 +43,7 @@ impl Engine {
         &self,
         arrival: Arrival,
         request: SegmentRequest,
-    ) -> Result<Segmentation, SegmentError> {
+    ) -> Result<Segmentation, EngineError> {
         let segmentation = self.segment_in_time(arrival, request).await;
         segmentation.map_err(|error| self.counted(error))
     }
@@ -52,8 +52,8 @@ impl Engine {
     /// a whole where each of its images would be.
     ///
     /// # Errors
-    /// [`SegmentError`] when the vocabulary or the options are refused.
-    pub async fn check_fields(&self, caller: &Caller, fields: &SegmentFields) -> Result<(), SegmentError> {
+    /// [`EngineError`] when the vocabulary or the options are refused.
+    pub async fn check_fields(&self, caller: &Caller, fields: &SegmentFields) -> Result<(), EngineError> {
         let (host, _) = self.check_request(fields, Instant::now())?;
         let vocabulary = self.find_vocabulary(caller, fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
@@ -63,7 +63,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn segment_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
+    async fn segment_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, EngineError> {
         let arrived = arrival.at;
         let (host, deadline) = self.check_request(&request.fields, arrived)?;
         let stage = CurrentStage::default();
@@ -95,7 +95,7 @@ struct EncodedMaps {
 }
 
 impl AdmittedRequest<'_> {
-    async fn segment(mut self, request: SegmentRequest) -> Result<Segmentation, SegmentError> {
+    async fn segment(mut self, request: SegmentRequest) -> Result<Segmentation, EngineError> {
         let SegmentRequest { image, fields } = request;
         let vocabulary = self.engine.find_vocabulary(&self.caller, fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(), &vocabulary.options)?;
@@ -162,7 +162,7 @@ impl AdmittedRequest<'_> {
         list: &Arc<ClassList>,
         embeddings: EmbeddedTexts,
         synonyms: Synonyms,
-    ) -> Result<Classifier, SegmentError> {
+    ) -> Result<Classifier, EngineError> {
         let list = Arc::clone(list);
         self.blocking("the classifier", move || list.classifier(&embeddings, synonyms))
             .await
@@ -174,7 +174,7 @@ impl AdmittedRequest<'_> {
         input: FeatureInput,
         classifier: Classifier,
         options: DenseOptions,
-    ) -> Result<Scored, SegmentError> {
+    ) -> Result<Scored, EngineError> {
         let job = |ticket| {
             Job::Score(ScoreJob {
                 input,
@@ -193,7 +193,7 @@ impl AdmittedRequest<'_> {
         (width, height): (u32, u32),
         list: &ClassList,
         options: &SegmentOptions,
-    ) -> Result<(Labelled, Vec<ClassResult>), SegmentError> {
+    ) -> Result<(Labelled, Vec<ClassResult>), EngineError> {
         let OwnedScores { scores, owners, wanted } = owned;
         let classes = list.classes().len();
         let map_options = LabelMapOptions {
@@ -214,7 +214,7 @@ impl AdmittedRequest<'_> {
             })
             .await?;
         let (map, probabilities) =
-            map.ok_or_else(|| SegmentError::Internal("a label map was given up that is still wanted".to_owned()))?;
+            map.ok_or_else(|| EngineError::Internal("a label map was given up that is still wanted".to_owned()))?;
         let colors = (0..).map(|id| options.style.color(id));
         let results = list.classes().iter().zip(&map.classes).zip(colors);
         let results = results.zip(similarity.into_iter().zip(image_probability));
@@ -270,7 +270,7 @@ impl AdmittedRequest<'_> {
         &mut self,
         texts: &[String],
         templates: TemplateSet,
-    ) -> Result<EmbeddedTexts, SegmentError> {
+    ) -> Result<EmbeddedTexts, EngineError> {
         self.enter(Stage::Text);
         let start = Instant::now();
         let missing = self.engine.missing_texts(&self.model, texts, templates).await;
@@ -289,7 +289,7 @@ impl AdmittedRequest<'_> {
         labelled: Labelled,
         output: OutputOptions,
         style: LabelStyle,
-    ) -> Result<EncodedMaps, SegmentError> {
+    ) -> Result<EncodedMaps, EngineError> {
         let limit = self.engine.settings.input_limits.max_polygon_corners;
         let encoded = self.stage(Stage::Encode, move || -> Result<_, TooManyCorners> {
             let Labelled { map, probabilities } = labelled;

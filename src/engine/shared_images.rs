@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::features::ImageDigest;
 use super::images::{EncodedImage, HeldImageStatus};
-use super::request::SegmentError;
+use super::request::EngineError;
 use super::{Caller, Engine};
 use crate::shared::{ImageState, SharedError, SharedImage, SharedState};
 use crate::support::run_blocking;
@@ -60,25 +60,25 @@ impl Engine {
     /// Returns the caller's image with this id, whichever replica took it.
     ///
     /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, and [`SegmentError::ImageNotKnown`]
+    /// [`EngineError::ImageNotHeld`] when no image of the caller is held under the id, and [`EngineError::ImageNotKnown`]
     /// when none is here and others cannot be asked for.
-    pub(super) async fn find_image(&self, caller: &Caller, id: &str) -> Result<EncodedImage, SegmentError> {
+    pub(super) async fn find_image(&self, caller: &Caller, id: &str) -> Result<EncodedImage, EngineError> {
         let here = || self.images.get(caller.id(), id, Instant::now());
         let Some(shared) = self.shared.as_ref().filter(|_| is_id(id)) else {
-            return here().ok_or(SegmentError::ImageNotHeld);
+            return here().ok_or(EngineError::ImageNotHeld);
         };
         match shared.look_at_image(owner(caller), id).await {
             Ok(ImageState::Deleted) => {
                 self.forget_image(caller, id);
-                Err(SegmentError::ImageNotHeld)
+                Err(EngineError::ImageNotHeld)
             }
             Ok(ImageState::There { bytes, expires_in, .. }) => match here() {
                 Some(image) => Ok(image),
-                None if bytes > shared.max_image_bytes() => Err(SegmentError::ImageNotHeld),
+                None if bytes > shared.max_image_bytes() => Err(EngineError::ImageNotHeld),
                 None => self.fetch_image(shared, caller, id, expires_in).await,
             },
-            Ok(ImageState::Unknown) => here().ok_or(SegmentError::ImageNotHeld),
-            Err(error) => here().ok_or(SegmentError::ImageNotKnown(error)),
+            Ok(ImageState::Unknown) => here().ok_or(EngineError::ImageNotHeld),
+            Err(error) => here().ok_or(EngineError::ImageNotKnown(error)),
         }
     }
 
@@ -89,15 +89,15 @@ impl Engine {
         caller: &Caller,
         id: &str,
         expires_in: Duration,
-    ) -> Result<EncodedImage, SegmentError> {
+    ) -> Result<EncodedImage, EngineError> {
         let turn = self.fetching.turn(owner(caller), id);
         let _turn = turn.lock().await;
         if let Some(image) = self.images.get(caller.id(), id, Instant::now()) {
             return Ok(image);
         }
         let read = shared.read_image(owner(caller), id).await;
-        let read = read.map_err(SegmentError::ImageNotKnown)?;
-        let SharedImage { size, digest, bytes } = read.ok_or(SegmentError::ImageNotHeld)?;
+        let read = read.map_err(EngineError::ImageNotKnown)?;
+        let SharedImage { size, digest, bytes } = read.ok_or(EngineError::ImageNotHeld)?;
         let hashed = bytes.clone();
         let image = EncodedImage {
             digest: run_blocking(move || ImageDigest::of(&hashed)).await,
@@ -105,7 +105,7 @@ impl Engine {
         };
         if image.digest != ImageDigest(digest) {
             tracing::warn!("an image in the shared state is damaged; going on without it");
-            return Err(SegmentError::ImageNotHeld);
+            return Err(EngineError::ImageNotHeld);
         }
         if self.images.check(&image.bytes).is_ok() {
             let now = Instant::now();
@@ -118,15 +118,15 @@ impl Engine {
     /// Returns what is known of an image that the caller left, on whichever replica. Does not count as use.
     ///
     /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, and [`SegmentError::ImageNotKnown`]
+    /// [`EngineError::ImageNotHeld`] when no image of the caller is held under the id, and [`EngineError::ImageNotKnown`]
     /// when none is here and others cannot be asked for.
-    pub async fn held_image(&self, caller: &Caller, id: &str) -> Result<HeldImageStatus, SegmentError> {
+    pub async fn held_image(&self, caller: &Caller, id: &str) -> Result<HeldImageStatus, EngineError> {
         let here = || self.images.status(caller.id(), id, Instant::now());
         let Some(shared) = self.shared.as_ref().filter(|_| is_id(id)) else {
-            return here().ok_or(SegmentError::ImageNotHeld);
+            return here().ok_or(EngineError::ImageNotHeld);
         };
         match shared.look_at_image(owner(caller), id).await {
-            Ok(ImageState::Deleted) => Err(SegmentError::ImageNotHeld),
+            Ok(ImageState::Deleted) => Err(EngineError::ImageNotHeld),
             Ok(ImageState::There {
                 size: (width, height),
                 digest,
@@ -139,8 +139,8 @@ impl Engine {
                 expires_in,
                 sha256: ImageDigest(digest).to_string(),
             }),
-            Ok(ImageState::Unknown) => here().ok_or(SegmentError::ImageNotHeld),
-            Err(error) => here().ok_or(SegmentError::ImageNotKnown(error)),
+            Ok(ImageState::Unknown) => here().ok_or(EngineError::ImageNotHeld),
+            Err(error) => here().ok_or(EngineError::ImageNotKnown(error)),
         }
     }
 
@@ -148,9 +148,9 @@ impl Engine {
     /// caller. Those of other replicas go when the id is used there.
     ///
     /// # Errors
-    /// [`SegmentError::ImageNotHeld`] when no image of the caller is held under the id, and [`SegmentError::NotShared`] when
+    /// [`EngineError::ImageNotHeld`] when no image of the caller is held under the id, and [`EngineError::NotShared`] when
     /// it is dropped here, and other replicas cannot know.
-    pub async fn drop_image(&self, caller: &Caller, id: &str) -> Result<(), SegmentError> {
+    pub async fn drop_image(&self, caller: &Caller, id: &str) -> Result<(), EngineError> {
         let was_here = self.forget_image(caller, id);
         let was_there = match self.shared.as_ref().filter(|_| is_id(id)) {
             None => false,
@@ -161,7 +161,7 @@ impl Engine {
         };
         match was_here || was_there {
             true => Ok(()),
-            false => Err(SegmentError::ImageNotHeld),
+            false => Err(EngineError::ImageNotHeld),
         }
     }
 
@@ -186,7 +186,7 @@ fn is_id(text: &str) -> bool {
     text.len() == ID_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-impl From<SharedError> for SegmentError {
+impl From<SharedError> for EngineError {
     fn from(error: SharedError) -> Self {
         Self::NotShared(error)
     }

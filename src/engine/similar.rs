@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::admitted::{AdmittedRequest, CurrentStage};
 use super::job::{ExtractJob, FeatureInput, Job, SimilarJob};
-use super::request::{Field, FieldError, ImageSource, InputOptions, SegmentError, Similarity, SimilarityRequest};
+use super::request::{EngineError, Field, FieldError, ImageSource, InputOptions, Similarity, SimilarityRequest};
 use super::weight::Weight;
 use super::{Arrival, Engine, Stage};
 use crate::dense::{DenseOptions, FeatureOptions, RefinementOptions};
@@ -15,9 +15,9 @@ impl Engine {
     /// model does not look at the image again.
     ///
     /// # Errors
-    /// [`SegmentError`] when the image is not held, the point lies outside of it, the options are refused, the engine is
+    /// [`EngineError`] when the image is not held, the point lies outside of it, the options are refused, the engine is
     /// not ready or full, or the deadline passes.
-    pub async fn similarity(&self, arrival: Arrival, request: SimilarityRequest) -> Result<Similarity, SegmentError> {
+    pub async fn similarity(&self, arrival: Arrival, request: SimilarityRequest) -> Result<Similarity, EngineError> {
         let similarity = self.similarity_in_time(arrival, request).await;
         similarity.map_err(|error| self.counted(error))
     }
@@ -26,7 +26,7 @@ impl Engine {
         &self,
         arrival: Arrival,
         request: SimilarityRequest,
-    ) -> Result<Similarity, SegmentError> {
+    ) -> Result<Similarity, EngineError> {
         let SimilarityRequest {
             image_id,
             point,
@@ -50,7 +50,7 @@ impl AdmittedRequest<'_> {
         point: (f64, f64),
         options: FeatureOptions,
         input: InputOptions,
-    ) -> Result<Similarity, SegmentError> {
+    ) -> Result<Similarity, EngineError> {
         self.check(&options)?;
         let (image, digest) = self.image(&source).await?;
         let image_sha256 = digest.map(|digest| digest.to_string());

@@ -8,7 +8,7 @@ use super::host::ModelHost;
 use super::job::{EmbedJob, Job, JobError, Ticket};
 use super::model_state::ModelState;
 use super::queue::JobQueue;
-use super::request::{SegmentError, SegmentFields};
+use super::request::{EngineError, SegmentFields};
 use super::{Caller, Engine};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{
@@ -20,8 +20,8 @@ impl Engine {
     /// Returns the embeddings of texts for a caller and a model. Texts that wait to be embedded hold no slot.
     ///
     /// # Errors
-    /// [`SegmentError::Unavailable`] or [`SegmentError::ModelUnavailable`] when no worker can compute them,
-    /// [`SegmentError::TooManyTexts`] when there is no room for them, [`SegmentError::Internal`] when the model fails.
+    /// [`EngineError::Unavailable`] or [`EngineError::ModelUnavailable`] when no worker can compute them,
+    /// [`EngineError::TooManyTexts`] when there is no room for them, [`EngineError::Internal`] when the model fails.
     pub(super) async fn embed(
         &self,
         caller: &Caller,
@@ -30,7 +30,7 @@ impl Engine {
         host: &ModelHost,
         model: &ModelInfo,
         urgency: Urgency,
-    ) -> Result<EmbeddedTexts, SegmentError> {
+    ) -> Result<EmbeddedTexts, EngineError> {
         let mut embeddings = EmbeddedTexts::new();
         for (space, texts) in spaces(model, templates, texts) {
             let embedder = Arc::new(QueueEmbedder {
@@ -58,7 +58,7 @@ impl Engine {
     ///
     /// # Errors
     /// When no model has that name, none of its workers is ready, more texts are new than may wait, or the model fails.
-    pub async fn embed_ahead(&self, model: &str, list: &ClassList, templates: TemplateSet) -> Result<(), SegmentError> {
+    pub async fn embed_ahead(&self, model: &str, list: &ClassList, templates: TemplateSet) -> Result<(), EngineError> {
         let host = self.host(model)?;
         let model = self.ready_model(host)?;
         let texts = list.texts();
@@ -71,7 +71,7 @@ impl Engine {
     ///
     /// # Errors
     /// The same as [`Engine::segment`], except for errors about the image.
-    pub async fn embed_for(&self, fields: &SegmentFields) -> Result<(), SegmentError> {
+    pub async fn embed_for(&self, fields: &SegmentFields) -> Result<(), EngineError> {
         let host = self.find_host(fields.features.model.as_deref())?;
         let vocabulary = self.find_vocabulary(&Caller::default(), fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
@@ -148,7 +148,7 @@ impl TextEmbedder for QueueEmbedder {
     }
 }
 
-impl From<TooManyWaiting> for SegmentError {
+impl From<TooManyWaiting> for EngineError {
     fn from(error: TooManyWaiting) -> Self {
         Self::TooManyTexts {
             error,

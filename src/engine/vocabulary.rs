@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::caller::Share;
 use super::host::{ModelHost, StateChanges};
-use super::request::{Background, SegmentError, VocabularyChoice};
+use super::request::{Background, EngineError, VocabularyChoice};
 use super::{Caller, Engine};
 use crate::support::{is_plain_name, run_blocking};
 use crate::vocabulary::{
@@ -80,8 +80,8 @@ impl Engine {
     /// `condition` is that of [`VocabularyRegistry::put`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`SegmentError::Vocabulary`] when the name is refused, the condition does not hold, there is no room, or the
-    /// change cannot be written to disk, and [`SegmentError::TooManyTexts`] when more of its texts are new than may
+    /// [`EngineError::Vocabulary`] when the name is refused, the condition does not hold, there is no room, or the
+    /// change cannot be written to disk, and [`EngineError::TooManyTexts`] when more of its texts are new than may
     /// wait. Then nothing is stored.
     pub async fn define_vocabulary(
         self: &Arc<Self>,
@@ -90,7 +90,7 @@ impl Engine {
         definition: VocabularyDefinition,
         condition: impl Fn(Option<&str>) -> bool + Send + 'static,
         templates: TemplateSet,
-    ) -> Result<(Arc<NamedVocabulary>, Stored), SegmentError> {
+    ) -> Result<(Arc<NamedVocabulary>, Stored), EngineError> {
         let whole = self.whole_name(caller, name);
         let whole = whole.ok_or_else(|| VocabularyError::InvalidName { name: name.to_owned() })?;
         let share = self.check_room(caller, &definition.list, templates).await?;
@@ -111,7 +111,7 @@ impl Engine {
         caller: &Caller,
         list: &ClassList,
         templates: TemplateSet,
-    ) -> Result<Share, SegmentError> {
+    ) -> Result<Share, EngineError> {
         let mut most = 0;
         for host in &self.models {
             if let Ok(model) = self.ready_model(host) {
@@ -129,7 +129,7 @@ impl Engine {
         for host in &self.models {
             match self.embed_missing(host, &list.texts(), templates).await {
                 // `keep_embedded` takes the list up when the model is ready.
-                Ok(()) | Err(SegmentError::ModelUnavailable { .. } | SegmentError::Unavailable(_)) => {}
+                Ok(()) | Err(EngineError::ModelUnavailable { .. } | EngineError::Unavailable(_)) => {}
                 Err(error) => {
                     let model = &host.name;
                     tracing::warn!(%error, model, "could not embed a vocabulary ahead; its first request will embed it");
@@ -144,7 +144,7 @@ impl Engine {
         host: &ModelHost,
         texts: &[String],
         templates: TemplateSet,
-    ) -> Result<(), SegmentError> {
+    ) -> Result<(), EngineError> {
         let model = self.ready_model(host)?;
         if self.missing_texts(&model, texts, templates).await > 0 {
             self.embed(&Caller::default(), texts, templates, host, &model, Urgency::Background)
@@ -238,7 +238,7 @@ impl Engine {
         }
         match self.embed_missing(host, texts, templates).await {
             Ok(()) => true,
-            Err(SegmentError::ModelUnavailable { .. } | SegmentError::Unavailable(_)) => false,
+            Err(EngineError::ModelUnavailable { .. } | EngineError::Unavailable(_)) => false,
             Err(error) => {
                 let model = &host.name;
                 tracing::warn!(%error, model, name, "could not embed texts ahead; their first request will embed them");
@@ -277,7 +277,7 @@ impl Engine {
         &self,
         caller: &Caller,
         choice: VocabularyChoice,
-    ) -> Result<FoundVocabulary, SegmentError> {
+    ) -> Result<FoundVocabulary, EngineError> {
         let limits = &self.settings.vocabulary_limits;
         match choice {
             VocabularyChoice::Inline(classes) => {

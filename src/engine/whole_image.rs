@@ -12,8 +12,8 @@ use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::job::{EmbedImageJob, Job};
 use super::request::{
-    ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings, SegmentError, SegmentRequest,
-    Warning, WarningCode,
+    ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings, EngineError, SegmentRequest, Warning,
+    WarningCode,
 };
 use super::weight::{self, Dimensions, Weight};
 use super::{Arrival, Engine, Stage};
@@ -55,17 +55,13 @@ impl Engine {
     /// and the deadline. Background names do not compete.
     ///
     /// # Errors
-    /// As [`Engine::segment`], and [`SegmentError::Unsupported`] when the model has no image embeddings.
-    pub async fn classify(&self, arrival: Arrival, request: SegmentRequest) -> Result<Classification, SegmentError> {
+    /// As [`Engine::segment`], and [`EngineError::Unsupported`] when the model has no image embeddings.
+    pub async fn classify(&self, arrival: Arrival, request: SegmentRequest) -> Result<Classification, EngineError> {
         let classification = self.classify_in_time(arrival, request).await;
         classification.map_err(|error| self.counted(error))
     }
 
-    async fn classify_in_time(
-        &self,
-        arrival: Arrival,
-        request: SegmentRequest,
-    ) -> Result<Classification, SegmentError> {
+    async fn classify_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Classification, EngineError> {
         let arrived = arrival.at;
         let (host, deadline) = self.check_request(&request.fields, arrived)?;
         let stage = CurrentStage::default();
@@ -119,7 +115,7 @@ impl AdmittedRequest<'_> {
     async fn embed_texts(
         &mut self,
         texts: Vec<(usize, String)>,
-    ) -> Result<(Vec<(usize, Arc<[f32]>)>, usize, bool), SegmentError> {
+    ) -> Result<(Vec<(usize, Arc<[f32]>)>, usize, bool), EngineError> {
         if texts.is_empty() {
             return Ok((Vec::new(), 0, false));
         }
@@ -159,7 +155,7 @@ impl AdmittedRequest<'_> {
         Ok(heaviest.map(|weight| (side, weight)))
     }
 
-    async fn classify(mut self, request: SegmentRequest) -> Result<Classification, SegmentError> {
+    async fn classify(mut self, request: SegmentRequest) -> Result<Classification, EngineError> {
         let SegmentRequest { image, fields } = request;
         let side = self.training_side()?;
         let vocabulary = self.engine.find_vocabulary(&self.caller, fields.choice()?).await?;
@@ -207,9 +203,9 @@ impl AdmittedRequest<'_> {
     }
 
     /// Returns the side of the squares in which the model sees whole images, in pixels.
-    fn training_side(&self) -> Result<u32, SegmentError> {
+    fn training_side(&self) -> Result<u32, EngineError> {
         self.model.training_side.ok_or_else(|| {
-            SegmentError::Unsupported(format!(
+            EngineError::Unsupported(format!(
                 "the model {} is a student, which has no embedding of a whole image; ask the CLIP that it learned from, or \
                  POST /v1/segment for image_probability",
                 self.model.name
@@ -244,7 +240,7 @@ impl AdmittedRequest<'_> {
         bytes: Bytes,
         orientation: Orientation,
         side: u32,
-    ) -> Result<Vec<f32>, SegmentError> {
+    ) -> Result<Vec<f32>, EngineError> {
         let max_pixels = self.engine.settings.input_limits.max_image_pixels;
         let decode = move || image::decode(&bytes, orientation, max_pixels);
         let pixels = self.stage(Stage::Decode, decode).await??;

@@ -15,7 +15,7 @@ use super::dataset::{Dataset, DatasetError, Sample, Truth, unreadable};
 use super::metrics::Metrics;
 use super::record::{ImageRecord, Recorder, StateError};
 use crate::engine::{
-    Engine, ImageSource, OutputOptions, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Timings,
+    Engine, EngineError, ImageSource, OutputOptions, SegmentFields, SegmentOptions, SegmentRequest, Timings,
 };
 use crate::image::{self, DecodeError, Orientation};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat};
@@ -36,7 +36,7 @@ pub enum EvaluationError {
         /// The image.
         image: PathBuf,
         /// The engine's error.
-        source: SegmentError,
+        source: EngineError,
     },
     /// The state file cannot be used.
     #[error(transparent)]
@@ -106,7 +106,7 @@ impl EvaluationError {
                 error,
                 DatasetError::Unreadable { .. } | DatasetError::InvalidTruth { .. }
             ),
-            Self::Segment { source, .. } => matches!(source, SegmentError::Image(_)),
+            Self::Segment { source, .. } => matches!(source, EngineError::Image(_)),
             Self::State(_) | Self::ForeignRecord { .. } => false,
         }
     }

@@ -37,7 +37,7 @@ pub use texts::{Texts, TextsError};
 
 use serde_json::Value;
 
-use crate::engine::SegmentError;
+use crate::engine::EngineError;
 use crate::evaluation::DatasetError;
 use crate::image::DecodeError;
 use crate::labeller::LabellerError;
@@ -137,7 +137,7 @@ pub enum TrainError {
         /// The image.
         path: PathBuf,
         /// The engine's error.
-        source: Box<SegmentError>,
+        source: Box<EngineError>,
     },
     /// The teacher failed.
     #[error(transparent)]

@@ -16,7 +16,7 @@ use super::body::read_json;
 use super::error::ApiError;
 use super::etag::{Precondition, entity_tag, malformed_condition};
 use super::problem::problems;
-use crate::engine::{Caller, ModelState, SegmentError};
+use crate::engine::{Caller, EngineError, ModelState};
 use crate::vocabulary::{Stored, VocabularyDefinition, VocabularyError};
 use body::VocabularyBody;
 use reply::{EmbeddingState, Vocabulary, VocabularyList, VocabularyStatus, VocabularySummary};
@@ -143,8 +143,8 @@ pub(super) async fn put_vocabulary(
         .await
         .map_err(|error| match error {
             // The name is the address here, and the vocabulary is the body.
-            SegmentError::Vocabulary(error) => ApiError::Vocabulary(error),
-            other => ApiError::Segment(other),
+            EngineError::Vocabulary(error) => ApiError::Vocabulary(error),
+            other => ApiError::Engine(other),
         })?;
     let reply = Vocabulary::describe(&state, &vocabulary).await;
     let is_embedded = reply.is_embedded();

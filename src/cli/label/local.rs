@@ -14,7 +14,7 @@ use crate::cli::disk::OpenStore;
 use crate::cli::measure::{Result, resolve};
 use crate::config::Config;
 use crate::engine::{
-    ClassResult, Engine, ImageSource, SegmentError, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
+    ClassResult, Engine, EngineError, ImageSource, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
     VocabularyChoice,
 };
 use crate::formats::{ClassMask, ClassMeasures};
@@ -151,22 +151,22 @@ fn answer_of(segmentation: Segmentation) -> Answer {
 }
 
 /// Returns whether the same request may be answered later.
-fn is_of_the_moment(error: &SegmentError) -> bool {
+fn is_of_the_moment(error: &EngineError) -> bool {
     matches!(
         error,
-        SegmentError::ModelUnavailable { .. } | SegmentError::Overloaded { .. } | SegmentError::TooBusy { .. }
+        EngineError::ModelUnavailable { .. } | EngineError::Overloaded { .. } | EngineError::TooBusy { .. }
     )
 }
 
 /// Returns whether no other image would fare better.
-fn is_of_the_run(error: &SegmentError) -> bool {
+fn is_of_the_run(error: &EngineError) -> bool {
     matches!(
         error,
-        SegmentError::Field(_)
-            | SegmentError::Vocabulary(_)
-            | SegmentError::UnknownModel { .. }
-            | SegmentError::Unsupported(_)
-            | SegmentError::ModelUnavailable { .. }
-            | SegmentError::Unavailable(_)
+        EngineError::Field(_)
+            | EngineError::Vocabulary(_)
+            | EngineError::UnknownModel { .. }
+            | EngineError::Unsupported(_)
+            | EngineError::ModelUnavailable { .. }
+            | EngineError::Unavailable(_)
     )
 }

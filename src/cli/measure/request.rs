@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Result;
 use crate::engine::{
-    EngineSettings, Field, FieldError, KeySmoothingFields, SegmentError, SegmentFields, SegmentOptions, Surroundings,
+    EngineError, EngineSettings, Field, FieldError, KeySmoothingFields, SegmentFields, SegmentOptions, Surroundings,
     WindowFields,
 };
 use crate::labeller::ModelInfo;
@@ -261,7 +261,7 @@ pub fn resolve(
     };
     let resolved = fields.resolve(surroundings, options);
     Ok(resolved.map_err(|error| match error {
-        SegmentError::Field(error) => in_flags(&error),
+        EngineError::Field(error) => in_flags(&error),
         error => error.to_string(),
     })?)
 }

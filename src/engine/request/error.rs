@@ -1,4 +1,4 @@
-//! Why a request has no result.
+//! Why a request to the engine has no result.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::shared::SharedError;
 use crate::support::excerpt;
 use crate::vocabulary::{TooManyWaiting, VocabularyError};
 
-/// Why a request has no result.
+/// Why a request to the engine has no result: to label, to classify, to embed, to hold an image.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SegmentError {
+pub enum EngineError {
     /// A field is missing, out of its range, or contradicts another field.
     #[error(transparent)]
     Field(#[from] FieldError),

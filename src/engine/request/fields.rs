@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::field_error::{ExceededLimit, Field, FieldError, LimitValue};
-use super::{Background, InputOptions, OutputOptions, SegmentError};
+use super::{Background, EngineError, InputOptions, OutputOptions};
 use crate::dense::{
     Attention, DenseOptions, FeatureOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, PROPAGATION_CELLS,
     Refinement, RefinementOptions, ScoreOptions, Window,
@@ -210,13 +210,13 @@ impl SegmentFields {
     /// is one, else from the options of the vocabulary, else from the settings, else from the model.
     ///
     /// # Errors
-    /// [`SegmentError::Field`] when a value is refused. [`SegmentError::Unsupported`] when the request names an
+    /// [`EngineError::Field`] when a value is refused. [`EngineError::Unsupported`] when the request names an
     /// attention and the model has none.
     pub fn resolve(
         &self,
         surroundings: Surroundings<'_>,
         vocabulary: &VocabularyOptions,
-    ) -> Result<SegmentOptions, SegmentError> {
+    ) -> Result<SegmentOptions, EngineError> {
         let Surroundings {
             settings,
             model: (_, kind),
@@ -262,7 +262,7 @@ impl FeatureFields {
     ///
     /// # Errors
     /// The same as [`SegmentFields::resolve`].
-    pub fn resolve(&self, surroundings: Surroundings<'_>) -> Result<(FeatureOptions, InputOptions), SegmentError> {
+    pub fn resolve(&self, surroundings: Surroundings<'_>) -> Result<(FeatureOptions, InputOptions), EngineError> {
         let of_protocol = self.protocol.map(Protocol::settings);
         let defaults = of_protocol.as_ref().unwrap_or(&surroundings.settings.defaults);
         let (features, _, input) = self.resolve_with(surroundings, defaults)?;
@@ -297,7 +297,7 @@ impl FeatureFields {
         &self,
         surroundings: Surroundings<'_>,
         defaults: &DefaultSettings,
-    ) -> Result<(FeatureOptions, KeySmoothing, InputOptions), SegmentError> {
+    ) -> Result<(FeatureOptions, KeySmoothing, InputOptions), EngineError> {
         let Surroundings {
             settings,
             model: (model, kind),
@@ -348,13 +348,13 @@ impl FeatureFields {
 
     /// Checks that a model of this kind has an attention if the request names one. Key smoothing is checked later, with
     /// the loaded model.
-    fn check_kind(&self, model: &str, kind: ModelKind) -> Result<(), SegmentError> {
+    fn check_kind(&self, model: &str, kind: ModelKind) -> Result<(), EngineError> {
         let named = match (kind, self.attention, self.protocol) {
             (ModelKind::Clip, ..) | (ModelKind::Student, None, None) => return Ok(()),
             (ModelKind::Student, Some(attention), _) => format!("attention {}", attention.name()),
             (ModelKind::Student, None, Some(protocol)) => format!("protocol {protocol}"),
         };
-        Err(SegmentError::Unsupported(format!(
+        Err(EngineError::Unsupported(format!(
             "the model {model} is a student, which has no attention; the request's {named} is about one"
         )))
     }

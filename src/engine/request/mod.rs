@@ -16,7 +16,7 @@ use crate::image::{Orientation, Resize};
 use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::vocabulary::ClassList;
 
-pub use error::SegmentError;
+pub use error::EngineError;
 pub use field_error::{ExceededLimit, Field, FieldError, LimitValue};
 pub use fields::{
     BackgroundFields, BackgroundNames, FeatureFields, KeySmoothingFields, SegmentFields, SegmentOptions, Surroundings,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{FeatureFields, HeldBytes, SegmentError, Timings, Warning};
+use super::{EngineError, FeatureFields, HeldBytes, Timings, Warning};
 use crate::engine::CostError;
 
 /// A request for embeddings.
@@ -48,12 +48,12 @@ pub struct EmbedError {
     pub input: Option<usize>,
     /// What is wrong.
     #[source]
-    pub error: SegmentError,
+    pub error: EngineError,
 }
 
 impl EmbedError {
     /// An error that one input has caused.
-    pub(in crate::engine) fn of_input(index: usize, error: SegmentError) -> Self {
+    pub(in crate::engine) fn of_input(index: usize, error: EngineError) -> Self {
         Self {
             input: Some(index),
             error,
@@ -61,15 +61,15 @@ impl EmbedError {
     }
 }
 
-impl From<SegmentError> for EmbedError {
-    fn from(error: SegmentError) -> Self {
+impl From<EngineError> for EmbedError {
+    fn from(error: EngineError) -> Self {
         Self { input: None, error }
     }
 }
 
 impl From<CostError> for EmbedError {
     fn from(error: CostError) -> Self {
-        SegmentError::from(error).into()
+        EngineError::from(error).into()
     }
 }
 

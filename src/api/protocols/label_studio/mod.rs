@@ -29,8 +29,8 @@ use crate::api::error::ApiError;
 use crate::api::metered::held_bytes;
 use crate::api::problem::{Limit, NoProblems, problems};
 use crate::engine::{
-    Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, HeldBytes, ImageSource, OutputOptions,
-    SegmentError, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
+    Arrival, BackgroundFields, BackgroundNames, Caller, ClassResult, EngineError, HeldBytes, ImageSource,
+    OutputOptions, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
 };
 use crate::formats::{polygon_shape, stroke};
 use crate::label_map::{ClassPolygons, CocoMask, EncodedLabelMap, LabelMap, LabelMapFormat};
@@ -287,7 +287,7 @@ fn hold(state: &AppState, held: &HeldBytes, regions: &[Region]) -> Result<(), Ap
         return Ok(());
     }
     let limit = state.engine.settings().queue.body_bytes;
-    Err(SegmentError::BodyBytes { limit }.into())
+    Err(EngineError::BodyBytes { limit }.into())
 }
 
 /// The regions of one control on one image.

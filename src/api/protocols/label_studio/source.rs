@@ -72,7 +72,7 @@ impl ReadError {
                 excerpt(value)
             )),
             Self::TooLarge { limit } => ApiError::RequestTooLarge { limit },
-            Self::NoRoom { limit } => crate::engine::SegmentError::BodyBytes { limit }.into(),
+            Self::NoRoom { limit } => crate::engine::EngineError::BodyBytes { limit }.into(),
         }
     }
 }
