@@ -135,6 +135,7 @@ class Proxy:
                         proxy_pass http://maskclip;
                         proxy_http_version 1.1;
                         proxy_set_header Connection "";
+                        proxy_set_header Host $http_host;
                         proxy_next_upstream off;
                     }}
                 }}
