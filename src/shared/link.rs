@@ -1,9 +1,11 @@
 //! The connections to Redis: how they are made, how their loss is noticed, and how they come back.
 //!
-//! All operations share one connection, but for those that move images: these have one of their own, so that nothing
-//! waits behind an image, and its loss costs images alone. It is made when it is needed and Redis can be reached. An operation that finds it cut makes a new one, and is sent once more within its
-//! time. The first that fails otherwise or takes too long closes the connection for all, so that nobody else waits; from
-//! then on operations fail at once, until a task in the background has a connection on which Redis also takes a write.
+//! All operations share one connection, but for those that move images. These have one of their own, so that nothing
+//! waits behind an image, and its loss costs images alone. It is made when it is needed and Redis can be reached.
+//!
+//! An operation that finds its connection cut makes a new one, and is sent once more within its time. The first that
+//! fails otherwise or takes too long closes the connection for all, so that nobody else waits. From then on operations
+//! fail at once, until a task in the background has a connection on which Redis also takes a write.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -59,7 +61,8 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Link {
     connection: Option<MultiplexedConnection>,
-    /// Number of attempts at a connection that came to an end so far, so that an operation on an old one does not close a new one.
+    /// Number of attempts at a connection that came to an end so far, so that an operation on an old one does not close
+    /// a new one.
     number: u64,
 }
 
@@ -97,7 +100,7 @@ impl SharedState {
         self.common.connection().is_some()
     }
 
-    /// Returns the number of connections so far. After a new one, Redis may be in another state than before.
+    /// Returns a number that another connection changes. After a new one, Redis may be in another state than before.
     pub fn connections(&self) -> u64 {
         self.common.link().number
     }
