@@ -69,6 +69,13 @@ class Writer:
         things = [self._alone(rng, self._word(rng, placed), Subject.THING) for placed in scene.placed]
         return [self._whole(rng, scene), self._alone(rng, self._background(rng, scene), Subject.BACKGROUND), *things]
 
+    def absent(self, rng: np.random.Generator, written: list[list[Caption]]) -> list[Caption]:
+        """A caption of each name that no caption of one thing in a batch has. They are written for no scene."""
+        said = {c.phrases[0] for some in written for c in some if c.subject == Subject.THING}
+        template = str(rng.choice(self.templates))
+        names = [name for name in self.drawings.by_name() if name not in said]
+        return [Caption(template.format(name), (name,), Subject.THING) for name in names]
+
     def _word(self, rng: np.random.Generator, placed: Placed) -> str:
         names, kinds, described = sayable(placed, self.drawings)
         draw = rng.random()
@@ -103,7 +110,7 @@ class Writer:
 
 
 def truth(captions: list[list[Caption]], true: list[set[str]]) -> torch.Tensor:
-    """Which captions are true of which scenes: [scenes, captions], captions scene by scene.
+    """Which captions are true of which scenes: [scenes, captions], captions list by list.
 
     Only captions are compared. A caption is true of a scene if all of its phrases are among those from which the
     scene's own captions were drawn.
@@ -117,6 +124,6 @@ def truth(captions: list[list[Caption]], true: list[set[str]]) -> torch.Tensor:
     for caption in (c for some in captions for c in some):
         mask = everywhere
         for phrase in caption.phrases:
-            mask &= scenes_with[phrase]
+            mask &= scenes_with.get(phrase, 0)
         columns.append([mask >> row & 1 for row in range(len(true))])
     return torch.tensor(columns, dtype=torch.bool).T

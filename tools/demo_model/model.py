@@ -14,11 +14,13 @@ from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 # The text width is 64, because the token embedding has 49,408 rows of it. The other weights belong to the picture side.
+TOGETHER = 128  # texts of like length that are computed together
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3}
 
 
@@ -106,9 +108,18 @@ def text_features(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
     """Text features [N, D] of token ids [N, L], not normalised. Positions after L are not computed."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    with sdpa_kernel(SDPBackend.MATH):  # for short texts twice as fast as the kernel for long ones
+        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
     x = model.ln_final(x)[torch.arange(len(x)), tokens.argmax(1)]
     return x @ model.text_projection
+
+
+def text_features_by_length(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """The same, in groups of texts of like length, so that short texts are not computed at the length of the longest."""
+    lengths = tokens.argmax(1) + 1  # the end has the largest id
+    order = lengths.argsort()
+    groups = [text_features(model, tokens[some, : int(lengths[some[-1]])]) for some in order.split(TOGETHER)]
+    return torch.cat(groups)[order.argsort()]
 
 
 def trunk(visual: ModifiedResNet, pictures: torch.Tensor) -> torch.Tensor:
@@ -128,21 +139,34 @@ def grid_positions(table: torch.Tensor, height: int, width: int) -> torch.Tensor
 
 
 def position_features(pool: AttentionPool2d, x: torch.Tensor) -> torch.Tensor:
-    """MaskCLIP's features of a map [N, C, h, w]: every position's value, projected, [N, h w, D]."""
-    return pool.c_proj(pool.v_proj(x.flatten(2).transpose(1, 2)))
+    """MaskCLIP's features of a map [N, C, h, w]: every position's value, projected, [N, h w, D].
+
+    Both steps are linear, so they are one product, by a matrix of D rows.
+    """
+    with torch.autocast("cpu", enabled=False):
+        weight = pool.c_proj.weight @ pool.v_proj.weight
+        bias = F.linear(pool.v_proj.bias, pool.c_proj.weight, pool.c_proj.bias)
+    return F.linear(x.flatten(2).transpose(1, 2), weight, bias)
 
 
 def pooled(pool: AttentionPool2d, x: torch.Tensor) -> torch.Tensor:
-    """The attention pool's feature [N, D] of a map [N, C, h, w] of any size."""
-    batch, _, height, width = x.shape
+    """The attention pool's feature [N, D] of a map [N, C, h, w] of any size.
+
+    The mean is the only query. So every head compares the positions with its query times the keys' weights, and
+    projects the values of the mean that it reads, not of every position. A key's bias changes no softmax.
+    """
+    height, width = x.shape[2:]
     x = x.flatten(2).transpose(1, 2)
     x = torch.cat([x.mean(1, keepdim=True), x], 1) + grid_positions(pool.positional_embedding, height, width).to(x.dtype)
 
-    def heads(y: torch.Tensor) -> torch.Tensor:
-        return y.unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
+    def heads(rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(0, (pool.num_heads, -1))  # [C, C] -> [heads, C / heads, C]
 
-    read = F.scaled_dot_product_attention(heads(pool.q_proj(x[:, :1])), heads(pool.k_proj(x)), heads(pool.v_proj(x)))
-    return pool.c_proj(read.transpose(1, 2).reshape(batch, -1))
+    query = pool.q_proj(x[:, 0]).unflatten(1, (pool.num_heads, -1))
+    asked = torch.einsum("nhd,hdc->nhc", query * query.shape[2] ** -0.5, heads(pool.k_proj.weight))
+    read = torch.einsum("nhp,npc->nhc", torch.einsum("nhc,npc->nhp", asked, x).softmax(2), x)
+    value = torch.einsum("nhc,hdc->nhd", read, heads(pool.v_proj.weight)).flatten(1) + pool.v_proj.bias
+    return pool.c_proj(value)
 
 
 def image_features(model: CLIP, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

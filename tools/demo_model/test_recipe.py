@@ -47,6 +47,12 @@ class Scenes(unittest.TestCase):
         self.assertEqual((rows.min(), rows.max(), columns.min(), columns.max()), (48, 79, 16, 47))
         self.assertEqual(pictures[0, :, 64, 32].tolist(), [255, 0, 0])
 
+    def test_a_stretched_drawing_is_wider_and_lower(self) -> None:
+        wide = world.Placed(1, 0.5, 0.5, 0.25, 0.0, False, 0, stretch=2.0)
+        _, owner = world.render([plain(wide)], squares(), 128, 0.0)
+        rows, columns = torch.nonzero(owner[0], as_tuple=True)
+        self.assertEqual((rows.min(), rows.max(), columns.min(), columns.max()), (56, 71, 32, 95))
+
     def test_the_last_drawing_is_on_top(self) -> None:
         both = plain(*(world.Placed(i, 0.5, 0.5, 0.5, 0.3, True, 0) for i in range(2)))
         self.assertEqual(int(world.render([both], squares(), 64, 0.0)[1][0, 32, 32]), 2)
@@ -87,6 +93,16 @@ class Captions(unittest.TestCase):
             self.assertLessEqual(set(tokens([c.text for c in written]).flatten().tolist()), listed)
 
 
+    def test_every_name_that_a_batch_lacks_gets_a_caption(self) -> None:
+        known = squares()
+        writer = captions.Writer(known)
+        written = [[captions.Caption("a tiger", ("tiger",), THING)]]
+        absent = writer.absent(np.random.default_rng(0), written)
+        self.assertEqual([c.phrases for c in absent], [("lemon",), ("bus",)])
+        true = captions.truth([*written, absent], [{"tiger", "animal"}, {"lemon"}])
+        self.assertEqual(true.tolist(), [[True, False, False], [False, True, False]])
+
+
 class Network(unittest.TestCase):
     def setUp(self) -> None:
         torch.manual_seed(0)
@@ -119,6 +135,20 @@ class Network(unittest.TestCase):
             with torch.inference_mode():
                 found = dense.dense(model, torch.randn(1, 3, 96, 128), "maskclip")
             self.assertEqual(found.features.shape[1:], (96 // pixels, 128 // pixels))
+
+    def test_a_positions_feature_is_its_value_projected(self) -> None:
+        pool = network.build(network.CONFIGS["resnet"]).visual.attnpool
+        with torch.inference_mode():
+            x = torch.randn(2, 768, 3, 4)
+            wanted = pool.c_proj(pool.v_proj(x.flatten(2).transpose(1, 2)))
+            torch.testing.assert_close(network.position_features(pool, x), wanted)
+
+    def test_texts_in_groups_have_the_features_that_they_have_together(self) -> None:
+        model = network.build(network.CONFIGS["resnet"]).eval()
+        tokens = network.Tokens()([*self.texts, "a lemon"] * 60)
+        with torch.inference_mode():
+            together = network.text_features(model, tokens)
+            torch.testing.assert_close(network.text_features_by_length(model, tokens), together)
 
     def test_the_vits_last_block_without_the_change(self) -> None:
         model = network.build(network.CONFIGS["vit"]).eval()
@@ -153,9 +183,29 @@ class Losses(unittest.TestCase):
     def test_things_share_what_the_background_leaves(self) -> None:
         own = torch.tensor([0, 0, 0, 1, 1])
         subjects = torch.tensor([BACKGROUND, THING, THING, BACKGROUND, THING])
-        found = train.expected_areas(own, subjects)
-        background = train.BACKGROUND_SHARE
-        torch.testing.assert_close(found, torch.tensor([background, (1 - background) / 2, (1 - background) / 2, background, 1 - background]))
+        torch.testing.assert_close(train.expected_areas(own, subjects, 0.4), torch.tensor([0.4, 0.3, 0.3, 0.4, 0.6]))
+
+    def test_a_caption_of_no_picture_is_a_negative_and_nothing_else(self) -> None:
+        logits, own = torch.randn(2, 5, 3), torch.tensor([0, 1, -1])
+        true = torch.tensor([[True, False, False], [False, True, True]])
+        subjects = torch.tensor([BACKGROUND, THING, THING])
+        prior = train.expected_areas(own, subjects, 0.4)
+        torch.testing.assert_close(prior, torch.tensor([0.4, 0.6, 0.0]))
+        # The last caption is true of the second picture, so only the first picture's positions must not say it.
+        first = F.cross_entropy(logits[0], torch.zeros(5, dtype=torch.long))
+        second = F.cross_entropy(logits[1, :, :2], torch.ones(5, dtype=torch.long))
+        anywhere = logits.logsumexp(1)[:, :2]
+        to_image = F.cross_entropy(anywhere.T, torch.arange(2))
+        wanted = ((first + second) / 2 + to_image) / 2
+        torch.testing.assert_close(train.position_loss(logits, true, own, prior), wanted)
+
+    def test_a_weak_pull_leaves_what_is_large_large(self) -> None:
+        mine = torch.ones(1, 2, dtype=torch.bool)
+        logits = torch.tensor([[[4.0, 0.0]] * 9 + [[0.0, 4.0]]])
+        half = torch.tensor([0.5, 0.5])
+        areas = [train.shares(logits, mine, half, pull).mean(1)[0, 0].item() for pull in (0.0, 0.5, 1.0)]
+        self.assertGreater(areas[0], areas[1])
+        self.assertGreater(areas[1], areas[2])
 
 
 class Evaluation(unittest.TestCase):

@@ -2,14 +2,15 @@
 
     python train.py --drawings DIR --schedule schedules/resnet.json --run runs/NAME
 
-A run writes state.pt, which has all that the run needs to continue, and log.jsonl. state.pt is replaced atomically,
-also when the run is terminated. A run that is started again continues from its state; the schedule may have grown in
-between.
+A run writes state.pt, which has all that the run needs to continue, log.jsonl, and curve.csv, which has figures of the
+averaged weights on validation scenes. state.pt is replaced atomically, also when the run is terminated. A run that is
+started again continues from its state; the schedule may have grown in between.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import os
@@ -29,7 +30,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import captions
 import drawings
+import evaluate
 import model as network
+import scenes
 import world
 
 
@@ -45,17 +48,26 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A whole training: the name of the configuration, the batch, the phases."""
+    """A whole training: the name of the configuration, the batch, the phases, and choices that hold throughout.
+
+    With `absent`, every batch has a caption of each name that its scenes lack. `background` is the share of a picture's
+    area that the background is expected to take, and `pull` how much expected areas count (`shares`). `average` is the
+    decay of the average of the weights.
+    """
 
     config: str
     batch: int
     seed: int
     phases: list[Phase]
+    absent: bool = False
+    background: float = 0.3
+    pull: float = 1.0
+    average: float = 0.996
 
     @classmethod
     def read(cls, path: Path) -> Schedule:
         raw = json.loads(path.read_text())
-        return cls(raw["config"], raw["batch"], raw["seed"], [Phase(**phase) for phase in raw["phases"]])
+        return cls(**raw | {"phases": [Phase(**phase) for phase in raw["phases"]]})
 
     @property
     def steps(self) -> int:
@@ -75,7 +87,7 @@ class Batches(IterableDataset):
     """The batches of a schedule from a step on. The same step always gives the same batch.
 
     A batch has N pictures [N, 3, S, S] and M captions in all, as token ids [M, L]. It says which caption is true of
-    which picture [N, M], for which picture each caption was written [M], and each caption's subject [M].
+    which picture [N, M], for which picture each caption was written [M] (-1 for none), and each caption's subject [M].
     """
 
     def __init__(self, schedule: Schedule, folder: Path, start: int) -> None:
@@ -91,70 +103,82 @@ class Batches(IterableDataset):
             phase, _ = self.schedule.at(step)
             rng = np.random.default_rng([self.schedule.seed, step])
             recipe = world.Recipe(names=tuple(by_name), **phase.recipe)
-            scenes = [world.scene(rng, recipe, by_name) for _ in range(self.schedule.batch)]
-            pictures, _ = world.render(scenes, known, phase.side, recipe.change)
-            written = [writer.captions(rng, s) for s in scenes]
-            true = captions.truth(written, [captions.phrases(s, known) for s in scenes])
-            own = torch.tensor([row for row, some in enumerate(written) for _ in some])
-            subjects = torch.tensor([c.subject for some in written for c in some])
-            yield pictures, tokens([c.text for some in written for c in some]), true, own, subjects
+            made = [world.scene(rng, recipe, by_name) for _ in range(self.schedule.batch)]
+            pictures, _ = world.render(made, known, phase.side, recipe.change)
+            written = [writer.captions(rng, scene) for scene in made]
+            own = [row for row, some in enumerate(written) for _ in some]
+            if self.schedule.absent:
+                written.append(writer.absent(rng, written))
+                own += [-1] * len(written[-1])
+            true = captions.truth(written, [captions.phrases(scene, known) for scene in made])
+            every = [c for some in written for c in some]
+            subjects = torch.tensor([c.subject for c in every])
+            yield pictures, tokens([c.text for c in every]), true, torch.tensor(own), subjects
 
 
 SINKHORN_STEPS = 3
-BACKGROUND_SHARE = 0.3  # of a picture's area; less than in the scenes, because every position sees some background
+WARM_UP = 200  # steps
+LOG_EVERY = 25  # steps
 
 
 def contrastive_loss(logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """CLIP's symmetric loss with several captions per picture.
 
-    logits and true are [N, M]; own [M] is the picture of each caption. A caption that is also true of another picture
-    is no negative for that picture, and a picture's own captions do not compete with each other.
+    logits and true are [N, M]; own [M] is the picture of each caption, -1 for none. A caption that is also true of
+    another picture is no negative for that picture, and a picture's own captions do not compete with each other.
     """
-    positive = logits[own, torch.arange(len(own))]
+    written = torch.nonzero(own >= 0).flatten()
+    own = own[written]
+    positive = logits[own, written]
     wrong = logits.masked_fill(true, -torch.inf)
     to_text = torch.logaddexp(positive, wrong.logsumexp(1)[own]) - positive
-    to_image = torch.logaddexp(positive, wrong.logsumexp(0)) - positive
+    to_image = torch.logaddexp(positive, wrong[:, written].logsumexp(0)) - positive
     return (to_text.mean() + to_image.mean()) / 2
 
 
-def position_loss(logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+def position_loss(
+    logits: torch.Tensor, true: torch.Tensor, own: torch.Tensor, prior: torch.Tensor, pull: float = 1.0
+) -> torch.Tensor:
     """The loss that compares positions with phrases; it knows only which phrases are true of which picture.
 
     logits [N, P, M] are those of the P positions of N pictures with M captions of one phrase; true is [N, M], own and
     prior are [M]. Every position must say one of its picture's own phrases, as `shares` assigns them (to text). Every
-    phrase must be said somewhere in its own picture rather than in another (to image).
+    phrase must be said somewhere in its own picture rather than in another (to image). A phrase that was written for no
+    picture is one that no position may say, unless it is true of the picture.
     """
-    count, _, captions = logits.shape
-    mine = own == torch.arange(count)[:, None]
+    mine = own == torch.arange(len(logits))[:, None]
     kept = logits.masked_fill((true & ~mine)[:, None], -torch.inf)
-    to_text = kept.logsumexp(2) - (shares(logits.detach(), mine, prior) * logits).sum(2)
-    anywhere = logits.logsumexp(1) - math.log(logits.shape[1])
-    positive = anywhere[own, torch.arange(captions)]
-    to_image = torch.logaddexp(positive, anywhere.masked_fill(true, -torch.inf).logsumexp(0)) - positive
+    to_text = kept.logsumexp(2) - (shares(logits.detach(), mine, prior, pull) * logits).sum(2)
+    written = torch.nonzero(own >= 0).flatten()
+    anywhere = logits[..., written].logsumexp(1) - math.log(logits.shape[1])
+    positive = anywhere[own[written], torch.arange(len(written))]
+    to_image = torch.logaddexp(positive, anywhere.masked_fill(true[:, written], -torch.inf).logsumexp(0)) - positive
     return (to_text.mean() + to_image.mean()) / 2
 
 
-def shares(logits: torch.Tensor, mine: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+def shares(logits: torch.Tensor, mine: torch.Tensor, prior: torch.Tensor, pull: float = 1.0) -> torch.Tensor:
     """How much every position of a picture is about each of the picture's phrases, [N, P, M]; sums to one over M.
 
     This is the posterior given the picture's phrases. A few Sinkhorn steps draw it towards the shares of the picture's
     area that `prior` [M] expects of the phrases. Without them the background, which is everywhere, would take every
-    position.
+    position. With a `pull` below 1 they draw less, so that what is large may stay larger than what is small.
     """
     share = logits.masked_fill(~mine[:, None], -torch.inf).softmax(2)
     for _ in range(SINKHORN_STEPS):
-        share = share * prior / share.mean(1, keepdim=True).clamp(min=1e-6)
+        share = share * (prior / share.mean(1, keepdim=True).clamp(min=1e-6)) ** pull
         share = share / share.sum(2, keepdim=True)
     return share
 
 
-def expected_areas(own: torch.Tensor, subjects: torch.Tensor) -> torch.Tensor:
-    """The share of its picture that each caption of one phrase is expected to take, [M].
+def expected_areas(own: torch.Tensor, subjects: torch.Tensor, background: float) -> torch.Tensor:
+    """The share of its picture that each caption of one phrase is expected to take, [M]; 0 if it is of no picture.
 
-    The things of a picture share what the background leaves.
+    The background takes `background`, and the things of a picture share what it leaves.
     """
-    things = torch.bincount(own[subjects == captions.Subject.THING], minlength=int(own.max()) + 1)[own]
-    return torch.where(subjects == captions.Subject.BACKGROUND, BACKGROUND_SHARE, (1 - BACKGROUND_SHARE) / things.clamp(min=1))
+    things = torch.bincount(own[(subjects == captions.Subject.THING) & (own >= 0)], minlength=int(own.max()) + 1)
+    of_things = (1 - background) / things.clamp(min=1)
+    areas = torch.where(subjects == captions.Subject.BACKGROUND, background, of_things[own])
+    return torch.where(own >= 0, areas, 0.0)
 
 
 def optimiser(model: CLIP) -> torch.optim.AdamW:
@@ -168,12 +192,13 @@ def optimiser(model: CLIP) -> torch.optim.AdamW:
 class Average:
     """A moving average of all weights and statistics; it is what is evaluated and exported."""
 
-    def __init__(self, model: CLIP) -> None:
+    def __init__(self, model: CLIP, decay: float) -> None:
         self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.decay = decay
 
     @torch.no_grad()
     def update(self, model: CLIP, step: int) -> None:
-        decay = min(0.996, (1 + step) / (20 + step))
+        decay = min(self.decay, (1 + step) / (5 + step))  # over a quarter of the steps so far, while those are few
         new = model.state_dict()
         kept = [k for k, v in new.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.state[k] for k in kept], [new[k] for k in kept], 1 - decay)
@@ -186,72 +211,131 @@ def save(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def train(schedule: Schedule, folder: Path, run: Path, weights: Path | None, every: float) -> None:
-    """Trains until the schedule ends, from the run's state if there is one, else from exported weights if given."""
-    run.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(schedule.seed)
-    model = network.build(network.CONFIGS[schedule.config])
-    if weights:
-        model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
-    model.visual.to(memory_format=torch.channels_last)
-    model.train()
-    optimizer, average, step = optimiser(model), Average(model), 0
-    if (run / "state.pt").exists():
-        state = torch.load(run / "state.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.state, step = state["average"], state["step"]
+VALIDATION = {"all-names-validation": 288, "validation": 256}  # sets of the curve, with their working resolutions
 
-    loader = DataLoader(Batches(schedule, folder, step), batch_size=None, num_workers=1, prefetch_factor=4)
-    saved = logged = time.monotonic()
+
+class Curve:
+    """Figures of the averaged weights on validation scenes as training goes on, in curve.csv."""
+
+    def __init__(self, schedule: Schedule, folder: Path, path: Path) -> None:
+        self.config = network.CONFIGS[schedule.config]
+        self.method = "maskclip-no-residual" if schedule.config == "vit" else "maskclip"
+        self.sets = {which: (scenes.compose(folder, which), short) for which, short in VALIDATION.items()}
+        self.path = path
+
+    def add(self, average: Average, start: dict[str, Any]) -> None:
+        """Adds a line: `start`, and the figures."""
+        model = network.build(self.config)
+        model.load_state_dict(average.state)
+        line = dict(start)
+        for which, (composed, short) in self.sets.items():
+            _, tallies = evaluate.measure(model.eval(), composed, short, [self.method])
+            line[f"{which} miou"] = round(tallies[self.method].mean_iou(), 1)
+            line[f"{which} right"] = round(tallies[self.method].share_right(), 1)
+        new = not self.path.exists()
+        with open(self.path, "a", newline="") as file:
+            writer = csv.DictWriter(file, line)
+            if new:
+                writer.writeheader()
+            writer.writerow(line)
+
+
+class Run:
+    """A training: the model, its optimiser, the average, and how far it is. The folder keeps all of them."""
+
+    def __init__(self, schedule: Schedule, folder: Path, weights: Path | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(schedule.seed)
+        self.schedule, self.path = schedule, folder / "state.pt"
+        self.model = network.build(network.CONFIGS[schedule.config])
+        if weights:
+            self.model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+        self.model.visual.to(memory_format=torch.channels_last)
+        self.model.train()
+        self.optimizer, self.average, self.step = optimiser(self.model), Average(self.model, schedule.average), 0
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.state, self.step = state["average"], state["step"]
+
+    def save(self) -> None:
+        """Replaces the state in one step."""
+        partial = self.path.with_suffix(".partial")
+        kept = {"model": self.model, "optimizer": self.optimizer}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in kept.items()}
+        torch.save(state | {"average": self.average.state, "step": self.step}, partial)
+        os.replace(partial, self.path)
+
+    def losses(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of the pooled features and that of the positions."""
+        pictures, tokens, true, own, subjects = batch
+        with torch.autocast("cpu", torch.bfloat16):
+            read, positions = network.image_features(self.model, network.normalise(pictures))
+            texts = network.text_features_by_length(self.model, tokens)
+        scale = self.model.logit_scale.exp()
+        read, positions, texts = (F.normalize(some.float(), dim=-1) for some in (read, positions, texts))
+        whole = contrastive_loss(scale * read @ texts.T, true, own)
+        one = subjects != captions.Subject.SCENE
+        prior = expected_areas(own[one], subjects[one], self.schedule.background)
+        logits = scale * positions @ texts[one].T
+        return whole, position_loss(logits, true[:, one], own[one], prior, self.schedule.pull)
+
+    def learn(self, batch: tuple[torch.Tensor, ...]) -> tuple[float, float]:
+        """Takes a step and returns its two losses."""
+        _, rate = self.schedule.at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (self.step + 1) / WARM_UP)
+        whole, local = self.losses(batch)
+        self.optimizer.zero_grad()
+        (whole + local).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, math.log(100))
+        self.average.update(self.model, self.step)
+        self.step += 1
+        return whole.item(), local.item()
+
+
+def train(run: Run, folder: Path, save_every: float, measure_every: int) -> None:
+    """Trains until the schedule ends or the process is terminated."""
+    schedule, start = run.schedule, run.step
+    curve = Curve(schedule, folder, run.path.with_name("curve.csv")) if measure_every else None
+    loader = DataLoader(Batches(schedule, folder, start), batch_size=None, num_workers=1, prefetch_factor=4)
+    saved = logged = asked = time.monotonic()
     losses: list[tuple[float, float]] = []
     waited = 0.0
-    asked = time.monotonic()
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    with open(run / "log.jsonl", "a") as log:
-        for pictures, tokens, true, own, subjects in loader:
+    with open(run.path.with_name("log.jsonl"), "a") as log:
+        for batch in loader:
             waited += time.monotonic() - asked
-            phase, rate = schedule.at(step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 200)
-            with torch.autocast("cpu", torch.bfloat16):
-                read, positions = network.image_features(model, network.normalise(pictures))
-                texts = network.text_features(model, tokens)
-            scale = model.logit_scale.exp()
-            read, positions, texts = (F.normalize(some.float(), dim=-1) for some in (read, positions, texts))
-            whole = contrastive_loss(scale * read @ texts.T, true, own)
-            one = subjects != captions.Subject.SCENE
-            prior = expected_areas(own[one], subjects[one])
-            local = position_loss(scale * positions @ texts[one].T, true[:, one], own[one], prior)
-            loss = whole + local
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, math.log(100))
-            average.update(model, step)
-            step += 1
-            losses.append((whole.item(), local.item()))
-            if step % 25 == 0 or step == schedule.steps:
+            phase, rate = schedule.at(run.step)
+            losses.append(run.learn(batch))
+            last = run.step == schedule.steps
+            if run.step % LOG_EVERY == 0 or last:
                 now = time.monotonic()
+                whole, local = (sum(some) / len(losses) for some in zip(*losses))
                 line = {
-                    "step": step,
+                    "step": run.step,
                     "side": phase.side,
-                    "whole": round(sum(w for w, _ in losses) / len(losses), 4),
-                    "local": round(sum(p for _, p in losses) / len(losses), 4),
-                    "scale": round(scale.item(), 2),
                     "rate": rate,
+                    "whole": round(whole, 4),
+                    "local": round(local, 4),
+                    "scale": round(run.model.logit_scale.exp().item(), 2),
+                }
+                speed = {
                     "scenes_a_second": round(len(losses) * schedule.batch / (now - logged), 1),
                     "waiting": round(waited / (now - logged), 2),
                     "time": time.strftime("%H:%M:%S"),
                 }
-                print(json.dumps(line), file=log, flush=True)
-                losses, logged, waited = [], now, 0.0
-            if stopped or time.monotonic() - saved > every or step == schedule.steps:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.state, "step": step}
-                save(run / "state.pt", state)
+                print(json.dumps(line | speed), file=log, flush=True)
+                if curve and (run.step % measure_every == 0 or last):
+                    curve.add(run.average, line)
+                losses, logged, waited = [], time.monotonic(), 0.0
+            if stopped or last or time.monotonic() - saved > save_every:
+                run.save()
                 saved = time.monotonic()
             if stopped:
                 break
@@ -262,13 +346,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--drawings", type=Path, required=True, help="folder with noto/, twemoji/, fluent/")
     parser.add_argument("--schedule", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run's state and log")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run's state, log and curve")
     parser.add_argument("--weights", type=Path, help="exported weights to start from, when the run has no state yet")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=float, default=240, help="seconds between states")
+    parser.add_argument(
+        "--measure-every", type=int, default=250, help="steps between lines of the curve, a multiple of 25; 0 for none"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(Schedule.read(arguments.schedule), arguments.drawings, arguments.run, arguments.weights, arguments.save_every)
+    torch.set_flush_denormal(True)  # the optimiser's moments of rare words decay to numbers that are slow otherwise
+    run = Run(Schedule.read(arguments.schedule), arguments.run, arguments.weights)
+    train(run, arguments.drawings, arguments.save_every, arguments.measure_every)
 
 
 if __name__ == "__main__":

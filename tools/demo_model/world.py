@@ -54,6 +54,7 @@ class Placed:
     flip: bool
     seed: int
     colour_kept: bool = True
+    stretch: float = 1.0  # how much wider it is, and how much lower
 
 
 @dataclass
@@ -78,6 +79,7 @@ class Recipe:
     smallest: float = 0.19  # of the scene's side
     largest: float = 1.3
     turn: float = 0.35  # radians, standard deviation
+    stretch: float = 0.0  # standard deviation of the logarithm of a drawing's stretch
     overlap: float = 0.25  # of the smaller drawing's square
     inside: float = 0.62  # share of a drawing's side that stays within the frame
     stuff: float = 0.3  # share of backgrounds with colours of their own
@@ -133,6 +135,7 @@ def scene(rng: np.random.Generator, recipe: Recipe, drawings: dict[str, list[int
                 angle=float(rng.normal(0, recipe.turn)) if recipe.turn else 0.0,
                 flip=bool(rng.random() < 0.5),
                 seed=int(rng.integers(2**31)),
+                stretch=math.exp(rng.normal(0, recipe.stretch)) if recipe.stretch else 1.0,
             )
         )
     return made
@@ -186,10 +189,11 @@ def render(scenes: list[Scene], drawings: Drawings, side: int, change: float) ->
 
 def _warp(sprites: torch.Tensor, placed: list[Placed], side: int) -> list[tuple[torch.Tensor, int, int]]:
     """Turns and scales sprites [M, 4, 72, 72]; returns premultiplied patches [4, w, w] with left and top pixels."""
-    x, y, size, angle, flip = torch.tensor([[p.x, p.y, p.size, p.angle, -1.0 if p.flip else 1.0] for p in placed]).unbind(1)
+    numbers = [[p.x, p.y, p.size, p.angle, -1.0 if p.flip else 1.0, p.stretch] for p in placed]
+    x, y, size, angle, flip, stretch = torch.tensor(numbers).unbind(1)
     x, y = x * side, y * side
     half = size * side / 2 * (SIDE + 2 * BORDER) / SIDE  # pixels from a sprite's centre to its edge
-    reach = 2 * half * (angle.cos().abs() + angle.sin().abs()) + 2
+    reach = 2 * half * torch.maximum(stretch, 1 / stretch) * (angle.cos().abs() + angle.sin().abs()) + 2
     window = ((reach / WINDOW).ceil() * WINDOW).clamp(max=2 * side)  # few distinct sizes, with one batch for each
     left, top = (x - window / 2).round(), (y - window / 2).round()
     cos, sin = angle.cos() / half, angle.sin() / half
@@ -197,8 +201,8 @@ def _warp(sprites: torch.Tensor, placed: list[Placed], side: int) -> list[tuple[
     scale = window / 2
     theta = torch.stack(
         [
-            torch.stack([flip * cos * scale, flip * sin * scale, flip * (cos * off_x + sin * off_y)], 1),
-            torch.stack([-sin * scale, cos * scale, -sin * off_x + cos * off_y], 1),
+            torch.stack([cos * scale, sin * scale, cos * off_x + sin * off_y], 1) * (flip / stretch)[:, None],
+            torch.stack([-sin * scale, cos * scale, -sin * off_x + cos * off_y], 1) * stretch[:, None],
         ],
         1,
     )
@@ -283,10 +287,11 @@ def restyle(sprites: torch.Tensor, placed: list[Placed]) -> torch.Tensor:
     def picked(share: float) -> torch.Tensor:
         return torch.rand(count, generator=generator) < share
 
-    flat = picked(0.2)
+    cartoon = picked(0.15)  # flat colours, lines inside and around: all three
+    flat = picked(0.2) | cartoon
     if flat.any():
         rgb[flat] = _flatten(rgb[flat], generator)
-    inner = picked(0.2)
+    inner = picked(0.2) | cartoon
     if inner.any():
         rgb[inner] = _ink(rgb[inner])
     contrast, light, saturation, tint = uniform(0.75, 1.25), uniform(-0.1, 0.1), uniform(0.5, 1.35), uniform(0.85, 1.15, 3)
@@ -303,7 +308,7 @@ def restyle(sprites: torch.Tensor, placed: list[Placed]) -> torch.Tensor:
     rgb[filled] = uniform(0, 0.9, 3)[filled]
     for index in torch.nonzero(filled).flatten().tolist():
         placed[index].colour_kept = False
-    outlined = picked(0.4)
+    outlined = picked(0.4) | cartoon
     if outlined.any():
         rgb[outlined], alpha[outlined] = _outline(rgb[outlined], alpha[outlined], generator)
     return torch.cat([rgb.clamp(0, 1), alpha], 1)
