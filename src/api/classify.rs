@@ -12,9 +12,7 @@ use super::problem::problems;
 use super::segment::{VocabularyState, WarningReply, chosen_vocabulary, image_source, note_classes};
 use super::upload::{self, Upload, UploadBody};
 use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, TemplateSet, Timings};
-use crate::engine::{
-    BackgroundFields, Caller, ClassScore, Classification, FeatureFields, SegmentFields, SegmentRequest,
-};
+use crate::engine::{Caller, ClassScore, Classification, ClassifyFields, ClassifyRequest};
 use crate::support::run_blocking;
 
 /// An image and the classes to choose from. The fields are those of a request to segment. Unknown fields are refused.
@@ -57,28 +55,21 @@ impl ClassifyBody {
     ///
     /// # Errors
     /// When the body has both classes and a vocabulary's name, or neither.
-    fn into_fields(self) -> Result<SegmentFields, ApiError> {
+    fn into_fields(self) -> Result<ClassifyFields, ApiError> {
         let vocabulary = chosen_vocabulary(self.classes, self.vocabulary)?;
-        if vocabulary.is_none() {
-            return Err(ApiError::Invalid {
-                path: None,
-                detail: "one of classes and vocabulary is required".to_owned(),
-                limit: None,
-            });
-        }
-        Ok(SegmentFields {
-            features: FeatureFields {
-                model: self.model,
-                orientation: self.orientation.map(Into::into),
-                deadline_seconds: self.deadline_seconds,
-                ..FeatureFields::default()
-            },
-            vocabulary,
-            background: BackgroundFields::off(),
+        let neither = || ApiError::Invalid {
+            path: None,
+            detail: "one of classes and vocabulary is required".to_owned(),
+            limit: None,
+        };
+        Ok(ClassifyFields {
+            model: self.model,
+            vocabulary: vocabulary.ok_or_else(neither)?,
             templates: self.templates.map(Into::into),
             synonyms: self.synonyms.map(Into::into),
             temperature: self.temperature,
-            ..SegmentFields::default()
+            orientation: self.orientation.map(Into::into),
+            deadline_seconds: self.deadline_seconds,
         })
     }
 }
@@ -227,7 +218,10 @@ pub(super) async fn classify(
     let with_names = state.server.log_class_names;
     note_classes(body.vocabulary.as_deref(), body.classes.as_deref(), with_names);
     let fields = body.into_fields()?;
-    let found = state.engine.classify(arrival, SegmentRequest { image, fields }).await?;
+    let found = state
+        .engine
+        .classify(arrival, ClassifyRequest { image, fields })
+        .await?;
     run_blocking(move || {
         let held = found.held_bytes.clone();
         Ok(held_json(&ClassifyReply::try_from(found)?, held))

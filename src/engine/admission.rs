@@ -12,7 +12,7 @@ use super::estimate::Workload;
 use super::host::ModelHost;
 use super::metrics::Refusal;
 use super::model_state::{ModelState, ModelStatus};
-use super::request::{EngineError, FeatureFields, SegmentFields, Surroundings};
+use super::request::{EngineError, SegmentFields, Surroundings, deadline_seconds};
 use super::{Caller, Engine};
 use crate::labeller::ModelInfo;
 use crate::vocabulary::{TooManyWaiting, VocabularyOptions};
@@ -131,9 +131,9 @@ impl Engine {
     /// Returns the instant at which the deadline of a request passes that arrived at `arrived`.
     ///
     /// # Errors
-    /// [`EngineError::Field`] when `deadline_seconds` is out of its range.
-    pub(super) fn deadline(&self, fields: &FeatureFields, arrived: Instant) -> Result<Instant, EngineError> {
-        let seconds = fields.deadline_seconds(&self.settings)?;
+    /// [`EngineError::Field`] when the request names seconds out of their range.
+    pub(super) fn deadline(&self, named_seconds: Option<f64>, arrived: Instant) -> Result<Instant, EngineError> {
+        let seconds = deadline_seconds(named_seconds, &self.settings.queue)?;
         Ok(arrived + Duration::from_secs_f64(seconds))
     }
 
@@ -147,7 +147,7 @@ impl Engine {
         fields: &SegmentFields,
         arrived: Instant,
     ) -> Result<(&ModelHost, Instant), EngineError> {
-        let deadline = self.deadline(&fields.features, arrived)?;
+        let deadline = self.deadline(fields.features.deadline_seconds, arrived)?;
         let host = self.find_host(fields.features.model.as_deref())?;
         fields.resolve(self.surroundings(host), &VocabularyOptions::default())?;
         Ok((host, deadline))

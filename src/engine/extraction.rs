@@ -36,7 +36,7 @@ impl Engine {
     async fn hold_image_in_time(&self, arrival: Arrival, request: ImageRequest) -> Result<HeldImage, EngineError> {
         let ImageRequest { image, fields } = request;
         let arrived = arrival.at;
-        let deadline = self.deadline(&fields, arrived)?;
+        let deadline = self.deadline(fields.deadline_seconds, arrived)?;
         let host = self.find_host(fields.model.as_deref())?;
         let (options, input) = fields.resolve(self.surroundings(host))?;
         let stage = CurrentStage::default();

@@ -59,11 +59,11 @@ pub use limits::InputLimits;
 pub use model_state::{ModelState, ModelStatus};
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
-    Background, BackgroundFields, BackgroundNames, ClassResult, ClassScore, Classification, EmbedError, EmbedInput,
-    EmbedRequest, Embeddings, EngineError, ExceededLimit, FeatureFields, Field, FieldError, HeldImage, ImageRequest,
-    ImageSource, InputOptions, KeySmoothingFields, LimitValue, OutputOptions, ProbabilityMaps, SegmentFields,
-    SegmentOptions, SegmentRequest, Segmentation, Similarity, SimilarityRequest, Surroundings, Timings,
-    VocabularyChoice, Warning, WarningCode, WindowFields,
+    Background, BackgroundFields, BackgroundNames, ClassResult, ClassScore, Classification, ClassifyFields,
+    ClassifyRequest, EmbedError, EmbedInput, EmbedRequest, Embeddings, EngineError, ExceededLimit, FeatureFields,
+    Field, FieldError, HeldImage, ImageRequest, ImageSource, InputOptions, KeySmoothingFields, LimitValue,
+    OutputOptions, ProbabilityMaps, SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Similarity,
+    SimilarityRequest, Surroundings, Timings, VocabularyChoice, Warning, WarningCode, WindowFields,
 };
 pub use settings::{EngineSettings, ImageSettings, QueueSettings, ReadyWhen};
 pub use stage::Stage;

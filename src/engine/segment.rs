@@ -8,8 +8,8 @@ use super::estimate::{Part, Workload};
 use super::extraction::SeenImage;
 use super::job::{FeatureInput, Job, ScoreJob, Scored};
 use super::request::{
-    Background, ClassResult, EngineError, OutputOptions, SegmentFields, SegmentOptions, SegmentRequest, Segmentation,
-    Warning, WarningCode,
+    ClassResult, EngineError, OutputOptions, SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Warning,
+    WarningCode,
 };
 use super::weight::{self, Dimensions, Weight};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
@@ -57,7 +57,8 @@ impl Engine {
         let (host, _) = self.check_request(fields, Instant::now())?;
         let vocabulary = self.find_vocabulary(caller, fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
-        let list = self.class_list(caller, vocabulary, &options.background, options.templates)?;
+        let background = options.background.names.as_deref();
+        let list = self.class_list(caller, vocabulary, background, options.templates)?;
         options.check_style(list.classes().len())?;
         options.output.probability_maps.of(&list)?;
         Ok(())
@@ -102,9 +103,10 @@ impl AdmittedRequest<'_> {
         let SegmentOptions { dense, input, .. } = &options;
         self.check(&dense.features)?;
         let (image, digest) = self.image(&image).await?;
+        let background = options.background.names.as_deref();
         let list = self
             .engine
-            .class_list(&self.caller, vocabulary, &options.background, options.templates)?;
+            .class_list(&self.caller, vocabulary, background, options.templates)?;
         note("classes", list.classes().len() as i64);
         options.check_style(list.classes().len())?;
         let wanted = options.output.probability_maps.of(&list)?;
@@ -117,7 +119,7 @@ impl AdmittedRequest<'_> {
         self.reserve(&weight, workload).await?;
         let prepared = self.prepare(seen, dense.refinement, input).await?;
         self.shrink_to(weight.after_pixels());
-        let mut warnings = self.warnings(&options.background, &list, &embeddings);
+        let mut warnings = self.warnings(background, &list, &embeddings);
         let classifier = self.classifier(&list, embeddings, options.synonyms).await?;
         let owners = classifier.owners.clone();
         let Scored { scores, features } = self.score(prepared.input, classifier, *dense).await?;
@@ -311,11 +313,11 @@ impl AdmittedRequest<'_> {
 
     pub(super) fn warnings(
         &self,
-        background: &Background,
+        background_names: Option<&[String]>,
         list: &ClassList,
         embeddings: &EmbeddedTexts,
     ) -> Vec<Warning> {
-        let is_open = background.names.is_none();
+        let is_open = background_names.is_none();
         let surroundings = is_open.then_some(&*self.engine.settings.vocabulary.background);
         let advice = vocabulary::advice(list, embeddings, surroundings, self.model.training_words.as_ref());
         let advice = vocabulary::form_advice(list).into_iter().chain(advice);

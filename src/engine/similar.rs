@@ -33,7 +33,7 @@ impl Engine {
             fields,
         } = request;
         let arrived = arrival.at;
-        let deadline = self.deadline(&fields, arrived)?;
+        let deadline = self.deadline(fields.deadline_seconds, arrived)?;
         let host = self.find_host(fields.model.as_deref())?;
         let (options, input) = fields.resolve(self.surroundings(host))?;
         let stage = CurrentStage::default();

@@ -75,7 +75,8 @@ impl Engine {
         let host = self.find_host(fields.features.model.as_deref())?;
         let vocabulary = self.find_vocabulary(&Caller::default(), fields.choice()?).await?;
         let options = fields.resolve(self.surroundings(host), &vocabulary.options)?;
-        let list = self.class_list(&Caller::default(), vocabulary, &options.background, options.templates)?;
+        let background = options.background.names.as_deref();
+        let list = self.class_list(&Caller::default(), vocabulary, background, options.templates)?;
         self.embed_ahead(&host.name, &list, options.templates).await
     }
 

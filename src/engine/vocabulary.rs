@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::caller::Share;
 use super::host::{ModelHost, StateChanges};
-use super::request::{Background, EngineError, VocabularyChoice};
+use super::request::{EngineError, VocabularyChoice};
 use super::{Caller, Engine};
 use crate::support::{is_plain_name, run_blocking};
 use crate::vocabulary::{
@@ -308,17 +308,17 @@ impl Engine {
         }
     }
 
-    /// Returns the class list of a vocabulary with the request's background names. Records lists that came with the
-    /// request among the caller's recent ones.
+    /// Returns the class list of a vocabulary with the request's background names, or with its own for `None`. Records
+    /// lists that came with the request among the caller's recent ones.
     pub(super) fn class_list(
         &self,
         caller: &Caller,
         vocabulary: FoundVocabulary,
-        background: &Background,
+        background_names: Option<&[String]>,
         templates: TemplateSet,
     ) -> Result<Arc<ClassList>, VocabularyError> {
         let FoundVocabulary { list, is_inline, .. } = vocabulary;
-        let list = match &background.names {
+        let list = match background_names {
             Some(names) => Arc::new(list.with_background(names, &self.settings.vocabulary_limits)?),
             None => list,
         };

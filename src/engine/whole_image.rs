@@ -12,8 +12,8 @@ use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::job::{EmbedImageJob, Job};
 use super::request::{
-    ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings, EngineError, SegmentRequest, Warning,
-    WarningCode,
+    ClassScore, Classification, ClassifyRequest, EmbedError, EmbedInput, EmbedRequest, Embeddings, EngineError,
+    Warning, WarningCode,
 };
 use super::weight::{self, Dimensions, Weight};
 use super::{Arrival, Engine, Stage};
@@ -21,7 +21,7 @@ use crate::dense::{Attention, FeatureOptions};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
 use crate::scores::QueryOwner;
 use crate::telemetry::note;
-use crate::vocabulary::{Classifier, TemplateSet};
+use crate::vocabulary::{Classifier, TemplateSet, VocabularyOptions};
 
 impl Engine {
     /// Embeds texts and images, for a request that has arrived. Texts are embedded as they are, without a prompt
@@ -42,8 +42,8 @@ impl Engine {
 
     async fn embed_in_time(&self, arrival: Arrival, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
         let arrived = arrival.at;
-        let deadline = self.deadline(&request.fields, arrived)?;
-        let host = self.find_host(request.fields.model.as_deref())?;
+        let deadline = self.deadline(request.deadline_seconds, arrived)?;
+        let host = self.find_host(request.model.as_deref())?;
         let stage = CurrentStage::default();
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         let embeddings = async { Ok(admitted.embed_inputs(request).await) };
@@ -51,19 +51,24 @@ impl Engine {
     }
 
     /// Says which classes an image shows as a whole, for a request that has arrived: CLIP's zero-shot classification.
-    /// Of the request's fields count those about the model, the classes, the texts, the temperature, the orientation
-    /// and the deadline. Background names do not compete.
     ///
     /// # Errors
     /// As [`Engine::segment`], and [`EngineError::Unsupported`] when the model has no image embeddings.
-    pub async fn classify(&self, arrival: Arrival, request: SegmentRequest) -> Result<Classification, EngineError> {
+    pub async fn classify(&self, arrival: Arrival, request: ClassifyRequest) -> Result<Classification, EngineError> {
         let classification = self.classify_in_time(arrival, request).await;
         classification.map_err(|error| self.counted(error))
     }
 
-    async fn classify_in_time(&self, arrival: Arrival, request: SegmentRequest) -> Result<Classification, EngineError> {
+    async fn classify_in_time(
+        &self,
+        arrival: Arrival,
+        request: ClassifyRequest,
+    ) -> Result<Classification, EngineError> {
         let arrived = arrival.at;
-        let (host, deadline) = self.check_request(&request.fields, arrived)?;
+        let fields = &request.fields;
+        let deadline = self.deadline(fields.deadline_seconds, arrived)?;
+        let host = self.find_host(fields.model.as_deref())?;
+        fields.resolve(self.surroundings(host), &VocabularyOptions::default())?;
         let stage = CurrentStage::default();
         let admitted = AdmittedRequest::admit(self, host, &stage, arrival, deadline)?;
         stage.until(arrived, deadline, admitted.classify(request)).await
@@ -72,10 +77,9 @@ impl Engine {
 
 impl AdmittedRequest<'_> {
     async fn embed_inputs(mut self, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
-        let EmbedRequest { inputs, fields } = request;
-        let orientation = fields.orientation.unwrap_or_default();
+        let orientation = Orientation::default();
         let (mut texts, mut images) = (Vec::new(), Vec::new());
-        for (place, input) in inputs.into_iter().enumerate() {
+        for (place, input) in request.inputs.into_iter().enumerate() {
             match input {
                 EmbedInput::Text(text) => texts.push((place, text)),
                 EmbedInput::Image(bytes) => images.push((place, bytes)),
@@ -155,18 +159,20 @@ impl AdmittedRequest<'_> {
         Ok(heaviest.map(|weight| (side, weight)))
     }
 
-    async fn classify(mut self, request: SegmentRequest) -> Result<Classification, EngineError> {
-        let SegmentRequest { image, fields } = request;
+    async fn classify(mut self, request: ClassifyRequest) -> Result<Classification, EngineError> {
+        let ClassifyRequest { image, fields } = request;
         let side = self.training_side()?;
-        let vocabulary = self.engine.find_vocabulary(&self.caller, fields.choice()?).await?;
+        let choice = fields.vocabulary.clone();
+        let vocabulary = self.engine.find_vocabulary(&self.caller, choice).await?;
         let options = fields.resolve(self.surroundings(), &vocabulary.options)?;
-        let orientation = options.input.orientation;
         let (bytes, _) = self.image(&image).await?;
+        // Background names do not compete.
+        let background: Option<&[String]> = Some(&[]);
         let list = self
             .engine
-            .class_list(&self.caller, vocabulary, &options.background, options.templates)?;
+            .class_list(&self.caller, vocabulary, background, options.templates)?;
         note("classes", list.classes().len() as i64);
-        let header = self.header(bytes.clone(), orientation).await?;
+        let header = self.header(bytes.clone(), options.orientation).await?;
         note("pixels", i64::from(header.width) * i64::from(header.height));
         let names = list.classes().iter().map(|class| class.name.as_str());
         let reply = weight::class_bytes(names);
@@ -176,10 +182,10 @@ impl AdmittedRequest<'_> {
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
         self.reserve(&weight, self.square_workload(side)).await?;
-        let image = self.embed_square(bytes, orientation, side).await?;
-        let warnings = self.warnings(&options.background, &list, &embeddings);
+        let image = self.embed_square(bytes, options.orientation, side).await?;
+        let warnings = self.warnings(background, &list, &embeddings);
         let classifier = self.classifier(&list, embeddings, options.synonyms).await?;
-        let scores = class_scores(&classifier, &image, options.dense.scoring.temperature);
+        let scores = class_scores(&classifier, &image, options.temperature);
         drop(classifier);
         self.shrink_to(reply);
         let names = list.classes().iter().map(|class| class.name.clone());

@@ -25,8 +25,8 @@ use crate::api::problem::problems;
 use crate::api::upload::decode_base64;
 use crate::api::wire::{Name, object_or_null};
 use crate::engine::{
-    Arrival, BackgroundFields, BackgroundNames, Caller, Classification, FeatureFields, HeldBytes, ImageSource,
-    OutputOptions, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
+    Arrival, BackgroundFields, BackgroundNames, Caller, Classification, ClassifyFields, ClassifyRequest, FeatureFields,
+    HeldBytes, ImageSource, OutputOptions, SegmentFields, SegmentRequest, Segmentation, VocabularyChoice,
 };
 use crate::label_map::{LabelMapFormat, grey_png};
 use crate::support::{excerpt, run_blocking, visible};
@@ -80,13 +80,6 @@ impl Address {
             }
         }
         Ok(address)
-    }
-
-    fn features(&self) -> FeatureFields {
-        FeatureFields {
-            model: self.model.clone(),
-            ..FeatureFields::default()
-        }
     }
 }
 
@@ -159,7 +152,10 @@ enum Task {
     /// One mask for each class.
     Segment { fields: SegmentFields },
     /// One probability for each label.
-    Classify { fields: SegmentFields, labels: Vec<String> },
+    Classify {
+        fields: ClassifyFields,
+        labels: Vec<String>,
+    },
 }
 
 impl Task {
@@ -199,7 +195,10 @@ impl Task {
             Some(false) => BackgroundNames::These(Vec::new()),
         };
         let fields = SegmentFields {
-            features: address.features(),
+            features: FeatureFields {
+                model: address.model.clone(),
+                ..FeatureFields::default()
+            },
             background: BackgroundFields {
                 names,
                 threshold: parameters.mask_threshold,
@@ -245,12 +244,14 @@ impl Task {
             name: sentence.replacen(SLOT, label, 1),
             synonyms: Vec::new(),
         };
-        let fields = SegmentFields {
-            features: address.features(),
-            vocabulary: Some(VocabularyChoice::Inline(labels.iter().map(class).collect())),
-            background: BackgroundFields::off(),
+        let fields = ClassifyFields {
+            model: address.model,
+            vocabulary: VocabularyChoice::Inline(labels.iter().map(class).collect()),
             templates: address.templates.or(Some(TemplateSet::None)),
-            ..SegmentFields::default()
+            synonyms: None,
+            temperature: None,
+            orientation: None,
+            deadline_seconds: None,
         };
         Ok(Self::Classify { fields, labels })
     }
@@ -271,7 +272,7 @@ impl Task {
                 Ok((run_blocking(move || segments(segmentation)).await?, held))
             }
             Self::Classify { fields, labels } => {
-                let request = SegmentRequest { image, fields };
+                let request = ClassifyRequest { image, fields };
                 let classification = state.engine.classify(arrival, request).await?;
                 let held = classification.held_bytes.clone();
                 Ok((probabilities(classification, labels)?, held))

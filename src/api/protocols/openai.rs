@@ -20,7 +20,7 @@ use crate::api::metered::held_json;
 use crate::api::problem::{Limit, problems};
 use crate::api::segment::MASKCLIP_WARNINGS;
 use crate::api::upload::decode_base64;
-use crate::engine::{Caller, EmbedInput, EmbedRequest, Embeddings, FeatureFields, InputLimits, WarningCode};
+use crate::engine::{Caller, EmbedInput, EmbedRequest, Embeddings, InputLimits, WarningCode};
 use crate::support::run_blocking;
 
 const JSON: &str = "application/json";
@@ -271,11 +271,8 @@ fn read_request(bytes: &Bytes, limits: &InputLimits) -> Result<(EmbedRequest, En
     }
     let request = EmbedRequest {
         inputs: into_inputs(body.input, limits)?,
-        fields: FeatureFields {
-            model: body.model,
-            deadline_seconds: body.deadline_seconds,
-            ..FeatureFields::default()
-        },
+        model: body.model,
+        deadline_seconds: body.deadline_seconds,
     };
     Ok((request, body.encoding_format.unwrap_or_default()))
 }

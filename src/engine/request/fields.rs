@@ -12,7 +12,7 @@ use crate::dense::{
     Attention, DenseOptions, FeatureOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, PROPAGATION_CELLS,
     Refinement, RefinementOptions, ScoreOptions, Window,
 };
-use crate::engine::{DefaultSettings, EngineSettings, InputLimits, Protocol};
+use crate::engine::{DefaultSettings, EngineSettings, InputLimits, Protocol, QueueSettings};
 use crate::image::{Orientation, Resize};
 use crate::label_map::LabelStyle;
 use crate::labeller::{CLIP_TEMPERATURE, ModelKind, ModelOptions};
@@ -217,11 +217,7 @@ impl SegmentFields {
         surroundings: Surroundings<'_>,
         vocabulary: &VocabularyOptions,
     ) -> Result<SegmentOptions, EngineError> {
-        let Surroundings {
-            settings,
-            model: (_, kind),
-            own,
-        } = surroundings;
+        let Surroundings { settings, own, .. } = surroundings;
         let protocol = self.features.protocol;
         let defaults = match protocol {
             Some(protocol) => protocol.settings(),
@@ -230,10 +226,7 @@ impl SegmentFields {
         let (features, key_smoothing, input) = self.features.resolve_with(surroundings, &defaults)?;
         let denoising = self.prompt_denoising.unwrap_or(defaults.prompt_denoising);
         let denoising = share(Field::PromptDenoising, denoising)?;
-        let own_temperature = own.map_or(CLIP_TEMPERATURE, |own| own.temperature);
-        let of_kind = kind.temperature(defaults.temperature, own_temperature);
-        let temperature = self.temperature.unwrap_or(of_kind);
-        check_temperature(temperature)?;
+        let temperature = temperature(self.temperature, surroundings, &defaults)?;
         let refinement = self.refinement.or(defaults.refinement);
         let refinement = refinement.or(own.map(|own| own.refinement)).unwrap_or_default();
         let cells = protocol.map_or(PROPAGATION_CELLS, Protocol::propagation_cells);
@@ -267,30 +260,6 @@ impl FeatureFields {
         let defaults = of_protocol.as_ref().unwrap_or(&surroundings.settings.defaults);
         let (features, _, input) = self.resolve_with(surroundings, defaults)?;
         Ok((features, input))
-    }
-
-    /// Returns the seconds after which the caller no longer needs the answer.
-    ///
-    /// # Errors
-    /// [`FieldError::OutOfRange`] when the field is out of its range.
-    pub(in crate::engine) fn deadline_seconds(&self, settings: &EngineSettings) -> Result<f64, FieldError> {
-        let queue = &settings.queue;
-        let Some(seconds) = self.deadline_seconds else {
-            return Ok(queue.default_deadline_seconds);
-        };
-        let (key, max) = ("engine.max_deadline_seconds", queue.max_deadline_seconds);
-        if seconds > 0.0 && seconds <= max {
-            return Ok(seconds);
-        }
-        Err(FieldError::OutOfRange {
-            field: Field::DeadlineSeconds,
-            range: format!("above 0 and at most {key} = {max}"),
-            value: seconds.to_string(),
-            limit: (seconds > max).then_some(ExceededLimit {
-                key,
-                value: LimitValue::Fractional(max),
-            }),
-        })
     }
 
     fn resolve_with(
@@ -434,6 +403,52 @@ impl BackgroundFields {
     }
 }
 
+/// Returns the seconds after which the caller no longer needs the answer: those that the request names, else those of the
+/// settings.
+///
+/// # Errors
+/// [`FieldError::OutOfRange`] when the request names seconds out of their range.
+pub(in crate::engine) fn deadline_seconds(named: Option<f64>, queue: &QueueSettings) -> Result<f64, FieldError> {
+    let Some(seconds) = named else {
+        return Ok(queue.default_deadline_seconds);
+    };
+    let (key, max) = ("engine.max_deadline_seconds", queue.max_deadline_seconds);
+    if seconds > 0.0 && seconds <= max {
+        return Ok(seconds);
+    }
+    Err(FieldError::OutOfRange {
+        field: Field::DeadlineSeconds,
+        range: format!("above 0 and at most {key} = {max}"),
+        value: seconds.to_string(),
+        limit: (seconds > max).then_some(ExceededLimit {
+            key,
+            value: LimitValue::Fractional(max),
+        }),
+    })
+}
+
+/// Returns the factor on cosines before the softmax: what the request names, else what the defaults and the model say.
+pub(super) fn temperature(
+    named: Option<f32>,
+    surroundings: Surroundings<'_>,
+    defaults: &DefaultSettings,
+) -> Result<f32, FieldError> {
+    let Surroundings {
+        model: (_, kind), own, ..
+    } = surroundings;
+    let own = own.map_or(CLIP_TEMPERATURE, |own| own.temperature);
+    let value = named.unwrap_or_else(|| kind.temperature(defaults.temperature, own));
+    if value > 0.0 && value <= MAX_TEMPERATURE {
+        return Ok(value);
+    }
+    Err(FieldError::OutOfRange {
+        field: Field::Temperature,
+        range: format!("above 0 and at most {MAX_TEMPERATURE}"),
+        value: value.to_string(),
+        limit: None,
+    })
+}
+
 /// Checks a probability or a share, 0 to 1.
 fn share<T: Copy + Into<f64> + fmt::Display>(field: Field, value: T) -> Result<T, FieldError> {
     if (0.0..=1.0).contains(&value.into()) {
@@ -442,18 +457,6 @@ fn share<T: Copy + Into<f64> + fmt::Display>(field: Field, value: T) -> Result<T
     Err(FieldError::OutOfRange {
         field,
         range: "0 to 1".to_owned(),
-        value: value.to_string(),
-        limit: None,
-    })
-}
-
-fn check_temperature(value: f32) -> Result<(), FieldError> {
-    if value > 0.0 && value <= MAX_TEMPERATURE {
-        return Ok(());
-    }
-    Err(FieldError::OutOfRange {
-        field: Field::Temperature,
-        range: format!("above 0 and at most {MAX_TEMPERATURE}"),
         value: value.to_string(),
         limit: None,
     })

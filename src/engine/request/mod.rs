@@ -18,12 +18,15 @@ use crate::vocabulary::ClassList;
 
 pub use error::EngineError;
 pub use field_error::{ExceededLimit, Field, FieldError, LimitValue};
+pub(in crate::engine) use fields::deadline_seconds;
 pub use fields::{
     BackgroundFields, BackgroundNames, FeatureFields, KeySmoothingFields, SegmentFields, SegmentOptions, Surroundings,
     VocabularyChoice, WindowFields,
 };
 pub use warning::{Warning, WarningCode};
-pub use whole_image::{ClassScore, Classification, EmbedError, EmbedInput, EmbedRequest, Embeddings};
+pub use whole_image::{
+    ClassScore, Classification, ClassifyFields, ClassifyRequest, EmbedError, EmbedInput, EmbedRequest, Embeddings,
+};
 
 /// A request to label one image.
 #[derive(Debug, Clone)]

@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{EngineError, FeatureFields, HeldBytes, Timings, Warning};
+use super::fields::{Surroundings, VocabularyChoice, temperature};
+use super::{EngineError, FieldError, HeldBytes, ImageSource, Timings, Warning};
 use crate::engine::CostError;
+use crate::image::Orientation;
+use crate::vocabulary::{Synonyms, TemplateSet, VocabularyOptions};
 
 /// A request for embeddings.
 #[derive(Debug, Clone)]
 pub struct EmbedRequest {
-    /// What to embed, in the order of the result.
+    /// What to embed, in the order of the result. Images are turned as EXIF says.
     pub inputs: Vec<EmbedInput>,
-    /// The fields that the caller names. Only the model, the orientation and the deadline count.
-    pub fields: FeatureFields,
+    /// The name of the model that must answer; `None` for the first model.
+    pub model: Option<String>,
+    /// Seconds after which the caller no longer needs the answer.
+    pub deadline_seconds: Option<f64>,
 }
 
 /// Something to embed.
@@ -70,6 +75,69 @@ impl From<EngineError> for EmbedError {
 impl From<CostError> for EmbedError {
     fn from(error: CostError) -> Self {
         EngineError::from(error).into()
+    }
+}
+
+/// A request to say which classes an image shows as a whole.
+#[derive(Debug, Clone)]
+pub struct ClassifyRequest {
+    /// The image.
+    pub image: ImageSource,
+    /// The classes to choose from, and the fields that the caller names. The engine fills in the others.
+    pub fields: ClassifyFields,
+}
+
+/// The classes to choose from, and how the image is compared with them. `None` means that the caller did not name the
+/// field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassifyFields {
+    /// The name of the model that must answer; `None` for the first model.
+    pub model: Option<String>,
+    /// The classes to choose from. Background names do not compete with them.
+    pub vocabulary: VocabularyChoice,
+    /// The set of prompt templates that texts are put into.
+    pub templates: Option<TemplateSet>,
+    /// How the scores of a class's synonyms are combined.
+    pub synonyms: Option<Synonyms>,
+    /// Factor on cosines before the softmax, above 0 and at most [`MAX_TEMPERATURE`](crate::dense::MAX_TEMPERATURE).
+    pub temperature: Option<f32>,
+    /// How the image's pixels are turned. By default as EXIF says.
+    pub orientation: Option<Orientation>,
+    /// Seconds after which the caller no longer needs the answer.
+    pub deadline_seconds: Option<f64>,
+}
+
+/// A resolved request to classify: all options except the image and the classes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::engine) struct ClassifyOptions {
+    /// The set of prompt templates that texts are put into.
+    pub(in crate::engine) templates: TemplateSet,
+    /// How the scores of a class's synonyms are combined.
+    pub(in crate::engine) synonyms: Synonyms,
+    /// Factor on cosines before the softmax.
+    pub(in crate::engine) temperature: f32,
+    /// How the image's pixels are turned.
+    pub(in crate::engine) orientation: Orientation,
+}
+
+impl ClassifyFields {
+    /// Checks every value against its range and fills in the fields left out: from the options of the vocabulary, else
+    /// from the settings, else from the model.
+    ///
+    /// # Errors
+    /// [`FieldError::OutOfRange`] when a value is refused.
+    pub(in crate::engine) fn resolve(
+        &self,
+        surroundings: Surroundings<'_>,
+        vocabulary: &VocabularyOptions,
+    ) -> Result<ClassifyOptions, FieldError> {
+        let defaults = surroundings.settings.defaults.with(vocabulary);
+        Ok(ClassifyOptions {
+            templates: self.templates.unwrap_or(defaults.templates),
+            synonyms: self.synonyms.unwrap_or(defaults.synonyms),
+            temperature: temperature(self.temperature, surroundings, &defaults)?,
+            orientation: self.orientation.unwrap_or_default(),
+        })
     }
 }
 
