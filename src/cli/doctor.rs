@@ -154,7 +154,7 @@ async fn tell_passes(engine: &Engine) -> Result<()> {
             model_seconds,
             label_map_seconds,
             ..
-        } = engine.segment(request).await?.timings;
+        } = engine.segment_for_command(request).await?.timings;
         let whole = begin.elapsed().as_secs_f64();
         let name = if pass == 0 { "first pass" } else { "pass" };
         if pass == 0 || pass == PASSES - 1 {

@@ -153,7 +153,7 @@ fn segment(arguments: &SegmentArguments, config: &Config, fields: SegmentFields,
             image: ImageSource::Upload(image),
             fields,
         };
-        Ok(engine.segment(request).await?)
+        Ok(engine.segment_for_command(request).await?)
     })
 }
 

@@ -22,7 +22,7 @@ use crate::telemetry::note;
 use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, Urgency};
 
 impl Engine {
-    /// Labels one image, for the caller without a name.
+    /// Labels one image, for a request that has arrived.
     ///
     /// Never waits for a free slot: a full engine returns [`EngineError::Overloaded`] at once. Dropping the future
     /// gives the request up; texts that have been embedded for it by then are kept. The image's features are cached
@@ -31,21 +31,17 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] when the image, the vocabulary or the options are refused, the engine is not ready or full, or
     /// the deadline passes.
-    pub async fn segment(&self, request: SegmentRequest) -> Result<Segmentation, EngineError> {
-        self.segment_arrived(self.arrive(&Caller::default())?, request).await
+    pub async fn segment(&self, arrival: Arrival, request: SegmentRequest) -> Result<Segmentation, EngineError> {
+        let segmentation = self.segment_in_time(arrival, request).await;
+        segmentation.map_err(|error| self.counted(error))
     }
 
-    /// Labels one image as [`Engine::segment`] does, for a request that arrived earlier.
+    /// Labels one image as [`Engine::segment`] does, for a command: the request arrives now, and no client has sent it.
     ///
     /// # Errors
     /// The same as [`Engine::segment`].
-    pub async fn segment_arrived(
-        &self,
-        arrival: Arrival,
-        request: SegmentRequest,
-    ) -> Result<Segmentation, EngineError> {
-        let segmentation = self.segment_in_time(arrival, request).await;
-        segmentation.map_err(|error| self.counted(error))
+    pub async fn segment_for_command(&self, request: SegmentRequest) -> Result<Segmentation, EngineError> {
+        self.segment(self.arrive(&Caller::default())?, request).await
     }
 
     /// Checks what the fields of a request say that depends on no image, as [`Engine::segment`] does: a batch is refused as

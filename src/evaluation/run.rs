@@ -210,7 +210,7 @@ impl EvaluationRun<'_> {
             image: ImageSource::Upload(image.clone()),
             fields,
         };
-        let segmentation = self.engine.segment(request).await;
+        let segmentation = self.engine.segment_for_command(request).await;
         let segmentation = segmentation.map_err(|source| EvaluationError::Segment {
             image: sample.image.clone(),
             source,

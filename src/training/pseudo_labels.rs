@@ -114,7 +114,7 @@ impl LabelCache {
                     image: ImageSource::Upload(Bytes::from(read_regular_file(path).map_err(file_error(path))?)),
                     fields: fields.clone(),
                 };
-                let segmentation = engine.segment(request).await;
+                let segmentation = engine.segment_for_command(request).await;
                 let segmentation = segmentation.map_err(|source| TrainError::Segment {
                     path: path.clone(),
                     source: Box::new(source),

@@ -267,7 +267,7 @@ impl Task {
         match self {
             Self::Segment { fields } => {
                 let request = SegmentRequest { image, fields };
-                let segmentation = state.engine.segment_arrived(arrival, request).await?;
+                let segmentation = state.engine.segment(arrival, request).await?;
                 let held = segmentation.held_bytes.clone();
                 Ok((run_blocking(move || segments(segmentation)).await?, held))
             }

@@ -278,7 +278,7 @@ impl Batch {
             image: ImageSource::Upload(image),
             fields: self.fields.clone(),
         };
-        Ok(self.state.engine.segment_arrived(arrival, request).await?)
+        Ok(self.state.engine.segment(arrival, request).await?)
     }
 }
 

@@ -142,7 +142,7 @@ pub(super) async fn segment(
     }
     let fields = body.into_fields()?;
     let request = SegmentRequest { image, fields };
-    let segmentation = state.engine.segment_arrived(arrival, request).await?;
+    let segmentation = state.engine.segment(arrival, request).await?;
     if media_type == PNG
         && let EncodedLabelMap::Png(png) | EncodedLabelMap::PngGrey(png) = segmentation.label_map
     {

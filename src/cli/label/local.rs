@@ -111,7 +111,7 @@ async fn ask(
             image: ImageSource::Upload(image.clone()),
             fields: fields.clone(),
         };
-        match engine.segment(request).await {
+        match engine.segment_for_command(request).await {
             Ok(segmentation) => return Ok(answer_of(segmentation)),
             Err(error) if is_of_the_moment(&error) && begin.elapsed() < patience => tokio::time::sleep(RETRY).await,
             Err(error) if is_of_the_run(&error) => return Err(Refusal::Run(error.to_string())),

@@ -322,10 +322,7 @@ pub(in crate::api) async fn infer(
         outputs,
     } = inference;
     let image = ImageSource::Upload(image);
-    let segmentation = state
-        .engine
-        .segment_arrived(arrival, SegmentRequest { image, fields })
-        .await?;
+    let segmentation = state.engine.segment(arrival, SegmentRequest { image, fields }).await?;
     run_blocking(move || reply(segmentation, id, &outputs)).await
 }
 

@@ -318,10 +318,7 @@ async fn label(
         ..SegmentFields::default()
     };
     let image = ImageSource::Upload(image);
-    let segmentation = state
-        .engine
-        .segment_arrived(arrival, SegmentRequest { image, fields })
-        .await?;
+    let segmentation = state.engine.segment(arrival, SegmentRequest { image, fields }).await?;
     let control = control.clone();
     Ok(run_blocking(move || regions(segmentation, &control)).await)
 }
