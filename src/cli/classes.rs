@@ -62,12 +62,8 @@ pub fn listed(source: &str) -> Option<VocabularyText> {
         return None;
     }
     let names = source.split(',').map(visible).filter(|name| !name.is_empty());
-    let class = |name: std::borrow::Cow<'_, str>| Class {
-        name: name.into_owned(),
-        synonyms: Vec::new(),
-    };
     Some(VocabularyText {
-        classes: names.map(class).collect(),
+        classes: names.map(|name| Class::from(name.into_owned())).collect(),
         ..VocabularyText::default()
     })
 }

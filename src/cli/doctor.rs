@@ -123,14 +123,9 @@ fn tell_model(model: &ModelInfo, loaded: f64) -> Result<()> {
 /// Times passes over an image of noise, whose features nothing can know beforehand.
 async fn tell_passes(engine: &Engine) -> Result<()> {
     let [width, height] = IMAGE;
-    let class = |name: &str| Class {
-        name: name.to_owned(),
-        synonyms: Vec::new(),
-    };
+    let classes = ["a thing", "another thing"].map(|name| Class::from(name.to_owned()));
     let fields = SegmentFields {
-        vocabulary: Some(VocabularyChoice::Inline(
-            ["a thing", "another thing"].map(class).to_vec(),
-        )),
+        vocabulary: Some(VocabularyChoice::Inline(classes.to_vec())),
         output: OutputOptions {
             label_map: LabelMapFormat::Png,
             ..OutputOptions::default()

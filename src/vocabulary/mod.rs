@@ -65,6 +65,16 @@ impl Class {
     }
 }
 
+impl From<String> for Class {
+    /// Returns the class of this name without synonyms.
+    fn from(name: String) -> Self {
+        Self {
+            name,
+            synonyms: Vec::new(),
+        }
+    }
+}
+
 /// Text embeddings to compare with image features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classifier {

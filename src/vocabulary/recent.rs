@@ -151,10 +151,7 @@ mod tests {
     fn the_bytes_of_all_lists_are_bounded() {
         let recent = RecentLists::new(100, 50_000);
         for number in 0..100 {
-            let class = |class| Class {
-                name: format!("class {class} of {number}"),
-                synonyms: Vec::new(),
-            };
+            let class = |class| Class::from(format!("class {class} of {number}"));
             let list = ClassList::trusted((0..100).map(class).collect(), Vec::new());
             recent.record(1, &Arc::new(list), TemplateSet::Simple, at(number));
             assert!(recent.bytes() <= 50_000, "{} bytes", recent.bytes());

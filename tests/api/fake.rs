@@ -296,10 +296,6 @@ pub fn info() -> ModelInfo {
 /// Returns the description of the fake as a student of the other, with a learned background.
 pub fn student_info() -> ModelInfo {
     let teacher = info();
-    let class = |name: &str| Class {
-        name: name.to_owned(),
-        synonyms: Vec::new(),
-    };
     ModelInfo {
         options: ModelOptions {
             temperature: 1.0,
@@ -311,7 +307,7 @@ pub fn student_info() -> ModelInfo {
         attentions: Vec::new(),
         training_side: None,
         student: Some(StudentInfo {
-            classes: ["red", "blue"].map(class).into(),
+            classes: ["red", "blue"].map(|name| Class::from(name.to_owned())).into(),
             background: Vec::new(),
             templates: "simple".to_owned(),
             learned_background: true,

@@ -240,10 +240,7 @@ impl Task {
                 return Err(ApiError::invalid("parameters.hypothesis_template", detail));
             }
         };
-        let class = |label: &String| Class {
-            name: sentence.replacen(SLOT, label, 1),
-            synonyms: Vec::new(),
-        };
+        let class = |label: &String| Class::from(sentence.replacen(SLOT, label, 1));
         let fields = ClassifyFields {
             model: address.model,
             vocabulary: VocabularyChoice::Inline(labels.iter().map(class).collect()),
@@ -288,16 +285,12 @@ fn vocabulary(address: Address) -> Result<VocabularyChoice, ApiError> {
         detail: detail.to_owned(),
         limit: None,
     };
-    let class = |name| Class {
-        name,
-        synonyms: Vec::new(),
-    };
     match (address.vocabulary, address.classes) {
         (None, classes) if classes.is_empty() => Err(refused(
             "the address must name classes, as in http://host/?classes=cat,dog, or a vocabulary, as in http://host/?vocabulary=voc-21",
         )),
         (Some(name), classes) if classes.is_empty() => Ok(VocabularyChoice::Named(name)),
-        (None, classes) => Ok(VocabularyChoice::Inline(classes.into_iter().map(class).collect())),
+        (None, classes) => Ok(VocabularyChoice::Inline(classes.into_iter().map(Class::from).collect())),
         (Some(_), _) => Err(refused(
             "classes and vocabulary exclude each other; the address has both",
         )),

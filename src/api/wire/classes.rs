@@ -52,10 +52,7 @@ impl ClassBody {
 impl From<ClassBody> for Class {
     fn from(body: ClassBody) -> Self {
         match body {
-            ClassBody::Name(Name(name)) => Self {
-                name,
-                synonyms: Vec::new(),
-            },
+            ClassBody::Name(Name(name)) => name.into(),
             ClassBody::Detail(ClassDetail { name, synonyms }) => Self { name, synonyms },
         }
     }

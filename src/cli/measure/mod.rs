@@ -243,12 +243,8 @@ impl MeasureArguments {
                 let names = source.names().ok_or(
                     "the layout folder needs --classes with a file or a vocabulary's name, or truths that name their classes",
                 )?;
-                let class = |name| Class {
-                    name,
-                    synonyms: Vec::new(),
-                };
                 let text = VocabularyText {
-                    classes: names.into_iter().map(class).collect(),
+                    classes: names.into_iter().map(Class::from).collect(),
                     ..VocabularyText::default()
                 };
                 let definition = VocabularyDefinition::new(text, &config.limits.vocabulary)?;

@@ -246,10 +246,7 @@ fn plan(images: &TrainingImages) -> Plan {
 
 /// Returns red and blue as the student's texts. `labelled` says which of them have given labels.
 fn texts(labelled: [bool; 2]) -> Texts {
-    let names = ["red", "blue"].map(|name| Class {
-        name: name.to_owned(),
-        synonyms: Vec::new(),
-    });
+    let names = ["red", "blue"].map(|name| Class::from(name.to_owned()));
     let list = ClassList::new(names.to_vec(), Vec::new(), &VocabularyLimits::for_testing()).unwrap();
     let embeddings = [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]].map(|vector| TextEmbedding {
         vector: vector.to_vec().into(),

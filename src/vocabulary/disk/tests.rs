@@ -101,10 +101,7 @@ fn definition(name: &str, classes: &[&str]) -> Definition {
 
 /// Returns a definition that takes several pages.
 fn long_definition() -> Definition {
-    let classes = names(0..5000).into_iter().map(|name| Class {
-        name,
-        synonyms: Vec::new(),
-    });
+    let classes = names(0..5000).into_iter().map(Class::from);
     Definition {
         name: "long".to_owned(),
         vocabulary: VocabularyDefinition::trusted(VocabularyText {

@@ -297,12 +297,9 @@ async fn label(
     image: bytes::Bytes,
     control: &Control,
 ) -> Result<Vec<Region>, ApiError> {
-    let class = |label: &String| Class {
-        name: label.clone(),
-        synonyms: Vec::new(),
-    };
+    let classes = control.labels.iter().cloned().map(Class::from).collect();
     let fields = SegmentFields {
-        vocabulary: Some(VocabularyChoice::Inline(control.labels.iter().map(class).collect())),
+        vocabulary: Some(VocabularyChoice::Inline(classes)),
         background: BackgroundFields {
             names: BackgroundNames::Shipped,
             ..BackgroundFields::default()
