@@ -1,8 +1,10 @@
 //! The store on disk for commands that can work without it.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::vocabulary::{DiskStore, StorePath, VocabularySettings};
+use crate::config::Config;
+use crate::vocabulary::{DiskStore, StorePath, VocabularyRegistry, VocabularySettings};
 
 /// The store on disk of a command, if it has one. The end of the command writes what is still in memory.
 pub struct OpenStore(Option<Arc<DiskStore>>);
@@ -31,6 +33,12 @@ impl OpenStore {
     /// Returns the store, `None` if there is none.
     pub fn get(&self) -> Option<Arc<DiskStore>> {
         self.0.clone()
+    }
+
+    /// Returns the vocabularies that are shipped, and those that the store holds.
+    pub fn registry(&self, config: &Config) -> VocabularyRegistry {
+        let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
+        VocabularyRegistry::new(limits, self.get(), SystemTime::now())
     }
 
     fn or_warning(opened: Result<Option<Arc<DiskStore>>, String>) -> Self {

@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use clap::Args;
+use tokio::runtime::Runtime;
 
 use super::arguments::{ConfigArguments, ModelArguments};
+use super::command_engine::start_engine;
 use super::disk::OpenStore;
 use super::measure::Result;
 use super::output::print;
@@ -18,7 +20,6 @@ use crate::image::RgbImage;
 use crate::label_map::LabelMapFormat;
 use crate::labeller::ModelInfo;
 use crate::models::Place;
-use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::Class;
 
 /// Sides of the image that is timed, in pixels.
@@ -62,12 +63,9 @@ pub fn run(arguments: DoctorArguments) -> Result<()> {
     let disk = OpenStore::for_reading(&config.vocabulary);
     tell_caches(&config, &disk)?;
     let served = models.find_first()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    Runtime::new()?.block_on(async {
         let begin = Instant::now();
-        let settings = config.engine_settings().for_commands();
-        let engine = Engine::start(settings, vec![served], disk.get(), &MetricsRegistry::new());
-        let model = engine.ready().await?.remove(0);
+        let (engine, model) = start_engine(config.engine_settings(), served, &disk).await?;
         let loaded = begin.elapsed().as_secs_f64();
         tell_model(&model, loaded)?;
         tell_passes(&engine).await?;

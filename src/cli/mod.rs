@@ -2,6 +2,7 @@
 
 mod arguments;
 mod classes;
+mod command_engine;
 mod compare;
 mod completions;
 mod disk;

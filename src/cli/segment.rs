@@ -2,29 +2,28 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use clap::Args;
+use tokio::runtime::Runtime;
 
 use super::arguments::{ConfigArguments, ModelArguments};
 use super::classes::VocabularyArguments;
+use super::command_engine::start_engine;
 use super::disk::OpenStore;
 use super::measure::{RequestArguments, Result, resolve, set_all, write};
 use super::output::{note, print, print_bytes};
 use crate::config::Config;
 use crate::engine::{
-    ClassResult, Engine, FeatureFields, ImageSource, OutputOptions, Protocol, SegmentFields, SegmentRequest,
-    Segmentation, VocabularyChoice,
+    ClassResult, FeatureFields, ImageSource, OutputOptions, Protocol, SegmentFields, SegmentRequest, Segmentation,
+    VocabularyChoice,
 };
 use crate::formats::{drawn_over, png};
 use crate::image::{Orientation, decode};
 use crate::label_map::{EncodedLabelMap, LabelMapFormat, palette_color};
 use crate::support::read_regular_file;
-use crate::telemetry::MetricsRegistry;
-use crate::vocabulary::VocabularyRegistry;
 
 /// Most bytes of base64 in one command of kitty's protocol.
 const KITTY_CHUNK: usize = 4096;
@@ -135,14 +134,10 @@ impl Target {
 fn segment(arguments: &SegmentArguments, config: &Config, fields: SegmentFields, image: Bytes) -> Result<Segmentation> {
     let model = config.asked_models().find_first()?;
     let store = OpenStore::for_reading(&config.vocabulary);
-    let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
-    let registry = VocabularyRegistry::new(limits, store.get(), SystemTime::now());
+    let registry = store.registry(config);
     let vocabulary = arguments.vocabulary.vocabulary(arguments.protocol, &registry, config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let settings = config.engine_settings().for_commands();
-        let engine = Engine::start(settings, vec![model], store.get(), &MetricsRegistry::new());
-        let model = engine.ready().await?.remove(0);
+    Runtime::new()?.block_on(async {
+        let (engine, model) = start_engine(config.engine_settings(), model, &store).await?;
         resolve(&fields, engine.settings(), &vocabulary.options, &model)?;
         let fields = SegmentFields {
             vocabulary: Some(VocabularyChoice::Defined(vocabulary)),

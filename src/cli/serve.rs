@@ -70,7 +70,7 @@ pub fn run(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> 
     memory.check()?;
     let access = Arc::new(Access::open(config.access.clone())?);
     let store = OpenStore::for_keeping(&config.vocabulary)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(serve(config, models, &memory, access, store.get()));
     // Dropping it would wait for label maps of requests that have been cut off.
     runtime.shutdown_background();

@@ -2,14 +2,16 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use super::arguments::LabelArguments;
 use super::{Job, class_labels, inputs, request_of};
 use crate::api::ClassBody;
+use crate::cli::command_engine::start_engine;
 use crate::cli::disk::OpenStore;
 use crate::cli::measure::{Result, resolve};
 use crate::config::Config;
@@ -21,8 +23,7 @@ use crate::formats::{ClassMask, ClassMeasures};
 use crate::label_map::EncodedLabelMap;
 use crate::labeller::ModelInfo;
 use crate::labelling::{Answer, Plan, Refusal};
-use crate::telemetry::MetricsRegistry;
-use crate::vocabulary::{VocabularyDefinition, VocabularyRegistry};
+use crate::vocabulary::VocabularyDefinition;
 
 /// How long a request waits that the engine cannot take at the moment.
 const RETRY: Duration = Duration::from_millis(500);
@@ -32,21 +33,19 @@ pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
     let inputs = inputs(arguments)?;
     let model = config.asked_models().find_first()?;
     let store = OpenStore::for_reading(&config.vocabulary);
-    let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
-    let registry = VocabularyRegistry::new(limits, store.get(), SystemTime::now());
+    let registry = store.registry(config);
     let vocabulary = arguments
         .vocabulary
         .vocabulary(arguments.request.protocol, &registry, config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = Runtime::new()?;
     let done = runtime.block_on(async {
-        let mut settings = config.engine_settings().for_commands();
+        let mut settings = config.engine_settings();
         settings.queue.max_batch = usize::from(arguments.run.max_batch);
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         // One image at each worker, one waiting for it, and one before and one behind the model for each processor.
         let jobs = 2 * settings.queue.workers + 2 * processors;
         let jobs = jobs.min(settings.queue.queue_capacity);
-        let engine = Engine::start(settings, vec![model], store.get(), &MetricsRegistry::new());
-        let model = engine.ready().await?.remove(0);
+        let (engine, model) = start_engine(settings, model, &store).await?;
         let mut fields = arguments.fields()?;
         fields.vocabulary = Some(VocabularyChoice::Defined(vocabulary.clone()));
         fields.features.deadline_seconds = Some(config.engine.max_deadline_seconds);

@@ -77,7 +77,7 @@ pub fn run(arguments: &LabelArguments, config: &Config) -> Result<()> {
         "colors": colors,
     });
     let orientation = fields.features.orientation.unwrap_or(Orientation::default());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let done = runtime.block_on(async {
         let job = Job::open(arguments, config, inputs, &plan, orientation, JOBS)?;
         let request = Arc::new(request);

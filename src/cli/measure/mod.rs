@@ -5,14 +5,16 @@ mod truths;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use strum::VariantNames;
+use tokio::runtime::Runtime;
 
 use super::arguments::{ConfigArguments, ModelArguments};
+use super::command_engine::start_engine;
 use super::disk::OpenStore;
 use super::input::read_classes;
 use super::output::note;
@@ -26,7 +28,6 @@ use crate::evaluation::{
 };
 use crate::labeller::ModelInfo;
 use crate::support::visible;
-use crate::telemetry::MetricsRegistry;
 use crate::vocabulary::{Class, ClassList, VocabularyDefinition, VocabularyRegistry, VocabularyText, form_advice};
 
 use truths::{TruthArguments, TruthSource};
@@ -166,56 +167,50 @@ where
     };
     let model = config.asked_models().find_first()?;
     let store = OpenStore::for_reading(&config.vocabulary);
-    let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
-    let registry = VocabularyRegistry::new(limits, store.get(), SystemTime::now());
+    let registry = store.registry(&config);
     let vocabulary = arguments.vocabulary(&source, &registry, &config)?;
     let dataset = arguments.dataset(&source, &vocabulary.list)?;
     let unseen = arguments.unseen(&vocabulary.list)?;
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let settings = config.engine_settings().for_commands();
-            let engine = Engine::start(settings, vec![model], store.get(), &MetricsRegistry::new());
-            let model = engine.ready().await?.remove(0);
-            let list = &vocabulary.list;
-            let classes: Vec<ClassBody> = list.classes().iter().cloned().map(Into::into).collect();
-            let request = json!({
-                "classes": classes,
-                "background": {"names": list.background()},
-                "protocol": arguments.protocol,
-            });
-            let fields = SegmentFields {
-                features: FeatureFields {
-                    protocol: arguments.protocol,
-                    ..FeatureFields::default()
-                },
-                vocabulary: Some(VocabularyChoice::Defined(vocabulary.clone())),
-                ..SegmentFields::default()
-            };
-            let subject = Subject {
-                layout: arguments.layout.name(),
-                root: arguments.root.display().to_string(),
-                images: dataset.samples.len(),
-                left_out: dataset.left_out,
-                ..Subject::new(&model)
-            };
-            measure(Bench {
-                config,
-                is_published: matches!(source, TruthSource::Published(_)),
-                dataset,
-                engine,
-                model,
-                fields,
-                skip_unreadable: arguments.skip_unreadable,
-                request,
-                unseen,
-                vocabulary,
-                recorder,
-                subject,
-            })
-            .await
+    Runtime::new()?.block_on(async {
+        let (engine, model) = start_engine(config.engine_settings(), model, &store).await?;
+        let list = &vocabulary.list;
+        let classes: Vec<ClassBody> = list.classes().iter().cloned().map(Into::into).collect();
+        let request = json!({
+            "classes": classes,
+            "background": {"names": list.background()},
+            "protocol": arguments.protocol,
+        });
+        let fields = SegmentFields {
+            features: FeatureFields {
+                protocol: arguments.protocol,
+                ..FeatureFields::default()
+            },
+            vocabulary: Some(VocabularyChoice::Defined(vocabulary.clone())),
+            ..SegmentFields::default()
+        };
+        let subject = Subject {
+            layout: arguments.layout.name(),
+            root: arguments.root.display().to_string(),
+            images: dataset.samples.len(),
+            left_out: dataset.left_out,
+            ..Subject::new(&model)
+        };
+        measure(Bench {
+            config,
+            is_published: matches!(source, TruthSource::Published(_)),
+            dataset,
+            engine,
+            model,
+            fields,
+            skip_unreadable: arguments.skip_unreadable,
+            request,
+            unseen,
+            vocabulary,
+            recorder,
+            subject,
         })
+        .await
+    })
 }
 
 impl MeasureArguments {
@@ -417,8 +412,7 @@ mod tests {
     #[test]
     fn a_file_of_names_means_the_same_whichever_editor_saved_it() {
         let config = Config::for_testing();
-        let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
-        let registry = VocabularyRegistry::new(limits, None, SystemTime::now());
+        let registry = OpenStore::for_reading(&config.vocabulary).registry(&config);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("names.txt").display().to_string();
         let text = "[options]\nsynonyms: max\n[classes]\ntiger; big cat\nlemon\n[background]\nsky\n";

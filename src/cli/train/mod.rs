@@ -5,7 +5,6 @@ mod arguments;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -13,13 +12,14 @@ use signal_hook::flag;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
+use super::command_engine::start_engine;
 use super::disk::OpenStore;
 use super::ending::end;
 use super::measure::{Result, classes_named, find_vocabulary, progress, resolve, set_all, with_background};
 use super::output::{note, print};
 use super::serve::shutdown_signal;
 use crate::config::Config;
-use crate::engine::{BackgroundFields, Engine, SegmentFields, SegmentOptions, VocabularyChoice};
+use crate::engine::{BackgroundFields, SegmentFields, SegmentOptions, VocabularyChoice};
 use crate::labeller::{Labeller, ModelInfo, ServedModel};
 use crate::models::student::{
     CARD_FILE, Plan, PlannedData, PlannedInput, PlannedLabels, PlannedTeacher, PlannedVocabulary, PseudoLabels,
@@ -27,13 +27,12 @@ use crate::models::student::{
 };
 use crate::models::{ClipLabeller, ClipModel};
 use crate::scores::QueryOwner;
-use crate::telemetry::MetricsRegistry;
 use crate::training::{
     BackboneWeights, GivenLabels, LabelCache, Teacher, Texts, TrainOutcome, TrainRun, TrainingImages,
 };
 use crate::vocabulary::{
-    Class, ClassList, Classifier, DiskStore, EmbeddedTexts, Synonyms, TemplateSet, VocabularyDefinition,
-    VocabularyOptions, VocabularyRegistry, form_advice,
+    Class, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions,
+    form_advice,
 };
 
 pub use arguments::TrainArguments;
@@ -51,7 +50,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
     let signals = Signals::watch()?;
     let model = config.asked_models().find_teacher()?;
     let store = OpenStore::for_reading(&config.vocabulary);
-    let mut prepared = arguments.prepare(&config, &model, store.get())?;
+    let mut prepared = arguments.prepare(&config, &model, &store)?;
     let plan = &prepared.plan;
     let run = TrainRun {
         folder: &arguments.output,
@@ -72,7 +71,7 @@ pub fn run(arguments: TrainArguments) -> Result<()> {
         let once = LabelOnce {
             config: &config,
             model: config.asked_models().find_first()?,
-            disk: store.get(),
+            store: &store,
             fields: &prepared.question.fields,
             cache,
         };
@@ -130,7 +129,7 @@ struct Prepared {
 struct LabelOnce<'a> {
     config: &'a Config,
     model: ServedModel,
-    disk: Option<Arc<DiskStore>>,
+    store: &'a OpenStore,
     fields: &'a SegmentFields,
     cache: &'a LabelCache,
 }
@@ -143,9 +142,7 @@ impl LabelOnce<'_> {
         }
         let mut fields = self.fields.clone();
         fields.features.deadline_seconds = Some(self.config.engine.max_deadline_seconds);
-        let settings = self.config.engine_settings().for_commands();
-        let engine = Engine::start(settings, vec![self.model], self.disk, &MetricsRegistry::new());
-        engine.ready().await?;
+        let (engine, _) = start_engine(self.config.engine_settings(), self.model, self.store).await?;
         let bar = progress(run.files.len());
         let done = self.cache.fill(&engine, &fields, run.files, || bar.inc(1)).await;
         bar.finish_and_clear();
@@ -155,8 +152,8 @@ impl LabelOnce<'_> {
 
 impl TrainArguments {
     /// Loads the teacher, finds what the flags name, and checks that all of it goes together.
-    fn prepare(&self, config: &Config, model: &ClipModel, disk: Option<Arc<DiskStore>>) -> Result<Prepared> {
-        let VocabularyDefinition { list, options } = self.vocabulary(config, disk)?;
+    fn prepare(&self, config: &Config, model: &ClipModel, store: &OpenStore) -> Result<Prepared> {
+        let VocabularyDefinition { list, options } = self.vocabulary(config, store)?;
         let settings = self.training.settings()?;
         let mut labeller = model.load()?;
         let network = self.network.config(labeller.info());
@@ -207,10 +204,8 @@ impl TrainArguments {
     }
 
     /// The vocabulary that the flags name, with the background that they give it.
-    fn vocabulary(&self, config: &Config, disk: Option<Arc<DiskStore>>) -> Result<VocabularyDefinition> {
-        let limits = config.vocabulary.registry_limits(&config.limits.vocabulary);
-        let registry = VocabularyRegistry::new(limits, disk, SystemTime::now());
-        let mut vocabulary = find_vocabulary(&self.classes, &registry, config)?;
+    fn vocabulary(&self, config: &Config, store: &OpenStore) -> Result<VocabularyDefinition> {
+        let mut vocabulary = find_vocabulary(&self.classes, &store.registry(config), config)?;
         if let Some(background) = &self.background {
             vocabulary.list = with_background(&vocabulary.list, background, config)?;
         }
