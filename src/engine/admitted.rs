@@ -15,12 +15,12 @@ use super::admission::{Arrival, whole_seconds};
 use super::budget::HeldBytes;
 use super::cost::CostError;
 use super::estimate::{ImageTurn, Workload};
+use super::footprint::Footprint;
 use super::host::ModelHost;
 use super::job::{Job, JobError, Ticket};
 use super::queue::{Queued, Turn};
 use super::request::{EngineError, Surroundings, Timings};
 use super::slots::Slot;
-use super::weight::Weight;
 use super::{Caller, Engine, Stage};
 use crate::labeller::ModelInfo;
 use crate::support::{catch_panic, run_blocking};
@@ -157,8 +157,8 @@ impl<'engine> AdmittedRequest<'engine> {
     ///
     /// # Errors
     /// [`CostError::WorkBytes`].
-    pub(super) fn check_weight(&self, weight: &Weight) -> Result<(), CostError> {
-        let (bytes, limit) = (weight.total(), self.engine.work.bytes());
+    pub(super) fn check_footprint(&self, footprint: &Footprint) -> Result<(), CostError> {
+        let (bytes, limit) = (footprint.total(), self.engine.work.bytes());
         if bytes > limit {
             return Err(CostError::WorkBytes { bytes, limit });
         }
@@ -195,13 +195,13 @@ impl<'engine> AdmittedRequest<'engine> {
     /// # Errors
     /// [`EngineError::TooMuchWork`] when it alone takes too long, [`EngineError::TooBusy`] when it does after what waits
     /// already.
-    fn check_turn(&self, weight: &Weight, workload: &Workload) -> Result<(), EngineError> {
+    fn check_turn(&self, footprint: &Footprint, workload: &Workload) -> Result<(), EngineError> {
         let times = &self.host.times;
         let (seconds, left) = (times.seconds(workload), self.seconds_left());
         if seconds > left {
             return Err(EngineError::TooMuchWork { seconds, left });
         }
-        let for_bytes = self.engine.work.wait_seconds(weight.total()).unwrap_or(0.0);
+        let for_bytes = self.engine.work.wait_seconds(footprint.total()).unwrap_or(0.0);
         let workers = self.engine.settings.queue.workers;
         self.check_time(for_bytes.max(times.seconds_behind_images(&self.caller, workload, workers)))
     }
@@ -228,8 +228,8 @@ impl<'engine> AdmittedRequest<'engine> {
     /// # Errors
     /// [`EngineError::TooMuchWork`] or [`EngineError::TooBusy`] when the request would not be answered before its
     /// deadline.
-    pub(super) async fn reserve(&mut self, weight: &Weight, workload: Workload) -> Result<(), EngineError> {
-        self.check_turn(weight, &workload)?;
+    pub(super) async fn reserve(&mut self, footprint: &Footprint, workload: Workload) -> Result<(), EngineError> {
+        self.check_turn(footprint, &workload)?;
         self.turn = Some(self.host.times.image(&self.caller, workload));
         self.workload = workload;
         self.enter(Stage::Queue);
@@ -237,7 +237,7 @@ impl<'engine> AdmittedRequest<'engine> {
         if self.caller.has_rivals() {
             self.place = Some(self.caller.place(&self.engine.places).await);
         }
-        self.work = self.engine.work.reserve(&self.caller, weight.total()).await;
+        self.work = self.engine.work.reserve(&self.caller, footprint.total()).await;
         self.waited = start.elapsed();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Budgets in bytes: for the bodies of requests, and for the work on them.
 //!
-//! This file owns how a budget is reserved, shrunk and given back. [`weight`](super::weight) says how much a request
-//! needs.
+//! This file owns how a budget is reserved, shrunk and given back. [`footprint`](super::footprint) says how much a
+//! request needs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

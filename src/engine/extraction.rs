@@ -9,10 +9,10 @@ use bytes::Bytes;
 use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::features::{FeatureKey, HeldFeatures, ImageDigest};
+use super::footprint::{Dimensions, Footprint};
 use super::images::EncodedImage;
 use super::job::{ExtractJob, FeatureInput, Job};
 use super::request::{EngineError, HeldImage, ImageRequest, ImageSource, InputOptions};
-use super::weight::{Dimensions, Weight};
 use super::{Arrival, Engine, Stage, cost};
 use crate::dense::{Attention, DenseOptions, FeatureOptions, RefinementOptions, SmoothingKeys, check_grid};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
@@ -113,11 +113,11 @@ impl AdmittedRequest<'_> {
         };
         let seen = self.look(image.clone(), Some(digest), &dense, &input).await?;
         let (size, features_cached) = (seen.size, seen.is_cached());
-        let weight = Weight::of_features(&self.dimensions(&seen));
-        self.check_weight(&weight)?;
-        self.reserve(&weight, seen.workload()).await?;
+        let footprint = Footprint::of_features(&self.dimensions(&seen));
+        self.check_footprint(&footprint)?;
+        self.reserve(&footprint, seen.workload()).await?;
         let prepared = self.prepare(seen, dense.refinement, &input).await?;
-        self.shrink_to(weight.after_pixels());
+        self.shrink_to(footprint.after_pixels());
         // Features that will not be kept need not be computed.
         if let (FeatureInput::Pixels(input), Some(key)) = (prepared.input, prepared.key) {
             let job = |ticket| Job::Extract(ExtractJob { input, options, ticket });
@@ -201,7 +201,7 @@ impl AdmittedRequest<'_> {
         })
     }
 
-    /// Returns what the weight of an image's features depends on.
+    /// Returns what the footprint of an image's features depends on.
     pub(super) fn dimensions(&self, image: &SeenImage) -> Dimensions {
         let input_pixels = image
             .input_sizes

@@ -13,6 +13,7 @@ mod defaults;
 mod estimate;
 mod extraction;
 mod features;
+mod footprint;
 mod host;
 mod images;
 mod job;
@@ -31,7 +32,6 @@ mod stage;
 mod supervision;
 mod text;
 mod vocabulary;
-mod weight;
 mod whole_image;
 mod worker;
 

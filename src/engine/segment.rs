@@ -6,12 +6,12 @@ use std::time::Instant;
 use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
 use super::extraction::SeenImage;
+use super::footprint::{self, Dimensions, Footprint};
 use super::job::{FeatureInput, Job, ScoreJob, Scored};
 use super::request::{
     ClassResult, EngineError, OutputOptions, SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Warning,
     WarningCode,
 };
-use super::weight::{self, Dimensions, Weight};
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::{DenseOptions, refinement_bytes, refinement_work};
 use crate::label_map::{
@@ -107,24 +107,24 @@ impl AdmittedRequest<'_> {
         options.check_style(list.classes().len())?;
         let wanted = options.output.probability_maps.of(&list)?;
         let seen = self.look(image, digest, dense, input).await?;
-        let weight = self.check_cost(&seen, &list, wanted.len(), &options)?;
+        let footprint = self.check_cost(&seen, &list, wanted.len(), &options)?;
         let (size, features_cached) = (seen.size, seen.is_cached());
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
         let workload = workload(&seen, &list, &options);
-        self.reserve(&weight, workload).await?;
+        self.reserve(&footprint, workload).await?;
         let prepared = self.prepare(seen, dense.refinement, input).await?;
-        self.shrink_to(weight.after_pixels());
+        self.shrink_to(footprint.after_pixels());
         let mut warnings = self.warnings(background, &list, &embeddings);
         let classifier = self.classifier(&list, embeddings, options.synonyms).await?;
         let owners = classifier.owners.clone();
         let Scored { scores, features } = self.score(prepared.input, classifier, *dense).await?;
-        self.shrink_to(weight.after_scores());
+        self.shrink_to(footprint.after_scores());
         let scored = Instant::now();
         warnings.extend(scores.denoising_dropped_all.then(denoising_dropped_all));
         let owned = OwnedScores { scores, owners, wanted };
         let (labelled, classes) = self.label(owned, size, &list, &options).await?;
-        self.shrink_to(weight.after_label_map());
+        self.shrink_to(footprint.after_label_map());
         let legend = legend(&options, &classes);
         let encoded = self
             .encode(labelled, options.output.clone(), options.style.clone())
@@ -229,14 +229,14 @@ impl AdmittedRequest<'_> {
         Ok((Labelled { map, probabilities }, results))
     }
 
-    /// Checks the cost of the scores, and of what is made of them at the image's size. Returns the request's weight.
+    /// Checks the cost of the scores, and of what is made of them at the image's size. Returns the request's footprint.
     fn check_cost(
         &self,
         image: &SeenImage,
         list: &ClassList,
         probability_maps: usize,
         options: &SegmentOptions,
-    ) -> Result<Weight, CostError> {
+    ) -> Result<Footprint, CostError> {
         let limits = &self.engine.settings.input_limits;
         let queries = list.query_count(options.synonyms);
         cost::check_scores(queries, image.cells, limits)?;
@@ -256,12 +256,12 @@ impl AdmittedRequest<'_> {
             label_bytes: if list.classes().len() > 255 { 2 } else { 1 },
             probability_maps: probability_maps as u64,
             most_corners: limits.max_polygon_corners,
-            class_bytes: weight::class_bytes(list.classes().iter().map(|class| class.name.as_str())),
+            class_bytes: footprint::class_bytes(list.classes().iter().map(|class| class.name.as_str())),
             ..self.dimensions(image)
         };
-        let weight = Weight::of_label_map(&dimensions, output);
-        self.check_weight(&weight)?;
-        Ok(weight)
+        let footprint = Footprint::of_label_map(&dimensions, output);
+        self.check_footprint(&footprint)?;
+        Ok(footprint)
     }
 
     pub(super) async fn embed(

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::admitted::{AdmittedRequest, CurrentStage};
+use super::footprint::Footprint;
 use super::job::{ExtractJob, FeatureInput, Job, SimilarJob};
 use super::request::{EngineError, Field, FieldError, ImageSource, InputOptions, Similarity, SimilarityRequest};
-use super::weight::Weight;
 use super::{Arrival, Engine, Stage};
 use crate::dense::{DenseOptions, FeatureOptions, RefinementOptions};
 use crate::label_map::{encode_range, enlarge};
@@ -62,11 +62,11 @@ impl AdmittedRequest<'_> {
         let (size, features_cached) = (seen.size, seen.is_cached());
         let place = place(point, size)?;
         let (columns, rows) = seen.first_grid(self.model.patch_pixels);
-        let weight = Weight::of_features(&self.dimensions(&seen));
-        self.check_weight(&weight)?;
-        self.reserve(&weight, seen.workload()).await?;
+        let footprint = Footprint::of_features(&self.dimensions(&seen));
+        self.check_footprint(&footprint)?;
+        self.reserve(&footprint, seen.workload()).await?;
         let prepared = self.prepare(seen, RefinementOptions::None, &input).await?;
-        self.shrink_to(weight.after_pixels());
+        self.shrink_to(footprint.after_pixels());
         let features = match prepared.input {
             FeatureInput::Cached { features, .. } => features,
             FeatureInput::Pixels(input) => {

@@ -10,12 +10,12 @@ use bytes::Bytes;
 
 use super::admitted::{AdmittedRequest, CurrentStage};
 use super::estimate::{Part, Workload};
+use super::footprint::{self, Dimensions, Footprint};
 use super::job::{EmbedImageJob, Job};
 use super::request::{
     ClassScore, Classification, ClassifyRequest, EmbedError, EmbedInput, EmbedRequest, Embeddings, EngineError,
     Warning, WarningCode,
 };
-use super::weight::{self, Dimensions, Weight};
 use super::{Arrival, Engine, Stage};
 use crate::dense::{Attention, FeatureOptions};
 use crate::image::{self, ImageHeader, ModelInput, Orientation};
@@ -87,14 +87,15 @@ impl AdmittedRequest<'_> {
         }
         let total = texts.len() + images.len();
         // What is wrong with an image is told before anything dear happens.
-        let heaviest = self.heaviest(&images, orientation).await?;
-        let reply = weight::embedding_bytes(total, self.model.embedding_dimension);
-        let weight = heaviest.map(|(_, weight)| weight).unwrap_or_default().with_reply(reply);
-        self.check_weight(&weight)?;
+        let largest = self.largest_footprint(&images, orientation).await?;
+        let reply = footprint::embedding_bytes(total, self.model.embedding_dimension);
+        let (_, footprint) = largest.unwrap_or_default();
+        let footprint = footprint.with_reply(reply);
+        self.check_footprint(&footprint)?;
         let (text_vectors, tokens, truncated) = self.embed_texts(texts).await?;
         let mut vectors: HashMap<usize, Arc<[f32]>> = text_vectors.into_iter().collect();
-        if let Some((side, _)) = heaviest {
-            self.reserve(&weight, self.square_workload(side)).await?;
+        if let Some((side, _)) = largest {
+            self.reserve(&footprint, self.square_workload(side)).await?;
             for (place, bytes) in images {
                 let vector = self.embed_square(bytes, orientation, side).await;
                 let vector = vector.map_err(|error| EmbedError::of_input(place, error))?;
@@ -135,28 +136,28 @@ impl AdmittedRequest<'_> {
         Ok((vectors.collect(), tokens, truncated))
     }
 
-    /// Returns the weight of the heaviest of some images, which are embedded one after the other, and the side of the
+    /// Returns the largest footprint of some images, which are embedded one after the other, and the side of the
     /// squares in which the model sees them. `None` without images.
-    async fn heaviest(
+    async fn largest_footprint(
         &self,
         images: &[(usize, Bytes)],
         orientation: Orientation,
-    ) -> Result<Option<(u32, Weight)>, EmbedError> {
+    ) -> Result<Option<(u32, Footprint)>, EmbedError> {
         if images.is_empty() {
             return Ok(None);
         }
         let side = self.training_side()?;
-        let mut weights = Vec::with_capacity(images.len());
+        let mut footprints = Vec::with_capacity(images.len());
         for (place, bytes) in images {
             let header = self.header(bytes.clone(), orientation).await;
             let header = header.map_err(|error| EmbedError::of_input(*place, error))?;
-            let weight = self.square_weight(&header, side, 0);
-            self.check_weight(&weight)
+            let footprint = self.square_footprint(&header, side, 0);
+            self.check_footprint(&footprint)
                 .map_err(|error| EmbedError::of_input(*place, error.into()))?;
-            weights.push(weight);
+            footprints.push(footprint);
         }
-        let heaviest = weights.into_iter().max_by_key(Weight::total);
-        Ok(heaviest.map(|weight| (side, weight)))
+        let largest = footprints.into_iter().max_by_key(Footprint::total);
+        Ok(largest.map(|footprint| (side, footprint)))
     }
 
     async fn classify(mut self, request: ClassifyRequest) -> Result<Classification, EngineError> {
@@ -175,13 +176,13 @@ impl AdmittedRequest<'_> {
         let header = self.header(bytes.clone(), options.orientation).await?;
         note("pixels", i64::from(header.width) * i64::from(header.height));
         let names = list.classes().iter().map(|class| class.name.as_str());
-        let reply = weight::class_bytes(names);
+        let reply = footprint::class_bytes(names);
         let queries = list.query_count(options.synonyms);
-        let weight = self.square_weight(&header, side, queries).with_reply(reply);
-        self.check_weight(&weight)?;
+        let footprint = self.square_footprint(&header, side, queries).with_reply(reply);
+        self.check_footprint(&footprint)?;
         let texts = list.texts();
         let embeddings = self.embed(&texts, options.templates).await?;
-        self.reserve(&weight, self.square_workload(side)).await?;
+        self.reserve(&footprint, self.square_workload(side)).await?;
         let image = self.embed_square(bytes, options.orientation, side).await?;
         let warnings = self.warnings(background, &list, &embeddings);
         let classifier = self.classifier(&list, embeddings, options.synonyms).await?;
@@ -220,9 +221,9 @@ impl AdmittedRequest<'_> {
     }
 
     /// Returns the bytes that an image takes as a square for the model, and the texts that it is compared with.
-    fn square_weight(&self, header: &ImageHeader, side: u32, queries: usize) -> Weight {
+    fn square_footprint(&self, header: &ImageHeader, side: u32, queries: usize) -> Footprint {
         let [side, patch] = [side, self.model.patch_pixels].map(u64::from);
-        Weight::of_features(&Dimensions {
+        Footprint::of_features(&Dimensions {
             decoding_bytes: header.decoding_bytes,
             pixels: u64::from(header.width) * u64::from(header.height),
             input_pixels: side * side,

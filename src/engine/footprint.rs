@@ -39,7 +39,7 @@ const ENTRY_BYTES: u64 = 512;
 /// Bytes of a pixel of a grey PNG at most that hardly compresses, its base64, and the JSON around it.
 const GREY_PNG_BYTES: u64 = 4;
 
-/// Everything that a request's weight depends on.
+/// Everything that a request's footprint depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Dimensions {
     /// Bytes for decoding the image; 0 if it is not decoded.
@@ -70,7 +70,7 @@ pub(super) struct Dimensions {
 
 /// The bytes that a request needs at most at once, in each of its stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Weight {
+pub(super) struct Footprint {
     /// Decoding and resizing.
     pixels: u64,
     /// Waiting for the model with the input, features and scores.
@@ -81,8 +81,8 @@ pub(super) struct Weight {
     reply: u64,
 }
 
-impl Weight {
-    /// Returns the weight of a request that asks for features alone, or compares them with texts as a whole.
+impl Footprint {
+    /// Returns the footprint of a request that asks for features alone, or compares them with texts as a whole.
     pub(super) fn of_features(dimensions: &Dimensions) -> Self {
         let Dimensions {
             decoding_bytes,
@@ -112,7 +112,7 @@ impl Weight {
         }
     }
 
-    /// Returns the weight of a request for a label map.
+    /// Returns the footprint of a request for a label map.
     pub(super) fn of_label_map(dimensions: &Dimensions, output: &OutputOptions) -> Self {
         let Dimensions {
             pixels,
@@ -144,7 +144,7 @@ impl Weight {
         }
     }
 
-    /// Returns the same weight with a reply of so many bytes, which grows from the beginning on.
+    /// Returns the same footprint with a reply of so many bytes, which grows from the beginning on.
     pub(super) fn with_reply(self, bytes: u64) -> Self {
         Self {
             pixels: sum([self.pixels, bytes]),
@@ -260,25 +260,25 @@ mod tests {
     }
 
     #[test]
-    fn a_large_image_weighs_what_its_pixels_take_and_less_from_stage_to_stage() {
-        let weight = Weight::of_label_map(&large_and_grey(), &png());
-        assert_eq!(weight.total(), 4 * 49_000_000 + 2 * 3 * 4 * 224 * 224);
-        assert!(weight.after_pixels() <= weight.total());
-        assert!(weight.after_scores() <= weight.after_pixels());
-        assert!(weight.after_label_map() <= weight.after_scores());
-        let features = Weight::of_features(&large_and_grey());
+    fn a_large_image_takes_most_for_its_pixels_and_less_from_stage_to_stage() {
+        let footprint = Footprint::of_label_map(&large_and_grey(), &png());
+        assert_eq!(footprint.total(), 4 * 49_000_000 + 2 * 3 * 4 * 224 * 224);
+        assert!(footprint.after_pixels() <= footprint.total());
+        assert!(footprint.after_scores() <= footprint.after_pixels());
+        assert!(footprint.after_label_map() <= footprint.after_scores());
+        let features = Footprint::of_features(&large_and_grey());
         assert!(features.total() >= 196_000_000 && features.after_pixels() < 2_000_000);
         assert_eq!(features.after_label_map(), 0);
     }
 
     #[test]
-    fn scores_refinements_and_replies_have_their_weight() {
+    fn scores_refinements_and_replies_have_their_bytes() {
         let small = Dimensions {
             pixels: 1000,
             cells: 100,
             ..Dimensions::default()
         };
-        let of = |dimensions, output: &OutputOptions| Weight::of_label_map(&dimensions, output).total();
+        let of = |dimensions, output: &OutputOptions| Footprint::of_label_map(&dimensions, output).total();
         let scored = Dimensions { queries: 1000, ..small };
         assert_eq!(of(scored, &png()), 4 * 4 * 1000 * 100);
         let of_long_texts = Dimensions {
@@ -312,9 +312,9 @@ mod tests {
             ..small
         };
         assert_eq!(of(with_classes, &raw), (2 + 1 + 8 + 4) * 1000 + 9000);
-        let with_reply = Weight::of_features(&small).with_reply(7000);
+        let with_reply = Footprint::of_features(&small).with_reply(7000);
         assert_eq!(with_reply.after_label_map(), 7000);
-        assert_eq!(with_reply.total(), Weight::of_features(&small).total() + 7000);
+        assert_eq!(with_reply.total(), Footprint::of_features(&small).total() + 7000);
         let extreme = Dimensions {
             queries: u64::MAX,
             pixels: u64::MAX,
@@ -324,12 +324,12 @@ mod tests {
     }
 
     #[test]
-    fn polygons_weigh_what_their_pixels_or_their_limit_let_them_have() {
+    fn polygons_take_what_their_pixels_or_their_limit_let_them_have() {
         let small = Dimensions {
             pixels: 1000,
             ..Dimensions::default()
         };
-        let of = |dimensions, output: &OutputOptions| Weight::of_label_map(&dimensions, output).total();
+        let of = |dimensions, output: &OutputOptions| Footprint::of_label_map(&dimensions, output).total();
         let as_polygons = OutputOptions {
             label_map: LabelMapFormat::Polygons,
             ..OutputOptions::default()
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_of_numbers_and_names_weigh_more_than_their_text() {
+    fn replies_of_numbers_and_names_take_more_than_their_text() {
         let least = f32::MIN_POSITIVE.to_string().len().min(16) as u64;
         assert!(embedding_bytes(3, 512) > 3 * 512 * (8 + least));
         assert_eq!(class_bytes(["a", "\u{e9}t\u{e9}"].into_iter()), 2 * 512 + 3 * (1 + 5));
