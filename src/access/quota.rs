@@ -8,6 +8,8 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, RateLimiter};
 
+use crate::support::ExceededLimit;
+
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct QuotaLimits {
@@ -46,6 +48,16 @@ pub enum QuotaError {
         /// Requests under way.
         limit: u32,
     },
+}
+
+impl QuotaError {
+    /// Returns the limit in the settings that the client exceeds.
+    pub fn limit(&self) -> ExceededLimit {
+        match *self {
+            Self::Rate { limit, .. } => ExceededLimit::fractional("access.requests_per_second", limit),
+            Self::InFlight { limit } => ExceededLimit::whole("access.in_flight", limit.into()),
+        }
+    }
 }
 
 impl Quota {

@@ -13,9 +13,9 @@ use super::etag::entity_tag;
 use super::problem::{Limit, Problem, ProblemType};
 use super::wire::ModelHealth;
 use crate::access::{QuotaError, Scope};
-use crate::engine::{CostError, EngineError, ExceededLimit, Field, LimitValue};
+use crate::engine::{EngineError, Field};
 use crate::image::DecodeError;
-use crate::support::{excerpt, without_middle};
+use crate::support::{ExceededLimit, LimitValue, excerpt, without_middle};
 use crate::vocabulary::{ClassListError, VocabularyError};
 
 /// Seconds that `Retry-After` suggests where no time was measured. Texts that were embedded before a deadline are kept, so
@@ -241,31 +241,11 @@ impl ApiError {
         match self {
             Self::At { error, .. } => error.limit(),
             Self::Invalid { limit, .. } => limit.clone(),
-            Self::Quota(QuotaError::Rate { limit, .. }) => {
-                Some(Limit::fractional("access.requests_per_second", *limit))
-            }
-            Self::Quota(QuotaError::InFlight { limit }) => Some(Limit::whole("access.in_flight", (*limit).into())),
+            Self::Quota(error) => Some(error.limit().into()),
             Self::RequestTooLarge { limit } => Some(Limit::whole("limits.max_request_bytes", *limit as u64)),
             Self::RequestTimeout { limit } => Some(Limit::fractional("server.body_seconds", *limit)),
-            Self::Engine(EngineError::Field(error)) => error.limit().map(Limit::from),
-            Self::Engine(EngineError::Image(DecodeError::TooManyPixels { limit, .. })) => {
-                Some(Limit::whole("limits.max_image_pixels", *limit))
-            }
-            Self::Engine(EngineError::InputTooLarge(error)) => {
-                Some(Limit::whole("limits.max_input_pixels", error.limit))
-            }
-            Self::Engine(EngineError::Cost(error)) => cost_limit(error),
-            Self::Engine(EngineError::ImageTooLargeToHold { limit, .. }) => {
-                Some(Limit::whole("images.held_bytes", *limit))
-            }
-            Self::Engine(EngineError::Overloaded { capacity, .. } | EngineError::ShareTaken { capacity, .. }) => {
-                Some(Limit::whole("engine.queue_capacity", *capacity as u64))
-            }
-            Self::Engine(EngineError::BodyBytes { limit }) => Some(Limit::whole("engine.body_bytes", *limit)),
-            Self::Engine(EngineError::TooManyTexts { error, .. }) => {
-                Some(Limit::whole("engine.max_waiting_texts", error.limit as u64))
-            }
-            Self::Vocabulary(error) | Self::Engine(EngineError::Vocabulary(error)) => vocabulary_limit(error),
+            Self::Engine(error) => error.limit().map(Limit::from),
+            Self::Vocabulary(error) => error.limit().map(Limit::from),
             _ => None,
         }
     }
@@ -370,7 +350,7 @@ impl ApiError {
                 Self::Vocabulary(VocabularyError::Invalid(ClassListError::OptionRange { option, .. })) => {
                     Some(format!("options.{option}"))
                 }
-                Self::Engine(EngineError::Cost(error)) => Some(cost_path(error).to_owned()),
+                Self::Engine(EngineError::Cost(error)) => Some(error.field().path()),
                 _ => None,
             },
             limit: self.limit(),
@@ -429,65 +409,6 @@ fn of_version(version: Option<&str>) -> String {
 fn names(scopes: &[Scope], separator: &str) -> String {
     let names: Vec<_> = scopes.iter().map(|scope| scope.name()).collect();
     names.join(separator)
-}
-
-/// The setting that was exceeded.
-fn cost_limit(error: &CostError) -> Option<Limit> {
-    match error {
-        CostError::TooManyWindows { limit, .. } => Some(Limit::whole("limits.max_windows", *limit as u64)),
-        CostError::PairedCells { limit, .. } => Some(Limit::whole("limits.max_paired_cells", *limit as u64)),
-        CostError::InputPixels { limit, .. } => Some(Limit::whole("limits.max_input_pixels", *limit)),
-        CostError::ScaledShortSide { limit, .. } => Some(Limit::whole("limits.max_short_side", (*limit).into())),
-        CostError::Refinement { limit, .. } => Some(Limit::whole("limits.max_refinement_bytes", *limit)),
-        CostError::ScoreBytes { limit, .. } => Some(Limit::whole("limits.max_score_bytes", *limit)),
-        CostError::PixelTexts { limit, .. } => Some(Limit::whole("limits.max_pixel_texts", *limit)),
-        CostError::WorkBytes { limit, .. } => Some(Limit::whole("engine.work_bytes", *limit)),
-        CostError::RawPixels { limit, .. } => Some(Limit::whole("limits.max_raw_pixels", *limit)),
-        CostError::PolygonCorners { limit } => Some(Limit::whole("limits.max_polygon_corners", *limit)),
-        CostError::ConfidencePixels { limit, .. } => Some(Limit::whole("limits.max_confidence_pixels", *limit)),
-        CostError::ProbabilityBytes { limit, .. } => Some(Limit::whole("limits.max_probability_bytes", *limit)),
-        _ => None,
-    }
-}
-
-/// The field that asked for too much.
-fn cost_path(error: &CostError) -> &'static str {
-    match error {
-        CostError::SmallWindow { .. } => "window.side",
-        CostError::Refinement { .. } => "refinement",
-        CostError::PairedCells { .. } => "attention",
-        CostError::ScaledShortSide { .. } => "scales",
-        CostError::InputPixels { sizes, .. } if sizes.0.len() > 1 => "scales",
-        CostError::WorkBytes { .. } => "image",
-        CostError::ScoreBytes { .. } | CostError::PixelTexts { .. } => "classes",
-        CostError::RawPixels { .. } | CostError::PolygonCorners { .. } => "output.label_map",
-        CostError::ConfidencePixels { .. } => "output.confidence_map",
-        CostError::ProbabilityBytes { .. } => "output.probability_maps",
-        _ => "window",
-    }
-}
-
-/// The setting that a class list or the number of vocabularies exceeded.
-fn vocabulary_limit(error: &VocabularyError) -> Option<Limit> {
-    let (name, limit) = match error {
-        VocabularyError::TooManyBytes { limit, .. } => {
-            return Some(Limit::whole("vocabulary.definitions_bytes", *limit));
-        }
-        VocabularyError::ShareTaken { key, limit } => return Some(Limit::whole(key, *limit)),
-        VocabularyError::StoreBusy { waited, .. } | VocabularyError::SharedBusy { waited, .. } => {
-            return Some(Limit::fractional("vocabulary.store_wait_seconds", waited.as_secs_f64()));
-        }
-        VocabularyError::TooMany { limit } => ("limits.max_vocabularies", limit),
-        VocabularyError::Invalid(ClassListError::TooManyClasses { limit, .. }) => ("limits.max_classes", limit),
-        VocabularyError::Invalid(ClassListError::TooManySynonyms { limit, .. }) => ("limits.max_synonyms", limit),
-        VocabularyError::Invalid(ClassListError::TooManyBackgroundNames { limit, .. }) => {
-            ("limits.max_background_names", limit)
-        }
-        VocabularyError::Invalid(ClassListError::NameTooLong { limit, .. }) => ("limits.max_name_characters", limit),
-        VocabularyError::Invalid(ClassListError::TooManyBytes { limit, .. }) => ("limits.max_vocabulary_bytes", limit),
-        _ => return None,
-    };
-    Some(Limit::whole(name, *limit as u64))
 }
 
 impl IntoResponse for ApiError {

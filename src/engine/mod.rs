@@ -13,6 +13,7 @@ mod defaults;
 mod estimate;
 mod extraction;
 mod features;
+mod field;
 mod footprint;
 mod host;
 mod images;
@@ -54,16 +55,17 @@ pub use budget::HeldBytes;
 pub use caller::{Caller, Callers};
 pub use cost::CostError;
 pub use defaults::DefaultSettings;
+pub use field::Field;
 pub use images::HeldImageStatus;
 pub use limits::InputLimits;
 pub use model_state::{ModelState, ModelStatus};
 pub use protocols::{Protocol, ProtocolData, ProtocolMethod};
 pub use request::{
     Background, BackgroundFields, BackgroundNames, ClassResult, ClassScore, Classification, ClassifyFields,
-    ClassifyRequest, EmbedError, EmbedInput, EmbedRequest, Embeddings, EngineError, ExceededLimit, FeatureFields,
-    Field, FieldError, HeldImage, ImageRequest, ImageSource, InputOptions, KeySmoothingFields, LimitValue,
-    OutputOptions, ProbabilityMaps, SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Similarity,
-    SimilarityRequest, Surroundings, Timings, VocabularyChoice, Warning, WarningCode, WindowFields,
+    ClassifyRequest, EmbedError, EmbedInput, EmbedRequest, Embeddings, EngineError, FeatureFields, FieldError,
+    HeldImage, ImageRequest, ImageSource, InputOptions, KeySmoothingFields, OutputOptions, ProbabilityMaps,
+    SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Similarity, SimilarityRequest, Surroundings, Timings,
+    VocabularyChoice, Warning, WarningCode, WindowFields,
 };
 pub use settings::{EngineSettings, ImageSettings, QueueSettings, ReadyWhen};
 pub use stage::Stage;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::admitted::{AdmittedRequest, CurrentStage};
+use super::field::Field;
 use super::footprint::Footprint;
 use super::job::{ExtractJob, FeatureInput, Job, SimilarJob};
-use super::request::{EngineError, Field, FieldError, ImageSource, InputOptions, Similarity, SimilarityRequest};
+use super::request::{EngineError, FieldError, ImageSource, InputOptions, Similarity, SimilarityRequest};
 use super::{Arrival, Engine, Stage};
 use crate::dense::{DenseOptions, FeatureOptions, RefinementOptions};
 use crate::label_map::{encode_range, enlarge};

@@ -5,6 +5,7 @@
 
 mod blocking;
 mod byte_lru;
+mod exceeded_limit;
 mod excerpt;
 mod folder;
 mod lengths;
@@ -21,6 +22,7 @@ mod whole_file;
 
 pub(crate) use blocking::run_blocking;
 pub(crate) use byte_lru::ByteLru;
+pub use exceeded_limit::{ExceededLimit, LimitValue};
 pub(crate) use excerpt::{excerpt, without_middle};
 pub(crate) use folder::{FoundFile, WalkError, check_pattern, find_files, find_files_outside, find_matches};
 pub(crate) use lengths::{to_i64, to_usize};

@@ -47,7 +47,7 @@ use std::time::Duration;
 
 use crate::scores::QueryOwner;
 use crate::shared::SharedError;
-use crate::support::excerpt;
+use crate::support::{ExceededLimit, excerpt};
 
 /// A class of a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -211,6 +211,28 @@ pub enum VocabularyError {
 }
 
 impl VocabularyError {
+    /// Returns the limit in the settings that the vocabulary exceeds, or its change, if it exceeds one.
+    pub fn limit(&self) -> Option<ExceededLimit> {
+        match self {
+            Self::TooMany { limit } => Some(ExceededLimit::whole("limits.max_vocabularies", *limit as u64)),
+            Self::TooManyBytes { limit, .. } => Some(ExceededLimit::whole("vocabulary.definitions_bytes", *limit)),
+            Self::ShareTaken { key, limit } => Some(ExceededLimit::whole(key, *limit)),
+            Self::StoreBusy { waited, .. } | Self::SharedBusy { waited, .. } => {
+                let seconds = waited.as_secs_f64();
+                Some(ExceededLimit::fractional("vocabulary.store_wait_seconds", seconds))
+            }
+            Self::Invalid(error) => error.limit(),
+            Self::NotFound { .. }
+            | Self::NotKnown { .. }
+            | Self::ReadOnly { .. }
+            | Self::Changed { .. }
+            | Self::InvalidName { .. }
+            | Self::NotStored { .. }
+            | Self::NotShared { .. }
+            | Self::SharedFull { .. } => None,
+        }
+    }
+
     /// Returns the same error about the name that was asked for. In a space of its own, a vocabulary has another name.
     pub fn about(mut self, asked_for: &str) -> Self {
         match &mut self {

@@ -285,14 +285,22 @@ fn flag(field: Field) -> &'static str {
         Field::DeadlineSeconds => "engine.max_deadline_seconds",
         Field::KeySmoothing | Field::KeySmoothingThreshold => "--key-smoothing",
         // No flag: a measurement does not choose them.
-        Field::OutputColors | Field::OutputProbabilityMap(_) | Field::OutputUnlabelled => "the label map",
+        Field::Image => "the image",
+        Field::OutputColors
+        | Field::OutputConfidenceMap
+        | Field::OutputLabelMap
+        | Field::OutputProbabilityMap(_)
+        | Field::OutputProbabilityMaps
+        | Field::OutputUnlabelled => "the label map",
         Field::PointX | Field::PointY => "the point",
         Field::PromptDenoising => "--prompt-denoising",
         Field::Protocol => "--protocol",
+        Field::Refinement => "--refinement",
         Field::Scale(_) | Field::Scales => "--scales",
         Field::ShortSide => "--short-side",
         Field::Temperature => "--temperature",
-        Field::Vocabulary => "--classes",
+        Field::Classes | Field::Vocabulary => "--classes",
+        Field::Window => "--window",
         Field::WindowSide => "the side of --window",
         Field::WindowStride => "the stride of --window",
     }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::engine::Field;
+use crate::support::ExceededLimit;
+
 /// A request exceeds a limit with its scales, windows, attention, texts or output. Each text names the limit's settings
 /// key.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -163,6 +166,45 @@ pub enum CostError {
         /// The limit in pixels.
         limit: u64,
     },
+}
+
+impl CostError {
+    /// Returns the field that asks for too much.
+    pub fn field(&self) -> Field {
+        match self {
+            Self::SmallWindow { .. } => Field::WindowSide,
+            Self::ScaledShortSide { .. } => Field::Scales,
+            Self::InputPixels { sizes, .. } if sizes.0.len() > 1 => Field::Scales,
+            Self::InputPixels { .. } | Self::TooManyWindows { .. } => Field::Window,
+            Self::PairedCells { .. } => Field::Attention,
+            Self::Refinement { .. } => Field::Refinement,
+            Self::ScoreBytes { .. } | Self::PixelTexts { .. } => Field::Classes,
+            Self::WorkBytes { .. } => Field::Image,
+            Self::RawPixels { .. } | Self::PolygonCorners { .. } => Field::OutputLabelMap,
+            Self::ConfidencePixels { .. } => Field::OutputConfidenceMap,
+            Self::ProbabilityBytes { .. } => Field::OutputProbabilityMaps,
+        }
+    }
+
+    /// Returns the limit in the settings that the request exceeds, if it exceeds one.
+    pub fn limit(&self) -> Option<ExceededLimit> {
+        let (key, limit) = match *self {
+            Self::SmallWindow { .. } => return None,
+            Self::ScaledShortSide { limit, .. } => ("limits.max_short_side", limit.into()),
+            Self::TooManyWindows { limit, .. } => ("limits.max_windows", limit as u64),
+            Self::InputPixels { limit, .. } => ("limits.max_input_pixels", limit),
+            Self::PairedCells { limit, .. } => ("limits.max_paired_cells", limit as u64),
+            Self::Refinement { limit, .. } => ("limits.max_refinement_bytes", limit),
+            Self::ScoreBytes { limit, .. } => ("limits.max_score_bytes", limit),
+            Self::PixelTexts { limit, .. } => ("limits.max_pixel_texts", limit),
+            Self::RawPixels { limit, .. } => ("limits.max_raw_pixels", limit),
+            Self::WorkBytes { limit, .. } => ("engine.work_bytes", limit),
+            Self::ProbabilityBytes { limit, .. } => ("limits.max_probability_bytes", limit),
+            Self::PolygonCorners { limit } => ("limits.max_polygon_corners", limit),
+            Self::ConfidencePixels { limit, .. } => ("limits.max_confidence_pixels", limit),
+        };
+        Some(ExceededLimit::whole(key, limit))
+    }
 }
 
 /// Width and height in pixels of each of several inputs.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dense::Refinement;
+use crate::support::LimitValue;
 
 fn limits() -> InputLimits {
     InputLimits {
@@ -201,4 +202,59 @@ fn more_cells_make_the_propagation_dearer() {
     // 32 bytes for each of a million pixels, plus 32 bytes for each of 10 texts in each of 335 x 335 cells.
     let error = check(224).expect_err("more than 40 million bytes").to_string();
     assert!(error.contains("takes 67912000 bytes"), "{error}");
+}
+
+#[test]
+fn a_text_names_the_limit_with_its_key() {
+    let (sizes, pixels, limit) = (Sizes(vec![(1, 1)]), 9, 7);
+    for error in [
+        CostError::ScaledShortSide {
+            scale: 2.0,
+            pixels: 9,
+            limit: 7,
+        },
+        CostError::TooManyWindows {
+            sizes: sizes.clone(),
+            count: 9,
+            limit: 7,
+        },
+        CostError::InputPixels { sizes, pixels, limit },
+        CostError::PairedCells {
+            attention: "naclip",
+            cells: 9,
+            limit: 7,
+        },
+        CostError::Refinement {
+            queries: 1,
+            pixels,
+            bytes: 9,
+            limit,
+        },
+        CostError::ScoreBytes {
+            queries: 1,
+            cells: 1,
+            bytes: 9,
+            limit,
+        },
+        CostError::PixelTexts {
+            queries: 1,
+            pixels,
+            limit,
+        },
+        CostError::RawPixels { pixels, limit },
+        CostError::WorkBytes { bytes: 9, limit },
+        CostError::ProbabilityBytes {
+            maps: 1,
+            pixels,
+            bytes: 9,
+            limit,
+        },
+        CostError::PolygonCorners { limit },
+        CostError::ConfidencePixels { pixels, limit },
+    ] {
+        let exceeded = error.limit().expect("a limit");
+        assert_eq!(exceeded.value, LimitValue::Whole(7));
+        let text = error.to_string();
+        assert!(text.contains(&format!("{} = 7", exceeded.key)), "{text}");
+    }
 }

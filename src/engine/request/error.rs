@@ -8,7 +8,7 @@ use crate::engine::cost::CostError;
 use crate::engine::model_state::ModelState;
 use crate::image::{DecodeError, InputTooLarge};
 use crate::shared::SharedError;
-use crate::support::excerpt;
+use crate::support::{ExceededLimit, excerpt};
 use crate::vocabulary::{TooManyWaiting, VocabularyError};
 
 /// Why a request to the engine has no result: to label, to classify, to embed, to hold an image.
@@ -159,6 +159,40 @@ pub enum EngineError {
     /// An internal failure. The log has the details.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl EngineError {
+    /// Returns the limit in the settings that the request exceeds, if it exceeds one.
+    pub fn limit(&self) -> Option<ExceededLimit> {
+        let (key, limit) = match self {
+            Self::Field(error) => return error.limit(),
+            Self::Vocabulary(error) => return error.limit(),
+            Self::Cost(error) => return error.limit(),
+            Self::Image(DecodeError::TooManyPixels { limit, .. }) => ("limits.max_image_pixels", *limit),
+            Self::InputTooLarge(error) => ("limits.max_input_pixels", error.limit),
+            Self::ImageTooLargeToHold { limit, .. } => ("images.held_bytes", *limit),
+            Self::Overloaded { capacity, .. } | Self::ShareTaken { capacity, .. } => {
+                ("engine.queue_capacity", *capacity as u64)
+            }
+            Self::BodyBytes { limit } => ("engine.body_bytes", *limit),
+            Self::TooManyTexts { error, .. } => ("engine.max_waiting_texts", error.limit as u64),
+            Self::Image(_)
+            | Self::UnsuitableInput(_)
+            | Self::UnknownModel { .. }
+            | Self::Unsupported(_)
+            | Self::ImageNotHeld
+            | Self::ImageNotKnown(_)
+            | Self::NotShared(_)
+            | Self::TooManyNewTexts { .. }
+            | Self::TooMuchWork { .. }
+            | Self::TooBusy { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::Unavailable(_)
+            | Self::ModelUnavailable { .. }
+            | Self::Internal(_) => return None,
+        };
+        Some(ExceededLimit::whole(key, limit))
+    }
 }
 
 fn model_unavailable(model: &str, state: ModelState, next_attempt: Duration) -> String {

@@ -2,70 +2,8 @@
 
 use std::fmt;
 
-use crate::support::excerpt;
-
-/// Names a field of a request, for error messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
-    /// What the last attention computes.
-    Attention,
-    /// The share of the foreground at which a small class is dropped.
-    BackgroundArea,
-    /// The probability below which a pixel is background.
-    BackgroundThreshold,
-    /// Seconds after which the caller no longer needs the answer.
-    DeadlineSeconds,
-    /// Key smoothing.
-    KeySmoothing,
-    /// Threshold of key smoothing.
-    KeySmoothingThreshold,
-    /// The colours of classes in the label map.
-    OutputColors,
-    /// The class at this index among those whose probability maps are wanted.
-    OutputProbabilityMap(usize),
-    /// The value of unlabelled pixels in the label map.
-    OutputUnlabelled,
-    /// Pixels of a point from the image's left edge.
-    PointX,
-    /// Pixels of a point from the image's top edge.
-    PointY,
-    /// Prompt denoising threshold.
-    PromptDenoising,
-    /// The published test protocol.
-    Protocol,
-    /// The scale at this index.
-    Scale(usize),
-    /// The list of scales.
-    Scales,
-    /// Short side of the model's input.
-    ShortSide,
-    /// Factor on cosines before the softmax.
-    Temperature,
-    /// The classes to look for.
-    Vocabulary,
-    /// Side of a window.
-    WindowSide,
-    /// Pixels from one window to the next.
-    WindowStride,
-}
-
-/// A limit in the settings that a field exceeds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ExceededLimit {
-    /// The limit's settings key.
-    pub key: &'static str,
-    /// The limit's value.
-    pub value: LimitValue,
-}
-
-/// The value of a limit, in the unit that its key names.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum LimitValue {
-    /// A whole number, such as a count or a number of pixels.
-    Whole(u64),
-    /// A fractional number, such as seconds.
-    Fractional(f64),
-}
+use crate::engine::Field;
+use crate::support::{ExceededLimit, excerpt};
 
 /// A request field is missing, out of its range, or contradicts another field.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,7 +59,11 @@ impl FieldError {
     pub fn limit(&self) -> Option<ExceededLimit> {
         match self {
             Self::OutOfRange { limit, .. } => *limit,
-            _ => None,
+            Self::Stride { .. }
+            | Self::FormulaAtScales
+            | Self::ThresholdWithoutReference
+            | Self::NoVocabulary
+            | Self::UnknownClass { .. } => None,
         }
     }
 
@@ -161,32 +103,3 @@ impl fmt::Display for FieldError {
 }
 
 impl std::error::Error for FieldError {}
-
-impl Field {
-    /// Returns the field's path in a request, such as `scales[1]`.
-    pub fn path(self) -> String {
-        let path = match self {
-            Self::Attention => "attention",
-            Self::BackgroundArea => "background.area",
-            Self::BackgroundThreshold => "background.threshold",
-            Self::DeadlineSeconds => "deadline_seconds",
-            Self::KeySmoothing => "key_smoothing",
-            Self::KeySmoothingThreshold => "key_smoothing.threshold",
-            Self::OutputColors => "output.colors",
-            Self::OutputProbabilityMap(index) => return format!("output.probability_maps[{index}]"),
-            Self::OutputUnlabelled => "output.unlabelled",
-            Self::PointX => "x",
-            Self::PointY => "y",
-            Self::PromptDenoising => "prompt_denoising",
-            Self::Protocol => "protocol",
-            Self::Scale(index) => return format!("scales[{index}]"),
-            Self::Scales => "scales",
-            Self::ShortSide => "short_side",
-            Self::Temperature => "temperature",
-            Self::Vocabulary => "vocabulary",
-            Self::WindowSide => "window.side",
-            Self::WindowStride => "window.stride",
-        };
-        path.to_owned()
-    }
-}

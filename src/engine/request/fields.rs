@@ -6,16 +6,17 @@
 
 use std::fmt;
 
-use super::field_error::{ExceededLimit, Field, FieldError, LimitValue};
+use super::field_error::FieldError;
 use super::{Background, EngineError, InputOptions, OutputOptions};
 use crate::dense::{
     Attention, DenseOptions, FeatureOptions, KeySmoothing, KeySmoothingMethod, MAX_TEMPERATURE, PROPAGATION_CELLS,
     Refinement, RefinementOptions, ScoreOptions, Window,
 };
-use crate::engine::{DefaultSettings, EngineSettings, InputLimits, Protocol, QueueSettings};
+use crate::engine::{DefaultSettings, EngineSettings, Field, InputLimits, Protocol, QueueSettings};
 use crate::image::{Orientation, Resize};
 use crate::label_map::LabelStyle;
 use crate::labeller::{CLIP_TEMPERATURE, ModelKind, ModelOptions};
+use crate::support::ExceededLimit;
 use crate::vocabulary::{Class, Synonyms, TemplateSet, VocabularyDefinition, VocabularyOptions};
 
 /// The fields of a request to label an image. `None` means that the caller did not name the field.
@@ -420,10 +421,7 @@ pub(in crate::engine) fn deadline_seconds(named: Option<f64>, queue: &QueueSetti
         field: Field::DeadlineSeconds,
         range: format!("above 0 and at most {key} = {max}"),
         value: seconds.to_string(),
-        limit: (seconds > max).then_some(ExceededLimit {
-            key,
-            value: LimitValue::Fractional(max),
-        }),
+        limit: (seconds > max).then_some(ExceededLimit::fractional(key, max)),
     })
 }
 
@@ -471,22 +469,18 @@ fn check_short_side(pixels: u32, limits: &InputLimits) -> Result<u32, FieldError
         field: Field::ShortSide,
         range: format!("1 to {key} = {max} pixels"),
         value: pixels.to_string(),
-        limit: (pixels > max).then_some(ExceededLimit {
-            key,
-            value: LimitValue::Whole(max.into()),
-        }),
+        limit: (pixels > max).then_some(ExceededLimit::whole(key, max.into())),
     })
 }
 
 fn check_scales(factors: &[f64], limits: &InputLimits) -> Result<(), FieldError> {
     let (key, max, count) = ("limits.max_scales", limits.max_scales, factors.len());
     if !(1..=max).contains(&count) {
-        let value = LimitValue::Whole(max as u64);
         return Err(FieldError::OutOfRange {
             field: Field::Scales,
             range: format!("1 to {key} = {max} factors"),
             value: count.to_string(),
-            limit: (count > max).then_some(ExceededLimit { key, value }),
+            limit: (count > max).then_some(ExceededLimit::whole(key, max as u64)),
         });
     }
     match factors.iter().position(|&factor| factor <= 0.0) {

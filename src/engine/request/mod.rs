@@ -17,7 +17,7 @@ use crate::label_map::{ClassStatistics, EncodedLabelMap, LabelMapFormat};
 use crate::vocabulary::ClassList;
 
 pub use error::EngineError;
-pub use field_error::{ExceededLimit, Field, FieldError, LimitValue};
+pub use field_error::FieldError;
 pub(in crate::engine) use fields::deadline_seconds;
 pub use fields::{
     BackgroundFields, BackgroundNames, FeatureFields, KeySmoothingFields, SegmentFields, SegmentOptions, Surroundings,

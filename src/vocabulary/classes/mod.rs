@@ -11,7 +11,7 @@ use unicode_normalization::UnicodeNormalization;
 use super::VocabularyLimits;
 use super::{Class, Classifier, EmbeddedTexts, Synonyms, TemplateSet};
 use crate::scores::{QueryOwner, UNLABELLED};
-use crate::support::visible;
+use crate::support::{ExceededLimit, visible};
 
 /// A class with this name is the background itself if the list has background names.
 const BACKGROUND: &str = "background";
@@ -95,6 +95,23 @@ pub enum ClassListError {
         /// The largest number of characters.
         limit: usize,
     },
+}
+
+impl ClassListError {
+    /// Returns the limit in the settings that the list exceeds, if it exceeds one.
+    pub fn limit(&self) -> Option<ExceededLimit> {
+        let (key, limit) = match *self {
+            Self::TooManyClasses { limit, .. } => ("limits.max_classes", limit),
+            Self::TooManySynonyms { limit, .. } => ("limits.max_synonyms", limit),
+            Self::TooManyBackgroundNames { limit, .. } => ("limits.max_background_names", limit),
+            Self::TooManyBytes { limit, .. } => ("limits.max_vocabulary_bytes", limit),
+            Self::NameTooLong { limit, .. } => ("limits.max_name_characters", limit),
+            Self::NoClasses | Self::EmptyName { .. } | Self::ControlCharacter { .. } | Self::OptionRange { .. } => {
+                return None;
+            }
+        };
+        Some(ExceededLimit::whole(key, limit as u64))
+    }
 }
 
 impl ClassList {
