@@ -19,8 +19,8 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use super::error::ApiError;
 use super::middleware::X_REQUEST_ID;
 use super::routing::{X_MASKCLIP_IMAGE, X_MASKCLIP_REPLICA};
-use super::segment::MASKCLIP_WARNINGS;
 use super::settings::{ANY, ServerSettings};
+use super::wire::MASKCLIP_WARNINGS;
 
 /// For how long a browser may keep the answer to a preflight. Chromium keeps it for two hours at most.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);

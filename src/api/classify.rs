@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::class_choice::{chosen_vocabulary, note_classes};
 use super::error::ApiError;
 use super::metered::held_json;
 use super::problem::problems;
-use super::segment::{VocabularyState, WarningReply, chosen_vocabulary, image_source, note_classes};
-use super::upload::{self, Upload, UploadBody};
-use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, TemplateSet, Timings};
+use super::upload::{self, Upload, UploadBody, image_source};
+use super::wire::{
+    BodyInForm, ClassBody, EXAMPLE_IMAGE, Orientation, Synonyms, TemplateSet, Timings, VocabularyState, WarningReply,
+};
 use crate::engine::{Caller, ClassScore, Classification, ClassifyFields, ClassifyRequest};
 use crate::support::run_blocking;
 

@@ -1,15 +1,19 @@
 //! The OpenAPI document: what the annotations of the routes come to, and what they cannot say.
 //!
 //! Owns the form that programs need which make clients of the document: branches with names, descriptions where they
-//! are read, and no null where none is taken.
+//! are read, no null where none is taken, and fields that exclude each other.
 
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{Discriminator, OneOf, SchemaType, Type};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{OpenApi, Ref, RefOr, Schema, Server};
 
+use super::documented;
 use super::problem::ProblemType;
-use super::{documented, segment};
 
 /// The OpenAPI document of [`router`](super::router), as it stands in `openapi.yaml`.
 pub fn openapi_yaml() -> String {
@@ -27,7 +31,7 @@ pub fn openapi_yaml() -> String {
     }
     name_branches(&mut openapi);
     raise_descriptions(&mut openapi);
-    segment::write_exclusions(&mut openapi);
+    write_exclusions(&mut openapi);
     let description = openapi.info.description.get_or_insert_default();
     description.push('\n');
     description.push_str(&ProblemType::table());
@@ -131,6 +135,41 @@ fn raise_descriptions(openapi: &mut OpenApi) {
             }
         }
     }
+}
+
+/// Writes which fields of the bodies of `POST /v1/segment` and `POST /v1/classify` exclude each other, and of which one
+/// is needed. A schema says so by what it is `not`, which programs that make clients pass over; for `oneOf` they would
+/// make a type for each case.
+fn write_exclusions(openapi: &mut OpenApi) {
+    let components = openapi.components.as_mut().expect("the document has schemas");
+    let of_classes: [(&str, &[&str]); 2] = [
+        ("SegmentBody", &["classes", "vocabulary", "protocol"]),
+        ("ClassifyBody", &["classes", "vocabulary"]),
+    ];
+    for (name, classes) in of_classes {
+        let Some(RefOr::T(Schema::Object(schema))) = components.schemas.get_mut(name) else {
+            unreachable!("the body is an object of the document");
+        };
+        let excluded = json!([
+            both(["image", "image_id"]),
+            none(&["image", "image_id"]),
+            both(["classes", "vocabulary"]),
+            none(classes),
+        ]);
+        schema.extensions = Some(Extensions::from_iter([("not", json!({"anyOf": excluded}))]));
+    }
+}
+
+/// The schema of objects that have both fields.
+fn both(fields: [&str; 2]) -> Value {
+    let given = |field| (field, json!({"not": {"type": "null"}}));
+    json!({"required": fields, "properties": HashMap::from(fields.map(given))})
+}
+
+/// The schema of objects that have none of the fields.
+fn none(fields: &[&str]) -> Value {
+    let properties: HashMap<_, _> = fields.iter().map(|field| (field, json!({"type": "null"}))).collect();
+    json!({"properties": properties})
 }
 
 #[cfg(test)]

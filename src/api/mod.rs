@@ -8,6 +8,7 @@ mod authorisation;
 mod base_path;
 mod body;
 mod browsers;
+mod class_choice;
 mod classify;
 mod client_address;
 mod compression;

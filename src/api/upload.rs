@@ -13,7 +13,7 @@ use super::AppState;
 use super::body::{admit_values, check_promise, media_type, parse_json, read_json_text, unsupported_media_type};
 use super::error::ApiError;
 use super::metered::metered;
-use crate::engine::HeldBytes;
+use crate::engine::{HeldBytes, ImageSource};
 use crate::support::{excerpt, run_blocking};
 
 /// The part of a form with the deadline, which clients without JSON can send.
@@ -63,6 +63,19 @@ pub(super) async fn read<T: UploadBody>(
         }
         Some("multipart/form-data") => from_multipart(request, state, held).await,
         _ => Err(unsupported_media_type(found, SUPPORTED)),
+    }
+}
+
+/// The one image that a request is about.
+pub(super) fn image_source(image: Option<Bytes>, id: Option<String>) -> Result<ImageSource, ApiError> {
+    match (image, id) {
+        (Some(image), None) => Ok(ImageSource::Upload(image)),
+        (None, Some(id)) => Ok(ImageSource::Held(id)),
+        (None, None) => Err(ApiError::invalid("image", "one of image and image_id is required")),
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "image_id",
+            "image and image_id exclude each other; give one of them",
+        )),
     }
 }
 

@@ -18,8 +18,8 @@ use crate::api::body::{media_type, parse_json, read_json_text, unsupported_media
 use crate::api::error::ApiError;
 use crate::api::metered::held_json;
 use crate::api::problem::{Limit, problems};
-use crate::api::segment::MASKCLIP_WARNINGS;
 use crate::api::upload::decode_base64;
+use crate::api::wire::MASKCLIP_WARNINGS;
 use crate::engine::{Caller, EmbedInput, EmbedRequest, Embeddings, InputLimits, WarningCode};
 use crate::support::run_blocking;
 

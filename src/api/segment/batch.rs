@@ -21,12 +21,13 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ArrayBuilder, KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::SegmentProblems;
 use super::body::SegmentBody;
 use super::reply::SegmentReply;
-use super::{SegmentProblems, note_classes};
 use crate::access::ApiKey;
 use crate::api::AppState;
 use crate::api::accept;
+use crate::api::class_choice::note_classes;
 use crate::api::error::ApiError;
 use crate::api::metered::held_bytes;
 use crate::api::middleware::X_REQUEST_ID;

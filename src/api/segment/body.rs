@@ -1,22 +1,18 @@
 //! The request to segment as clients write it, and its checks that need no image.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use utoipa::ToSchema;
-use utoipa::openapi::extensions::Extensions;
-use utoipa::openapi::{OpenApi, RefOr, Schema};
 
 use super::background::BackgroundBody;
 use super::probability_maps::ProbabilityMapsBody;
+use crate::api::class_choice::chosen_vocabulary;
 use crate::api::error::ApiError;
 use crate::api::upload::UploadBody;
 use crate::api::wire::{
     Attention, ClassBody, FurtherLabelMapFormat, KeySmoothingBody, LabelMapFormat, Orientation, Refinement, Resize,
     Synonyms, TemplateSet, WindowBody, feature_fields, object, optional_whole_number,
 };
-use crate::engine::{OutputOptions, Protocol, SegmentFields, VocabularyChoice};
+use crate::engine::{OutputOptions, Protocol, SegmentFields};
 use crate::label_map::LabelStyle;
 use crate::support::excerpt;
 
@@ -195,41 +191,6 @@ impl SegmentBody {
     }
 }
 
-/// Writes into the document which fields of a [`SegmentBody`], and of the body of `POST /v1/classify`, exclude each other, and
-/// of which one is needed. A schema says so by what it is `not`, which programs that make clients pass over; for `oneOf` they
-/// would make a type for each case.
-pub(crate) fn write_exclusions(openapi: &mut OpenApi) {
-    let components = openapi.components.as_mut().expect("the document has schemas");
-    let of_classes: [(&str, &[&str]); 2] = [
-        ("SegmentBody", &["classes", "vocabulary", "protocol"]),
-        ("ClassifyBody", &["classes", "vocabulary"]),
-    ];
-    for (name, classes) in of_classes {
-        let Some(RefOr::T(Schema::Object(schema))) = components.schemas.get_mut(name) else {
-            unreachable!("the body is an object of the document");
-        };
-        let excluded = json!([
-            both(["image", "image_id"]),
-            none(&["image", "image_id"]),
-            both(["classes", "vocabulary"]),
-            none(classes),
-        ]);
-        schema.extensions = Some(Extensions::from_iter([("not", json!({"anyOf": excluded}))]));
-    }
-}
-
-/// The schema of objects that have both fields.
-fn both(fields: [&str; 2]) -> Value {
-    let given = |field| (field, json!({"not": {"type": "null"}}));
-    json!({"required": fields, "properties": HashMap::from(fields.map(given))})
-}
-
-/// The schema of objects that have none of the fields.
-fn none(fields: &[&str]) -> Value {
-    let properties: HashMap<_, _> = fields.iter().map(|field| (field, json!({"type": "null"}))).collect();
-    json!({"properties": properties})
-}
-
 impl UploadBody for SegmentBody {
     fn take_image(&mut self) -> Option<String> {
         self.image.take()
@@ -269,23 +230,4 @@ fn colors(texts: &[Color]) -> Result<Vec<[u8; 3]>, ApiError> {
         })
     };
     texts.iter().enumerate().map(color).collect()
-}
-
-/// The classes or the name of a vocabulary, whichever the body has.
-pub(in crate::api) fn chosen_vocabulary(
-    classes: Option<Vec<ClassBody>>,
-    name: Option<String>,
-) -> Result<Option<VocabularyChoice>, ApiError> {
-    match (classes, name) {
-        (Some(_), Some(_)) => Err(ApiError::Invalid {
-            path: None,
-            detail: "classes and vocabulary exclude each other; give one of them".to_owned(),
-            limit: None,
-        }),
-        (Some(classes), None) => {
-            let classes = classes.into_iter().map(Into::into).collect();
-            Ok(Some(VocabularyChoice::Inline(classes)))
-        }
-        (None, name) => Ok(name.map(VocabularyChoice::Named)),
-    }
 }

@@ -7,33 +7,26 @@ mod probability_maps;
 mod reply;
 
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use utoipa::ToSchema;
 
+use super::class_choice::note_classes;
 use super::error::ApiError;
 use super::metered::{held_bytes, held_json};
 use super::problem::problems;
 use super::routing::with_image;
-use super::upload::{self, Upload};
-use super::wire::{BodyInForm, ClassBody, EXAMPLE_IMAGE, LabelMapFormat};
+use super::upload::{self, Upload, image_source};
+use super::wire::{BodyInForm, EXAMPLE_IMAGE, LabelMapFormat, MASKCLIP_WARNINGS};
 use super::{AppState, accept};
-use crate::engine::{Caller, ImageSource, SegmentRequest, Warning};
+use crate::engine::{Caller, SegmentRequest, Warning};
 use crate::label_map::EncodedLabelMap;
-use crate::support::{excerpt, run_blocking};
-use crate::telemetry::note;
+use crate::support::run_blocking;
 use body::OutputBody;
 
-pub(super) use body::{SegmentBody, chosen_vocabulary, write_exclusions};
+pub(super) use body::SegmentBody;
 use reply::SegmentReply;
-pub(super) use reply::{VocabularyState, WarningReply};
-
-/// Codes of the warnings, separated by commas, when the answer is the PNG itself.
-pub(super) const MASKCLIP_WARNINGS: HeaderName = HeaderName::from_static("maskclip-warnings");
-
-/// The most class names of a request that are logged.
-const MAX_LOGGED_CLASSES: usize = 100;
 
 const JSON: &str = "application/json";
 const PNG: &str = "image/png";
@@ -158,30 +151,6 @@ pub(super) async fn segment(
         Ok(with_image(response, sha256.as_deref()))
     })
     .await
-}
-
-/// Says in the request's span which vocabulary it names, and its classes where the settings want them in the log.
-pub(super) fn note_classes(vocabulary: Option<&str>, classes: Option<&[ClassBody]>, with_names: bool) {
-    if let Some(vocabulary) = vocabulary {
-        note("vocabulary", excerpt(vocabulary));
-    }
-    if with_names && let Some(classes) = classes {
-        let names: Vec<_> = classes.iter().map(ClassBody::name).take(MAX_LOGGED_CLASSES).collect();
-        tracing::Span::current().record("class_names", names.join(", "));
-    }
-}
-
-/// The one image that a request is about.
-pub(super) fn image_source(image: Option<Bytes>, id: Option<String>) -> Result<ImageSource, ApiError> {
-    match (image, id) {
-        (Some(image), None) => Ok(ImageSource::Upload(image)),
-        (None, Some(id)) => Ok(ImageSource::Held(id)),
-        (None, None) => Err(ApiError::invalid("image", "one of image and image_id is required")),
-        (Some(_), Some(_)) => Err(ApiError::invalid(
-            "image_id",
-            "image and image_id exclude each other; give one of them",
-        )),
-    }
 }
 
 /// The output that `Accept: image/png` leaves: a PNG and nothing beside it.

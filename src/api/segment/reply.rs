@@ -6,8 +6,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::error::ApiError;
-use crate::api::wire::{MapFormat, Timings, WarningCode};
-use crate::engine::{ClassResult, Segmentation, Warning};
+use crate::api::wire::{MapFormat, Timings, VocabularyState, WarningReply};
+use crate::engine::{ClassResult, Segmentation};
 use crate::label_map::{self, ClassPolygons, EncodedLabelMap, coco_category};
 
 /// A labelled image.
@@ -50,19 +50,6 @@ pub struct SegmentReply {
     pub features_cached: bool,
     /// Where the time went.
     pub timings: Timings,
-}
-
-/// A class list and how much of it is embedded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct VocabularyState {
-    /// Equal for equal lists with equal templates and background.
-    pub id: String,
-    /// Texts whose embeddings are held: all of them by now.
-    #[schema(example = 2)]
-    pub embedded: usize,
-    /// Texts of the list.
-    #[schema(example = 2)]
-    pub total: usize,
 }
 
 /// What the result says of one class.
@@ -227,32 +214,6 @@ pub struct ProbabilityMapReply {
     /// whichever class won there and whatever the threshold says. 0 everywhere for a class that prompt denoising or the area
     /// of `background` has dropped.
     pub data: String,
-}
-
-/// Advice that comes with a result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct WarningReply {
-    /// A stable code. `single-class`: one class and no background, so every pixel gets it with probability 1.
-    /// `no-background`: no class has the name of something that surrounds others (the words of `vocabulary.background`:
-    /// sky, wall, ...) or "background", and the request leaves `background` open. `duplicate-class`: a class or a
-    /// synonym stands in the list twice. `commas-in-name`: the only class or background name has commas in it, so several
-    /// names may have been meant. `numbered-names`: names begin with numbers, as in "0: tiger". `signs-in-names`: names
-    /// have signs around them that lists in JSON, CSV, YAML or a label map have, as in "- tiger" or "tiger,3".
-    /// `unknown-word`: a class has words the model's training captions never had.
-    /// `text-truncated`: a name is longer than the model reads, and the end of some prompts with it was cut off.
-    /// `denoising-dropped-all`: prompt denoising would have dropped every class, so it dropped none.
-    pub code: WarningCode,
-    /// What it means for this request.
-    pub message: String,
-}
-
-impl From<Warning> for WarningReply {
-    fn from(Warning { code, message }: Warning) -> Self {
-        Self {
-            code: code.into(),
-            message,
-        }
-    }
 }
 
 impl From<label_map::CocoMask> for CocoMask {

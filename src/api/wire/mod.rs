@@ -14,13 +14,15 @@ mod model_health;
 mod named;
 mod object;
 mod timings;
+mod vocabulary_state;
+mod warning;
 mod whole_number;
 mod window;
 
 pub use classes::{ClassBody, ClassDetail, Name};
 pub use enums::{
     Attention, KeySmoothingMethod, LabelMapFormat, ModelKind, Orientation, Precision, Refinement, Resize, Synonyms,
-    TemplateSet, WarningCode,
+    TemplateSet,
 };
 pub(super) use features::feature_fields;
 pub use form::{BodyInForm, without_image};
@@ -30,6 +32,9 @@ pub use map_format::MapFormat;
 pub use model_health::ModelHealth;
 pub use object::{Object, object, object_or_null};
 pub use timings::Timings;
+pub use vocabulary_state::VocabularyState;
+pub(super) use warning::MASKCLIP_WARNINGS;
+pub use warning::WarningReply;
 pub use whole_number::optional_whole_number;
 pub use window::WindowBody;
 
