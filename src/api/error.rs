@@ -252,37 +252,20 @@ impl ApiError {
 
     /// Seconds after which a repeat is worth a try; none where waiting does not help.
     pub(super) fn retry_after_seconds(&self) -> Option<u64> {
+        let whole_seconds = |wait: Duration| (wait.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS);
         match self {
             Self::At { error, .. } => error.retry_after_seconds(),
+            _ if !self.kind().has_retry_after() => None,
+            Self::Engine(EngineError::TooManyNewTexts { .. } | EngineError::TooMuchWork { .. }) => None,
             Self::Engine(
                 EngineError::Overloaded { retry_seconds, .. }
                 | EngineError::ShareTaken { retry_seconds, .. }
                 | EngineError::TooManyTexts { retry_seconds, .. }
                 | EngineError::TooBusy { retry_seconds, .. },
             ) => Some(*retry_seconds),
-            Self::Engine(EngineError::ModelUnavailable { next_attempt, .. }) => {
-                Some((next_attempt.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
-            }
-            Self::Quota(QuotaError::Rate { wait, .. }) => {
-                Some((wait.as_secs_f64().ceil() as u64).max(RETRY_AFTER_SECONDS))
-            }
-            Self::Quota(QuotaError::InFlight { .. })
-            | Self::Engine(
-                EngineError::BodyBytes { .. }
-                | EngineError::DeadlineExceeded { .. }
-                | EngineError::NotShared(_)
-                | EngineError::ImageNotKnown(_),
-            )
-            | Self::Vocabulary(
-                VocabularyError::StoreBusy { .. }
-                | VocabularyError::SharedBusy { .. }
-                | VocabularyError::NotShared { .. }
-                | VocabularyError::NotKnown { .. },
-            )
-            | Self::Engine(EngineError::Vocabulary(
-                VocabularyError::NotShared { .. } | VocabularyError::NotKnown { .. },
-            )) => Some(RETRY_AFTER_SECONDS),
-            _ => None,
+            Self::Engine(EngineError::ModelUnavailable { next_attempt, .. }) => Some(whole_seconds(*next_attempt)),
+            Self::Quota(QuotaError::Rate { wait, .. }) => Some(whole_seconds(*wait)),
+            _ => Some(RETRY_AFTER_SECONDS),
         }
     }
 

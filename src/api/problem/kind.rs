@@ -94,12 +94,23 @@ struct Facts {
     title: &'static str,
     /// What it means and what a caller can do.
     meaning: &'static str,
+    /// Whether `Retry-After` says when a repeat is worth a try, unless waiting does not help the request.
+    has_retry_after: bool,
 }
 
 impl ProblemType {
     #[expect(clippy::too_many_lines, reason = "one table, with a row for each kind")]
     fn facts(self) -> Facts {
-        let facts = |status, title, meaning| Facts { status, title, meaning };
+        let facts = |status, title, meaning| Facts {
+            status,
+            title,
+            meaning,
+            has_retry_after: false,
+        };
+        let with_retry_after = |status, title, meaning| Facts {
+            has_retry_after: true,
+            ..facts(status, title, meaning)
+        };
         match self {
             Self::Malformed => facts(
                 StatusCode::BAD_REQUEST,
@@ -240,13 +251,13 @@ impl ProblemType {
                 "The loaded model's architecture does not have what was asked for, such as an attention of vision \
                  transformers; `detail` names what it has.",
             ),
-            Self::Quota => facts(
+            Self::Quota => with_retry_after(
                 StatusCode::TOO_MANY_REQUESTS,
                 "The key's quota is used up",
                 "The client of this key sends more requests a second, or has more under way at once, than it may; \
                  `limit` says which and how many. Wait for `Retry-After` seconds. Others do not notice.",
             ),
-            Self::Overloaded => facts(
+            Self::Overloaded => with_retry_after(
                 StatusCode::TOO_MANY_REQUESTS,
                 "The server is overloaded",
                 "There is no room for the request now: in the server (`engine.queue_capacity`), for its body \
@@ -270,27 +281,27 @@ impl ProblemType {
                 "The server is going down, which cuts off what takes longer than `server.drain_seconds`, or too \
                  few of its models are ready (`engine.ready_when`). Try again, or elsewhere.",
             ),
-            Self::ModelUnavailable => facts(
+            Self::ModelUnavailable => with_retry_after(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The model is not ready",
                 "The model that was asked for is being loaded, or is down after a failure; `detail` says which \
                  and when it is tried again. Wait for `Retry-After` seconds, or ask another model.",
             ),
-            Self::StoreBusy => facts(
+            Self::StoreBusy => with_retry_after(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The store of vocabularies is busy",
                 "Another process has held the store (`vocabulary.store_path`), or other replicas have changed the same \
                  vocabulary (`shared.url`), for longer than `vocabulary.store_wait_seconds`. Nothing was changed. Wait \
                  for `Retry-After` seconds.",
             ),
-            Self::SharedStateUnavailable => facts(
+            Self::SharedStateUnavailable => with_retry_after(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The shared state cannot be reached",
                 "What the replicas of this server have in common (`shared.url`) cannot be reached, and a change \
                  would be known to one of them alone, or the name or id that was asked for may be known to another \
                  one. Wait for `Retry-After` seconds.",
             ),
-            Self::DeadlineExceeded => facts(
+            Self::DeadlineExceeded => with_retry_after(
                 StatusCode::GATEWAY_TIMEOUT,
                 "The deadline passed",
                 "No result within `deadline_seconds`. Texts that were embedded by then are kept, so a repeat is \
@@ -329,6 +340,11 @@ impl ProblemType {
     /// The `title` member: the same words each time.
     pub fn title(self) -> &'static str {
         self.facts().title
+    }
+
+    /// Whether `Retry-After` says when a repeat is worth a try, unless waiting does not help the request.
+    pub(in crate::api) fn has_retry_after(self) -> bool {
+        self.facts().has_retry_after
     }
 
     /// What it means and what a caller can do, for the OpenAPI document.

@@ -112,17 +112,7 @@ fn response(kinds: &[ProblemType]) -> Response {
     let mut response = ResponseBuilder::new()
         .description(meanings.join("\n\n"))
         .content(PROBLEM_JSON, content.build());
-    if kinds.iter().any(|kind| {
-        matches!(
-            kind,
-            ProblemType::Quota
-                | ProblemType::Overloaded
-                | ProblemType::ModelUnavailable
-                | ProblemType::StoreBusy
-                | ProblemType::SharedStateUnavailable
-                | ProblemType::DeadlineExceeded
-        )
-    }) {
+    if kinds.iter().any(|kind| kind.has_retry_after()) {
         response = response.header(
             "retry-after",
             HeaderBuilder::new()
