@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -30,6 +30,7 @@ use super::request_body::RequestBody;
 use super::settings::ConnectionLimits;
 use super::tls::Tls;
 use crate::engine::Engine;
+use crate::support::lock;
 
 /// The most bytes of a head, and of a body in one piece, that a connection buffers. hyper answers a larger head with
 /// 431.
@@ -120,8 +121,7 @@ impl Connections {
     }
 
     fn clocks(&self) -> MutexGuard<'_, BTreeMap<usize, ConnectionClock>> {
-        // Nothing in here panics halfway.
-        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.clocks)
     }
 
     /// Serves one connection to its end.

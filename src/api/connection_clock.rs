@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 use super::reply_body::{OpenReplies, ReplyBody};
 use super::request_body::BodyProgress;
 use super::settings::ConnectionLimits;
+use crate::support::lock;
 
 /// The longest time for which the rest of a request is read that was answered before its end. A client that still sends
 /// must be able to read the answer, and would lose it if the socket were closed at once.
@@ -103,8 +104,7 @@ impl ConnectionClock {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing in here panics halfway.
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.waiting)
     }
 
     /// When the connection will have waited for too long, and for what. `None` while the client waits for the server.

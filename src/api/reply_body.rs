@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
+
+use crate::support::lock;
 
 /// Most bytes of a reply that hyper gets at once: a frame of HTTP/2.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -168,6 +170,7 @@ impl OpenReply {
     }
 
     fn poll_piece(&self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        // A body that panics here is not polled again.
         let piece = lock(&self.content).poll_piece(context);
         let now = Instant::now();
         let mut progress = lock(&self.progress);
@@ -268,11 +271,6 @@ impl<G> Drop for ReplyBody<G> {
     fn drop(&mut self) {
         self.all.iter().for_each(|replies| replies.remove(&self.reply));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in here panics halfway but a body, which is not polled again then.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

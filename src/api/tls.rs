@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::settings::TlsSettings;
-use crate::support::{read_regular_file, run_blocking};
+use crate::support::{lock, read_regular_file, run_blocking};
 
 /// The versions of HTTP that are offered, the preferred one first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -134,8 +134,7 @@ impl Certificate {
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
-        // Nothing in here panics halfway.
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.files)
     }
 
     /// Returns what is known of the files, unless somebody is looking at them.

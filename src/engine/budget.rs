@@ -4,13 +4,14 @@
 //! request needs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::caller::{Caller, Scarce, Share};
 use super::estimate::HoldingTimes;
+use crate::support::lock;
 
 /// Bytes of a semaphore's permit. A reservation is rounded up to whole permits.
 const UNIT: u64 = 1024;
@@ -233,7 +234,7 @@ impl Drop for Reservation {
 
 impl Reservation {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::caller::{Caller, CallerId};
 use crate::dense::Refinement;
+use crate::support::lock;
 
 /// Share of the latest measurement in an average.
 const WEIGHT: f64 = 0.2;
@@ -264,10 +265,6 @@ impl Average {
         self.latest
             .is_none_or(|latest| now.saturating_duration_since(latest) > LONGEST_AGE)
     }
-}
-
-fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long reservations of a budget are held, weighted by their bytes.

@@ -15,7 +15,7 @@ use super::request::InputOptions;
 use crate::dense::{FeatureOptions, SmoothingKeys};
 use crate::image::{Orientation, Resize};
 use crate::labeller::ImageFeatures;
-use crate::support::{ByteLru, SharedLru};
+use crate::support::{ByteLru, SharedLru, lock};
 
 /// SHA-256 of an encoded image's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -161,7 +161,7 @@ impl FeatureCache {
     }
 
     fn held(&self) -> MutexGuard<'_, SharedLru<CallerId, FeatureKey, HeldFeatures>> {
-        self.held.lock().expect("nothing panics while it has the cache's lock")
+        lock(&self.held)
     }
 }
 

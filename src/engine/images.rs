@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::caller::CallerId;
 use super::features::ImageDigest;
 use super::request::EngineError;
-use crate::support::{ByteLru, SharedLru};
+use crate::support::{ByteLru, SharedLru, lock};
 
 /// An encoded image with its digest.
 #[derive(Debug, Clone)]
@@ -174,7 +174,7 @@ impl HeldImages {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it has the images' lock")
+        lock(&self.state)
     }
 }
 

@@ -6,12 +6,13 @@
 //! the queue refuses jobs, so that none waits for work that may never come.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::IntGauge;
 
 use super::caller::Caller;
+use crate::support::lock;
 
 /// Images that may go before waiting texts, one after the other. Then a chunk of texts gets its turn, so that texts are
 /// delayed by a stream of images and not starved.
@@ -132,10 +133,7 @@ impl<T: Queued> JobQueue<T> {
             if state.closed {
                 return None;
             }
-            state = self
-                .changed
-                .wait(state)
-                .expect("no consumer panics while it holds the lock");
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -203,12 +201,12 @@ impl<T: Queued> JobQueue<T> {
         let closing = self
             .closing
             .wait_timeout_while(self.lock(), limit, |state| !state.closed);
-        let (state, _) = closing.expect("nobody panics while holding the lock");
+        let (state, _) = closing.unwrap_or_else(PoisonError::into_inner);
         state.closed
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().expect("nobody panics while holding the lock")
+        lock(&self.state)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Implements [`Labeller`] for any network with a text tower. Converts plain data to tensors and back.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,7 +11,7 @@ use crate::dense::{
 use crate::image::{ModelInput, NormalisedImage};
 use crate::labeller::{ImageFeatures, Labeller, LabellerError, ModelInfo};
 use crate::scores::{DenseScores, ScoreMap};
-use crate::support::{to_i64, to_usize};
+use crate::support::{lock, to_i64, to_usize};
 use crate::vocabulary::{Classifier, TemplateSet, TextEmbedding};
 
 /// A network that computes features on a grid, with the text tower whose embeddings the features are compared with.
@@ -151,8 +151,7 @@ struct TensorFeatures {
 
 impl TensorFeatures {
     fn views(&self) -> MutexGuard<'_, ImageViews> {
-        // The tensors are only read, so a panic elsewhere leaves them intact.
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.views)
     }
 }
 

@@ -1,7 +1,7 @@
-//! Small helpers that belong to no room: caches with a limit in bytes, seeded random numbers, conversions of lengths,
-//! checks of settings, look-up of values by name and the form of names, text from outside, excerpts of texts, work on
-//! threads that may block, texts of panics, addresses with passwords, regular files alone, the walk over folders, files
-//! of lines that grow, and files that are written as a whole.
+//! Small helpers that belong to no room: caches with a limit in bytes, locks, seeded random numbers, conversions of
+//! lengths, checks of settings, look-up of values by name and the form of names, text from outside, excerpts of texts,
+//! work on threads that may block, texts of panics, addresses with passwords, regular files alone, the walk over folders,
+//! files of lines that grow, and files that are written as a whole.
 
 mod blocking;
 mod byte_lru;
@@ -10,6 +10,7 @@ mod excerpt;
 mod folder;
 mod lengths;
 mod line_file;
+mod lock;
 mod names;
 mod panics;
 mod plain_text;
@@ -27,6 +28,7 @@ pub(crate) use excerpt::{excerpt, without_middle};
 pub(crate) use folder::{FoundFile, WalkError, check_pattern, find_files, find_files_outside, find_matches};
 pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use line_file::{LineError, LineFile, ReadLines};
+pub(crate) use lock::lock;
 pub(crate) use names::{is_plain_name, named};
 pub(crate) use panics::{catch_panic, panic_message};
 pub(crate) use plain_text::{plain_json, plain_text, visible};

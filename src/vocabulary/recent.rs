@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use super::{ClassList, TemplateSet};
-use crate::support::{ByteLru, SharedLru};
+use crate::support::{ByteLru, SharedLru, lock};
 
 /// A class list that a request sent along recently.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +77,7 @@ impl RecentLists {
     }
 
     fn lists(&self) -> MutexGuard<'_, SharedLru<u64, String, RecentList>> {
-        self.lists.lock().expect("nothing panics while it has the lists' lock")
+        lock(&self.lists)
     }
 }
 

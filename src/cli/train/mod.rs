@@ -27,6 +27,7 @@ use crate::models::student::{
 };
 use crate::models::{ClipLabeller, ClipModel};
 use crate::scores::QueryOwner;
+use crate::support::lock;
 use crate::training::{
     BackboneWeights, GivenLabels, LabelCache, Teacher, Texts, TrainOutcome, TrainRun, TrainingImages,
 };
@@ -343,7 +344,7 @@ impl Signals {
         signals.runtime.spawn(async move {
             signal.await;
             // The lock is held to the end, so that the phase does not change.
-            let phase = phase.lock().expect("nobody panics while holding the lock");
+            let phase = lock(&phase);
             match *phase {
                 Phase::Preparing => {
                     note("stopped before any image was labelled: the same command starts again");
@@ -357,7 +358,7 @@ impl Signals {
     }
 
     fn enter(&self, phase: Phase) {
-        *self.phase.lock().expect("nobody panics while holding the lock") = phase;
+        *lock(&self.phase) = phase;
     }
 
     /// Labels images to the end. The first signal ends the process at once, between two label maps.

@@ -16,6 +16,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::DiskError;
+use crate::support::lock;
 
 /// Size of a page in bytes: room for seven rows of 512 floats, where SQLite's default has room for one.
 const PAGE_BYTES: i64 = 16384;
@@ -356,11 +357,11 @@ impl Database {
     }
 
     fn writer(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.writer.lock().expect("nothing panics while it writes a file")
+        lock(&self.writer)
     }
 
     fn reader(&self) -> MutexGuard<'_, Reader> {
-        self.reader.lock().expect("nothing panics while it reads a file")
+        lock(&self.reader)
     }
 }
 

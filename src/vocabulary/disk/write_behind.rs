@@ -2,12 +2,13 @@
 //! written within a second is given up: the embeddings stay in memory and can be computed again.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::super::embedding::{EmbeddingKey, TextEmbedding};
 use super::DiskStore;
 use super::embeddings::{Changes, KeyDigest};
+use crate::support::lock;
 
 /// Bytes of embeddings that may wait to be written. More are not written.
 const MAX_WAITING_BYTES: usize = 32 << 20;
@@ -33,9 +34,7 @@ struct State {
 
 impl WriteBehind {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("nothing panics while it has the lock of waiting writes")
+        lock(&self.state)
     }
 }
 
@@ -90,7 +89,7 @@ impl DiskStore {
     pub fn wait_until_written(&self, limit: Duration) {
         let busy = |state: &mut State| state.is_writing;
         let waited = self.behind.written.wait_timeout_while(self.behind.state(), limit, busy);
-        drop(waited.expect("nothing panics while it has the lock of waiting writes"));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn change_behind(self: &Arc<Self>, changes: Changes) {
