@@ -96,9 +96,9 @@ impl Engine {
         let share = self.check_room(caller, &definition.list, templates).await?;
         let put = self.registry.put(whole, definition, condition, SystemTime::now());
         let (vocabulary, stored) = put.await.map_err(|error| error.about(name))?;
-        let (engine, list) = (Arc::clone(self), Arc::clone(&vocabulary.list));
+        let (engine, defined) = (Arc::clone(self), Arc::clone(&vocabulary));
         tokio::spawn(async move {
-            engine.embed_for_all(&list, templates).await;
+            engine.embed_for_all(&defined, templates).await;
             drop(share);
         });
         Ok((vocabulary, stored))
@@ -124,16 +124,25 @@ impl Engine {
         self.take_text_share(caller, most).map_err(|error| self.counted(error))
     }
 
-    /// Embeds the texts of a class list for every model that is ready, one model after the other.
-    async fn embed_for_all(&self, list: &ClassList, templates: TemplateSet) {
+    /// Embeds the texts of a vocabulary for every model that is ready, one model after the other.
+    async fn embed_for_all(&self, vocabulary: &NamedVocabulary, templates: TemplateSet) {
+        let texts = vocabulary.list.texts();
         for host in &self.models {
-            match self.embed_missing(host, &list.texts(), templates).await {
-                // `keep_embedded` takes the list up when the model is ready.
-                Ok(()) | Err(EngineError::ModelUnavailable { .. } | EngineError::Unavailable(_)) => {}
-                Err(error) => {
-                    let model = &host.name;
-                    tracing::warn!(%error, model, "could not embed a vocabulary ahead; its first request will embed it");
-                }
+            // Where the model does not answer, `keep_embedded` takes the vocabulary up when it is ready.
+            self.embed_or_warn(host, &vocabulary.name, &texts, templates).await;
+        }
+    }
+
+    /// Embeds those of some texts that have no embeddings for a model, ahead of the requests for them. Warns when the
+    /// model fails. `name` says in the warning which texts they are.
+    async fn embed_or_warn(&self, host: &ModelHost, name: &str, texts: &[String], templates: TemplateSet) -> Ahead {
+        match self.embed_missing(host, texts, templates).await {
+            Ok(()) => Ahead::Embedded,
+            Err(EngineError::ModelUnavailable { .. } | EngineError::Unavailable(_)) => Ahead::NoModel,
+            Err(error) => {
+                let model = &host.name;
+                tracing::warn!(%error, model, name, "could not embed texts ahead; their first request will embed them");
+                Ahead::Failed
             }
         }
     }
@@ -236,16 +245,11 @@ impl Engine {
         if given_up.contains(key) {
             return true;
         }
-        match self.embed_missing(host, texts, templates).await {
-            Ok(()) => true,
-            Err(EngineError::ModelUnavailable { .. } | EngineError::Unavailable(_)) => false,
-            Err(error) => {
-                let model = &host.name;
-                tracing::warn!(%error, model, name, "could not embed texts ahead; their first request will embed them");
-                given_up.insert(key.to_owned());
-                true
-            }
+        let ahead = self.embed_or_warn(host, name, texts, templates).await;
+        if ahead == Ahead::Failed {
+            given_up.insert(key.to_owned());
         }
+        ahead != Ahead::NoModel
     }
 
     /// Deletes the vocabulary that the caller knows by this name. `condition` is that of [`VocabularyRegistry::put`].
@@ -342,6 +346,17 @@ async fn keep_embedded(engine: Weak<Engine>, model: usize, mut changes: StateCha
             return;
         }
     }
+}
+
+/// What came of embedding texts ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    /// All texts have embeddings.
+    Embedded,
+    /// The model does not answer now.
+    NoModel,
+    /// The model failed over the texts.
+    Failed,
 }
 
 /// The vocabulary that a request chose.
