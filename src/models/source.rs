@@ -119,7 +119,7 @@ impl ClipSource {
             Some(file) if is_generic(file) => path.parent(),
             _ => Some(path.as_path()).filter(|path| path.is_dir()),
         };
-        if let Some(name) = folder.and_then(checkpoint::hub::model_name) {
+        if let Some(name) = folder.and_then(checkpoint::hub_model_name) {
             return name.to_owned();
         }
         let name = folder.and_then(Path::file_name).or_else(|| path.file_stem());

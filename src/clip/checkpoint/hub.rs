@@ -22,7 +22,7 @@ pub(super) fn latest_snapshot(folder: &Path) -> Option<PathBuf> {
 
 /// Returns the name of the model that lies in `folder`, without its owner, if that is a repository of the hub's cache
 /// or one of its snapshots.
-pub fn model_name(folder: &Path) -> Option<&str> {
+pub fn hub_model_name(folder: &Path) -> Option<&str> {
     let parent = folder.parent()?;
     let repository = match parent.file_name() {
         Some(name) if name == SNAPSHOTS => parent.parent()?,
@@ -40,9 +40,9 @@ mod tests {
     fn a_model_of_the_cache_is_called_as_its_repository() {
         let repository = Path::new("/cache/models--openai--clip-vit-base-patch16");
         for folder in [repository, &repository.join(SNAPSHOTS).join("1a2b3c4")] {
-            assert_eq!(model_name(folder), Some("clip-vit-base-patch16"));
+            assert_eq!(hub_model_name(folder), Some("clip-vit-base-patch16"));
         }
-        assert_eq!(model_name(Path::new("/cache/models--gpt2")), Some("gpt2"));
-        assert_eq!(model_name(Path::new("/models/ViT-B-16")), None);
+        assert_eq!(hub_model_name(Path::new("/cache/models--gpt2")), Some("gpt2"));
+        assert_eq!(hub_model_name(Path::new("/models/ViT-B-16")), None);
     }
 }

@@ -9,7 +9,7 @@ mod config;
 mod container;
 mod error;
 mod files;
-pub mod hub;
+mod hub;
 mod hugging_face;
 mod names;
 mod pickle;
@@ -20,6 +20,7 @@ mod stored;
 pub use config::ModelConfig;
 pub use error::CheckpointError;
 pub use files::{file_bytes, weights_file};
+pub use hub::hub_model_name;
 
 use std::collections::HashMap;
 use std::path::Path;
