@@ -12,6 +12,7 @@ use super::request::{
     ClassResult, EngineError, OutputOptions, SegmentFields, SegmentOptions, SegmentRequest, Segmentation, Warning,
     WarningCode,
 };
+use super::vocabulary::FoundVocabulary;
 use super::{Arrival, Caller, CostError, Engine, Stage, cost};
 use crate::dense::{DenseOptions, refinement_bytes, refinement_work};
 use crate::label_map::{
@@ -19,7 +20,7 @@ use crate::label_map::{
 };
 use crate::scores::{DenseScores, QueryOwner};
 use crate::telemetry::note;
-use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, Urgency};
+use crate::vocabulary::{self, ClassList, Classifier, EmbeddedTexts, Synonyms, TemplateSet, Urgency, VocabularyError};
 
 impl Engine {
     /// Labels one image, for a request that has arrived.
@@ -100,10 +101,7 @@ impl AdmittedRequest<'_> {
         self.check(&dense.features)?;
         let (image, digest) = self.image(&image).await?;
         let background = options.background.names.as_deref();
-        let list = self
-            .engine
-            .class_list(&self.caller, vocabulary, background, options.templates)?;
-        note("classes", list.classes().len() as i64);
+        let list = self.class_list(vocabulary, background, options.templates)?;
         options.check_style(list.classes().len())?;
         let wanted = options.output.probability_maps.of(&list)?;
         let seen = self.look(image, digest, dense, input).await?;
@@ -152,6 +150,20 @@ impl AdmittedRequest<'_> {
             timings: self.timings,
             held_bytes: self.held_bytes(),
         })
+    }
+
+    /// Returns the class list of the request, as [`Engine::class_list`] does.
+    pub(super) fn class_list(
+        &self,
+        vocabulary: FoundVocabulary,
+        background_names: Option<&[String]>,
+        templates: TemplateSet,
+    ) -> Result<Arc<ClassList>, VocabularyError> {
+        let list = self
+            .engine
+            .class_list(&self.caller, vocabulary, background_names, templates)?;
+        note("classes", list.classes().len() as i64);
+        Ok(list)
     }
 
     /// Makes the classifier of a class list, which may be large: not before the request has reserved its bytes.

@@ -10,6 +10,7 @@ use super::request::{EngineError, FieldError, ImageSource, InputOptions, Similar
 use super::{Arrival, Engine, Stage};
 use crate::dense::{DenseOptions, FeatureOptions, RefinementOptions};
 use crate::label_map::{encode_range, enlarge};
+use crate::labeller::ImageFeatures;
 
 impl Engine {
     /// Compares a held image with one of its own points, for a request that has arrived. With features that are kept, the
@@ -68,13 +69,7 @@ impl AdmittedRequest<'_> {
         self.reserve(&footprint, seen.workload()).await?;
         let prepared = self.prepare(seen, RefinementOptions::None, &input).await?;
         self.shrink_to(footprint.after_pixels());
-        let features = match prepared.input {
-            FeatureInput::Cached { features, .. } => features,
-            FeatureInput::Pixels(input) => {
-                let job = |ticket| Job::Extract(ExtractJob { input, options, ticket });
-                self.on_worker(job).await?
-            }
-        };
+        let features = self.features(prepared.input, options).await?;
         if let Some(key) = prepared.key {
             self.hold_features(key, Arc::clone(&features), size, options.keys);
         }
@@ -104,6 +99,21 @@ impl AdmittedRequest<'_> {
             features_cached,
             timings: self.timings,
         })
+    }
+
+    /// Returns features that are kept, or has a worker extract them.
+    async fn features(
+        &mut self,
+        input: FeatureInput,
+        options: FeatureOptions,
+    ) -> Result<Arc<dyn ImageFeatures>, EngineError> {
+        match input {
+            FeatureInput::Cached { features, .. } => Ok(features),
+            FeatureInput::Pixels(input) => {
+                let job = |ticket| Job::Extract(ExtractJob { input, options, ticket });
+                self.on_worker(job).await
+            }
+        }
     }
 }
 

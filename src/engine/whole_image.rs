@@ -169,10 +169,7 @@ impl AdmittedRequest<'_> {
         let (bytes, _) = self.image(&image).await?;
         // Background names do not compete.
         let background: Option<&[String]> = Some(&[]);
-        let list = self
-            .engine
-            .class_list(&self.caller, vocabulary, background, options.templates)?;
-        note("classes", list.classes().len() as i64);
+        let list = self.class_list(vocabulary, background, options.templates)?;
         let header = self.header(bytes.clone(), options.orientation).await?;
         note("pixels", i64::from(header.width) * i64::from(header.height));
         let names = list.classes().iter().map(|class| class.name.as_str());

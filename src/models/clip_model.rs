@@ -1,5 +1,7 @@
 //! A CLIP model: its files, and how a worker loads it.
 
+use std::fmt;
+
 use tch::Kind;
 
 use super::labeller::NetworkLabeller;
@@ -7,7 +9,7 @@ use super::options_file::OptionsFile;
 use super::place::Place;
 use super::source::{ClipSource, ModelError};
 use super::text_encoder::TextEncoder;
-use crate::clip::{self, Clip, VisualTower, Weights, checkpoint};
+use crate::clip::{Clip, ModelConfig, VisualTower, Weights, checkpoint};
 use crate::dense::{self, MAX_TEMPERATURE, Refinement};
 use crate::image::Normalisation;
 use crate::labeller::{CLIP_TEMPERATURE, LabellerError, ModelInfo, ModelOptions};
@@ -45,24 +47,9 @@ impl ClipModel {
     /// [`LabellerError::Load`] when the weights or the configuration cannot be used.
     pub fn load(&self) -> Result<ClipLabeller, LabellerError> {
         self.place.prepare();
-        let failed = |reason: &dyn std::fmt::Display| LabellerError::Load(format!("{}: {reason}", self.source));
-        // Loads the weights first: if the file holds none, a missing configuration beside it is not the error to
-        // report.
-        let (weights, config, options) = match &self.source {
-            ClipSource::Embedded(model) => (
-                Weights::from_bytes(model.weights, self.place.device, Kind::Float).map_err(|error| failed(&error))?,
-                clip::ModelConfig::parse(model.config).map_err(|error| failed(&error))?,
-                OptionsFile::parse(model.options).map_err(|error| failed(&error))?,
-            ),
-            ClipSource::Path(path) => {
-                let weights = Weights::load(path, self.place.device, Kind::Float).map_err(|error| failed(&error))?;
-                let config = clip::ModelConfig::find(weights.format(), path).map_err(|error| failed(&error))?;
-                let file = checkpoint::weights_file(path).map_err(|error| failed(&error))?;
-                (weights, config, OptionsFile::beside(&file)?)
-            }
-        };
+        let (weights, config, options) = self.read()?;
         let precision = self.place.clip_precision;
-        let clip = Clip::load(weights.in_kind(precision.kind()), &config).map_err(|error| failed(&error))?;
+        let clip = Clip::load(weights.in_kind(precision.kind()), &config).map_err(|error| self.failed(&error))?;
         let embedded = match &self.source {
             ClipSource::Embedded(model) => Some(model),
             ClipSource::Path(_) => None,
@@ -103,6 +90,29 @@ impl ClipModel {
             learned_background: None,
             info,
         })
+    }
+
+    /// Reads the weights, the configuration and the options. The weights come first: if the file holds none, a missing
+    /// configuration beside it is not the error to report.
+    fn read(&self) -> Result<(Weights, ModelConfig, OptionsFile), LabellerError> {
+        let device = self.place.device;
+        match &self.source {
+            ClipSource::Embedded(model) => Ok((
+                Weights::from_bytes(model.weights, device, Kind::Float).map_err(|error| self.failed(&error))?,
+                ModelConfig::parse(model.config).map_err(|error| self.failed(&error))?,
+                OptionsFile::parse(model.options).map_err(|error| self.failed(&error))?,
+            )),
+            ClipSource::Path(path) => {
+                let weights = Weights::load(path, device, Kind::Float).map_err(|error| self.failed(&error))?;
+                let config = ModelConfig::find(weights.format(), path).map_err(|error| self.failed(&error))?;
+                let file = checkpoint::weights_file(path).map_err(|error| self.failed(&error))?;
+                Ok((weights, config, OptionsFile::beside(&file)?))
+            }
+        }
+    }
+
+    fn failed(&self, reason: &dyn fmt::Display) -> LabellerError {
+        LabellerError::Load(format!("{}: {reason}", self.source))
     }
 }
 

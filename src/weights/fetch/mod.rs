@@ -283,45 +283,62 @@ impl Fetch<'_> {
         {
             return Err(self.wrong_size(&without_secrets(url), offered, expected));
         }
-        let limit = expected.bytes.unwrap_or(self.settings.max_bytes);
-        let cannot_write = |partial: &Partial| FetchError::at(partial.path());
         if reply.start == 0 {
-            partial.restart().map_err(cannot_write(partial))?;
+            partial.restart().map_err(FetchError::at(partial.path()))?;
         }
+        let limit = expected.bytes.unwrap_or(self.settings.max_bytes);
+        self.receive(
+            &mut reply.body,
+            &without_secrets(url),
+            (total, limit),
+            partial,
+            progress,
+        )?;
+        Ok(reply.sha256)
+    }
+
+    /// Receives the bytes of a body behind those that are there: `total` of them if that is known, never more than
+    /// `limit`.
+    fn receive(
+        &self,
+        body: &mut impl Read,
+        address: &str,
+        (total, limit): (Option<u64>, u64),
+        partial: &mut Partial,
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<(), FetchError> {
         if total.is_some_and(|total| total > limit) {
-            return Err(self.too_large(&without_secrets(url), total));
+            return Err(self.too_large(address, total));
         }
+        let interrupted = |received, reason| HttpError::Interrupted {
+            address: address.to_owned(),
+            received,
+            total,
+            reason,
+        };
         progress.begin(partial.length(), total);
         let mut chunk = vec![0; CHUNK];
         loop {
-            let count = reply.body.read(&mut chunk).map_err(|source| HttpError::Interrupted {
-                address: without_secrets(url),
-                received: partial.length(),
-                total,
-                reason: source.to_string(),
-            })?;
+            let count = body.read(&mut chunk);
+            let count = count.map_err(|source| interrupted(partial.length(), source.to_string()))?;
             if count == 0 {
                 break;
             }
-            partial.append(&chunk[..count]).map_err(cannot_write(partial))?;
+            partial
+                .append(&chunk[..count])
+                .map_err(FetchError::at(partial.path()))?;
             progress.advance(count as u64);
             if let Some(total) = total.filter(|&total| partial.length() > total) {
-                return Err(self.wrong_size(&without_secrets(url), partial.length(), total));
+                return Err(self.wrong_size(address, partial.length(), total));
             }
             if partial.length() > limit {
-                return Err(self.too_large(&without_secrets(url), total));
+                return Err(self.too_large(address, total));
             }
         }
-        if total.is_some_and(|total| partial.length() < total) {
-            return Err(HttpError::Interrupted {
-                address: without_secrets(url),
-                received: partial.length(),
-                total,
-                reason: "the server closed the connection".to_owned(),
-            }
-            .into());
+        match total.is_some_and(|total| partial.length() < total) {
+            true => Err(interrupted(partial.length(), "the server closed the connection".to_owned()).into()),
+            false => Ok(()),
         }
-        Ok(reply.sha256)
     }
 
     /// Copies the model from a file on this machine.
