@@ -276,8 +276,8 @@ impl WorkerContext {
         });
     }
 
-    /// Refuses a model whose weights are not those that were loaded first. Their digest stands in replies, and caches
-    /// hold what they computed.
+    /// Refuses a model whose weights are not those that were loaded first, or whose text tower computes otherwise. Their
+    /// digest stands in replies, and caches hold what they computed.
     fn refuse_other_weights(&self, found: &ModelInfo) -> Result<(), LabellerError> {
         let state = self.state.borrow();
         let WorkersState::Loaded { model: first, .. } = &*state else {
@@ -285,7 +285,10 @@ impl WorkerContext {
         };
         for (part, [first, found]) in [
             ("weights", [first, found].map(|model| model.weights_sha256.as_str())),
-            ("text tower's weights", [first, found].map(|model| model.text_tower().0)),
+            (
+                "text tower's weights",
+                [first, found].map(|model| model.text_tower().weights_sha256),
+            ),
         ] {
             if first != found {
                 return Err(LabellerError::Load(format!(
@@ -293,6 +296,13 @@ impl WorkerContext {
                      the first file back, or restart the server"
                 )));
             }
+        }
+        if first.text_tower().variant != found.text_tower().variant {
+            return Err(LabellerError::Load(
+                "the configuration of its text tower has changed on disk since the server started; put the first file back, \
+                 or restart the server"
+                    .to_owned(),
+            ));
         }
         Ok(())
     }

@@ -106,14 +106,18 @@ fn spaces(
     texts: &[String],
 ) -> impl Iterator<Item = (EmbeddingSpace, Vec<String>)> {
     let (own, towers): (Vec<_>, Vec<_>) = texts.iter().cloned().partition(|text| model.has_own_embedding(text));
-    let (tower_sha256, precision) = model.text_tower();
-    let space = |weights_sha256: &str| EmbeddingSpace {
+    let tower = model.text_tower();
+    let space = |weights_sha256: &str, variant: &str| EmbeddingSpace {
         weights_sha256: weights_sha256.into(),
-        precision: precision.name(),
+        precision: tower.precision.name(),
+        variant: variant.into(),
         templates,
         dimension: model.embedding_dimension,
     };
-    let spaces = [(space(tower_sha256), towers), (space(&model.weights_sha256), own)];
+    let spaces = [
+        (space(tower.weights_sha256, tower.variant), towers),
+        (space(&model.weights_sha256, ""), own),
+    ];
     spaces.into_iter().filter(|(_, texts)| !texts.is_empty())
 }
 

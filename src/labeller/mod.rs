@@ -138,6 +138,9 @@ pub struct ModelInfo {
     pub weights_sha256: String,
     /// Element type of the model's arithmetic.
     pub precision: Precision,
+    /// What the model's own text tower computes otherwise than that of OpenAI's models with the same weights; empty where
+    /// nothing, and for a student.
+    pub text_variant: String,
     /// The device: "cpu" or "cuda:0".
     pub device: String,
     /// Length of text and image embeddings.
@@ -170,12 +173,19 @@ impl ModelInfo {
         }
     }
 
-    /// Returns the SHA-256 of the weights that embed the model's texts, with the element type of that text tower. The
-    /// tower is the model's own, or its teacher's for a student.
-    pub fn text_tower(&self) -> (&str, Precision) {
+    /// Returns the text tower that embeds the model's texts: its own, or its teacher's for a student.
+    pub fn text_tower(&self) -> TextTowerInfo<'_> {
         match &self.student {
-            None => (&self.weights_sha256, self.precision),
-            Some(student) => (&student.teacher.weights_sha256, student.teacher.precision),
+            None => TextTowerInfo {
+                weights_sha256: &self.weights_sha256,
+                precision: self.precision,
+                variant: &self.text_variant,
+            },
+            Some(StudentInfo { teacher, .. }) => TextTowerInfo {
+                weights_sha256: &teacher.weights_sha256,
+                precision: teacher.precision,
+                variant: &teacher.text_variant,
+            },
         }
     }
 
@@ -185,6 +195,17 @@ impl ModelInfo {
         let learned = self.student.as_ref().is_some_and(|student| student.learned_background);
         learned && is_background(text)
     }
+}
+
+/// What determines the embeddings that a text tower computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextTowerInfo<'a> {
+    /// SHA-256 of the weights, lower-case hexadecimal.
+    pub weights_sha256: &'a str,
+    /// Element type of the tower's arithmetic.
+    pub precision: Precision,
+    /// What the tower computes otherwise than that of OpenAI's models with the same weights; empty where nothing.
+    pub variant: &'a str,
 }
 
 /// How a student was trained.
@@ -211,6 +232,9 @@ pub struct TeacherInfo {
     pub weights_sha256: String,
     /// Element type in which the teacher's text tower computes in this process.
     pub precision: Precision,
+    /// What the teacher's text tower computes otherwise than that of OpenAI's models with the same weights; empty where
+    /// nothing.
+    pub text_variant: String,
 }
 
 /// The kind of a model.

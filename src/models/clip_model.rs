@@ -59,6 +59,7 @@ impl ClipModel {
             architecture: clip.visual.architecture(),
             weights_sha256: clip.weights_sha256,
             precision,
+            text_variant: config.text_variant(),
             device: self.place.device_name(),
             embedding_dimension: clip.text.embedding_dimension(),
             patch_pixels: u32::try_from(clip.visual.patch_pixels()).expect("a patch's side in pixels fits 32 bits"),

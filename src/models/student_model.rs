@@ -129,6 +129,7 @@ impl StudentModel {
             ),
             weights_sha256: card.weights_sha256.clone(),
             precision,
+            text_variant: String::new(),
             device: self.place.device_name(),
             embedding_dimension: teacher.embedding_dimension,
             patch_pixels: STRIDE_PIXELS,
@@ -153,6 +154,7 @@ impl StudentModel {
                     name: card.plan.teacher.name.clone(),
                     weights_sha256: teacher.weights_sha256,
                     precision: teacher.precision,
+                    text_variant: teacher.text_variant,
                 },
             }),
         }

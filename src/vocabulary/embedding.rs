@@ -67,6 +67,9 @@ pub struct EmbeddingSpace {
     pub weights_sha256: Arc<str>,
     /// Name of the element type of the model's arithmetic. Half precision gives other numbers.
     pub precision: &'static str,
+    /// What the text tower computes otherwise than that of OpenAI's models with the same weights; empty where nothing. The
+    /// weights do not tell it: it is read from a file beside them, which may be corrected.
+    pub variant: Arc<str>,
     /// The templates that each text is put into.
     pub templates: TemplateSet,
     /// Number of values in an embedding. It follows from the weights.
@@ -95,16 +98,22 @@ impl EmbeddingKey {
     }
 
     /// Returns the SHA-256 of the whole key. It covers the templates' sentences, so a changed template set has other
-    /// keys.
+    /// keys. A variant is part of the key where there is one, so that the keys of most models stay those of versions that
+    /// knew no variants.
     pub fn digest(&self) -> [u8; 32] {
         let EmbeddingSpace {
             weights_sha256,
             precision,
+            variant,
             templates,
             dimension: _,
         } = &self.space;
+        let variant = Some(&**variant).filter(|variant| !variant.is_empty());
         let mut digest = Sha256::new();
-        for part in [&**weights_sha256, *precision, templates.digest(), &self.text] {
+        for part in [&**weights_sha256, *precision, templates.digest(), &self.text]
+            .into_iter()
+            .chain(variant)
+        {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
@@ -167,6 +176,7 @@ mod tests {
         let space = EmbeddingSpace {
             weights_sha256: "w".into(),
             precision: "float32",
+            variant: "".into(),
             templates: TemplateSet::Simple,
             dimension: 2,
         };
@@ -178,6 +188,10 @@ mod tests {
             precision: "bfloat16",
             ..space.clone()
         };
+        let other_variant = EmbeddingSpace {
+            variant: "gelu".into(),
+            ..space.clone()
+        };
         let other_templates = EmbeddingSpace {
             templates: TemplateSet::Imagenet80,
             ..space.clone()
@@ -187,9 +201,28 @@ mod tests {
             EmbeddingKey::new(&space, "cats").digest(),
             EmbeddingKey::new(&other_weights, "cat").digest(),
             EmbeddingKey::new(&other_precision, "cat").digest(),
+            EmbeddingKey::new(&other_variant, "cat").digest(),
             EmbeddingKey::new(&other_templates, "cat").digest(),
         ];
-        assert_eq!(digests.iter().collect::<std::collections::HashSet<_>>().len(), 5);
+        assert_eq!(digests.iter().collect::<std::collections::HashSet<_>>().len(), 6);
         assert_eq!(EmbeddingKey::new(&space, "cat").digest(), digests[0]);
+    }
+
+    #[test]
+    fn without_a_variant_the_key_is_that_of_versions_that_knew_none() {
+        let space = EmbeddingSpace {
+            weights_sha256: "w".into(),
+            precision: "float32",
+            variant: "".into(),
+            templates: TemplateSet::Simple,
+            dimension: 2,
+        };
+        let mut digest = Sha256::new();
+        for part in ["w", "float32", TemplateSet::Simple.digest(), "cat"] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        let former: [u8; 32] = digest.finalize().into();
+        assert_eq!(EmbeddingKey::new(&space, "cat").digest(), former);
     }
 }

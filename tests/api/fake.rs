@@ -50,8 +50,8 @@ struct Calls {
     load: Mutex<VecDeque<Action>>,
     /// Whether every load fails that has no action.
     is_broken: AtomicBool,
-    /// Replaces the digest of the weights of a model that is loaded.
-    weights_sha256: Mutex<Option<String>>,
+    /// Changes the description of a model that is loaded.
+    change: Mutex<Option<fn(&mut ModelInfo)>>,
     look: Mutex<VecDeque<Action>>,
     score: Mutex<VecDeque<Action>>,
     refine: Mutex<VecDeque<Action>>,
@@ -170,9 +170,9 @@ impl Control {
         self.0.is_broken.store(is_broken, Ordering::SeqCst);
     }
 
-    /// Puts other weights in the place of the model's, or the model's own back.
-    pub fn replace_weights(&self, sha256: Option<&str>) {
-        *self.0.weights_sha256.lock().unwrap() = sha256.map(str::to_owned);
+    /// Puts other files in the place of the model's, or the model's own back.
+    pub fn replace_files(&self, change: Option<fn(&mut ModelInfo)>) {
+        *self.0.change.lock().unwrap() = change;
     }
 
     /// Waits until a call with an action has begun.
@@ -210,8 +210,8 @@ impl Control {
                 ));
             }
             let mut info = info();
-            if let Some(sha256) = &*control.0.weights_sha256.lock().unwrap() {
-                info.weights_sha256.clone_from(sha256);
+            if let Some(change) = *control.0.change.lock().unwrap() {
+                change(&mut info);
             }
             Ok(Box::new(ColourLabeller {
                 info,
@@ -270,6 +270,7 @@ pub fn info() -> ModelInfo {
         architecture: "fake".to_owned(),
         weights_sha256: "c0".repeat(32),
         precision: Precision::Float32,
+        text_variant: String::new(),
         device: "cpu".to_owned(),
         embedding_dimension: 4,
         patch_pixels: PATCH_PIXELS,
@@ -315,6 +316,7 @@ pub fn student_info() -> ModelInfo {
                 name: teacher.name.clone(),
                 weights_sha256: teacher.weights_sha256.clone(),
                 precision: teacher.precision,
+                text_variant: teacher.text_variant.clone(),
             },
         }),
         ..teacher

@@ -242,7 +242,8 @@ async fn with_any_the_server_is_ready_while_another_model_is_still_being_loaded(
 #[tokio::test]
 async fn weights_that_have_changed_on_disk_are_refused_until_the_first_are_back() {
     let app = App::start().await;
-    app.control.replace_weights(Some(&"ab".repeat(32)));
+    app.control
+        .replace_files(Some(|info| info.weights_sha256 = "ab".repeat(32)));
     app.control.on_score(Action::Panic);
     app.segment(&body(json!({}))).await;
     app.until_model("colours", ModelState::Failed).await;
@@ -260,9 +261,27 @@ async fn weights_that_have_changed_on_disk_are_refused_until_the_first_are_back(
     let digest = async || app.get("/v1/models").await.ok()["models"][0]["weights_sha256"].take();
     assert_eq!(digest().await, "c0".repeat(32));
 
-    app.control.replace_weights(None);
+    app.control.replace_files(None);
     app.until(Readiness::Ready).await;
     app.segment(&body(json!({}))).await.ok();
+}
+
+#[tokio::test]
+async fn a_configuration_that_changes_the_embeddings_of_texts_is_refused_until_the_first_is_back() {
+    let app = App::start().await;
+    app.control
+        .replace_files(Some(|info| info.text_variant = "gelu".to_owned()));
+    app.control.on_score(Action::Panic);
+    app.segment(&body(json!({}))).await;
+    app.until_model("colours", ModelState::Failed).await;
+    let detail = app.get("/health/ready").await.json()["models"][0]["detail"].take();
+    assert_eq!(
+        detail,
+        "cannot load the model colours: the configuration of its text tower has changed on disk since the server started; \
+         put the first file back, or restart the server"
+    );
+    app.control.replace_files(None);
+    app.until(Readiness::Ready).await;
 }
 
 #[tokio::test]

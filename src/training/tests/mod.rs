@@ -168,6 +168,7 @@ fn teacher(certainty: f32, answers: usize) -> ColourTeacher {
             architecture: "none".to_owned(),
             weights_sha256: "0".repeat(64),
             precision: Precision::Float32,
+            text_variant: String::new(),
             device: "cpu".to_owned(),
             embedding_dimension: 3,
             patch_pixels: 8,

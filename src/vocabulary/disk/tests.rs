@@ -25,6 +25,7 @@ fn key(text: &str) -> EmbeddingKey {
     let space = EmbeddingSpace {
         weights_sha256: "w".into(),
         precision: "float32",
+        variant: "".into(),
         templates: TemplateSet::Simple,
         dimension: 256,
     };

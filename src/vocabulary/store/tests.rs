@@ -109,6 +109,7 @@ fn space(weights: &str) -> EmbeddingSpace {
     EmbeddingSpace {
         weights_sha256: weights.into(),
         precision: "float32",
+        variant: "".into(),
         templates: TemplateSet::Simple,
         dimension: 1,
     }

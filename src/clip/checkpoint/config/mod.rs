@@ -51,6 +51,18 @@ impl ModelConfig {
         std: None,
     };
 
+    /// Says what the text tower computes otherwise than that of OpenAI's models, as in "gelu, heads of 32"; empty where
+    /// nothing. With the weights, this determines the embeddings of texts.
+    pub fn text_variant(&self) -> String {
+        let activation = match self.activation {
+            Activation::QuickGelu => None,
+            Activation::Gelu => Some("gelu".to_owned()),
+        };
+        let width = self.text_head_width;
+        let heads = (width != Self::OPENAI.text_head_width).then(|| format!("heads of {width}"));
+        activation.into_iter().chain(heads).collect::<Vec<_>>().join(", ")
+    }
+
     /// Finds the configuration of the weights in a file or folder. The format of the weights determines it, or it is
     /// read from the files beside the weights.
     ///
@@ -379,6 +391,22 @@ mod tests {
         let error = ModelConfig::parse(&VIT_B_16_QUICKGELU.replace("\"heads\": 8", "\"heads\": 7")).unwrap_err();
         assert_eq!(error.to_string(), "text_cfg.width 512 cannot be divided into 7 heads");
         ModelConfig::parse(&VIT_B_16_QUICKGELU.replace("\"heads\": 8", "\"heads\": 0")).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_text_tower_computes_otherwise_than_openai_s_is_said() {
+        let variant = |heads: &str, activation: &str| {
+            let text = VIT_B_16_QUICKGELU
+                .replace("\"heads\": 8", heads)
+                .replace("\"quick_gelu\": true", activation);
+            ModelConfig::parse(&text).unwrap().text_variant()
+        };
+        let [usual, gelu] = ["true", "false"].map(|quick| format!("\"quick_gelu\": {quick}"));
+        assert_eq!(ModelConfig::OPENAI.text_variant(), "");
+        assert_eq!(variant("\"heads\": 8", &usual), "");
+        assert_eq!(variant("\"heads\": 8", &gelu), "gelu");
+        assert_eq!(variant("\"heads\": 16", &gelu), "gelu, heads of 32");
+        assert_eq!(variant("\"heads\": 4", &usual), "heads of 128");
     }
 
     #[test]
