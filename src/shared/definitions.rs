@@ -5,7 +5,7 @@
 //! remembered for a month, so that a replica that was away does not bring back what others have deleted. A random mark
 //! changes with every change; who has seen it knows all. A state that nobody here has written counts as none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use redis::Script;
@@ -61,6 +61,17 @@ impl Entry {
         let is_canonical = !digest.is_empty() && digest.bytes().all(is_plain) && entry.write().as_bytes() == text;
         is_canonical.then_some(entry)
     }
+}
+
+/// Returns the names whose deletions are remembered, of some with their versions: those of the last month before `now`, in
+/// seconds since 1970, and the latest if there are too many. Redis goes by the same rule.
+pub fn remembered<'a>(deletions: impl Iterator<Item = (&'a str, u64)>, now: u64) -> BTreeSet<&'a str> {
+    let oldest = now.saturating_sub(DELETIONS_SECONDS);
+    let recent = deletions.filter(|(_, version)| *version > oldest);
+    let mut recent: Vec<_> = recent.map(|(name, version)| (version, name)).collect();
+    recent.sort_unstable();
+    let latest = recent.into_iter().rev().take(MAX_DELETIONS);
+    latest.map(|(_, name)| name).collect()
 }
 
 /// What tells one state of all names from another.
@@ -382,6 +393,27 @@ mod tests {
             [0..NAMES_AT_ONCE, NAMES_AT_ONCE..NAMES_AT_ONCE + 1]
         );
         assert!(batches(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_latest_deletions_of_the_last_month_are_remembered() {
+        let now = 1_764_471_234;
+        let oldest = now - DELETIONS_SECONDS;
+        let deletions = [
+            ("now", now),
+            ("just", oldest + 1),
+            ("no longer", oldest),
+            ("ahead", now + 9),
+        ];
+        let kept = remembered(deletions.into_iter(), now);
+        assert_eq!(kept, ["now", "just", "ahead"].into());
+
+        let names: Vec<String> = (0..MAX_DELETIONS).map(|number| format!("{number}")).collect();
+        let many = names.iter().map(|name| (&**name, now));
+        let kept = remembered(many.chain([("older", now - 1), ("newer", now + 1)]), now);
+        assert_eq!(kept.len(), MAX_DELETIONS);
+        // Of one second, Redis forgets the name first that comes first.
+        assert!(kept.contains("newer") && !kept.contains("older") && !kept.contains("0"));
     }
 
     #[test]

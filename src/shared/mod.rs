@@ -12,7 +12,7 @@ mod metrics;
 mod settings;
 mod texts;
 
-pub use definitions::{Catalogue, Entry, Mark, PutOutcome, Value};
+pub use definitions::{Catalogue, Entry, Mark, PutOutcome, Value, remembered};
 pub use error::{SharedError, StartError};
 pub use images::{ImageState, SharedImage};
 pub use link::SharedState;

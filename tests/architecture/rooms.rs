@@ -146,7 +146,7 @@ pub(crate) const OWNERS: &[Owned] = &[
         files: &[
             "src/cli/input.rs",
             "src/vocabulary/disk/definitions.rs",
-            "src/vocabulary/registry/shared.rs",
+            "src/vocabulary/registry/shared/exchange.rs",
             "src/vocabulary/mod.rs",
             "src/vocabulary/shipped.rs",
             "src/vocabulary/text_form.rs",

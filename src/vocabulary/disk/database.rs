@@ -46,7 +46,7 @@ pub(super) struct FileKind {
     pub application_id: i32,
     /// Version of the format.
     pub format: i32,
-    /// The name of the only table.
+    /// The name of the table that every such file has.
     pub table: &'static str,
     /// The statements that create it.
     pub schema: &'static str,
@@ -447,7 +447,8 @@ fn state(kind: &FileKind, transaction: &Transaction<'_>) -> Result<FileState, Di
     let objects: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match (number("application_id")?, number("user_version")?) {
         (0, 0) if objects == 0 => Ok(FileState::New),
-        (id, format) if (id, format) == (kind.application_id, kind.format) => match has_table(kind, transaction)? {
+        (id, format) if (id, format) == (kind.application_id, kind.format) => match has_table(kind.table, transaction)?
+        {
             true => Ok(FileState::Complete),
             false => Ok(FileState::Incomplete),
         },
@@ -459,9 +460,10 @@ fn state(kind: &FileKind, transaction: &Transaction<'_>) -> Result<FileState, Di
     }
 }
 
-fn has_table(kind: &FileKind, connection: &Connection) -> rusqlite::Result<bool> {
+/// Returns whether a file has a table of that name.
+pub(super) fn has_table(name: &str, connection: &Connection) -> rusqlite::Result<bool> {
     let select = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
-    connection.query_row(select, [kind.table], |row| Ok(row.get::<_, i64>(0)? > 0))
+    connection.query_row(select, [name], |row| Ok(row.get::<_, i64>(0)? > 0))
 }
 
 /// Empties a damaged file and creates its table again. Carries over what is still readable and may keep a copy of the
@@ -510,7 +512,7 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 /// Returns whether the file is complete after all, because another process has replaced it.
 fn is_sound(kind: &FileKind, connection: &Connection) -> bool {
     let check = connection.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
-    check.is_ok_and(|answer| answer == "ok") && has_table(kind, connection).unwrap_or(false)
+    check.is_ok_and(|answer| answer == "ok") && has_table(kind.table, connection).unwrap_or(false)
 }
 
 /// Removes a file with what SQLite keeps next to it. What is missing is as good as removed.

@@ -12,6 +12,7 @@ use super::super::checksum::checksum;
 use super::super::text_form::{parse_vocabulary, write_vocabulary};
 use super::DiskError;
 use super::database::{CarryOver, Database, FileKind};
+use super::deletions::{self, Deletion};
 
 /// "Mskc" in the header. Format 1 had a table of embeddings as well, which earlier versions still make and use. It is
 /// emptied and otherwise left alone, so that they can share the file.
@@ -60,6 +61,24 @@ pub(in crate::vocabulary) struct Definitions {
     pub unchanged: Vec<String>,
     /// All other definitions.
     pub others: Vec<Definition>,
+}
+
+/// What a replica has learned of the definitions that replicas share.
+#[derive(Debug, Default)]
+pub(in crate::vocabulary) struct Learned {
+    /// Definitions that hold from now on.
+    pub defined: Vec<Definition>,
+    /// Deletions of definitions.
+    pub deleted: Vec<Deletion>,
+    /// Names whose deletions are no longer remembered.
+    pub forgotten: Vec<String>,
+}
+
+impl Learned {
+    /// Returns whether it changes nothing.
+    pub(in crate::vocabulary) fn is_empty(&self) -> bool {
+        self.defined.is_empty() && self.deleted.is_empty() && self.forgotten.is_empty()
+    }
 }
 
 /// The file of definitions. Several processes may have it open.
@@ -159,25 +178,30 @@ impl DefinitionFile {
         unless_moved(deleted)
     }
 
-    /// Writes definitions, whatever the file has under their names, and deletes those of some other names. Waits for other
-    /// processes until `deadline`.
-    pub(in crate::vocabulary) fn mirror(
-        &self,
-        definitions: &[Definition],
-        deleted: &[String],
-        deadline: Instant,
-    ) -> Result<(), DiskError> {
+    /// Writes what was learned of shared definitions, whatever the file has under their names. Waits for other processes
+    /// until `deadline`.
+    pub(in crate::vocabulary) fn mirror(&self, learned: &Learned, deadline: Instant) -> Result<(), DiskError> {
         self.0.write(deadline, |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for definition in definitions {
+            for definition in &learned.defined {
                 StoredRow::of(definition).write(&transaction)?;
             }
-            for name in deleted {
+            for Deletion { name, .. } in &learned.deleted {
                 transaction.execute("DELETE FROM vocabularies WHERE name = ?1", [name])?;
             }
+            let defined = learned.defined.iter().map(|definition| &*definition.name);
+            let forgotten = learned.forgotten.iter().map(|name| &**name);
+            deletions::change(&transaction, &learned.deleted, forgotten.chain(defined))?;
             transaction.commit()?;
             Ok(())
         })
+    }
+
+    /// Returns the deletions of shared definitions that the file has; none if it cannot be read now.
+    pub(in crate::vocabulary) fn deletions(&self) -> Vec<Deletion> {
+        self.0
+            .read(|connection| deletions::read(connection))
+            .unwrap_or_default()
     }
 
     /// Writes the definitions whose names are not in the file. Waits for other processes until `deadline`.
@@ -214,7 +238,7 @@ fn find(connection: &Connection, name: &str) -> rusqlite::Result<Option<StoredRo
     connection.query_row(select, [name], StoredRow::read).optional()
 }
 
-/// Reads the definitions that are left in a damaged file.
+/// Reads the definitions and deletions that are left in a damaged file.
 fn salvage(connection: &Connection) -> CarryOver {
     // The table and its index by name are different pages, and each row may be damaged for itself.
     let mut rowids = BTreeSet::new();
@@ -233,8 +257,10 @@ fn salvage(connection: &Connection) -> CarryOver {
         .iter()
         .filter_map(|rowid| connection.query_row(select, [rowid], StoredRow::read).ok());
     let left: Vec<StoredRow> = rows.filter(StoredRow::is_whole).collect();
+    let deletions = deletions::read(connection).unwrap_or_default();
     Box::new(move |connection| {
         left.iter().try_for_each(|row| row.write(connection))?;
+        deletions::change(connection, &deletions, std::iter::empty())?;
         Ok(left.len())
     })
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row, params};
 
+use super::database::has_table;
 use super::definitions::DefinitionFile;
 use super::embeddings::{EmbeddingFile, MovedRow};
 use super::{DiskError, embeddings};
@@ -63,8 +64,7 @@ fn move_some(definitions: &DefinitionFile, embeddings: &EmbeddingFile) -> Result
 
 /// Reads the first rows of the table of embeddings; none where there is no such table.
 fn first_rows(connection: &Connection) -> rusqlite::Result<Vec<MovedRow>> {
-    let table = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'embeddings'";
-    if connection.query_row(table, [], |row| row.get::<_, i64>(0))? == 0 {
+    if !has_table(embeddings::KIND.table, connection)? {
         return Ok(Vec::new());
     }
     let mut select =

@@ -12,6 +12,7 @@
 
 mod database;
 mod definitions;
+mod deletions;
 mod embeddings;
 mod migration;
 mod write_behind;
@@ -23,7 +24,8 @@ use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
-pub(super) use definitions::{ChangeMark, Definition, DefinitionFile, Definitions};
+pub(super) use definitions::{ChangeMark, Definition, DefinitionFile, Definitions, Learned};
+pub(super) use deletions::Deletion;
 use embeddings::EmbeddingFile;
 use write_behind::WriteBehind;
 

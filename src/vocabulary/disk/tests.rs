@@ -181,6 +181,62 @@ fn a_definition_is_changed_only_from_the_state_that_was_seen() {
 }
 
 #[test]
+fn deletions_of_shared_definitions_are_remembered_until_they_are_forgotten_or_the_name_is_defined_again() {
+    let (_folder, path) = place();
+    let deleted = |names: &[&str]| {
+        let deletion = |name: &&str| Deletion {
+            name: (*name).to_owned(),
+            version: 1_764_471_234,
+        };
+        names.iter().map(deletion).collect::<Vec<_>>()
+    };
+    let remembered = |store: &DiskStore| {
+        let mut deletions = store.definitions().deletions();
+        deletions.sort_by(|one, other| one.name.cmp(&other.name));
+        deletions
+    };
+    let learn = |store: &DiskStore, learned: Learned| store.definitions().mirror(&learned, soon()).unwrap();
+    let store = DiskStore::open(&path, ROOMY).unwrap();
+    put(&store, &definition("pets", &["cat"]), None);
+    assert_eq!(
+        remembered(&store),
+        [],
+        "a file of earlier versions has no table of them"
+    );
+    learn(
+        &store,
+        Learned {
+            forgotten: vec!["never".to_owned()],
+            ..Learned::default()
+        },
+    );
+    learn(
+        &store,
+        Learned {
+            deleted: deleted(&["pets", "old", "damaged", "again"]),
+            ..Learned::default()
+        },
+    );
+    assert_eq!(definitions(&store), []);
+    learn(
+        &store,
+        Learned {
+            defined: vec![definition("again", &["oak"])],
+            forgotten: vec!["old".to_owned()],
+            ..Learned::default()
+        },
+    );
+    store.close();
+    let connection = open_file(&path).unwrap();
+    let damage = "UPDATE deletions SET version = 1 WHERE name = 'damaged'";
+    assert_eq!(connection.execute(damage, []).unwrap(), 1);
+    drop(connection);
+    let store = DiskStore::open(&path, ROOMY).unwrap();
+    assert_eq!(remembered(&store), deleted(&["pets"]));
+    assert_eq!(definitions(&store), [definition("again", &["oak"])]);
+}
+
+#[test]
 fn a_full_file_drops_the_least_recently_used_and_stays_within_its_capacity() {
     let (_folder, path) = place();
     let capacity = 400_000;

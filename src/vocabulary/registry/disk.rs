@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::super::disk::{ChangeMark, Definition, Definitions, DiskError, DiskStore};
+use super::super::disk::{ChangeMark, Definition, Definitions, Deletion, DiskError, DiskStore, Learned};
 use super::super::{VocabularyDefinition, VocabularyError};
 use super::{Defined, NamedVocabulary, VocabularyRegistry};
 use crate::support::run_blocking;
@@ -82,11 +82,20 @@ impl VocabularyRegistry {
         }
     }
 
+    /// Returns the deletions that an earlier process has learned of, but for those of names that are defined again.
+    pub(super) fn deletions_on_disk(&self) -> Vec<Deletion> {
+        let Some(disk) = &self.disk else { return Vec::new() };
+        let mut deletions = disk.definitions().deletions();
+        let defined = self.defined();
+        deletions.retain(|deletion| !defined.by_name.contains_key(&deletion.name));
+        deletions
+    }
+
     /// Writes to the copy on disk what has changed in the shared state. Goes on without a copy that cannot be written.
-    pub(super) async fn copy_to_disk(&self, definitions: Vec<Definition>, deleted: Vec<String>) {
+    pub(super) async fn copy_to_disk(&self, learned: Learned) {
         let Some(disk) = self.disk.clone() else { return };
         let deadline = self.deadline();
-        let written = run_blocking(move || disk.definitions().mirror(&definitions, &deleted, deadline)).await;
+        let written = run_blocking(move || disk.definitions().mirror(&learned, deadline)).await;
         if let Err(error) = written {
             tracing::warn!(%error, "could not write shared vocabularies to this replica's copy on disk");
         }

@@ -129,17 +129,18 @@ impl VocabularyRegistry {
     ) -> Self {
         let shipped =
             shipped().map(|(name, definition)| (name.to_owned(), NamedVocabulary::new(name, definition, true, now)));
-        let registry = Self {
+        let mut registry = Self {
             shipped: shipped.collect(),
             defined: Mutex::default(),
             seen: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             limits,
             disk,
-            shared: shared.map(Shared::new),
+            shared: None,
         };
         // Later readers do not wait for one who reads the disk. The first of them must not find nothing.
         registry.refresh_now();
+        registry.shared = shared.map(|state| Shared::new(state, registry.deletions_on_disk()));
         registry
     }
 

@@ -361,6 +361,41 @@ fn a_killed_redis_costs_no_answer_and_what_it_lost_comes_back() {
 
 #[test]
 #[ignore = "needs redis-server: make test-shared"]
+fn a_deletion_survives_a_restart_of_the_only_replica_that_knew_of_it_and_the_loss_of_redis() {
+    let mut redis = Redis::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store.sqlite3").display().to_string();
+    let environment = [
+        ("MASKCLIP_VOCABULARY__STORE_PATH", &*store),
+        ("MASKCLIP_SHARED__TIMEOUT_SECONDS", "1"),
+    ];
+    let mut here = replica(&redis.url(), &environment);
+    let there = impatient_replica(&redis.url());
+    for name in ["deleted", "kept"] {
+        assert!(is_stored(put(&here, name, &["tiger"]).0));
+        assert_eq!(get(&there, name).0, 200);
+    }
+    there.signal("STOP");
+    assert_eq!(delete(&here, "deleted"), 204);
+    here.signal("TERM");
+    assert_eq!(here.wait(AT_LAST), Some(0));
+    redis.kill();
+    redis.restart();
+    let here = replica(&redis.url(), &environment);
+    there.signal("CONT");
+    until("the deletion is known", || get(&there, "deleted").0 == 404);
+    let late = replica(&redis.url(), &[]);
+    until("the other definition is back", || get(&late, "kept").0 == 200);
+    for server in [&here, &there, &late] {
+        assert_eq!(
+            (get(server, "deleted").0, first_class(server, "kept")),
+            (404, json!("tiger"))
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs redis-server: make test-shared"]
 fn one_change_survives_a_redis_that_comes_back_as_it_was_just_before() {
     type Step = (fn(&Server), fn(&Server) -> bool);
     let mut redis = Redis::start(&[]);
