@@ -174,6 +174,15 @@ struct Known {
 }
 
 impl Callers {
+    /// Returns the caller with a number, if there is one.
+    pub(super) fn numbered(&self, id: CallerId) -> Option<Caller> {
+        if id == CallerId::default() {
+            return Some(Caller::default());
+        }
+        let by_name = self.0.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.values().find(|caller| caller.id() == id).cloned()
+    }
+
     /// Returns the caller of a name, the same one each time. There are as many as there have been names, so names must
     /// not be anybody's choice.
     pub fn named(&self, name: &str) -> Caller {
@@ -209,6 +218,9 @@ mod tests {
         assert_eq!(a, again);
         assert_ne!(a, b);
         assert!(![a, b].contains(&Caller::default().id()));
+        let name = |id| callers.numbered(id).map(|caller| caller.name().map(str::to_owned));
+        assert_eq!(name(b), Some(Some("b".to_owned())));
+        assert_eq!((name(CallerId::default()), name(CallerId(9))), (Some(None), None));
     }
 
     /// Takes one at a time of what there are `all` in sum, as long as the caller may.

@@ -126,7 +126,8 @@ impl AdmittedRequest<'_> {
         }
         let image = EncodedImage { bytes: image, digest };
         let images = &self.engine.images;
-        let id = images.hold(self.caller.id(), image.clone(), size, Instant::now());
+        let (id, displaced) = images.hold(self.caller.id(), image.clone(), size, Instant::now());
+        self.engine.unshare_images(displaced).await;
         let is_shared = self.engine.share_image(&self.caller, &id, &image, size).await;
         let (width, height) = size;
         Ok(HeldImage {

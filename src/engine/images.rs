@@ -4,6 +4,7 @@
 //! same caller may use the image, so ids are random and never listed. [`features`](super::features) holds what models compute from images.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,14 @@ pub(super) struct HeldImages {
 struct State {
     held: SharedLru<CallerId, Arc<str>, Held>,
     /// When each image expires, earliest first.
-    ends: BTreeSet<(Instant, CallerId, Arc<str>)>,
+    ends: BTreeSet<HeldPlace>,
 }
+
+/// When a held image expires, whose it is, and its id.
+pub(super) type HeldPlace = (Instant, CallerId, Arc<str>);
+
+/// Images that this replica took and that made room for another, with whose they were.
+pub(super) type Displaced = Vec<(CallerId, Arc<str>)>;
 
 #[derive(Debug)]
 struct Held {
@@ -44,6 +51,8 @@ struct Held {
     /// Width and height in pixels, after the orientation with which the image was left.
     size: (u32, u32),
     end: Instant,
+    /// Whether this replica took the image, and did not read it from another's.
+    is_own: bool,
 }
 
 /// What is known of a held image.
@@ -101,15 +110,27 @@ impl HeldImages {
     }
 
     /// Holds an image of a caller that passed [`HeldImages::check`], with its width and height in pixels. Returns its new
-    /// id.
-    pub(super) fn hold(&self, caller: CallerId, image: EncodedImage, size: (u32, u32), now: Instant) -> Arc<str> {
+    /// id, and what made room for it.
+    pub(super) fn hold(
+        &self,
+        caller: CallerId,
+        image: EncodedImage,
+        size: (u32, u32),
+        now: Instant,
+    ) -> (Arc<str>, Displaced) {
         // 122 random bits from the operating system.
         let id: Arc<str> = Uuid::new_v4().simple().to_string().into();
-        self.hold_as(caller, Arc::clone(&id), image, size, (now, now + self.lifetime));
-        id
+        let held = Held {
+            image,
+            size,
+            end: now + self.lifetime,
+            is_own: true,
+        };
+        let displaced = self.insert(caller, Arc::clone(&id), held, now);
+        (id, displaced)
     }
 
-    /// Holds an image under an id that another replica has given it, from now until `end`.
+    /// Holds an image under an id that another replica has given it, from now until `end`. Returns what made room for it.
     pub(super) fn hold_as(
         &self,
         caller: CallerId,
@@ -117,19 +138,31 @@ impl HeldImages {
         image: EncodedImage,
         size: (u32, u32),
         (now, end): (Instant, Instant),
-    ) {
-        // An upload's buffer may be larger than the image in it, so the bytes are copied.
-        let image = EncodedImage {
-            bytes: Bytes::copy_from_slice(&image.bytes),
-            ..image
+    ) -> Displaced {
+        let held = Held {
+            image,
+            size,
+            end,
+            is_own: false,
         };
-        let bytes = entry_bytes(&image.bytes);
+        self.insert(caller, id, held, now)
+    }
+
+    fn insert(&self, caller: CallerId, id: Arc<str>, mut held: Held, now: Instant) -> Displaced {
+        // An upload's buffer may be larger than the image in it, so the bytes are copied.
+        held.image.bytes = Bytes::copy_from_slice(&held.image.bytes);
+        let bytes = entry_bytes(&held.image.bytes);
         let mut state = self.state();
         state.expire(now);
-        state.ends.insert((end, caller, Arc::clone(&id)));
-        for (of, id, held) in state.held.insert(caller, id, Held { image, size, end }, bytes) {
-            state.ends.remove(&(held.end, of, id));
+        state.ends.insert((held.end, caller, Arc::clone(&id)));
+        let mut displaced = Vec::new();
+        for (of, id, held) in state.held.insert(caller, id, held, bytes) {
+            state.ends.remove(&(held.end, of, Arc::clone(&id)));
+            if held.is_own {
+                displaced.push((of, id));
+            }
         }
+        displaced
     }
 
     /// Returns the caller's image with this id. Counts as use, but does not extend the image's lifetime.
@@ -143,7 +176,7 @@ impl HeldImages {
     pub(super) fn status(&self, caller: CallerId, id: &str, now: Instant) -> Option<HeldImageStatus> {
         let mut state = self.state();
         state.expire(now);
-        let Held { image, size, end } = state.held.peek(&caller, &id.into())?;
+        let Held { image, size, end, .. } = state.held.peek(&caller, &id.into())?;
         Some(HeldImageStatus {
             width: size.0,
             height: size.1,
@@ -151,6 +184,15 @@ impl HeldImages {
             expires_in: *end - now,
             sha256: image.digest.to_string(),
         })
+    }
+
+    /// Returns at most so many images in the order in which they expire, from behind `last` on, or from the first.
+    pub(super) fn behind(&self, last: Option<&HeldPlace>, most: usize, now: Instant) -> Vec<HeldPlace> {
+        let mut state = self.state();
+        state.expire(now);
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = state.ends.range((start, Bound::Unbounded));
+        behind.take(most).cloned().collect()
     }
 
     /// Removes an image of the caller and returns it, if it is held.
@@ -216,10 +258,14 @@ mod tests {
         HeldImages::new(count * entry_bytes(&Bytes::from_static(b"a")), LIFETIME)
     }
 
+    fn hold(images: &HeldImages, caller: CallerId, image: EncodedImage, size: (u32, u32), now: Instant) -> Arc<str> {
+        images.hold(caller, image, size, now).0
+    }
+
     #[test]
     fn an_image_is_there_under_its_id_until_it_is_removed() {
         let (images, now) = (images(2), Instant::now());
-        let [a, again] = [(); 2].map(|()| images.hold(ALICE, image(b"a"), SIZE, now));
+        let [a, again] = [(); 2].map(|()| hold(&images, ALICE, image(b"a"), SIZE, now));
         assert_ne!(a, again);
         assert_eq!(a.len(), 32);
         assert_eq!(images.get(ALICE, &a, now).map(|held| held.bytes), Some("a".into()));
@@ -236,9 +282,9 @@ mod tests {
     #[test]
     fn an_image_expires_however_often_it_is_used() {
         let (images, start) = (images(2), Instant::now());
-        let id = images.hold(ALICE, image(b"a"), SIZE, start);
+        let id = hold(&images, ALICE, image(b"a"), SIZE, start);
         let just_before = start + LIFETIME - Duration::from_nanos(1);
-        let later = images.hold(ALICE, image(b"b"), SIZE, just_before);
+        let later = hold(&images, ALICE, image(b"b"), SIZE, just_before);
         assert!(images.get(ALICE, &id, just_before).is_some());
         assert!(images.get(ALICE, &id, start + LIFETIME).is_none());
         assert!(images.get(ALICE, &later, start + LIFETIME).is_some());
@@ -252,18 +298,55 @@ mod tests {
     #[test]
     fn the_least_recently_used_image_goes_first() {
         let (images, now) = (images(2), Instant::now());
-        let [a, b] = [b"a", b"b"].map(|bytes| images.hold(ALICE, image(bytes), SIZE, now));
+        let [a, b] = [b"a", b"b"].map(|bytes| hold(&images, ALICE, image(bytes), SIZE, now));
         assert!(images.get(ALICE, &a, now).is_some());
-        let c = images.hold(ALICE, image(b"c"), SIZE, now);
+        let c = hold(&images, ALICE, image(b"c"), SIZE, now);
         assert!(images.get(ALICE, &b, now).is_none());
         assert!(images.get(ALICE, &a, now).is_some() && images.get(ALICE, &c, now).is_some());
         assert_eq!(images.state().ends.len(), 2);
     }
 
     #[test]
+    fn what_makes_room_is_told_if_it_was_taken_here() {
+        let (images, now) = (images(2), Instant::now());
+        let (own, displaced) = images.hold(ALICE, image(b"a"), SIZE, now);
+        assert_eq!(displaced, []);
+        let copy = || images.hold_as(ALICE, "copy".into(), image(b"b"), SIZE, (now, now + LIFETIME));
+        assert_eq!(copy(), []);
+        let (_, displaced) = images.hold(BOB, image(b"c"), SIZE, now);
+        assert_eq!(displaced, [(ALICE, own)]);
+        let (_, displaced) = images.hold(ALICE, image(b"d"), SIZE, now);
+        assert_eq!(displaced, [], "the copy of another replica's is that one's");
+        assert_eq!(images.statistics(now).images, 2);
+    }
+
+    #[test]
+    fn one_part_after_the_other_is_all_that_is_held_in_the_order_of_its_end() {
+        let (images, start) = (images(9), Instant::now());
+        let hold = |(second, caller)| {
+            let now = start + Duration::from_secs(second);
+            (caller, hold(&images, caller, image(b"a"), SIZE, now))
+        };
+        let held: Vec<_> = [(0, BOB), (1, ALICE), (2, BOB)].into_iter().map(hold).collect();
+        let behind = |last: Option<&HeldPlace>, now| images.behind(last, 2, now);
+        let first = behind(None, start);
+        let second = behind(first.last(), start);
+        assert_eq!((first.len(), second.len()), (2, 1));
+        let all: Vec<_> = [first, second.clone()]
+            .concat()
+            .into_iter()
+            .map(|(_, of, id)| (of, id))
+            .collect();
+        assert_eq!(all, held);
+        assert_eq!(behind(second.last(), start), []);
+        // What has expired is not in the way.
+        assert_eq!(behind(None, start + LIFETIME + Duration::from_secs(1)), second);
+    }
+
+    #[test]
     fn what_is_known_of_an_image_is_told_to_its_caller_without_counting_as_use() {
         let (images, start) = (images(2), Instant::now());
-        let id = images.hold(ALICE, image(b"a"), SIZE, start);
+        let id = hold(&images, ALICE, image(b"a"), SIZE, start);
         let later = start + Duration::from_secs(20);
         let status = HeldImageStatus {
             width: 4,
@@ -274,19 +357,19 @@ mod tests {
         };
         assert_eq!(images.status(ALICE, &id, later), Some(status.clone()));
         assert_eq!(images.status(BOB, &id, later), None);
-        images.hold(ALICE, image(b"b"), SIZE, later);
+        hold(&images, ALICE, image(b"b"), SIZE, later);
         assert_eq!(images.status(ALICE, &id, later), Some(status));
-        images.hold(ALICE, image(b"c"), SIZE, later);
+        hold(&images, ALICE, image(b"c"), SIZE, later);
         assert_eq!(images.status(ALICE, &id, later), None);
     }
 
     #[test]
     fn an_image_is_its_callers_alone_and_stays_while_another_fills_the_rest() {
         let (images, now) = (images(3), Instant::now());
-        let id = images.hold(BOB, image(b"a"), SIZE, now);
+        let id = hold(&images, BOB, image(b"a"), SIZE, now);
         assert!(images.get(ALICE, &id, now).is_none() && images.remove(ALICE, &id, now).is_none());
         for _ in 0..10 {
-            images.hold(ALICE, image(b"a"), SIZE, now);
+            hold(&images, ALICE, image(b"a"), SIZE, now);
         }
         assert_eq!(images.statistics(now).images, 3);
         assert!(images.remove(BOB, &id, now).is_some());

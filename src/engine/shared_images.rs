@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use super::caller::CallerId;
 use super::features::ImageDigest;
-use super::images::{EncodedImage, HeldImageStatus};
+use super::images::{Displaced, EncodedImage, HeldImageStatus, HeldPlace};
 use super::request::EngineError;
 use super::{Caller, Engine};
 use crate::shared::{ImageState, SharedError, SharedImage, SharedState};
@@ -17,6 +18,9 @@ use crate::support::run_blocking;
 
 /// Number of hexadecimal digits of an id.
 const ID_DIGITS: usize = 32;
+
+/// Held images that are asked about at once.
+const ASKED_AT_ONCE: usize = 500;
 
 /// The images that are being read from the shared state: one who wants an image reads it for all who do.
 #[derive(Debug, Default)]
@@ -54,7 +58,28 @@ impl Engine {
             bytes: image.bytes.clone(),
         };
         let written = shared.write_image(owner(caller), id, &image, lifetime).await;
-        Some(written.unwrap_or(false))
+        let is_shared = written.unwrap_or(false);
+        if is_shared && self.images.status(caller.id(), id, Instant::now()).is_none() {
+            // Other images needed the room meanwhile.
+            self.unshare_images(vec![(caller.id(), id.into())]).await;
+            return Some(false);
+        }
+        Some(is_shared)
+    }
+
+    /// Takes images that this replica took, and no longer holds, out of the shared state, so that this has no more than
+    /// replicas hold: what makes room is the same as where nothing is shared. Copies of other replicas stay.
+    pub(super) async fn unshare_images(&self, displaced: Displaced) {
+        let Some(shared) = &self.shared else { return };
+        let owned = displaced
+            .iter()
+            .filter_map(|(caller, id)| Some((self.callers.numbered(*caller)?, id)));
+        let owned: Vec<_> = owned.collect();
+        let images: Vec<_> = owned.iter().map(|(caller, id)| (owner(caller), &***id)).collect();
+        for images in images.chunks(ASKED_AT_ONCE) {
+            // What cannot be dropped ends by itself.
+            let _ = shared.unshare_images(images).await;
+        }
     }
 
     /// Returns the caller's image with this id, whichever replica took it.
@@ -69,7 +94,7 @@ impl Engine {
         };
         match shared.look_at_image(owner(caller), id).await {
             Ok(ImageState::Deleted) => {
-                self.forget_image(caller, id);
+                self.forget_image(caller.id(), id);
                 Err(EngineError::ImageNotHeld)
             }
             Ok(ImageState::There { bytes, expires_in, .. }) => match here() {
@@ -110,7 +135,8 @@ impl Engine {
         if self.images.check(&image.bytes).is_ok() {
             let now = Instant::now();
             let times = (now, now + expires_in);
-            self.images.hold_as(caller.id(), id.into(), image.clone(), size, times);
+            let displaced = self.images.hold_as(caller.id(), id.into(), image.clone(), size, times);
+            self.unshare_images(displaced).await;
         }
         Ok(image)
     }
@@ -151,11 +177,16 @@ impl Engine {
     /// [`EngineError::ImageNotHeld`] when no image of the caller is held under the id, and [`EngineError::NotShared`] when
     /// it is dropped here, and other replicas cannot know.
     pub async fn drop_image(&self, caller: &Caller, id: &str) -> Result<(), EngineError> {
-        let was_here = self.forget_image(caller, id);
+        // The mark of the deletion lasts as long as any copy may: longer than here where another replica holds images for
+        // longer.
+        let held = self.images.status(caller.id(), id, Instant::now());
+        let left = held.map_or(Duration::ZERO, |held| held.expires_in);
+        let was_here = self.forget_image(caller.id(), id);
         let was_there = match self.shared.as_ref().filter(|_| is_id(id)) {
             None => false,
             Some(shared) => {
-                let dropped = shared.drop_image(owner(caller), id, self.images.lifetime(), was_here);
+                let lifetime = self.images.lifetime().max(left);
+                let dropped = shared.drop_image(owner(caller), id, lifetime, was_here);
                 dropped.await?
             }
         };
@@ -165,12 +196,39 @@ impl Engine {
         }
     }
 
+    /// Drops images that are held here and were deleted on another replica, so that they do not stay until somebody asks
+    /// for them, or until the mark of the deletion is gone. Looks at those behind `last`, and returns the last of them;
+    /// `None` for a look from the first again.
+    pub(super) async fn drop_deleted_images(&self, last: Option<HeldPlace>) -> Option<HeldPlace> {
+        let shared = self.shared.as_ref()?;
+        let mut held = self.images.behind(last.as_ref(), ASKED_AT_ONCE, Instant::now());
+        let ids: Vec<_> = held
+            .iter()
+            .filter_map(|(_, caller, id)| Some((self.callers.numbered(*caller)?, &**id)))
+            .collect();
+        if ids.is_empty() {
+            return None;
+        }
+        let images: Vec<_> = ids.iter().map(|(caller, id)| (owner(caller), *id)).collect();
+        let is_last = held.len() < ASKED_AT_ONCE;
+        // Where it fails, the shared state's own task says so.
+        let Ok(deleted) = shared.which_are_deleted(&images).await else {
+            return last;
+        };
+        for ((caller, id), is_deleted) in ids.iter().zip(deleted) {
+            if is_deleted {
+                self.forget_image(caller.id(), id);
+            }
+        }
+        held.pop().filter(|_| !is_last)
+    }
+
     /// Drops an image and its features here. Returns whether it was held.
-    fn forget_image(&self, caller: &Caller, id: &str) -> bool {
-        let image = self.images.remove(caller.id(), id, Instant::now());
+    fn forget_image(&self, caller: CallerId, id: &str) -> bool {
+        let image = self.images.remove(caller, id, Instant::now());
         let digest = image.map(|image| image.digest);
         if let Some(digest) = digest {
-            self.features.drop_image(caller.id(), digest);
+            self.features.drop_image(caller, digest);
         }
         digest.is_some()
     }

@@ -172,8 +172,8 @@ impl Engine {
         }
     }
 
-    /// Starts a task that takes over what other replicas define, also while no request asks for a vocabulary. So a shared
-    /// state that lost what this replica knows gets it back. The task ends with the engine. Must be called inside a tokio
+    /// Starts a task that takes over what other replicas define and delete, also while no request asks for it. So a shared
+    /// state that lost what this replica knows gets it back, and images that were deleted elsewhere go. The task ends with the engine. Must be called inside a tokio
     /// runtime.
     pub fn keep_in_step(self: &Arc<Self>) {
         if self.shared.is_none() {
@@ -181,9 +181,11 @@ impl Engine {
         }
         let engine = Arc::downgrade(self);
         tokio::spawn(async move {
+            let mut last = None;
             while let Some(engine) = engine.upgrade() {
                 // Where it fails, the shared state's own task says so.
                 let _ = engine.registry.take_over_shared().await;
+                last = engine.drop_deleted_images(last).await;
                 drop(engine);
                 tokio::time::sleep(LOOK_EVERY).await;
             }

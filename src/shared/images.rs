@@ -58,6 +58,19 @@ local lifetime = math.max(tonumber(ARGV[2]), redis.call('PTTL', KEYS[1]))
 redis.call('SET', KEYS[1], ARGV[1], 'PX', string.format('%.0f', lifetime))
 return 1";
 
+/// Keys: those of images. Drops them without a mark. What was deleted keeps its own.
+const UNSHARE: &str = "
+for i = 1, #KEYS do
+    local bytes = redis.pcall('STRLEN', KEYS[i])
+    if type(bytes) == 'number' and bytes > 1 then redis.call('DEL', KEYS[i]) end
+end";
+
+/// Keys: those of images. Returns for each 1 if it was deleted, else 0. What is no image counts as not deleted.
+const WHICH_ARE_DELETED: &str = "
+local deleted = {}
+for i = 1, #KEYS do deleted[i] = redis.pcall('STRLEN', KEYS[i]) == 1 and 1 or 0 end
+return deleted";
+
 impl SharedState {
     /// Shares an image for so long, two at once. Returns false for one larger than `shared.max_image_bytes`.
     ///
@@ -112,6 +125,34 @@ impl SharedState {
             },
             (_, None) => ImageState::Unknown,
         })
+    }
+
+    /// Drops images, given by their owners and ids, and lets the copies of replicas be.
+    ///
+    /// # Errors
+    /// [`SharedError`].
+    pub async fn unshare_images(&self, images: &[(&str, &str)]) -> Result<(), SharedError> {
+        let script = Script::new(UNSHARE);
+        let mut unshare = script.prepare_invoke();
+        for (owner, id) in images {
+            unshare.key(self.image_key(owner, id));
+        }
+        let work = async |mut connection| unshare.invoke_async::<()>(&mut connection).await;
+        self.run(Operation::DropImage, work).await
+    }
+
+    /// Returns for some images, given by their owners and ids, whether each was deleted.
+    ///
+    /// # Errors
+    /// [`SharedError`].
+    pub async fn which_are_deleted(&self, images: &[(&str, &str)]) -> Result<Vec<bool>, SharedError> {
+        let script = Script::new(WHICH_ARE_DELETED);
+        let mut look = script.prepare_invoke();
+        for (owner, id) in images {
+            look.key(self.image_key(owner, id));
+        }
+        let work = async |mut connection| look.invoke_async::<Vec<bool>>(&mut connection).await;
+        self.run(Operation::LookAtImage, work).await
     }
 
     /// Returns the bytes of the largest image that is read or written.

@@ -256,6 +256,61 @@ fn an_image_that_one_replica_took_is_known_to_all_until_it_is_deleted() {
 
 #[test]
 #[ignore = "needs redis-server: make test-shared"]
+fn an_image_that_was_deleted_elsewhere_goes_before_the_mark_of_its_deletion_does() {
+    let redis = Redis::start(&[]);
+    let here = replica(&redis.url(), &[]);
+    let brief = replica(&redis.url(), &[("MASKCLIP_IMAGES__KEEP_SECONDS", "60")]);
+    let (_, held) = ask(&here, "POST", "/v1/images", "", Some(&json!({"image": image()})));
+    let id = held["image_id"].as_str().unwrap();
+    let (path, key) = (format!("/v1/images/{id}"), format!("maskclip:1:image:/{id}"));
+    let by_id = patient(json!({"image_id": id, "classes": ["tiger"]}));
+    assert_eq!(ask(&brief, "POST", "/v1/segment", "", Some(&by_id)).0, 200);
+    // Both have a copy, and Redis has made room.
+    assert_eq!(redis.ask(&format!("DEL {key}")), ":1");
+    assert_eq!(ask(&brief, "DELETE", &path, "", None).0, 204);
+    let lifetime: u64 = redis.ask(&format!("PTTL {key}"))[1..].parse().unwrap();
+    assert!(
+        lifetime > 60_000,
+        "{lifetime} ms: the other replica holds its copy for longer"
+    );
+    until("the copy goes though nobody asks for it", || {
+        here.metric("maskclip_held_images") == 0
+    });
+    assert_eq!(redis.ask(&format!("DEL {key}")), ":1");
+    for server in [&here, &brief] {
+        assert_eq!(ask(server, "GET", &path, "", None).0, 404);
+    }
+}
+
+#[test]
+#[ignore = "needs redis-server: make test-shared"]
+fn redis_has_no_more_images_than_the_replica_that_took_them_holds() {
+    let redis = Redis::start(&[]);
+    let room = (picnic().len() * 5 / 2).to_string();
+    let here = replica(&redis.url(), &[("MASKCLIP_IMAGES__HELD_BYTES", &room)]);
+    let there = replica(&redis.url(), &[]);
+    let post = || {
+        let (_, held) = ask(&here, "POST", "/v1/images", "", Some(&json!({"image": image()})));
+        assert_eq!(held["shared"], true);
+        format!("/v1/images/{}", held["image_id"].as_str().unwrap())
+    };
+    let first = post();
+    let id = first.rsplit('/').next().unwrap();
+    let by_id = patient(json!({"image_id": id, "classes": ["tiger"]}));
+    assert_eq!(ask(&there, "POST", "/v1/segment", "", Some(&by_id)).0, 200);
+    let later: Vec<String> = (0..4).map(|_| post()).collect();
+    assert_eq!(redis.keys("maskclip:1:image:*").len(), 2);
+    let status = |server: &Server, path: &str| ask(server, "GET", path, "", None).0;
+    let statuses = |server| later.iter().map(|path| status(server, path)).collect::<Vec<_>>();
+    for server in [&here, &there] {
+        assert_eq!(statuses(server), [404, 404, 200, 200]);
+    }
+    // A copy lasts as long as the replica that has it wants.
+    assert_eq!((status(&here, &first), status(&there, &first)), (404, 200));
+}
+
+#[test]
+#[ignore = "needs redis-server: make test-shared"]
 fn what_one_key_leaves_no_other_key_finds_on_any_replica() {
     let redis = Redis::start(&[]);
     let folder = tempfile::tempdir().unwrap();
