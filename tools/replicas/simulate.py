@@ -36,6 +36,9 @@ KEPT_SECONDS = 0.008
 IMAGE_GIGABYTES = 0.176
 """The container image, compressed (docs/install.md)."""
 
+LOOK_SECONDS = 2
+"""How often a replica looks at Redis without a request (LOOK_EVERY in src/engine/vocabulary.rs)."""
+
 QUEUE_CAPACITY = 64
 DEADLINE_SECONDS = 30.0
 """Defaults of engine.queue_capacity and engine.default_deadline_seconds."""
@@ -455,18 +458,26 @@ def start(count: int = 1000, per_node: int = 8) -> None:
 def shared(count: int = 1000) -> None:
     """Operations and bytes a second between replicas and a common Redis, by what is asked of it. Sizes are assumed."""
     requests, text, image = 0.75 * count / PASS_SECONDS, 512 * 4, 400_000
-    print(f"{count} replicas, {requests:.0f} requests a second, {text} bytes a text and {image} an image\n")
+    names, state = 2000, 80
+    print(f"{count} replicas, {requests:.0f} requests a second, {text} bytes a text, {image} an image, {state} the state of a name\n")
     row("what", "operations a second", "Gbit/s")
     row("---", "---", "---")
     cases = [
-        ("known class lists: every text is in a replica's own memory", 0, 0),
+        ("known class lists in requests: every text is in a replica's own memory", 0, 0),
+        ("all name a vocabulary: each looks once for changes", 1, state),
         ("1 % of requests with 20 new names: claimed, written, given back", 0.01 * 20 * 3, 0.01 * 20 * text),
         ("a tenth of the requests upload an image, which is written once", 0.1, 0.1 * image),
         ("all go by an id, by turns: each looks, and all but one in a thousand read the image", 2, image),
         ("all go by an id, routed by the image: each looks, and one in a hundred reads it", 1.01, 0.01 * image),
     ]
-    for name, operations, size in cases:
-        row(name, f"{requests * operations:.0f}", f"{8 * requests * size / 1e9:.2f}")
+    each = [(what, requests * operations, requests * size) for what, operations, size in cases]
+    looks = count / LOOK_SECONDS
+    each += [
+        (f"no requests: each replica looks every {LOOK_SECONDS} s for changes, and for deletions of its images", 2 * looks, looks * state),
+        (f"a change every 10 s, with {names} names and deletions: each replica reads all their states", count / 10, count / 10 * names * state),
+    ]
+    for what, operations, size in each:
+        row(what, f"{operations:.0f}", f"{8 * size / 1e9:.2f}")
     start = count * 200 * text
     print(f"\nA start of all at once reads 200 texts each: {start / 1e6:.0f} MB, {8 * start / 10e9:.1f} s at 10 Gbit/s")
 
