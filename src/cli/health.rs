@@ -1,6 +1,6 @@
 //! `maskclip health`: asks the server of this machine whether it is ready, for container engines and scripts.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::Args;
@@ -18,12 +18,19 @@ use crate::config::Config;
 pub struct HealthArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Address and port that the server listens on (setting server.listen).
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address and port that the server listens on (setting server.listen), or the name and port of a Service.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Seconds to wait for the answer.
     #[arg(long, value_name = "SECONDS", default_value_t = 4.0, value_parser = seconds)]
     timeout: f64,
+}
+
+/// Finds the address of a name, or takes the address as it is. A server takes requests by its address whatever
+/// server.allowed_hosts says.
+fn address(text: &str) -> std::io::Result<SocketAddr> {
+    let found = text.to_socket_addrs()?.min_by_key(SocketAddr::is_ipv6);
+    found.ok_or_else(|| std::io::Error::other("nobody has that name"))
 }
 
 /// Checks a number of seconds.

@@ -23,8 +23,12 @@ fn health_reads_the_settings_of_the_server_and_its_status_says_whether_it_is_rea
     assert_eq!(ready.status.code(), Some(0), "{ready:?}");
     assert_eq!(text(ready.stdout), "demo: ready\n");
 
+    // By name, as of a Service.
+    let (_, port) = address.rsplit_once(':').unwrap();
+    let ready = run(&["health", "--listen", &format!("localhost:{port}")]);
+    assert_eq!(ready.status.code(), Some(0), "{ready:?}");
+
     // A server that listens on every address is asked on this machine's own.
-    let port = address.rsplit_once(':').unwrap().1;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("maskclip.yaml");
     std::fs::write(&file, format!("server: {{listen: \"0.0.0.0:{port}\"}}\n")).unwrap();

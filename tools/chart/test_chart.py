@@ -192,13 +192,101 @@ def test_the_version_is_the_programs() -> None:
         {"config": {"server": {"listen": "0.0.0.0:80"}}},
         {"config": {"vocabulary": {"store_path": "/tmp/store"}}},
         {"label": {"enabled": True, "arguments": ["--format", "png"], "images": {"claim": "i"}, "labels": {"claim": "l"}}},
+        {"label": {"images": {"path": "a/../.."}}},
         {"httpRoute": {"enabled": True}},
         {"ingress": {"enabled": True}},
+        {"shared": None},
+        {"shared": {"url": "redis://redis/name"}},
+        {"shared": {"url": "redis://redis?protocol=resp3"}},
+        {"livenessProbe": {"successThreshold": 2}},
+        {"keda": {"fallback": {"replicas": 6}}},
     ],
     ids=json.dumps,
 )
 def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
     refused(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong, why",
+    [
+        ({"config": {"shared": {"url": "redis://redis"}}}, "config.shared.url is set: name Redis"),
+        ({"shared": {"url": "redis://redis"}, "config": {"shared": {"password_file": "/x"}}}, "config.shared.password_file is set"),
+        ({"shared": {"url": "redis://:secret@redis:6379"}}, "shared.url has a password"),
+        ({"shared": {"url": "redis://redis:99999"}}, "a port above 65535"),
+        ({"shared": {"url": "redis://redis", "caSecret": "redis-ca"}}, "shared.caSecret is of use with rediss:// alone"),
+        ({"shared": {"passwordSecret": "redis"}}, "shared.passwordSecret is set, and neither"),
+        ({"autoscaling": {"enabled": True, "minReplicas": 20}}, "autoscaling.minReplicas is 20, above maxReplicas, which is 10"),
+        ({"keda": {"enabled": True, "minReplicas": 20}}, "keda.minReplicas is 20, above maxReplicas, which is 10"),
+        (
+            {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}, "limits": {"cpu": None}}},
+            "resources.requests.cpu is not",
+        ),
+        ({"config": {"server": {"listen": "127.0.0.1:8080"}}}, "neither the probes nor the Service reach"),
+        ({"config": {"server": {"listen": "[::1]:8080"}}}, "neither the probes nor the Service reach"),
+        ({"config": {"server": {"listen": "0.0.0.0:99999"}}}, "no port is above 65535"),
+        ({"podLabels": {"app.kubernetes.io/name": "other"}}, "podLabels has app.kubernetes.io/name"),
+        ({"commonLabels": {"app.kubernetes.io/component": "other"}}, "commonLabels has app.kubernetes.io/component"),
+        ({"podSecurityContext": {"runAsNonRoot": False}}, "podSecurityContext lets the server run as root"),
+        ({"securityContext": {"runAsUser": 0}}, "securityContext lets the server run as root"),
+        ({"config": {"models": [{"name": "ViT-B-16"}]}}, "config.models has ViT-B-16, whose weights are not part"),
+        ({"config": {"models": "ViT-B-16"}}, "config.models has ViT-B-16, whose weights are not part"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else json.dumps(value),
+)
+def test_values_that_cannot_work_together_are_refused_by_a_sentence(wrong: dict[str, Any], why: str) -> None:
+    assert why in refused(wrong)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"shared": {"url": "rediss://maskclip@[fd00::1]:6380/2", "caSecret": "redis-ca"}},
+        {"shared": {"url": "redis://redis"}},
+        {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}},
+        {"autoscaling": {"minReplicas": 20}},
+        {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
+        {"config": {"models": ["demo", {"name": "demo-vit"}, {"name": "/srv/students/streets"}]}},
+        {"config": {"model": {"folder": "/models"}, "models": [{"name": "ViT-B-16"}]}},
+        {"label": {"images": {"path": "2026/streets/"}}},
+    ],
+    ids=json.dumps,
+)
+def test_values_that_can_work_are_not(given: dict[str, Any]) -> None:
+    render(given)
+
+
+def test_the_scalers_behaviour_and_what_keda_does_without_prometheus_are_values() -> None:
+    scaled = render(values("keda"))["ScaledObject"]["spec"]
+    assert scaled["fallback"] == values("keda")["keda"]["fallback"]
+    assert scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == values("keda")["keda"]["behavior"]
+    own = render(values("hpa-ingress"))["HorizontalPodAutoscaler"]["spec"]["behavior"]
+    assert own.keys() == {"scaleUp", "scaleDown"}
+    other = {"scaleDown": {"stabilizationWindowSeconds": 60}}
+    given = {"autoscaling": {"enabled": True, "behavior": other}}
+    assert render(given)["HorizontalPodAutoscaler"]["spec"]["behavior"] == other
+    assert "fallback" not in render({"keda": {"enabled": True}})["ScaledObject"]["spec"]
+
+
+def test_helm_test_reaches_the_service_and_no_other_pod_is_taken_for_its_own() -> None:
+    objects = render(values("hpa-ingress") | {"service": {"port": 8000}})
+    pod, service, policy = objects["Pod"], objects["Service"], objects["NetworkPolicy"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (one,) = pod["spec"]["containers"]
+    assert one["args"][:3] == ["health", "--listen", f"{service['metadata']['name']}:8000"]
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] and one["securityContext"]["readOnlyRootFilesystem"]
+    labels = pod["metadata"]["labels"]
+    assert not service["spec"]["selector"].items() <= labels.items()
+    assert not objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    # It may connect to the server, and its own connections are nobody's to restrict.
+    (rule,) = policy["spec"]["ingress"]
+    assert any(peer.get("podSelector", {}).get("matchLabels", {"": ""}).items() <= labels.items() for peer in rule["from"])
+    (expression,) = policy["spec"]["podSelector"]["matchExpressions"]
+    assert labels[expression["key"]] not in expression["values"]
+    for name in ("default", "label"):
+        (template,) = [one["spec"]["template"] for one in render(values(name)).values() if "template" in one.get("spec", {})]
+        assert template["metadata"]["labels"][expression["key"]] in expression["values"]
+    assert "Pod" not in render(values("label"))
 
 
 def test_probes_ask_routes_of_the_server_that_need_no_key() -> None:
@@ -512,6 +600,11 @@ def test_the_rendered_server_answers_its_probes_and_has_the_metrics_of_the_queri
         for metric in re.findall(r"maskclip_\w+", query):
             assert re.search(rf'^{metric}{{.*stage="queue".*}} ', metrics, re.MULTILINE), metric
         begun = time.monotonic()
+        # As `helm test` asks, but for the Service's name.
+        arguments = objects["Pod"]["spec"]["containers"][0]["args"]
+        arguments = [text.replace("labels-maskclip:80", f"localhost:{server.port}") for text in arguments]
+        asked = run(arguments, {"MASKCLIP_CONFIG": str(file)})
+        assert (asked.returncode, asked.stdout) == (0, "demo: ready\n"), asked.stderr
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(pods(objects)[0]["terminationGracePeriodSeconds"]) == 0
         assert time.monotonic() - begun > 1
