@@ -38,21 +38,24 @@ import world
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training: its steps, the scenes' side in pixels, the recipe, the first and last learning rate."""
+    """A part of the training: its steps, the scenes' side in pixels, the recipe, the first and last learning rate.
+
+    `background` is the share of a picture's area that the background is expected to take.
+    """
 
     steps: int
     side: int
     rate: tuple[float, float]
     recipe: dict[str, Any]
+    background: float = 0.3
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A whole training: the name of the configuration, the batch, the phases, and choices that hold throughout.
 
-    With `absent`, every batch has a caption of each name that its scenes lack. `background` is the share of a picture's
-    area that the background is expected to take, and `pull` how much expected areas count (`shares`). `average` is the
-    decay of the average of the weights.
+    With `absent`, every batch has a caption of each name that its scenes lack. `pull` is how much expected areas count
+    (`shares`), and `average` the decay of the average of the weights.
     """
 
     config: str
@@ -60,7 +63,6 @@ class Schedule:
     seed: int
     phases: list[Phase]
     absent: bool = False
-    background: float = 0.3
     pull: float = 1.0
     average: float = 0.996
 
@@ -277,7 +279,8 @@ class Run:
         read, positions, texts = (F.normalize(some.float(), dim=-1) for some in (read, positions, texts))
         whole = contrastive_loss(scale * read @ texts.T, true, own)
         one = subjects != captions.Subject.SCENE
-        prior = expected_areas(own[one], subjects[one], self.schedule.background)
+        phase, _ = self.schedule.at(self.step)
+        prior = expected_areas(own[one], subjects[one], phase.background)
         logits = scale * positions @ texts[one].T
         return whole, position_loss(logits, true[:, one], own[one], prior, self.schedule.pull)
 
