@@ -14,7 +14,7 @@ use super::images::{Displaced, EncodedImage, HeldImageStatus, HeldPlace};
 use super::request::EngineError;
 use super::{Caller, Engine};
 use crate::shared::{ImageState, SharedError, SharedImage, SharedState};
-use crate::support::run_blocking;
+use crate::support::{lock, run_blocking};
 
 /// Number of hexadecimal digits of an id.
 const ID_DIGITS: usize = 32;
@@ -29,7 +29,7 @@ pub(super) struct Fetching(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>)
 impl Fetching {
     /// Returns what the one holds who reads an image.
     fn turn(&self, owner: &str, id: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut fetching = self.0.lock().expect("nothing panics while it has the lock");
+        let mut fetching = lock(&self.0);
         fetching.retain(|_, turn| turn.strong_count() > 0);
         let turn = fetching.entry(format!("{owner}/{id}")).or_default();
         turn.upgrade().unwrap_or_else(|| {

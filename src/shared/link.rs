@@ -21,7 +21,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::error::{SharedError, StartError};
 use super::metrics::{Operation, SharedMetrics};
 use super::settings::{IMAGES_AT_ONCE, MAX_VALUE_BYTES, SharedSettings, is_encrypted};
-use crate::support::{read_regular_file, read_regular_text, run_blocking};
+use crate::support::{lock, read_regular_file, read_regular_text, run_blocking};
 use crate::telemetry::MetricsRegistry;
 
 /// The format of keys and values, which is part of every key: programs of another format find nothing of this one's.
@@ -293,7 +293,7 @@ impl SharedState {
 
 impl Lane {
     fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().expect("nothing panics while it has the link's lock")
+        lock(&self.link)
     }
 
     fn connection(&self) -> Option<(MultiplexedConnection, u64)> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::super::disk::{ChangeMark, Definition, Definitions, Deletion, DiskError, DiskStore, Learned};
 use super::super::{VocabularyDefinition, VocabularyError};
 use super::{Defined, NamedVocabulary, VocabularyRegistry};
-use crate::support::run_blocking;
+use crate::support::{lock, run_blocking};
 
 /// How long a reader who finds a new file waits for another process, before the definitions are written to it.
 const RESTORING_WAIT: Duration = Duration::from_millis(250);
@@ -29,7 +29,7 @@ impl VocabularyRegistry {
     /// Takes over the changes of other processes, for a change that starts from the present state.
     pub(super) fn refresh_now(&self) {
         if let Some(disk) = &self.disk {
-            let mut seen = self.seen.lock().expect("nothing panics while it reads definitions");
+            let mut seen = lock(&self.seen);
             self.refresh(disk, &mut seen);
         }
     }

@@ -19,7 +19,7 @@ use super::disk::{ChangeMark, DiskStore};
 use super::shipped::shipped;
 use super::{ClassList, RegistryLimits, VocabularyDefinition, VocabularyError, VocabularyOptions};
 use crate::shared::SharedState;
-use crate::support::{is_plain_name, run_blocking};
+use crate::support::{is_plain_name, lock, run_blocking};
 
 use shared::Shared;
 
@@ -393,9 +393,7 @@ impl VocabularyRegistry {
     }
 
     fn defined(&self) -> MutexGuard<'_, Defined> {
-        self.defined
-            .lock()
-            .expect("nothing panics while it has the registry's lock")
+        lock(&self.defined)
     }
 
     fn refuse_shipped(&self, name: &str) -> Result<(), VocabularyError> {

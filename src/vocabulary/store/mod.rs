@@ -22,7 +22,7 @@ use super::TemplateSet;
 use super::disk::DiskStore;
 use super::embedding::{EmbeddingKey, EmbeddingSpace, TextEmbedding};
 use crate::shared::SharedTexts;
-use crate::support::{ByteLru, run_blocking};
+use crate::support::{ByteLru, lock, run_blocking};
 
 pub use pending::{Interest, Urgency};
 
@@ -382,7 +382,7 @@ impl EmbeddingStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it has the store's lock")
+        lock(&self.state)
     }
 }
 

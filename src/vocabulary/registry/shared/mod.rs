@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{NamedVocabulary, VocabularyRegistry};
 use crate::shared::{Entry, Mark, SharedError, SharedState, remembered};
+use crate::support::lock;
 use crate::vocabulary::disk::{Definition, Deletion, Learned};
 
 /// The shared state, and what this replica has seen of it.
@@ -73,7 +74,7 @@ impl Shared {
     }
 
     fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
-        self.seen.lock().expect("nothing panics while it has the mark's lock")
+        lock(&self.seen)
     }
 
     /// Looks which state the shared state is in. If the connection is lost meanwhile, all is taken over once more.
