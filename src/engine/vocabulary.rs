@@ -173,8 +173,8 @@ impl Engine {
     }
 
     /// Starts a task that takes over what other replicas define and delete, also while no request asks for it. So a shared
-    /// state that lost what this replica knows gets it back, and images that were deleted elsewhere go. The task ends with the engine. Must be called inside a tokio
-    /// runtime.
+    /// state that lost what this replica knows gets it back, and images that were deleted elsewhere go. The task ends with
+    /// the engine. Must be called inside a tokio runtime.
     pub fn keep_in_step(self: &Arc<Self>) {
         if self.shared.is_none() {
             return;

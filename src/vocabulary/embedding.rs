@@ -171,15 +171,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn everything_an_embedding_depends_on_is_in_its_digest() {
-        let space = EmbeddingSpace {
+    fn space() -> EmbeddingSpace {
+        EmbeddingSpace {
             weights_sha256: "w".into(),
             precision: "float32",
             variant: "".into(),
             templates: TemplateSet::Simple,
             dimension: 2,
-        };
+        }
+    }
+
+    #[test]
+    fn everything_an_embedding_depends_on_is_in_its_digest() {
+        let space = space();
         let other_weights = EmbeddingSpace {
             weights_sha256: "v".into(),
             ..space.clone()
@@ -210,13 +214,7 @@ mod tests {
 
     #[test]
     fn without_a_variant_the_key_is_that_of_versions_that_knew_none() {
-        let space = EmbeddingSpace {
-            weights_sha256: "w".into(),
-            precision: "float32",
-            variant: "".into(),
-            templates: TemplateSet::Simple,
-            dimension: 2,
-        };
+        let space = space();
         let mut digest = Sha256::new();
         for part in ["w", "float32", TemplateSet::Simple.digest(), "cat"] {
             digest.update((part.len() as u64).to_le_bytes());

@@ -239,15 +239,20 @@ async fn with_any_the_server_is_ready_while_another_model_is_still_being_loaded(
     app.until_model("fruit", ModelState::Ready).await;
 }
 
+/// Lets a worker panic and the model be loaded anew, which is refused. Returns why.
+async fn refused_after_a_panic(app: &App) -> Value {
+    app.control.on_score(Action::Panic);
+    app.segment(&body(json!({}))).await;
+    app.until_model("colours", ModelState::Failed).await;
+    app.get("/health/ready").await.json()["models"][0]["detail"].take()
+}
+
 #[tokio::test]
 async fn weights_that_have_changed_on_disk_are_refused_until_the_first_are_back() {
     let app = App::start().await;
     app.control
         .replace_files(Some(|info| info.weights_sha256 = "ab".repeat(32)));
-    app.control.on_score(Action::Panic);
-    app.segment(&body(json!({}))).await;
-    app.until_model("colours", ModelState::Failed).await;
-    let detail = app.get("/health/ready").await.json()["models"][0]["detail"].take();
+    let detail = refused_after_a_panic(&app).await;
     assert_eq!(
         detail,
         format!(
@@ -271,10 +276,7 @@ async fn a_configuration_that_changes_the_embeddings_of_texts_is_refused_until_t
     let app = App::start().await;
     app.control
         .replace_files(Some(|info| info.text_variant = "gelu".to_owned()));
-    app.control.on_score(Action::Panic);
-    app.segment(&body(json!({}))).await;
-    app.until_model("colours", ModelState::Failed).await;
-    let detail = app.get("/health/ready").await.json()["models"][0]["detail"].take();
+    let detail = refused_after_a_panic(&app).await;
     assert_eq!(
         detail,
         "cannot load the model colours: the configuration of its text tower has changed on disk since the server started; \

@@ -263,11 +263,9 @@ class Run:
 
     def save(self) -> None:
         """Replaces the state in one step."""
-        partial = self.path.with_suffix(".partial")
         kept = {"model": self.model, "optimizer": self.optimizer}
         state: dict[str, Any] = {name: part.state_dict() for name, part in kept.items()}
-        torch.save(state | {"average": self.average.state, "step": self.step}, partial)
-        os.replace(partial, self.path)
+        save(self.path, state | {"average": self.average.state, "step": self.step})
 
     def losses(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of the pooled features and that of the positions."""

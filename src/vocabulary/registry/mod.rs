@@ -275,10 +275,7 @@ impl VocabularyRegistry {
         now: SystemTime,
         deadline: Instant,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
-        if !is_name(name) {
-            return Err(VocabularyError::InvalidName { name: name.to_owned() });
-        }
-        self.refuse_shipped(name)?;
+        self.check_name(name)?;
         let vocabulary = NamedVocabulary::new(name, vocabulary.clone(), false, now);
         self.change(name, |current| {
             check(&condition, name, current)?;
@@ -394,6 +391,14 @@ impl VocabularyRegistry {
 
     fn defined(&self) -> MutexGuard<'_, Defined> {
         lock(&self.defined)
+    }
+
+    /// Refuses what is no name for a definition.
+    fn check_name(&self, name: &str) -> Result<(), VocabularyError> {
+        match is_name(name) {
+            true => self.refuse_shipped(name),
+            false => Err(VocabularyError::InvalidName { name: name.to_owned() }),
+        }
     }
 
     fn refuse_shipped(&self, name: &str) -> Result<(), VocabularyError> {

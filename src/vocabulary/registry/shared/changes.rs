@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::disk::definition;
-use super::super::{NamedVocabulary, Stored, VocabularyRegistry, check, is_name};
+use super::super::{NamedVocabulary, Stored, VocabularyRegistry, check};
 use super::{Others, Shared, time};
 use crate::shared::{Entry, PutOutcome, SharedError};
 use crate::vocabulary::disk::{Deletion, Learned};
@@ -25,10 +25,7 @@ impl VocabularyRegistry {
         condition: impl Fn(Option<&str>) -> bool,
         deadline: Instant,
     ) -> Result<(Arc<NamedVocabulary>, Stored), VocabularyError> {
-        if !is_name(name) {
-            return Err(VocabularyError::InvalidName { name: name.to_owned() });
-        }
-        self.refuse_shipped(name)?;
+        self.check_name(name)?;
         let text = write_vocabulary(&vocabulary.list, &vocabulary.options);
         let digest = vocabulary.digest();
         let limit = self.limits.max_vocabularies;
