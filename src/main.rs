@@ -4,7 +4,7 @@ use clap::Parser;
 use maskclip::cli::{self, Cli};
 
 fn main() {
-    let status = match Cli::parse().run() {
+    let status = match run() {
         Ok(()) => 0,
         Err(error) => {
             cli::explain(&*error);
@@ -12,4 +12,9 @@ fn main() {
         }
     };
     cli::end(status)
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    cli::end_as_first_process()?;
+    Cli::parse().run()
 }

@@ -19,12 +19,14 @@ mod models;
 mod output;
 mod segment;
 mod serve;
+mod signals;
 mod train;
 mod vocab;
 
 use clap::{Parser, Subcommand};
 
 pub use ending::{end, explain, status_of};
+pub use signals::end_as_first_process;
 
 /// Open-vocabulary dense labelling: label maps from CLIP weights alone (MaskCLIP).
 #[derive(Debug, Parser)]

@@ -1,22 +1,21 @@
 //! `maskclip serve`: loads settings and models, runs engine and socket, and stops on a signal.
 
 use std::io::IsTerminal;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use figment::value::Dict;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{ConfigArguments, ModelsArguments, section};
 use super::disk::OpenStore;
 use super::output::print;
+use super::signals::{self, Signal};
 use crate::access::{Access, Reloaded};
 use crate::api::{self, AppState, Lifecycle, Tls, TlsSettings};
 use crate::config::{Config, MemorySum};
@@ -124,6 +123,7 @@ async fn serve(
     let loaded = async {
         match engine.ready().await {
             Ok(models) => {
+                notify_supervisor(NotifyState::Ready);
                 // For people, and nothing that a script should find among other lines.
                 if models[0].embedded && std::io::stdout().is_terminal() && !telemetry::writes_json() {
                     say(&format!("try it:\n  {}", example(scheme, reachable(address))));
@@ -184,12 +184,14 @@ fn example(scheme: &str, address: SocketAddr) -> String {
     )
 }
 
-/// Returns the address that a client on this machine can use. A wildcard address becomes the loopback address.
+/// Returns the address that a client on this machine can use. A wildcard address becomes the loopback address: that of
+/// IPv4 also for `[::]` on a machine without one of IPv6, as a container may be.
 pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
+        let has_loopback = |ip: Ipv6Addr| UdpSocket::bind((ip, 0)).is_ok();
         address.set_ip(match address.ip() {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            IpAddr::V6(_) if has_loopback(Ipv6Addr::LOCALHOST) => Ipv6Addr::LOCALHOST.into(),
+            _ => Ipv4Addr::LOCALHOST.into(),
         });
     }
     address
@@ -220,23 +222,25 @@ fn at_hangup(work: impl Fn() + Send + Sync + 'static) -> std::io::Result<()> {
 
 /// Returns a future that resolves on the first SIGTERM or SIGINT with the time for which the server is to say that it
 /// is not ready before it closes. Load balancers need it; whoever presses Ctrl-C does not, so it is zero for SIGINT. A
-/// second signal ends the process at once, from the signal's handler, with the exit code that a shell reports for the
-/// signal.
+/// second signal ends the process at once.
 fn stop_signal(unready: Duration) -> std::io::Result<impl Future<Output = Duration>> {
-    let stopping = Arc::new(AtomicBool::new(false));
-    for number in [SIGTERM, SIGINT] {
-        // Handlers run in this order, so the first signal finds the flag unset and sets it.
-        flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stopping))?;
-        flag::register(number, Arc::clone(&stopping))?;
-    }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    signals::first_sets_flag()?;
+    let first = signals::first_signal()?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => unready,
-            _ = interrupt.recv() => Duration::ZERO,
+        let first = first.await;
+        notify_supervisor(NotifyState::Stopping);
+        match first {
+            Signal::Terminate => unready,
+            Signal::Interrupt => Duration::ZERO,
         }
     })
+}
+
+/// Tells systemd or whatever else has set `NOTIFY_SOCKET` how far the server is (sd_notify(3)).
+fn notify_supervisor(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "NOTIFY_SOCKET cannot be written");
+    }
 }
 
 /// Reads the file of keys anew at each SIGHUP, if there is one.
@@ -250,17 +254,5 @@ fn read_keys_at_hangup(access: &Arc<Access>) -> std::io::Result<()> {
             tracing::info!(file = %file.display(), keys, ?added, ?removed, "read the keys anew");
         }
         Err(error) => tracing::error!(%error, "could not read the keys anew; the old ones stay"),
-    })
-}
-
-/// Returns a future that resolves on the first SIGTERM or SIGINT.
-pub(super) fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
     })
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::input::read_standard_input;
 use super::measure::Result;
 use super::output::{note, print};
-use super::serve::shutdown_signal;
+use super::signals;
 use crate::config::Config;
 use crate::formats::{ClassLabel, Subject};
 use crate::image::Orientation;
@@ -223,14 +223,14 @@ impl<'a> Job<'a> {
         A: Fn(Bytes) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = std::result::Result<Answer, Refusal>> + Send + 'static,
     {
-        let mut stop = std::pin::pin!(shutdown_signal()?);
+        let mut stop = std::pin::pin!(signals::first_signal()?);
         let (mut changes, mut end) = (Changes::default(), EndOfRun::default());
         let (mut names, mut trouble) = (ResultNames::default(), String::new());
         loop {
             let settled = changes.of(self.look(&mut trouble));
             let (images, clashing) = self.with_own_names(settled, &mut names)?;
             let mut more = tokio::select! {
-                () = &mut stop => break,
+                _ = &mut stop => break,
                 more = self.label(&images, &ask) => more?,
             };
             more.skipped.extend(clashing);
@@ -240,7 +240,7 @@ impl<'a> Job<'a> {
             }
             end.add(more);
             tokio::select! {
-                () = &mut stop => break,
+                _ = &mut stop => break,
                 () = tokio::time::sleep(WATCH_EVERY) => {}
             }
         }

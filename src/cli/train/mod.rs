@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
@@ -17,7 +15,7 @@ use super::disk::OpenStore;
 use super::ending::end;
 use super::measure::{Result, classes_named, find_vocabulary, progress, resolve, set_all, with_background};
 use super::output::{note, print};
-use super::serve::shutdown_signal;
+use super::signals;
 use crate::config::Config;
 use crate::engine::{BackgroundFields, SegmentFields, SegmentOptions, VocabularyChoice};
 use crate::labeller::{Labeller, ModelInfo, ServedModel};
@@ -319,21 +317,15 @@ struct Signals {
 }
 
 impl Signals {
-    /// Watches for the signals from now on. The second one ends the process with the exit status that a shell reports
-    /// for the signal. Both that and the flag are set in the signal's handler, because a step may take minutes and
-    /// occupy every thread. What the first signal does before the first step, and its message, come from the runtime.
+    /// Watches for the signals from now on. The second one ends the process at once. What the first signal does before
+    /// the first step, and its message, come from the runtime.
     fn watch() -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT] {
-            // Handlers run in this order, so the first signal finds the flag unset and sets it.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
-            flag::register(signal, Arc::clone(&stop))?;
-        }
+        let stop = signals::first_sets_flag()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let signal = runtime.block_on(async { shutdown_signal() })?;
+        let signal = runtime.block_on(async { signals::first_signal() })?;
         let signals = Self {
             runtime,
             stop,
