@@ -1,5 +1,6 @@
 //! Merges layers of settings into one [`Config`]: defaults, file, environment, flags.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use figment::providers::{Env, Serialized};
@@ -42,6 +43,14 @@ pub enum ConfigError {
     /// A key is unknown, or its value has the wrong type.
     #[error("{0}")]
     Key(Box<figment::Error>),
+    /// A variable would be a setting, had it two underscores where it has one.
+    #[error("{variable} is not read as a setting: two underscores separate section and key, as in {setting}")]
+    Variable {
+        /// The variable's name.
+        variable: String,
+        /// The name of the variable that is meant.
+        setting: String,
+    },
     /// A value is outside its range.
     #[error(transparent)]
     Value(#[from] OutOfRange),
@@ -54,7 +63,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when a layer cannot be read or has an unknown key, or a value is outside its range.
     pub fn load(file: Option<&Path>, flags: Dict) -> Result<Self, ConfigError> {
-        let mut layers = Figment::from(Yaml::parse(DEFAULTS.to_owned(), DEFAULT_YAML)?);
+        let defaults = Yaml::parse(DEFAULTS.to_owned(), DEFAULT_YAML)?;
+        // A variable that is passed over may be the one that was to ask for keys.
+        check_variables(std::env::vars_os().map(|(name, _)| name), &defaults.values)?;
+        let mut layers = Figment::from(defaults);
         if let Some(path) = file {
             let text = read_regular_text(path).map_err(|source| ConfigError::Unreadable {
                 path: path.to_owned(),
@@ -62,7 +74,8 @@ impl Config {
             })?;
             layers = layers.merge(Yaml::parse(path.display().to_string(), &text)?);
         }
-        // Other variables with the prefix and without a section are not settings. The build uses some.
+        // Other variables with the prefix and without a section are not settings. The build uses some, and Kubernetes
+        // makes some for a Service of that name.
         let environment = Env::prefixed(ENVIRONMENT_PREFIX)
             .filter(|name| name == "models" || name.as_str().contains("__"))
             .split("__");
@@ -87,6 +100,32 @@ impl Config {
         config.memory.unset_budgets = unset_budgets(&layers, DEFAULTS);
         config.check()?;
         Ok(config)
+    }
+}
+
+/// Refuses a variable that is a setting's name but for its single underscores.
+fn check_variables(names: impl Iterator<Item = OsString>, known: &Dict) -> Result<(), ConfigError> {
+    let mut settings = Vec::new();
+    collect_variables(ENVIRONMENT_PREFIX, known, &mut settings);
+    let single = |name: &str| name.replace("__", "_").to_ascii_uppercase();
+    for variable in names.filter_map(|name| name.into_string().ok()) {
+        let is_meant =
+            |setting: &&String| single(setting) == single(&variable) && !setting.eq_ignore_ascii_case(&variable);
+        if let Some(setting) = settings.iter().find(is_meant).cloned() {
+            return Err(ConfigError::Variable { variable, setting });
+        }
+    }
+    Ok(())
+}
+
+/// Adds the names of the variables that set the keys of a section, whose own name ends with its separator.
+fn collect_variables(section: &str, keys: &Dict, settings: &mut Vec<String>) {
+    for (key, value) in keys {
+        let name = format!("{section}{}", key.to_ascii_uppercase());
+        if let Some(inner) = value.as_dict() {
+            collect_variables(&format!("{name}__"), inner, settings);
+        }
+        settings.push(name);
     }
 }
 
@@ -294,6 +333,35 @@ mod tests {
         ] {
             let error = load_text(text).expect_err("a mistake").to_string();
             assert!(!error.contains("secret"), "{text}{error}");
+        }
+    }
+
+    #[test]
+    fn a_variable_with_one_underscore_for_two_is_refused_by_name() {
+        let defaults = Yaml::parse(DEFAULTS.to_owned(), DEFAULT_YAML).expect("valid").values;
+        let check = |name: &str| check_variables([OsString::from(name)].into_iter(), &defaults);
+        for (variable, setting) in [
+            ("MASKCLIP_ACCESS_KEYS_FILE", "MASKCLIP_ACCESS__KEYS_FILE"),
+            ("maskclip_server_listen", "MASKCLIP_SERVER__LISTEN"),
+            (
+                "MASKCLIP_TELEMETRY_OTLP__ENDPOINT",
+                "MASKCLIP_TELEMETRY__OTLP__ENDPOINT",
+            ),
+        ] {
+            let error = check(variable).expect_err("one underscore").to_string();
+            let said = "is not read as a setting: two underscores separate section and key, as in";
+            assert_eq!(error, format!("{variable} {said} {setting}"));
+        }
+        let others = [
+            "MASKCLIP_CONFIG",
+            "MASKCLIP_MODELS",
+            "MASKCLIP_ACCESS__KEYS_FILE",
+            "MASKCLIP_BUILD_COMMIT",
+            "MASKCLIP_PORT_8080_TCP",
+            "MASKCLIP_SERVER_SERVICE_HOST",
+        ];
+        for other in others {
+            check(other).expect("it is none of ours, or right");
         }
     }
 
