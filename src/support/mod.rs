@@ -1,13 +1,14 @@
 //! Small helpers that belong to no room: caches with a limit in bytes, locks, seeded random numbers, conversions of
 //! lengths, checks of settings, look-up of values by name and the form of names, text from outside, excerpts of texts,
 //! work on threads that may block, texts of panics, addresses with passwords, regular files alone, the walk over folders,
-//! files of lines that grow, and files that are written as a whole.
+//! files that a group shares, files of lines that grow, and files that are written as a whole.
 
 mod blocking;
 mod byte_lru;
 mod exceeded_limit;
 mod excerpt;
 mod folder;
+mod group;
 mod lengths;
 mod line_file;
 mod lock;
@@ -26,6 +27,7 @@ pub(crate) use byte_lru::ByteLru;
 pub use exceeded_limit::{ExceededLimit, LimitValue};
 pub(crate) use excerpt::{excerpt, without_middle};
 pub(crate) use folder::{FoundFile, WalkError, check_pattern, find_files, find_files_outside, find_matches};
+pub(crate) use group::{create_shared_folders, share_with_group};
 pub(crate) use lengths::{to_i64, to_usize};
 pub(crate) use line_file::{LineError, LineFile, ReadLines};
 pub(crate) use lock::lock;

@@ -5,6 +5,7 @@
 //! only complete transactions behind.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,10 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, Transaction, TransactionBehavior};
 
 use super::DiskError;
-use crate::support::lock;
+use crate::support::{create_shared_folders, lock, share_with_group};
 
 /// Size of a page in bytes: room for seven rows of 512 floats, where SQLite's default has room for one.
 const PAGE_BYTES: i64 = 16384;
@@ -329,8 +330,9 @@ impl Database {
 
     fn connect_or_replace(&self) -> Result<Connection, DiskError> {
         if let Some(folder) = self.path.parent() {
-            std::fs::create_dir_all(folder).map_err(DiskError::at(folder))?;
+            create_shared_folders(folder).map_err(DiskError::at(folder))?;
         }
+        create_shared(&self.path).map_err(DiskError::at(&self.path))?;
         let connected = connect(self.kind, &self.path);
         let cause = match connected {
             Err(DiskError::Sqlite(error)) if is_damage(&error) => error.to_string(),
@@ -380,6 +382,15 @@ fn file_number(path: &Path) -> std::io::Result<Option<(u64, u64)>> {
     }
 }
 
+/// Creates a missing file, which its group may write if it may write the folder. SQLite gives what it keeps next to the
+/// file the same permissions.
+fn create_shared(path: &Path) -> std::io::Result<()> {
+    match File::create_new(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        created => created.and_then(|_| share_with_group(path)),
+    }
+}
+
 /// Opens a file of this program and creates a missing table.
 fn connect(kind: &FileKind, path: &Path) -> Result<Connection, DiskError> {
     let deadline = Instant::now() + OPENING_WAIT;
@@ -398,9 +409,16 @@ fn connect(kind: &FileKind, path: &Path) -> Result<Connection, DiskError> {
 }
 
 /// Opens a file, without a look at whose it is.
+///
+/// # Errors
+/// Fails as SQLite does, and for a file that may only be read, with which SQLite would be content until the first write.
 pub(super) fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
+    if connection.is_readonly(MAIN_DB)? {
+        let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
+        return Err(rusqlite::Error::SqliteFailure(failure, None));
+    }
     connection.busy_timeout(OPENING_WAIT)?;
     Ok(connection)
 }

@@ -8,7 +8,6 @@ mod error;
 mod http;
 mod partial;
 
-use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +19,7 @@ use http::Client;
 pub use http::HttpError;
 use partial::Partial;
 
-use crate::support::{open_regular_file, remove_remainders, without_secrets, write_whole_file};
+use crate::support::{create_shared_folders, open_regular_file, remove_remainders, without_secrets, write_whole_file};
 use crate::weights::{DownloadSource, FetchSettings, HUB_FILES, PublishedModel};
 
 /// Number of requests in a row without new bytes after which a download is given up.
@@ -123,7 +122,7 @@ impl Fetch<'_> {
                 path.display()
             ));
         }
-        fs::create_dir_all(self.folder).map_err(|source| self.unwritable(source))?;
+        create_shared_folders(self.folder).map_err(|source| self.unwritable(source))?;
         match from {
             Some(Supply::File(path)) => self.import(path, progress),
             _ if self.settings.offline => Err(self.offline()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::sync_folder_of;
+use crate::support::{share_with_group, sync_folder_of};
 
 /// A file that is not yet complete. Only one process at a time has it open.
 pub struct Partial {
@@ -31,6 +31,7 @@ impl Partial {
                 .create(true)
                 .truncate(false)
                 .open(path)?;
+            share_with_group(path)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
