@@ -10,65 +10,59 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parents[2]
-TARGET = "x86_64-unknown-linux-gnu"
+import crates
+
+NVIDIA_TERMS = "NVIDIA Software License Agreement"
+"""Of every wheel but torch's."""
 
 
-def crates() -> tuple[dict, list[dict]]:
-    """The component of this package, and those of the crates that it needs to be built and to run."""
-    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", TARGET]
-    metadata = json.loads(subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, check=True).stdout)
-    packages = {package["id"]: package for package in metadata["packages"]}
-    nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-    root = metadata["resolve"]["root"]
-    needed, waiting = set(), [root]
-    while waiting:
-        name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
-            edges = nodes[name]["deps"]
-            waiting += [edge["pkg"] for edge in edges if any(kind["kind"] != "dev" for kind in edge["dep_kinds"])]
-    lock = tomllib.loads((HERE / "Cargo.lock").read_text())["package"]
+def licensed(expression: str | None) -> dict:
+    """A component's field for its licence, if it is known."""
+    return {"licenses": [{"expression": expression}]} if expression else {}
+
+
+def program() -> tuple[dict, list[dict]]:
+    """The component of this package, and those of the crates in it."""
+    lock = tomllib.loads((crates.REPOSITORY / "Cargo.lock").read_text())["package"]
     digests = {(package["name"], package["version"]): package.get("checksum") for package in lock}
+    own, packages = crates.resolved()
     components = []
-    for package in sorted((packages[name] for name in needed - {root}), key=lambda package: (package["name"], package["version"])):
+    for package in packages:
         name, version = package["name"], package["version"]
-        component = {"type": "library", "name": name, "version": version, "purl": f"pkg:cargo/{name}@{version}"}
-        component["bom-ref"] = component["purl"]
-        if package["license"]:
-            component["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]
+        purl = f"pkg:cargo/{name}@{version}"
+        component = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+        component |= licensed(crates.expression(package))
         if digest := digests[name, version]:
             component["hashes"] = [{"alg": "SHA-256", "content": digest}]
         components.append(component)
-    own = packages[root]
     purl = f"pkg:cargo/{own['name']}@{own['version']}"
-    return {"type": "application", "bom-ref": purl, "name": own["name"], "version": own["version"], "purl": purl,
-            "licenses": [{"expression": own["license"]}]}, components
+    component = {"type": "application", "bom-ref": purl, "name": own["name"], "version": own["version"], "purl": purl}
+    return component | licensed(own["license"]), components
 
 
 def wheels(flavour: str) -> list[dict]:
     """The components of the wheels that libtorch and NVIDIA's libraries are taken from, for x86-64."""
     components = []
     for file in ["requirements-cpu.txt"] + (["requirements-cuda.txt"] if flavour == "cuda" else []):
-        text = (HERE / "tools" / "libtorch" / file).read_text().replace("\\\n", " ")
+        text = (crates.REPOSITORY / "tools" / "libtorch" / file).read_text().replace("\\\n", " ")
         for line in text.splitlines():
             if line and not line.startswith("#"):
                 requirement, digest, *_ = line.split()
                 name, version = requirement.split("==")
                 purl = f"pkg:pypi/{name}@{version}"
                 hashes = [{"alg": "SHA-256", "content": digest.removeprefix("--hash=sha256:")}]
-                components.append({"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "hashes": hashes})
+                component = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+                terms = licensed("BSD-3-Clause") if name == "torch" else {"licenses": [{"license": {"name": NVIDIA_TERMS}}]}
+                components.append(component | terms | {"hashes": hashes})
     return components
 
 
 def main() -> None:
     flavour = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-    own, components = crates()
+    own, components = program()
     components += wheels(flavour)
     bom = {
         "bomFormat": "CycloneDX",

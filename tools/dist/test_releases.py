@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -47,10 +48,25 @@ class ReleaseTest(unittest.TestCase):
             found = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             self.assertEqual(found.returncode, 0, found.stdout)
 
+    def test_every_crate_and_wheel_has_its_licence(self) -> None:
+        bill = json.loads(self.read("/sbom.cdx.json"))
+        self.assertEqual([component["name"] for component in bill["components"] if not component["licenses"]], [])
+        text = self.read("/licenses/crates.txt").decode()
+        for component in bill["components"]:
+            if component["purl"].startswith("pkg:cargo/"):
+                self.assertIn(f"\n{component['name']} {component['version']}: ", text)
+        for words in ("Permission is hereby granted", "Redistribution and use in source and binary forms", "TERMS AND CONDITIONS FOR USE"):
+            self.assertIn(words, text)
+
+    def read(self, ending: str) -> bytes:
+        """A file of the archive, by the end of its path."""
+        with tarfile.open(os.environ["ARCHIVE"]) as archive:
+            return archive.extractfile(next(member for member in archive if member.name.endswith(ending))).read()
+
     def test_the_archive_has_each_model_once_and_fits_an_image(self) -> None:
         with tarfile.open(os.environ["ARCHIVE"]) as archive:
             members = archive.getmembers()
-            program = archive.extractfile(next(member for member in members if member.name.endswith("/bin/maskclip"))).read()
+        program = self.read("/bin/maskclip")
         for weights in REPOSITORY.glob("models/*/model.safetensors"):
             self.assertEqual(program.count(weights.read_bytes()[-4096:]), 1, weights)
         self.assertLess(sum(member.size for member in members), MOST_BYTES)
@@ -64,7 +80,8 @@ class ReleaseTest(unittest.TestCase):
         with started(BARE, "--volume", f"{archive}:/release.tar.gz:ro", command=("sh", "-c", command)) as container:
             self.assert_serves(container.address())
             files = docker("exec", container.name, "sh", "-c", "cd /srv/elsewhere && find . -type f").splitlines()
-            for needed in ("LICENSE", "NOTICE", "sbom.cdx.json", "maskclip-serve.1", "_maskclip", "maskclip.fish", "maskclip.service"):
+            licences = ("LICENSE", "NOTICE", "CLIP.txt", "crates.txt")
+            for needed in (*licences, "sbom.cdx.json", "maskclip-serve.1", "_maskclip", "maskclip.fish", "maskclip.service"):
                 self.assertTrue(any(name.endswith(f"/{needed}") for name in files), f"{needed} is missing")
 
     @unittest.skipUnless("DOCKER" in os.environ and "DEB" in os.environ, "there is no package, or no Docker Engine")
@@ -74,6 +91,10 @@ class ReleaseTest(unittest.TestCase):
         command = f"dpkg --install /release.deb >/dev/null && exec maskclip {LISTEN}"
         with started(BARE, "--volume", f"{package}:/release.deb:ro", command=("sh", "-c", command)) as container:
             self.assert_serves(container.address())
+            settings = docker("exec", container.name, "stat", "--format", "%a", "/etc/maskclip/environment")
+            self.assertEqual(settings.strip(), "640")
+            removal = docker("exec", container.name, "cat", "/var/lib/dpkg/info/maskclip.prerm")
+            self.assertIn("maskclip.service", removal)
             docker("exec", container.name, "dpkg", "--remove", "maskclip")
             self.assertNotIn("maskclip/lib", docker("exec", container.name, "find", "/usr/lib", "-name", "libtorch*"))
 
