@@ -86,6 +86,12 @@ class Container:
     def signal(self, name: str) -> None:
         docker("kill", "--signal", name, self.name)
 
+    def catches(self, number: int) -> bool:
+        """Whether the server has a handler for a signal. Without one the kernel drops it, as this is process 1."""
+        status = Path(f"/proc/{self.state()['Pid']}/status").read_text()
+        caught = int(re.search(r"^SigCgt:\t(\w+)$", status, re.MULTILINE)[1], 16)
+        return bool(caught >> (number - 1) & 1)
+
     def threads(self) -> list[str]:
         """The names of the server's threads."""
         return [path.read_text().strip() for path in Path(f"/proc/{self.state()['Pid']}/task").glob("*/comm")]

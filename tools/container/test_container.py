@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -46,6 +47,8 @@ class ContainerTest(unittest.TestCase):
         labels = {name.removeprefix("org.opencontainers.image."): text for name, text in config["Labels"].items()}
         self.assertEqual((labels["version"], labels["licenses"]), (whole.split()[1], "Apache-2.0"))
         self.assertTrue(labels["title"] and labels["description"])
+        # What a build has that names no version.
+        self.assertIn(f"ARG VERSION={labels['version']}\n", (REPOSITORY / "docker" / "Dockerfile").read_text())
         bill = json.loads(docker("run", "--rm", "--entrypoint", "cat", IMAGE, "/opt/maskclip/sbom.cdx.json"))
         self.assertLessEqual({"axum", "torch", "nvidia-cuda-runtime"}, {component["name"] for component in bill["components"]})
 
@@ -152,11 +155,33 @@ class ContainerTest(unittest.TestCase):
                 self.assertIn(put[0], (200, 201, 202))
                 docker("stop", container.name)
                 self.assertEqual(container.end(), 0)
-            # Another user of the same group.
+            # Another user of the same group, who adds one for a third.
             with started("--read-only", "--user", "654321:0", *mounted) as container:
                 container.until_ready()
                 kept = json.loads(get(f"{container.address()}/v1/vocabularies/fruit"))
                 self.assertEqual(kept["classes"], ["lemon", "cherry"])
+                put = send(f"{container.address()}/v1/vocabularies/more", {"classes": ["plum"]}, "PUT")
+                self.assertIn(put[0], (200, 201, 202))
+                self.assertTrue(json.loads(get(f"{container.address()}/v1/vocabularies"))["durable"])
+            with started("--read-only", "--user", "777:0", *mounted) as container:
+                container.until_ready()
+                kept = json.loads(get(f"{container.address()}/v1/vocabularies/more"))
+                self.assertEqual(kept["classes"], ["plum"])
+            # A store that may be read and not written.
+            docker("run", "--rm", "--user", "0", *mounted, "--entrypoint", "chmod", IMAGE, "0444", "/var/lib/maskclip/vocabularies.sqlite3")
+            with started("--user", "654321:0", *mounted) as container:
+                self.assertEqual(container.end(), 1)
+                self.assertIn("vocabulary.store_path", container.logs())
+
+    def test_a_signal_ends_it_before_it_listens_and_after(self) -> None:
+        for seconds in (0, 0.05, 0.2, 1):
+            for name, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+                with self.subTest(seconds=seconds, signal=name), started() as container:
+                    until("its libraries are loaded", lambda: container.catches(name))
+                    time.sleep(seconds)
+                    container.signal(name.name)
+                    # Once it listens, it drains.
+                    self.assertIn(container.end(), (0, status), container.logs())
 
     def test_health_is_starting_then_healthy_then_unhealthy(self) -> None:
         settings = ["--env", "MASKCLIP_SERVER__UNREADY_SECONDS=3600", "--env", "MASKCLIP_SERVER__LISTEN=0.0.0.0:9000"]
