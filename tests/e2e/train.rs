@@ -344,7 +344,7 @@ fn mistakes_are_named_with_what_is_possible() {
     );
     refused(
         &["--crop-pixels", "60"],
-        "crop-pixels has to be a multiple of 32, the teacher's patch",
+        "crop-pixels has to be a multiple of 16, the teacher's patch",
     );
     refused(
         &["--attention", "sclop"],

@@ -1,4 +1,4 @@
-"""The three example scenes, 512 x 384.
+"""The example scenes, 512 x 384.
 
     python examples.py --drawings DIR --out examples
 """
@@ -47,6 +47,34 @@ EXAMPLES: dict[str, tuple[world.Scene, tuple[tuple[str, str, int, int, int, int]
             ("fluent", "elephant", 0, 150, 268, 160),
             ("twemoji", "frog", 0, 306, 284, 122),
             ("noto", "guitar", 0, 444, 278, 132),
+        ),
+    ),
+    "crowd": (
+        world.Scene("plain", ((0.96, 0.85, 0.55), (0.96, 0.85, 0.55)), ("yellow background",), (0, 0, 0, 0), 4),
+        (
+            ("noto", "panda", 0, 64, 66, 108),
+            ("twemoji", "rocket", 0, 192, 66, 108),
+            ("fluent", "mushroom", 0, 320, 66, 108),
+            ("noto", "cactus", 0, 448, 66, 108),
+            ("fluent", "elephant", 0, 64, 192, 108),
+            ("noto", "bus", 0, 192, 192, 108),
+            ("twemoji", "octopus", 0, 320, 192, 108),
+            ("fluent", "doughnut", 0, 448, 192, 108),
+            ("twemoji", "butterfly", 0, 64, 318, 108),
+            ("fluent", "carrot", 0, 192, 318, 108),
+            ("noto", "guitar", 0, 320, 318, 108),
+            ("twemoji", "grapes", 0, 448, 318, 108),
+        ),
+    ),
+    "lookalikes": (
+        world.Scene("plain", ((0.42, 0.72, 0.36), (0.42, 0.72, 0.36)), ("green background",), (0, 0, 0, 0), 5),
+        (
+            ("noto", "lion", 0, 100, 108, 140),
+            ("noto", "tiger", 0, 258, 104, 150),
+            ("twemoji", "leopard", 0, 414, 108, 150),
+            ("fluent", "wolf", 0, 100, 280, 140),
+            ("noto", "fox", 0, 256, 280, 140),
+            ("twemoji", "dog", 0, 412, 280, 140),
         ),
     ),
 }

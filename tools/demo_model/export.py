@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(arguments.weights), arguments.out / "model.safetensors", metadata={"format": "pt"})
+    weights = arguments.out / "model.safetensors"
+    save_file(tensors(arguments.weights), weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors lets nobody else read it
     config = network.CONFIGS[arguments.config]
     sidecar: dict[str, Any] = {
         "model_cfg": config.model,

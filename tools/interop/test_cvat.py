@@ -72,8 +72,14 @@ def test_masks_polygons_and_rectangles_are_of_the_same_pixels(annotate, server):
         filled = np.zeros_like(pixels)
         for polygon in polygons[label]:
             filled |= drawn(polygon.points)
-        # Polygons have no holes.
-        assert filled[pixels].all() and filled.sum() < 1.2 * pixels.sum()
+        assert filled[pixels].all() and filled.sum() < 1.2 * without_holes(pixels).sum()
+
+
+def without_holes(pixels: np.ndarray) -> np.ndarray:
+    """The pixels of a mask and those that they surround, which polygons cover as well."""
+    around = Image.fromarray(np.pad(pixels.astype(np.uint8), 1))
+    ImageDraw.floodfill(around, (0, 0), 2)
+    return np.array(around)[1:-1, 1:-1] != 2
 
 
 def drawn(points: list[float]) -> np.ndarray:

@@ -97,7 +97,7 @@ pub struct SegmentBody {
     /// `defaults.refinement`, then the model's own, without it.
     pub refinement: Option<Refinement>,
     /// Factor on cosines before the softmax: more makes probabilities sharper. Without it `defaults.temperature`, which is the
-    /// scale that the model learned unless set otherwise (100 for OpenAI's models, 31.5 for `demo`; `GET /v1/models` has each
+    /// scale that the model learned unless set otherwise (100 for OpenAI's models, 42.8 for `demo`; `GET /v1/models` has each
     /// model's). A student is trained without: its factor, on products with features of any length, is 1.
     #[schema(exclusive_minimum = 0, maximum = 1000)]
     pub temperature: Option<f32>,

@@ -289,7 +289,7 @@ pageTest("a likeness ends with the next question, and one that comes too late is
   const note = page.locator("#likeness-note");
   await askForLikeness();
   await note.waitFor();
-  await asking(page, () => page.locator("#class-input").pressSequentially("house"));
+  await asking(page, () => paste(page, "house"));
   assert.ok(await note.isHidden(), "the labels are back");
   isSlow = true;
   const answer = page.waitForResponse("**/v1/images/*/similar");
